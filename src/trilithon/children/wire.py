@@ -1,0 +1,128 @@
+"""The runner protocol as typed messages: the stated subset of llama-server's HTTP API that Trilithon speaks.
+
+Fields and their meaning follow llama-server (tools/server/README.md of llama.cpp, checked against the server in
+xllamacpp 2026.10). Times in `Timings` are milliseconds, as on the wire; everything stamped here is
+`time.monotonic_ns`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Candidate",
+    "Completion",
+    "Event",
+    "Failed",
+    "Finished",
+    "Progress",
+    "Timings",
+    "Token",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The engine's own clock for one request.
+
+    `prompt_n` counts the prompt tokens evaluated now, `cache_n` those taken from the KV cache. `predicted_ms`
+    starts when the first token is sampled, so it covers `predicted_n - 1` decode steps.
+    """
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "Timings":
+        return cls(
+            cache_n=int(body.get("cache_n", 0)),
+            prompt_n=int(body.get("prompt_n", 0)),
+            prompt_ms=float(body.get("prompt_ms", 0.0)),
+            predicted_n=int(body.get("predicted_n", 0)),
+            predicted_ms=float(body.get("predicted_ms", 0.0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One entry of a next-token distribution: token id and natural log-probability."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The prompt is being evaluated: `processed` of `total` tokens."""
+
+    at_ns: int
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer arrived. `reasoning` tells thinking from what the user sees."""
+
+    at_ns: int
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request ended well. `reason` is "stop", "length" or the engine's own word."""
+
+    at_ns: int
+    reason: str
+    timings: Timings | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine broke the request off with an error of its own."""
+
+    at_ns: int
+    status: int
+    message: str
+
+
+Event = Progress | Token | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt.
+
+    Greedy unless `temperature` is set, so that two placements can be held against each other.
+    """
+
+    prompt: str | Sequence[int]
+    max_tokens: int
+    cache_prompt: bool = False
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 1
+    stop: Sequence[str] = ()
+    candidates: int = 0
+
+    def body(self, *, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
+            "n_predict": self.max_tokens,
+            "cache_prompt": self.cache_prompt,
+            "ignore_eos": self.ignore_eos,
+            "temperature": self.temperature,
+            "repeat_penalty": self.repeat_penalty,
+            "seed": self.seed,
+            "stream": stream,
+        }
+        if self.stop:
+            body["stop"] = list(self.stop)
+        if self.candidates:
+            body["n_probs"] = self.candidates
+        return body

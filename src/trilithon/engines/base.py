@@ -1,0 +1,114 @@
+"""What an engine is to the rest of the house: it finds builds, judges files, and turns a placement into a launch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+__all__ = [
+    "Build",
+    "Engine",
+    "Feature",
+    "FlashAttention",
+    "Launch",
+    "ModelFile",
+    "Placement",
+    "Settings",
+    "Unit",
+]
+
+Unit = Literal["cpu", "gpu", "npu"]
+Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation"]
+FlashAttention = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One weight file, as far as an engine has to know it. `prompt_form` is the chat template to impose where
+    the file carries none; empty when the file's own is used."""
+
+    path: Path
+    format: Literal["gguf", "rkllm"]
+    name: str
+    architecture: str
+    quantization: str
+    size_bytes: int
+    sha256: str
+    parameters: int | None = None
+    context_train: int | None = None
+    vocabulary: int | None = None
+    bytes_per_token: int | None = None
+    prompt_form: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """One installed copy of an engine. `name` is what `@BUILD` says; `where` is a path or a package."""
+
+    engine: str
+    name: str
+    version: str
+    units: tuple[Unit, ...]
+    features: frozenset[Feature]
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be turned. None means: the engine's or the board's own choice.
+
+    `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
+    """
+
+    threads: int | None = None
+    cpus: tuple[int, ...] | None = None
+    context: int | None = None
+    batch: int = 2048
+    micro_batch: int = 512
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: FlashAttention = "auto"
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """One way to run a model: file × build × unit × settings. `name` is unique within a campaign."""
+
+    name: str
+    file: ModelFile
+    build: Build
+    unit: Unit
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How to start a placement's child. The child serves the wire on the Unix socket `socket`.
+
+    `environment` is added to the caller's; `open_files` is the limit to ask for (soft, up to the hard one).
+    """
+
+    argv: tuple[str, ...]
+    socket: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cpus: tuple[int, ...] | None = None
+    open_files: int | None = None
+
+
+class Engine(Protocol):
+    """An engine module's face. One instance per engine, listed in `engines.table`."""
+
+    name: str
+
+    def builds(self) -> list[Build]:
+        """The copies of this engine that are usable now; quick (no native library is loaded)."""
+
+    def missing(self) -> str:
+        """Why there is no build, ending with the command that mends it; empty when there is one."""
+
+    def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        """Why this file cannot run there with these settings; empty when it can."""
+
+    def launch(self, placement: Placement, folder: Path) -> Launch:
+        """The child to start; it may keep files in `folder`, which is private and goes with the runner."""

@@ -1,0 +1,115 @@
+"""The figures of a sample, derived from its raw timestamps; None when something they need is missing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from trilithon.measure.records import Sample, TestKind
+from trilithon.measure.words import count_words
+
+__all__ = ["HEADLINE", "METRICS", "Metric", "metrics_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure: its name, title and unit in words, which way is better, and how it follows from a sample."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    of: Callable[[Sample], float | None]
+
+
+def _rate(count: int | None, nanoseconds: int | None) -> float | None:
+    return count / nanoseconds * 1e9 if count and nanoseconds else None
+
+
+def _prefill_rate(sample: Sample) -> float | None:
+    return _rate(sample.prompt_evaluated, sample.prompt_ns)
+
+
+def _decode_rate(sample: Sample) -> float | None:
+    return _rate(sample.decode_steps, sample.decode_ns)
+
+
+def _total_rate(sample: Sample) -> float | None:
+    if None in (sample.prompt_evaluated, sample.prompt_ns, sample.decode_steps, sample.decode_ns):
+        return None
+    return _rate(
+        (sample.prompt_evaluated or 0) + (sample.decode_steps or 0), (sample.prompt_ns or 0) + (sample.decode_ns or 0)
+    )
+
+
+def _ttft(sample: Sample) -> float | None:
+    """Time to first token: the first piece of any kind, thinking included."""
+    first = min(sample.thinking_at_ns[:1] + sample.answer_at_ns[:1], default=None)
+    return None if first is None else (first - sample.started_ns) / 1e9
+
+
+def _thinking(sample: Sample) -> float | None:
+    """Time to the first visible word: what a person waits before there is something to read."""
+    return (sample.answer_at_ns[0] - sample.started_ns) / 1e9 if sample.answer_at_ns else None
+
+
+def _answer_seconds(sample: Sample) -> float | None:
+    return (sample.answer_at_ns[-1] - sample.answer_at_ns[0]) / 1e9 if len(sample.answer_at_ns) > 1 else None
+
+
+def _words(sample: Sample) -> float | None:
+    return float(count_words(sample.answer_text)) if sample.answer_at_ns else None
+
+
+def _words_per_second(sample: Sample) -> float | None:
+    words, seconds = _words(sample), _answer_seconds(sample)
+    return words / seconds if words and seconds else None
+
+
+def _total_seconds(sample: Sample) -> float | None:
+    return (sample.finished_ns - sample.started_ns) / 1e9
+
+
+def _mark(name: str) -> Callable[[Sample], float | None]:
+    def seconds(sample: Sample) -> float | None:
+        return sample.marks[name] / 1e9 if name in sample.marks else None
+
+    return seconds
+
+
+_TOKENS, _SECONDS = "tokens/s", "s"
+
+METRICS: Mapping[TestKind, tuple[Metric, ...]] = {
+    "pp": (Metric("prefill_tokens_per_second", "Prefill", _TOKENS, True, _prefill_rate),),
+    "tg": (Metric("decode_tokens_per_second", "Decode", _TOKENS, True, _decode_rate),),
+    "pg": (Metric("total_tokens_per_second", "Prefill and decode", _TOKENS, True, _total_rate),),
+    "question": (
+        Metric("thinking_seconds", "Thinking (to the first visible word)", _SECONDS, False, _thinking),
+        Metric("ttft_seconds", "Time to first token", _SECONDS, False, _ttft),
+        Metric("words", "Words", "words", True, _words),
+        Metric("answer_seconds", "Answer", _SECONDS, False, _answer_seconds),
+        Metric("words_per_second", "Words per second", "words/s", True, _words_per_second),
+        Metric("tokens_per_second", "Answer rate", _TOKENS, True, _decode_rate),
+        Metric("total_seconds", "Question in all", _SECONDS, False, _total_seconds),
+    ),
+    "cold": (
+        Metric("load_cold_seconds", "Load, file on disk", _SECONDS, False, _mark("load_cold_ns")),
+        Metric("load_warm_seconds", "Load, file in the page cache", _SECONDS, False, _mark("load_warm_ns")),
+        Metric("first_request_seconds", "First request", _SECONDS, False, _mark("first_request_ns")),
+        Metric("cached_request_seconds", "Request with a cached prefix", _SECONDS, False, _mark("cached_request_ns")),
+    ),
+}
+"""Per kind of test, its figures in the order to show them."""
+
+HEADLINE: Mapping[TestKind, str] = {
+    "pp": "prefill_tokens_per_second",
+    "tg": "decode_tokens_per_second",
+    "pg": "total_tokens_per_second",
+    "question": "words_per_second",
+    "cold": "load_warm_seconds",
+}
+"""The figure that decides, per kind of test: it stops a campaign and carries the verdict."""
+
+
+def metrics_of(sample: Sample) -> dict[str, float]:
+    """Every figure of this sample that can be known, by name."""
+    figures = {metric.name: metric.of(sample) for metric in METRICS[sample.test.kind]}
+    return {name: value for name, value in figures.items() if value is not None}

@@ -1,0 +1,156 @@
+"""What a measurement leaves behind: raw timestamps and counts. Every metric is derived from them, never stored.
+
+A round runs every placement once; a run is one placement in one round; a sample is one measured request. The
+run is the unit for statistics (tokens of one run are not independent of each other).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = [
+    "Campaign",
+    "Failure",
+    "Outcome",
+    "PlacementRecord",
+    "QualityRecord",
+    "Run",
+    "Sample",
+    "Test",
+    "TestKind",
+]
+
+TestKind = Literal["pp", "tg", "pg", "question", "cold"]
+Outcome = Literal["finished", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """What is measured. `prompt_tokens`, `generated_tokens` and `depth` count tokens, as in llama-bench."""
+
+    __test__ = False  # not a pytest class
+
+    kind: TestKind
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    depth: int = 0
+    question: str = ""
+
+    @property
+    def name(self) -> str:
+        """llama-bench's name for it: "pp512", "tg128", "pp512+tg128", "pp512 @ d4096"; or "question", "cold"."""
+        if self.kind in ("question", "cold"):
+            return self.kind
+        parts = []
+        if self.prompt_tokens:
+            parts.append(f"pp{self.prompt_tokens}")
+        if self.generated_tokens:
+            parts.append(f"tg{self.generated_tokens}")
+        return "+".join(parts) + (f" @ d{self.depth}" if self.depth else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One measured request.
+
+    `*_ns` are `time.monotonic_ns`, except `prompt_ns` and `decode_ns`: durations by the engine's own clock.
+    `prompt_evaluated` counts prompt tokens evaluated now, `prompt_cached` those taken from the KV cache;
+    `decode_steps` is the number of decode steps that `decode_ns` covers.
+    `thinking_at_ns` and `answer_at_ns` are the arrivals of the pieces of the reasoning and of the visible answer.
+    `marks` names further moments of a cold start (monotonic ns) and figures of it.
+    """
+
+    test: Test
+    started_ns: int
+    finished_ns: int
+    prompt_evaluated: int | None = None
+    prompt_cached: int | None = None
+    prompt_ns: int | None = None
+    decode_steps: int | None = None
+    decode_ns: int | None = None
+    thinking_at_ns: tuple[int, ...] = ()
+    answer_at_ns: tuple[int, ...] = ()
+    thinking_text: str = ""
+    answer_text: str = ""
+    stop_reason: str = ""
+    marks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a run failed: `kind` (died, hung, refused, start failed), one line, cause, advice, last lines."""
+
+    kind: str
+    message: str
+    cause: str = ""
+    advice: str = ""
+    last_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One placement in one round. `warnings` are what the checks before and after it found."""
+
+    placement: str
+    round: int
+    outcome: Outcome
+    started_ns: int
+    finished_ns: int
+    samples: tuple[Sample, ...] = ()
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityRecord:
+    """How right a placement is, held against the reference placement.
+
+    `verdict` is "reference", "same", "degraded", "broken" or "unknown"; `reasons` say why in words.
+    `divergence` is the mean KL divergence in nats per token, `agreement` the fraction of positions whose most
+    probable token is the reference's; both over `positions`. `perplexity` is that of the fixed text.
+    """
+
+    verdict: Literal["reference", "same", "degraded", "broken", "unknown"]
+    reference: str
+    positions: int = 0
+    divergence: float | None = None
+    divergence_prefill: float | None = None
+    divergence_decode: float | None = None
+    agreement: float | None = None
+    perplexity: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRecord:
+    """A placement as it was measured. `must_match` are the facts that have to be equal before runs may be put
+    together: board, kernel, build, file hash, settings, governors and clocks. `model` describes the file
+    (name, quantization, size_bytes, parameters, bytes_per_token, sha256)."""
+
+    name: str
+    engine: str
+    build: str
+    build_version: str
+    unit: str
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    must_match: Mapping[str, str]
+    bandwidth_bytes_per_second: float | None = None
+    quality: QualityRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """Everything that one `trilithon bench` measured. `status` is "running", "interrupted" or "finished";
+    `source` is "trilithon", or where an import came from; `plan` is what `--resume` needs."""
+
+    id: int
+    started: str
+    status: Literal["running", "interrupted", "finished"]
+    source: str
+    version: str
+    board: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    placements: tuple[PlacementRecord, ...]
+    runs: tuple[Run, ...]

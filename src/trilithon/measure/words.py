@@ -1,0 +1,15 @@
+"""How many words a text has, in any script."""
+
+import unicodedata
+
+from uniseg.wordbreak import words
+
+__all__ = ["count_words"]
+
+
+def count_words(text: str) -> int:
+    """Words by Unicode text segmentation (UAX #29): segments that hold a letter or a digit.
+
+    Russian counts as a reader would; Chinese counts one word per ideograph, since UAX #29 has no dictionary.
+    """
+    return sum(any(unicodedata.category(char)[0] in "LN" for char in word) for word in words(text))

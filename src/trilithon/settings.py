@@ -1,0 +1,95 @@
+"""One frozen object with everything a user can set once: a TOML file, overridden by TRILITHON_* variables."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from trilithon.errors import UserError
+
+__all__ = ["Configuration", "load_configuration"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """`data` keeps results and models, `cache` what can be made again. `builds` are folders that hold a
+    llama-server. Times in seconds: `start` for a child to become ready, `hang` without a sign of life."""
+
+    data: Path
+    cache: Path
+    builds: tuple[Path, ...] = field(default=())
+    start_seconds: float = 300.0
+    hang_seconds: float = 60.0
+
+    @property
+    def results_database(self) -> Path:
+        return self.data / "results.sqlite"
+
+
+def load_configuration(environment: Mapping[str, str] = os.environ) -> Configuration:
+    """Read `$XDG_CONFIG_HOME/trilithon/config.toml` (or the file in TRILITHON_CONFIG) and the environment.
+
+    Raises UserError for a file that is not TOML, an unknown key or a value of the wrong type.
+    """
+    home = Path(environment.get("HOME", "~")).expanduser()
+
+    def folder(variable: str, default: str) -> Path:
+        return Path(environment.get(variable) or home / default) / "trilithon"
+
+    values: dict[str, Any] = {
+        "data": folder("XDG_DATA_HOME", ".local/share"),
+        "cache": folder("XDG_CACHE_HOME", ".cache"),
+    }
+    named = environment.get("TRILITHON_CONFIG")
+    path = Path(named) if named else folder("XDG_CONFIG_HOME", ".config") / "config.toml"
+    if named or path.exists():
+        values |= _checked(_read(path), str(path))
+    known = {field.name for field in fields(Configuration)}
+    variables = {
+        name.removeprefix("TRILITHON_").lower(): text
+        for name, text in environment.items()
+        if name.startswith("TRILITHON_") and name.removeprefix("TRILITHON_").lower() in known
+    }
+    return Configuration(**(values | _checked(variables, "environment")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+
+
+def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            checked[name] = _CONVERT[name](value)
+        except KeyError:
+            raise UserError(f"{source}: unknown setting {name}; known are {', '.join(sorted(_CONVERT))}") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source}: {name} = {value!r} does not fit: {error}") from error
+    return checked
+
+
+def _folders(value: str | list[str]) -> tuple[Path, ...]:
+    return tuple(Path(text).expanduser() for text in (value.split(os.pathsep) if isinstance(value, str) else value))
+
+
+def _seconds(value: str | float) -> float:
+    if float(value) <= 0:
+        raise ValueError("it must be more than 0")
+    return float(value)
+
+
+_CONVERT: Mapping[str, Any] = {
+    "data": lambda value: Path(value).expanduser(),
+    "cache": lambda value: Path(value).expanduser(),
+    "builds": _folders,
+    "start_seconds": _seconds,
+    "hang_seconds": _seconds,
+}

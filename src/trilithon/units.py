@@ -1,0 +1,82 @@
+"""Quantities as text, both ways: sizes, durations, rates, and llama-bench's ranges."""
+
+import re
+from datetime import timedelta
+
+from trilithon.errors import UserError
+
+__all__ = ["format_bytes", "format_duration", "format_number", "parse_duration", "parse_integers"]
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_MOST_VALUES = 1000
+
+
+def parse_integers(text: str, *, name: str, least: int = 0) -> list[int]:
+    """llama-bench's value lists: "512", "512,1024", "128-512+128" and "128-1024*2" (both ends included).
+
+    Raises UserError, naming the option `name`, for anything else and for values under `least`.
+    """
+    values: list[int] = []
+    for part in text.split(","):
+        values.extend(_expand(part.strip(), text, name))
+    if min(values) < least:
+        raise UserError(f"{name} {text}: {min(values)} is less than {least}")
+    return list(dict.fromkeys(values))
+
+
+def _expand(part: str, text: str, name: str) -> list[int]:
+    match = _RANGE.fullmatch(part)
+    if match is None:
+        raise UserError(f"{name} {text}: write 512 or 512,1024 or 128-512+128 or 128-1024*2")
+    first, last = int(match[1]), int(match[2] or match[1])
+    step = int(match[4] or 1)
+    multiply = match[3] == "*"
+    if last < first or step < 1 or (multiply and (step < 2 or first == 0)):
+        raise UserError(f"{name} {text}: {part} never reaches its end; write for example 128-512+128 or 128-1024*2")
+    values = []
+    while first <= last:
+        values.append(first)
+        if len(values) > _MOST_VALUES:
+            raise UserError(f"{name} {text}: more than {_MOST_VALUES} values; take a larger step")
+        first = first * step if multiply else first + step
+    return values
+
+
+def parse_duration(text: str, *, name: str) -> float:
+    """Seconds in "90", "90s", "1.5m", "2h" or "250ms". Raises UserError for anything else."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{name} {text}: write 90, 90s, 5m or 1h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_bytes(count: float) -> str:
+    """ "234.5 MiB": binary units, one decimal from KiB on."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+def format_duration(seconds: float) -> str:
+    """ "0.35 s", "12 s", "3:05", "1:02:09"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    text = str(timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").lstrip("0") if seconds < 3600 else text
+
+
+def format_number(value: float) -> str:
+    """Three significant digits or all digits before the point: "0.0123", "4.56", "78.9", "1234"."""
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    for bound, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
+        if magnitude >= bound:
+            return f"{value:.{digits}f}"
+    return f"{value:.3g}"
