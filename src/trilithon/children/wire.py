@@ -11,9 +11,9 @@ from typing import Any
 
 __all__ = [
     "Candidate",
+    "Chat",
     "Completion",
     "Event",
-    "Failed",
     "Finished",
     "Progress",
     "Timings",
@@ -81,16 +81,8 @@ class Finished:
     timings: Timings | None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The engine broke the request off with an error of its own."""
-
-    at_ns: int
-    status: int
-    message: str
-
-
-Event = Progress | Token | Finished | Failed
+Event = Progress | Token | Finished
+"""What a stream yields; the last one is always Finished. Whatever goes wrong is raised (see errors.RunError)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,4 +117,31 @@ class Completion:
             body["stop"] = list(self.stop)
         if self.candidates:
             body["n_probs"] = self.candidates
+        return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A request to `/v1/chat/completions`. `messages` are role and content pairs."""
+
+    messages: Sequence[tuple[str, str]]
+    max_tokens: int
+    cache_prompt: bool = False
+    temperature: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 1
+    stop: Sequence[str] = ()
+
+    def body(self, *, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "messages": [{"role": role, "content": content} for role, content in self.messages],
+            "max_tokens": self.max_tokens,
+            "cache_prompt": self.cache_prompt,
+            "temperature": self.temperature,
+            "repeat_penalty": self.repeat_penalty,
+            "seed": self.seed,
+            "stream": stream,
+        }
+        if self.stop:
+            body["stop"] = list(self.stop)
         return body
