@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from trilithon.models.file import ModelFile
+
 __all__ = [
     "Build",
     "Engine",
@@ -20,25 +22,6 @@ __all__ = [
 Unit = Literal["cpu", "gpu", "npu"]
 Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation"]
 FlashAttention = Literal["auto", "on", "off"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFile:
-    """One weight file, as far as an engine has to know it. `prompt_form` is the chat template to impose where
-    the file carries none; empty when the file's own is used."""
-
-    path: Path
-    format: Literal["gguf", "rkllm"]
-    name: str
-    architecture: str
-    quantization: str
-    size_bytes: int
-    sha256: str
-    parameters: int | None = None
-    context_train: int | None = None
-    vocabulary: int | None = None
-    bytes_per_token: int | None = None
-    prompt_form: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +41,7 @@ class Settings:
     """Everything that can be turned. None means: the engine's or the board's own choice.
 
     `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
+    `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
     """
 
     threads: int | None = None
@@ -68,6 +52,7 @@ class Settings:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     flash_attention: FlashAttention = "auto"
+    full_window_cache: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -100,6 +85,8 @@ class Engine(Protocol):
     """An engine module's face. One instance per engine, listed in `engines.table`."""
 
     name: str
+    only_when_named: bool
+    """True for an engine that is never measured unless the user asks for it by name."""
 
     def builds(self) -> list[Build]:
         """The copies of this engine that are usable now; quick (no native library is loaded)."""

@@ -1,27 +1,47 @@
-"""From runs to statements: one row per placement and figure, and a verdict between two of them."""
+"""From runs to statements: one row per placement and figure, and a verdict between two placements."""
 
-from dataclasses import dataclass
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from trilithon.measure.metrics import Metric
-from trilithon.measure.records import QualityRecord, Test
+from trilithon.measure.metrics import HEADLINE, METRICS, Metric
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
+from trilithon.measure.roofline import fraction_of_bandwidth
+from trilithon.measure.statistics import Verdict, compare, interval
 
-__all__ = ["Estimate", "Row"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Row",
+    "compare_placements",
+    "compare_runs",
+    "differences",
+    "placement_of",
+    "runs_note",
+    "summarise",
+    "tests_of",
+]
+
+_LONGEST_FACT = 40
+_SAME_PARAMETERS = 0.02  # files of one model may count its tied embedding once or twice
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A median over runs with its 95% bootstrap interval, in the metric's unit."""
+    """A median over runs with its 95% bootstrap interval, in the metric's unit; under 3 runs there is none."""
 
     median: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     runs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One figure of one placement in one test. `estimate` is None when no run gave it; `note` then says why
-    ("failed: segmentation fault", "skipped"). `fraction_of_bandwidth` is set for decode where it is known."""
+    ("failed 5 of 5: segmentation fault"). `fraction_of_bandwidth` is set for decode where it is known."""
 
     placement: str
     model: str
@@ -31,3 +51,196 @@ class Row:
     quality: QualityRecord | None
     fraction_of_bandwidth: float | None = None
     note: str = ""
+    values: tuple[float, ...] = ()  # one per run
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the first placement is beside the second, by one figure. `differs` names the facts in which the two
+    experiments are not alike ("kernel 6.1 → 6.12"): the verdict holds for all of them together."""
+
+    test: Test
+    metric: Metric
+    verdict: Verdict
+    differs: tuple[str, ...]
+
+
+def summarise(campaign: Campaign) -> list[Row]:
+    """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`."""
+    return [
+        _row(campaign, placement, test, metric)
+        for placement in campaign.placements
+        for test in tests_of(campaign)
+        for metric in METRICS[test.kind]
+    ]
+
+
+def compare_placements(
+    a: tuple[Campaign, str], b: tuple[Campaign, str], *, every_metric: bool = False
+) -> list[Comparison]:
+    """The first placement beside the second in each test that both campaigns have: by the headline figure, or by
+    every figure. Raises KeyError for a placement that its campaign lacks."""
+    (first, name), (second, other) = a, b
+    differs = _differs(first, placement_of(first, name), second, placement_of(second, other))
+    theirs = tests_of(second)
+    return [
+        Comparison(test, metric, compare_runs(a, b, test, metric), differs)
+        for test in tests_of(first)
+        if test in theirs
+        for metric in METRICS[test.kind]
+        if every_metric or metric.name == HEADLINE[test.kind]
+    ]
+
+
+def compare_runs(a: tuple[Campaign, str], b: tuple[Campaign, str], test: Test, metric: Metric) -> Verdict:
+    """The verdict on one figure. Rounds are paired where one campaign measured both sides in the same rounds."""
+    first, second = placement_of(*a), placement_of(*b)
+    reason = _other_model(first.model, second.model)
+    if reason:
+        return Verdict("not comparable", reason)
+    ours, theirs = _values(*a, test, metric), _values(*b, test, metric)
+    for (campaign, name), values in ((a, ours), (b, theirs)):
+        if not values:
+            return Verdict("not comparable", f"{name} {runs_note(campaign, name, test, 0)}")
+    rounds = sorted(number for number, _ in ours)
+    paired = (
+        _interleaved(a[0], b[0])
+        and len(set(rounds)) == len(rounds)
+        and rounds == sorted(number for number, _ in theirs)
+    )
+    return compare(
+        [value for _, value in sorted(ours)],
+        [value for _, value in sorted(theirs)],
+        higher_is_better=metric.higher_is_better,
+        paired=paired,
+    )
+
+
+def differences(a: PlacementRecord, b: PlacementRecord) -> tuple[str, ...]:
+    """The must-match facts that are not equal, "name before → after". Only where there are none may runs be put
+    together. A fact that one side does not have counts as "unknown"."""
+    names = dict.fromkeys((*a.must_match, *b.must_match))
+    pairs = ((name, a.must_match.get(name, "unknown"), b.must_match.get(name, "unknown")) for name in names)
+    return tuple(f"{name} {_short(before)} → {_short(after)}" for name, before, after in pairs if before != after)
+
+
+def tests_of(campaign: Campaign) -> tuple[Test, ...]:
+    """In the order in which they first appear."""
+    return tuple(dict.fromkeys(sample.test for run in campaign.runs for sample in run.samples))
+
+
+def placement_of(campaign: Campaign, name: str) -> PlacementRecord:
+    found = {placement.name: placement for placement in campaign.placements}
+    return found[name]
+
+
+def runs_note(campaign: Campaign, placement: str, test: Test | None = None, given: int | None = None) -> str:
+    """What became of the placement's runs (those with this test) where all is not well; `given` of them gave a
+    value. "failed 2 of 5: segmentation fault"."""
+    runs = [run for run in campaign.runs if run.placement == placement]
+    concerned = [run for run in runs if run.outcome != "finished" or test is None or any(_samples(run, test))]
+    if not concerned:
+        return "was not measured"
+    parts = []
+    for outcome in ("failed", "skipped"):
+        causes = Counter(_cause(run.failure) for run in concerned if run.outcome == outcome)
+        if causes:
+            told = "; ".join(cause for cause in causes if cause)
+            parts.append(f"{outcome} {causes.total()} of {len(concerned)}" + (f": {told}" if told else ""))
+    finished = sum(run.outcome == "finished" for run in concerned)
+    if given is not None and given < finished:
+        parts.append(f"no value in {finished - given} of {len(concerned)}")
+    return ", ".join(parts)
+
+
+def _differs(a: Campaign, first: PlacementRecord, b: Campaign, second: PlacementRecord) -> tuple[str, ...]:
+    """Two programs keep different facts: between them only what both kept can be held side by side."""
+    if a.source == b.source:
+        return differences(first, second)
+    shared = first.must_match.keys() & second.must_match.keys()
+    known = [
+        replace(record, must_match={name: fact for name, fact in record.must_match.items() if name in shared})
+        for record in (first, second)
+    ]
+    return (f"measured by {a.source} → {b.source}", *differences(*known))
+
+
+def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric) -> Row:
+    values = [value for _, value in _values(campaign, placement.name, test, metric)]
+    estimate = _estimate(values) if values else None
+    return Row(
+        placement=placement.name,
+        model=_model_name(placement.model),
+        test=test,
+        metric=metric,
+        estimate=estimate,
+        quality=placement.quality,
+        fraction_of_bandwidth=_fraction(placement, test, metric, estimate),
+        note=runs_note(campaign, placement.name, test, len(values)),
+        values=tuple(values),
+    )
+
+
+def _estimate(values: list[float]) -> Estimate:
+    found = interval(values)
+    return Estimate(found.median, found.low, found.high, len(values))
+
+
+def _values(campaign: Campaign, placement: str, test: Test, metric: Metric) -> list[tuple[int, float]]:
+    """One value per finished run, with its round: the median over the run's samples of this test."""
+    found = []
+    for run in campaign.runs:
+        if run.placement == placement and run.outcome == "finished":
+            values = [value for sample in _samples(run, test) if (value := metric.of(sample)) is not None]
+            if values:
+                found.append((run.round, statistics.median(values)))
+    return found
+
+
+def _samples(run: Run, test: Test) -> Iterator[Sample]:
+    return (sample for sample in run.samples if sample.test == test)
+
+
+def _fraction(placement: PlacementRecord, test: Test, metric: Metric, estimate: Estimate | None) -> float | None:
+    bytes_per_token = placement.model.get("bytes_per_token")
+    bandwidth = placement.bandwidth_bytes_per_second
+    if test.kind != "tg" or metric.name != HEADLINE["tg"] or not (estimate and bytes_per_token and bandwidth):
+        return None
+    return fraction_of_bandwidth(estimate.median, bytes_per_token, bandwidth)
+
+
+def _cause(failure: Failure | None) -> str:
+    return (failure.cause or failure.message or failure.kind) if failure else ""
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    name, quantization = str(model.get("name", "")), str(model.get("quantization") or "")
+    known = quantization.casefold() in name.casefold()
+    return name if known else f"{name} {quantization}"
+
+
+def _other_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Why two files are not the same model at all; empty when they are, whatever their quantization.
+
+    A file's parameter count says more than its name, which is the publisher's; the name decides where a count is
+    missing.
+    """
+    if a.get("sha256") and a.get("sha256") == b.get("sha256"):
+        return ""
+    told = f"different models: {a.get('name')} and {b.get('name')}"
+    if a.get("architecture") and b.get("architecture") and a["architecture"] != b["architecture"]:
+        return told
+    if a.get("parameters") and b.get("parameters"):
+        fewer, more = sorted((a["parameters"], b["parameters"]))
+        return "" if more <= fewer * (1 + _SAME_PARAMETERS) else told
+    return "" if str(a.get("name", "")).casefold() == str(b.get("name", "")).casefold() else told
+
+
+def _interleaved(a: Campaign, b: Campaign) -> bool:
+    """Whether a round of one is the same stretch of time as that round of the other. An import's rounds are not:
+    other tools finish one configuration before they begin the next."""
+    return (a.id, a.started) == (b.id, b.started) and a.source == b.source == "trilithon"
+
+
+def _short(fact: str) -> str:
+    return fact if len(fact) <= _LONGEST_FACT else fact[: _LONGEST_FACT - 1] + "…"

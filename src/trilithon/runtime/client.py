@@ -110,7 +110,9 @@ class Client:
                 for message in _parse(lines):
                     yield at_ns, message
 
-    async def _pieces(self, path: str, body: Mapping[str, Any], allowance: float) -> AsyncGenerator[tuple[int, bytes], None]:
+    async def _pieces(
+        self, path: str, body: Mapping[str, Any], allowance: float
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
         request = self._http.build_request("POST", path, json=body)
         async with contextlib.AsyncExitStack() as stack:
             with _translated(allowance):

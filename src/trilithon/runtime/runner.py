@@ -45,6 +45,7 @@ class Runner:
         """
         folder.mkdir(parents=True, exist_ok=True)
         launch = engine.launch(placement, folder)
+        launch.socket.unlink(missing_ok=True)  # of a runner that had this folder before: binding to it would fail
         log = folder / "log"
         process = await Process.start(launch, log)
         try:

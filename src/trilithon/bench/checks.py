@@ -1,0 +1,266 @@
+"""Checks around a round: is the machine idle before it, and did anything disturb it until its end.
+
+Every threshold is a constant here, with its reason; `docs/methodology.md` says the same for readers.
+"""
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_time_in_state
+
+__all__ = ["Policy", "Reading", "settle", "warnings_between"]
+
+WINDOW_SECONDS = 0.25
+# A quarter of a second holds 25 scheduler ticks per CPU, so 10% is the least that can be told from a stray tick.
+IDLE_FRACTION = 0.10
+# Decoding threads wait for the slowest of them: 10% of one CPU taken away can cost a round up to 10%.
+BACKGROUND_FRACTION = 0.10
+# A twentieth of the time at three quarters of the clock changes a rate by about 1%, half of the 2% aimed for.
+SLOWED_FRACTION = 0.05
+# Under another governor only CPUs that had work say something: an idle CPU is clocked down on purpose.
+BUSY_FRACTION = 0.50
+# A clock may be rounded by its driver, never by a tenth; the steps of CPU and memory are further apart.
+CLOCK_FRACTION = 0.90
+# Boards are reported to lose 15-20% to throttling from 75-81 °C on.
+HOT_CELSIUS = 80.0
+# Zones report nonsense when their sensor is off; no chip works beyond this.
+BROKEN_CELSIUS = 150.0
+# A few pages wander in at any time; a mebibyte is a program waking up, or the model itself coming back.
+SWAPPED_BYTES = 2**20
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One cpufreq policy. `ticks` is the time spent at each clock (kHz to ticks of 10 ms), None where the kernel
+    keeps no count; `top_khz` the highest clock of its table, None where the driver has no table."""
+
+    cpus: tuple[int, ...]
+    governor: str | None
+    current_khz: int | None
+    top_khz: int | None
+    ticks: Mapping[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The machine's counters at one moment (`at_ns` monotonic). What the kernel does not count is None or absent.
+
+    `busy_ticks` and `stolen_ticks` are per CPU: programs and kernel at work, and time that a hypervisor took.
+    """
+
+    at_ns: int
+    busy_ticks: Mapping[int, int]
+    stolen_ticks: Mapping[int, int]
+    policies: Mapping[str, Policy]
+    celsius: Mapping[str, float]
+    memory_hz: int | None
+    swapped_in_pages: int | None
+    swapped_out_pages: int | None
+    oom_kills: int | None
+    throttle_events: int | None
+
+    @classmethod
+    def take(cls, machine: Machine = THIS_MACHINE) -> "Reading":
+        busy, stolen = _cpu_ticks(machine)
+        counters = machine.fields("/proc/vmstat", None)
+        return cls(
+            at_ns=time.monotonic_ns(),
+            busy_ticks=busy,
+            stolen_ticks=stolen,
+            policies=_policies(machine),
+            celsius=_celsius(machine),
+            memory_hz=machine.integer("/sys/class/devfreq/dmc/cur_freq"),
+            swapped_in_pages=_count(counters.get("pswpin")),
+            swapped_out_pages=_count(counters.get("pswpout")),
+            oom_kills=_count(counters.get("oom_kill")),
+            throttle_events=_throttle_events(machine),
+        )
+
+
+async def settle(machine: Machine = THIS_MACHINE, *, limit_seconds: float) -> tuple[str, ...]:
+    """Wait until programs use less than a tenth of all CPUs; a warning when they never did.
+
+    At most `limit_seconds`, in whole windows of a quarter second, and at least one.
+    """
+    before, before_ns = _cpu_ticks(machine)[0], time.monotonic_ns()
+    if not before:
+        return ("whether the machine is idle is unknown: /proc/stat cannot be read",)
+    fraction = 0.0
+    for _ in range(max(1, int(limit_seconds / WINDOW_SECONDS))):
+        await asyncio.sleep(WINDOW_SECONDS)
+        after, after_ns = _cpu_ticks(machine)[0], time.monotonic_ns()
+        fraction = _seconds(before, after) / ((after_ns - before_ns) / 1e9) / len(before)
+        if fraction < IDLE_FRACTION:
+            return ()
+        before, before_ns = after, after_ns
+    return (f"not idle after {limit_seconds:g} s: other programs used {fraction:.0%} of all CPUs",)
+
+
+def warnings_between(before: Reading, after: Reading, *, own_cpu_seconds: float) -> tuple[str, ...]:
+    """What disturbed the time between two readings, in words with figures.
+
+    `own_cpu_seconds` is the CPU time that the measured programs and Trilithon itself used in it.
+    """
+    return (
+        *_background(before, after, own_cpu_seconds),
+        *_throttled(before, after),
+        *_governors_changed(before, after),
+        *_memory_clock_fell(before, after),
+        *_hot(after),
+        *_swapped(before, after),
+        *_killed(before, after),
+    )
+
+
+def _background(before: Reading, after: Reading, own_cpu_seconds: float) -> Iterator[str]:
+    elapsed = (after.at_ns - before.at_ns) / 1e9
+    if elapsed <= 0:
+        return
+    others = (_seconds(before.busy_ticks, after.busy_ticks) - own_cpu_seconds) / elapsed
+    if others > BACKGROUND_FRACTION:
+        yield f"other programs used {others:.0%} of one CPU"
+    stolen = _seconds(before.stolen_ticks, after.stolen_ticks) / elapsed
+    if stolen > BACKGROUND_FRACTION:
+        yield f"the hypervisor took {stolen:.0%} of one CPU"
+
+
+def _throttled(before: Reading, after: Reading) -> Iterator[str]:
+    for name, now in after.policies.items():
+        earlier = before.policies.get(name)
+        if earlier is None:
+            continue
+        slowed = _slowed_fraction(earlier, now)
+        pinned = earlier.governor == now.governor == "performance"
+        if slowed is not None and slowed > SLOWED_FRACTION and pinned:
+            yield f"throttled: {name} spent {slowed:.0%} of the time below its top clock"
+        elif slowed is not None and slowed > SLOWED_FRACTION and _was_busy(now.cpus, before, after):
+            yield f"{name} spent {slowed:.0%} of the time below its top clock (governor {now.governor})"
+        elif slowed is None and pinned and (now.current_khz or 0) < CLOCK_FRACTION * (now.top_khz or 0):
+            yield f"throttled: {name} is at {(now.current_khz or 0) / 1000:.0f} of {(now.top_khz or 0) / 1000:.0f} MHz"
+    events = _increase(before.throttle_events, after.throttle_events)
+    if events:
+        yield f"throttled: the CPU counted {events} thermal event{'s' * (events > 1)}"
+
+
+def _slowed_fraction(before: Policy, after: Policy) -> float | None:
+    """The part of the time in between that was spent below the top clock; None when it was not counted."""
+    if not before.ticks or not after.ticks:
+        return None
+    spent = {khz: ticks - before.ticks.get(khz, 0) for khz, ticks in after.ticks.items()}
+    total = sum(spent.values())
+    return 1 - spent[max(spent)] / total if total > 0 else None
+
+
+def _was_busy(cpus: tuple[int, ...], before: Reading, after: Reading) -> bool:
+    wanted = BUSY_FRACTION * (after.at_ns - before.at_ns) / 1e9 * _TICKS_PER_SECOND
+    return any(after.busy_ticks.get(cpu, 0) - before.busy_ticks.get(cpu, 0) > wanted for cpu in cpus)
+
+
+def _governors_changed(before: Reading, after: Reading) -> Iterator[str]:
+    changes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, now in after.policies.items():
+        earlier = before.policies.get(name)
+        if earlier is not None and earlier.governor and now.governor and earlier.governor != now.governor:
+            changes[earlier.governor, now.governor].append(name)
+    for (old, new), names in changes.items():
+        yield f"clock governor changed from {old} to {new}: {', '.join(names)}"
+
+
+def _memory_clock_fell(before: Reading, after: Reading) -> Iterator[str]:
+    old, new = before.memory_hz or 0, after.memory_hz
+    if new is not None and new < CLOCK_FRACTION * old:
+        yield f"the memory clock fell from {old / 1e6:.0f} to {new / 1e6:.0f} MHz"
+
+
+def _hot(after: Reading) -> Iterator[str]:
+    """Said only where the CPU keeps no count of throttling: one that does is more exact than a temperature."""
+    if after.throttle_events is None and after.celsius:
+        zone, celsius = max(after.celsius.items(), key=lambda item: item[1])
+        if celsius >= HOT_CELSIUS:
+            yield f"temperature {celsius:.0f} °C ({zone})"
+
+
+def _swapped(before: Reading, after: Reading) -> Iterator[str]:
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    for word, old, new in (
+        ("in", before.swapped_in_pages, after.swapped_in_pages),
+        ("out", before.swapped_out_pages, after.swapped_out_pages),
+    ):
+        count = _increase(old, new) * page_bytes
+        if count >= SWAPPED_BYTES:
+            yield f"swapped {count / 2**20:.0f} MiB {word}"
+
+
+def _killed(before: Reading, after: Reading) -> Iterator[str]:
+    kills = _increase(before.oom_kills, after.oom_kills)
+    if kills:
+        yield f"memory ran out: the kernel killed {kills} process{'es' * (kills > 1)}"
+
+
+def _increase(before: int | None, after: int | None) -> int:
+    """0 when either is unknown: what is not counted cannot be warned of."""
+    return 0 if before is None or after is None else max(0, after - before)
+
+
+def _seconds(before: Mapping[int, int], after: Mapping[int, int]) -> float:
+    """CPU seconds between two counts, over the CPUs that were online at both."""
+    return sum(max(0, ticks - before[cpu]) for cpu, ticks in after.items() if cpu in before) / _TICKS_PER_SECOND
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _cpu_ticks(machine: Machine) -> tuple[dict[int, int], dict[int, int]]:
+    """Busy and stolen ticks per CPU. Interrupts are left out: the measured programs cause them, unaccounted."""
+    busy: dict[int, int] = {}
+    stolen: dict[int, int] = {}
+    for name, text in machine.fields("/proc/stat", None).items():
+        words = text.split()
+        cpu = _count(name.removeprefix("cpu")) if name.startswith("cpu") else None
+        if cpu is None or len(words) < 8 or not all(word.isdecimal() for word in words):
+            continue
+        user, nice, system = (int(word) for word in words[:3])
+        busy[cpu] = user + nice + system
+        stolen[cpu] = int(words[7])
+    return busy, stolen
+
+
+def _policies(machine: Machine) -> dict[str, Policy]:
+    return {
+        path.rpartition("/")[2]: Policy(
+            cpus=machine.cpus(f"{path}/related_cpus") or (),
+            governor=machine.text(f"{path}/scaling_governor"),
+            current_khz=machine.integer(f"{path}/scaling_cur_freq"),
+            top_khz=max(machine.integers(f"{path}/scaling_available_frequencies") or (), default=None),
+            ticks=machine.parsed(f"{path}/stats/time_in_state", parse_time_in_state),
+        )
+        for path in machine.glob("/sys/devices/system/cpu/cpufreq/policy*")
+    }
+
+
+def _celsius(machine: Machine) -> dict[str, float]:
+    """By the zone's type, the hottest where several zones share it."""
+    found: dict[str, float] = {}
+    for zone in machine.glob("/sys/class/thermal/thermal_zone*"):
+        millidegrees = machine.integer(f"{zone}/temp")
+        if millidegrees is not None and 0 < millidegrees < BROKEN_CELSIUS * 1000:
+            name = machine.text(f"{zone}/type") or zone.rpartition("/")[2]
+            found[name] = max(found.get(name, 0.0), millidegrees / 1000)
+    return found
+
+
+def _throttle_events(machine: Machine) -> int | None:
+    """x86: each core's own count, and a package's, which every CPU of it repeats."""
+    folder = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+    cores = [machine.integer(path) for path in machine.glob(f"{folder}/core_throttle_count")]
+    packages = [machine.integer(path) for path in machine.glob(f"{folder}/package_throttle_count")]
+    if not cores and not packages:
+        return None
+    return sum(count or 0 for count in cores) + max((count or 0 for count in packages), default=0)

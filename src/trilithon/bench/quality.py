@@ -1,0 +1,168 @@
+"""Whether a placement is right: its next-token distributions held against a reference placement's, and its answer.
+
+Speed never stands without it. The thresholds are here and nowhere else; `docs/methodology.md` gives the reasons.
+"""
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from statistics import fmean
+
+from trilithon.bench.workloads import ask
+from trilithon.children.wire import Completion
+from trilithon.errors import RunError
+from trilithon.measure.divergence import agreement, kl_divergence, surprise
+from trilithon.measure.records import QualityRecord
+from trilithon.runtime.runner import Runner
+
+__all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "read_quality"]
+
+POSITIONS = 32
+"""Positions by prefill, and as many by step-by-step decode."""
+
+_CANDIDATES = 64
+_STEP_TOKENS = 32  # the smallest batch that the NPU forks evaluate as a prefill
+_FIRST_TOKENS = 64  # where the text has said enough to be predictable
+_ANSWER_TOKENS = 96
+
+# Mean KL divergence in nats per token, and the fraction of equal most probable tokens. Published anchors on
+# Gemma-3-1B: Q8_0-like W8A8 with Hadamard 0.003 and 98%, Q8_0 against F16 0.004 and 97%, plain W8A8 0.074 and 88%,
+# W4A4 0.82 and 62%, a ruined 4-bit pipeline 9.1 and 1%.
+SAME_DIVERGENCE, SAME_AGREEMENT = 0.03, 0.90
+BROKEN_DIVERGENCE, BROKEN_AGREEMENT = 2.0, 0.25
+# A model that knows no language at all: every model that was trained on text stays far below, also a small one.
+BROKEN_PERPLEXITY = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReading:
+    """What one placement said: per position, log-probabilities by token id. `tokens` are those of the fixed text;
+    `prefill` and `decode` are keyed by the number of tokens read before."""
+
+    tokens: tuple[int, ...]
+    prefill: Mapping[int, Mapping[int, float]]
+    decode: Mapping[int, Mapping[int, float]]
+    answer: str
+
+
+async def read_quality(runner: Runner, question: str) -> QualityReading:
+    """Ask the placement for its next-token distributions along the fixed text, and for a short answer.
+
+    By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and at
+    the last position once more by one prefill of the whole text from an empty cache. By decode: the text grows by
+    one token a request, so that each is evaluated alone, as a generated one is.
+    """
+    text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
+    tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
+    if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
+        raise RunError(f"the fixed text is only {len(tokens)} tokens to this model", cause="unusable tokenizer")
+    step = min(_STEP_TOKENS, (len(tokens) - _FIRST_TOKENS) // POSITIONS)
+    prefill = {}
+    for count in range(_FIRST_TOKENS + step, _FIRST_TOKENS + step * POSITIONS + 1, step):
+        prefill[count] = await _distribution(runner, tokens[:count])
+    whole = _FIRST_TOKENS + step * POSITIONS
+    prefill[whole] = await _distribution(runner, tokens[:whole], cache_prompt=False)
+    decode = {}
+    for count in range(_FIRST_TOKENS, _FIRST_TOKENS + POSITIONS + 1):
+        decode[count] = await _distribution(runner, tokens[:count])
+    del decode[_FIRST_TOKENS]  # that one was the prefill of the beginning
+    return QualityReading(tuple(tokens), prefill, decode, await ask(runner, question, _ANSWER_TOKENS))
+
+
+async def _distribution(runner: Runner, tokens: Sequence[int], *, cache_prompt: bool = True) -> Mapping[int, float]:
+    request = Completion(prompt=tokens, max_tokens=1, cache_prompt=cache_prompt, candidates=_CANDIDATES)
+    candidates, _ = await runner.distribution(request)
+    # A probability of exactly 0 or no number comes as null or -inf from a broken pipeline; it counts as impossible.
+    return {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
+
+
+def judge(reading: QualityReading, reference: QualityReading | None, reference_name: str) -> QualityRecord:
+    """Hold a placement against the reference; `reference` None: this one is the reference itself.
+
+    An answer's fault that the reference's answer has too is the model's way, and no fault of the placement.
+    """
+    perplexity = math.exp(fmean(_surprises(reading)))
+    reasons = []
+    if perplexity > BROKEN_PERPLEXITY:
+        reasons.append(f"perplexity {perplexity:.0f} on plain English: it predicts no language")
+    if reference is None:
+        return QualityRecord(
+            verdict="broken" if reasons else "reference",
+            reference=reference_name,
+            positions=len(reading.prefill) + len(reading.decode),
+            perplexity=perplexity,
+            reasons=(*reasons, *judge_answer(reading.answer)),
+        )
+    reasons += [fault for fault in judge_answer(reading.answer) if fault not in judge_answer(reference.answer)]
+    if reading.tokens != reference.tokens:
+        return QualityRecord(
+            verdict="broken" if reasons else "unknown",
+            reference=reference_name,
+            perplexity=perplexity,
+            reasons=(*reasons, "another tokenizer than the reference's: the distributions cannot be compared"),
+        )
+    return _compared(reading, reference, reference_name, perplexity, reasons)
+
+
+def _compared(
+    reading: QualityReading, reference: QualityReading, name: str, perplexity: float, reasons: list[str]
+) -> QualityRecord:
+    roads = [
+        [(reference.prefill[at], reading.prefill[at]) for at in reference.prefill],
+        [(reference.decode[at], reading.decode[at]) for at in reference.decode],
+    ]
+    by_prefill, by_decode = (fmean(kl_divergence(*pair) for pair in road) for road in roads)
+    pairs = roads[0] + roads[1]
+    divergence = fmean(kl_divergence(*pair) for pair in pairs)
+    agreeing = fmean(agreement(*pair) for pair in pairs)
+    worst = max(by_prefill, by_decode)
+    if worst > BROKEN_DIVERGENCE:
+        reasons.append(f"KL divergence {worst:.2g} by {'prefill' if worst == by_prefill else 'decode'}")
+    if agreeing < BROKEN_AGREEMENT:
+        reasons.append(f"only {agreeing:.0%} of its most probable tokens are the reference's")
+    broken = bool(reasons)
+    degraded = worst > SAME_DIVERGENCE or agreeing < SAME_AGREEMENT
+    if degraded and not broken:
+        reasons.append(f"KL divergence {worst:.2g}, {agreeing:.0%} of its most probable tokens are the reference's")
+    return QualityRecord(
+        verdict="broken" if broken else "degraded" if degraded else "same",
+        reference=name,
+        positions=len(pairs),
+        divergence=divergence,
+        divergence_prefill=by_prefill,
+        divergence_decode=by_decode,
+        agreement=agreeing,
+        perplexity=perplexity,
+        reasons=tuple(reasons),
+    )
+
+
+def _surprises(reading: QualityReading) -> list[float]:
+    """How surprised it was by what the text really says next."""
+    seen = [*reading.prefill.items(), *reading.decode.items()]
+    return [surprise(distribution, reading.tokens[at]) for at, distribution in seen if at < len(reading.tokens)]
+
+
+# An answer is called looping when its commonest run of this many words makes up this much of it.
+_LOOP_WORDS, _LOOP_SHARE, _LOOP_LEAST_WORDS = 4, 0.5, 24
+_TEXT_SHARE = 0.7
+
+
+def judge_answer(answer: str) -> tuple[str, ...]:
+    """What is wrong with an answer's text, whatever it says: empty, looping, not text."""
+    if not answer.strip():
+        return ("the answer is empty",)
+    faults = []
+    readable = sum(unicodedata.category(char)[0] in "LNPZS" or char in "\n\t" for char in answer)
+    letters = sum(unicodedata.category(char)[0] in "LN" for char in answer)
+    if readable < 0.98 * len(answer) or letters < _TEXT_SHARE * sum(not char.isspace() for char in answer):
+        faults.append("the answer is not text")
+    words = answer.split()
+    if len(words) >= _LOOP_LEAST_WORDS:
+        runs = Counter(tuple(words[i : i + _LOOP_WORDS]) for i in range(len(words) - _LOOP_WORDS + 1))
+        if runs.most_common(1)[0][1] * _LOOP_WORDS >= _LOOP_SHARE * len(words):
+            faults.append("the answer repeats itself in a loop")
+    return tuple(faults)

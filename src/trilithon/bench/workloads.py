@@ -1,0 +1,212 @@
+"""What is asked of a runner, and what a sample of it is: llama-bench's pp, tg and pg, one question, a cold start.
+
+pp, tg and pg follow llama-bench (tools/llama-bench of llama.cpp): random tokens of the vocabulary, a warm-up that is
+thrown away, an empty KV cache or one filled to the depth, neither tokenising nor sampling of text in the figure.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from trilithon.bench.pagecache import bring_in, evict
+from trilithon.children.wire import Chat, Completion, Finished, Timings, Token
+from trilithon.errors import RunError
+from trilithon.measure.records import Sample, Test
+from trilithon.runtime.runner import Runner
+
+__all__ = ["DEFAULT_QUESTION", "QUESTION_TOKENS", "ask", "measure", "measure_cold", "tokens_needed", "warm_up"]
+
+DEFAULT_QUESTION = "tell me about openai"
+QUESTION_TOKENS = 1024
+"""The longest answer, thinking included. An answer that reaches it is reported as cut ("length")."""
+
+# Room for the question itself and its template, in tokens.
+_TEMPLATE_TOKENS = 512
+_WARM_UP_GENERATED = 4
+
+
+def tokens_needed(test: Test) -> int:
+    """The context that a test needs."""
+    if test.kind in ("question", "cold"):
+        return QUESTION_TOKENS + _TEMPLATE_TOKENS
+    return test.depth + test.prompt_tokens + test.generated_tokens + 2
+
+
+async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
+    """llama-bench's warm-up: once the longest prompt of the tests, and a few generated tokens."""
+    prompt = max((test.prompt_tokens for test in tests), default=0)
+    tokens = await _random_tokens(runner, max(prompt, 1))
+    await _finish(runner, Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
+
+
+async def measure(runner: Runner, test: Test) -> Sample:
+    """One sample of `test` (any kind but cold)."""
+    return await (_question(runner, test) if test.kind == "question" else _synthetic(runner, test))
+
+
+async def ask(runner: Runner, question: str, max_tokens: int) -> str:
+    """The visible answer to one question, unmeasured; what it thought where it came no further."""
+    tokens, _ = await _chat(runner, question, max_tokens)
+    answer = "".join(token.text for token in tokens if not token.reasoning)
+    return answer.strip() or "".join(token.text for token in tokens).strip()
+
+
+async def _synthetic(runner: Runner, test: Test) -> Sample:
+    base = await _random_tokens(runner, test.depth)
+    if base:  # fills the KV cache; the measured request finds it there
+        await _finish(runner, Completion(prompt=base, max_tokens=0))
+    prompt = await _random_tokens(runner, max(test.prompt_tokens, 1))
+    # One token more than asked: the first comes out of the prompt's own evaluation, so n decode steps give n + 1.
+    request = Completion(
+        prompt=base + prompt,
+        max_tokens=test.generated_tokens + 1,
+        cache_prompt=bool(base),
+        ignore_eos=True,
+    )
+    started_ns = time.monotonic_ns()
+    arrivals, finished = await _finish(runner, request)
+    timings = _timings(finished)
+    if timings.cache_n != len(base):
+        raise RunError(
+            f"{test.name}: the engine kept {timings.cache_n} of {len(base)} tokens in its KV cache",
+            cause="the depth was not kept in the KV cache",
+            advice="measure at depth 0, or with a model without sliding-window attention",
+        )
+    sample = Sample(
+        test=test,
+        started_ns=started_ns,
+        finished_ns=finished.at_ns,
+        answer_at_ns=arrivals,
+        stop_reason=finished.reason,
+        prompt_cached=timings.cache_n,
+    )
+    if test.prompt_tokens:
+        sample = replace(sample, prompt_evaluated=timings.prompt_n, prompt_ns=round(timings.prompt_ms * 1e6))
+    if test.generated_tokens:
+        steps = timings.predicted_n - 1
+        if steps != test.generated_tokens:
+            raise RunError(f"{test.name}: the engine gave {steps} tokens", cause="it stopped before the end")
+        sample = replace(sample, decode_steps=steps, decode_ns=round(timings.predicted_ms * 1e6))
+    return sample
+
+
+async def _question(runner: Runner, test: Test) -> Sample:
+    started_ns = time.monotonic_ns()
+    tokens, finished = await _chat(runner, test.question, QUESTION_TOKENS)
+    timings = _timings(finished)
+    answer = _from_first_word([token for token in tokens if not token.reasoning])
+    thinking = [token for token in tokens if token.reasoning]
+    return Sample(
+        test=test,
+        started_ns=started_ns,
+        finished_ns=finished.at_ns,
+        prompt_evaluated=timings.prompt_n,
+        prompt_cached=timings.cache_n,
+        prompt_ns=round(timings.prompt_ms * 1e6),
+        decode_steps=max(timings.predicted_n - 1, 0),
+        decode_ns=round(timings.predicted_ms * 1e6),
+        thinking_at_ns=tuple(token.at_ns for token in thinking),
+        answer_at_ns=tuple(token.at_ns for token in answer),
+        thinking_text="".join(token.text for token in thinking),
+        answer_text="".join(token.text for token in answer).strip(),
+        stop_reason=finished.reason,
+    )
+
+
+async def _chat(runner: Runner, question: str, max_tokens: int) -> tuple[list[Token], Finished]:
+    form = runner.placement.file.prompt_form
+    request = Chat(
+        messages=[("user", question)],
+        max_tokens=max_tokens,
+        stop=form.stop if form else (),
+        repeat_penalty=form.repeat_penalty if form else 1.0,
+    )
+    return await _run(runner, request)
+
+
+def _from_first_word(tokens: Sequence[Token]) -> Sequence[Token]:
+    """Leading pieces of white space are not yet something to read."""
+    for index, token in enumerate(tokens):
+        if token.text.strip():
+            return tokens[index:]
+    return ()
+
+
+async def measure_cold(
+    open_runner: Callable[[], AbstractAsyncContextManager[Runner]], file: Path, test: Test
+) -> tuple[Sample, tuple[str, ...]]:
+    """A start with the file not in the page cache and one with it, the first request, and one with a cached prefix.
+
+    Returns the sample and warnings: where the kernel kept the file in memory the cold load is left out.
+    """
+    warnings: tuple[str, ...] = ()
+    marks: dict[str, int] = {}
+    started_ns = time.monotonic_ns()
+    left = evict(file)
+    async with open_runner() as runner:
+        if left < 0.01:
+            marks["load_cold_ns"] = runner.ready_ns - runner.started_ns
+        else:
+            warnings = (f"cold load not measured: {left:.0%} of the file stayed in the page cache",)
+        await _finish(runner, _short_question())
+    held = bring_in(file)
+    async with open_runner() as runner:
+        if held > 0.99:
+            marks["load_warm_ns"] = runner.ready_ns - runner.started_ns
+        else:
+            warnings += ("warm load not measured: the file does not fit in the page cache",)
+        request = replace(_short_question(), cache_prompt=True)
+        marks["first_request_ns"], _ = await _elapsed(runner, request)
+        elapsed_ns, cached = await _elapsed(runner, request)
+        if cached:
+            marks["cached_request_ns"] = elapsed_ns
+        else:
+            warnings += ("request with a cached prefix not measured: the engine kept no prefix",)
+    return Sample(test=test, started_ns=started_ns, finished_ns=time.monotonic_ns(), marks=marks), warnings
+
+
+def _short_question() -> Completion:
+    """About 100 tokens in and one out: what a first request costs, without a long answer."""
+    text = "The stones stand in a circle on the plain, and nobody remembers who brought them here. "
+    return Completion(prompt=text * 6, max_tokens=1)
+
+
+async def _elapsed(runner: Runner, request: Completion) -> tuple[int, int]:
+    """Nanoseconds that the request took, and how many tokens of its prompt came from the KV cache."""
+    started_ns = time.monotonic_ns()
+    _, finished = await _finish(runner, request)
+    return finished.at_ns - started_ns, _timings(finished).cache_n
+
+
+async def _finish(runner: Runner, request: Completion) -> tuple[tuple[int, ...], Finished]:
+    """Run a request to its end; returns the arrivals of its tokens and the end."""
+    tokens, finished = await _run(runner, request)
+    return tuple(token.at_ns for token in tokens), finished
+
+
+async def _run(runner: Runner, request: Completion | Chat) -> tuple[list[Token], Finished]:
+    tokens: list[Token] = []
+    async with contextlib.aclosing(runner.stream(request)) as events:
+        async for event in events:
+            match event:
+                case Token():
+                    tokens.append(event)
+                case Finished():
+                    return tokens, event
+    raise AssertionError("a stream ends with Finished or raises")
+
+
+def _timings(finished: Finished) -> Timings:
+    if finished.timings is None:
+        raise RunError("the engine gave no timings", cause="no timings", advice="use a newer build of the engine")
+    return finished.timings
+
+
+async def _random_tokens(runner: Runner, count: int) -> list[int]:
+    vocabulary = await runner.vocabulary()
+    # Fresh ones each time, so that no request can find a part of its prompt in the KV cache by chance.
+    return [random.randrange(vocabulary) for _ in range(count)]

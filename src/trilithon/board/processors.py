@@ -1,0 +1,140 @@
+"""Which CPUs there are, of what kind, and which of them to run on: big clusters, one CPU per physical core."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from trilithon.board.sysfs import Machine, parse_cpu_list
+
+__all__ = ["Cluster", "ClusterKind", "big_cpus", "chip_facts", "physical_cores", "read_clusters"]
+
+ClusterKind = Literal["big", "little", "all"]
+
+_CPUS = "/sys/devices/system/cpu"
+# A CPU with less than this part of the fastest one's capacity is a little one: A55 beside A76 has about 0.5, A53 beside
+# A72 0.45, an x86 efficiency core about 0.65; cores of one design that differ by binning stay above 0.9.
+_LITTLE_CAPACITY = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """CPUs of one kind. `max_khz` is the hardware's top clock, `capacity` the kernel's relative speed (1024 for
+    the fastest), `governor` cpufreq's; each None where the kernel does not say."""
+
+    cpus: tuple[int, ...]
+    kind: ClusterKind
+    core_type: str | None
+    max_khz: int | None
+    capacity: int | None
+    governor: str | None
+
+
+@cache
+def chip_facts() -> Mapping[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("chips.toml").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cpu:
+    number: int
+    core_type: str | None
+    capacity: int | None
+    max_khz: int | None
+    governor: str | None
+
+
+def read_clusters(machine: Machine) -> tuple[Cluster, ...]:
+    """The CPUs that are online, in groups of one kind, core type and governor, the first CPU's group first."""
+    cpus = _cpus(machine)
+    little = _little(cpus, machine.cpus("/sys/devices/cpu_atom/cpus") or ())
+    groups: dict[tuple[ClusterKind, str | None, str | None], list[_Cpu]] = {}
+    for cpu in cpus:
+        kind: ClusterKind = "all" if not little else "little" if cpu.number in little else "big"
+        groups.setdefault((kind, cpu.core_type, cpu.governor), []).append(cpu)
+    return tuple(
+        Cluster(
+            cpus=tuple(cpu.number for cpu in members),
+            kind=kind,
+            core_type=core_type,
+            max_khz=max((cpu.max_khz for cpu in members if cpu.max_khz), default=None),
+            capacity=max((cpu.capacity for cpu in members if cpu.capacity), default=None),
+            governor=governor,
+        )
+        for (kind, core_type, governor), members in groups.items()
+    )
+
+
+def _cpus(machine: Machine) -> list[_Cpu]:
+    types = _core_types(machine)
+    policies: dict[int, tuple[int | None, str | None]] = {}
+    for policy in machine.glob(f"{_CPUS}/cpufreq/policy*"):
+        top = machine.integer(f"{policy}/cpuinfo_max_freq") or machine.integer(f"{policy}/scaling_max_freq")
+        for cpu in machine.cpus(f"{policy}/related_cpus") or ():
+            policies[cpu] = (top, machine.text(f"{policy}/scaling_governor"))
+    online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(types))
+    found = []
+    for cpu in online:
+        top, governor = policies.get(cpu, (None, None))
+        capacity = machine.integer(f"{_CPUS}/cpu{cpu}/cpu_capacity")
+        found.append(
+            _Cpu(number=cpu, core_type=types.get(cpu), capacity=capacity, max_khz=top, governor=governor),
+        )
+    return found
+
+
+def _core_types(machine: Machine) -> dict[int, str | None]:
+    """CPU number to the name of its design; None on x86, where /proc/cpuinfo has no part numbers."""
+    types: dict[int, str | None] = {}
+    cpu = -1
+    for line in (machine.text("/proc/cpuinfo") or "").splitlines():
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if name == "processor" and value.isdecimal():
+            cpu = int(value)
+            types[cpu] = None
+        elif name == "CPU part" and cpu in types:
+            types[cpu] = chip_facts()["cores"].get(value, {}).get("name", f"Arm part {value}")
+    return types
+
+
+def _little(cpus: list[_Cpu], efficiency: tuple[int, ...]) -> set[int]:
+    """The slow CPUs, empty when all are of one kind; `efficiency` are those that an x86 kernel calls so."""
+    if efficiency:
+        return set(efficiency) if len(efficiency) < len(cpus) else set()
+    slow_designs = {core["name"] for core in chip_facts()["cores"].values() if core.get("little")}
+    fastest = max((cpu.capacity or 0 for cpu in cpus), default=0)
+    little = {
+        cpu.number
+        for cpu in cpus
+        if (cpu.capacity or fastest) < _LITTLE_CAPACITY * fastest or cpu.core_type in slow_designs
+    }
+    return little if len(little) < len(cpus) else set()
+
+
+def physical_cores(machine: Machine, cpus: list[int]) -> list[int]:
+    """One CPU of each physical core, the first."""
+    seen: set[int] = set()
+    firsts = []
+    for cpu in cpus:
+        if cpu not in seen:
+            firsts.append(cpu)
+            seen.update(machine.cpus(f"{_CPUS}/cpu{cpu}/topology/thread_siblings_list") or (cpu,))
+    return firsts
+
+
+def big_cpus(machine: Machine, clusters: tuple[Cluster, ...], physical: list[int]) -> tuple[int, ...]:
+    """Kept to what this process is allowed (taskset, cpuset); the little cores when those are all it is allowed."""
+    allowed = machine.parsed("/proc/self/status", _allowed)
+    usable = [cpu for cpu in physical if allowed is None or cpu in allowed]
+    little = {cpu for cluster in clusters if cluster.kind == "little" for cpu in cluster.cpus}
+    return tuple(sorted([cpu for cpu in usable if cpu not in little] or usable))
+
+
+def _allowed(status: str) -> tuple[int, ...]:
+    match = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
+    if match is None:
+        raise ValueError("no Cpus_allowed_list")
+    return parse_cpu_list(match[1])

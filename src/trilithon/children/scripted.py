@@ -1,0 +1,296 @@
+"""A child that speaks the whole wire without a model: llama-server's HTTP API over a Unix socket, by a script.
+
+Start it as `python -m trilithon.children.scripted --socket PATH --script JSON`; the script's words are the fields
+of `trilithon.engines.scripted.Script`.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from trilithon.children import scripted_answers as answers
+from trilithon.children import scripted_requests as requests
+from trilithon.children.scripted_model import BOS, VOCABULARY
+from trilithon.children.scripted_requests import ApiError
+from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece, Slot
+from trilithon.children.serving import EventStream, event, serve, until_closed
+from trilithon.engines.scripted import Script
+from trilithon.errors import UserError
+
+__all__ = ["main"]
+
+_Shape = answers.ChatShape | answers.CompletionShape
+_Handler = Callable[[Request], Awaitable[Response]]
+
+_PAGE_BYTES = resource.getpagesize()
+_REFUSED_START_CODE = 3
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except ValueError as error:
+        raise ApiError(500, f"the request is not JSON: {error}", "server_error") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "the request must be a JSON object")
+    return body
+
+
+class _Wire:
+    """The endpoints. `folder` is where slots are saved; None when that is not offered."""
+
+    def __init__(self, script: Script, slot: Slot, model: str, folder: Path | None) -> None:
+        self._script = script
+        self._slot = slot
+        self._model = model
+        self._folder = folder
+        self._created = int(time.time())
+        self._ready_at = math.inf if script.hang_start else time.monotonic() + script.load
+
+    def app(self) -> Starlette:
+        get: dict[str, _Handler] = {
+            "/health": self._health,
+            "/props": self._props,
+            "/slots": self._slots,
+            "/metrics": self._metrics,
+            "/v1/models": self._models,
+        }
+        post: dict[str, _Handler] = {
+            "/completion": self._completion,
+            "/v1/chat/completions": self._chat,
+            "/v1/embeddings": self._embeddings,
+            "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
+            "/apply-template": self._apply_template,
+            "/slots/{slot:int}": self._slot_action,
+        }
+        routes = [
+            Route(path, self._when_ready(handler), methods=[method])
+            for method, table in (("GET", get), ("POST", post))
+            for path, handler in table.items()
+        ]
+        return Starlette(routes=routes, exception_handlers={ApiError: _tell, HTTPException: _not_found})
+
+    def _when_ready(self, handler: _Handler) -> _Handler:
+        async def guarded(request: Request) -> Response:
+            if time.monotonic() < self._ready_at:
+                raise ApiError(503, "Loading model", "unavailable_error")
+            return await handler(request)
+
+        return guarded
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _props(self, _: Request) -> Response:
+        return JSONResponse(answers.describe_props(self._model, self._slot))
+
+    async def _slots(self, _: Request) -> Response:
+        return JSONResponse(answers.describe_slots(self._slot))
+
+    async def _metrics(self, _: Request) -> Response:
+        return PlainTextResponse(answers.metrics_text(self._slot))
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse(answers.describe_models(self._model, self._slot, self._created))
+
+    async def _completion(self, request: Request) -> Response:
+        body = await _body(request)
+        generate = requests.read_completion(body, context=self._slot.context)
+        return await self._answer(request, body, answers.CompletionShape(self._model, generate, body))
+
+    async def _chat(self, request: Request) -> Response:
+        body = await _body(request)
+        generate = requests.read_chat(body, context=self._slot.context)
+        name = f"chatcmpl-{uuid.uuid4().hex}"
+        return await self._answer(request, body, answers.ChatShape(self._model, generate, body, name, int(time.time())))
+
+    async def _answer(self, request: Request, body: dict[str, Any], shape: _Shape) -> Response:
+        self._refuse_on_demand()
+        if body.get("stream"):
+            return EventStream(self._events(shape, progress=bool(body.get("return_progress"))))
+        whole = await until_closed(request.receive, self._whole(shape))
+        # Nobody hears the answer to a closed connection; 499 is what others log for it.
+        return JSONResponse(whole) if whole else Response(status_code=499)
+
+    async def _events(self, shape: _Shape, *, progress: bool) -> AsyncGenerator[str]:
+        try:
+            async with aclosing(self._slot.generate(shape.request)) as steps:
+                async for step in steps:
+                    for body in _bodies(shape, step, progress=progress):
+                        yield event(body)
+        except Faulty as error:
+            yield event(ApiError(500, str(error), "server_error").body)
+            return
+        if isinstance(shape, answers.ChatShape):
+            yield "data: [DONE]\n\n"
+
+    async def _whole(self, shape: _Shape) -> dict[str, Any]:
+        pieces: list[Piece] = []
+        try:
+            async with aclosing(self._slot.generate(shape.request)) as steps:
+                async for step in steps:
+                    if isinstance(step, Piece):
+                        pieces.append(step)
+                    elif isinstance(step, Ended):
+                        return shape.whole(pieces, step)
+        except Faulty as error:
+            raise ApiError(500, str(error), "server_error") from error
+        raise AssertionError("an answer has an end")
+
+    def _refuse_on_demand(self) -> None:
+        if self._script.refuse_requests:
+            raise ApiError(500, self._script.refuse_requests, "server_error")
+
+    async def _embeddings(self, request: Request) -> Response:
+        body = await _body(request)
+        self._refuse_on_demand()
+        inputs = requests.read_inputs(body, context=self._slot.context)
+        await until_closed(request.receive, self._slot.evaluate(sum(map(len, inputs))))
+        return JSONResponse(answers.embeddings_body(self._model, inputs))
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await _body(request)
+        tokens = [BOS] if body.get("add_special") else []
+        tokens += VOCABULARY.tokenize(str(body.get("content", "")))
+        return JSONResponse({"tokens": answers.pieces_of(tokens) if body.get("with_pieces") else tokens})
+
+    async def _detokenize(self, request: Request) -> Response:
+        tokens = (await _body(request)).get("tokens", [])
+        if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < len(VOCABULARY) for one in tokens):
+            raise ApiError(400, '"tokens" must be a list of token ids')
+        return JSONResponse({"content": VOCABULARY.detokenize(tokens)})
+
+    async def _apply_template(self, request: Request) -> Response:
+        return JSONResponse({"prompt": requests.chat_prompt(await _body(request))})
+
+    async def _slot_action(self, request: Request) -> Response:
+        if self._folder is None:
+            raise ApiError(501, "slots cannot be saved: start with --slot-save-path", "not_supported_error")
+        if request.path_params["slot"] != 0:
+            raise ApiError(400, "Invalid slot ID")
+        action, started_ns = request.query_params.get("action"), time.monotonic_ns()
+        if action == "erase":
+            return JSONResponse({"id_slot": 0, "n_erased": await self._slot.erase()})
+        if action not in ("save", "restore"):
+            raise ApiError(400, "Invalid action")
+        name = (await _body(request)).get("filename")
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ApiError(400, "Invalid filename")
+        verb, counts = ("saved", "written") if action == "save" else ("restored", "read"), (0, 0)
+        try:
+            counts = await (self._slot.save if action == "save" else self._slot.restore)(self._folder / name)
+        except (OSError, ValueError) as error:
+            raise ApiError(400, f"Unable to {action} slot: {error}") from error
+        return JSONResponse(
+            {
+                "id_slot": 0,
+                "filename": name,
+                f"n_{verb[0]}": counts[0],
+                f"n_{verb[1]}": counts[1],
+                "timings": {f"{action}_ms": (time.monotonic_ns() - started_ns) / 1e6},
+            }
+        )
+
+
+def _bodies(shape: _Shape, step: Evaluated | Piece | Ended, *, progress: bool) -> Iterator[dict[str, Any]]:
+    match step:
+        case Evaluated():
+            if progress:
+                yield shape.progress(step)
+            if step.processed == step.total:
+                yield from shape.opening()
+        case Piece():
+            body = shape.piece(step)
+            if body:
+                yield body
+        case Ended():
+            yield from shape.closing(step)
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, status_code=error.status)
+
+
+async def _not_found(_: Request, __: Exception) -> Response:
+    return JSONResponse(ApiError(404, "File Not Found", "not_found_error").body, status_code=404)
+
+
+def _counted_start(path: Path) -> int:
+    """How many starts there were, this one included."""
+    with path.open("ab") as file:
+        file.write(b".")
+        file.flush()
+        return os.fstat(file.fileno()).st_size
+
+
+def _script(text: str) -> Script:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--script is not JSON: {error}") from error
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise UserError('--script must be an object of strings, for example {"decode": "60"}')
+    script = Script.parse(options.items())
+    if script.flaky is not None and _counted_start(Path(script.flaky_file)) > script.flaky:
+        return script.without_faults()
+    return script
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trilithon.children.scripted", description=__doc__)
+    parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to serve on")
+    parser.add_argument("--script", default="{}", help="the script's options as a JSON object of strings")
+    parser.add_argument("--model", default="scripted", help="the name to give as the model's")
+    parser.add_argument("--context", type=int, default=4096, help="context size in tokens")
+    parser.add_argument("--batch", type=int, default=2048, help="tokens between two reports of progress")
+    parser.add_argument("--slot-save-path", type=Path, help="folder for saved slots")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _arguments(argv)
+    try:
+        script = _script(arguments.script)
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return UserError.exit_code
+    if script.refuse_start:
+        sys.stderr.write(f"scripted: {script.refuse_start}\n")
+        return _REFUSED_START_CODE
+    # A scripted crash should leave no core file behind.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    try:
+        ballast = bytearray(script.memory)
+    except MemoryError:
+        sys.stderr.write(f"scripted: out of memory: cannot allocate {script.memory} bytes\n")
+        return 1
+    ballast[::_PAGE_BYTES] = b"\1" * len(range(0, script.memory, _PAGE_BYTES))
+    slot = Slot(script, context=arguments.context, batch=arguments.batch)
+    wire = _Wire(script, slot, os.fsencode(arguments.model).decode(errors="replace"), arguments.slot_save_path)
+    try:
+        serve(wire.app(), arguments.socket)
+    except OSError as error:
+        sys.stderr.write(f"scripted: cannot serve on {arguments.socket}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

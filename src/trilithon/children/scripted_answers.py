@@ -1,0 +1,322 @@
+"""The answer bodies of llama-server, as the scripted engine gives them: pure functions.
+
+Field names as the server of llama.cpp b11434 was seen to give them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trilithon import __version__
+from trilithon.children.scripted_model import EMBEDDING_SIZE, VOCABULARY, embedding
+from trilithon.children.scripted_requests import IMAGE
+from trilithon.children.scripted_slot import Ended, Evaluated, Generate, Piece, Probability, Slot
+from trilithon.children.wire import Timings
+
+__all__ = [
+    "ChatShape",
+    "CompletionShape",
+    "describe_models",
+    "describe_props",
+    "describe_slots",
+    "embeddings_body",
+    "metrics_text",
+    "pieces_of",
+]
+
+_BUILD_INFO = f"scripted-{__version__}"
+_TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
+_METRICS: Final = (
+    ("counter", "prompt_tokens_total", "Prompt tokens evaluated"),
+    ("counter", "prompt_tokens_cached_total", "Prompt tokens taken from the cache"),
+    ("counter", "prompt_seconds_total", "Time spent on prompts"),
+    ("counter", "tokens_predicted_total", "Tokens generated"),
+    ("counter", "tokens_predicted_seconds_total", "Time spent generating"),
+    ("counter", "n_tokens_max", "Longest sequence so far"),
+    ("gauge", "prompt_tokens_seconds", "Mean prompt rate in tokens per second"),
+    ("gauge", "predicted_tokens_seconds", "Mean generation rate in tokens per second"),
+    ("gauge", "requests_processing", "Requests under way"),
+    ("gauge", "requests_deferred", "Requests that wait"),
+)
+
+
+def _timings_body(timings: Timings) -> dict[str, float]:
+    steps = timings.predicted_n - 1
+    return {
+        "cache_n": timings.cache_n,
+        "prompt_n": timings.prompt_n,
+        "prompt_ms": timings.prompt_ms,
+        "prompt_per_token_ms": timings.prompt_ms / timings.prompt_n,
+        "prompt_per_second": timings.prompt_n / timings.prompt_ms * 1e3 if timings.prompt_ms else 0.0,
+        "predicted_n": timings.predicted_n,
+        "predicted_ms": timings.predicted_ms,
+        "predicted_per_token_ms": timings.predicted_ms / steps if steps else 0.0,
+        "predicted_per_second": steps / timings.predicted_ms * 1e3,
+    }
+
+
+def _candidate_body(token: int, logprob: float) -> dict[str, Any]:
+    piece = VOCABULARY.bytes_of(token)
+    return {"id": token, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": logprob}
+
+
+def _probability_body(probability: Probability) -> dict[str, Any]:
+    top = [_candidate_body(token, logprob) for token, logprob in probability.top]
+    return {**_candidate_body(probability.token, probability.logprob), "top_logprobs": top}
+
+
+def _progress_body(progress: Evaluated) -> dict[str, int]:
+    return {
+        "total": progress.total,
+        "cache": progress.cached,
+        "processed": progress.processed,
+        "time_ms": round(progress.elapsed_ms),
+    }
+
+
+@dataclass(slots=True)
+class CompletionShape:
+    """The bodies of one `/completion` answer, as a stream of events or as a whole."""
+
+    model: str
+    request: Generate
+    body: Mapping[str, Any]
+    predicted: int = 0
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def progress(self, progress: Evaluated) -> dict[str, Any]:
+        return {**self._chunk("", [0]), "prompt_progress": _progress_body(progress)}
+
+    def piece(self, piece: Piece) -> dict[str, Any] | None:
+        self.predicted += 1
+        if not piece.text:
+            return None
+        chunk = self._chunk(piece.text, [piece.token])
+        if piece.probability:
+            chunk["completion_probabilities"] = [_probability_body(piece.probability)]
+        return chunk
+
+    def closing(self, ended: Ended) -> list[dict[str, Any]]:
+        rest = [self._chunk(ended.rest, [])] if ended.rest else []
+        return [*rest, self._final("", [], ended)]
+
+    def whole(self, pieces: Sequence[Piece], ended: Ended) -> dict[str, Any]:
+        content = "".join(piece.text for piece in pieces) + ended.rest
+        tokens = [piece.token for piece in pieces] if self.body.get("return_tokens") else []
+        probabilities = [_probability_body(piece.probability) for piece in pieces if piece.probability]
+        more = {"completion_probabilities": probabilities} if probabilities else {}
+        return self._final(content, tokens, ended) | more | {"has_new_line": "\n" in content}
+
+    def _chunk(self, content: str, tokens: list[int]) -> dict[str, Any]:
+        return {
+            "index": 0,
+            "content": content,
+            "tokens": tokens,
+            "stop": False,
+            "id_slot": -1,
+            "tokens_predicted": self.predicted,
+            "tokens_evaluated": len(self.request.prompt),
+        }
+
+    def _final(self, content: str, tokens: list[int], ended: Ended) -> dict[str, Any]:
+        return {
+            **self._chunk(content, tokens),
+            "stop": True,
+            "id_slot": 0,
+            "model": self.model,
+            "tokens_predicted": ended.timings.predicted_n,
+            "generation_settings": self._settings(),
+            "prompt": VOCABULARY.detokenize(self.request.prompt),
+            "has_new_line": False,
+            "truncated": ended.full,
+            "stop_type": ended.stop_type,
+            "stopping_word": ended.stopping_word,
+            "tokens_cached": len(self.request.prompt) + ended.timings.predicted_n - 1,
+            "timings": _timings_body(ended.timings),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        limit = -1 if self.request.limit is None else self.request.limit
+        return {
+            "seed": self.body.get("seed", 0),
+            "temperature": self.body.get("temperature", 0.8),
+            "max_tokens": limit,
+            "n_predict": limit,
+            "ignore_eos": self.request.ignore_eos,
+            "stream": bool(self.body.get("stream")),
+            "stop": list(self.request.stop),
+            "n_probs": self.request.candidates,
+        }
+
+
+@dataclass(slots=True)
+class ChatShape:
+    """The bodies of one `/v1/chat/completions` answer. Thinking goes to `reasoning_content`, without its tags."""
+
+    model: str
+    request: Generate
+    body: Mapping[str, Any]
+    id: str
+    created: int
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [self._chunk({"role": "assistant", "content": None})]
+
+    def progress(self, progress: Evaluated) -> dict[str, Any]:
+        return {**self.opening()[0], "prompt_progress": _progress_body(progress)}
+
+    def piece(self, piece: Piece) -> dict[str, Any] | None:
+        if piece.part == "mark" or not piece.text:
+            return None
+        chunk = self._chunk({"content" if piece.part == "answer" else "reasoning_content": piece.text})
+        if piece.probability:
+            chunk["choices"][0]["logprobs"] = {"content": [_probability_body(piece.probability)]}
+        return chunk
+
+    def closing(self, ended: Ended) -> list[dict[str, Any]]:
+        rest = [self._chunk({"content": ended.rest})] if ended.rest else []
+        last, timings = self._chunk({}, _finish_reason(ended)), _timings_body(ended.timings)
+        options = self.body.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage"):
+            usage = {**self._chunk({}), "choices": [], "usage": self._usage(ended), "timings": timings}
+            return [*rest, last, usage]
+        return [*rest, {**last, "timings": timings}]
+
+    def whole(self, pieces: Sequence[Piece], ended: Ended) -> dict[str, Any]:
+        def text(part: str) -> str:
+            return "".join(piece.text for piece in pieces if piece.part == part)
+
+        message = {"role": "assistant", "content": text("answer") + ended.rest}
+        if text("thinking"):
+            message["reasoning_content"] = text("thinking")
+        choice: dict[str, Any] = {"finish_reason": _finish_reason(ended), "index": 0, "message": message}
+        if self.request.candidates:
+            choice["logprobs"] = {
+                "content": [_probability_body(piece.probability) for piece in pieces if piece.probability]
+            }
+        whole = self._chunk({}) | {"object": "chat.completion", "choices": [choice]}
+        return {**whole, "usage": self._usage(ended), "timings": _timings_body(ended.timings)}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return {
+            "choices": [{"finish_reason": finish_reason, "index": 0, "delta": delta}],
+            "created": self.created,
+            "id": self.id,
+            "model": self.model,
+            "system_fingerprint": _BUILD_INFO,
+            "object": "chat.completion.chunk",
+        }
+
+    def _usage(self, ended: Ended) -> dict[str, Any]:
+        prompt, predicted = len(self.request.prompt), ended.timings.predicted_n
+        return {
+            "completion_tokens": predicted,
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + predicted,
+            "prompt_tokens_details": {"cached_tokens": ended.timings.cache_n},
+        }
+
+
+def _finish_reason(ended: Ended) -> str:
+    return "length" if ended.stop_type == "limit" else "stop"
+
+
+def pieces_of(tokens: Sequence[int]) -> list[dict[str, Any]]:
+    """Ids with their text, or with their bytes where these are no whole characters."""
+
+    def piece(token: int) -> str | list[int]:
+        content = VOCABULARY.bytes_of(token)
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return list(content)
+
+    return [{"id": token, "piece": piece(token)} for token in tokens]
+
+
+def embeddings_body(model: str, inputs: Sequence[Sequence[int]]) -> dict[str, Any]:
+    count = sum(map(len, inputs))
+    data = [
+        {"embedding": embedding(tokens), "index": index, "object": "embedding"} for index, tokens in enumerate(inputs)
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return {"model": model, "object": "list", "usage": usage, "data": data}
+
+
+def describe_props(model: str, slot: Slot) -> dict[str, Any]:
+    return {
+        "default_generation_settings": {"params": {"temperature": 0.8, "n_predict": -1}, "n_ctx": slot.context},
+        "total_slots": 1,
+        "model_alias": model,
+        "model_ftype": "scripted",
+        "model_path": model,
+        "modalities": {"vision": True, "video": False, "audio": False},
+        "media_marker": IMAGE,
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": True,
+        "ui": False,
+        "ui_settings": {},
+        "chat_template": _TEMPLATE,
+        "chat_template_caps": {"supports_system_role": True, "supports_tools": False},
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "build_info": _BUILD_INFO,
+        "is_sleeping": False,
+        "cors_proxy_enabled": False,
+    }
+
+
+def describe_models(model: str, slot: Slot, created: int) -> dict[str, Any]:
+    meta = {
+        "vocab_type": 1,
+        "n_vocab": len(VOCABULARY),
+        "n_ctx": slot.context,
+        "n_ctx_train": slot.context,
+        "n_embd": EMBEDDING_SIZE,
+        "n_params": 0,
+        "size": 0,
+        "ftype": "scripted",
+    }
+    one = {"id": model, "aliases": [model], "tags": [], "object": "model", "created": created}
+    return {
+        "models": [{"name": model, "model": model, "type": "model", "capabilities": ["completion"]}],
+        "object": "list",
+        "data": [{**one, "owned_by": "scripted", "meta": meta}],
+    }
+
+
+def describe_slots(slot: Slot) -> list[dict[str, Any]]:
+    one: dict[str, Any] = {
+        "id": 0,
+        "n_ctx": slot.context,
+        "speculative": False,
+        "is_processing": slot.processing,
+    }
+    if slot.totals.requests:
+        one |= {"id_task": slot.totals.requests, "n_prompt_tokens": len(slot.tokens)}
+    return [one]
+
+
+def metrics_text(slot: Slot) -> str:
+    """Prometheus' text format, with llama-server's names."""
+    totals = slot.totals
+    prompt_seconds, predicted_seconds = totals.prompt_ms / 1e3, totals.predicted_ms / 1e3
+    values: dict[str, float] = {
+        "prompt_tokens_total": totals.prompt_tokens,
+        "prompt_tokens_cached_total": totals.cached_tokens,
+        "prompt_seconds_total": prompt_seconds,
+        "tokens_predicted_total": totals.generated,
+        "tokens_predicted_seconds_total": predicted_seconds,
+        "n_tokens_max": totals.longest,
+        "prompt_tokens_seconds": totals.prompt_tokens / prompt_seconds if prompt_seconds else 0,
+        "predicted_tokens_seconds": totals.generated / predicted_seconds if predicted_seconds else 0,
+        "requests_processing": int(slot.processing),
+        "requests_deferred": slot.waiting,
+    }
+    return "".join(
+        f"# HELP llamacpp:{name} {help_text}\n# TYPE llamacpp:{name} {kind}\nllamacpp:{name} {values[name]}\n"
+        for kind, name, help_text in _METRICS
+    )

@@ -1,0 +1,80 @@
+"""HTTP over a Unix socket for the children that are written in Python: event streams, cancelling, a quick end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+__all__ = ["EventStream", "event", "serve", "until_closed"]
+
+_T = TypeVar("_T")
+
+
+def event(body: Any) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+class EventStream(Response):
+    """Server-sent events; the client's leaving ends it at once, also while there is nothing to send."""
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await until_closed(receive, self._write(send))
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self._events) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def until_closed(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """What `work` gives, or None when the client closed the connection first; then the work is cancelled."""
+
+    async def closed() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    job, leaving = asyncio.create_task(work), asyncio.create_task(closed())
+    try:
+        await asyncio.wait((job, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return job.result() if job.done() else None
+    finally:
+        job.cancel()
+        leaving.cancel()
+        await asyncio.gather(job, leaving, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """Ends with code 0 as soon as it is asked to, like llama-server. Uvicorn would wait for requests under way,
+    and a hung one never ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, os._exit, 0)
+        yield
+
+
+def serve(app: Starlette, socket: Path) -> None:
+    """Until SIGTERM or SIGINT, which end the process at once."""
+    config = uvicorn.Config(
+        app, uds=str(socket), lifespan="off", ws="none", loop="asyncio", http="h11", log_config=None, access_log=False
+    )
+    asyncio.run(_Server(config).serve())

@@ -1,0 +1,87 @@
+"""The command line's door: commands load when they are called, errors become one line and an exit code."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from trilithon.errors import TrilithonError
+
+__all__ = ["entry", "main"]
+
+# command → module:attribute. A module is imported only when its command runs, so that `--help` stays instant.
+_COMMANDS = {
+    "bench": "trilithon.cli.bench:bench",
+    "results": "trilithon.cli.results:results",
+    "doctor": "trilithon.cli.doctor_rows:doctor",
+    "completion": "trilithon.cli.completion:completion",
+}
+_SHORT_HELP = {
+    "bench": "Measure a model on every unit this machine has.",
+    "results": "List, show, compare, export and import what was measured.",
+    "doctor": "Say what this machine is, and what would make it faster.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SHORT_HELP.items()))
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from trilithon import __version__
+
+        click.echo(f"trilithon {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
+)
+def main() -> None:
+    """Run language models on every unit of a board, measure which is fastest while still right.
+
+    Without a board at hand: `trilithon bench` measures the demo model on this machine, `trilithon doctor` says what
+    this machine is. stdout carries results, stderr progress. Exit codes: 0 done, 1 something failed, 2 bad input,
+    130 stopped.
+    """
+
+
+def entry() -> None:
+    """The program `trilithon`."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. The one place where errors become text."""
+    try:
+        result: Any = main.main(args=arguments, prog_name="trilithon", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except TrilithonError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our stdout went away: `trilithon … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

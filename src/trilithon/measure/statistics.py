@@ -1,0 +1,261 @@
+"""From values, one per run, to intervals and verdicts. Pure: the same values always give the same answer.
+
+Why these methods and these constants: docs/methodology.md, "From runs to verdicts"; `benchmarks/verdicts.py`
+measures that they hold.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = [
+    "DISPLAY_LEVEL",
+    "LEAST_RUNS",
+    "NEGLIGIBLE",
+    "RUNS_FOR_AN_INTERVAL",
+    "RUNS_FOR_A_VERDICT",
+    "VERDICT_LEVEL",
+    "Answer",
+    "Interval",
+    "RatioResult",
+    "Verdict",
+    "compare",
+    "interval",
+    "narrow_enough",
+    "ratio",
+]
+
+Answer = Literal["better", "worse", "same", "not comparable"]
+Values = Sequence[float]
+_Array = NDArray[np.float64]
+
+DISPLAY_LEVEL = 0.95
+"""Confidence of the interval beside a single figure."""
+VERDICT_LEVEL = 0.99
+"""Confidence at which a difference is claimed, and of every interval of a ratio."""
+NEGLIGIBLE = 0.01
+"""A relative difference under this is "same": starting a program again can move its speed by as much."""
+RUNS_FOR_AN_INTERVAL = 3
+LEAST_RUNS = 5
+"""Fewest runs a side from which Mann-Whitney can say anything at VERDICT_LEVEL: p is at least 2 / C(2n, n)."""
+RUNS_FOR_A_VERDICT = 13
+"""Runs a side that find a 5% slowdown at 1% noise in over 95% of cases even where one run in twenty is disturbed."""
+
+_RUNS_FOR_PAIRS = 8  # Wilcoxon's p is at least 2 / 2**n
+_MOVE_TOGETHER = 0.7  # Spearman's correlation of the rounds from which drift outweighs each side's own noise
+_EXACT_VALUES = 100  # the exact distribution costs time and says nothing more beyond it
+_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A median and its interval; the ends are None under RUNS_FOR_AN_INTERVAL values."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioResult:
+    """How many times b's median a's is. What too few runs cannot tell is None.
+
+    `smallest_effect` is the smallest relative difference that these data could have shown: with their own
+    difference taken out, the factor by which one side has to be moved before both tests claim it. `method` names
+    the test behind `p_value`: "Mann-Whitney", or "Wilcoxon" where rounds were compared one by one.
+    """
+
+    ratio: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    smallest_effect: float | None
+    method: Literal["Mann-Whitney", "Wilcoxon"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a is beside b, why in words, and the ratio behind it (None where there is no sense in one)."""
+
+    answer: Answer
+    reason: str
+    ratio: RatioResult | None = None
+
+
+def interval(values: Values, *, level: float = DISPLAY_LEVEL) -> Interval:
+    """Percentile bootstrap interval of the median. Raises ValueError without values."""
+    if not values:
+        raise ValueError("an interval needs at least one value")
+    ordered = np.sort(np.asarray(values, dtype=float))
+    median = float(np.median(ordered))
+    if len(ordered) < RUNS_FOR_AN_INTERVAL:
+        return Interval(median, None, None)
+    low, high = _percentiles(ordered, _median_weights(len(ordered)), level)
+    return Interval(median, low, high)
+
+
+def narrow_enough(values: Values, relative_width: float = 0.02) -> bool:
+    """Whether the 95% interval of the median is narrower than this fraction of it: a campaign's rule to stop.
+
+    It looks at no other placement, so that stopping by it cannot favour a verdict.
+    """
+    if len(values) < LEAST_RUNS:
+        return False
+    found = interval(values)
+    if found.low is None or found.high is None:
+        return False
+    return found.high - found.low <= relative_width * abs(found.median)
+
+
+def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = False) -> RatioResult:
+    """a's median ÷ b's with its bootstrap interval at `level`, and the two-sided p of "there is no difference".
+
+    `paired` says that a[i] and b[i] are of the same round; the pairs are used where the rounds drift together.
+    Raises ValueError for values that are not above 0 and for pairs that are not.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if not (len(first) and len(second) and _positive(first) and _positive(second)):
+        raise ValueError("a ratio needs values above 0 on both sides")
+    if paired and len(first) != len(second):
+        raise ValueError("pairs need as many values on one side as on the other")
+    if paired and _drift_together(first, second):
+        return _paired_ratio(np.log(first) - np.log(second), level)
+    return _unpaired_ratio(first, second, level)
+
+
+def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = False) -> Verdict:
+    """What a is beside b. A difference is claimed where the interval of the ratio excludes 1, the rank test agrees
+    at the same level, and the ratio is off 1 by NEGLIGIBLE or more."""
+    if min(len(a), len(b)) < LEAST_RUNS:
+        had = f"{len(a)} and {len(b)} runs" if len(a) != len(b) else f"{len(a)} runs on each side"
+        return Verdict("not comparable", f"{had}; at least {LEAST_RUNS} on each side are needed")
+    if not (_positive(np.asarray(a, dtype=float)) and _positive(np.asarray(b, dtype=float))):
+        return Verdict("not comparable", "a value is not above 0, so there is no ratio")
+    found = ratio(a, b, paired=paired)
+    if not _claims(found):
+        return Verdict("same", _shown_none(found), found)
+    if _size(found.ratio) < NEGLIGIBLE:
+        return Verdict("same", f"{_difference(found.ratio)}: less than the {NEGLIGIBLE:.0%} that counts", found)
+    words = f"{_difference(found.ratio)} (p {_p_words(found.p_value or 0.0)})"
+    return Verdict("better" if (found.ratio > 1) == higher_is_better else "worse", words, found)
+
+
+def _positive(values: _Array) -> bool:
+    return bool(np.all(np.isfinite(values) & (values > 0)))
+
+
+def _median_weights(count: int) -> _Array:
+    """The bootstrap distribution of the median, exactly: the probability that a resample's median is the i-th
+    smallest value. No random resampling is needed, since the rank of a resample's order statistic is binomial
+    (Maritz and Jarrett 1978, Efron 1979). Of an even number, the lower and the upper median count half each.
+    """
+    below = np.arange(count + 1) / count
+    ranks = ((count + 1) // 2, count // 2 + 1)
+    reached = sum(stats.binom.sf(rank - 1, count, below) for rank in ranks) / 2
+    return np.diff(np.asarray(reached, dtype=float))
+
+
+def _percentiles(values: _Array, weights: _Array, level: float) -> tuple[float, float]:
+    """The values that cut off (1 - level) / 2 at each end; alike from both ends, so that 1/x mirrors them."""
+    order = np.argsort(values, kind="stable")
+    ordered, tail = values[order], (1 - level) / 2
+    from_below = np.cumsum(weights[order])
+    from_above = np.cumsum(weights[order][::-1])
+    return float(ordered[np.argmax(from_below >= tail)]), float(ordered[::-1][np.argmax(from_above >= tail)])
+
+
+def _drift_together(a: _Array, b: _Array) -> bool:
+    if len(a) < _RUNS_FOR_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return False
+    return float(stats.spearmanr(a, b).statistic) >= _MOVE_TOGETHER
+
+
+def _unpaired_ratio(a: _Array, b: _Array, level: float) -> RatioResult:
+    found = float(np.median(a) / np.median(b))
+    low = high = p_value = effect = None
+    if min(len(a), len(b)) >= RUNS_FOR_AN_INTERVAL:
+        ratios = np.divide.outer(np.sort(a), np.sort(b)).ravel()
+        low, high = _percentiles(ratios, np.outer(_median_weights(len(a)), _median_weights(len(b))).ravel(), level)
+        p_value = _mann_whitney(a, b)
+    if low is not None and high is not None and min(len(a), len(b)) >= LEAST_RUNS:
+        spread = math.log(np.ptp(a) / a.min() + 1) + math.log(np.ptp(b) / b.min() + 1)
+        effect = _smallest_effect(lambda shift: _mann_whitney(a / found * math.exp(shift), b), spread, level)
+        effect = max(effect, found / low - 1, high / found - 1, NEGLIGIBLE)
+    return RatioResult(ratio=found, low=low, high=high, p_value=p_value, smallest_effect=effect, method="Mann-Whitney")
+
+
+def _paired_ratio(logs: _Array, level: float) -> RatioResult:
+    """From the logarithms of each round's own ratio: what both sides of a round share has fallen out."""
+    middle = float(np.median(logs))
+    low, high = _percentiles(np.sort(logs), _median_weights(len(logs)), level)
+    effect = _smallest_effect(lambda shift: _wilcoxon(logs - middle + shift), float(np.ptp(logs)), level)
+    return RatioResult(
+        ratio=math.exp(middle),
+        low=math.exp(low),
+        high=math.exp(high),
+        p_value=_wilcoxon(logs),
+        smallest_effect=max(effect, math.exp(middle - low) - 1, math.exp(high - middle) - 1, NEGLIGIBLE),
+        method="Wilcoxon",
+    )
+
+
+def _mann_whitney(a: _Array, b: _Array) -> float:
+    """Exact without ties, else with the normal approximation corrected for them."""
+    together = np.concatenate((a, b))
+    distinct = len(np.unique(together))
+    if distinct == 1:
+        return 1.0
+    exact = distinct == len(together) <= _EXACT_VALUES
+    return float(stats.mannwhitneyu(a, b, method="exact" if exact else "asymptotic").pvalue)
+
+
+def _wilcoxon(differences: _Array) -> float:
+    moved = differences[differences != 0]
+    exact = len(np.unique(np.abs(moved))) == len(moved) <= _EXACT_VALUES
+    if len(moved) < _RUNS_FOR_PAIRS:
+        return 1.0
+    return float(stats.wilcoxon(moved, method="exact" if exact else "approx").pvalue)
+
+
+def _smallest_effect(p_when_shifted: Callable[[float], float], spread: float, level: float) -> float:
+    """The larger of the smallest shifts up and down (of the logarithm) that the rank test claims; by bisection,
+    since p only falls as the sides move apart. At `spread` they stand apart altogether."""
+
+    def smallest(direction: int) -> float:
+        unseen, seen = 0.0, spread * 1.01 + 1e-9
+        for _ in range(_STEPS):
+            middle = (unseen + seen) / 2
+            unseen, seen = (unseen, middle) if p_when_shifted(direction * middle) <= 1 - level else (middle, seen)
+        return seen
+
+    return math.expm1(max(smallest(1), smallest(-1)))
+
+
+def _claims(found: RatioResult) -> bool:
+    if found.low is None or found.high is None or found.p_value is None:
+        return False
+    return (found.low > 1 or found.high < 1) and found.p_value <= 1 - VERDICT_LEVEL
+
+
+def _size(found: float) -> float:
+    return max(found, 1 / found) - 1
+
+
+def _difference(found: float) -> str:
+    if found >= 2:
+        return f"{found:.3g} times as much"
+    return f"{abs(found - 1):.1%} {'more' if found > 1 else 'less'}"
+
+
+def _p_words(p_value: float) -> str:
+    return "< 0.0001" if p_value < 0.0001 else f"= {p_value:.2g}"
+
+
+def _shown_none(found: RatioResult) -> str:
+    effect = found.smallest_effect or 0.0
+    return f"no difference shown; one of {effect * 100:.1f}% would have been"

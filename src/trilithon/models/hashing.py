@@ -1,0 +1,91 @@
+"""SHA-256 of a file, remembered: a model of gigabytes takes a board half a minute, and it hardly ever changes."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from trilithon.errors import ModelError
+
+__all__ = ["Progress", "file_sha256"]
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+_PIECE_BYTES = 4 << 20
+_SCHEMA = """CREATE TABLE IF NOT EXISTS sha256 (
+    device INTEGER, inode INTEGER, size INTEGER, changed_ns INTEGER, sha256 TEXT NOT NULL,
+    PRIMARY KEY (device, inode)
+)"""
+
+
+def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None) -> str:
+    """Hexadecimal digest of the file, from `cache_folder`/hashes.sqlite while device, inode, size and time of the
+    last change are the same. Without a usable cache it is computed anew. Raises ModelError for an unreadable file.
+    """
+    try:
+        with path.open("rb") as file:
+            key = _identity(file.fileno())
+            known = _look_up(cache_folder, key)
+            if known is not None:
+                return known
+            digest = _digest(file.fileno(), key[2], progress)
+            if _identity(file.fileno()) != key:
+                raise ModelError(f"{path} changed while it was read; wait until it is complete")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
+    _remember(cache_folder, key, digest)
+    return digest
+
+
+def _identity(descriptor: int) -> tuple[int, int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _digest(descriptor: int, size: int, progress: Progress | None) -> str:
+    digest = hashlib.sha256()
+    done = 0
+    # A file that grows meanwhile must end too; what was read of it then counts for nothing.
+    while done <= size and (piece := os.read(descriptor, _PIECE_BYTES)):
+        digest.update(piece)
+        done += len(piece)
+        if progress is not None:
+            progress(done, size)
+    return digest.hexdigest()
+
+
+def _open(cache_folder: Path) -> sqlite3.Connection:
+    """SQLite, because it lets two processes write at once; each waits some seconds for the other."""
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(cache_folder / "hashes.sqlite", timeout=10)
+    try:
+        database.execute(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _look_up(cache_folder: Path, key: tuple[int, int, int, int]) -> str | None:
+    try:
+        with closing(_open(cache_folder)) as database:
+            row = database.execute(
+                "SELECT sha256 FROM sha256 WHERE device = ? AND inode = ? AND size = ? AND changed_ns = ?", key
+            ).fetchone()
+    except (OSError, sqlite3.Error):
+        return None  # a cache that cannot be read is no cache; the digest is computed
+    return str(row[0]) if row else None
+
+
+def _remember(cache_folder: Path, key: tuple[int, int, int, int], digest: str) -> None:
+    try:
+        with closing(_open(cache_folder)) as database, database:
+            database.execute("INSERT OR REPLACE INTO sha256 VALUES (?, ?, ?, ?, ?)", (*key, digest))
+    except (OSError, sqlite3.OperationalError):
+        return  # a cache that is read-only, full or busy costs time, never the answer
+    except sqlite3.DatabaseError:
+        # Not a database, or a damaged one: it would make every later run compute again. What it held can be made again.
+        (cache_folder / "hashes.sqlite").unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Campaigns as files: llama-bench's formats, so that its tools read ours and its results stand beside ours, and
+one complete JSON of our own, which loses nothing."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from trilithon.errors import UserError
+from trilithon.measure.records import Campaign
+from trilithon.results.codec import from_json, to_json
+from trilithon.results.llama_bench import campaigns_from, rows_of
+from trilithon.results.llama_bench_text import RENDERERS, looks_like_rows, read_csv, read_sql, typed_rows
+
+__all__ = ["FORMATS", "Export", "Format", "export_campaigns", "import_campaigns", "import_file"]
+
+Format = Literal["md", "csv", "json", "jsonl", "sql", "trilithon"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_VERSION = 1
+_MARK = "trilithon_results"
+_MOST_BYTES = 256 << 20
+_MEND = "give what llama-bench -o json, jsonl, csv or sql wrote, or a `trilithon results export`"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """`rows` counts what `text` holds (campaigns, in our own format); `left_out` has a line for each thing that
+    the format cannot say."""
+
+    text: str
+    rows: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """One sentence for the user; empty when nothing was left out."""
+        if not self.left_out:
+            return ""
+        return f"left out, as llama-bench's formats have no words for it: {'; '.join(_counted(self.left_out))}"
+
+
+def _counted(lines: Sequence[str]) -> list[str]:
+    counts = {line: lines.count(line) for line in dict.fromkeys(lines)}
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in counts.items()]
+
+
+def export_campaigns(campaigns: Sequence[Campaign], form: Format) -> Export:
+    """`form` "trilithon" is complete; the others are llama-bench's, which know only pp, tg and pg tests. Raises
+    UserError for what an imported file says and llama-bench's columns cannot hold."""
+    if form == "trilithon":
+        body = {_MARK: _VERSION, "campaigns": [to_json(campaign) for campaign in campaigns]}
+        return Export(json.dumps(body, indent=1) + "\n", len(campaigns))
+    try:
+        rows, left_out = rows_of(campaigns)
+    except ValueError as error:
+        raise UserError(f"these results do not fit llama-bench's columns: {error}; export as trilithon") from error
+    return Export(RENDERERS[form](rows), len(rows), tuple(left_out))
+
+
+def import_file(path: Path) -> list[Campaign]:
+    """Raises UserError for a file that cannot be read or is none of the formats."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {_MEND}") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; split it")
+    return import_campaigns(data, str(path))
+
+
+def import_campaigns(data: bytes, name: str) -> list[Campaign]:
+    """The campaigns in a file's content, whatever its suffix. Those of llama-bench have the id 0.
+
+    Raises UserError, naming the file as `name`, for anything that is none of the formats.
+    """
+    text = _decoded(data, name).strip()
+    if text.startswith(("{", "[")):
+        return _from_json_text(text, name)
+    if text.startswith("|"):
+        raise UserError(f"{name} is a Markdown table, whose numbers are rounded; run llama-bench with -o json")
+    if text[:6].upper() in ("CREATE", "INSERT", "PRAGMA", "BEGIN ", "BEGIN;"):
+        return campaigns_from(_some(read_sql(text, name), name))
+    if looks_like_rows(text.partition("\n")[0].replace('"', "").strip().split(",")):
+        return campaigns_from(_some(read_csv(text, name), name))
+    raise UserError(f"{name} holds no results that can be read; {_MEND}")
+
+
+def _decoded(data: bytes, name: str) -> str:
+    # A Windows shell writes what it redirects as UTF-16.
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not text; {_MEND}") from error
+
+
+def _some(rows: list[Any], name: str) -> list[Any]:
+    if not rows:
+        raise UserError(f"{name} holds no results: the run that wrote it may have been broken off; {_MEND}")
+    return rows
+
+
+def _from_json_text(text: str, name: str) -> list[Campaign]:
+    """A JSON value or several one after the other: jsonl, and files that several runs were appended to."""
+    try:
+        values = _values(text)
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deeply; {_MEND}") from error
+    except ValueError as error:
+        raise UserError(f"{name} is not whole JSON ({error}); {_MEND}") from error
+    if len(values) == 1 and isinstance(values[0], dict) and _MARK in values[0]:
+        return _own(values[0], name)
+    rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
+    return campaigns_from(_some(typed_rows(rows, name), name))
+
+
+def _values(text: str) -> list[Any]:
+    values, position, decoder = [], 0, json.JSONDecoder()
+    while position < len(text):
+        value, position = decoder.raw_decode(text, position)
+        values.append(value)
+        while position < len(text) and text[position].isspace():
+            position += 1
+    return values
+
+
+def _own(body: dict[str, Any], name: str) -> list[Campaign]:
+    version, campaigns = body[_MARK], body.get("campaigns")
+    if isinstance(version, int) and version > _VERSION:
+        raise UserError(f"{name} was written by a newer Trilithon (format {version}); upgrade Trilithon")
+    if version != _VERSION or not isinstance(campaigns, list):
+        raise UserError(f"{name} is not a whole export; {_MEND}")
+    try:
+        read = [from_json(Campaign, campaign, f"campaigns[{i}].") for i, campaign in enumerate(campaigns)]
+    except ValueError as error:
+        raise UserError(f"{name} is not a whole export: {error}; {_MEND}") from error
+    for campaign in read:
+        _check_placements(campaign, name)
+    return read
+
+
+def _check_placements(campaign: Campaign, name: str) -> None:
+    names = {placement.name for placement in campaign.placements}
+    if len(names) != len(campaign.placements):
+        raise UserError(f"{name} is not a whole export: two placements have one name; {_MEND}")
+    for run in campaign.runs:
+        if run.placement not in names:
+            raise UserError(f"{name} is not a whole export: a run has no placement {run.placement!r}; {_MEND}")

@@ -1,0 +1,194 @@
+"""The table at the end of a bench: for the terminal, as Markdown, CSV and JSON lines."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+from trilithon.measure.metrics import HEADLINE
+from trilithon.measure.records import QualityRecord
+from trilithon.results.compare import Estimate, Row
+from trilithon.units import format_number
+
+__all__ = [
+    "bandwidth_text",
+    "estimate_text",
+    "failure_text",
+    "interval_text",
+    "lacks_results",
+    "quality_text",
+    "render_csv",
+    "render_jsonl",
+    "render_markdown",
+    "render_terminal",
+    "short_title",
+]
+
+_VALUE_WIDTH = 27  # "0.469 s, then 8.86 tokens/s"
+_JOINED = (
+    ("Answer", " in ", ("words", "answer_seconds")),
+    ("First token", ", then ", ("ttft_seconds", "tokens_per_second")),
+)
+_MAIN = {*HEADLINE.values(), "thinking_seconds", "total_seconds"}
+_STYLES = {"broken": "bold red", "degraded": "yellow", "same": "green"}
+
+
+def interval_text(estimate: Estimate) -> str:
+    """ "51.8–52.6", or "two runs" where they were too few for an interval."""
+    if estimate.low is None or estimate.high is None:
+        return {1: "one run", 2: "two runs"}.get(estimate.runs, f"{estimate.runs} runs")
+    return f"{format_number(estimate.low)}–{format_number(estimate.high)}"
+
+
+def estimate_text(row: Row) -> str:
+    """ "52.1 (51.8–52.6) tokens/s", or why there is none."""
+    if row.estimate is None:
+        return failure_text(row)
+    unit = "" if row.metric.unit == row.metric.name else f" {row.metric.unit}"
+    return f"{format_number(row.estimate.median)} ({interval_text(row.estimate)}){unit}"
+
+
+def failure_text(row: Row) -> str:
+    return row.note or "no result"
+
+
+def quality_text(quality: QualityRecord | None) -> str:
+    return quality.verdict if quality else "–"
+
+
+def bandwidth_text(row: Row) -> str:
+    return "" if row.fraction_of_bandwidth is None else f"{row.fraction_of_bandwidth:.0%}"
+
+
+def short_title(row: Row) -> str:
+    return row.metric.title.split(" (")[0]
+
+
+def lacks_results(rows: Iterable[Row]) -> bool:
+    return all(row.estimate is None for row in rows)
+
+
+def render_terminal(rows: Sequence[Row], *, width: int, colour: bool) -> str:
+    """An aligned table that fits `width` columns. A question's lesser figures share one line."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for title in ("test", "placement", "figure"):
+        table.add_column(title, overflow="fold")
+    table.add_column("median (95% interval)", min_width=_VALUE_WIDTH, overflow="fold")
+    table.add_column("quality", overflow="fold")
+    shows_bandwidth = any(row.fraction_of_bandwidth is not None for row in rows)
+    if shows_bandwidth:
+        table.add_column("bandwidth", justify="right")
+    for group in _by_test(rows):
+        for cells, quality in _lines(group):
+            verdict = Text(cells[4], style=_STYLES.get(quality, ""))
+            table.add_row(*map(Text, cells[:4]), verdict, *map(Text, cells[5:] if shows_bandwidth else ()))
+        table.add_section()
+    console = Console(
+        file=StringIO(),
+        width=width,
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        legacy_windows=False,
+    )
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _by_test(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each test together, tests and rows in the order they came."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.test, []).append(row)
+    return list(groups.values())
+
+
+def _lines(group: Sequence[Row]) -> list[tuple[tuple[str, ...], str]]:
+    """The lines of one test, each with its verdict: the test is named once, a placement at its first line."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in group:
+        runs.setdefault((row.placement, row.model), []).append(row)
+    several_models = len({model for _, model in runs}) > 1
+    lines: list[tuple[tuple[str, ...], str]] = []
+    for (placement, model), rows in runs.items():
+        name = f"{placement} · {model}" if several_models else placement
+        for figure, value, row in _figures(rows):
+            test = "" if lines else row.test.name
+            cells = (test, name, figure, value, quality_text(row.quality) if name else "", bandwidth_text(row))
+            lines.append((cells, quality_text(row.quality)))
+            name = ""
+    return lines
+
+
+def _figures(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
+    """Title, text and row of each line of one placement in one test."""
+    if lacks_results(rows):
+        return [("", failure_text(rows[0]), rows[0])]
+    lesser = {row.metric.name: row for row in rows if row.test.kind == "question" and row.metric.name not in _MAIN}
+    lines = [(short_title(row), estimate_text(row), row) for row in rows if row.metric.name not in lesser]
+    for title, joint, names in _JOINED:
+        known = [row for name in names if (row := lesser.get(name)) and row.estimate]
+        if known:
+            lines.append((title, joint.join(map(_median_text, known)), known[0]))
+    return lines
+
+
+def _median_text(row: Row) -> str:
+    return f"{format_number(row.estimate.median)} {row.metric.unit}" if row.estimate else ""
+
+
+def _flat(row: Row) -> Mapping[str, str | float | int | None]:
+    estimate, quality = row.estimate, row.quality
+    return {
+        "placement": row.placement,
+        "model": row.model,
+        "test": row.test.name,
+        "figure": row.metric.name,
+        "unit": row.metric.unit,
+        "median": estimate.median if estimate else None,
+        "low": estimate.low if estimate else None,
+        "high": estimate.high if estimate else None,
+        "runs": estimate.runs if estimate else 0,
+        "quality": quality_text(quality),
+        "divergence": quality.divergence if quality else None,
+        "agreement": quality.agreement if quality else None,
+        "fraction_of_bandwidth": row.fraction_of_bandwidth,
+        "note": row.note,
+    }
+
+
+def render_csv(rows: Sequence[Row]) -> str:
+    """One line per figure, full precision; an unknown value is an empty cell."""
+    text = StringIO()
+    writer = csv.DictWriter(text, list(_flat(rows[0])) if rows else ["placement"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_flat, rows))
+    return text.getvalue()
+
+
+def render_jsonl(rows: Sequence[Row]) -> str:
+    """One object per line with the columns of the CSV, and the value of each run."""
+    objects = (dict(_flat(row)) | {"values": list(row.values)} for row in rows)
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
+
+
+def render_markdown(rows: Sequence[Row]) -> str:
+    heads = ("model", "test", "placement", "figure", "median (95% interval)", "runs", "quality", "of bandwidth")
+    lines: list[tuple[str, ...]] = [heads, ("---", "---", "---", "---", "---:", "---:", "---", "---:")]
+    for row in rows:
+        runs = str(row.estimate.runs) if row.estimate else "0"
+        cells = (row.model, row.test.name, row.placement, short_title(row), estimate_text(row), runs)
+        lines.append((*map(_cell, cells), quality_text(row.quality), bandwidth_text(row)))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that stays inside a Markdown cell and means nothing to Markdown or HTML."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join("\\" + char if char in "\\|*_`[]" else char for char in text)

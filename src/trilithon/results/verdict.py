@@ -1,0 +1,171 @@
+"""The one sentence at the end of a bench: which placement to use, and why."""
+
+from collections.abc import Iterator, Sequence
+
+from trilithon.measure.metrics import HEADLINE
+from trilithon.measure.records import Campaign, TestKind
+from trilithon.measure.statistics import Verdict
+from trilithon.results.compare import Estimate, Row, compare_runs, placement_of, runs_note, summarise
+from trilithon.units import format_number
+
+__all__ = ["verdict_sentence"]
+
+_DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
+_ANSWERS = {
+    "reference": "its answers are right",
+    "same": "its answers are right",
+    "degraded": "its answers are degraded",
+    "unknown": "its answers could not be checked",
+}
+
+
+def verdict_sentence(campaign: Campaign) -> str:
+    """One sentence per model. Decode decides where it was measured: it is what a reader waits for. A broken
+    placement is never recommended, a degraded one only where there is no sound one."""
+    models = dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements)
+    if not campaign.runs or not models:
+        return "Nothing was measured."
+    headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
+    sentences = []
+    for model in models:
+        names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
+        bench = _Bench(campaign, names, headlines)
+        sentences.append((f"{model}: " if len(models) > 1 else "") + bench.sentence() + ".")
+    return " ".join(sentences)
+
+
+class _Bench:
+    """What one model's placements did, for one sentence about them. `decisive` are the rows of the test that
+    decides, `pool` those of them that may be recommended, best first."""
+
+    def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[Row]):
+        self.campaign = campaign
+        self.names = names
+        self.rows = [row for row in headlines if row.placement in names and row.estimate]
+        self.decisive = self._ranked(next((kind for kind in _DECIDES if self._of(kind)), "tg"))
+        self.pool = [row for row in self.decisive if _quality(row) not in ("broken", "degraded")]
+        self.pool = self.pool or [row for row in self.decisive if _quality(row) == "degraded"]
+
+    def sentence(self) -> str:
+        if not self.decisive:
+            return "No placement worked: " + "; ".join(self._failures(self.names))
+        if not self.pool:
+            return "No placement is to be used: " + "; ".join(self._left_out(None))
+        leader = self._leader()
+        lost = runs_note(self.campaign, leader.placement)
+        head = self._head(leader) + _bandwidth(leader) + f" and {_ANSWERS[_quality(leader)]}"
+        head += f", though it {lost}" if lost else ""
+        return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
+
+    def _of(self, kind: TestKind) -> list[Row]:
+        """The rows of the first test of this kind, which is the plainest one."""
+        rows = [row for row in self.rows if row.test.kind == kind]
+        return [row for row in rows if row.test == rows[0].test]
+
+    def _ranked(self, kind: TestKind) -> list[Row]:
+        rows = self._of(kind)
+        return sorted(rows, key=_median, reverse=bool(rows) and rows[0].metric.higher_is_better)
+
+    def _beside(self, a: Row, b: Row) -> Verdict:
+        return compare_runs((self.campaign, a.placement), (self.campaign, b.placement), a.test, a.metric)
+
+    def _leader(self) -> Row:
+        """The best; among those that tie with it, the one whose prefill is clearly faster."""
+        best, *others = self.pool
+        prefill = {row.placement: row for row in self._of("pp")}
+        leader = best
+        for row in others:
+            if leader.placement in prefill and row.placement in prefill and self._beside(best, row).answer == "same":
+                faster = self._beside(prefill[row.placement], prefill[leader.placement]).answer == "better"
+                leader = row if faster else leader
+        return leader
+
+    def _head(self, leader: Row) -> str:
+        figure = f"{leader.metric.title.lower()} {_figure(leader)}"
+        if len(self.names) == 1:
+            return f"{leader.placement} is the only placement measured: {figure}"
+        if len(self.decisive) == 1:
+            return f"{leader.placement} is the only placement that worked: {figure}"
+        others = [row for row in self.pool if row is not leader]
+        return f"{leader.placement} is the placement to use: {figure}" + self._against(leader, others)
+
+    def _against(self, leader: Row, others: Sequence[Row]) -> str:
+        if not others:
+            return ""
+        verdicts = [(row, self._beside(leader, row)) for row in others]
+        ties = [row for row, verdict in verdicts if verdict.answer == "same"]
+        if ties:
+            return ", a tie with " + " and ".join(f"{row.placement} ({_figure(row)})" for row in ties)
+        other, verdict = verdicts[0]
+        if verdict.answer == "not comparable":
+            return f", {_figure(other)} on {other.placement} (not comparable: {verdict.reason})"
+        return f", {_times(verdict, leader)} as fast as {other.placement} ({_range(verdict, leader)})"
+
+    def _prefill(self, leader: Row) -> Iterator[str]:
+        """Where prefill is faster, if not on the leader."""
+        usable = {row.placement for row in self.pool}
+        ranked = [row for row in self._ranked("pp") if row.placement in usable]
+        own = next((row for row in ranked if row.placement == leader.placement), None)
+        if own is None or own.test == leader.test:
+            return
+        verdict = self._beside(ranked[0], own)
+        if verdict.answer == "better":
+            yield f"prefill is fastest on {ranked[0].placement} ({_times(verdict, own)})"
+        elif len(ranked) > 1 and all(self._beside(own, row).answer == "better" for row in ranked if row is not own):
+            yield f"its prefill is the fastest too, {_figure(own)}"
+
+    def _left_out(self, leader: Row | None) -> Iterator[str]:
+        """The placements that are not in question, each with its reason."""
+        recommended = {row.placement for row in self.pool}
+        for row in self.decisive:
+            if row.placement in recommended:
+                continue
+            faster = leader is not None and self._beside(row, leader).answer == "better"
+            told = f"{row.placement} is faster, but its" if faster else f"{row.placement} is out: its"
+            yield f"{told} answers are {_quality(row)}"
+        worked = {row.placement for row in self.decisive}
+        yield from self._failures([name for name in self.names if name not in worked])
+
+    def _failures(self, names: Sequence[str]) -> Iterator[str]:
+        for name in names:
+            broken = placement_of(self.campaign, name).quality
+            told = ", and its answers are broken" if broken and broken.verdict == "broken" else ""
+            yield f"{name} {runs_note(self.campaign, name)}{told}"
+
+
+def _estimate(row: Row) -> Estimate:
+    if row.estimate is None:
+        raise ValueError(f"{row.placement} has no estimate")
+    return row.estimate
+
+
+def _median(row: Row) -> float:
+    return _estimate(row).median
+
+
+def _figure(row: Row) -> str:
+    return f"{format_number(_median(row))} {row.metric.unit}"
+
+
+def _quality(row: Row) -> str:
+    return row.quality.verdict if row.quality else "unknown"
+
+
+def _bandwidth(row: Row) -> str:
+    return "" if row.fraction_of_bandwidth is None else f", {row.fraction_of_bandwidth:.0%} of the memory bandwidth"
+
+
+def _times(verdict: Verdict, row: Row) -> str:
+    found = 1.0 if verdict.ratio is None else verdict.ratio.ratio
+    return f"{_digits(found if row.metric.higher_is_better else 1 / found)} times"
+
+
+def _range(verdict: Verdict, row: Row) -> str:
+    if verdict.ratio is None or verdict.ratio.low is None or verdict.ratio.high is None:
+        return "no interval"
+    low, high = verdict.ratio.low, verdict.ratio.high
+    return "–".join(map(_digits, (low, high) if row.metric.higher_is_better else (1 / high, 1 / low)))
+
+
+def _digits(times: float) -> str:
+    return f"{times:.2f}" if times < 10 else f"{times:.1f}"

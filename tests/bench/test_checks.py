@@ -1,0 +1,240 @@
+import asyncio
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trilithon.bench.checks import Policy, Reading, settle, warnings_between
+from trilithon.board.sysfs import Machine
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+POLICY = Policy(
+    cpus=(0, 1),
+    governor="performance",
+    current_khz=2_400_000,
+    top_khz=2_400_000,
+    ticks={408_000: 100, 2_400_000: 1000},
+)
+QUIET = Reading(
+    at_ns=0,
+    busy_ticks={0: 0, 1: 0},
+    stolen_ticks={0: 0, 1: 0},
+    policies={"policy0": POLICY},
+    celsius={"soc-thermal": 45.0},
+    memory_hz=2_112_000_000,
+    swapped_in_pages=100,
+    swapped_out_pages=100,
+    oom_kills=0,
+    throttle_events=None,
+)
+LATER = replace(QUIET, at_ns=10_000_000_000)
+
+
+def with_policy(reading: Reading, policy: Policy) -> Reading:
+    return replace(reading, policies={"policy0": policy})
+
+
+def test_nothing_happened_nothing_is_said() -> None:
+    assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0) == ()
+
+
+def test_other_programs_are_what_is_left_of_the_busy_time() -> None:
+    after = replace(LATER, busy_ticks={0: 8 * TICKS, 1: 5 * TICKS + 4 * TICKS // 10})
+    assert warnings_between(QUIET, after, own_cpu_seconds=10.0) == ("other programs used 34% of one CPU",)
+    assert warnings_between(QUIET, after, own_cpu_seconds=13.0) == ()
+
+
+def test_time_that_the_hypervisor_took_is_said() -> None:
+    after = replace(LATER, stolen_ticks={0: TICKS, 1: TICKS})
+    assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == ("the hypervisor took 20% of one CPU",)
+
+
+def test_a_clock_below_its_top_under_performance_is_throttling() -> None:
+    after = with_policy(LATER, replace(POLICY, ticks={408_000: 500, 2_400_000: 1600}))
+    warnings = warnings_between(QUIET, after, own_cpu_seconds=0.0)
+    assert warnings == ("throttled: policy0 spent 40% of the time below its top clock",)
+
+
+def test_under_another_governor_only_busy_cpus_count() -> None:
+    before = with_policy(QUIET, replace(POLICY, governor="ondemand"))
+    idle = with_policy(LATER, replace(POLICY, governor="ondemand", ticks={408_000: 500, 2_400_000: 1600}))
+    busy = replace(idle, busy_ticks={0: 9 * TICKS, 1: 0})
+    assert warnings_between(before, idle, own_cpu_seconds=0.0) == ()
+    expected = ("policy0 spent 40% of the time below its top clock (governor ondemand)",)
+    assert warnings_between(before, busy, own_cpu_seconds=9.0) == expected
+
+
+def test_without_a_count_of_clocks_the_present_one_speaks() -> None:
+    before = with_policy(QUIET, replace(POLICY, ticks=None))
+    after = with_policy(LATER, replace(POLICY, ticks=None, current_khz=1_200_000))
+    assert warnings_between(before, after, own_cpu_seconds=0.0) == ("throttled: policy0 is at 1200 of 2400 MHz",)
+
+
+def test_thermal_events_of_the_cpu_are_counted() -> None:
+    before, after = (
+        replace(QUIET, throttle_events=3),
+        replace(LATER, throttle_events=15, celsius={"x86_pkg_temp": 95.0}),
+    )
+    assert warnings_between(before, after, own_cpu_seconds=0.0) == ("throttled: the CPU counted 12 thermal events",)
+
+
+def test_a_changed_governor_is_said_once_for_all_its_policies() -> None:
+    policies = {"policy0": POLICY, "policy4": POLICY}
+    changed = {name: replace(policy, governor="ondemand") for name, policy in policies.items()}
+    warnings = warnings_between(
+        replace(QUIET, policies=policies), replace(LATER, policies=changed), own_cpu_seconds=0.0
+    )
+    assert warnings == ("clock governor changed from performance to ondemand: policy0, policy4",)
+
+
+def test_heat_swap_memory_and_its_clock() -> None:
+    after = replace(
+        LATER,
+        celsius={"soc-thermal": 71.0, "bigcore0-thermal": 86.4},
+        memory_hz=528_000_000,
+        swapped_in_pages=100 + 12 * 2**20 // PAGE_BYTES,
+        oom_kills=1,
+    )
+    assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == (
+        "the memory clock fell from 2112 to 528 MHz",
+        "temperature 86 °C (bigcore0-thermal)",
+        "swapped 12 MiB in",
+        "memory ran out: the kernel killed 1 process",
+    )
+
+
+def test_what_is_not_counted_is_not_warned_of() -> None:
+    nothing = Reading(
+        at_ns=5,
+        busy_ticks={},
+        stolen_ticks={},
+        policies={},
+        celsius={},
+        memory_hz=None,
+        swapped_in_pages=None,
+        swapped_out_pages=None,
+        oom_kills=None,
+        throttle_events=None,
+    )
+    assert warnings_between(nothing, replace(LATER, swapped_in_pages=10**6), own_cpu_seconds=0.0) == ()
+    assert warnings_between(QUIET, replace(nothing, at_ns=LATER.at_ns), own_cpu_seconds=0.0) == ()
+
+
+@given(st.dictionaries(st.integers(1, 10**7), st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1))
+def test_the_slowed_part_is_a_part(table: dict[int, tuple[int, int]]) -> None:
+    before = with_policy(QUIET, replace(POLICY, ticks={khz: old for khz, (old, _) in table.items()}))
+    after = with_policy(LATER, replace(POLICY, ticks={khz: old + more for khz, (old, more) in table.items()}))
+    total = sum(more for _, more in table.values())
+    slowed = total - table[max(table)][1]
+    warned = bool(warnings_between(before, after, own_cpu_seconds=0.0))
+    assert warned == (total > 0 and 1 - table[max(table)][1] / total > 0.05)
+    assert warned <= (slowed > 0)
+
+
+def write(root: Path, path: str, text: str) -> None:
+    place = root / path.lstrip("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+
+
+def stat(busy: int, stolen: int = 0) -> str:
+    total = f"cpu  {2 * busy} 0 0 9 0 0 0 0 0 0"
+    return f"{total}\ncpu0 {busy} 1 2 9 5 7 7 {stolen} 0 0\ncpu1 {busy} 0 0 9 0 0 0 0 0 0\nctxt 5\n"
+
+
+def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
+    policy = "/sys/devices/system/cpu/cpufreq/policy4"
+    write(tmp_path, "/proc/stat", stat(40, stolen=3))
+    write(tmp_path, "/proc/vmstat", "nr_free_pages 5\npswpin 7\npswpout 8\noom_kill 1\n")
+    write(tmp_path, f"{policy}/related_cpus", "4 5\n")
+    write(tmp_path, f"{policy}/scaling_governor", "performance\n")
+    write(tmp_path, f"{policy}/scaling_cur_freq", "2352000\n")
+    write(tmp_path, f"{policy}/scaling_available_frequencies", "408000 2352000 \n")
+    write(tmp_path, f"{policy}/stats/time_in_state", "408000 5\n2352000 70\n")
+    for number, (kind, temperature) in enumerate(
+        [("soc-thermal", "41615"), ("off", "-274000"), ("soc-thermal", "50000")]
+    ):
+        write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/type", kind)
+        write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/temp", temperature)
+    write(tmp_path, "/sys/class/devfreq/dmc/cur_freq", "528000000\n")
+    for cpu in (0, 1):
+        write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", "2\n")
+        write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", "5\n")
+    reading = Reading.take(Machine(tmp_path))
+    assert reading.busy_ticks == {0: 43, 1: 40}
+    assert reading.stolen_ticks == {0: 3, 1: 0}
+    assert reading.policies == {
+        "policy4": Policy(
+            cpus=(4, 5),
+            governor="performance",
+            current_khz=2_352_000,
+            top_khz=2_352_000,
+            ticks={408_000: 5, 2_352_000: 70},
+        )
+    }
+    assert reading.celsius == {"soc-thermal": 50.0}
+    assert (reading.swapped_in_pages, reading.swapped_out_pages, reading.oom_kills) == (7, 8, 1)
+    assert (reading.memory_hz, reading.throttle_events) == (528_000_000, 9)
+
+
+def test_an_empty_machine_gives_an_empty_reading(tmp_path: Path) -> None:
+    reading = Reading.take(Machine(tmp_path))
+    assert (reading.busy_ticks, reading.policies, reading.oom_kills, reading.throttle_events) == ({}, {}, None, None)
+
+
+def test_load_on_this_machine_is_background_unless_it_is_our_own() -> None:
+    before, deadline = Reading.take(), time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        pass
+    after = Reading.take()
+    busy_seconds = (sum(after.busy_ticks.values()) - sum(before.busy_ticks.values())) / TICKS
+    assert any("other programs used" in text for text in warnings_between(before, after, own_cpu_seconds=0.0))
+    own = warnings_between(before, after, own_cpu_seconds=busy_seconds)
+    assert not any("other programs used" in text for text in own)
+
+
+def test_settle_returns_at_the_first_idle_window(tmp_path: Path) -> None:
+    write(tmp_path, "/proc/stat", stat(100))
+    started = time.monotonic()
+    assert asyncio.run(settle(Machine(tmp_path), limit_seconds=5)) == ()
+    assert time.monotonic() - started < 2
+
+
+def test_settle_gives_up_and_says_how_busy_it_was(tmp_path: Path) -> None:
+    write(tmp_path, "/proc/stat", stat(0))
+
+    async def load() -> None:
+        started = time.monotonic()
+        while True:
+            write(tmp_path, "/proc/stat.next", stat(int((time.monotonic() - started) * TICKS)))
+            (tmp_path / "proc/stat.next").rename(tmp_path / "proc/stat")
+            await asyncio.sleep(0.005)
+
+    async def busy_machine() -> tuple[str, ...]:
+        loader = asyncio.create_task(load())
+        try:
+            return await settle(Machine(tmp_path), limit_seconds=0.5)
+        finally:
+            loader.cancel()
+
+    (warning,) = asyncio.run(busy_machine())
+    assert warning.startswith("not idle after 0.5 s: other programs used ")
+    assert warning.endswith("% of all CPUs")
+
+
+def test_settle_says_when_it_cannot_tell(tmp_path: Path) -> None:
+    (warning,) = asyncio.run(settle(Machine(tmp_path), limit_seconds=5))
+    assert "/proc/stat cannot be read" in warning
+
+
+@pytest.mark.parametrize("limit_seconds", [0.0, 0.3])
+def test_settle_keeps_its_limit_on_this_machine(limit_seconds: float) -> None:
+    started = time.monotonic()
+    asyncio.run(settle(limit_seconds=limit_seconds))
+    assert time.monotonic() - started < 2
