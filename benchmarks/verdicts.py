@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--tables", action="store_true", help="print the tables of docs/methodology.md and stop")
     chosen = parser.parse_args()
     if chosen.tables:
-        for line in tables(100 if chosen.quick else 500):
+        for line in tables(100 if chosen.quick else 400):
             print(line, flush=True)
         return 0
     figures = simulated(50 if chosen.quick else 500)

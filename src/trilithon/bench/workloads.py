@@ -4,7 +4,6 @@ pp, tg and pg follow llama-bench (tools/llama-bench of llama.cpp): random tokens
 thrown away, an empty KV cache or one filled to the depth, neither tokenising nor sampling of text in the figure.
 """
 
-import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -189,15 +188,8 @@ async def _finish(runner: Runner, request: Completion) -> tuple[tuple[int, ...],
 
 
 async def _run(runner: Runner, request: Completion | Chat) -> tuple[list[Token], Finished]:
-    tokens: list[Token] = []
-    async with contextlib.aclosing(runner.stream(request)) as events:
-        async for event in events:
-            match event:
-                case Token():
-                    tokens.append(event)
-                case Finished():
-                    return tokens, event
-    raise AssertionError("a stream ends with Finished or raises")
+    events, finished = await runner.complete(request)
+    return [event for event in events if isinstance(event, Token)], finished
 
 
 def _timings(finished: Finished) -> Timings:

@@ -102,6 +102,8 @@ class Completion:
     stop: Sequence[str] = ()
     candidates: int = 0
 
+    path = "/completion"
+
     def body(self, *, stream: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
@@ -131,6 +133,8 @@ class Chat:
     repeat_penalty: float = 1.0
     seed: int = 1
     stop: Sequence[str] = ()
+
+    path = "/v1/chat/completions"
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -29,9 +29,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("-n", "--n-gen", default="128", show_default=True, help="Generated tokens for tg, 0 for none.")
 @click.option("-pg", "pg", multiple=True, metavar="P,N", help="A prompt of P tokens, then N generated, as one figure.")
 @click.option("-d", "--n-depth", default="0", show_default=True, help="Tokens in the KV cache before pp, tg and pg.")
-@click.option(
-    "-r", "--repetitions", type=click.IntRange(1, 1000), help="Rounds. [default: 5 or more, as time allows]"
-)
+@click.option("-r", "--repetitions", type=click.IntRange(1, 1000), help="Rounds. [default: 5 or more, as time allows]")
 @click.option("-t", "--threads", help="Threads. [default: one per fast core]")
 @click.option("-b", "--batch-size", help="Batch size. [default: 2048]")
 @click.option("-ub", "--ubatch-size", help="Micro-batch size. [default: 512]")

@@ -5,8 +5,10 @@ measures that they hold.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -49,7 +51,6 @@ RUNS_FOR_A_VERDICT = 13
 _RUNS_FOR_PAIRS = 8  # Wilcoxon's p is at least 2 / 2**n
 _MOVE_TOGETHER = 0.7  # Spearman's correlation of the rounds from which drift outweighs each side's own noise
 _EXACT_VALUES = 100  # the exact distribution costs time and says nothing more beyond it
-_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ def _positive(values: _Array) -> bool:
     return bool(np.all(np.isfinite(values) & (values > 0)))
 
 
+@cache
 def _median_weights(count: int) -> _Array:
     """The bootstrap distribution of the median, exactly: the probability that a resample's median is the i-th
     smallest value. No random resampling is needed, since the rank of a resample's order statistic is binomial
@@ -183,9 +185,8 @@ def _unpaired_ratio(a: _Array, b: _Array, level: float) -> RatioResult:
         low, high = _percentiles(ratios, np.outer(_median_weights(len(a)), _median_weights(len(b))).ravel(), level)
         p_value = _mann_whitney(a, b)
     if low is not None and high is not None and min(len(a), len(b)) >= LEAST_RUNS:
-        spread = math.log(np.ptp(a) / a.min() + 1) + math.log(np.ptp(b) / b.min() + 1)
-        effect = _smallest_effect(lambda shift: _mann_whitney(a / found * math.exp(shift), b), spread, level)
-        effect = max(effect, found / low - 1, high / found - 1, NEGLIGIBLE)
+        apart = np.log(np.divide.outer(a, b).ravel()) - math.log(found)
+        effect = _effect(apart, _critical_u(len(a), len(b), level), math.log(low / found), math.log(high / found))
     return RatioResult(ratio=found, low=low, high=high, p_value=p_value, smallest_effect=effect, method="Mann-Whitney")
 
 
@@ -193,13 +194,13 @@ def _paired_ratio(logs: _Array, level: float) -> RatioResult:
     """From the logarithms of each round's own ratio: what both sides of a round share has fallen out."""
     middle = float(np.median(logs))
     low, high = _percentiles(np.sort(logs), _median_weights(len(logs)), level)
-    effect = _smallest_effect(lambda shift: _wilcoxon(logs - middle + shift), float(np.ptp(logs)), level)
+    averages = np.add.outer(logs, logs)[np.triu_indices(len(logs))] / 2 - middle
     return RatioResult(
         ratio=math.exp(middle),
         low=math.exp(low),
         high=math.exp(high),
         p_value=_wilcoxon(logs),
-        smallest_effect=max(effect, math.exp(middle - low) - 1, math.exp(high - middle) - 1, NEGLIGIBLE),
+        smallest_effect=_effect(averages, _critical_t(len(logs), level), low - middle, high - middle),
         method="Wilcoxon",
     )
 
@@ -222,18 +223,47 @@ def _wilcoxon(differences: _Array) -> float:
     return float(stats.wilcoxon(moved, method="exact" if exact else "approx").pvalue)
 
 
-def _smallest_effect(p_when_shifted: Callable[[float], float], spread: float, level: float) -> float:
-    """The larger of the smallest shifts up and down (of the logarithm) that the rank test claims; by bisection,
-    since p only falls as the sides move apart. At `spread` they stand apart altogether."""
+def _effect(apart: _Array, critical: int, low: float, high: float) -> float | None:
+    """How far one side must be moved before both tests claim it. A rank statistic counts which of the logarithms
+    `apart` (each of a against each of b; with pairs, the Walsh averages) lie beyond 0: the test claims once no more
+    than `critical` are left on one side, so that value of them says how far (Hodges and Lehmann 1963). The
+    interval, `low` to `high` as logarithms, moves along and claims once it leaves 0 behind.
+    """
+    if critical < 0:
+        return None
+    ordered = np.sort(apart)
+    ranked = max(-float(ordered[critical]), float(ordered[-1 - critical]))
+    return max(math.expm1(max(ranked, -low, high)), NEGLIGIBLE)
 
-    def smallest(direction: int) -> float:
-        unseen, seen = 0.0, spread * 1.01 + 1e-9
-        for _ in range(_STEPS):
-            middle = (unseen + seen) / 2
-            unseen, seen = (unseen, middle) if p_when_shifted(direction * middle) <= 1 - level else (middle, seen)
-        return seen
 
-    return math.expm1(max(smallest(1), smallest(-1)))
+@cache
+def _critical_u(count: int, other: int, level: float) -> int:
+    """The largest of Mann-Whitney's U that is claimed at `level`; -1 where none is."""
+
+    def p_value(u: int) -> float:
+        """Of values made so that in `u` pairs a is above b."""
+        above, within = divmod(u, other)
+        a = np.arange(count, dtype=float) - count - 0.5
+        a[:above] += 2 * (count + other)
+        a[above] = within - 0.5
+        return _mann_whitney(a, np.arange(other, dtype=float))
+
+    return bisect_right(range(count * other // 2), 1 - level, key=p_value) - 1
+
+
+@cache
+def _critical_t(count: int, level: float) -> int:
+    """The largest of Wilcoxon's rank sums that is claimed at `level`; -1 where none is."""
+
+    def p_value(rank_sum: int) -> float:
+        """Of differences whose negative ones have the ranks that add up to `rank_sum`."""
+        signed = np.arange(1.0, count + 1)
+        for rank in range(count, 0, -1):
+            if rank <= rank_sum:
+                signed[rank - 1], rank_sum = -rank, rank_sum - rank
+        return _wilcoxon(signed)
+
+    return bisect_right(range(count * (count + 1) // 4), 1 - level, key=p_value) - 1
 
 
 def _claims(found: RatioResult) -> bool:

@@ -82,7 +82,7 @@ def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> 
 def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
     """A copy with every matrix in `quantization`: one that the gguf library can write (Q8_0, Q4_0, Q5_0, F16 …).
 
-    Vectors (norms, biases) stay as they are. 10 s for the demo model; raises ModelError for other quantisations.
+    Vectors (norms, biases) stay as they are. Seconds for the demo model; raises ModelError for other quantisations.
     """
     try:
         file_type = LlamaFileType[f"MOSTLY_{quantization}"]

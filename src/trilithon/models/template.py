@@ -23,7 +23,7 @@ world. When smartphones with touch screens came, it lost most of its customers. 
 operators and does research on new technology.
 
 """
-# Of ten pairs of examples tried on the demo model, this one gave the most sensible answers to six questions, 28 to 53
+# Of eight pairs of examples tried on the demo model, this one gave the most sensible answers to six questions, 28 to 53
 # words each; examples of one or two sentences get answers of one or two.
 
 BASE_TEMPLATE = (

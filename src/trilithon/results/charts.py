@@ -163,7 +163,14 @@ def _draw_parts(axes: Axes, middle: float, bar: Bar) -> None:
             look = {"facecolor": COLOURS["card"], "edgecolor": colour, "hatch": "////", "linewidth": 0.8}
         axes.barh(middle, length, _BAR, left=left, **look)
         left += length
-    dots = {"color": COLOURS["ink"], "ms": 3.4, "mec": COLOURS["card"], "mew": 0.5, "alpha": 0.75, "clip_on": False}
+    dots: dict[str, Any] = {
+        "color": COLOURS["ink"],
+        "ms": 3.4,
+        "mec": COLOURS["card"],
+        "mew": 0.5,
+        "alpha": 0.75,
+        "clip_on": False,
+    }
     axes.plot(bar.values, [middle + _BAR * 0.24] * len(bar.values), "o", **dots)
     if bar.interval:
         above = middle - _BAR * 0.2
@@ -172,7 +179,12 @@ def _draw_parts(axes: Axes, middle: float, bar: Bar) -> None:
 
 
 def _beside(axes: Axes, x: float, y: float, words: str, colour: str, bold: bool) -> Text:
-    style = {"fontsize": 9.5 if bold else 9, "weight": "bold" if bold else "normal", "va": "center", "color": colour}
+    style: dict[str, Any] = {
+        "fontsize": 9.5 if bold else 9,
+        "weight": "bold" if bold else "normal",
+        "va": "center",
+        "color": colour,
+    }
     # Outside the axes' limits as they are before `_room` sets them, words would be dropped and measured as nothing.
     return axes.annotate(words, (x, y), xytext=(7, 0), textcoords="offset points", annotation_clip=False, **style)
 
@@ -194,7 +206,8 @@ def _after(axes: Axes, before: Text, words: str, **style: Any) -> list[Text]:
     """The words on the same baseline: DejaVu Sans reaches 0.236 of its size below it."""
     if not words:
         return []
-    place = {"xycoords": before, "textcoords": "offset points", "xytext": (6, 0.236 * before.get_fontsize())}
+    lift = 0.236 * float(before.get_fontsize())
+    place: dict[str, Any] = {"xycoords": before, "textcoords": "offset points", "xytext": (6, lift)}
     return [axes.annotate(words, (1, 0), **place, **style)]
 
 
@@ -216,10 +229,10 @@ def _fit(text: Text, width: float) -> None:
     """Make the words fit: a smaller size first, then a cut in the middle."""
     needed = _width(text)
     if needed > width:
-        text.set_fontsize(max(6.5, text.get_fontsize() * width / needed))
-    words = text.get_text()
-    keep = len(words)
-    while _width(text) > width and keep > 8:
+        text.set_fontsize(max(6.5, float(text.get_fontsize()) * width / needed))
+    words, needed = text.get_text(), _width(text)
+    keep = int(len(words) * width / needed) if needed > width else len(words)
+    while _width(text) > width and keep > 4:
         keep -= 2
         text.set_text(f"{words[: keep // 2]}…{words[-(keep // 2) :]}")
 
@@ -244,7 +257,7 @@ def line_chart(title: str, subtitle: str, lines: Sequence[Line], foot: Sequence[
         right = _WIDTH - _MARGIN - 16 - max((_width(name) for name in names), default=0.0)
         axes = chart.area(_MARGIN + 30, base, right, height - _HEAD)
         for index, line in enumerate(lines):
-            _draw_line(axes, line, _marker(lines, index))
+            _draw_line(axes, line, _look(lines, index))
         _scale(axes, lines)
         axes.set_xlabel(x_title, fontsize=8.5, color=COLOURS["muted"])
         _name_lines(chart, axes, lines, names, right)
@@ -256,13 +269,14 @@ def _named(line: Line) -> str:
     return line.label + (f" · {line.tag}" if line.tag else "")
 
 
-def _marker(lines: Sequence[Line], index: int) -> str:
+def _look(lines: Sequence[Line], index: int) -> dict[str, Any]:
     """Lines of one unit share a colour; their markers tell them apart."""
     earlier = sum(line.unit == lines[index].unit for line in lines[:index])
-    return _MARKERS[earlier % len(_MARKERS)]
+    colour, marker = COLOURS[lines[index].unit], _MARKERS[earlier % len(_MARKERS)]
+    return {"color": colour, "marker": marker, "ms": 5, "mec": COLOURS["card"], "mew": 0.7, "linewidth": 1.6}
 
 
-def _draw_line(axes: Axes, line: Line, marker: str) -> None:
+def _draw_line(axes: Axes, line: Line, look: dict[str, Any]) -> None:
     colour, xs = COLOURS[line.unit], [point[0] for point in line.points]
     axes.vlines(
         xs,
@@ -272,8 +286,7 @@ def _draw_line(axes: Axes, line: Line, marker: str) -> None:
         linewidth=3.5,
         alpha=0.35,
     )
-    style = {"color": colour, "marker": marker, "ms": 5, "mec": COLOURS["card"], "mew": 0.7, "linewidth": 1.6}
-    axes.plot(xs, [y for _, y, *_ in line.points], linestyle="--" if line.broken else "-", **style)
+    axes.plot(xs, [y for _, y, *_ in line.points], linestyle="--" if line.broken else "-", **look)
 
 
 def _scale(axes: Axes, lines: Sequence[Line]) -> None:

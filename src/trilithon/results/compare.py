@@ -18,10 +18,10 @@ __all__ = [
     "compare_placements",
     "compare_runs",
     "differences",
+    "measured_tests",
     "placement_of",
     "runs_note",
     "summarise",
-    "tests_of",
 ]
 
 _LONGEST_FACT = 40
@@ -70,7 +70,7 @@ def summarise(campaign: Campaign) -> list[Row]:
     return [
         _row(campaign, placement, test, metric)
         for placement in campaign.placements
-        for test in tests_of(campaign)
+        for test in measured_tests(campaign)
         for metric in METRICS[test.kind]
     ]
 
@@ -82,10 +82,10 @@ def compare_placements(
     every figure. Raises KeyError for a placement that its campaign lacks."""
     (first, name), (second, other) = a, b
     differs = _differs(first, placement_of(first, name), second, placement_of(second, other))
-    theirs = tests_of(second)
+    theirs = measured_tests(second)
     return [
         Comparison(test, metric, compare_runs(a, b, test, metric), differs)
-        for test in tests_of(first)
+        for test in measured_tests(first)
         if test in theirs
         for metric in METRICS[test.kind]
         if every_metric or metric.name == HEADLINE[test.kind]
@@ -124,7 +124,7 @@ def differences(a: PlacementRecord, b: PlacementRecord) -> tuple[str, ...]:
     return tuple(f"{name} {_short(before)} → {_short(after)}" for name, before, after in pairs if before != after)
 
 
-def tests_of(campaign: Campaign) -> tuple[Test, ...]:
+def measured_tests(campaign: Campaign) -> tuple[Test, ...]:
     """In the order in which they first appear."""
     return tuple(dict.fromkeys(sample.test for run in campaign.runs for sample in run.samples))
 

@@ -103,7 +103,7 @@ def _failure(placement: str, outcome: str, runs: Sequence[Run]) -> Iterator[Html
     if failure is None:
         return
     yield element("p", failure.message)
-    facts = {"Kind": failure.kind, "Cause": failure.cause, "Advice": failure.advice}
+    facts = {"kind": failure.kind, "cause": failure.cause, "advice": failure.advice}
     yield _facts({name: fact for name, fact in facts.items() if fact})
     if failure.last_words:
         yield element("p", "Its last words:", class_="muted")
@@ -148,25 +148,25 @@ def measured(campaign: Campaign) -> Html:
 
 
 def _settings(placement: PlacementRecord) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in _flat(placement.settings).items())
+    return " · ".join(f"{name.replace('_', ' ')} {text}" for name, text in _flat(placement.settings).items())
 
 
 def _description(campaign: Campaign) -> dict[str, str]:
-    return {"Description": str(campaign.board["description"])} if campaign.board.get("description") else {}
+    return {"description": str(campaign.board["description"])} if campaign.board.get("description") else {}
 
 
 def _alike(campaign: Campaign) -> dict[str, str]:
     """The facts of the machine that all placements share; the others stand with the build or the file."""
     first = campaign.placements[0].must_match if campaign.placements else {}
     shared = {
-        name.capitalize(): fact
+        name: fact
         for name, fact in first.items()
         if name not in ("build", "file", "settings")
         and all(placement.must_match.get(name) == fact for placement in campaign.placements)
     }
     rates = {p.bandwidth_bytes_per_second for p in campaign.placements if p.bandwidth_bytes_per_second}
     if rates:
-        shared["Memory bandwidth"] = ", ".join(f"{rate / 1e9:.1f} GB/s" for rate in sorted(rates)) + ", measured here"
+        shared["memory bandwidth"] = ", ".join(f"{rate / 1e9:.1f} GB/s" for rate in sorted(rates)) + ", measured here"
     return _description(campaign) | shared
 
 
@@ -193,7 +193,7 @@ def _fact(name: str, value: Any) -> str:
     if isinstance(value, int) and name.endswith("_hz"):
         return f"{value / 1e6:.0f} MHz"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")  # thin spaces
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -205,7 +205,7 @@ def _facts(facts: Mapping[str, str]) -> Html:
 def _named(name: str) -> str:
     for ending in ("_bytes", "_hz"):
         name = name.removesuffix(ending)
-    return name.replace("_", " ")
+    return name[:1].upper() + name[1:].replace("_", " ")
 
 
 def _section(title: str, *content: str) -> Html:

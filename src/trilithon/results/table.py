@@ -98,7 +98,15 @@ def render_terminal(rows: Sequence[Row], *, width: int, colour: bool) -> str:
     )
     with console.capture() as capture:
         console.print(table)
+        for remark in _remarks(rows):
+            console.print(Text(remark))
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    """What became of the other runs, where a figure rests on some only."""
+    told = (f"{row.placement}, {row.test.name}: {row.note}" for row in rows if row.estimate and row.note)
+    return list(dict.fromkeys(told))
 
 
 def _by_test(rows: Sequence[Row]) -> list[list[Row]]:
@@ -183,7 +191,8 @@ def render_markdown(rows: Sequence[Row]) -> str:
     lines: list[tuple[str, ...]] = [heads, ("---", "---", "---", "---", "---:", "---:", "---", "---:")]
     for row in rows:
         runs = str(row.estimate.runs) if row.estimate else "0"
-        cells = (row.model, row.test.name, row.placement, short_title(row), estimate_text(row), runs)
+        value = estimate_text(row) + (f"; {row.note}" if row.estimate and row.note else "")
+        cells = (row.model, row.test.name, row.placement, short_title(row), value, runs)
         lines.append((*map(_cell, cells), quality_text(row.quality), bandwidth_text(row)))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -86,20 +86,10 @@ class _Bench:
             return f"{leader.placement} is the only placement measured: {figure}"
         if len(self.decisive) == 1:
             return f"{leader.placement} is the only placement that worked: {figure}"
-        others = [row for row in self.pool if row is not leader]
-        return f"{leader.placement} is the placement to use: {figure}" + self._against(leader, others)
-
-    def _against(self, leader: Row, others: Sequence[Row]) -> str:
-        if not others:
-            return ""
-        verdicts = [(row, self._beside(leader, row)) for row in others]
-        ties = [row for row, verdict in verdicts if verdict.answer == "same"]
-        if ties:
-            return ", a tie with " + " and ".join(f"{row.placement} ({_figure(row)})" for row in ties)
-        other, verdict = verdicts[0]
-        if verdict.answer == "not comparable":
-            return f", {_figure(other)} on {other.placement} (not comparable: {verdict.reason})"
-        return f", {_times(verdict, leader)} as fast as {other.placement} ({_range(verdict, leader)})"
+        others = [(row, self._beside(leader, row)) for row in self.pool if row is not leader]
+        if others and all(verdict.answer == "not comparable" for _, verdict in others):
+            return f"{leader.placement} is likely the placement to use: {figure}{_against(leader, others)}"
+        return f"{leader.placement} is the placement to use: {figure}{_against(leader, others)}"
 
     def _prefill(self, leader: Row) -> Iterator[str]:
         """Where prefill is faster, if not on the leader."""
@@ -131,6 +121,19 @@ class _Bench:
             broken = placement_of(self.campaign, name).quality
             told = ", and its answers are broken" if broken and broken.verdict == "broken" else ""
             yield f"{name} {runs_note(self.campaign, name)}{told}"
+
+
+def _against(leader: Row, others: Sequence[tuple[Row, Verdict]]) -> str:
+    """What the leader is beside the next best, or beside all that it ties with."""
+    if not others:
+        return ""
+    ties = [row for row, verdict in others if verdict.answer == "same"]
+    if ties:
+        return ", a tie with " + " and ".join(f"{row.placement} ({_figure(row)})" for row in ties)
+    other, verdict = others[0]
+    if verdict.answer == "not comparable":
+        return f", against {_figure(other)} on {other.placement} (not comparable: {verdict.reason}),"
+    return f", {_times(verdict, leader)} as fast as {other.placement} ({_range(verdict, leader)})"
 
 
 def _estimate(row: Row) -> Estimate:

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import httpx
+import h11
 
 from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Progress, Timings, Token
 from trilithon.errors import Hung, Refused, RunError
+from trilithon.runtime.exchange import Exchange
 
 __all__ = ["Client", "Disconnected"]
 
@@ -35,25 +35,14 @@ class Client:
     """
 
     def __init__(self, socket: Path, *, hang_seconds: float = 60.0):
+        self._socket = socket
         self._hang_seconds = hang_seconds
-        # Time is limited here, per event; httpx's own limits would only be a second, different clock.
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://runner", timeout=None
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
 
     async def ready(self) -> bool:
         """True once the model is loaded; False while it loads or while nobody listens yet."""
         try:
-            return (await self._http.get("/health")).status_code == httpx.codes.OK
-        except httpx.TransportError:
+            return bool(await self._call("GET", "/health"))
+        except (Disconnected, Refused):
             return False
 
     async def properties(self) -> dict[str, Any]:
@@ -77,74 +66,81 @@ class Client:
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         """Run one request; yields events as they arrive, Finished last."""
-        path, decode = (
-            ("/completion", _completion_events)
-            if isinstance(request, Completion)
-            else ("/v1/chat/completions", _chat_events)
-        )
-        reason, timings = "", None
-        body, allowance = request.body(stream=True), self._allowance(request)
-        async with contextlib.aclosing(self._messages(path, body, allowance)) as messages:
-            async for at_ns, message in messages:
-                for event in decode(at_ns, message):
-                    yield event
-                reason = _finish_reason(message) or reason
-                timings = Timings.parse(message["timings"]) if "timings" in message else timings
-        if not reason:
-            raise Disconnected("the answer broke off before its end")
-        yield Finished(time.monotonic_ns(), reason, timings)
+        reader = _EventReader(request)
+        limit = self._allowance(request)
+        with _translated(limit):
+            async with self._exchange(request) as exchange:
+                while not exchange.complete:
+                    await exchange.wait(limit)
+                    limit = self._hang_seconds
+                    for event in reader.events(exchange):
+                        yield event
+        yield reader.finished()
+
+    async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
+        """Run one request to its end and only then look at what came: the same events with the same timestamps as
+        `stream`, at a tenth of the CPU time while the child works."""
+        reader = _EventReader(request)
+        limit = self._allowance(request)
+        with _translated(limit):
+            async with self._exchange(request) as exchange:
+                await exchange.wait_until_over(limit, self._hang_seconds)
+                events = reader.events(exchange)
+        return events, reader.finished()
+
+    def _exchange(self, request: Completion | Chat) -> AbstractAsyncContextManager[Exchange]:
+        return Exchange.open(self._socket, "POST", request.path, request.body(stream=True))
 
     def _allowance(self, request: Completion | Chat) -> float:
         """Seconds that may pass before the first event."""
         tokens = len(request.prompt) if isinstance(request, Completion) else 512
         return self._hang_seconds + tokens * _SECONDS_PER_PROMPT_TOKEN
 
-    async def _messages(
-        self, path: str, body: Mapping[str, Any], allowance: float
-    ) -> AsyncGenerator[tuple[int, Mapping[str, Any]], None]:
-        """The JSON messages of a server-sent event stream, each stamped when its bytes arrived."""
-        rest = b""
-        async with contextlib.aclosing(self._pieces(path, body, allowance)) as pieces:
-            async for at_ns, piece in pieces:
-                *lines, rest = (rest + piece).split(b"\n")
-                for message in _parse(lines):
-                    yield at_ns, message
-
-    async def _pieces(
-        self, path: str, body: Mapping[str, Any], allowance: float
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
-        request = self._http.build_request("POST", path, json=body)
-        async with contextlib.AsyncExitStack() as stack:
-            with _translated(allowance):
-                async with asyncio.timeout(allowance):
-                    response = await self._http.send(request, stream=True)
-                    stack.push_async_callback(response.aclose)
-                    if response.is_error:
-                        raise _refusal(response.status_code, await response.aread())
-            pieces, limit = response.aiter_raw(), allowance
-            while True:
-                with _translated(limit):
-                    async with asyncio.timeout(limit):
-                        piece = await anext(pieces, None)
-                if piece is None:
-                    return
-                yield time.monotonic_ns(), piece
-                limit = self._hang_seconds
-
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, allowance: float | None = None
     ) -> dict[str, Any]:
         limit = allowance or self._hang_seconds
+        content = b""
         with _translated(limit):
-            async with asyncio.timeout(limit):
-                response = await self._http.request(method, path, json=body)
-        if response.is_error:
-            raise _refusal(response.status_code, response.content)
-        try:
-            reply: dict[str, Any] = response.json()
-        except ValueError as error:
-            raise Refused(f"{path} answered something that is not JSON", status=response.status_code) from error
-        return reply
+            async with Exchange.open(self._socket, method, path, body) as exchange, asyncio.timeout(limit):
+                while not exchange.complete:
+                    await exchange.wait(limit)
+                    content += b"".join(piece for _, piece in exchange.read())
+        if exchange.status is None or exchange.status >= 400:
+            raise _refusal(exchange.status or 500, content)
+        return _json_object(content)
+
+
+class _EventReader:
+    """Turns the pieces of a server-sent event stream into events; keeps how the request ended."""
+
+    def __init__(self, request: Completion | Chat):
+        self._decode = _completion_events if isinstance(request, Completion) else _chat_events
+        self._rest = b""
+        self._reason = ""
+        self._timings: Timings | None = None
+        self._at_ns = 0
+
+    def events(self, exchange: Exchange) -> list[Event]:
+        events: list[Event] = []
+        for at_ns, piece in exchange.read():
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            if exchange.status is not None and exchange.status >= 400:
+                self._rest = b"\n".join([*lines, self._rest])  # not events but one error object
+                continue
+            for message in _parse(lines):
+                events += self._decode(at_ns, message)
+                self._reason = _finish_reason(message) or self._reason
+                self._timings = Timings.parse(message["timings"]) if "timings" in message else self._timings
+                self._at_ns = at_ns
+        if exchange.complete and exchange.status is not None and exchange.status >= 400:
+            raise _refusal(exchange.status, self._rest)
+        return events
+
+    def finished(self) -> Finished:
+        if not self._reason:
+            raise Disconnected("the answer broke off before its end")
+        return Finished(self._at_ns, self._reason, self._timings)
 
 
 @contextlib.contextmanager
@@ -158,21 +154,31 @@ def _translated(limit_seconds: float) -> Iterator[None]:
             cause="hang",
             advice="allow longer with TRILITHON_HANG_SECONDS if the machine is just slow",
         ) from error
-    except httpx.TransportError as error:
+    except (OSError, h11.RemoteProtocolError) as error:
         raise Disconnected(f"the connection broke: {str(error) or type(error).__name__}") from error
 
 
-def _parse(lines: Sequence[bytes]) -> list[Mapping[str, Any]]:
+def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     messages = []
     for line in lines:
         field, _, value = line.strip().partition(b":")
         # llama-server names the field "error" for some failures, and puts an error object into "data" for others.
         if field in (b"data", b"error") and (value := value.strip()) and value != b"[DONE]":
-            message = json.loads(value)
+            message = _json_object(value)
             if field == b"error" or "error" in message:
                 raise _refusal(500, value)
             messages.append(message)
     return messages
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise Refused(f"the engine answered no JSON: {content[:80]!r}", status=502, cause="bad answer") from error
+    if not isinstance(value, dict):
+        raise Refused(f"the engine answered no JSON object: {content[:80]!r}", status=502, cause="bad answer")
+    return value
 
 
 def _completion_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:

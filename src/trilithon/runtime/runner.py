@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TypeVar
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Timings
+from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Timings
 from trilithon.engines.base import Engine, Placement
 from trilithon.errors import ChildDied, Hung, StartError
 from trilithon.runtime.client import Client, Disconnected
@@ -49,9 +49,9 @@ class Runner:
         log = folder / "log"
         process = await Process.start(launch, log)
         try:
-            async with Client(launch.socket, hang_seconds=hang_seconds) as client:
-                ready_ns = await _until_ready(process, client, placement.name, start_seconds)
-                yield cls(placement, process, client, ready_ns, log)
+            client = Client(launch.socket, hang_seconds=hang_seconds)
+            ready_ns = await _until_ready(process, client, placement.name, start_seconds)
+            yield cls(placement, process, client, ready_ns, log)
         finally:
             await process.stop()
 
@@ -63,6 +63,10 @@ class Runner:
                     yield event
         except (Disconnected, Hung) as error:
             raise await self._explained(error) from error
+
+    async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
+        """Run one request to its end; the events before it, then Finished. Disturbs the child less than `stream`."""
+        return await self._asked(self.client.complete(request))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         return await self._asked(self.client.distribution(request))

@@ -1,0 +1,41 @@
+# Nothing but Python 3.11+ with venv, and make, is needed here: each target makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: bench test check format clean
+
+bench: .venv/demo-installed  ## measure the demo model on this machine
+	@$(BIN)/trilithon bench
+
+test: .venv/dev-installed  ## everything: lint, format, types, all tests
+	@$(MAKE) --no-print-directory static
+	$(BIN)/pytest -q
+
+check: .venv/dev-installed  ## the usual one before a commit: as test, without the slow tests
+	@$(MAKE) --no-print-directory static
+	$(BIN)/pytest -q -m "not slow"
+
+.PHONY: static
+static: .venv/dev-installed
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy
+
+format: .venv/dev-installed
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .
+
+clean:
+	rm -rf .venv build dist artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+
+.venv/demo-installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+.venv/dev-installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@touch $@ .venv/demo-installed

@@ -1,0 +1,70 @@
+"""The end of a measurement: the table, the sentence, and where the report lies."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trilithon.errors import StoreError, UserError
+
+if TYPE_CHECKING:
+    from trilithon.measure.records import Campaign
+    from trilithon.settings import Configuration
+
+__all__ = ["show_campaign", "show_outcome", "write_pictures"]
+
+_WIDEST = 120
+
+
+def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output: str, folder: Path | None) -> None:
+    """Print what was asked for on stdout, then write the report. With a data format stdout holds nothing else."""
+    from trilithon.results.verdict import verdict_sentence
+
+    show_campaign(campaign, output)
+    as_table = output == "table"
+    if as_table:
+        click.echo(f"{verdict_sentence(campaign)}\n")
+    for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
+        click.echo(path, err=not as_table)
+    click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+
+
+def show_campaign(campaign: "Campaign", output: str) -> None:
+    """Its figures as a table for people ("table", "md"), or in one of llama-bench's formats."""
+    from trilithon.results.compare import summarise
+    from trilithon.results.formats import export_campaigns
+    from trilithon.results.table import render_markdown, render_terminal
+
+    if output == "table":
+        terminal = sys.stdout.isatty()
+        width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
+        click.echo(render_terminal(summarise(campaign), width=width, colour=terminal))
+    elif output == "md":
+        click.echo(render_markdown(summarise(campaign)))
+    else:
+        export = export_campaigns([campaign], output)  # type: ignore[arg-type] # click offers only its formats
+        click.echo(export.text, nl=False)
+        if export.note:
+            click.echo(export.note, err=True)
+
+
+def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
+    """Write report.html and the PNGs; returns their paths. Raises StoreError when the folder cannot be written."""
+    from trilithon.results.compare import comparison_lines, summarise
+    from trilithon.results.plots import figures, write_pngs
+    from trilithon.results.report import report_title, write_report
+    from trilithon.results.verdict import verdict_sentence
+
+    rows = summarise(campaign)
+    if not rows:
+        raise UserError(f"campaign {campaign.id} measured nothing yet; there is nothing to draw")
+    charts = figures(rows, source=report_title(campaign, rows))
+    try:
+        page = write_report(
+            folder, campaign, rows, verdict_sentence(campaign), comparison_lines(campaign), charts=charts
+        )
+        return [page, *write_pngs(charts, folder)]
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}; name another folder with --report") from error

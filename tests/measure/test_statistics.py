@@ -1,0 +1,235 @@
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trilithon.measure.statistics import (
+    LEAST_RUNS,
+    NEGLIGIBLE,
+    RUNS_FOR_A_VERDICT,
+    RUNS_FOR_AN_INTERVAL,
+    compare,
+    interval,
+    narrow_enough,
+    ratio,
+)
+
+positive = st.floats(min_value=0.1, max_value=1e4, allow_nan=False)
+runs = st.lists(positive, min_size=LEAST_RUNS, max_size=12)
+pairs = st.integers(8, 14).flatmap(
+    lambda count: st.tuples(*(st.lists(positive, min_size=count, max_size=count) for _ in range(2)))
+)
+MIRRORED = {"better": "worse", "worse": "better", "same": "same", "not comparable": "not comparable"}
+QUIET = [100.0, 101.0, 99.0, 100.5, 99.5]
+
+
+def noisy(count: int, *, around: float = 100.0, spread: float = 0.01, seed: int = 1) -> list[float]:
+    return [float(value) for value in around * np.random.default_rng(seed).lognormal(0, spread, count)]
+
+
+def test_interval_of_known_values() -> None:
+    found = interval(QUIET)
+    assert (found.median, found.low, found.high) == (100.0, 99.0, 101.0)
+
+
+@pytest.mark.parametrize("count", range(1, RUNS_FOR_AN_INTERVAL))
+def test_too_few_values_have_no_interval(count: int) -> None:
+    found = interval([4.0] * count)
+    assert (found.median, found.low, found.high) == (4.0, None, None)
+
+
+def test_no_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        interval([])
+
+
+def test_interval_is_that_of_every_possible_resample() -> None:
+    """Of 5 values there are 5**5 resamples: the interval must cut 2.5% of all their medians at each end."""
+    values = [1.0, 2.0, 4.0, 8.0, 16.0]
+    medians = np.sort([np.median(resample) for resample in product(values, repeat=5)])
+    cut = math.ceil(0.2 / 2 * len(medians)) - 1
+    found = interval(values, level=0.8)
+    assert (found.low, found.high) == (medians[cut], medians[-1 - cut]) == (2.0, 8.0)
+
+
+def test_interval_narrows_with_runs() -> None:
+    widths = [found.high - found.low for n in (5, 20, 80, 1000) if (found := interval(noisy(n))).low and found.high]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.3
+
+
+@given(st.lists(positive, min_size=RUNS_FOR_AN_INTERVAL, max_size=40), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_interval_holds_the_median_and_stays_within_the_values(values: list[float], level: float) -> None:
+    found = interval(values, level=level)
+    assert found.low is not None
+    assert found.high is not None
+    assert min(values) <= found.low <= found.median <= found.high <= max(values)
+
+
+@given(runs, runs, st.floats(min_value=0.001, max_value=1000))
+@settings(max_examples=25, deadline=None)
+def test_ratio_does_not_depend_on_the_unit(a: list[float], b: list[float], factor: float) -> None:
+    found, scaled = ratio(a, b), ratio([value * factor for value in a], [value * factor for value in b])
+    assert scaled.ratio == pytest.approx(found.ratio)
+    assert scaled.low == pytest.approx(found.low)
+    assert scaled.high == pytest.approx(found.high)
+
+
+@given(runs, runs)
+@settings(max_examples=25, deadline=None)
+def test_swapping_the_sides_mirrors_everything(a: list[float], b: list[float]) -> None:
+    one, other = compare(a, b, higher_is_better=True), compare(b, a, higher_is_better=True)
+    assert one.answer == MIRRORED[other.answer]
+    assert one.ratio is not None
+    assert other.ratio is not None
+    assert other.ratio.low is not None
+    assert one.ratio.high == pytest.approx(1 / other.ratio.low)
+    assert one.ratio.p_value == pytest.approx(other.ratio.p_value)
+    assert one.ratio.smallest_effect == pytest.approx(other.ratio.smallest_effect, rel=1e-3)
+
+
+@given(pairs, st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_swapping_mirrors_pairs_and_the_better_way_turns_the_answer(
+    sides: tuple[list[float], list[float]], higher: bool
+) -> None:
+    a, b = sides
+    found = compare(a, b, higher_is_better=higher, paired=True).answer
+    assert found == MIRRORED[compare(b, a, higher_is_better=higher, paired=True).answer]
+    assert found == MIRRORED[compare(a, b, higher_is_better=not higher, paired=True).answer]
+
+
+@given(runs, runs)
+@settings(max_examples=25, deadline=None)
+def test_interval_of_the_ratio_holds_the_ratio(a: list[float], b: list[float]) -> None:
+    found = ratio(a, b)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.ratio * (1 + 1e-12)
+    assert found.ratio <= found.high * (1 + 1e-12)
+
+
+@given(positive, st.integers(LEAST_RUNS, 15), st.integers(LEAST_RUNS, 15), st.booleans())
+def test_constant_data_is_the_same_as_itself(value: float, count: int, other: int, higher: bool) -> None:
+    found = compare([value] * count, [value] * other, higher_is_better=higher)
+    assert found.answer == "same"
+    assert found.ratio is not None
+    assert (found.ratio.ratio, found.ratio.low, found.ratio.high, found.ratio.p_value) == (1, 1, 1, 1)
+
+
+def test_constant_data_that_differs_is_told_apart() -> None:
+    assert compare([100.0] * 5, [120.0] * 5, higher_is_better=True).answer == "worse"
+
+
+def test_a_clear_difference_is_claimed_in_words() -> None:
+    found = compare([value * 1.1 for value in QUIET], QUIET, higher_is_better=True)
+    assert (found.answer, found.reason) == ("better", "10.0% more (p = 0.0079)")
+    assert found.ratio is not None
+    assert found.ratio.ratio == pytest.approx(1.1)
+    assert found.ratio.method == "Mann-Whitney"
+    assert compare([value * 3 for value in QUIET], QUIET, higher_is_better=False).reason.startswith("3 times as much")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "words"), [(4, 4, "4 runs on each side; at least 5"), (1, 9, "1 and 9 runs")]
+)
+def test_too_few_runs_are_not_comparable_however_large_the_difference(left: int, right: int, words: str) -> None:
+    found = compare([1000.0 + i for i in range(left)], [1.0 + i / 100 for i in range(right)], higher_is_better=True)
+    assert (found.answer, found.ratio) == ("not comparable", None)
+    assert found.reason.startswith(words)
+
+
+def test_fewer_than_the_least_runs_can_never_reach_the_level() -> None:
+    """Why LEAST_RUNS is what it is: even sides that stand fully apart do not convince the test with fewer."""
+    apart = [ratio([2.0 + i for i in range(n)], [1.0 + i / 100 for i in range(n)]).p_value for n in (4, LEAST_RUNS)]
+    assert apart[0] is not None
+    assert apart[1] is not None
+    assert apart[1] <= 0.01 < apart[0]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_values_that_have_no_ratio(bad: float) -> None:
+    found = compare([*QUIET, bad], QUIET, higher_is_better=True)
+    assert (found.answer, found.ratio) == ("not comparable", None)
+    with pytest.raises(ValueError, match="above 0"):
+        ratio([bad], QUIET)
+
+
+def test_unlike_numbers_are_no_pairs() -> None:
+    with pytest.raises(ValueError, match="pairs"):
+        ratio(QUIET, QUIET[:-1], paired=True)
+
+
+def test_one_run_each_gives_a_ratio_and_nothing_more() -> None:
+    found = ratio([3.0], [2.0])
+    assert (found.ratio, found.low, found.high, found.p_value, found.smallest_effect) == (1.5, None, None, None, None)
+
+
+def test_a_difference_too_small_to_matter_is_the_same() -> None:
+    a = noisy(20, spread=0.0005)
+    found = compare([value * 1.005 for value in a], noisy(20, spread=0.0005, seed=2), higher_is_better=True)
+    assert found.answer == "same"
+    assert "less than the 1% that counts" in found.reason
+    assert found.ratio is not None
+    assert found.ratio.low is not None
+    assert found.ratio.low > 1
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("count", [9, RUNS_FOR_A_VERDICT])
+def test_smallest_effect_is_where_the_verdict_turns(count: int, paired: bool) -> None:
+    a, b = noisy(count, spread=0.02), noisy(count, spread=0.02, seed=2)
+    if paired:
+        b = [left * right / 100 for left, right in zip(a, noisy(count, spread=0.005, seed=3), strict=True)]
+    found = ratio(a, b, paired=paired)
+    assert found.smallest_effect is not None
+    level = [value / found.ratio for value in a]
+
+    def answer(effect: float) -> set[str]:
+        return {
+            compare([value * factor for value in level], b, higher_is_better=True, paired=paired).answer
+            for factor in (1 + effect, 1 / (1 + effect))
+        }
+
+    assert answer(found.smallest_effect * 1.01) == {"better", "worse"}
+    assert answer(found.smallest_effect * 0.99) != {"better", "worse"}
+    assert found.smallest_effect >= NEGLIGIBLE
+
+
+def test_pairs_see_through_common_drift() -> None:
+    drift = np.exp(np.linspace(0, 0.3, 13))
+    a, b = list(drift * noisy(13)), list(drift * noisy(13, around=105.0, seed=2))
+    assert compare(a, b, higher_is_better=False).answer == "same"
+    found = compare(a, b, higher_is_better=False, paired=True)
+    assert found.answer == "better"
+    assert found.ratio is not None
+    assert found.ratio.method == "Wilcoxon"
+    assert found.ratio.ratio == pytest.approx(1 / 1.05, rel=0.01)
+
+
+def test_rounds_without_drift_are_not_paired() -> None:
+    assert ratio(noisy(13), noisy(13, seed=2), paired=True).method == "Mann-Whitney"
+
+
+def test_identical_rounds_are_the_same() -> None:
+    assert compare(noisy(13), noisy(13), higher_is_better=True, paired=True).answer == "same"
+
+
+def test_a_placement_against_itself_and_one_five_percent_slower() -> None:
+    """A small copy of benchmarks/verdicts.py, so that a broken rule does not wait for a benchmark."""
+    sides = [(noisy(7, seed=seed), noisy(7, seed=seed + 1000)) for seed in range(60)]
+    same = [compare(a, b, higher_is_better=True).answer for a, b in sides]
+    slower = [compare(a, [value / 1.05 for value in b], higher_is_better=True).answer for a, b in sides]
+    assert same.count("same") >= 57
+    assert slower.count("better") >= 57
+
+
+def test_narrow_enough() -> None:
+    assert narrow_enough([100.0, 100.1, 100.2, 100.3, 100.4])
+    assert not narrow_enough([100.0, 100.1, 100.2, 100.3])
+    assert not narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0])
+    assert narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0], relative_width=0.05)
+    assert narrow_enough([7.0] * 5)

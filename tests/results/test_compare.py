@@ -1,0 +1,366 @@
+from dataclasses import replace
+
+import pytest
+
+from trilithon.measure.metrics import METRICS
+from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample, Test
+from trilithon.results.compare import (
+    Estimate,
+    Row,
+    compare_placements,
+    differences,
+    measured_tests,
+    runs_note,
+    summarise,
+)
+from trilithon.results.verdict import verdict_sentence
+
+PP, TG = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
+CPU, NPU, GPU = "llama.cpp/cpu", "rk-llama.cpp/npu", "llama.cpp/gpu"
+CRASH = Failure(kind="died", message="died after 3 tokens", cause="segmentation fault (SIGSEGV)")
+GEMMA = {"name": "gemma-3-270m", "quantization": "Q4_K_M", "parameters": 268_000_000, "bytes_per_token": 200_000_000}
+JITTER = (0.0, 0.4, -0.3, 0.2, -0.5, 0.1, -0.1, 0.3, -0.4, 0.5)
+
+
+def decoded(rate: float) -> Sample:
+    return Sample(test=TG, started_ns=0, finished_ns=1, decode_steps=1000, decode_ns=round(1000 / rate * 1e9))
+
+
+def prefilled(rate: float) -> Sample:
+    return Sample(test=PP, started_ns=0, finished_ns=1, prompt_evaluated=1000, prompt_ns=round(1000 / rate * 1e9))
+
+
+def run(
+    placement: str, number: int, *samples: Sample, outcome: Outcome = "finished", failure: Failure | None = None
+) -> Run:
+    return Run(
+        placement=placement,
+        round=number,
+        outcome=outcome,
+        started_ns=0,
+        finished_ns=1,
+        samples=samples,
+        failure=failure,
+    )
+
+
+def runs(placement: str, decode: float, prefill: float = 0.0, count: int = 5, shift: int = 0) -> list[Run]:
+    """Rates that scatter by half a per cent; `shift` gives each placement its own scatter."""
+    found = []
+    for number in range(count):
+        factor = 1 + JITTER[(number + shift) % len(JITTER)] / 100
+        samples = [prefilled(prefill * factor)] if prefill else []
+        found.append(run(placement, number, *samples, decoded(decode * factor)))
+    return found
+
+
+def placement(name: str, quality: str | None = "same", **fields: object) -> PlacementRecord:
+    record = PlacementRecord(
+        name=name,
+        engine=name.split("/")[0],
+        build="b6100",
+        build_version="6100",
+        unit=name.split("/")[1],
+        model=GEMMA,
+        settings={},
+        must_match={"board": "Orange Pi 5", "kernel": "6.1", "build": "b6100"},
+        quality=None if quality is None else QualityRecord(verdict=quality, reference=CPU),  # type: ignore[arg-type]
+    )
+    return replace(record, **fields)  # type: ignore[arg-type]
+
+
+def campaign(placements: list[PlacementRecord], found: list[Run], **fields: object) -> Campaign:
+    whole = Campaign(
+        id=1,
+        started="2026-11-22T13:00:00Z",
+        status="finished",
+        source="trilithon",
+        version="0.1.0",
+        board={},
+        plan={},
+        placements=tuple(placements),
+        runs=tuple(found),
+    )
+    return replace(whole, **fields)  # type: ignore[arg-type]
+
+
+def estimate(row: Row) -> Estimate:
+    assert row.estimate is not None
+    return row.estimate
+
+
+def test_one_value_per_run_is_the_median_of_its_samples() -> None:
+    rows = summarise(
+        campaign([placement(CPU)], [run(CPU, n, decoded(9.0 + n), decoded(10.0 + n), decoded(99.0)) for n in range(3)])
+    )
+    assert len(rows) == 1
+    found = estimate(rows[0])
+    assert (found.median, found.low, found.high, found.runs) == pytest.approx((11, 10, 12, 3))
+    assert (rows[0].model, rows[0].note) == ("gemma-3-270m Q4_K_M", "")
+
+
+def test_rows_come_by_placement_then_test_then_metric() -> None:
+    question = Sample(test=Test(kind="question", question="?"), started_ns=0, finished_ns=5)
+    whole = campaign([placement(NPU), placement(CPU)], [run(CPU, 0, decoded(1), question), *runs(NPU, 2, 3)])
+    rows = summarise(whole)
+    assert [test.kind for test in measured_tests(whole)] == ["tg", "question", "pp"]
+    names = [metric.name for kind in ("tg", "question", "pp") for metric in METRICS[kind]]
+    assert [(row.placement, row.metric.name) for row in rows] == [(who, name) for who in (NPU, CPU) for name in names]
+    assert [row.note for row in rows if row.placement == CPU and row.test.kind == "pp"] == ["was not measured"]
+
+
+def test_two_runs_have_no_interval() -> None:
+    found = estimate(summarise(campaign([placement(CPU)], runs(CPU, 10, count=2)))[0])
+    assert (found.low, found.high, found.runs) == (None, None, 2)
+
+
+def test_failed_and_skipped_runs_are_told_and_not_counted() -> None:
+    broken = [run(CPU, n, decoded(1000), outcome="failed", failure=CRASH) for n in (3, 4)]
+    row = summarise(campaign([placement(CPU)], [*runs(CPU, 10, count=3), *broken]))[0]
+    assert estimate(row).median == pytest.approx(10)
+    assert row.note == "failed 2 of 5: segmentation fault (SIGSEGV)"
+    skipped = Failure(kind="skipped", message="does not fit in memory")
+    row = summarise(campaign([placement(CPU)], [*broken, run(CPU, 5, outcome="skipped", failure=skipped)]))[0]
+    assert row.estimate is None
+    assert row.note == "failed 2 of 3: segmentation fault (SIGSEGV), skipped 1 of 3: does not fit in memory"
+
+
+def test_a_run_without_the_figure_is_told() -> None:
+    mute = Sample(test=TG, started_ns=0, finished_ns=1)
+    row = summarise(campaign([placement(CPU)], [*runs(CPU, 10, count=4), run(CPU, 4, mute)]))[0]
+    assert (estimate(row).runs, row.note) == (4, "no value in 1 of 5")
+
+
+def test_runs_of_other_tests_do_not_count() -> None:
+    """llama-bench's imports have one test per run."""
+    found = [run(CPU, n, prefilled(100)) for n in range(5)] + [run(CPU, n, decoded(10)) for n in range(5)]
+    rows = summarise(campaign([placement(CPU)], found, source="llama-bench"))
+    assert [(row.test, estimate(row).runs, row.note) for row in rows] == [(PP, 5, ""), (TG, 5, "")]
+
+
+def test_fraction_of_bandwidth_stands_only_with_decode() -> None:
+    whole = campaign([placement(CPU, bandwidth_bytes_per_second=20e9)], runs(CPU, 43, 500))
+    assert [row.fraction_of_bandwidth for row in summarise(whole)] == [None, pytest.approx(0.43)]
+    assert [row.fraction_of_bandwidth for row in summarise(campaign([placement(CPU)], runs(CPU, 43, 500)))] == [
+        None
+    ] * 2
+
+
+def test_two_placements_of_one_campaign() -> None:
+    whole = campaign(
+        [placement(CPU), placement(NPU, must_match={"board": "Orange Pi 5"})],
+        runs(CPU, 50, 100) + runs(NPU, 40, 300, shift=3),
+    )
+    found = compare_placements((whole, CPU), (whole, NPU))
+    assert [(one.test, one.verdict.answer) for one in found] == [(PP, "worse"), (TG, "better")]
+    assert found[1].verdict.ratio is not None
+    assert found[1].verdict.ratio.ratio == pytest.approx(1.25, rel=0.01)
+    assert found[0].differs == ("kernel 6.1 → unknown", "build b6100 → unknown")
+
+
+def test_every_metric_on_request() -> None:
+    asked = Test(kind="question", question="?")
+    answers = [
+        run(
+            CPU,
+            n,
+            Sample(test=asked, started_ns=0, finished_ns=10**9 + n, answer_at_ns=(5, 10**8 + n), answer_text="a b"),
+        )
+        for n in range(5)
+    ]
+    whole = campaign([placement(CPU)], answers)
+    assert [one.metric.name for one in compare_placements((whole, CPU), (whole, CPU))] == ["words_per_second"]
+    found = compare_placements((whole, CPU), (whole, CPU), every_metric=True)
+    answers_by_name = {one.metric.name: one.verdict.answer for one in found}
+    assert list(answers_by_name) == [metric.name for metric in METRICS["question"]]
+    assert answers_by_name["tokens_per_second"] == "not comparable"
+    assert answers_by_name["total_seconds"] == answers_by_name["words"] == "same"
+
+
+def test_rounds_of_one_campaign_are_paired_and_those_of_two_are_not() -> None:
+    drift = [1 + n / 20 for n in range(10)]
+    ours = [run(CPU, n, decoded(50 * drift[n] * (1 + JITTER[n] / 100))) for n in range(10)]
+    theirs = [run(NPU, n, decoded(47 * drift[n])) for n in range(10)]
+    whole = campaign([placement(CPU), placement(NPU)], [*ours, *reversed(theirs)])
+    assert compare_placements((whole, CPU), (whole, NPU))[0].verdict.answer == "better"
+    other = replace(whole, id=2)
+    assert compare_placements((whole, CPU), (other, NPU))[0].verdict.answer == "same"
+    imported = replace(whole, source="llama-bench")
+    assert compare_placements((imported, CPU), (imported, NPU))[0].verdict.answer == "same"
+    fewer = replace(whole, runs=whole.runs[:-1])
+    assert compare_placements((fewer, CPU), (fewer, NPU))[0].verdict.answer == "same"
+
+
+def test_what_failed_is_not_comparable_and_says_why() -> None:
+    whole = campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), run(NPU, 0, outcome="failed", failure=CRASH)])
+    found = compare_placements((whole, CPU), (whole, NPU))[0].verdict
+    assert found.answer == "not comparable"
+    assert found.reason == "rk-llama.cpp/npu failed 1 of 1: segmentation fault (SIGSEGV)"
+
+
+@pytest.mark.parametrize(
+    ("other", "comparable"),
+    [
+        (GEMMA | {"quantization": "Q8_0"}, True),
+        (GEMMA | {"name": "Gemma 3 270M", "parameters": 270_000_000}, True),
+        (GEMMA | {"parameters": None}, True),
+        ({"name": "GEMMA-3-270M"}, True),
+        (GEMMA | {"parameters": 1_000_000_000}, False),
+        (GEMMA | {"name": "qwen3-0.6b", "parameters": None}, False),
+        (GEMMA | {"architecture": "qwen3"}, False),
+        ({"name": "renamed", "sha256": "ab"}, True),
+    ],
+)
+def test_only_files_of_one_model_are_comparable(other: dict[str, object], comparable: bool) -> None:
+    ours = placement(CPU, model=GEMMA | {"architecture": "gemma3", "sha256": "ab"})
+    whole = campaign([ours, placement(NPU, model=other)], runs(CPU, 50) + runs(NPU, 40))
+    found = compare_placements((whole, CPU), (whole, NPU))[0].verdict
+    assert (found.answer == "better") == comparable
+    assert comparable or found.reason.startswith("different models: gemma-3-270m and ")
+
+
+def test_other_boards_are_compared_and_the_difference_is_told() -> None:
+    ours = campaign([placement(CPU)], runs(CPU, 50))
+    elsewhere = placement(CPU, must_match={"board": "Rock 5B", "kernel": "6.1", "build": "b" * 64})
+    found = compare_placements((ours, CPU), (campaign([elsewhere], runs(CPU, 40), id=2), CPU))[0]
+    assert found.verdict.answer == "better"
+    assert found.differs == ("board Orange Pi 5 → Rock 5B", f"build b6100 → {'b' * 39}…")
+
+
+def test_results_of_two_programs_differ_in_what_both_know() -> None:
+    ours = campaign([placement(CPU)], runs(CPU, 50))
+    theirs = placement(CPU, must_match={"kernel": "6.12", "n_threads": "4"})
+    imported = campaign([theirs], runs(CPU, 50), id=2, source="llama-bench")
+    found = compare_placements((ours, CPU), (imported, CPU))[0]
+    assert found.differs == ("measured by trilithon → llama-bench", "kernel 6.1 → 6.12")
+
+
+def test_only_tests_that_both_have_are_compared() -> None:
+    deep = replace(TG, depth=4096)
+    ours = campaign([placement(CPU)], runs(CPU, 50))
+    theirs = campaign([placement(CPU)], [run(CPU, n, replace(decoded(50), test=deep)) for n in range(5)], id=2)
+    assert compare_placements((ours, CPU), (theirs, CPU)) == []
+
+
+def test_unknown_placement() -> None:
+    whole = campaign([placement(CPU)], runs(CPU, 50))
+    with pytest.raises(KeyError, match="rkllm/npu"):
+        compare_placements((whole, CPU), (whole, "rkllm/npu"))
+
+
+def test_nothing_differs_from_itself() -> None:
+    assert differences(placement(CPU), placement(CPU)) == ()
+
+
+def test_note_on_a_placement_as_a_whole() -> None:
+    whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50))
+    assert (runs_note(whole, CPU), runs_note(whole, NPU)) == ("", "was not measured")
+
+
+# The sentence
+
+
+def test_the_fastest_right_placement_is_the_one_to_use() -> None:
+    whole = campaign(
+        [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
+    )
+    assert verdict_sentence(whole) == (
+        "llama.cpp/cpu is the placement to use: decode 52.1 tokens/s, 1.31 times as fast as rk-llama.cpp/npu"
+        " (1.30–1.32) and its answers are right; prefill is fastest on rk-llama.cpp/npu (3.00 times)."
+    )
+
+
+def test_the_only_placement() -> None:
+    alone = placement(CPU, None, bandwidth_bytes_per_second=20e9)
+    assert verdict_sentence(campaign([alone], runs(CPU, 43, 100))) == (
+        "llama.cpp/cpu is the only placement measured: decode 43.0 tokens/s, 43% of the memory bandwidth"
+        " and its answers could not be checked."
+    )
+
+
+def test_broken_is_never_recommended_however_fast() -> None:
+    whole = campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90))
+    found = verdict_sentence(whole)
+    assert found.startswith("llama.cpp/cpu is the placement to use: decode 10.0 tokens/s and its answers are right")
+    assert found.endswith("; rk-llama.cpp/npu is faster, but its answers are broken.")
+    assert verdict_sentence(campaign([placement(NPU, "broken")], runs(NPU, 90))) == (
+        "No placement is to be used: rk-llama.cpp/npu is out: its answers are broken."
+    )
+
+
+def test_degraded_yields_to_right_and_is_named_where_it_is_all_there_is() -> None:
+    both = campaign([placement(CPU), placement(NPU, "degraded")], runs(CPU, 10) + runs(NPU, 90))
+    assert verdict_sentence(both).endswith("; rk-llama.cpp/npu is faster, but its answers are degraded.")
+    alone = verdict_sentence(campaign([placement(NPU, "degraded")], runs(NPU, 90)))
+    assert (
+        alone == "rk-llama.cpp/npu is the only placement measured: decode 90.0 tokens/s and its answers are degraded."
+    )
+
+
+def test_a_tie_is_said_to_be_one() -> None:
+    whole = campaign([placement(CPU), placement(GPU)], runs(CPU, 20) + runs(GPU, 20.01, shift=3))
+    found = verdict_sentence(whole)
+    assert found.startswith(
+        "llama.cpp/gpu is the placement to use: decode 20.0 tokens/s, a tie with llama.cpp/cpu (20.0"
+    )
+
+
+def test_prefill_breaks_a_tie() -> None:
+    whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3))
+    found = verdict_sentence(whole)
+    assert found.startswith("rk-llama.cpp/npu is the placement to use")
+    assert "a tie with llama.cpp/cpu" in found
+    assert "its prefill is the fastest too, 300 tokens/s" in found
+
+
+def test_too_few_runs_do_not_make_a_winner() -> None:
+    whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
+    assert verdict_sentence(whole) == (
+        "llama.cpp/cpu is likely the placement to use: decode 50.1 tokens/s, against 40.1 tokens/s on"
+        " rk-llama.cpp/npu (not comparable: 2 runs on each side; at least 5 on each side are needed),"
+        " and its answers are right."
+    )
+
+
+def test_failures_are_told() -> None:
+    crashed = [run(NPU, n, outcome="failed", failure=CRASH) for n in range(2)]
+    whole = campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), *crashed])
+    found = verdict_sentence(whole)
+    assert found.startswith("llama.cpp/cpu is the only placement that worked: decode 50.0 tokens/s")
+    assert found.endswith("; rk-llama.cpp/npu failed 2 of 2: segmentation fault (SIGSEGV).")
+    nothing = campaign([placement(NPU)], crashed)
+    assert (
+        verdict_sentence(nothing)
+        == "No placement worked: rk-llama.cpp/npu failed 2 of 2: segmentation fault (SIGSEGV)."
+    )
+
+
+def test_a_leader_that_failed_now_and_then_does_not_hide_it() -> None:
+    whole = campaign([placement(CPU)], [*runs(CPU, 50), run(CPU, 5, outcome="failed", failure=CRASH)])
+    assert "though it failed 1 of 6: segmentation fault" in verdict_sentence(whole)
+
+
+def test_nothing_measured() -> None:
+    assert verdict_sentence(campaign([placement(CPU)], [])) == "Nothing was measured."
+
+
+def test_one_sentence_per_model() -> None:
+    other = placement(NPU, model={"name": "qwen3-0.6b"})
+    found = verdict_sentence(campaign([placement(CPU), other], runs(CPU, 50) + runs(NPU, 20)))
+    assert found.startswith("gemma-3-270m: llama.cpp/cpu is the only")
+    assert " qwen3-0.6b: rk-llama.cpp/npu is the only" in found
+
+
+def test_lower_is_better_is_told_as_speed() -> None:
+    cold = Test(kind="cold")
+    found = [
+        run(
+            name, n, Sample(test=cold, started_ns=0, finished_ns=1, marks={"load_warm_ns": seconds * 10**9 + n * 10**6})
+        )
+        for name, seconds in ((CPU, 1), (NPU, 2))
+        for n in range(5)
+    ]
+    text = verdict_sentence(campaign([placement(CPU), placement(NPU)], found))
+    assert text.startswith(
+        "llama.cpp/cpu is the placement to use: load, file in the page cache 1.00 s, 2.00 times as fast"
+    )
