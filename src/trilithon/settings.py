@@ -1,5 +1,6 @@
 """One frozen object with everything a user can set once: a TOML file, overridden by TRILITHON_* variables."""
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def load_configuration(environment: Mapping[str, str] = os.environ) -> Configura
     variables = {
         name.removeprefix("TRILITHON_").lower(): text
         for name, text in environment.items()
-        if name.startswith("TRILITHON_") and name.removeprefix("TRILITHON_").lower() in known
+        if text and name.startswith("TRILITHON_") and name.removeprefix("TRILITHON_").lower() in known
     }
     return Configuration(**(values | _checked(variables, "environment")))
 
@@ -71,18 +72,21 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             checked[name] = _CONVERT[name](value)
         except KeyError:
             raise UserError(f"{source}: unknown setting {name}; known are {', '.join(sorted(_CONVERT))}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody" is no user's home
             raise UserError(f"{source}: {name} = {value!r} does not fit: {error}") from error
     return checked
 
 
 def _folders(value: str | list[str]) -> tuple[Path, ...]:
-    return tuple(Path(text).expanduser() for text in (value.split(os.pathsep) if isinstance(value, str) else value))
+    if not isinstance(value, str | list):
+        raise TypeError("write one folder or a list of folders")
+    names = value.split(os.pathsep) if isinstance(value, str) else value
+    return tuple(Path(text).expanduser() for text in names if text != "")
 
 
 def _seconds(value: str | float) -> float:
-    if float(value) <= 0:
-        raise ValueError("it must be more than 0")
+    if isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError("write a number of seconds, more than 0")
     return float(value)
 
 

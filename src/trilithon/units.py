@@ -7,10 +7,11 @@ from trilithon.errors import UserError
 
 __all__ = ["format_bytes", "format_duration", "format_number", "parse_duration", "parse_integers"]
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?:([+*])(\d{1,18}))?)?")
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _MOST_VALUES = 1000
+_SHOWN_AS_NEXT = 1023.95  # with one decimal, what is above would be written as 1024.0
 
 
 def parse_integers(text: str, *, name: str, least: int = 0) -> list[int]:
@@ -55,7 +56,7 @@ def parse_duration(text: str, *, name: str) -> float:
 def format_bytes(count: float) -> str:
     """ "234.5 MiB": binary units, one decimal from KiB on."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
+        if abs(count) < _SHOWN_AS_NEXT or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
@@ -63,9 +64,9 @@ def format_bytes(count: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """ "0.35 s", "12 s", "3:05", "1:02:09"."""
-    if seconds < 10:
+    if seconds < 9.995:  # bounds are where the text would round up to the next form
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     text = str(timedelta(seconds=round(seconds)))
     return text.removeprefix("0:").lstrip("0") if seconds < 3600 else text
@@ -75,7 +76,7 @@ def format_number(value: float) -> str:
     """Three significant digits or all digits before the point: "0.0123", "4.56", "78.9", "1234"."""
     if value == 0:
         return "0"
-    magnitude = abs(value)
+    magnitude = abs(float(f"{value:.3g}"))  # rounded first: 9.999 is "10.0"
     for bound, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
         if magnitude >= bound:
             return f"{value:.{digits}f}"

@@ -210,8 +210,12 @@ def test_pairs_see_through_common_drift() -> None:
     assert found.ratio.ratio == pytest.approx(1 / 1.05, rel=0.01)
 
 
-def test_rounds_without_drift_are_not_paired() -> None:
-    assert ratio(noisy(13), noisy(13, seed=2), paired=True).method == "Mann-Whitney"
+def test_disturbed_rounds_without_drift_are_not_paired() -> None:
+    a, b = noisy(13), noisy(13, seed=2)
+    for number in (2, 7):
+        a[number] *= 1.3
+        b[number + 1] *= 1.2
+    assert ratio(a, b, paired=True).method == "Mann-Whitney"
 
 
 def test_identical_rounds_are_the_same() -> None:

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +21,13 @@ from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
-from trilithon.errors import RunError
+from trilithon.errors import RunError, UserError
 from trilithon.measure.metrics import HEADLINE, metrics_of
-from trilithon.measure.records import Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample
+from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample
 from trilithon.measure.statistics import narrow_enough
 from trilithon.models.file import ModelFile, read_model_file
 from trilithon.models.hashing import Progress
+from trilithon.results.compare import differences
 from trilithon.results.store import Store
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
@@ -121,23 +122,42 @@ class _Campaign:
             board=self._prepared.board.facts(),
             plan=self._plan.to_json(),
         )
+        self._add(number, self._prepared.placements)
+        return number
+
+    def _add(self, number: int, placements: Sequence[Placement]) -> None:
         bandwidths: dict[tuple[int, ...] | None, float] = {}
-        for placement in self._prepared.placements:
+        for placement in placements:
             cpus = placement.settings.cpus
             if placement.unit == "cpu" and cpus not in bandwidths:
                 bandwidths[cpus] = measure_bandwidth(cpus)
             bandwidth = bandwidths[cpus] if placement.unit == "cpu" else None
             self._store.add_placement(number, _record(placement, self._prepared.board, bandwidth))
-        return number
 
     def _go_on(self, number: int) -> int:
         known = self._store.campaign(number)
+        self._refuse_changes(known)
         self._store.set_status(number, "running")
+        names = {placement.name for placement in known.placements}
+        # A kill may have come before all of them were written down.
+        self._add(number, [placement for placement in self._prepared.placements if placement.name not in names])
         self._judged = {placement.name for placement in known.placements if placement.quality}
         for run in known.runs:
             if run.failure is None or run.failure.kind != "interrupted":
                 self._note(run)
         return number
+
+    def _refuse_changes(self, known: Campaign) -> None:
+        """Unlike things are never averaged: neither another kernel nor another file under the same name."""
+        before = {placement.name: placement for placement in known.placements}
+        for placement in self._prepared.placements:
+            now = _record(placement, self._prepared.board, None)
+            changed = differences(before.get(placement.name, now), now)
+            if changed:
+                raise UserError(
+                    f"campaign {known.id} cannot go on: {placement.name} is not what it was ({', '.join(changed)}); "
+                    f"put that back, or start anew and remove this one: trilithon results rm {known.id}"
+                )
 
     async def run(self) -> None:
         if self._plan.quality:
@@ -156,7 +176,11 @@ class _Campaign:
             return False
         elapsed = time.monotonic() - self._started
         next_round = sum(self._durations[-len(self._prepared.placements) :])
-        return elapsed + next_round > self._budget or all(map(narrow_enough, self._values.values()))
+        return elapsed + next_round > self._budget or all(
+            narrow_enough(values)
+            for (placement, _), values in self._values.items()
+            if self._failures[placement] < _FAILURES
+        )
 
     @property
     def _budget(self) -> float:
@@ -302,6 +326,8 @@ class _Campaign:
         self._failures[run.placement] = self._failures[run.placement] + 1 if run.outcome == "failed" else 0
         if run.outcome == "skipped":
             self._failures[run.placement] = _FAILURES
+        if run.outcome != "finished":
+            return
         by_test: dict[str, list[float]] = defaultdict(list)
         for sample in run.samples:
             figures = metrics_of(sample)

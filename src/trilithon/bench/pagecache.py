@@ -16,10 +16,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def evict(path: Path) -> float:
     """Ask the kernel to drop the file's pages (no root needed); returns the fraction that stayed.
 
-    Pages that another process has mapped, or that were never written to disk, stay.
+    What is not yet on the disk is written first. Pages that another process has mapped stay. Raises OSError.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        os.fsync(descriptor)  # a dirty page stays, and a model that has just been written is all dirty pages
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

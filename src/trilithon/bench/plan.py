@@ -112,6 +112,8 @@ def resolve(plan: Plan, file: ModelFile, board: Board, configuration: Configurat
         for spelling in spellings or _usable_here(file, configuration)
         for variant in plan.variants
     ]
+    # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
+    found = list({placement.name: placement for placement in found}.values())
     if not found:
         reasons = "; ".join(missing for each in engines(configuration) if (missing := each.missing()))
         raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
@@ -166,7 +168,8 @@ def _placement(
     refusal = chosen.refusal(file, build, spelling.unit, settings)
     if refusal:
         raise PlacementError(f"placement {spelling.text}: {refusal}")
-    suffix = ",".join(f"{name}={value}" for name, value in variant.items() if name not in spelling.options)
+    own = {_SHORT.get(name, name) for name in spelling.options}
+    suffix = ",".join(f"{name}={value}" for name, value in variant.items() if _SHORT[name] not in own)
     name = spelling.text + (("," if spelling.options else ":") + suffix if suffix else "")
     return Placement(name=name, file=file, build=build, unit=spelling.unit, settings=settings)
 
@@ -206,7 +209,8 @@ def _completed(settings: Settings, tests: Sequence[Test], file: ModelFile, board
     little = len(board.big_cpus) < board.physical_cores
     needed = max([_CONTEXT, *(tokens_needed(test) for test in tests)])
     if file.context_train and not settings.context:
-        longest = max((tokens_needed(test) for test in tests), default=0)
+        # Not a question's: an answer that fills the context ends there.
+        longest = max((tokens_needed(test) for test in tests if test.kind in ("pp", "tg", "pg")), default=0)
         if longest > file.context_train:
             raise PlacementError(
                 f"the tests need a context of {longest} tokens and {file.path.name} was trained for "

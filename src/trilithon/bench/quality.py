@@ -5,7 +5,6 @@ Speed never stands without it. The thresholds are here and nowhere else; `docs/m
 
 import math
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +15,7 @@ from trilithon.children.wire import Completion
 from trilithon.errors import RunError
 from trilithon.measure.divergence import agreement, kl_divergence, surprise
 from trilithon.measure.records import QualityRecord
+from trilithon.measure.words import split_words
 from trilithon.runtime.runner import Runner
 
 __all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "read_quality"]
@@ -59,22 +59,32 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
     if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
         raise RunError(f"the fixed text is only {len(tokens)} tokens to this model", cause="unusable tokenizer")
+    # llama-server keeps back the distribution of a token that is half a character, which a broken model likes to say.
+    plain = (await runner.tokenize(" a", add_special=False))[-1]
+
+    async def distribution(count: int, *, cache_prompt: bool = True) -> Mapping[int, float]:
+        return await _distribution(runner, tokens[:count], plain, cache_prompt=cache_prompt)
+
     step = min(_STEP_TOKENS, (len(tokens) - _FIRST_TOKENS) // POSITIONS)
     prefill = {}
     for count in range(_FIRST_TOKENS + step, _FIRST_TOKENS + step * POSITIONS + 1, step):
-        prefill[count] = await _distribution(runner, tokens[:count])
+        prefill[count] = await distribution(count)
     whole = _FIRST_TOKENS + step * POSITIONS
-    prefill[whole] = await _distribution(runner, tokens[:whole], cache_prompt=False)
+    prefill[whole] = await distribution(whole, cache_prompt=False)
     decode = {}
     for count in range(_FIRST_TOKENS, _FIRST_TOKENS + POSITIONS + 1):
-        decode[count] = await _distribution(runner, tokens[:count])
+        decode[count] = await distribution(count)
     del decode[_FIRST_TOKENS]  # that one was the prefill of the beginning
     return QualityReading(tuple(tokens), prefill, decode, await ask(runner, question, _ANSWER_TOKENS))
 
 
-async def _distribution(runner: Runner, tokens: Sequence[int], *, cache_prompt: bool = True) -> Mapping[int, float]:
-    request = Completion(prompt=tokens, max_tokens=1, cache_prompt=cache_prompt, candidates=_CANDIDATES)
+async def _distribution(
+    runner: Runner, tokens: Sequence[int], forced: int, *, cache_prompt: bool
+) -> Mapping[int, float]:
+    request = Completion(prompt=tokens, max_tokens=1, cache_prompt=cache_prompt, candidates=_CANDIDATES, forced=forced)
     candidates, _ = await runner.distribution(request)
+    if not candidates:
+        raise RunError("the engine gave no log-probabilities", cause="no log-probabilities")
     # A probability of exactly 0 or no number comes as null or -inf from a broken pipeline; it counts as impossible.
     return {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
 
@@ -146,9 +156,10 @@ def _surprises(reading: QualityReading) -> list[float]:
     return [surprise(distribution, reading.tokens[at]) for at, distribution in seen if at < len(reading.tokens)]
 
 
-# An answer is called looping when its commonest run of this many words makes up this much of it.
+# An answer is called looping when this much of its runs of so many words have stood in it before.
 _LOOP_WORDS, _LOOP_SHARE, _LOOP_LEAST_WORDS = 4, 0.5, 24
 _TEXT_SHARE = 0.7
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def judge_answer(answer: str) -> tuple[str, ...]:
@@ -156,13 +167,19 @@ def judge_answer(answer: str) -> tuple[str, ...]:
     if not answer.strip():
         return ("the answer is empty",)
     faults = []
-    readable = sum(unicodedata.category(char)[0] in "LNPZS" or char in "\n\t" for char in answer)
-    letters = sum(unicodedata.category(char)[0] in "LN" for char in answer)
-    if readable < 0.98 * len(answer) or letters < _TEXT_SHARE * sum(not char.isspace() for char in answer):
+    text = answer.strip().rstrip(_REPLACEMENT)  # the limit may have cut its last character in two
+    unreadable = sum(char == _REPLACEMENT or _is_unreadable(char) for char in text)
+    # Marks are the vowels of Hindi or Thai.
+    letters = sum(unicodedata.category(char)[0] in "LMN" for char in text)
+    if unreadable > 0.02 * len(text) or letters < _TEXT_SHARE * sum(not char.isspace() for char in text) or not text:
         faults.append("the answer is not text")
-    words = answer.split()
+    words = split_words(text)
     if len(words) >= _LOOP_LEAST_WORDS:
-        runs = Counter(tuple(words[i : i + _LOOP_WORDS]) for i in range(len(words) - _LOOP_WORDS + 1))
-        if runs.most_common(1)[0][1] * _LOOP_WORDS >= _LOOP_SHARE * len(words):
+        runs = [tuple(words[i : i + _LOOP_WORDS]) for i in range(len(words) - _LOOP_WORDS + 1)]
+        if len(runs) - len(set(runs)) >= _LOOP_SHARE * len(runs):
             faults.append("the answer repeats itself in a loop")
     return tuple(faults)
+
+
+def _is_unreadable(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cn", "Co", "Cs") and char not in "\n\r\t"

@@ -37,12 +37,15 @@ def _assign(module: Any, parameters: Any, path: str, value: Any) -> None:
     *parents, name = path.split(".")
     holder = parameters
     for parent in parents:
-        holder = getattr(holder, parent)
-    if name in _ENUMERATIONS:
-        value = getattr(getattr(module, _ENUMERATIONS[name]), value)
+        holder = getattr(holder, parent, None)
     if not hasattr(holder, name):
         raise SystemExit(f"error: this xllamacpp has no parameter {path}")
-    setattr(holder, name, value)
+    try:
+        if name in _ENUMERATIONS:
+            value = getattr(getattr(module, _ENUMERATIONS[name]), value)
+        setattr(holder, name, value)
+    except (AttributeError, TypeError, OverflowError) as error:
+        raise SystemExit(f"error: this xllamacpp takes no {value!r} for {path}: {error}") from error
 
 
 if __name__ == "__main__":

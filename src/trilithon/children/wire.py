@@ -85,11 +85,17 @@ Event = Progress | Token | Finished
 """What a stream yields; the last one is always Finished. Whatever goes wrong is raised (see errors.RunError)."""
 
 
+# A newer llama-server sends a comment every 30 s from a thread of its own: a hung model would look alive for ever.
+_NO_PINGS = -1
+_FORCING_BIAS = 1000.0  # added to a logit: far beyond any that a model gives
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt.
 
-    Greedy unless `temperature` is set, so that two placements can be held against each other.
+    Greedy unless `temperature` is set, so that two placements can be held against each other. `forced` is the token
+    to generate whatever the model prefers; the distribution that `candidates` asks for stays the model's own.
     """
 
     prompt: str | Sequence[int]
@@ -101,6 +107,7 @@ class Completion:
     seed: int = 1
     stop: Sequence[str] = ()
     candidates: int = 0
+    forced: int | None = None
 
     path = "/completion"
 
@@ -114,11 +121,14 @@ class Completion:
             "repeat_penalty": self.repeat_penalty,
             "seed": self.seed,
             "stream": stream,
+            "sse_ping_interval": _NO_PINGS,
         }
         if self.stop:
             body["stop"] = list(self.stop)
         if self.candidates:
             body["n_probs"] = self.candidates
+        if self.forced is not None:
+            body["logit_bias"] = [[self.forced, _FORCING_BIAS]]
         return body
 
 
@@ -145,6 +155,7 @@ class Chat:
             "repeat_penalty": self.repeat_penalty,
             "seed": self.seed,
             "stream": stream,
+            "sse_ping_interval": _NO_PINGS,
         }
         if self.stop:
             body["stop"] = list(self.stop)

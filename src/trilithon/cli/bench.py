@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from trilithon.errors import UserError
+from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -77,8 +79,7 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.bench.plan import Plan
     from trilithon.results.store import Store
 
-    if words["model"] is not None:
-        raise UserError("--resume goes on as it was planned; leave MODEL out")
+    _refuse_beside("--resume goes on as it was planned", set(words) - {"resume", "output", "report_folder"})
     with Store.open(configuration.results_database) as store:
         number = store.last_interrupted()
         if number is None:
@@ -101,7 +102,10 @@ def _measure(
     click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
     with CampaignProgress() as progress:
         number = asyncio.run(stoppable(run_campaign(prepared, store, progress, resume)))
-    show_outcome(store.campaign(number), configuration, output=words["output"], folder=words["report_folder"])
+    campaign = store.campaign(number)
+    show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
+    if not any(run.outcome == "finished" for run in campaign.runs):
+        raise TrilithonError(f"no placement worked; what they said: trilithon results show {number} -o json")
 
 
 def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
@@ -117,14 +121,23 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
         variants=tuple(_variants(words)),
         rounds=words["repetitions"],
         budget_seconds=None if budget is None else parse_duration(budget, name="--time-budget"),
-        reference=words["reference"],
+        reference=words["reference"] and words["reference"].absolute(),
         quality=not words["no_quality"],
     )
 
 
+def _refuse_beside(reason: str, names: AbstractSet[str]) -> None:
+    """What the user wrote is never ignored: refuse those of the parameters `names` that were given."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            word = "MODEL" if isinstance(parameter, click.Argument) else parameter.opts[0]
+            raise UserError(f"{reason}; leave {word} out")
+
+
 def _model(path: Path | None, configuration: "Configuration") -> Path:
     if path is not None:
-        return path
+        return path.absolute()  # `--resume` may be said in another folder
     from trilithon.cli.progress import reading
     from trilithon.models.demo import DEMO_LICENCE, demo_model
 
@@ -138,6 +151,7 @@ def _tests(words: Mapping[str, Any]) -> "list[Test]":
     from trilithon.measure.records import Test
 
     if words["preset"] == "article":
+        _refuse_beside("--preset article says what to measure", {"n_prompt", "n_gen", "n_depth", "pg", "tests"})
         words = {**words, "n_prompt": "512", "n_gen": "128", "n_depth": "0", "pg": (), "tests": ()}
     wanted = words["tests"] or ("pp", "tg", "pg", "question")
     prompts = [n for n in parse_integers(words["n_prompt"], name="-p") if n]
@@ -181,5 +195,5 @@ def _variants(words: Mapping[str, Any]) -> list[dict[str, str]]:
             values = [value.strip() for value in words[option].split(",")]
             if short == "fa":
                 values = [{"1": "on", "0": "off"}.get(str(value), value) for value in values]
-            choices.append([(short, str(value)) for value in values])
+            choices.append([(short, str(value)) for value in dict.fromkeys(values)])
     return [dict(combination) for combination in itertools.product(*choices)]

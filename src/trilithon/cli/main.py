@@ -1,6 +1,7 @@
 """The command line's door: commands load when they are called, errors become one line and an exit code."""
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -65,6 +66,9 @@ def main() -> None:
 
 def entry() -> None:
     """The program `trilithon`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback
     sys.exit(run())
 
 
@@ -83,5 +87,14 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except BrokenPipeError:  # the reader of our stdout went away: `trilithon … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
+    except OSError as error:  # a full disk behind our stdout, a file that vanished
+        _drop_stdout()
+        click.echo(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", err=True)
+        return 2
+
+
+def _drop_stdout() -> None:
+    """What still waits in its buffer would fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,12 +20,15 @@ _WIDEST = 120
 
 def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output: str, folder: Path | None) -> None:
     """Print what was asked for on stdout, then write the report. With a data format stdout holds nothing else."""
+    from trilithon.results.compare import summarise
     from trilithon.results.verdict import verdict_sentence
 
     show_campaign(campaign, output)
     as_table = output == "table"
     if as_table:
         click.echo(f"{verdict_sentence(campaign)}\n")
+    if not summarise(campaign):
+        return  # the table and the sentence have said why there is nothing to draw
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
         click.echo(path, err=not as_table)
     click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
@@ -52,9 +55,10 @@ def show_campaign(campaign: "Campaign", output: str) -> None:
 
 def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
     """Write report.html and the PNGs; returns their paths. Raises StoreError when the folder cannot be written."""
-    from trilithon.results.compare import comparison_lines, summarise
+    from trilithon.results.compare import summarise
     from trilithon.results.plots import figures, write_pngs
     from trilithon.results.report import report_title, write_report
+    from trilithon.results.statements import comparison_lines
     from trilithon.results.verdict import verdict_sentence
 
     rows = summarise(campaign)

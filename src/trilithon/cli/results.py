@@ -82,6 +82,7 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
     A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu.
     """
     from trilithon.results.compare import compare_placements
+    from trilithon.results.statements import comparison_text
 
     with _store() as store:
         pairs = _pairs(store, a, b)
@@ -96,7 +97,7 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
         click.echo(json.dumps([_as_json(*each) for each in found], indent=2))
         return
     for name, other, comparison in found:
-        click.echo(_sentence(name, other, comparison))
+        click.echo(comparison_text(name, other, comparison))
 
 
 def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], tuple[Campaign, str]]]":
@@ -111,8 +112,12 @@ def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], 
         one = ours[0]
     if other is None and len(theirs) == 1:
         other = theirs[0]
+    if not ours or not theirs:
+        raise UserError(f"campaign {(second if ours else first).id} measured nothing; choose another one")
     if one is None or other is None:
-        raise UserError(f"name a placement, for example {first.id}:{ours[0]}; there are {', '.join(ours + theirs)}")
+        raise UserError(
+            f"name a placement, for example {first.id}:{ours[0]}; there are {', '.join(dict.fromkeys(ours + theirs))}"
+        )
     return [((first, one), (second, other))]
 
 
@@ -123,14 +128,6 @@ def _named(store: "Store", text: str) -> "tuple[Campaign, str | None]":
     if colon and placement not in names:
         raise UserError(f"campaign {campaign.id} has no placement {placement}; it has {', '.join(names)}")
     return campaign, placement or None
-
-
-def _sentence(name: str, other: str, found: "Comparison") -> str:
-    ratio = found.verdict.ratio
-    figures = f": {ratio.ratio:.3f} times ({ratio.low:.3f}–{ratio.high:.3f})" if ratio else ""
-    differs = f"; differs: {', '.join(found.differs)}" if found.differs else ""
-    names = name if name == other else f"{name} beside {other}"
-    return f"{found.test.name}, {found.metric.title}, {names}: {found.verdict.answer}{figures}. {found.verdict.reason}{differs}"
 
 
 def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "v
 
 # The KV types that llama-server takes (common/arg.cpp).
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+_VERSION_SECONDS = 10.0
 _FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
 
@@ -81,7 +83,7 @@ class LlamaCpp:
         programs = dict.fromkeys(path.resolve() for path in [*named, *([Path(on_path)] if on_path else [])])
         builds: list[Build] = []
         for program in programs:
-            if program.is_file():
+            if program.is_file() and os.access(program, os.X_OK):
                 name = "native" if not builds else f"native{len(builds) + 1}"
                 builds.append(self._native_build(name, program))
         return builds
@@ -101,11 +103,11 @@ def _program_version(program: Path) -> str:
     """What `llama-server --version` says of itself on stderr: "version: 6123 (abc1234)"."""
     try:
         done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL
+            [program, "--version"], capture_output=True, timeout=_VERSION_SECONDS, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unknown ({type(error).__name__})"
-    match = re.search(r"version: (.+)", done.stderr + done.stdout)
+    match = re.search(r"version: (.+)", (done.stderr + done.stdout).decode(errors="replace"))
     return match[1].strip() if match else "unknown"
 
 

@@ -189,6 +189,7 @@ class ScriptedEngine:
     request too, images and grammars among them, since what it answers is the script's business alone."""
 
     name = "scripted"
+    only_when_named = True
 
     def __init__(self, _: Configuration | None = None) -> None:
         """Every engine is offered the configuration; this one needs nothing of it."""

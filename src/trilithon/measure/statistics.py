@@ -49,7 +49,7 @@ RUNS_FOR_A_VERDICT = 13
 """Runs a side that find a 5% slowdown at 1% noise in over 95% of cases even where one run in twenty is disturbed."""
 
 _RUNS_FOR_PAIRS = 8  # Wilcoxon's p is at least 2 / 2**n
-_MOVE_TOGETHER = 0.7  # Spearman's correlation of the rounds from which drift outweighs each side's own noise
+_ROUNDING = 1e-9  # sides that are swapped must not choose differently
 _EXACT_VALUES = 100  # the exact distribution costs time and says nothing more beyond it
 
 
@@ -116,7 +116,7 @@ def narrow_enough(values: Values, relative_width: float = 0.02) -> bool:
 def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = False) -> RatioResult:
     """a's median ÷ b's with its bootstrap interval at `level`, and the two-sided p of "there is no difference".
 
-    `paired` says that a[i] and b[i] are of the same round; the pairs are used where the rounds drift together.
+    `paired` says that a[i] and b[i] are of the same round; the pairs are used where they can show a smaller effect.
     Raises ValueError for values that are not above 0 and for pairs that are not.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -124,9 +124,11 @@ def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = 
         raise ValueError("a ratio needs values above 0 on both sides")
     if paired and len(first) != len(second):
         raise ValueError("pairs need as many values on one side as on the other")
-    if paired and _drift_together(first, second):
-        return _paired_ratio(np.log(first) - np.log(second), level)
-    return _unpaired_ratio(first, second, level)
+    whole = _unpaired_ratio(first, second, level)
+    if not paired or len(first) < _RUNS_FOR_PAIRS:
+        return whole
+    by_round = _paired_ratio(np.log(first) - np.log(second), level)
+    return by_round if _sees_more(by_round, whole) else whole
 
 
 def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = False) -> Verdict:
@@ -171,10 +173,12 @@ def _percentiles(values: _Array, weights: _Array, level: float) -> tuple[float, 
     return float(ordered[np.argmax(from_below >= tail)]), float(ordered[::-1][np.argmax(from_above >= tail)])
 
 
-def _drift_together(a: _Array, b: _Array) -> bool:
-    if len(a) < _RUNS_FOR_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+def _sees_more(by_round: RatioResult, whole: RatioResult) -> bool:
+    """Pairs see through drift and suffer more from disturbed runs. The choice is blind to who is ahead: a smallest
+    effect has the difference taken out."""
+    if by_round.smallest_effect is None or whole.smallest_effect is None:
         return False
-    return float(stats.spearmanr(a, b).statistic) >= _MOVE_TOGETHER
+    return by_round.smallest_effect < whole.smallest_effect * (1 - _ROUNDING)
 
 
 def _unpaired_ratio(a: _Array, b: _Array, level: float) -> RatioResult:

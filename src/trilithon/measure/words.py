@@ -4,7 +4,7 @@ import unicodedata
 
 from uniseg.wordbreak import words
 
-__all__ = ["count_words"]
+__all__ = ["count_words", "split_words"]
 
 
 def count_words(text: str) -> int:
@@ -12,4 +12,9 @@ def count_words(text: str) -> int:
 
     Russian counts as a reader would; Chinese counts one word per ideograph, since UAX #29 has no dictionary.
     """
-    return sum(any(unicodedata.category(char)[0] in "LN" for char in word) for word in words(text))
+    return len(split_words(text))
+
+
+def split_words(text: str) -> list[str]:
+    """The words that `count_words` counts, without what stands between them."""
+    return [word for word in words(text) if any(unicodedata.category(char)[0] in "LN" for char in word)]

@@ -19,6 +19,8 @@ __all__ = ["Client", "Disconnected"]
 # Evaluating a prompt gives no sign of life, so its length buys time: 2 tokens per second is slower than any
 # published prefill on these boards (../data: the slowest is 3.3).
 _SECONDS_PER_PROMPT_TOKEN = 0.5
+# What a chat template may add to the messages.
+_TEMPLATE_TOKENS = 512
 
 
 class Disconnected(RunError):
@@ -39,10 +41,10 @@ class Client:
         self._hang_seconds = hang_seconds
 
     async def ready(self) -> bool:
-        """True once the model is loaded; False while it loads or while nobody listens yet."""
+        """True once the model is loaded; False while it loads, does not answer, or while nobody listens yet."""
         try:
             return bool(await self._call("GET", "/health"))
-        except (Disconnected, Refused):
+        except (Disconnected, Refused, Hung):
             return False
 
     async def properties(self) -> dict[str, Any]:
@@ -51,18 +53,21 @@ class Client:
     async def vocabulary(self) -> int:
         """How many token ids the loaded model knows."""
         models = await self._call("GET", "/v1/models")
-        return int(models["data"][0]["meta"]["n_vocab"])
+        with _understood("/v1/models", models):
+            return int(models["data"][0]["meta"]["n_vocab"])
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         reply = await self._call("POST", "/tokenize", {"content": text, "add_special": add_special})
-        return [int(token) for token in reply["tokens"]]
+        with _understood("/tokenize", reply):
+            return [int(token) for token in reply["tokens"]]
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         """The most probable next tokens after `request.prompt`, `request.candidates` of them, best first."""
         allowance = self._allowance(request)
         reply = await self._call("POST", "/completion", request.body(stream=False), allowance=allowance)
-        entries = reply["completion_probabilities"][0]["top_logprobs"]
-        return [Candidate(int(e["id"]), float(e["logprob"])) for e in entries], Timings.parse(reply["timings"])
+        with _understood("/completion", reply):
+            entries = reply["completion_probabilities"][0]["top_logprobs"]
+            return [Candidate(int(e["id"]), float(e["logprob"])) for e in entries], Timings.parse(reply["timings"])
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         """Run one request; yields events as they arrive, Finished last."""
@@ -71,9 +76,12 @@ class Client:
         with _translated(limit):
             async with self._exchange(request) as exchange:
                 while not exchange.complete:
-                    await exchange.wait(limit)
-                    limit = self._hang_seconds
-                    for event in reader.events(exchange):
+                    with _translated(limit):
+                        await exchange.wait(limit)
+                    events = reader.events(exchange)
+                    if reader.begun:  # the head comes before the prompt is evaluated
+                        limit = self._hang_seconds
+                    for event in events:
                         yield event
         yield reader.finished()
 
@@ -93,7 +101,10 @@ class Client:
 
     def _allowance(self, request: Completion | Chat) -> float:
         """Seconds that may pass before the first event."""
-        tokens = len(request.prompt) if isinstance(request, Completion) else 512
+        if isinstance(request, Completion):
+            tokens = len(request.prompt)  # of a text: its characters, which are more
+        else:
+            tokens = _TEMPLATE_TOKENS + sum(len(content) for _, content in request.messages)
         return self._hang_seconds + tokens * _SECONDS_PER_PROMPT_TOKEN
 
     async def _call(
@@ -120,18 +131,21 @@ class _EventReader:
         self._reason = ""
         self._timings: Timings | None = None
         self._at_ns = 0
+        self.begun = False
 
     def events(self, exchange: Exchange) -> list[Event]:
         events: list[Event] = []
         for at_ns, piece in exchange.read():
+            self.begun = True
             *lines, self._rest = (self._rest + piece).split(b"\n")
             if exchange.status is not None and exchange.status >= 400:
                 self._rest = b"\n".join([*lines, self._rest])  # not events but one error object
                 continue
             for message in _parse(lines):
-                events += self._decode(at_ns, message)
-                self._reason = _finish_reason(message) or self._reason
-                self._timings = Timings.parse(message["timings"]) if "timings" in message else self._timings
+                with _understood("the stream", message):
+                    events += self._decode(at_ns, message)
+                    self._reason = _finish_reason(message) or self._reason
+                    self._timings = Timings.parse(message["timings"]) if message.get("timings") else self._timings
                 self._at_ns = at_ns
         if exchange.complete and exchange.status is not None and exchange.status >= 400:
             raise _refusal(exchange.status, self._rest)
@@ -150,12 +164,25 @@ def _translated(limit_seconds: float) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise Hung(
-            f"no sign of life for {limit_seconds:.0f} s",
+            f"no sign of life for {str(error) or f'{limit_seconds:g}'} s",
             cause="hang",
             advice="allow longer with TRILITHON_HANG_SECONDS if the machine is just slow",
         ) from error
     except (OSError, h11.RemoteProtocolError) as error:
         raise Disconnected(f"the connection broke: {str(error) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _understood(what: str, answer: Mapping[str, Any]) -> Iterator[None]:
+    """An answer that lacks what it must have, or has it in another shape, is an engine's error and not ours."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refused(
+            f"the engine answered {what} in another form than llama-server's: {str(answer)[:80]}",
+            status=502,
+            cause="bad answer",
+        ) from error
 
 
 def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -165,7 +192,7 @@ def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
         # llama-server names the field "error" for some failures, and puts an error object into "data" for others.
         if field in (b"data", b"error") and (value := value.strip()) and value != b"[DONE]":
             message = _json_object(value)
-            if field == b"error" or "error" in message:
+            if field == b"error" or message.get("error"):
                 raise _refusal(500, value)
             messages.append(message)
     return messages
@@ -187,13 +214,13 @@ def _completion_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
         return [Progress(at_ns, int(progress["processed"]), int(progress["total"]))]
     if message.get("stop") and not message.get("content"):
         return []
-    return [Token(at_ns, str(message.get("content", "")))]
+    return [Token(at_ns, str(message.get("content") or ""))]
 
 
 def _chat_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
     events: list[Event] = []
-    for choice in message.get("choices", []):
-        delta = choice.get("delta", {})
+    for choice in message.get("choices") or []:
+        delta = choice.get("delta") or {}
         if delta.get("reasoning_content"):
             events.append(Token(at_ns, delta["reasoning_content"], reasoning=True))
         if delta.get("content"):
@@ -204,7 +231,7 @@ def _chat_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
 def _finish_reason(message: Mapping[str, Any]) -> str:
     if message.get("stop") is True:
         return {"limit": "length"}.get(str(message.get("stop_type")), "stop")
-    reasons = [choice.get("finish_reason") for choice in message.get("choices", [])]
+    reasons = [choice.get("finish_reason") for choice in message.get("choices") or []]
     return next((str(reason) for reason in reasons if reason), "")
 
 
@@ -213,7 +240,8 @@ def _refusal(status: int, body: bytes) -> Refused:
         error = json.loads(body)
         error = error.get("error", error)
         text = str(error.get("message", error) if isinstance(error, dict) else error)
-        status = int(error.get("code", status)) if isinstance(error, dict) else status
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) else status  # elsewhere it is a word, or null
     except (ValueError, AttributeError):
         text = body.decode(errors="replace").strip() or "no reason given"
     return Refused(f"the engine refused ({status}): {' '.join(text.split())[:500]}", status=status, cause="refused")

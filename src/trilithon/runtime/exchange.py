@@ -67,16 +67,21 @@ class Exchange(asyncio.Protocol):
             await self._waiter
 
     async def wait_until_over(self, first_seconds: float, hang_seconds: float) -> None:
-        """Until the connection ended, without a look at what arrives. TimeoutError when nothing arrived for
-        `first_seconds`, or for `hang_seconds` once something had."""
+        """Until the connection ended, without a look at what arrives. TimeoutError (its text: the seconds) when
+        nothing of the body came for `first_seconds`, or nothing more for `hang_seconds` once it had begun."""
         while True:
-            limit = hang_seconds if self._arrived else first_seconds
+            limit = hang_seconds if self._has_begun() else first_seconds
             left = limit - (time.monotonic_ns() - self._last_ns) / 1e9
             if left <= 0:
-                raise TimeoutError
-            await asyncio.wait([self._lost], timeout=left)
+                raise TimeoutError(f"{limit:g}")
+            # Looked at again after `hang_seconds` at the latest: the body may have begun meanwhile.
+            await asyncio.wait([self._lost], timeout=min(left, hang_seconds))
             if self._lost.done():
                 return
+
+    def _has_begun(self) -> bool:
+        """Whether more than the head has arrived: llama-server sends that before it evaluates the prompt."""
+        return bool(b"".join(data for _, data in self._arrived).partition(b"\r\n\r\n")[2])
 
     def read(self) -> list[tuple[int, bytes]]:
         """The pieces of the body that have arrived since the last call, each with its moment (monotonic ns).

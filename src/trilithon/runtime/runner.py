@@ -101,23 +101,26 @@ class Runner:
 
 async def _until_ready(process: Process, client: Client, name: str, limit_seconds: float) -> int:
     """Wait for health; returns the moment (monotonic ns)."""
-    deadline = time.monotonic() + limit_seconds
     pause = _FIRST_PAUSE_SECONDS
-    while not await client.ready():
-        if process.returncode is not None:
-            found = process.diagnose()
-            raise StartError(
-                f"{name} did not start: {found.cause}",
-                cause=found.cause,
-                advice=found.advice,
-                last_words=found.last_words,
-            )
-        if time.monotonic() > deadline:
-            raise StartError(
-                f"{name} was not ready after {limit_seconds:.0f} s",
-                cause="not ready in time",
-                advice="allow longer with TRILITHON_START_SECONDS",
-            )
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+    try:
+        async with asyncio.timeout(limit_seconds):
+            while not await client.ready():
+                if process.returncode is not None:
+                    raise await _not_started(process, name)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+    except TimeoutError as error:
+        raise StartError(
+            f"{name} was not ready after {limit_seconds:g} s",
+            cause="not ready in time",
+            advice="allow longer with TRILITHON_START_SECONDS",
+        ) from error
     return time.monotonic_ns()
+
+
+async def _not_started(process: Process, name: str) -> StartError:
+    await process.wait()  # it takes the count of out-of-memory kills, which the diagnosis needs
+    found = process.diagnose()
+    return StartError(
+        f"{name} did not start: {found.cause}", cause=found.cause, advice=found.advice, last_words=found.last_words
+    )

@@ -1,0 +1,80 @@
+"""Whether our pp512 and tg128 are llama-bench's: the same native build, interleaved, as a ratio of rates.
+
+    python benchmarks/fidelity.py FOLDER [--rounds 10] [--model FILE] [--json]
+
+FOLDER holds llama-server and llama-bench of one build. Each round runs both, in turn first; the figures are medians
+over rounds, and the ratio is the median of the rounds' ratios, so that drift of the machine cancels.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+from placements import configuration_with, demo_path, opened, resolved
+from report_figures import Bound, Figure, arguments, report
+
+from trilithon.bench.workloads import measure, warm_up
+from trilithon.engines.base import Placement
+from trilithon.measure.metrics import HEADLINE, metrics_of
+from trilithon.measure.records import Test
+from trilithon.settings import Configuration
+
+TESTS = (Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128))
+
+
+async def ours(placement: Placement, configuration: Configuration) -> dict[str, float]:
+    rates = {}
+    async with opened(placement, configuration) as runner:
+        await warm_up(runner, TESTS)
+        for test in TESTS:
+            rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
+    return rates
+
+
+def llama_bench(program: Path, placement: Placement) -> dict[str, float]:
+    """One repetition of each test, with the placement's own threads and micro-batch."""
+    settings = placement.settings
+    words = [program, "-m", placement.file.path, "-p", 512, "-n", 128, "-r", 1, "-o", "json", "-ngl", 0]
+    words += ["-t", settings.threads, "-ub", settings.micro_batch, "-b", settings.batch, "-fa", "auto"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{program} failed: {done.stderr.strip().splitlines()[-1:]}")
+    rows = json.loads(done.stdout)
+    return {f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}": row["avg_ts"] for row in rows}
+
+
+def main() -> int:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--model", type=Path)
+    words = parser.parse_args()
+    configuration = configuration_with(words.folder)
+    model = words.model or demo_path(configuration)
+    (placement,) = resolved(["llama.cpp@native/cpu"], model, TESTS, configuration)
+    rates: dict[str, list[float]] = defaultdict(list)
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for number in range(words.rounds):
+        sides = {}
+        for side in ("ours", "llama-bench") if number % 2 else ("llama-bench", "ours"):
+            if side == "ours":
+                sides[side] = asyncio.run(ours(placement, configuration))
+            else:
+                sides[side] = llama_bench(words.folder / "llama-bench", placement)
+        for test in TESTS:
+            ratios[test.name].append(sides["ours"][test.name] / sides["llama-bench"][test.name])
+            for side, figures in sides.items():
+                rates[f"{side} {test.name} tokens/s"].append(figures[test.name])
+        print(f"round {number + 1}: " + ", ".join(f"{t} {r[-1]:.3f}" for t, r in ratios.items()), file=sys.stderr)
+    figures: dict[str, Figure] = {name: median(values) for name, values in rates.items()}
+    figures |= {f"ratio {name}": median(values) for name, values in ratios.items()}
+    bounds = [Bound(f"ratio {test.name}", least=0.97, most=1.03) for test in TESTS]
+    return report(figures, bounds, as_json=words.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What a campaign shows of its placements beside each other, a sentence per test and pair."""
+
+from trilithon.measure.metrics import HEADLINE
+from trilithon.measure.records import Campaign
+from trilithon.results.compare import Comparison, Row, compare_placements, summarise
+
+__all__ = ["comparison_lines", "comparison_text"]
+
+
+def comparison_text(name: str, other: str, found: Comparison) -> str:
+    """ "tg128, Decode: A beside B: better, 1.312 times (1.280–1.340)"."""
+    ratio = found.verdict.ratio
+    interval = "" if ratio is None or ratio.low is None else f" ({ratio.low:.3f}–{ratio.high:.3f})"
+    figures = "" if ratio is None else f", {ratio.ratio:.3f} times{interval}"
+    names = name if name == other else f"{name} beside {other}"
+    differs = f"; differs: {', '.join(found.differs)}" if found.differs else ""
+    reason = f" – {found.verdict.reason}" if found.verdict.reason else ""
+    return f"{found.test.name}, {found.metric.title}: {names}: {found.verdict.answer}{figures}{reason}{differs}"
+
+
+def comparison_lines(campaign: Campaign) -> list[str]:
+    """Per test, every other placement beside the one with the best median that is not broken."""
+    rows = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind] and row.estimate]
+    lines = []
+    for test in dict.fromkeys(row.test for row in rows):
+        of_test = [row for row in rows if row.test == test]
+        best = _best(of_test)
+        for row in of_test:
+            if best is not None and row.placement != best.placement:
+                pairs = compare_placements((campaign, row.placement), (campaign, best.placement))
+                lines += [comparison_text(row.placement, best.placement, pair) for pair in pairs if pair.test == test]
+    return lines
+
+
+def _best(rows: list[Row]) -> Row | None:
+    sound = [row for row in rows if row.estimate and not (row.quality and row.quality.verdict == "broken")]
+    sign = 1 if rows[0].metric.higher_is_better else -1
+    return max(sound, key=lambda row: sign * row.estimate.median if row.estimate else 0.0, default=None)

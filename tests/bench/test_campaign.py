@@ -1,0 +1,263 @@
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trilithon.bench import campaign as module
+from trilithon.bench.campaign import Prepared, Step, prepare, run_campaign
+from trilithon.bench.plan import Plan
+from trilithon.errors import UserError
+from trilithon.measure.records import Campaign, Run, Test
+from trilithon.models.synthetic import write_tiny_model
+from trilithon.results.store import Store
+from trilithon.settings import Configuration
+
+PP = Test(kind="pp", prompt_tokens=16)
+TG = Test(kind="tg", generated_tokens=8)
+FAST = "prefill=50000,decode=5000"
+GOOD = f"scripted/cpu:{FAST}"
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for an idle machine and no second of memory bandwidth: neither is what these tests are about."""
+
+    async def settle(*, limit_seconds: float) -> tuple[str, ...]:
+        return ()
+
+    monkeypatch.setattr(module, "settle", settle)
+    monkeypatch.setattr(module, "measure_bandwidth", lambda _: 1e10)
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=30.0, hang_seconds=1.0)
+
+
+class Bench:
+    def __init__(self, configuration: Configuration, model: Path):
+        self.configuration = configuration
+        self.model = model
+        self.steps: list[Step] = []
+
+    def plan(self, *placements: str, **more: object) -> Plan:
+        words: dict[str, object] = {"model": self.model, "tests": (PP, TG), "quality": False, "rounds": 1, **more}
+        return Plan(placements=placements, **words)  # type: ignore[arg-type]
+
+    def prepared(self, *placements: str, **more: object) -> Prepared:
+        return prepare(self.plan(*placements, **more), self.configuration)
+
+    def __call__(self, *placements: str, resume: int | None = None, **more: object) -> Campaign:
+        prepared = self.prepared(*placements, **more)
+        with self.store() as store:
+            return store.campaign(asyncio.run(run_campaign(prepared, store, self.steps.append, resume)))
+
+    def store(self) -> Store:
+        return Store.open(self.configuration.results_database)
+
+
+@pytest.fixture
+def bench(configuration: Configuration, tiny: Path) -> Bench:
+    return Bench(configuration, tiny)
+
+
+def runs_of(campaign: Campaign, placement: str) -> list[Run]:
+    return [run for run in campaign.runs if run.placement == placement]
+
+
+def processes_of(folder_part: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if folder_part in words:
+                found.append(words)
+    return found
+
+
+def test_a_crash_is_a_failed_run_and_the_others_go_on(bench: Bench) -> None:
+    bad = f"scripted/gpu:{FAST},crash_after=3"
+    campaign = bench(GOOD, bad, rounds=3)
+    assert campaign.status == "finished"
+    assert [run.outcome for run in runs_of(campaign, GOOD)] == ["finished"] * 3
+    assert all([sample.test for sample in run.samples] == [PP, TG] for run in runs_of(campaign, GOOD))
+    failed, again, skipped = sorted(runs_of(campaign, bad), key=lambda run: run.round)
+    assert (failed.outcome, again.outcome, skipped.outcome) == ("failed", "failed", "skipped")
+    assert failed.failure is not None
+    assert failed.failure.kind == "died"
+    assert "SIGSEGV" in failed.failure.cause
+    assert skipped.warnings == ("failed 2 times in a row",)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "cause"),
+    [
+        ("hang_after=2", "hung", ""),
+        ("oom_after=2", "died", "SIGKILL"),
+        ("exit_after=2,exit_code=7", "died", "7"),
+        ("refuse_start=no licence", "start failed", "no licence"),
+        ("refuse_requests=too long", "refused", "too long"),
+        ("error_after=2", "refused", ""),
+    ],
+)
+def test_a_fault_becomes_a_failed_run_with_its_cause(bench: Bench, fault: str, kind: str, cause: str) -> None:
+    (run,) = bench(f"{GOOD},{fault}").runs
+    assert run.outcome == "failed"
+    assert run.failure is not None
+    assert run.failure.kind == kind
+    told = " ".join([run.failure.cause, run.failure.message, *run.failure.last_words])
+    assert cause in told
+    assert "\n" not in run.failure.message
+
+
+def test_samples_before_a_fault_are_kept(bench: Bench) -> None:
+    # The warm-up generates 4 tokens, pp 1 and tg 9.
+    (run,) = bench(f"{GOOD},crash_after=10").runs
+    assert run.outcome == "failed"
+    assert [sample.test for sample in run.samples] == [PP]
+
+
+def test_one_failure_is_forgiven(bench: Bench, tmp_path: Path) -> None:
+    campaign = bench(f"{GOOD},crash_after=2,flaky=1,flaky_file={tmp_path / 'starts'}", rounds=3)
+    assert [run.outcome for run in campaign.runs] == ["failed", "finished", "finished"]
+
+
+def test_rounds_are_interleaved_and_every_other_one_runs_backwards(bench: Bench) -> None:
+    other = f"scripted/gpu:{FAST}"
+    campaign = bench(GOOD, other, rounds=3)
+    order = sorted(campaign.runs, key=lambda run: run.started_ns)
+    assert [(run.placement, run.round) for run in order] == [
+        (GOOD, 0),
+        (other, 0),
+        (other, 1),
+        (GOOD, 1),
+        (GOOD, 2),
+        (other, 2),
+    ]
+    assert all(earlier.finished_ns <= later.started_ns for earlier, later in zip(order, order[1:], strict=False))
+
+
+@pytest.mark.parametrize("rounds", [None, 1000])
+def test_the_budget_ends_it_but_never_before_the_first_round(bench: Bench, rounds: int | None) -> None:
+    other = f"scripted/gpu:{FAST}"
+    campaign = bench(GOOD, other, rounds=rounds, budget_seconds=0.01)
+    assert campaign.status == "finished"
+    assert sorted((run.placement, run.round) for run in campaign.runs) == [(GOOD, 0), (other, 0)]
+
+
+def test_a_placement_that_was_given_up_does_not_hold_up_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "narrow_enough", lambda values: len(values) >= 5)
+    campaign = bench(GOOD, f"{GOOD},crash_after=10", rounds=None, budget_seconds=60.0, tests=(PP, TG))
+    assert len(runs_of(campaign, GOOD)) == 5
+
+
+def test_what_is_being_done_is_told(bench: Bench) -> None:
+    bench(GOOD, rounds=2)
+    assert bench.steps[0].remaining_seconds is None
+    assert {step.runs_planned for step in bench.steps} == {2}
+    assert [step.runs_done for step in bench.steps] == sorted(step.runs_done for step in bench.steps)
+    last = bench.steps[-1]
+    assert last.remaining_seconds is not None
+    assert last.remaining_seconds > 0
+    assert f"{GOOD}: tg8" in [step.text for step in bench.steps]
+
+
+def test_a_placement_is_recorded_with_what_must_match(bench: Bench) -> None:
+    (placement,) = bench(GOOD).placements
+    assert placement.model["sha256"] == placement.must_match["file"]
+    assert len(placement.must_match["file"]) == 64
+    assert {"board", "kernel", "build", "file", "settings"} <= placement.must_match.keys()
+    assert placement.bandwidth_bytes_per_second == 1e10
+
+
+def test_the_log_of_the_child_is_kept(bench: Bench) -> None:
+    (run,) = bench("llama.cpp/cpu").runs
+    assert run.outcome == "finished"
+    assert "llama" in run.log or "load" in run.log
+
+
+def cancelled_at(bench: Bench, moment: Callable[[Step], bool], *placements: str, **more: object) -> int:
+    """Cancel a campaign when `moment` comes; returns its number."""
+    prepared = bench.prepared(*placements, **more)
+
+    async def work(store: Store) -> None:
+        loop = asyncio.get_running_loop()
+
+        def observe(step: Step) -> None:
+            if moment(step):
+                loop.call_later(0.05, task.cancel)
+
+        task = loop.create_task(run_campaign(prepared, store, observe))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with bench.store() as store:
+        asyncio.run(work(store))
+        (summary,) = store.campaigns()
+        assert summary.status == "interrupted"
+        assert store.last_interrupted() == summary.id
+        return summary.id
+
+
+@pytest.mark.parametrize("words", ["loading", "warming up", "tg8", "quality"])
+def test_cancelled_it_leaves_nothing_behind_and_can_go_on(bench: Bench, words: str) -> None:
+    slow = "scripted/cpu:prefill=50000,decode=50,load=0.2"
+    more: dict[str, object] = {"rounds": 2, "quality": words == "quality"}
+    number = cancelled_at(bench, lambda step: words in step.text, slow, **more)
+    assert processes_of(str(bench.model)) == []
+    campaign = bench(slow, resume=number, **more)
+    assert campaign.status == "finished"
+    finished = [run.round for run in campaign.runs if run.outcome == "finished"]
+    assert sorted(finished) == [0, 1]
+
+
+def test_a_campaign_killed_before_its_placements_were_written_can_go_on(bench: Bench) -> None:
+    with bench.store() as store:
+        number = store.start_campaign(
+            started="2026-01-01T00:00:00+00:00", source="trilithon", version="0", board={}, plan=bench.plan(GOOD).to_json()
+        )
+        store.set_status(number, "interrupted")
+    campaign = bench(GOOD, resume=number)
+    assert [placement.name for placement in campaign.placements] == [GOOD]
+    assert [run.outcome for run in campaign.runs] == ["finished"]
+
+
+def test_it_does_not_go_on_with_another_file_of_the_same_name(bench: Bench, tmp_path: Path) -> None:
+    bench.model = tmp_path / "model.gguf"
+    write_tiny_model(bench.model)
+    number = cancelled_at(bench, lambda step: "loading" in step.text, GOOD, rounds=2)
+    write_tiny_model(bench.model, seed=77)
+    with pytest.raises(UserError, match=rf"campaign {number} cannot go on.*file .*results rm {number}"):
+        bench(GOOD, resume=number, rounds=2)
+    with bench.store() as store:
+        assert store.campaign(number).status == "interrupted"
+
+
+def test_quality_stands_beside_speed(bench: Bench) -> None:
+    wrong = f"scripted/gpu:{FAST},wrong=1"
+    campaign = bench(GOOD, wrong, quality=True, tests=(PP,))
+    reference, other = (placement.quality for placement in campaign.placements)
+    assert reference is not None
+    assert reference.reference == GOOD
+    assert other is not None
+    assert other.verdict == "broken"
+    assert other.reference == GOOD
+
+
+def test_quality_that_cannot_be_read_is_unknown_and_speed_goes_on(bench: Bench) -> None:
+    fragile = f"scripted/gpu:{FAST},crash_after=20"
+    campaign = bench(GOOD, fragile, quality=True, tests=(PP,))
+    quality = {placement.name: placement.quality for placement in campaign.placements}[fragile]
+    assert quality is not None
+    assert quality.verdict == "unknown"
+    assert "SIGSEGV" in quality.reasons[0]
+    assert [run.outcome for run in campaign.runs] == ["finished", "finished"]
+
+
+def test_a_cold_start_has_its_own_figures(bench: Bench) -> None:
+    (run,) = bench(GOOD, tests=(Test(kind="cold"),)).runs
+    assert run.outcome == "finished", run.failure
+    (sample,) = run.samples
+    assert {"load_warm_ns", "first_request_ns"} <= sample.marks.keys()
