@@ -1,9 +1,10 @@
 """How often a verdict is right: a placement against itself must be "same", a 5% slowdown must be found.
 
-    python benchmarks/verdicts.py [--json] [--quick] [--tables]
+    python benchmarks/verdicts.py [--simulated] [--quick] [--tables] [--json]
 
 Simulated runs have the noise of real boards: lognormal noise, disturbed runs that take 10 to 30% longer, and drift
-that both sides of a round share. `--tables` prints the tables of docs/methodology.md instead.
+that both sides of a round share. Then the bench itself: the demo model against itself,
+and the scripted engine against a slower one. `--tables` prints the tables of docs/methodology.md instead.
 """
 
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from real_verdicts import found_slowdowns, same_as_itself
 from report_figures import Bound, Figure, arguments, report
 
 from trilithon.measure.statistics import LEAST_RUNS, RUNS_FOR_A_VERDICT, Answer, compare, interval, narrow_enough
@@ -138,16 +140,29 @@ def coverage_table(random: Generator, times: int) -> Iterator[str]:
     yield "| interval holds the true median | " + " | ".join(cells) + " |"
 
 
+def real(comparisons: int, slowdowns: int) -> dict[str, Figure]:
+    same, found = same_as_itself(comparisons), found_slowdowns(slowdowns, SLOWDOWN)
+    return {
+        f"real: A against A is same, {same.total()} comparisons": same["same"] / same.total(),
+        f"real: 5% found, scripted engine, {found.total()} comparisons": found["better"] / found.total(),
+    }
+
+
 def main() -> int:
     parser = arguments("How often a verdict is right.")
-    parser.add_argument("--quick", action="store_true", help="fewer comparisons")
+    parser.add_argument("--quick", action="store_true", help="fewer simulated comparisons")
     parser.add_argument("--tables", action="store_true", help="print the tables of docs/methodology.md and stop")
+    parser.add_argument("--simulated", action="store_true", help="leave the real campaigns out (about half an hour)")
+    parser.add_argument("--same", type=int, default=20, help="real comparisons of a placement with itself")
+    parser.add_argument("--found", type=int, default=100, help="real comparisons with a 5%% slowdown")
     chosen = parser.parse_args()
     if chosen.tables:
         for line in tables(100 if chosen.quick else 400):
             print(line, flush=True)
         return 0
     figures = simulated(50 if chosen.quick else 500)
+    if not chosen.simulated:
+        figures |= real(chosen.same, chosen.found)
     return report(figures, [Bound(name, least=0.95) for name in figures], as_json=chosen.json)
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_crash_is_a_failed_run_and_the_others_go_on(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "cause"),
     [
-        ("hang_after=2", "hung", ""),
+        pytest.param("hang_after=2", "hung", "", marks=pytest.mark.slow),
         ("oom_after=2", "died", "SIGKILL"),
         ("exit_after=2,exit_code=7", "died", "7"),
         ("refuse_start=no licence", "start failed", "no licence"),
@@ -136,7 +137,7 @@ def test_rounds_are_interleaved_and_every_other_one_runs_backwards(bench: Bench)
         (GOOD, 2),
         (other, 2),
     ]
-    assert all(earlier.finished_ns <= later.started_ns for earlier, later in zip(order, order[1:], strict=False))
+    assert all(earlier.finished_ns <= later.started_ns for earlier, later in pairwise(order))
 
 
 @pytest.mark.parametrize("rounds", [None, 1000])
@@ -216,7 +217,11 @@ def test_cancelled_it_leaves_nothing_behind_and_can_go_on(bench: Bench, words: s
 def test_a_campaign_killed_before_its_placements_were_written_can_go_on(bench: Bench) -> None:
     with bench.store() as store:
         number = store.start_campaign(
-            started="2026-01-01T00:00:00+00:00", source="trilithon", version="0", board={}, plan=bench.plan(GOOD).to_json()
+            started="2026-01-01T00:00:00+00:00",
+            source="trilithon",
+            version="0",
+            board={},
+            plan=bench.plan(GOOD).to_json(),
         )
         store.set_status(number, "interrupted")
     campaign = bench(GOOD, resume=number)

@@ -31,7 +31,7 @@ _ANSWER_TOKENS = 96
 # Mean KL divergence in nats per token, and the fraction of equal most probable tokens. Published anchors on
 # Gemma-3-1B: Q8_0-like W8A8 with Hadamard 0.003 and 98%, Q8_0 against F16 0.004 and 97%, plain W8A8 0.074 and 88%,
 # W4A4 0.82 and 62%, a ruined 4-bit pipeline 9.1 and 1%.
-SAME_DIVERGENCE, SAME_AGREEMENT = 0.03, 0.90
+SAME_DIVERGENCE, SAME_AGREEMENT = 0.03, 0.85
 BROKEN_DIVERGENCE, BROKEN_AGREEMENT = 2.0, 0.25
 # A model that knows no language at all: every model that was trained on text stays far below, also a small one.
 BROKEN_PERPLEXITY = 1000.0
@@ -158,7 +158,7 @@ def _surprises(reading: QualityReading) -> list[float]:
 
 # An answer is called looping when this much of its runs of so many words have stood in it before.
 _LOOP_WORDS, _LOOP_SHARE, _LOOP_LEAST_WORDS = 4, 0.5, 24
-_TEXT_SHARE = 0.7
+_TEXT_SHARE = 0.6
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 

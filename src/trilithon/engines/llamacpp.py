@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,15 @@ class LlamaCpp:
         return Build(
             engine=self.name,
             name=name,
-            version=_program_version(program),
+            version=_program_version(program, program.stat().st_mtime_ns),
             units=("cpu",),
             features=_FEATURES,
             where=str(program),
         )
 
 
-def _program_version(program: Path) -> str:
+@cache
+def _program_version(program: Path, changed_ns: int) -> str:  # asked for often, and some take their time
     """What `llama-server --version` says of itself on stderr: "version: 6123 (abc1234)"."""
     try:
         done = subprocess.run(

@@ -12,17 +12,30 @@ _LEAST = 1e-10
 def kl_divergence(reference: Mapping[int, float], other: Mapping[int, float]) -> float:
     """KL(reference ‖ other) in nats, from the natural log-probabilities of each side's most probable tokens.
 
-    A token that only the reference lists is at most as probable for `other` as the least that it lists, so that
-    bound stands in for it; what neither lists is compared as one lump. Both make the figure a lower bound of the
-    true divergence (for the lump: the data-processing inequality), tight when the lists hold most of the mass.
+    A lower bound of the true divergence, tight when the lists hold most of the mass; `other` must list as many tokens
+    as `reference`. Of what only `reference` lists, `other` gives each token at most the least that it lists, and all
+    of them at most what its list leaves over: each makes a bound (the second, and what neither lists, as one lump by
+    the data-processing inequality), and the larger one counts.
     """
-    least = min(other.values())
-    total = math.fsum(math.exp(logprob) * (logprob - other.get(token, least)) for token, logprob in reference.items())
+    shared = reference.keys() & other.keys()
+    listed = math.fsum(math.exp(reference[token]) * (reference[token] - other[token]) for token in shared)
+    missing = [math.exp(logprob) for token, logprob in reference.items() if token not in other]
+    missing_mass = math.fsum(missing)
     rest = max(1 - math.fsum(map(math.exp, reference.values())), 0.0)
-    other_rest = max(1 - math.fsum(math.exp(other.get(token, least)) for token in reference), _LEAST)
-    if rest > _LEAST:
-        total += rest * math.log(rest / other_rest)
-    return max(total, 0.0)
+    room = max(1 - math.fsum(math.exp(other[token]) for token in shared), _LEAST)
+    left_over = max(1 - math.fsum(map(math.exp, other.values())), _LEAST)
+    least = math.exp(min(other.values()))
+
+    one_by_one = math.fsum(_term(mass, least) for mass in missing) + _term(rest, room - len(missing) * least)
+    # The lump is at its nearest when it has its share of the room.
+    share = room * missing_mass / max(missing_mass + rest, _LEAST)
+    taken = min(left_over, len(missing) * least, share)
+    together = _term(missing_mass, taken) + _term(rest, room - taken)
+    return max(listed + max(one_by_one, together), 0.0)
+
+
+def _term(mass: float, other: float) -> float:
+    return mass * math.log(mass / max(other, _LEAST)) if mass > _LEAST else 0.0
 
 
 def agreement(reference: Mapping[int, float], other: Mapping[int, float]) -> bool:

@@ -1,0 +1,174 @@
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from trilithon import __version__
+from trilithon.cli.main import main
+
+Program = Callable[..., Any]
+
+PROGRAM = Path(sys.executable).parent / "trilithon"
+
+
+def commands(command: click.Command = main, *path: str) -> list[tuple[str, ...]]:
+    """Every command and group, by its words."""
+    found = [path]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            found += commands(child, *path, name)
+    return found
+
+
+def find(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        child = command.get_command(click.Context(command), name)
+        assert child is not None
+        command = child
+    return command
+
+
+def process(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("path", commands(), ids=lambda path: " ".join(path) or "trilithon")
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_mentions_every_option(trilithon: Program, path: tuple[str, ...], word: str) -> None:
+    done = trilithon(*path, word)
+    assert done.code == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"Usage: {' '.join(('trilithon', *path))}")
+    for parameter in find(path).params:
+        assert all(option in done.stdout for option in parameter.opts if option.startswith("-")), parameter
+        if isinstance(parameter, click.Argument):
+            assert parameter.make_metavar(click.Context(find(path))).strip("[].") in done.stdout
+
+
+@pytest.mark.parametrize("path", commands()[1:], ids=" ".join)
+def test_every_option_says_what_it_does(path: tuple[str, ...]) -> None:
+    command = find(path)
+    assert command.help
+    assert all(option.help or option.name == "output" for option in command.params if isinstance(option, click.Option))
+
+
+def test_the_groups_help_lists_every_command(trilithon: Program) -> None:
+    listed = trilithon("--help").stdout
+    assert all(f"\n  {path[0]} " in listed for path in commands() if len(path) == 1)
+
+
+@pytest.mark.parametrize("words", [(), ("results",)])
+def test_without_a_command_it_shows_what_there_is(trilithon: Program, words: tuple[str, ...]) -> None:
+    done = trilithon(*words)
+    assert done.code == 2
+    assert "Usage: trilithon" in done.stderr
+    assert "Commands:" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("bnech",), "No such command 'bnech'"),
+        (("results", "shwo"), "No such command 'shwo'"),
+        (("bench", "--nonsense"), "No such option"),
+        (("bench", "a.gguf", "b.gguf"), "unexpected extra argument"),
+        (("results", "show"), "Missing argument"),
+        (("results", "compare", "1"), "Missing argument"),
+        (("completion", "csh"), "'csh' is not one of"),
+    ],
+)
+def test_wrong_words_are_told_with_exit_code_2(trilithon: Program, words: tuple[str, ...], message: str) -> None:
+    done = trilithon(*words)
+    assert done.code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_real_program_says_its_version() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"trilithon {__version__}\n", "")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys\nfrom trilithon.cli.main import run\nrun(['--help'])\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "scipy", "rich", "httpx", "asyncio", "sqlite3", "matplotlib", "starlette"}
+    assert heavy.isdisjoint(done.stdout.rpartition("\n")[2].split() + done.stdout.splitlines()[-1].split())
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = subprocess.run(
+            [PROGRAM, "completion", "bash"], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_stdout_is_one_line(home: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [PROGRAM, "completion", "bash"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_a_terminal_without_utf_8_gets_question_marks(home: Path) -> None:
+    done = process("doctor", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "Findings" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_configuration_that_is_not_toml(trilithon: Program, home: Path) -> None:
+    path = home / "config" / "trilithon" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("hang_seconds: 3\n")
+    for words in (("bench",), ("results", "list"), ("doctor",)):
+        done = trilithon(*words)
+        assert done.code == 2
+        assert re.fullmatch(rf"error: {re.escape(str(path))} is not TOML: [^\n]+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colour = 1", "unknown setting colour; known are builds, cache, data, hang_seconds, start_seconds"),
+        ('hang_seconds = "soon"', "hang_seconds = 'soon' does not fit"),
+        ("start_seconds = -1", "start_seconds = -1 does not fit: it must be more than 0"),
+        ("data = 5", "data = 5 does not fit"),
+    ],
+)
+def test_a_configuration_with_a_mistake(trilithon: Program, home: Path, text: str, message: str) -> None:
+    path = home / "config" / "trilithon" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    done = trilithon("results", "list")
+    assert done.code == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("HANG_SECONDS", "soon"), ("START_SECONDS", "0"), ("CONFIG", "/nowhere.toml")]
+)
+def test_variables_with_a_mistake(trilithon: Program, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(f"TRILITHON_{name}", text)
+    done = trilithon("results", "list")
+    assert done.code == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

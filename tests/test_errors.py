@@ -1,0 +1,60 @@
+import inspect
+import re
+
+import pytest
+
+from trilithon import errors
+from trilithon.errors import Refused, RunError, TrilithonError, UserError
+
+
+def drawn_tree() -> dict[str, str | None]:
+    """Class → its parent, from the drawing at the top of the module."""
+    tree: dict[str, str | None] = {}
+    above: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ((?:│   |    )*(?:[├└]── )?)([A-Z]\w+) ", line)
+        if found:
+            depth = len(found[1]) // 4
+            above = [*above[:depth], found[2]]
+            tree[found[2]] = above[depth - 1] if depth else None
+    return tree
+
+
+def classes() -> dict[str, type[BaseException]]:
+    return {name: each for name, each in vars(errors).items() if inspect.isclass(each)}
+
+
+def test_the_tree_that_is_drawn_is_the_tree_there_is():
+    real = {name: None if name == "TrilithonError" else each.__bases__[0].__name__ for name, each in classes().items()}
+    assert drawn_tree() == real
+    assert all(len(each.__bases__) == 1 for each in classes().values())
+
+
+def test_the_exit_codes_that_are_drawn_are_those_there_are():
+    drawn = dict(re.findall(r"(\w+Error|Interrupted) +exit code (\d+)", errors.__doc__ or ""))
+    assert drawn == {"TrilithonError": "1", "UserError": "2", "Interrupted": "130"}
+    assert {name: str(classes()[name].exit_code) for name in drawn} == drawn  # type: ignore[attr-defined]
+
+
+def test_all_is_every_class_sorted():
+    assert errors.__all__ == sorted(classes())
+
+
+def test_kinds_of_failed_runs_differ():
+    kinds = [each.kind for each in classes().values() if issubclass(each, RunError)]
+    assert len(set(kinds)) == len(kinds) == 5
+
+
+def test_a_failed_run_carries_what_is_known_of_it():
+    error = RunError("it ended", cause="exit code 3", advice="look", last_words=("one", "two"))
+    assert (str(error), error.cause, error.advice, error.last_words) == (
+        "it ended",
+        "exit code 3",
+        "look",
+        ("one", "two"),
+    )
+    refused = Refused("no", status=503, cause="refused")
+    assert (refused.status, refused.kind, refused.last_words) == (503, "refused", ())
+    assert not isinstance(refused, UserError)
+    with pytest.raises(TrilithonError, match="no"):
+        raise refused
