@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench test check format clean
+.PHONY: bench test check docs format clean
 
 bench: .venv/demo-installed  ## measure the demo model on this machine
 	@$(BIN)/trilithon bench
@@ -20,6 +20,9 @@ static: .venv/dev-installed
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
+
+docs: .venv/dev-installed  ## the pages that are made from the code
+	$(BIN)/python -m trilithon.cli.reference > docs/commands.md
 
 format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .

@@ -43,7 +43,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     missing = [report for report in terminalreporter.getreports("skipped") if "missing" in str(report.longrepr)]
     if os.environ.get("CI") and missing:
-        terminalreporter.write_line(f"{len(missing)} tests were skipped for something missing: that fails in CI", red=True)
+        terminalreporter.write_line(
+            f"{len(missing)} tests were skipped for something missing: that fails in CI", red=True
+        )
 
 
 @pytest.hookimpl(trylast=True)

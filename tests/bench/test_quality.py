@@ -36,7 +36,7 @@ CHINESE = (
     "它最著名的产品是ChatGPT，可以回答问题、编写程序，也能帮助人们起草信件，每周都有数以百万计的用户。"
 )
 HINDI = "ओपनएआई एक अमेरिकी कंपनी है जो कृत्रिम बुद्धिमत्ता पर काम करती है। इसकी स्थापना सन् दो हज़ार पंद्रह में हुई थी।"
-MARKDOWN = "**OpenAI** is a company 🚀:\n\n- founded in *2015*\n- known for `ChatGPT`\r\n\n1. It does research.\n2. It sells.\n"
+MARKDOWN = "**OpenAI** is a company 🚀:\n\n- founded in *2015*\n- known for `ChatGPT`\r\n\n1. It does research.\n"
 
 
 def two(probability: float) -> dict[int, float]:

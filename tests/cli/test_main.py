@@ -60,7 +60,7 @@ def test_help_mentions_every_option(trilithon: Program, path: tuple[str, ...], w
 def test_every_option_says_what_it_does(path: tuple[str, ...]) -> None:
     command = find(path)
     assert command.help
-    assert all(option.help or option.name == "output" for option in command.params if isinstance(option, click.Option))
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
 def test_the_groups_help_lists_every_command(trilithon: Program) -> None:
@@ -109,12 +109,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert heavy.isdisjoint(done.stdout.rpartition("\n")[2].split() + done.stdout.splitlines()[-1].split())
 
 
-def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+@pytest.mark.parametrize("words", [("completion", "bash"), ("doctor",), ("results", "--help")], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(home: Path, words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
         done = subprocess.run(
-            [PROGRAM, "completion", "bash"], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            [PROGRAM, *words], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -149,7 +150,7 @@ def test_a_configuration_that_is_not_toml(trilithon: Program, home: Path) -> Non
     [
         ("colour = 1", "unknown setting colour; known are builds, cache, data, hang_seconds, start_seconds"),
         ('hang_seconds = "soon"', "hang_seconds = 'soon' does not fit"),
-        ("start_seconds = -1", "start_seconds = -1 does not fit: it must be more than 0"),
+        ("start_seconds = -1", "start_seconds = -1 does not fit"),
         ("data = 5", "data = 5 does not fit"),
     ],
 )

@@ -266,7 +266,7 @@ def test_the_fastest_right_placement_is_the_one_to_use() -> None:
     )
     assert verdict_sentence(whole) == (
         "llama.cpp/cpu is the placement to use: decode 52.1 tokens/s, 1.31 times as fast as rk-llama.cpp/npu"
-        " (1.30–1.32) and its answers are right; prefill is fastest on rk-llama.cpp/npu (3.00 times)."
+        " (1.30–1.32) and its answers are the reference; prefill is fastest on rk-llama.cpp/npu (3.00 times)."
     )
 
 

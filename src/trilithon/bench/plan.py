@@ -222,7 +222,7 @@ def _completed(settings: Settings, tests: Sequence[Test], file: ModelFile, board
         threads=settings.threads or len(board.big_cpus),
         cpus=board.big_cpus if little else None,
         context=settings.context or needed,
-        full_window_cache=file.sliding_window is not None and any(test.depth for test in tests),
+        full_window_cache=any(0 < test.depth <= (file.sliding_window or 0) for test in tests),
     )
 
 

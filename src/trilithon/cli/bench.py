@@ -91,17 +91,15 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
 def _measure(
     plan: "Plan", store: "Store", configuration: "Configuration", words: Mapping[str, Any], *, resume: int | None
 ) -> None:
-    import asyncio
-
     from trilithon.bench.campaign import prepare, run_campaign
     from trilithon.cli.outcome import show_outcome
     from trilithon.cli.progress import CampaignProgress, reading
-    from trilithon.cli.signals import stoppable
+    from trilithon.cli.signals import run_stoppable
 
     prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"))
     click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
     with CampaignProgress() as progress:
-        number = asyncio.run(stoppable(run_campaign(prepared, store, progress, resume)))
+        number = run_stoppable(run_campaign(prepared, store, progress, resume))
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     if not any(run.outcome == "finished" for run in campaign.runs):

@@ -1,9 +1,11 @@
 """The command line's door: commands load when they are called, errors become one line and an exit code."""
 
+import contextlib
 import importlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -27,7 +29,31 @@ _SHORT_HELP = {
 }
 
 
+class _ReaderGone(Exception):
+    """The reader of our stdout went away, as in `trilithon … | head`. click and rich would call that exit code 1."""
+
+
+@contextlib.contextmanager
+def _noticing_readers() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+    except SystemExit as error:  # rich's way
+        if isinstance(error.__context__, BrokenPipeError):
+            raise _ReaderGone from error
+        raise
+
+
 class _Commands(click.Group):
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        with _noticing_readers():
+            return super().make_context(*words, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _noticing_readers():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -86,7 +112,7 @@ def run(arguments: list[str] | None = None) -> int:
     except TrilithonError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:  # the reader of our stdout went away: `trilithon … | head`
+    except _ReaderGone:
         _drop_stdout()
         return 0
     except OSError as error:  # a full disk behind our stdout, a file that vanished

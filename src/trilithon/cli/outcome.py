@@ -21,9 +21,12 @@ _WIDEST = 120
 def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output: str, folder: Path | None) -> None:
     """Print what was asked for on stdout, then write the report. With a data format stdout holds nothing else."""
     from trilithon.results.compare import summarise
+    from trilithon.results.statements import warning_lines
     from trilithon.results.verdict import verdict_sentence
 
     show_campaign(campaign, output)
+    for line in warning_lines(campaign):
+        click.echo(f"warning: {line}", err=True)
     as_table = output == "table"
     if as_table:
         click.echo(f"{verdict_sentence(campaign)}\n")

@@ -50,7 +50,14 @@ def list_command(as_json: bool) -> None:
 
 @results.command("show")
 @click.argument("campaign")
-@click.option("-o", "--output", type=click.Choice(["table", "md", "csv", "jsonl", "json"]), default="table")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "md", "csv", "jsonl", "json"]),
+    default="table",
+    show_default=True,
+    help="The format.",
+)
 def show(campaign: str, output: str) -> None:
     """Show the figures of CAMPAIGN. csv and jsonl hold every figure; json holds every raw sample."""
     from trilithon.cli.outcome import show_campaign
@@ -147,7 +154,9 @@ def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:
 
 @results.command("export")
 @click.argument("campaigns", nargs=-1, required=True)
-@click.option("-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True)
+@click.option(
+    "-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True, help="The format."
+)
 def export(campaigns: tuple[str, ...], form: str) -> None:
     """Print CAMPAIGNS, complete (trilithon) or in one of llama-bench's formats, on stdout."""
     from trilithon.results.formats import export_campaigns

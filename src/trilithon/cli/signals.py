@@ -7,17 +7,29 @@ from typing import Any, TypeVar
 
 from trilithon.errors import Interrupted
 
-__all__ = ["stoppable"]
+__all__ = ["run_stoppable"]
 
 T = TypeVar("T")
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-async def stoppable(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then."""
+
+def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then."""
+    # One that comes while the loop is being made waits until there is something to cancel.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        return asyncio.run(_stoppable(work))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         loop.add_signal_handler(number, task.cancel)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     try:
         return await task
     except asyncio.CancelledError:

@@ -45,7 +45,7 @@ class LlamaCpp:
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if file.format != "gguf":
-            return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}"
+            return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"
         if unit not in build.units:
             return f"build {build.name} has no {unit}; it has {', '.join(build.units)}"
         for kind in (settings.kv_type_k, settings.kv_type_v):
@@ -54,7 +54,7 @@ class LlamaCpp:
         if settings.kv_type_v not in ("f32", "f16", "bf16") and settings.flash_attention == "off":
             return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
         if settings.options:
-            return f"unknown option {settings.options[0][0]} for {self.name}"
+            return f"unknown option {settings.options[0][0]} for {self.name}; leave it out"
         return ""
 
     def launch(self, placement: Placement, folder: Path) -> Launch:

@@ -208,7 +208,7 @@ def _time_chart(rows: Sequence[Row], figures_of: Mapping[tuple[str, str], Row], 
         thinking, words = median(row, "thinking_seconds"), median(row, "words")
         total = row.estimate.median if row.estimate else 0.0
         parts = () if thinking is None else (min(thinking, total), max(total - thinking, 0.0))
-        aside = "" if words is None else f" · {format_number(words)} words"
+        aside = "" if words is None else f" · {words:.0f} words"
         bars.append(_bar(row, *parts, aside=aside))
     pale = "Pale: thinking, until the first visible word. Full: the answer."
     return bar_chart("Question, time in all", _subtitle(rows[0]), bars, (pale, *_foot(rows, foot)))

@@ -4,7 +4,7 @@ from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign
 from trilithon.results.compare import Comparison, Row, compare_placements, summarise
 
-__all__ = ["comparison_lines", "comparison_text"]
+__all__ = ["comparison_lines", "comparison_text", "warning_lines"]
 
 
 def comparison_text(name: str, other: str, found: Comparison) -> str:
@@ -29,6 +29,21 @@ def comparison_lines(campaign: Campaign) -> list[str]:
             if best is not None and row.placement != best.placement:
                 pairs = compare_placements((campaign, row.placement), (campaign, best.placement))
                 lines += [comparison_text(row.placement, best.placement, pair) for pair in pairs if pair.test == test]
+    return lines
+
+
+def warning_lines(campaign: Campaign) -> list[str]:
+    """What disturbed the runs, one line per placement: "A: 3 of 5 runs were disturbed, one by this: …"."""
+    lines = []
+    for placement in campaign.placements:
+        runs = [run for run in campaign.runs if run.placement == placement.name and run.outcome != "skipped"]
+        disturbed = [run for run in runs if run.warnings]
+        if disturbed:
+            worst = max(disturbed, key=lambda run: len(run.warnings))
+            lines.append(
+                f"{placement.name}: {len(disturbed)} of {len(runs)} runs were disturbed, one by this: "
+                + "; ".join(worst.warnings)
+            )
     return lines
 
 

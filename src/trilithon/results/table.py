@@ -148,7 +148,10 @@ def _figures(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
 
 
 def _median_text(row: Row) -> str:
-    return f"{format_number(row.estimate.median)} {row.metric.unit}" if row.estimate else ""
+    if row.estimate is None:
+        return ""
+    counted = row.metric.unit == "words"
+    return f"{row.estimate.median:.0f} words" if counted else f"{format_number(row.estimate.median)} {row.metric.unit}"
 
 
 def _flat(row: Row) -> Mapping[str, str | float | int | None]:

@@ -12,7 +12,7 @@ __all__ = ["verdict_sentence"]
 
 _DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
 _ANSWERS = {
-    "reference": "its answers are right",
+    "reference": "its answers are the reference",
     "same": "its answers are right",
     "degraded": "its answers are degraded",
     "unknown": "its answers could not be checked",

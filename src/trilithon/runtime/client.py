@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -67,7 +68,7 @@ class Client:
         reply = await self._call("POST", "/completion", request.body(stream=False), allowance=allowance)
         with _understood("/completion", reply):
             entries = reply["completion_probabilities"][0]["top_logprobs"]
-            return [Candidate(int(e["id"]), float(e["logprob"])) for e in entries], Timings.parse(reply["timings"])
+            return [_candidate(entry) for entry in entries], Timings.parse(reply["timings"])
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         """Run one request; yields events as they arrive, Finished last."""
@@ -183,6 +184,11 @@ def _understood(what: str, answer: Mapping[str, Any]) -> Iterator[None]:
             status=502,
             cause="bad answer",
         ) from error
+
+
+def _candidate(entry: Mapping[str, Any]) -> Candidate:
+    logprob = entry["logprob"]  # null where it is -inf or no number: JSON has neither
+    return Candidate(int(entry["id"]), -math.inf if logprob is None else float(logprob))
 
 
 def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -1,0 +1,70 @@
+"""The documents say what is: commands in them parse, the reference is fresh, every dependency has its line."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from trilithon.cli.main import main
+from trilithon.cli.reference import reference
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands() -> list[str]:
+    """Every line in a code block of a document that calls trilithon, without its prompt and comment."""
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```(?:console|sh)\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            lines = [line.removeprefix("$ ").strip() for line in block.splitlines()]
+            found += [line for line in lines if line.startswith("trilithon ")]
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_a_documented_command_parses(line: str) -> None:
+    words = shlex.split(line.partition(" > ")[0].partition(" | ")[0], comments=True)[1:]
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words[0]) if words else None
+        if found is None:
+            break
+        command, words = found, words[1:]
+    try:
+        command.make_context("trilithon", list(words))
+    except click.exceptions.Exit as done:  # --help, --version
+        assert done.exit_code == 0
+
+
+def test_there_are_documented_commands() -> None:
+    assert len(_commands()) >= 5
+
+
+def test_the_command_reference_is_fresh() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == reference(), "run: make docs"
+
+
+def test_every_dependency_has_its_line_in_the_readme() -> None:
+    extras = PROJECT["optional-dependencies"]
+    for requirement in [*PROJECT["dependencies"], *extras["demo"]]:
+        name = re.split(r"[<>=\[ ;]", requirement)[0]
+        assert re.search(rf"^\| `{re.escape(name)}` \|", README, re.MULTILINE), name
+
+
+def test_the_version_heads_the_changelog() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    heads = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
+    assert heads[0] == PROJECT["version"]
+
+
+def test_pictures_and_links_exist() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
