@@ -1,11 +1,10 @@
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.runtime.diagnostics import Diagnosis, diagnose, oom_kills
+from trilithon.runtime.diagnostics import Diagnosis, diagnose
 
 
 def judge(
@@ -159,15 +158,6 @@ def test_last_words_are_clean_and_few() -> None:
     log = "".join(f"line {number}\n" for number in range(100)) + "\x1b[31mred\x1b[0m\x07\t\x1b]0;title\x07end\r\n\n\n"
     assert judge(1, log).last_words == (*(f"line {number}" for number in range(93, 100)), "red end")
     assert judge(1, "x" * 5000).last_words == ("x" * 299 + "…",)
-
-
-def test_oom_kills_reads_the_counter(tmp_path: Path) -> None:
-    vmstat = tmp_path / "vmstat"
-    vmstat.write_text("nr_free_pages 5\noom_kill 7\nswap_ra 0\n")
-    assert oom_kills(vmstat) == 7
-    vmstat.write_text("nr_free_pages 5\noom_kill_other 7\n")
-    assert oom_kills(vmstat) is None
-    assert oom_kills(tmp_path / "none") is None
 
 
 counters = st.none() | st.integers(0, 10)

@@ -50,9 +50,9 @@ async def ended(process: Process) -> None:
 
 async def said(log: Path, text: str) -> str:
     async with asyncio.timeout(20):
-        while text not in log.read_text():  # noqa: ASYNC110, ASYNC240 (a file has no event)
+        while text not in log.read_text():  # noqa: ASYNC110 (a file has no event)
             await asyncio.sleep(0.01)
-    return log.read_text()  # noqa: ASYNC240
+    return log.read_text()
 
 
 def is_gone(pid: int) -> bool:

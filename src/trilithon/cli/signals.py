@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from trilithon.errors import Interrupted
@@ -16,20 +16,24 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then."""
-    # One that comes while the loop is being made waits until there is something to cancel.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    # One that comes while the loop is being made waits until there is something to cancel. Blocking it would not do:
+    # the kernel then gives it to a thread of numpy's.
+    early: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in _STOPPING}
     try:
-        return asyncio.run(_stoppable(work))
+        return asyncio.run(_stoppable(work, early))
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
+async def _stoppable(work: Coroutine[Any, Any, T], early: Sequence[int]) -> T:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     for number in _STOPPING:
         loop.add_signal_handler(number, task.cancel)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    if early:
+        task.cancel()
     try:
         return await task
     except asyncio.CancelledError:

@@ -2,12 +2,10 @@
 
 import os
 
+from trilithon.board.processes import read_process
 from trilithon.board.sysfs import THIS_MACHINE
 
 __all__ = ["is_alive", "process_number", "this_process"]
-
-_START_TIME = 19  # proc(5): field 22 of /proc/PID/stat; counted from the state, which is field 3
-_ENDED = ("Z", "X")
 
 
 def this_process() -> str:
@@ -25,12 +23,8 @@ def process_number(writer: str) -> int:
 
 
 def _words(number: int) -> str | None:
-    stat = THIS_MACHINE.text(f"/proc/{number}/stat")
-    if stat is None:
-        return None
-    # The second field is the program's name in parentheses, and may itself hold spaces and parentheses.
-    fields = stat.rpartition(")")[2].split()
-    if not fields or fields[0] in _ENDED:
+    state = read_process(number)
+    if state is None or state.ended:
         return None
     boot = THIS_MACHINE.text("/proc/sys/kernel/random/boot_id") or "unknown"
-    return f"{boot} {number} {fields[_START_TIME]}"
+    return f"{boot} {number} {state.start_ticks}"

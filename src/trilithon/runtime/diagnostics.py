@@ -1,4 +1,4 @@
-"""Why a child ended, in words: signal or exit code, known causes with advice, its last lines. Pure but for one read.
+"""Why a child ended, in words: signal or exit code, known causes with advice, its last lines. Pure.
 
 The known messages are facts about other programs: llama.cpp's were provoked with its server (build of late 2026) or
 are strings of its Vulkan backend; those of the NPU are from users' reports and the runtimes' own strings.
@@ -8,9 +8,8 @@ import re
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-__all__ = ["Diagnosis", "diagnose", "oom_kills"]
+__all__ = ["Diagnosis", "diagnose"]
 
 _LAST_WORDS = 8
 _LONGEST_LINE = 300
@@ -235,7 +234,7 @@ def diagnose(
 ) -> Diagnosis:
     """Judge an end. `returncode` is negative for a signal, as in subprocess, and None while the child lives.
 
-    `killed_by_us` says that we sent what ended it; `oom_kills_*` are `oom_kills` at its start and after its end.
+    `killed_by_us` says that we sent what ended it; `oom_kills_*` are the counter at its start and after its end.
     """
     lines = _clean(log_tail)
     number = _signal_number(returncode)
@@ -254,19 +253,6 @@ def diagnose(
         signal=_signal_name(number),
         exit_code=None if returncode is None or returncode < 0 else returncode,
     )
-
-
-def oom_kills(path: Path = Path("/proc/vmstat")) -> int | None:
-    """How many processes the kernel has killed for want of memory since boot; None where it does not say."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError:  # some containers hide it; unknown is an answer
-        return None
-    for line in lines:
-        name, _, value = line.partition(" ")
-        if name == "oom_kill" and value.isdecimal():
-            return int(value)
-    return None
 
 
 def _killed(before: int | None, after: int | None) -> tuple[str, str]:

@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from trilithon.board.processes import ProcessState, oom_kills, read_process
 from trilithon.children import guard
 from trilithon.engines.base import Launch
 from trilithon.errors import Hung, StartError, UserError
-from trilithon.runtime.diagnostics import Diagnosis, diagnose, oom_kills
+from trilithon.runtime.diagnostics import Diagnosis, diagnose
 
 __all__ = ["Process", "workspace"]
 
@@ -122,16 +123,16 @@ class Process:
 
     def cpu_seconds(self) -> float | None:
         """CPU time that it has used, user and system, all threads; None once it is gone."""
-        fields = self._stat()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
+        state = self._state()
+        return (state.user_ticks + state.system_ticks) / os.sysconf("SC_CLK_TCK") if state else None
 
     def resident_bytes(self) -> int | None:
         """Memory that it holds now, mapped files included; None once it is gone."""
-        fields = self._stat()
-        return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") if fields else None
+        state = self._state()
+        return state.resident_pages * os.sysconf("SC_PAGE_SIZE") if state else None
 
-    def _stat(self) -> list[str]:
-        return [] if self.returncode is not None else _stat(self.pid)
+    def _state(self) -> ProcessState | None:
+        return None if self.returncode is not None else read_process(self.pid)
 
     def _has_ended(self) -> bool:
         """Whether it has, also when asyncio has not heard of it yet: a crash just before our stop is a crash."""
@@ -228,15 +229,5 @@ def _remove_unless_held(folder: Path) -> None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; with the pid it names a process for good."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields else None
-
-
-def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on: field N of proc(5) is at N - 3; empty when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return text.rpartition(")")[2].split()  # the name before it may hold anything
+    state = read_process(pid)
+    return state.start_ticks if state else None

@@ -1,0 +1,46 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trilithon.board.processes import oom_kills, read_process
+from trilithon.board.sysfs import Machine
+
+
+def test_this_process_lives_and_holds_memory() -> None:
+    state = read_process(os.getpid())
+    assert state is not None
+    assert not state.ended
+    assert state.resident_pages > 100
+    assert state.user_ticks + state.system_ticks > 0
+    parent = read_process(os.getppid())
+    assert parent is None or parent.start_ticks <= state.start_ticks
+
+
+def test_a_process_that_waits_to_be_reaped_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.read()  # it closes as the child ends
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        state = read_process(child.pid)
+        assert state is not None and state.ended
+    assert read_process(child.pid) is None
+
+
+def test_a_name_with_spaces_and_parentheses_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True)
+    fields = " ".join(str(number) for number in range(4, 53))
+    (tmp_path / "proc/7/stat").write_text(f"7 (a ) S 1) R {fields}\n")
+    state = read_process(7, Machine(tmp_path))
+    assert state is not None
+    assert (state.user_ticks, state.system_ticks, state.start_ticks, state.resident_pages) == (14, 15, 22, 24)
+
+
+def test_oom_kills_reads_the_counter(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    vmstat = tmp_path / "proc/vmstat"
+    vmstat.write_text("nr_free_pages 5\noom_kill 7\nswap_ra 0\n")
+    assert oom_kills(Machine(tmp_path)) == 7
+    vmstat.write_text("nr_free_pages 5\noom_kill_other 7\n")
+    assert oom_kills(Machine(tmp_path)) is None
+    assert oom_kills(Machine(tmp_path / "none")) is None
