@@ -10,8 +10,9 @@ from pathlib import Path
 
 from placements import configuration_with, demo_path
 
-from trilithon.bench.campaign import prepare, run_campaign
+from trilithon.bench.campaign import run_campaign
 from trilithon.bench.plan import Plan
+from trilithon.bench.prepare import prepare
 from trilithon.measure.records import Campaign, Test
 from trilithon.measure.statistics import Answer
 from trilithon.models.synthetic import write_tiny_model

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from trilithon.bench import campaign as module
-from trilithon.bench.campaign import Prepared, Step, prepare, run_campaign
+from trilithon.bench import tally
+from trilithon.bench.campaign import run_campaign
 from trilithon.bench.plan import Plan
+from trilithon.bench.prepare import Prepared, prepare
+from trilithon.bench.tally import Step
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign, Run, Test
 from trilithon.models.synthetic import write_tiny_model
@@ -149,7 +152,7 @@ def test_the_budget_ends_it_but_never_before_the_first_round(bench: Bench, round
 
 
 def test_a_placement_that_was_given_up_does_not_hold_up_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "narrow_enough", lambda values: len(values) >= 5)
+    monkeypatch.setattr(tally, "narrow_enough", lambda values: len(values) >= 5)
     campaign = bench(GOOD, f"{GOOD},crash_after=10", rounds=None, budget_seconds=60.0, tests=(PP, TG))
     assert len(runs_of(campaign, GOOD)) == 5
 

@@ -592,7 +592,6 @@ def test_a_model_that_moved_cannot_be_resumed(trilithon: Program, home: Path, tm
     assert trilithon("bench", "--resume", "-o", "json").code in (0, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="results.compare counts a run that a kill cut off and that was made up for")
 def test_a_round_that_was_made_up_for_is_no_failure(trilithon: Program, home: Path, tiny: Path) -> None:
     with Store.open(database(home)) as store:
         assert trilithon("bench", tiny, *ONE, "-r", "2").code == 0

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from trilithon.bench.campaign import Step
+from trilithon.bench.tally import Step
 from trilithon.cli import progress
 from trilithon.cli.progress import CampaignProgress, reading
 

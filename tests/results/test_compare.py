@@ -317,7 +317,7 @@ def test_too_few_runs_do_not_make_a_winner() -> None:
     whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
     assert verdict_sentence(whole) == (
         "llama.cpp/cpu is likely the placement to use: decode 50.1 tokens/s, against 40.1 tokens/s on"
-        " rk-llama.cpp/npu (not comparable: 2 runs on each side; at least 5 on each side are needed),"
+        " rk-llama.cpp/npu (not comparable: 2 runs on each side; at least 5 on each side are needed)"
         " and its answers are right."
     )
 

@@ -549,3 +549,47 @@ def test_a_refusal_closes_the_connection_too(tmp_path: Path) -> None:
             await asyncio.wait_for(hung_up.wait(), 2)
 
     asyncio.run(talk())
+
+
+def routed(answers: dict[bytes, Handler]) -> Handler:
+    """By the path of the request."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n")).split()[1]
+        await answers[path](reader, writer)
+
+    return handle
+
+
+def test_timings_without_a_stream(tmp_path: Path) -> None:
+    reply = {"content": "a", "stop": True, "stop_type": "limit", "timings": {"predicted_n": 3, "predicted_ms": 2.0}}
+    handler = routed({b"/completion": sends(whole("200 OK", json.dumps(reply).encode()))})
+    found = call(tmp_path, handler, "timed", Completion(prompt=[1], max_tokens=3))
+    assert (found.reason, found.timings.predicted_n, found.timings.predicted_ms) == ("length", 3, 2.0)
+
+
+def test_an_answer_without_timings_is_the_engines_error(tmp_path: Path) -> None:
+    handler = routed({b"/completion": sends(whole("200 OK", b'{"stop": true}'))})
+    with pytest.raises(Refused, match="another form"):
+        call(tmp_path, handler, "timed", Completion(prompt=[1], max_tokens=3))
+
+
+def test_a_timed_request_lives_while_its_slot_moves_and_hangs_when_it_stands_still(tmp_path: Path) -> None:
+    looks = 0
+
+    async def slots(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal looks
+        looks += 1
+        writer.write(whole("200 OK", b'[{"n_decoded": %d}]' % min(looks, 12)))
+        writer.close()
+
+    async def talk() -> float:
+        async with Server(tmp_path, routed({b"/completion": silent, b"/slots": slots})) as server:
+            client = Client(server.socket, hang_seconds=0.4)
+            begun = time.monotonic()
+            with pytest.raises(Hung, match=r"no sign of life for 0\.4 s"):
+                await client.timed(Completion(prompt=[], max_tokens=3))
+            return time.monotonic() - begun
+
+    assert asyncio.run(talk()) > 1.2  # twelve looks, a tenth of a second apart, and then four tenths of nothing
+    assert looks >= 12

@@ -39,7 +39,7 @@ async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
     """llama-bench's warm-up: once the longest prompt of the tests, and a few generated tokens."""
     prompt = max((test.prompt_tokens for test in tests), default=0)
     tokens = await _random_tokens(runner, max(prompt, 1))
-    await _finish(runner, Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
+    await runner.timed(Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
 
 
 async def measure(runner: Runner, test: Test) -> Sample:
@@ -57,7 +57,7 @@ async def ask(runner: Runner, question: str, max_tokens: int) -> str:
 async def _synthetic(runner: Runner, test: Test) -> Sample:
     base = await _random_tokens(runner, test.depth)
     if base:  # fills the KV cache; the measured request finds it there
-        await _finish(runner, Completion(prompt=base, max_tokens=0))
+        await runner.timed(Completion(prompt=base, max_tokens=0))
     prompt = await _random_tokens(runner, max(test.prompt_tokens, 1))
     # One token more than asked: the first comes out of the prompt's own evaluation, so n decode steps give n + 1.
     request = Completion(
@@ -67,7 +67,7 @@ async def _synthetic(runner: Runner, test: Test) -> Sample:
         ignore_eos=True,
     )
     started_ns = time.monotonic_ns()
-    arrivals, finished = await _finish(runner, request)
+    finished = await runner.timed(request)
     timings = _timings(finished)
     if timings.cache_n != len(base):
         raise RunError(
@@ -79,7 +79,6 @@ async def _synthetic(runner: Runner, test: Test) -> Sample:
         test=test,
         started_ns=started_ns,
         finished_ns=finished.at_ns,
-        answer_at_ns=arrivals,
         stop_reason=finished.reason,
         prompt_cached=timings.cache_n,
     )
@@ -151,7 +150,7 @@ async def measure_cold(
             marks["load_cold_ns"] = runner.ready_ns - runner.started_ns
         else:
             warnings = (f"cold load not measured: {left:.0%} of the file stayed in the page cache",)
-        await _finish(runner, _short_question())
+        await runner.timed(_short_question())
     held = bring_in(file)
     async with open_runner() as runner:
         if held > 0.99:
@@ -177,14 +176,8 @@ def _short_question() -> Completion:
 async def _elapsed(runner: Runner, request: Completion) -> tuple[int, int]:
     """Nanoseconds that the request took, and how many tokens of its prompt came from the KV cache."""
     started_ns = time.monotonic_ns()
-    _, finished = await _finish(runner, request)
+    finished = await runner.timed(request)
     return finished.at_ns - started_ns, _timings(finished).cache_n
-
-
-async def _finish(runner: Runner, request: Completion) -> tuple[tuple[int, ...], Finished]:
-    """Run a request to its end; returns the arrivals of its tokens and the end."""
-    tokens, finished = await _run(runner, request)
-    return tuple(token.at_ns for token in tokens), finished
 
 
 async def _run(runner: Runner, request: Completion | Chat) -> tuple[list[Token], Finished]:

@@ -91,7 +91,8 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
 def _measure(
     plan: "Plan", store: "Store", configuration: "Configuration", words: Mapping[str, Any], *, resume: int | None
 ) -> None:
-    from trilithon.bench.campaign import prepare, run_campaign
+    from trilithon.bench.campaign import run_campaign
+    from trilithon.bench.prepare import prepare
     from trilithon.cli.outcome import show_outcome
     from trilithon.cli.progress import CampaignProgress, reading
     from trilithon.cli.signals import run_stoppable

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from trilithon.bench.campaign import Step
+from trilithon.bench.tally import Step
 from trilithon.units import format_bytes, format_duration
 
 __all__ = ["CampaignProgress", "reading"]

@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "compare_placements",
     "compare_runs",
+    "counted_runs",
     "differences",
     "measured_tests",
     "placement_of",
@@ -134,10 +135,20 @@ def placement_of(campaign: Campaign, name: str) -> PlacementRecord:
     return found[name]
 
 
+def counted_runs(campaign: Campaign) -> list[Run]:
+    """All runs but those that a kill cut off and that a resume made up for."""
+    whole = {(run.placement, run.round) for run in campaign.runs if not _cut_off(run)}
+    return [run for run in campaign.runs if not _cut_off(run) or (run.placement, run.round) not in whole]
+
+
+def _cut_off(run: Run) -> bool:
+    return run.failure is not None and run.failure.kind == "interrupted"
+
+
 def runs_note(campaign: Campaign, placement: str, test: Test | None = None, given: int | None = None) -> str:
     """What became of the placement's runs (those with this test) where all is not well; `given` of them gave a
     value. "failed 2 of 5: segmentation fault"."""
-    runs = [run for run in campaign.runs if run.placement == placement]
+    runs = [run for run in counted_runs(campaign) if run.placement == placement]
     concerned = [run for run in runs if run.outcome != "finished" or test is None or any(_samples(run, test))]
     if not concerned:
         return "was not measured"

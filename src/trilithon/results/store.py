@@ -182,8 +182,9 @@ class Store:
             return [self._summary(row) for row in self._select("SELECT * FROM campaigns ORDER BY id")]
 
     def last_interrupted(self) -> int | None:
-        """The newest campaign that began and can go on; None when there is none. A live one is not taken."""
-        found = self._select("SELECT * FROM campaigns WHERE status <> 'finished' ORDER BY id DESC")
+        """The newest campaign that began here and can go on; None when there is none. A live one is not taken."""
+        query = "SELECT * FROM campaigns WHERE status <> 'finished' AND source = 'trilithon' ORDER BY id DESC"
+        found = self._select(query)
         return next((int(row["id"]) for row in found if _status(row) == "interrupted"), None)
 
     def remove(self, campaign_id: int) -> None:

@@ -132,7 +132,7 @@ def _against(leader: Row, others: Sequence[tuple[Row, Verdict]]) -> str:
         return ", a tie with " + " and ".join(f"{row.placement} ({_figure(row)})" for row in ties)
     other, verdict = others[0]
     if verdict.answer == "not comparable":
-        return f", against {_figure(other)} on {other.placement} (not comparable: {verdict.reason}),"
+        return f", against {_figure(other)} on {other.placement} (not comparable: {verdict.reason})"
     return f", {_times(verdict, leader)} as fast as {other.placement} ({_range(verdict, leader)})"
 
 

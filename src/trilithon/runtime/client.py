@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import math
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,10 +19,12 @@ from trilithon.runtime.exchange import Exchange
 __all__ = ["Client", "Disconnected"]
 
 # Evaluating a prompt gives no sign of life, so its length buys time: 2 tokens per second is slower than any
-# published prefill on these boards (../data: the slowest is 3.3).
+# prefill published for these boards (the slowest is 3.3).
 _SECONDS_PER_PROMPT_TOKEN = 0.5
 # What a chat template may add to the messages.
 _TEMPLATE_TOKENS = 512
+# How often within `hang_seconds` a server is asked what it is at, and a limit that only says: watched elsewhere.
+_LOOKS, _ANY_SECONDS = 4, 1e6
 
 
 class Disconnected(RunError):
@@ -97,6 +100,45 @@ class Client:
                 events = reader.events(exchange)
         return events, reader.finished()
 
+    async def timed(self, request: Completion) -> Finished:
+        """Run one request without a stream, for its timings alone. Nothing is sent per token, so nothing takes time
+        from the child (a stream cost 3% of decode on two cores); whether it still lives is asked of `/slots` now
+        and then."""
+        answer = asyncio.create_task(
+            self._call("POST", request.path, request.body(stream=False), allowance=_ANY_SECONDS)
+        )
+        try:
+            await self._watch(answer, self._allowance(request))
+            reply = await answer
+        finally:
+            answer.cancel()
+            await asyncio.wait([answer])
+        with _understood(request.path, reply):
+            return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
+
+    async def _watch(self, answer: asyncio.Task[dict[str, Any]], limit: float) -> None:
+        """Until the answer is there. Raises Hung when its slot showed no progress for `limit` seconds at first (the
+        prompt is evaluated in large batches), for `hang_seconds` once it had."""
+        loop = asyncio.get_running_loop()
+        state, since = None, loop.time()
+        while not answer.done():
+            await asyncio.wait([answer], timeout=self._hang_seconds / _LOOKS)
+            if answer.done():
+                return
+            found = await self._slots()
+            if found is not None and found != state:
+                limit = limit if state is None else self._hang_seconds
+                state, since = found, loop.time()
+            if loop.time() - since > limit:
+                raise _hung(f"{limit:g}")
+
+    async def _slots(self) -> bytes | None:
+        """What the server is at; None when it does not say (in the middle of a long batch it does not)."""
+        try:
+            return await self._fetch("GET", "/slots", allowance=self._hang_seconds / _LOOKS)
+        except (Hung, Refused, Disconnected):
+            return None
+
     def _exchange(self, request: Completion | Chat) -> AbstractAsyncContextManager[Exchange]:
         return Exchange.open(self._socket, "POST", request.path, request.body(stream=True))
 
@@ -111,6 +153,11 @@ class Client:
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, allowance: float | None = None
     ) -> dict[str, Any]:
+        return _json_object(await self._fetch(method, path, body, allowance=allowance))
+
+    async def _fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, allowance: float | None = None
+    ) -> bytes:
         limit = allowance or self._hang_seconds
         content = b""
         with _translated(limit):
@@ -120,7 +167,7 @@ class Client:
                     content += b"".join(piece for _, piece in exchange.read())
         if exchange.status is None or exchange.status >= 400:
             raise _refusal(exchange.status or 500, content)
-        return _json_object(content)
+        return content
 
 
 class _EventReader:
@@ -164,13 +211,17 @@ def _translated(limit_seconds: float) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise Hung(
-            f"no sign of life for {str(error) or f'{limit_seconds:g}'} s",
-            cause="hang",
-            advice="allow longer with TRILITHON_HANG_SECONDS if the machine is just slow",
-        ) from error
+        raise _hung(str(error) or f"{limit_seconds:g}") from error
     except (OSError, h11.RemoteProtocolError) as error:
         raise Disconnected(f"the connection broke: {str(error) or type(error).__name__}") from error
+
+
+def _hung(seconds: str) -> Hung:
+    return Hung(
+        f"no sign of life for {seconds} s",
+        cause="hang",
+        advice="allow longer with TRILITHON_HANG_SECONDS if the machine is just slow",
+    )
 
 
 @contextlib.contextmanager

@@ -68,6 +68,10 @@ class Runner:
         """Run one request to its end; the events before it, then Finished. Disturbs the child less than `stream`."""
         return await self._asked(self.client.complete(request))
 
+    async def timed(self, request: Completion) -> Finished:
+        """Run one request for its timings alone: without a stream, it disturbs the child least."""
+        return await self._asked(self.client.timed(request))
+
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         return await self._asked(self.client.distribution(request))
 
