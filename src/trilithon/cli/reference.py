@@ -14,24 +14,25 @@ _HEAD = "# Commands\n\nMade by `make docs` from the commands' own help; do not e
 def reference() -> str:
     """The whole page, in Markdown."""
     return _HEAD + "".join(
-        f"\n## {' '.join(path)}\n\n```text\n{_help(command, path)}\n```\n" for path, command in _commands(main, ())
+        f"\n## {context.command_path}\n\n```text\n{_help(context)}\n```\n" for context in _contexts(main, "trilithon")
     )
 
 
-def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    path = (*path, command.name if path and command.name else "trilithon")
-    yield path, command
+def _contexts(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[click.Context]:
+    """The command as it is called, and then its subcommands."""
+    context = click.Context(
+        command, parent, name, terminal_width=100, max_content_width=100, **command.context_settings
+    )
+    yield context
     if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
             if found is not None:
-                yield from _commands(found, path)
+                yield from _contexts(found, each, context)
 
 
-def _help(command: click.Command, path: tuple[str, ...]) -> str:
-    context = click.Context(command, info_name=" ".join(path), terminal_width=100, max_content_width=100)
-    return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def _help(context: click.Context) -> str:
+    return "\n".join(line.rstrip() for line in context.get_help().splitlines())
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ class _Bench:
             return "No placement is to be used: " + "; ".join(self._left_out(None))
         leader = self._leader()
         lost = runs_note(self.campaign, leader.placement)
-        head = self._head(leader) + _bandwidth(leader) + f" and {_ANSWERS[_quality(leader)]}"
+        alone = len(self.names) == 1 and _quality(leader) == "reference"
+        answers = "there was nothing to hold its answers against" if alone else _ANSWERS[_quality(leader)]
+        head = self._head(leader) + _bandwidth(leader) + f" and {answers}"
         head += f", though it {lost}" if lost else ""
         return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
 
