@@ -360,3 +360,40 @@ def test_no_room_at_all_is_one_clear_line(base: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("trilithon.runtime.process._ROOM_BYTES", 200)
     with pytest.raises(UserError, match="set TMPDIR"), workspace():
         pass
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A memory cgroup of 64 MiB; its file `tasks` or `cgroup.procs` takes processes in."""
+    roots = {
+        Path("/sys/fs/cgroup/memory"): ("memory.limit_in_bytes", "tasks"),
+        Path("/sys/fs/cgroup"): ("memory.max", "cgroup.procs"),
+    }
+    for root, (limit, members) in roots.items():
+        group = root / f"trilithon-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            try:
+                (group / limit).write_text(str(64 << 20))
+                yield group / members
+                return
+            finally:
+                deadline = time.monotonic() + 5
+                while list_of(group / members) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                group.rmdir()
+    pytest.skip("no memory cgroup can be made here (that needs root)")
+
+
+def list_of(members: Path) -> list[str]:
+    return members.read_text().split() if members.exists() else []
+
+
+def test_a_real_kill_for_want_of_memory_is_called_one(little_memory: Path, log: Path) -> None:
+    hog = f"print('growing', flush=True); b = bytearray({512 << 20})"
+    script = f'echo $$ > {little_memory}; exec {sys.executable} -c "{hog}"'
+    process = with_process(shell(script), log, ended)
+    diagnosis = process.diagnose()
+    assert process.returncode == -signal.SIGKILL
+    assert diagnosis.cause == "killed by the kernel: out of memory"
+    assert diagnosis.last_words == ("growing",)
