@@ -244,3 +244,15 @@ def test_a_real_model_with_random_weights(tiny: Path, configuration: Configurati
 def test_a_child_that_dies_is_a_run_error(tiny: Path, configuration: Configuration) -> None:
     with pytest.raises(RunError, match="SIGSEGV"):
         read({"bad": "scripted/cpu:decode=100000,prefill=1000000,crash_after=3"}, tiny, configuration)
+
+
+def test_an_engine_that_keeps_no_prefix_is_judged_by_prefill_alone() -> None:
+    found = judge(replace(reading(0.9), decode={}), REFERENCE, "r")
+    assert (found.verdict, found.divergence_decode) == ("same", None)
+    assert "decode was not checked" in found.reasons[0]
+    assert judge(replace(reading(0.001), decode={}), REFERENCE, "r").verdict == "broken"
+
+
+def test_every_position_by_decode_was_evaluated_alone(tiny: Path, configuration: Configuration) -> None:
+    (found,) = read({"real": "llama.cpp@embedded/cpu"}, tiny, configuration).values()
+    assert (len(found.prefill), len(found.decode)) == (POSITIONS, POSITIONS)

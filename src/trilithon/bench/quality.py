@@ -51,9 +51,9 @@ class QualityReading:
 async def read_quality(runner: Runner, question: str) -> QualityReading:
     """Ask the placement for its next-token distributions along the fixed text, and for a short answer.
 
-    By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and at
-    the last position once more by one prefill of the whole text from an empty cache. By decode: the text grows by
-    one token a request, so that each is evaluated alone, as a generated one is.
+    By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and is at
+    last evaluated whole, from an empty cache. By decode: the text grows by one token a request, so that each is
+    evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted.
     """
     text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
@@ -62,31 +62,35 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
     # llama-server keeps back the distribution of a token that is half a character, which a broken model likes to say.
     plain = (await runner.tokenize(" a", add_special=False))[-1]
 
-    async def distribution(count: int, *, cache_prompt: bool = True) -> Mapping[int, float]:
+    async def distribution(count: int, *, cache_prompt: bool = True) -> tuple[Mapping[int, float], int]:
         return await _distribution(runner, tokens[:count], plain, cache_prompt=cache_prompt)
 
     step = min(_STEP_TOKENS, (len(tokens) - _FIRST_TOKENS) // POSITIONS)
-    prefill = {}
-    for count in range(_FIRST_TOKENS + step, _FIRST_TOKENS + step * POSITIONS + 1, step):
-        prefill[count] = await distribution(count)
     whole = _FIRST_TOKENS + step * POSITIONS
-    prefill[whole] = await distribution(whole, cache_prompt=False)
+    prefill = {}
+    for count in range(_FIRST_TOKENS + step, whole, step):
+        prefill[count], _ = await distribution(count)
+    prefill[whole], _ = await distribution(whole, cache_prompt=False)
     decode = {}
-    for count in range(_FIRST_TOKENS, _FIRST_TOKENS + POSITIONS + 1):
-        decode[count] = await distribution(count)
-    del decode[_FIRST_TOKENS]  # that one was the prefill of the beginning
+    await distribution(_FIRST_TOKENS)  # the beginning, by prefill
+    for count in range(_FIRST_TOKENS + 1, _FIRST_TOKENS + POSITIONS + 1):
+        found, evaluated = await distribution(count)
+        if evaluated == 1:
+            decode[count] = found
     return QualityReading(tuple(tokens), prefill, decode, await ask(runner, question, _ANSWER_TOKENS))
 
 
 async def _distribution(
     runner: Runner, tokens: Sequence[int], forced: int, *, cache_prompt: bool
-) -> Mapping[int, float]:
+) -> tuple[Mapping[int, float], int]:
+    """The distribution after `tokens`, and how many of them were evaluated for it."""
     request = Completion(prompt=tokens, max_tokens=1, cache_prompt=cache_prompt, candidates=_CANDIDATES, forced=forced)
-    candidates, _ = await runner.distribution(request)
+    candidates, timings = await runner.distribution(request)
     if not candidates:
         raise RunError("the engine gave no log-probabilities", cause="no log-probabilities")
     # A probability of exactly 0 or no number comes as null or -inf from a broken pipeline; it counts as impossible.
-    return {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
+    found = {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
+    return found, timings.prompt_n
 
 
 def judge(reading: QualityReading, reference: QualityReading | None, reference_name: str) -> QualityRecord:
@@ -122,13 +126,13 @@ def _compared(
 ) -> QualityRecord:
     roads = [
         [(reference.prefill[at], reading.prefill[at]) for at in reference.prefill],
-        [(reference.decode[at], reading.decode[at]) for at in reference.decode],
+        [(reference.decode[at], reading.decode[at]) for at in reference.decode if at in reading.decode],
     ]
-    by_prefill, by_decode = (fmean(kl_divergence(*pair) for pair in road) for road in roads)
+    by_prefill, by_decode = (fmean(kl_divergence(*pair) for pair in road) if road else None for road in roads)
     pairs = roads[0] + roads[1]
     divergence = fmean(kl_divergence(*pair) for pair in pairs)
     agreeing = fmean(agreement(*pair) for pair in pairs)
-    worst = max(by_prefill, by_decode)
+    worst = max(by_prefill or 0.0, by_decode or 0.0)
     if worst > BROKEN_DIVERGENCE:
         reasons.append(f"KL divergence {worst:.2g} by {'prefill' if worst == by_prefill else 'decode'}")
     if agreeing < BROKEN_AGREEMENT:
@@ -137,6 +141,8 @@ def _compared(
     degraded = worst > SAME_DIVERGENCE or agreeing < SAME_AGREEMENT
     if degraded and not broken:
         reasons.append(f"KL divergence {worst:.2g}, {agreeing:.0%} of its most probable tokens are the reference's")
+    if not roads[1]:
+        reasons.append("decode was not checked apart from prefill: the engine keeps no prefix")
     return QualityRecord(
         verdict="broken" if broken else "degraded" if degraded else "same",
         reference=name,
