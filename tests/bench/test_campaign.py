@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -116,6 +117,25 @@ def test_a_fault_becomes_a_failed_run_with_its_cause(bench: Bench, fault: str, k
     assert "\n" not in run.failure.message
 
 
+@pytest.mark.parametrize("fault", ["refuse_start=no licence", "crash_after=2"])
+def test_what_a_failed_child_used_is_not_other_programs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    own: list[float] = []
+
+    def note(*_: object, own_cpu_seconds: float) -> tuple[str, ...]:
+        own.append(own_cpu_seconds)
+        return ()
+
+    monkeypatch.setattr(module, "warnings_between", note)
+    before = os.times()
+    bench(f"{GOOD},{fault}")
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used > 0
+    assert own[0] >= used - 1e-6
+
+
 def test_samples_before_a_fault_are_kept(bench: Bench) -> None:
     # The warm-up generates 4 tokens, pp 1 and tg 9.
     (run,) = bench(f"{GOOD},crash_after=10").runs
@@ -230,6 +250,13 @@ def test_a_campaign_killed_before_its_placements_were_written_can_go_on(bench: B
     campaign = bench(GOOD, resume=number)
     assert [placement.name for placement in campaign.placements] == [GOOD]
     assert [run.outcome for run in campaign.runs] == ["finished"]
+
+
+def test_it_does_not_go_on_without_a_placement_that_it_had(bench: Bench) -> None:
+    other = f"scripted/gpu:{FAST}"
+    number = cancelled_at(bench, lambda step: "tg8" in step.text, GOOD, other, rounds=2)
+    with pytest.raises(UserError, match=r"scripted/gpu\S* cannot run here any more; put that back"):
+        bench(GOOD, resume=number, rounds=2)
 
 
 def test_it_does_not_go_on_with_another_file_of_the_same_name(bench: Bench, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_reading_brings_it_in(file: Path) -> None:
-    assert bring_in(file) == 1.0
+    assert asyncio.run(bring_in(file)) == 1.0
     assert resident_fraction(file) == 1.0
 
 
@@ -23,7 +24,7 @@ def test_a_file_just_written_can_be_evicted(file: Path) -> None:
         pytest.skip("the temporary folder is in memory, where nothing can be evicted")
     assert evict(file) < 0.01
     assert resident_fraction(file) < 0.01
-    assert bring_in(file) == 1.0
+    assert asyncio.run(bring_in(file)) == 1.0
     assert evict(file) < 0.01
 
 
@@ -40,11 +41,26 @@ def test_a_part_that_is_in_memory(file: Path) -> None:
 def test_an_empty_file_is_all_there(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
-    assert bring_in(empty) == resident_fraction(empty) == 1.0
+    assert asyncio.run(bring_in(empty)) == resident_fraction(empty) == 1.0
     assert evict(empty) == 1.0
 
 
-@pytest.mark.parametrize("ask", [bring_in, evict, resident_fraction])
+def test_reading_can_be_stopped(file: Path) -> None:
+    async def stopped() -> None:
+        task = asyncio.create_task(bring_in(file))
+        await asyncio.sleep(0)  # it has read its first piece
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stopped())
+
+
+def test_a_file_system_without_fsync() -> None:
+    assert evict(Path("/proc/version")) == 1.0
+
+
+@pytest.mark.parametrize("ask", [lambda path: asyncio.run(bring_in(path)), evict, resident_fraction])
 def test_a_file_that_is_not_there(tmp_path: Path, ask) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         ask(tmp_path / "absent")

@@ -31,9 +31,11 @@ ONE = (*SHORT, "--placement", GOOD)
 
 # The program itself, which does not wait for an idle machine: here it never is.
 HURRIED = """
+import signal
 from trilithon.bench import campaign
 from trilithon.cli.main import entry
 campaign._SETTLE_FIRST_SECONDS = campaign._SETTLE_SECONDS = 0
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 entry()
 """
 
@@ -272,6 +274,9 @@ def test_a_bad_model_file(trilithon: Program, home: Path, tiny: Path, make: Call
         (("--placement", "scripted/gpu:wrong=2"), "wrong = '2' does not fit"),
         (("--placement", GOOD), "named twice"),
         (("--resume",), "leave MODEL out"),
+        (("--test", "pp", "-pg", "8,4"), "leave -pg out"),
+        (("--test", "pp", "--question", "why?"), "leave --question out"),
+        (("--no-quality", "--reference", "x.gguf"), "leave --reference out"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(

@@ -195,8 +195,8 @@ def words_of(placement: Placement, folder: Path) -> dict[str, str]:
 
 def values_of(placement: Placement, folder: Path) -> dict:
     argv = engine().launch(placement, folder).argv
-    assert argv[:3] == (sys.executable, "-m", "trilithon.children.embedded")
-    return json.loads(argv[3])
+    assert argv[:4] == (sys.executable, "-P", "-m", "trilithon.children.embedded")
+    return json.loads(argv[4])
 
 
 def a_placement(file: ModelFile, build: Build, settings: Settings) -> Placement:

@@ -574,6 +574,28 @@ def test_an_answer_without_timings_is_the_engines_error(tmp_path: Path) -> None:
         call(tmp_path, handler, "timed", Completion(prompt=[1], max_tokens=3))
 
 
+def test_a_prompt_in_long_batches_is_no_hang(tmp_path: Path) -> None:
+    """Two batches were short and the third takes far longer than any silence while decoding."""
+    looks = 0
+
+    async def slots(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal looks
+        looks += 1
+        writer.write(whole("200 OK", b'[{"n_prompt_tokens_processed": %d, "n_decoded": 0}]' % min(looks, 3)))
+        writer.close()
+
+    reply = {"content": "a", "stop": True, "stop_type": "limit", "timings": {"predicted_n": 3, "predicted_ms": 2.0}}
+    late = sends(b"", whole("200 OK", json.dumps(reply).encode()), pause_seconds=1.0)
+
+    async def talk() -> str:
+        async with Server(tmp_path, routed({b"/completion": late, b"/slots": slots})) as server:
+            client = Client(server.socket, hang_seconds=0.2)
+            return (await client.timed(Completion(prompt=[1] * 9, max_tokens=3))).reason
+
+    assert asyncio.run(talk()) == "length"
+    assert looks >= 3
+
+
 def test_a_timed_request_lives_while_its_slot_moves_and_hangs_when_it_stands_still(tmp_path: Path) -> None:
     looks = 0
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +58,6 @@ class _Campaign:
         self._observer = observer
         self._folder = folder
         self._folders = 0
-        self._child_cpu_seconds = 0.0
         self._judged: set[str] = set()
         self._tally = Tally(prepared.plan, len(prepared.placements))
         self.id = self._begin() if resume is None else self._go_on(resume)
@@ -97,6 +98,12 @@ class _Campaign:
     def _refuse_changes(self, known: Campaign) -> None:
         """Unlike things are never averaged: neither another kernel nor another file under the same name."""
         before = {placement.name: placement for placement in known.placements}
+        missing = before.keys() - {placement.name for placement in self._prepared.placements}
+        if missing:
+            raise UserError(
+                f"campaign {known.id} cannot go on: {', '.join(sorted(missing))} cannot run here any more; "
+                f"put that back, or start anew and remove this one: trilithon results rm {known.id}"
+            )
         for placement in self._prepared.placements:
             now = record_of(placement, self._prepared.board, None)
             changed = differences(before.get(placement.name, now), now)
@@ -136,7 +143,7 @@ class _Campaign:
         self._tell(f"{placement.name}: waiting for an idle machine")
         limit = _SETTLE_FIRST_SECONDS if self._tally.first_run else _SETTLE_SECONDS
         warnings = await settle(limit_seconds=limit)
-        before, own_before = Reading.take(), self._own_cpu_seconds()
+        before, own_before = Reading.take(), _own_cpu_seconds()
         run = Run(
             placement=placement.name,
             round=number,
@@ -155,7 +162,7 @@ class _Campaign:
                     warnings += found
         except RunError as error:
             run = replace(run, outcome="failed", failure=_failure(error))
-        warnings += warnings_between(before, Reading.take(), own_cpu_seconds=self._own_cpu_seconds() - own_before)
+        warnings += warnings_between(before, Reading.take(), own_cpu_seconds=_own_cpu_seconds() - own_before)
         run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings)
         self._store.finish_run(
             run_id,
@@ -224,24 +231,15 @@ class _Campaign:
 
     # -- what both need
 
-    @contextlib.asynccontextmanager
-    async def _open(self, placement: Placement, folder: Path) -> AsyncIterator[Runner]:
+    def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[Runner]:
         configuration = self._prepared.configuration
-        async with Runner.open(
+        return Runner.open(
             engine(placement.build.engine, configuration),
             placement,
             folder,
             start_seconds=configuration.start_seconds,
             hang_seconds=configuration.hang_seconds,
-        ) as runner:
-            try:
-                yield runner
-            finally:
-                self._child_cpu_seconds += runner.process.cpu_seconds() or 0.0
-
-    def _own_cpu_seconds(self) -> float:
-        """CPU time of Trilithon and of the children that it has stopped, so that others' can be told from it."""
-        return time.process_time() + self._child_cpu_seconds
+        )
 
     def _fresh_folder(self) -> Path:
         self._folders += 1
@@ -249,6 +247,12 @@ class _Campaign:
 
     def _tell(self, text: str) -> None:
         self._observer(self._tally.step(text))
+
+
+def _own_cpu_seconds() -> float:
+    """CPU time of Trilithon and of its children that have ended, crashed ones too, so that others' can be told from
+    it."""
+    return sum(os.times()[:4])
 
 
 def _failure(error: RunError) -> Failure:

@@ -1,6 +1,8 @@
 """Whether a file is in the page cache, and how to get it out: a cold start is only cold if it is."""
 
+import asyncio
 import ctypes
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -20,18 +22,29 @@ def evict(path: Path) -> float:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # a dirty page stays, and a model that has just been written is all dirty pages
+        _write_back(descriptor)  # a dirty page stays, and a model that has just been written is all dirty pages
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
     return resident_fraction(path)
 
 
-def bring_in(path: Path) -> float:
-    """Read the file once; returns the fraction that is in memory then. Raises OSError."""
+def _write_back(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # a medium that is only ever read (squashfs, ISO 9660) knows no fsync
+        if error.errno not in (errno.EINVAL, errno.EROFS):
+            raise
+
+
+async def bring_in(path: Path) -> float:
+    """Read the file once; returns the fraction that is in memory then. Raises OSError.
+
+    Between two pieces others have their turn: gigabytes from a memory card take minutes, and Ctrl-C shall not wait.
+    """
     with path.open("rb", buffering=0) as file:
-        while file.read(_PIECE_BYTES):
-            pass
+        while file.read(_PIECE_BYTES):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
     return resident_fraction(path)
 
 

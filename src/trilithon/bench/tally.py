@@ -98,11 +98,13 @@ class Tally:
             remaining = (planned - len(self._done)) * median(self._seconds)
             if self._plan.rounds is None:  # it goes on until the budget is spent, or before
                 remaining = max(remaining, self._budget - self._elapsed)
+            if self._plan.budget_seconds is not None:
+                remaining = min(remaining, max(self._budget - self._elapsed, 0.0))
         return Step(text=text, runs_done=len(self._done), runs_planned=planned, remaining_seconds=remaining)
 
     @property
     def _budget(self) -> float:
-        return self._plan.budget_seconds or BUDGET_SECONDS
+        return BUDGET_SECONDS if self._plan.budget_seconds is None else self._plan.budget_seconds
 
     @property
     def _elapsed(self) -> float:

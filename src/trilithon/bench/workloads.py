@@ -151,7 +151,7 @@ async def measure_cold(
         else:
             warnings = (f"cold load not measured: {left:.0%} of the file stayed in the page cache",)
         await runner.timed(_short_question())
-    held = bring_in(file)
+    held = await bring_in(file)
     async with open_runner() as runner:
         if held > 0.99:
             marks["load_warm_ns"] = runner.ready_ns - runner.started_ns

@@ -99,6 +99,8 @@ def _measure(
 
     prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"))
     click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
+    if resume is not None:
+        click.echo(f"going on with campaign {resume}", err=True)
     with CampaignProgress() as progress:
         number = run_stoppable(run_campaign(prepared, store, progress, resume))
     campaign = store.campaign(number)
@@ -112,6 +114,8 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
 
     if words["question"] is not None and not words["question"].strip():
         raise UserError("--question is empty; write what to ask")
+    if words["no_quality"]:
+        _refuse_beside("--no-quality holds nothing against a reference", {"reference"})
     budget = words["time_budget"]
     return Plan(
         model=_model(words["model"], configuration),
@@ -153,6 +157,7 @@ def _tests(words: Mapping[str, Any]) -> "list[Test]":
         _refuse_beside("--preset article says what to measure", {"n_prompt", "n_gen", "n_depth", "pg", "tests"})
         words = {**words, "n_prompt": "512", "n_gen": "128", "n_depth": "0", "pg": (), "tests": ()}
     wanted = words["tests"] or ("pp", "tg", "pg", "question")
+    _refuse_beside("it belongs to a test that --test leaves out", {"pg", "question"} - set(wanted))
     prompts = [n for n in parse_integers(words["n_prompt"], name="-p") if n]
     generated = [n for n in parse_integers(words["n_gen"], name="-n") if n]
     pairs = [_pair(text) for text in words["pg"]]

@@ -12,25 +12,30 @@ __all__ = ["run_stoppable"]
 T = TypeVar("T")
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_Numbers = Sequence[signal.Signals]
 
 
 def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then."""
+    """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then.
+
+    Under nohup, which ignores SIGHUP, that stays ignored.
+    """
+    stopping = [each for each in _STOPPING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
     # One that comes while the loop is being made waits until there is something to cancel. Blocking it would not do:
     # the kernel then gives it to a thread of numpy's.
     early: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in _STOPPING}
+    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in stopping}
     try:
-        return asyncio.run(_stoppable(work, early))
+        return asyncio.run(_stoppable(work, stopping, early))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-async def _stoppable(work: Coroutine[Any, Any, T], early: Sequence[int]) -> T:
+async def _stoppable(work: Coroutine[Any, Any, T], stopping: _Numbers, early: Sequence[int]) -> T:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    for number in _STOPPING:
+    for number in stopping:
         loop.add_signal_handler(number, task.cancel)
     if early:
         task.cancel()

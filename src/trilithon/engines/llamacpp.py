@@ -190,4 +190,5 @@ def _embedded_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str
         if name == "flash-attn":
             value = f"LLAMA_FLASH_ATTN_TYPE_{_FLASH_ATTENTION[value]}"
         values |= dict.fromkeys(_COMMON_PARAMS[name], value)
-    return (sys.executable, "-m", "trilithon.children.embedded", json.dumps(values))
+    # -P: a json.py in the folder that the user happens to be in is not ours.
+    return (sys.executable, "-P", "-m", "trilithon.children.embedded", json.dumps(values))

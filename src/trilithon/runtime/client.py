@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,6 +26,7 @@ _SECONDS_PER_PROMPT_TOKEN = 0.5
 _TEMPLATE_TOKENS = 512
 # How often within `hang_seconds` a server is asked what it is at, and a limit that only says: watched elsewhere.
 _LOOKS, _ANY_SECONDS = 4, 1e6
+_DECODING = re.compile(rb'"n_decoded":\s*[1-9]')
 
 
 class Disconnected(RunError):
@@ -117,8 +119,8 @@ class Client:
             return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
 
     async def _watch(self, answer: asyncio.Task[dict[str, Any]], limit: float) -> None:
-        """Until the answer is there. Raises Hung when its slot showed no progress for `limit` seconds at first (the
-        prompt is evaluated in large batches), for `hang_seconds` once it had."""
+        """Until the answer is there. Raises Hung when its slot showed no progress for `limit` seconds while the prompt
+        is evaluated (in large batches, each of which may take that long), for `hang_seconds` once it decodes."""
         loop = asyncio.get_running_loop()
         state, since = None, loop.time()
         while not answer.done():
@@ -127,7 +129,7 @@ class Client:
                 return
             found = await self._slots()
             if found is not None and found != state:
-                limit = limit if state is None else self._hang_seconds
+                limit = self._hang_seconds if _DECODING.search(found) else limit
                 state, since = found, loop.time()
             if loop.time() - since > limit:
                 raise _hung(f"{limit:g}")

@@ -118,6 +118,7 @@ async def _until_ready(process: Process, client: Client, name: str, limit_second
             f"{name} was not ready after {limit_seconds:g} s",
             cause="not ready in time",
             advice="allow longer with TRILITHON_START_SECONDS",
+            last_words=process.diagnose().last_words,
         ) from error
     return time.monotonic_ns()
 
