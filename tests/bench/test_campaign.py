@@ -296,3 +296,40 @@ def test_a_cold_start_has_its_own_figures(bench: Bench) -> None:
     assert run.outcome == "finished", run.failure
     (sample,) = run.samples
     assert {"load_warm_ns", "first_request_ns"} <= sample.marks.keys()
+
+
+def test_a_test_that_a_placement_cannot_do_costs_the_others_nothing(bench: Bench) -> None:
+    long = Test(kind="pp", prompt_tokens=500)
+    campaign = bench("scripted/cpu:prefill=50000,decode=5000,c=64", tests=(long, TG), rounds=3)
+    assert [run.outcome for run in campaign.runs] == ["finished"] * 3
+    assert all([sample.test for sample in run.samples] == [TG] for run in campaign.runs)
+    assert all("pp500 not measured" in " ".join(run.warnings) for run in campaign.runs)
+
+
+def test_where_no_test_can_be_done_the_run_failed(bench: Bench) -> None:
+    long = Test(kind="pp", prompt_tokens=500)
+    campaign = bench("scripted/cpu:prefill=50000,c=64", tests=(long,), rounds=1)
+    (run,) = campaign.runs
+    assert run.failure is not None
+    assert run.failure.kind == "refused"
+
+
+def test_a_run_that_was_stopped_keeps_its_log(bench: Bench) -> None:
+    number = cancelled_at(bench, lambda step: "tg8" in step.text, "scripted/cpu:prefill=50000,decode=5")
+    with bench.store() as store:
+        (run,) = store.campaign(number).runs
+    assert run.failure is not None
+    assert run.failure.kind == "interrupted"
+    assert "prompt tokens" in run.log
+
+
+def test_a_reference_that_failed_is_asked_again_on_resume(bench: Bench, tmp_path: Path) -> None:
+    flaky = f"scripted/cpu:prefill=50000,decode=50,crash_after=2,flaky=1,flaky_file={tmp_path / 'starts'}"
+    number = cancelled_at(bench, lambda step: "tg8" in step.text, flaky, quality=True)
+    with bench.store() as store:
+        (placement,) = store.campaign(number).placements
+    assert placement.quality is not None
+    assert placement.quality.verdict == "unknown"
+    (placement,) = bench(flaky, resume=number, quality=True).placements
+    assert placement.quality is not None
+    assert placement.quality.verdict == "reference"

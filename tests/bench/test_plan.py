@@ -211,3 +211,9 @@ def test_another_file_is_the_reference_on_a_real_engine(here: Here, configuratio
     reference = reference_placement(plan, found, other, here.board, configuration)
     assert reference.file is other
     assert reference.name == "llama.cpp/cpu with other.gguf"
+
+
+@pytest.mark.parametrize("text", ["llama.cpp/cpu:t=4,t=8", "llama.cpp/cpu:t=4,threads=8", "scripted/cpu:text=a,text=b"])
+def test_a_setting_given_twice_is_refused(text: str) -> None:
+    with pytest.raises(PlacementError, match="given twice"):
+        parse_placement(text)

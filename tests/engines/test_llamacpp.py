@@ -311,3 +311,13 @@ print("all known", parameters.n_ubatch, parameters.cpuparams.n_threads, paramete
     told = json.dumps([values, llamacpp._KV_TYPES, list(llamacpp._FLASH_ATTENTION.values())])
     done = subprocess.run([sys.executable, "-c", code, told], capture_output=True, text=True)
     assert done.stdout == f"all known 111 3 {file.path}\n", done.stderr
+
+
+def test_two_compilations_of_one_version_are_told_apart(tmp_path: Path) -> None:
+    path = program(tmp_path / "mine", "echo 'version: 7000' >&2")
+    (before,) = native(engine(tmp_path / "mine"))
+    (tmp_path / "mine" / "libggml.so").write_bytes(b"other flags")
+    (after,) = native(engine(tmp_path / "mine"))
+    assert before.version == after.version
+    assert before.fingerprint != after.fingerprint
+    assert str(path) == after.where

@@ -213,6 +213,16 @@ def test_big_output_never_blocks(log: Path) -> None:
     assert len(process.diagnose().last_words) <= 8
 
 
+def test_variables_of_the_user_can_be_hidden(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "8")
+    monkeypatch.setenv("COLOUR", "red")
+    each = launch("env", hidden=("LLAMA_ARG_",), environment={"LLAMA_ARG_OURS": "1"})
+    with_process(each, log, ended)
+    assert "LLAMA_ARG_CTX_SIZE" not in log.read_text()
+    assert "COLOUR=red" in log.read_text()
+    assert "LLAMA_ARG_OURS=1" in log.read_text()
+
+
 def test_environment_cpus_limits_and_no_input(log: Path) -> None:
     cpu = sorted(os.sched_getaffinity(0))[-1]
     script = "cat; echo $COLOUR $HOME; grep Cpus_allowed_list /proc/self/status; ulimit -c"

@@ -21,7 +21,7 @@ from trilithon.bench.workloads import DEFAULT_QUESTION, measure, measure_cold, w
 from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
-from trilithon.errors import RunError, UserError
+from trilithon.errors import ChildDied, Hung, RunError, UserError
 from trilithon.measure.records import Campaign, Failure, QualityRecord, Run, Sample
 from trilithon.results.compare import differences
 from trilithon.results.store import Store
@@ -89,7 +89,7 @@ class _Campaign:
         names = {placement.name for placement in known.placements}
         # A kill may have come before all of them were written down.
         self._add(number, [placement for placement in self._prepared.placements if placement.name not in names])
-        self._judged = {placement.name for placement in known.placements if placement.quality}
+        self._judged = {p.name for p in known.placements if p.quality and p.quality.verdict != "unknown"}
         for run in known.runs:
             if run.failure is None or run.failure.kind != "interrupted":
                 self._tally.note(run)
@@ -157,11 +157,17 @@ class _Campaign:
         try:
             async with contextlib.aclosing(self._samples(placement, folder)) as produced:
                 async for sample, found in produced:
-                    self._store.add_sample(run_id, sample)
-                    samples.append(sample)
                     warnings += found
+                    if sample is not None:
+                        self._store.add_sample(run_id, sample)
+                        samples.append(sample)
         except RunError as error:
             run = replace(run, outcome="failed", failure=_failure(error))
+        except asyncio.CancelledError:
+            failure = Failure(kind="interrupted", message="stopped by the user")
+            log = _tail(folder / "log")
+            self._store.finish_run(run_id, "failed", time.monotonic_ns(), failure=failure, warnings=warnings, log=log)
+            raise
         warnings += warnings_between(before, Reading.take(), own_cpu_seconds=_own_cpu_seconds() - own_before)
         run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings)
         self._store.finish_run(
@@ -177,7 +183,9 @@ class _Campaign:
 
     async def _samples(
         self, placement: Placement, folder: Path
-    ) -> AsyncGenerator[tuple[Sample, tuple[str, ...]], None]:
+    ) -> AsyncGenerator[tuple[Sample | None, tuple[str, ...]], None]:
+        """A sample and warnings per test. A test that this placement cannot do gives a warning alone, and costs the
+        others nothing, as long as the child lives; where none can be done, the last error is raised."""
         for test in self._prepared.plan.tests:
             if test.kind == "cold":
                 self._tell(f"{placement.name}: cold start")
@@ -189,9 +197,22 @@ class _Campaign:
         async with self._open(placement, folder) as runner:
             self._tell(f"{placement.name}: warming up")
             await warm_up(runner, warm)
+            error: RunError | None = None
+            done = 0
             for test in warm:
                 self._tell(f"{placement.name}: {test.name}")
-                yield await measure(runner, test), ()
+                try:
+                    sample = await measure(runner, test)
+                except RunError as caught:
+                    if isinstance(caught, Hung | ChildDied):
+                        raise
+                    error = caught
+                    yield None, (f"{test.name} not measured: {caught}",)
+                else:
+                    done += 1
+                    yield sample, ()
+            if error is not None and not done:
+                raise error
 
     # -- quality
 
@@ -202,7 +223,7 @@ class _Campaign:
         reference = self._prepared.reference
         reading = await self._read_quality(reference)
         for placement in waiting:
-            if placement is reference:
+            if placement is reference or isinstance(reading, RunError):
                 record = self._verdict(reading, None)
             else:
                 record = self._verdict(await self._read_quality(placement), reading)

@@ -88,11 +88,13 @@ def parse_placement(text: str) -> Spelling:
     match = _SPELLING.fullmatch(text.strip())
     if match is None:
         raise PlacementError(f"placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4")
-    options = {}
+    options: dict[str, str] = {}
     for word in (match["options"] or "").split(","):
         name, equals, value = word.partition("=")
         if word and not equals:
             raise PlacementError(f"placement {text}: write {name}=VALUE after the colon")
+        if word and _SHORT.get(name.strip(), name.strip()) in {_SHORT.get(known, known) for known in options}:
+            raise PlacementError(f"placement {text}: {name.strip()} is given twice")
         if word:
             options[name.strip()] = value.strip()
     unit: Any = match["unit"]

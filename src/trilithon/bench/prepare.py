@@ -37,20 +37,20 @@ def prepare(plan: Plan, configuration: Configuration, progress: Progress | None 
 
 def record_of(placement: Placement, board: Board, bandwidth: float | None) -> PlacementRecord:
     """The placement as the store keeps it. `bandwidth` is what its CPUs read, bytes per second."""
-    file, settings = placement.file, asdict(placement.settings)
+    file, build, settings = placement.file, placement.build, asdict(placement.settings)
     settings["options"] = dict(placement.settings.options)
     words = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, {}))
     return PlacementRecord(
         name=placement.name,
-        engine=placement.build.engine,
-        build=placement.build.name,
-        build_version=placement.build.version,
+        engine=build.engine,
+        build=build.name,
+        build_version=build.version,
         unit=placement.unit,
         model=_described(file),
         settings=settings,
         must_match={
             **board.must_match(),
-            "build": f"{placement.build.engine} {placement.build.version}",
+            "build": " ".join(filter(None, (build.engine, build.version, build.fingerprint))),
             "file": file.sha256,
             "settings": words,
         },

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trilithon.bench.pagecache import bring_in, evict
 from trilithon.children.wire import Chat, Completion, Finished, Timings, Token
-from trilithon.errors import RunError
+from trilithon.errors import Refused, RunError
 from trilithon.measure.records import Sample, Test
 from trilithon.runtime.runner import Runner
 
@@ -36,10 +36,16 @@ def tokens_needed(test: Test) -> int:
 
 
 async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
-    """llama-bench's warm-up: once the longest prompt of the tests, and a few generated tokens."""
-    prompt = max((test.prompt_tokens for test in tests), default=0)
-    tokens = await _random_tokens(runner, max(prompt, 1))
-    await runner.timed(Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
+    """llama-bench's warm-up: once the longest prompt of the tests that the engine takes, and a few generated tokens."""
+    for length in sorted({test.prompt_tokens for test in tests} | {1}, reverse=True):
+        tokens = await _random_tokens(runner, max(length, 1))
+        try:
+            await runner.timed(Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
+        except Refused:
+            if length <= 1:
+                raise
+            continue  # its test comes next, and tells
+        return
 
 
 async def measure(runner: Runner, test: Test) -> Sample:

@@ -26,7 +26,8 @@ FlashAttention = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One installed copy of an engine. `name` is what `@BUILD` says; `where` is a path or a package."""
+    """One installed copy of an engine. `name` is what `@BUILD` says; `where` is a path or a package; `fingerprint`
+    tells copies of one version apart where the version alone does not."""
 
     engine: str
     name: str
@@ -34,6 +35,7 @@ class Build:
     units: tuple[Unit, ...]
     features: frozenset[Feature]
     where: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +73,14 @@ class Placement:
 class Launch:
     """How to start a placement's child. The child serves the wire on the Unix socket `socket`.
 
-    `environment` is added to the caller's; `open_files` is the limit to ask for (soft, up to the hard one).
+    `environment` is added to the caller's, less the variables whose names begin with one of `hidden`; `open_files` is
+    the limit to ask for (soft, up to the hard one).
     """
 
     argv: tuple[str, ...]
     socket: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
     cpus: tuple[int, ...] | None = None
     open_files: int | None = None
 

@@ -1,5 +1,6 @@
 """llama.cpp: the server inside the xllamacpp wheel, and llama-server programs in folders that the user named."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -25,6 +26,8 @@ _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "v
 # The KV types that llama-server takes (common/arg.cpp).
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 _VERSION_SECONDS = 10.0
+# Options that llama-server would take from the user's environment, unrecorded, and a key that nobody here has.
+_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
 _FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
 
@@ -62,7 +65,9 @@ class LlamaCpp:
         slots = folder / "slots"
         slots.mkdir(exist_ok=True)
         make = _embedded_argv if placement.build.name == _EMBEDDED else _server_argv
-        return Launch(argv=make(placement, socket, slots), socket=socket, cpus=placement.settings.cpus)
+        return Launch(
+            argv=make(placement, socket, slots), socket=socket, hidden=_VARIABLES, cpus=placement.settings.cpus
+        )
 
     def _embedded(self) -> list[Build]:
         if importlib.util.find_spec("xllamacpp") is None:
@@ -94,6 +99,7 @@ class LlamaCpp:
             engine=self.name,
             name=name,
             version=_program_version(program, program.stat().st_mtime_ns),
+            fingerprint=_fingerprint(program),
             units=("cpu",),
             features=_FEATURES,
             where=str(program),
@@ -111,6 +117,13 @@ def _program_version(program: Path, changed_ns: int) -> str:  # asked for often,
         return f"unknown ({type(error).__name__})"
     match = re.search(r"version: (.+)", (done.stderr + done.stdout).decode(errors="replace"))
     return match[1].strip() if match else "unknown"
+
+
+def _fingerprint(program: Path) -> str:
+    """Tells two compilations of one commit apart: names, sizes and times of the program and the libraries beside it."""
+    files = [program, *sorted(program.parent.glob("*.so*"))]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:8]
 
 
 def _parameters(placement: Placement) -> Mapping[str, Any]:

@@ -53,9 +53,6 @@ class Client:
         except (Disconnected, Refused, Hung):
             return False
 
-    async def properties(self) -> dict[str, Any]:
-        return await self._call("GET", "/props")
-
     async def vocabulary(self) -> int:
         """How many token ids the loaded model knows."""
         models = await self._call("GET", "/v1/models")

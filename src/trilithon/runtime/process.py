@@ -67,7 +67,7 @@ class Process:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=stream,
                     stderr=stream,
-                    env={**os.environ, **launch.environment},
+                    env=_environment(launch),
                     start_new_session=True,
                 )
             finally:
@@ -169,6 +169,11 @@ def _guarded(launch: Launch) -> list[str]:
     if launch.open_files:
         words += ["--open-files", str(launch.open_files)]
     return [*words, "--", *launch.argv]
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(launch.hidden)}
+    return ours | dict(launch.environment)
 
 
 @contextlib.contextmanager
