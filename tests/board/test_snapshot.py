@@ -36,6 +36,7 @@ def test_rk3588_vendor(plant: Plant) -> None:
         "chip": "RK3588",
         "kernel": "6.1.43-rockchip-rk3588",
         "governors": "cpu0-3 ondemand, cpu4-7 ondemand",
+        "top clocks": "cpu0-3 1800 MHz, cpu4-7 2352 MHz, memory 2112 MHz",
         "memory clock governor": "dmc_ondemand",
     }
 
@@ -99,6 +100,7 @@ def test_little_cores_are_used_when_nothing_else_is_allowed(plant: Plant) -> Non
     [
         ("rockchip,rk3588s-orangepi-5\0rockchip,rk3588\0", "RK3588S"),
         ("xunlong,orangepi-5\0rockchip,rk3588s\0", "RK3588S"),
+        ("radxa,e52c\0rockchip,rk3582\0rockchip,rk3588s\0", "RK3582"),
         ("friendlyarm,nanopi-m5\0rockchip,rk3576\0", "RK3576"),
         ("raspberrypi,5-model-b\0brcm,bcm2712\0", "brcm,bcm2712"),
     ],

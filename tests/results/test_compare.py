@@ -146,6 +146,13 @@ def test_fraction_of_bandwidth_stands_only_with_decode() -> None:
     ] * 2
 
 
+def test_at_a_depth_the_weights_alone_are_no_measure_of_bandwidth() -> None:
+    deep = [run(CPU, n, replace(decoded(43), test=replace(TG, depth=4096))) for n in range(5)]
+    (row,) = summarise(campaign([placement(CPU, bandwidth_bytes_per_second=20e9)], deep))
+    assert row.estimate is not None
+    assert row.fraction_of_bandwidth is None
+
+
 def test_two_placements_of_one_campaign() -> None:
     whole = campaign(
         [placement(CPU), placement(NPU, must_match={"board": "Orange Pi 5"})],
@@ -233,6 +240,14 @@ def test_results_of_two_programs_differ_in_what_both_know() -> None:
     imported = campaign([theirs], runs(CPU, 50), id=2, source="llama-bench")
     found = compare_placements((ours, CPU), (imported, CPU))[0]
     assert found.differs == ("measured by trilithon → llama-bench", "kernel 6.1 → 6.12")
+
+
+def test_settings_that_two_programs_both_know_are_held_against_each_other() -> None:
+    ours = campaign([placement(CPU, settings={"threads": 4, "micro_batch": 512, "context": 4096})], runs(CPU, 50))
+    known = {"threads": 2, "micro_batch": 512, "batch": None, "llama_bench": {"poll": 50}}
+    imported = campaign([placement(CPU, settings=known)], runs(CPU, 50), id=2, source="llama-bench")
+    found = compare_placements((ours, CPU), (imported, CPU))[0]
+    assert found.differs == ("measured by trilithon → llama-bench", "threads 4 → 2")
 
 
 def test_only_tests_that_both_have_are_compared() -> None:

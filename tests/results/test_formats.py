@@ -176,6 +176,36 @@ def test_an_old_file_with_few_columns() -> None:
     assert (again["avg_ns"], again["n_depth"], list(again)[:42]) == (10**9, 0, list(COLUMNS))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "quantization"),
+    [
+        ("gemma3 270M Q4_K - Medium", "Q4_K_M"),
+        ("Gemma 3 270m Q4_K_M", "Q4_K_M"),
+        ("llama 1B all F32 (guessed)", "F32"),
+        ("gpt-oss 20B MXFP4 MoE", "MXFP4"),
+        ("qwen3 4B IQ3_S mix - 3.66 bpw", "IQ3_S"),
+        ("llama 7B strange", "strange"),
+        ("unknown", ""),
+    ],
+)
+def test_the_quantization_is_found_in_the_type(model_type: str, quantization: str) -> None:
+    assert imported(row(model_type=model_type))[0].placements[0].model["quantization"] == quantization
+
+
+def test_build_and_commit_are_told_apart() -> None:
+    build = "0.5.0-dev (build 17, commit 0c1e570)"
+    ours = replace(CAMPAIGN, placements=(replace(CAMPAIGN.placements[0], build_version=build),))
+    first, *_ = json.loads(export_campaigns([ours], "json").text)
+    assert (first["build_commit"], first["build_number"]) == ("0c1e570", 17)
+
+
+def test_a_fact_that_is_no_number_is_refused() -> None:
+    exported = json.loads(export_campaigns([CAMPAIGN], "trilithon").text)
+    exported["campaigns"][0]["placements"][0]["model"]["bytes_per_token"] = "many"
+    with pytest.raises(UserError, match=r"bytes_per_token of .* is no number"):
+        import_campaigns(json.dumps(exported).encode(), "theirs.json")
+
+
 def test_a_rate_alone_is_enough() -> None:
     (campaign,) = imported({"n_prompt": 0, "n_gen": 100, "avg_ts": 50.0})
     assert campaign.runs[0].samples[0].decode_ns == 2 * 10**9

@@ -428,6 +428,20 @@ def test_damage_within_is_said_when_it_is_met(path: Path) -> None:
         store.campaign(number)
 
 
+def test_a_damaged_value_is_said_when_it_is_met(path: Path) -> None:
+    with Store.open(path) as store:
+        number = fill(store)
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE placements SET model = '{\"na'")
+    raw.commit()
+    raw.close()
+    with Store.open(path) as store:
+        with pytest.raises(StoreError, match="is corrupt and is left as it is"):
+            store.campaign(number)
+        with pytest.raises(StoreError, match="is corrupt and is left as it is"):
+            store.campaigns()
+
+
 def test_a_full_database_keeps_what_is_in_it(store: Store) -> None:
     number = fill(store)
     run = store.start_run(number, PLACEMENT.name, 2, 0)

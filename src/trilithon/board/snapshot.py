@@ -116,11 +116,14 @@ class Board:
         """What has to be equal before two results may be put together, as far as the machine goes."""
         memory = self.clock("memory")
         governors = (f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor or 'none'}" for cluster in self.clusters)
+        clocks = [(f"cpu{format_cpu_list(cluster.cpus)}", (cluster.max_khz or 0) / 1e3) for cluster in self.clusters]
+        clocks += [("memory", ((memory.max_hz if memory else None) or 0) / 1e6)]
         return {
             "board": self.model,
             "chip": self.chip,
             "kernel": self.kernel,
             "governors": ", ".join(governors),
+            "top clocks": ", ".join(f"{name} {clock:.0f} MHz" for name, clock in clocks if clock) or "unknown",
             "memory clock governor": (memory.governor if memory else None) or "none",
         }
 
@@ -158,11 +161,12 @@ def read_board(machine: Machine = THIS_MACHINE) -> Board:
 def _chip(machine: Machine) -> tuple[str, int | None, str | None]:
     """Name, NPU cores and GPU name. Vendor trees name a chip also as a prefix: "rockchip,rk3588s-orangepi-5"."""
     compatible = machine.strings("/proc/device-tree/compatible") or ()
-    # The longest names first: every RK3588S also calls itself an RK3588.
-    for name, facts in sorted(chip_facts()["chips"].items(), key=lambda item: -len(item[0])):
-        wanted = facts["compatible"]
-        if any(entry == wanted or entry.startswith(wanted + "-") for entry in compatible):
-            return name, facts["npu_cores"], facts.get("gpu")
+    # The device tree goes from the special to the general: an RK3588S also calls itself an RK3588, and an RK3582
+    # an RK3588S.
+    for entry in compatible:
+        for name, facts in chip_facts()["chips"].items():
+            if entry == facts["compatible"] or entry.startswith(facts["compatible"] + "-"):
+                return name, facts["npu_cores"], facts.get("gpu")
     if compatible:
         return compatible[-1], None, None
     name = machine.fields("/proc/cpuinfo").get("model name", "")

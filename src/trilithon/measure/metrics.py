@@ -41,7 +41,7 @@ def _total_rate(sample: Sample) -> float | None:
 
 
 def _ttft(sample: Sample) -> float | None:
-    """Time to first token: the first piece of any kind, thinking included."""
+    """Time to first token: the first piece of thinking, or of the answer (white space before that is not kept)."""
     first = min(sample.thinking_at_ns[:1] + sample.answer_at_ns[:1], default=None)
     return None if first is None else (first - sample.started_ns) / 1e9
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from trilithon.errors import ModelError
@@ -88,4 +88,5 @@ def _remember(cache_folder: Path, key: tuple[int, int, int, int], digest: str) -
         return  # a cache that is read-only, full or busy costs time, never the answer
     except sqlite3.DatabaseError:
         # Not a database, or a damaged one: it would make every later run compute again. What it held can be made again.
-        (cache_folder / "hashes.sqlite").unlink(missing_ok=True)
+        with suppress(OSError):  # in a read-only folder it stays, and costs time
+            (cache_folder / "hashes.sqlite").unlink()

@@ -165,15 +165,25 @@ def runs_note(campaign: Campaign, placement: str, test: Test | None = None, give
 
 
 def _differs(a: Campaign, first: PlacementRecord, b: Campaign, second: PlacementRecord) -> tuple[str, ...]:
-    """Two programs keep different facts: between them only what both kept can be held side by side."""
+    """Two programs keep different facts: between them only what both kept can be held side by side, setting by
+    setting."""
     if a.source == b.source:
         return differences(first, second)
-    shared = first.must_match.keys() & second.must_match.keys()
+    facts, others = _told(first), _told(second)
     known = [
-        replace(record, must_match={name: fact for name, fact in record.must_match.items() if name in shared})
-        for record in (first, second)
+        replace(record, must_match={name: told[name] for name in facts if name in others})
+        for record, told in ((first, facts), (second, others))
     ]
     return (f"measured by {a.source} → {b.source}", *differences(*known))
+
+
+def _told(record: PlacementRecord) -> dict[str, str]:
+    settings = {
+        name.replace("_", " "): str(value)
+        for name, value in record.settings.items()
+        if value is not None and not isinstance(value, Mapping | list | tuple)
+    }
+    return settings | dict(record.must_match)
 
 
 def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric) -> Row:
@@ -213,9 +223,12 @@ def _samples(run: Run, test: Test) -> Iterator[Sample]:
 
 
 def _fraction(placement: PlacementRecord, test: Test, metric: Metric, estimate: Estimate | None) -> float | None:
+    """At a depth there is none: a step then reads the KV cache too, and `bytes_per_token` counts the weights."""
     bytes_per_token = placement.model.get("bytes_per_token")
     bandwidth = placement.bandwidth_bytes_per_second
-    if test.kind != "tg" or metric.name != HEADLINE["tg"] or not (estimate and bytes_per_token and bandwidth):
+    if test.kind != "tg" or test.depth or metric.name != HEADLINE["tg"] or estimate is None:
+        return None
+    if not (bytes_per_token and bandwidth and min(bytes_per_token, bandwidth) > 0):
         return None
     return fraction_of_bandwidth(estimate.median, bytes_per_token, bandwidth)
 

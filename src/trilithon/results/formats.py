@@ -146,6 +146,10 @@ def _check_placements(campaign: Campaign, name: str) -> None:
     names = {placement.name for placement in campaign.placements}
     if len(names) != len(campaign.placements):
         raise UserError(f"{name} is not a whole export: two placements have one name; {_MEND}")
+    for placement in campaign.placements:
+        for fact in ("size_bytes", "parameters", "bytes_per_token"):
+            if not isinstance(placement.model.get(fact), int | None):
+                raise UserError(f"{name} is not a whole export: {fact} of {placement.name} is no number; {_MEND}")
     for run in campaign.runs:
         if run.placement not in names:
             raise UserError(f"{name} is not a whole export: a run has no placement {run.placement!r}; {_MEND}")

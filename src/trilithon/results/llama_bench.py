@@ -29,6 +29,7 @@ _SETTINGS = {
     "type_k": "kv_type_k",
     "type_v": "kv_type_v",
 }
+_STORAGE = re.compile(r"(?:I?Q|TQ)\d\w*|B?F16|F32|(?:MX|NV)FP4\w*")
 _MOST_CPUS = 8192  # the kernel's own upper bound
 _BACKENDS = {"cpu": "CPU", "gpu": "GPU", "npu": "RKNPU"}
 
@@ -190,8 +191,11 @@ def _model(row: Row) -> dict[str, Any]:
 
 
 def _quantization(model_type: str) -> str:
-    """ "gemma3 270M Q4_K - Medium" (architecture, size, storage) gives "Q4_K_M"."""
-    words = [word for word in model_type.split()[2:] if word not in ("all", "mostly", "mix", "(guessed)")]
+    """ "gemma3 270M Q4_K - Medium" (architecture, size, storage) gives "Q4_K_M"; so does an export of ours, which has
+    the model's name in the place of the first two."""
+    words = model_type.split()
+    start = next((index for index, word in enumerate(words) if _STORAGE.fullmatch(word)), 2)
+    words = [word for word in words[start:] if word not in ("all", "mostly", "mix", "(guessed)")]
     if not words:
         return ""
     size = re.fullmatch(r"- (Small|Medium|Large)", " ".join(words[1:]))
@@ -288,10 +292,11 @@ def _kept(campaign: Campaign, placement: PlacementRecord, test: Test) -> Row:
 def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
     """llama-bench's columns for a placement that Trilithon measured. Unknown numbers are 0, as there."""
     model, settings, gpu = placement.model, placement.settings, campaign.board.get("gpu")
-    build = re.search(r"\bb(\d+)\b", placement.build_version)
+    build = re.search(r"\bb(?:uild )?(\d+)\b", placement.build_version)
+    commit = re.search(r"\bcommit (\w+)", placement.build_version)
     flash = {word: number for number, word in _FLASH_ATTENTION.items()}
     row = {
-        "build_commit": placement.build_version or placement.build,
+        "build_commit": commit[1] if commit else placement.build_version or placement.build,
         "build_number": int(build[1]) if build else 0,
         "cpu_info": str(campaign.board.get("description", "")),
         "gpu_info": str(gpu.get("name") or gpu.get("driver") or "") if isinstance(gpu, Mapping) else "",

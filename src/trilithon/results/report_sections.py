@@ -144,6 +144,8 @@ def measured(campaign: Campaign) -> Html:
     parts += [element("h3", "Board"), _facts(_alike(campaign) or _description(campaign))]
     if campaign.board:
         parts.append(element("details", element("summary", "All that is known of it"), _facts(_flat(campaign.board))))
+    notes = campaign.plan.get("notes")  # an import's: what its runs really are
+    parts += [element("p", str(note), class_="muted") for note in (notes if isinstance(notes, list) else ())]
     return _section("What was measured", *parts)
 
 

@@ -254,8 +254,8 @@ class Store:
         with translated(self._path):
             self._connection.execute(begin)
         try:
-            yield
-            with translated(self._path):
+            with translated(self._path):  # rows that are no longer what was written show when they are taken apart
+                yield
                 self._connection.execute("COMMIT")
         except BaseException:
             roll_back(self._connection)
