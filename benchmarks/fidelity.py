@@ -14,8 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from placements import configuration_with, demo_path, opened, resolved
-from report_figures import Bound, Figure, arguments, report
+from _figures import Bound, Figure, arguments, report
+from _placements import configuration_with, demo_path, opened, resolved
 
 from trilithon.bench.workloads import measure, warm_up
 from trilithon.engines.base import Placement
@@ -38,7 +38,8 @@ async def ours(placement: Placement, configuration: Configuration) -> dict[str, 
 def llama_bench(program: Path, placement: Placement) -> dict[str, float]:
     """One repetition of each test, with the placement's own threads and micro-batch."""
     settings = placement.settings
-    words = [program, "-m", placement.file.path, "-p", 512, "-n", 128, "-r", 1, "-o", "json", "-ngl", 0]
+    pinned = ["taskset", "-c", ",".join(map(str, settings.cpus))] if settings.cpus else []
+    words = [*pinned, program, "-m", placement.file.path, "-p", 512, "-n", 128, "-r", 1, "-o", "json", "-ngl", 0]
     words += ["-t", settings.threads, "-ub", settings.micro_batch, "-b", settings.batch, "-fa", "auto"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     if done.returncode:

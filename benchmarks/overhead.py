@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from placements import configuration_with, demo_path, opened, resolved
-from report_figures import Bound, Figure, arguments, report
+from _figures import Bound, Figure, arguments, report
+from _placements import configuration_with, demo_path, opened, resolved
 
 from trilithon.children.wire import Completion
 

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from placements import configuration_with, demo_path, opened, resolved
-from report_figures import Bound, Figure, arguments, report
+from _figures import Bound, Figure, arguments, report
+from _placements import configuration_with, demo_path, opened, resolved
 
 from trilithon.bench.quality import QualityReading, judge, read_quality
 from trilithon.bench.workloads import DEFAULT_QUESTION

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from real_verdicts import found_slowdowns, same_as_itself
-from report_figures import Bound, Figure, arguments, report
+from _campaigns import found_slowdowns, same_as_itself
+from _figures import Bound, Figure, arguments, report
 
 from trilithon.measure.statistics import LEAST_RUNS, RUNS_FOR_A_VERDICT, Answer, compare, interval, narrow_enough
 

@@ -117,6 +117,15 @@ def test_show(trilithon: Program, keep: Keep) -> None:
     assert json.loads(trilithon("results", "show", "1", "-o", "json").stdout)
 
 
+def test_an_import_stands_in_the_same_table(trilithon: Program, keep: Keep) -> None:
+    keep(campaign(("llama.cpp/cpu", 10)))
+    theirs = Path(__file__).parent.parent / "results" / "data" / "llama-bench.json"
+    assert trilithon("results", "import", theirs).code == 0
+    table = trilithon("results", "show", "1", "2").stdout
+    assert "1:llama.cpp/cpu" in table
+    assert "2:llama.cpp/cpu" in table
+
+
 @pytest.mark.parametrize("command", ["show", "export", "report", "rm"])
 @pytest.mark.parametrize(
     ("text", "message"),

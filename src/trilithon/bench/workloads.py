@@ -118,6 +118,7 @@ async def _question(runner: Runner, test: Test) -> Sample:
         thinking_text="".join(token.text for token in thinking),
         answer_text="".join(token.text for token in answer).strip(),
         stop_reason=finished.reason,
+        marks={"first_piece_at_ns": tokens[0].at_ns} if tokens else {},
     )
 
 

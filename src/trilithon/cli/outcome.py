@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,10 @@ from trilithon.errors import StoreError, UserError
 
 if TYPE_CHECKING:
     from trilithon.measure.records import Campaign
+    from trilithon.results.compare import Row
     from trilithon.settings import Configuration
 
-__all__ = ["show_campaign", "show_outcome", "write_pictures"]
+__all__ = ["rows_of", "show_campaigns", "show_outcome", "write_pictures"]
 
 _WIDEST = 120
 
@@ -24,7 +27,7 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     from trilithon.results.statements import warning_lines
     from trilithon.results.verdict import verdict_sentence
 
-    show_campaign(campaign, output)
+    show_campaigns([campaign], output)
     for line in warning_lines(campaign):
         click.echo(f"warning: {line}", err=True)
     as_table = output == "table"
@@ -37,23 +40,31 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
 
 
-def show_campaign(campaign: "Campaign", output: str) -> None:
-    """Its figures as a table for people ("table", "md"), or in one of llama-bench's formats."""
-    from trilithon.results.compare import summarise
+def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
+    """Their figures in one table for people ("table", "md"), or in one of llama-bench's formats."""
     from trilithon.results.formats import export_campaigns
     from trilithon.results.table import render_markdown, render_terminal
 
     if output == "table":
         terminal = sys.stdout.isatty()
         width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
-        click.echo(render_terminal(summarise(campaign), width=width, colour=terminal))
+        click.echo(render_terminal(rows_of(campaigns), width=width, colour=terminal))
     elif output == "md":
-        click.echo(render_markdown(summarise(campaign)))
+        click.echo(render_markdown(rows_of(campaigns)))
     else:
-        export = export_campaigns([campaign], output)  # type: ignore[arg-type] # click offers only its formats
+        export = export_campaigns(campaigns, output)  # type: ignore[arg-type] # click offers only its formats
         click.echo(export.text, nl=False)
         if export.note:
             click.echo(export.note, err=True)
+
+
+def rows_of(campaigns: "Sequence[Campaign]") -> "list[Row]":
+    """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu."""
+    from trilithon.results.compare import summarise
+
+    if len(campaigns) == 1:
+        return summarise(campaigns[0])
+    return [replace(row, placement=f"{each.id}:{row.placement}") for each in campaigns for row in summarise(each)]
 
 
 def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def list_command(as_json: bool) -> None:
 
 
 @results.command("show")
-@click.argument("campaign")
+@click.argument("campaigns", nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
@@ -58,24 +58,24 @@ def list_command(as_json: bool) -> None:
     show_default=True,
     help="The format.",
 )
-def show(campaign: str, output: str) -> None:
-    """Show the figures of CAMPAIGN. csv and jsonl hold every figure; json holds every raw sample."""
-    from trilithon.cli.outcome import show_campaign
-    from trilithon.results.compare import summarise
+def show(campaigns: tuple[str, ...], output: str) -> None:
+    """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
+    from trilithon.cli.outcome import rows_of, show_campaigns
     from trilithon.results.formats import export_campaigns
     from trilithon.results.table import render_csv, render_jsonl
     from trilithon.results.verdict import verdict_sentence
 
     with _store() as store:
-        found = _campaign(store, campaign)
+        found = [_campaign(store, each) for each in campaigns]
     if output == "json":
-        click.echo(export_campaigns([found], "trilithon").text, nl=False)
+        click.echo(export_campaigns(found, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
-        rows = summarise(found)
+        rows = rows_of(found)
         click.echo(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
     else:
-        show_campaign(found, output)
-        click.echo(verdict_sentence(found))
+        show_campaigns(found, output)
+        for each in found:
+            click.echo((f"{each.id}: " if len(found) > 1 else "") + verdict_sentence(each))
 
 
 @results.command("compare")

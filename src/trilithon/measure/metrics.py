@@ -41,9 +41,13 @@ def _total_rate(sample: Sample) -> float | None:
 
 
 def _ttft(sample: Sample) -> float | None:
-    """Time to first token: the first piece of thinking, or of the answer (white space before that is not kept)."""
-    first = min(sample.thinking_at_ns[:1] + sample.answer_at_ns[:1], default=None)
-    return None if first is None else (first - sample.started_ns) / 1e9
+    """Time to first token: the first piece of any kind, white space and thinking included."""
+    arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1], *_first_piece(sample)]
+    return (min(arrivals) - sample.started_ns) / 1e9 if arrivals else None
+
+
+def _first_piece(sample: Sample) -> list[int]:
+    return [sample.marks["first_piece_at_ns"]] if "first_piece_at_ns" in sample.marks else []
 
 
 def _thinking(sample: Sample) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from placements import configuration_with, demo_path
+from _placements import configuration_with, demo_path
 
 from trilithon.bench.campaign import run_campaign
 from trilithon.bench.plan import Plan
