@@ -41,7 +41,7 @@ def run(model: Path, folder: Path, body: Callable[[Runner], Awaitable[None]]) ->
 def test_the_whole_wire(tiny: Path, tmp_path: Path) -> None:
     async def body(runner: Runner) -> None:
         assert await runner.client.ready()
-        properties = await runner.client.properties()
+        properties = await runner.client._call("GET", "/props")
         assert properties["default_generation_settings"]["n_ctx"] == 512
         assert properties["total_slots"] == 1
         assert await runner.vocabulary() == 512

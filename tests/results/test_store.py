@@ -284,6 +284,8 @@ def test_a_killed_writer_loses_no_sample(path: Path) -> None:
         assert store.campaign(summary.id).runs == ()
         with pytest.raises(StoreError, match=f"measured by process {child.pid}; stop that first"):
             store.remove(summary.id)
+        with pytest.raises(StoreError, match="is being measured by process"):
+            store.set_status(summary.id, "running")  # a second --resume does not take it over
     child.send_signal(signal.SIGKILL)
     printed += [int(line) for line in child.stdout if line.endswith("\n")]
     child.wait()

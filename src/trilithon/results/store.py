@@ -134,10 +134,11 @@ class Store:
             raise StoreError(f"results database {self._path} has no run {run_id}")
 
     def set_status(self, campaign_id: int, status: Status) -> None:
-        """ "running" also says that it is this process which measures it now, as on `--resume`."""
+        """ "running" also says that it is this process which measures it now, as on `--resume`. A campaign that
+        another process measures now is left to it: StoreError."""
         writer = self._writer if status == "running" else ""
         with self._transaction():
-            self._require(campaign_id)
+            self._refuse_live(self._require(campaign_id))
             self._execute("UPDATE campaigns SET status = ?, writer = ? WHERE id = ?", (status, writer, campaign_id))
             self._execute(rows.ABANDON_RUNS, (campaign_id,))
 
@@ -188,11 +189,13 @@ class Store:
         return next((int(row["id"]) for row in found if _status(row) == "interrupted"), None)
 
     def remove(self, campaign_id: int) -> None:
-        row = self._require(campaign_id)
+        self._refuse_live(self._require(campaign_id))
+        self._execute("DELETE FROM campaigns WHERE id = ?", (campaign_id,))
+
+    def _refuse_live(self, row: sqlite3.Row) -> None:
         if _status(row) == "running" and row["writer"] != self._writer:
             number = process_number(row["writer"])
-            raise StoreError(f"campaign {campaign_id} is being measured by process {number}; stop that first")
-        self._execute("DELETE FROM campaigns WHERE id = ?", (campaign_id,))
+            raise StoreError(f"campaign {row['id']} is being measured by process {number}; stop that first")
 
     def _add_run(self, campaign_id: int, run: Run) -> None:
         number = self.start_run(campaign_id, run.placement, run.round, run.started_ns)
