@@ -55,7 +55,7 @@ class _Bench:
         lost = runs_note(self.campaign, leader.placement)
         alone = len(self.names) == 1 and _quality(leader) == "reference"
         answers = "there was nothing to hold its answers against" if alone else _ANSWERS[_quality(leader)]
-        head = self._head(leader) + _bandwidth(leader) + f" and {answers}"
+        head = self._head(leader) + _bandwidth(leader) + f"{',' if alone else ''} and {answers}"
         head += f", though it {lost}" if lost else ""
         return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
 
