@@ -3,7 +3,8 @@
     python benchmarks/fidelity.py FOLDER [--rounds 10] [--model FILE] [--json]
 
 FOLDER holds llama-server and llama-bench of one build. Each round runs both, in turn first; the figures are medians
-over rounds, and the ratio is the median of the rounds' ratios, so that drift of the machine cancels.
+over rounds, and the ratio is the median of the rounds' ratios, so that drift of the machine cancels; low and high are
+its 95% interval. The bound is on the median.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from trilithon.bench.workloads import measure, warm_up
 from trilithon.engines.base import Placement
 from trilithon.measure.metrics import HEADLINE, metrics_of
 from trilithon.measure.records import Test
+from trilithon.measure.statistics import interval
 from trilithon.settings import Configuration
 
 TESTS = (Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128))
@@ -72,7 +74,9 @@ def main() -> int:
                 rates[f"{side} {test.name} tokens/s"].append(figures[test.name])
         print(f"round {number + 1}: " + ", ".join(f"{t} {r[-1]:.3f}" for t, r in ratios.items()), file=sys.stderr)
     figures: dict[str, Figure] = {name: median(values) for name, values in rates.items()}
-    figures |= {f"ratio {name}": median(values) for name, values in ratios.items()}
+    for name, values in ratios.items():
+        found = interval(values)
+        figures |= {f"ratio {name}": found.median, f"ratio {name} low": found.low, f"ratio {name} high": found.high}
     bounds = [Bound(f"ratio {test.name}", least=0.97, most=1.03) for test in TESTS]
     return report(figures, bounds, as_json=words.json)
 
