@@ -9,12 +9,14 @@ from trilithon.models.file import ModelFile
 
 __all__ = [
     "Build",
+    "Device",
     "Engine",
     "Feature",
     "FlashAttention",
     "Launch",
     "ModelFile",
     "Placement",
+    "Rung",
     "Settings",
     "Unit",
 ]
@@ -25,9 +27,23 @@ FlashAttention = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a build says it can compute on besides the CPU. `id` is its word for it ("Vulkan0"), `name` the device's
+    own; `software` means that it is the CPU in disguise (Mesa's llvmpipe). `driver` is name and version, or empty."""
+
+    id: str
+    unit: Unit
+    name: str
+    driver: str = ""
+    software: bool = False
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One installed copy of an engine. `name` is what `@BUILD` says; `where` is a path or a package; `fingerprint`
-    tells copies of one version apart where the version alone does not."""
+    tells copies of one version apart where the version alone does not. A unit whose only devices are software is
+    never measured unless the user asks for it by name."""
 
     engine: str
     name: str
@@ -36,6 +52,11 @@ class Build:
     features: frozenset[Feature]
     where: str
     fingerprint: str = ""
+    devices: tuple[Device, ...] = ()
+
+    def only_when_named(self, unit: Unit) -> bool:
+        own = [device for device in self.devices if device.unit == unit]
+        return bool(own) and all(device.software for device in own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +91,21 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A safer way to run the same placement: `settings` in place of its own; `name` says in words what is given up
+    ("flash attention off")."""
+
+    name: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """How to start a placement's child. The child serves the wire on the Unix socket `socket`.
 
     `environment` is added to the caller's, less the variables whose names begin with one of `hidden`; `open_files` is
-    the limit to ask for (soft, up to the hard one).
+    the limit to ask for (soft, up to the hard one). `tenancy` names what only one process of the machine may work
+    on at a time; the runner then holds its lock while it loads and during every request.
     """
 
     argv: tuple[str, ...]
@@ -83,6 +114,7 @@ class Launch:
     hidden: tuple[str, ...] = ()
     cpus: tuple[int, ...] | None = None
     open_files: int | None = None
+    tenancy: Literal["npu"] | None = None
 
 
 class Engine(Protocol):
@@ -103,3 +135,11 @@ class Engine(Protocol):
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
         """The child to start; it may keep files in `folder`, which is private and goes with the runner."""
+
+    def ladder(self, placement: Placement) -> tuple[Rung, ...]:
+        """Safer settings to try when the placement dies, hangs or answers wrongly, the least loss first. Each rung
+        holds what the ones before it gave up. Empty where nothing is known to help."""
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        """What the user should know about this placement, one line each; `log` is what its child has written so
+        far, empty before it starts."""

@@ -1,20 +1,15 @@
 """llama.cpp: the server inside the xllamacpp wheel, and llama-server programs in folders that the user named."""
 
-import hashlib
 import importlib.util
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trilithon.engines.base import Build, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.base import Build, Feature, Launch, Placement, Rung, Settings, Unit
+from trilithon.engines.programs import programs
 from trilithon.models.file import ModelFile
 from trilithon.settings import Configuration
 
@@ -25,7 +20,6 @@ _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "v
 
 # The KV types that llama-server takes (common/arg.cpp).
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-_VERSION_SECONDS = 10.0
 # Options that llama-server would take from the user's environment, unrecorded, and a key that nobody here has.
 _VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
 _FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
@@ -36,7 +30,7 @@ class LlamaCpp:
     only_when_named = False
 
     def __init__(self, configuration: Configuration):
-        self._folders = configuration.builds
+        self._configuration = configuration
 
     def builds(self) -> list[Build]:
         return self._native() + self._embedded()  # one compiled for this CPU is the better one
@@ -69,6 +63,12 @@ class LlamaCpp:
             argv=make(placement, socket, slots), socket=socket, hidden=_VARIABLES, cpus=placement.settings.cpus
         )
 
+    def ladder(self, placement: Placement) -> tuple[Rung, ...]:
+        return ()
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        return ()
+
     def _embedded(self) -> list[Build]:
         if importlib.util.find_spec("xllamacpp") is None:
             return []
@@ -84,46 +84,21 @@ class LlamaCpp:
         ]
 
     def _native(self) -> list[Build]:
-        named = [folder / "llama-server" for folder in self._folders]
-        on_path = shutil.which("llama-server")
-        programs = dict.fromkeys(path.resolve() for path in [*named, *([Path(on_path)] if on_path else [])])
         builds: list[Build] = []
-        for program in programs:
-            if program.is_file() and os.access(program, os.X_OK):
-                name = "native" if not builds else f"native{len(builds) + 1}"
-                builds.append(self._native_build(name, program))
+        for program in programs(self._configuration):
+            number = "" if not builds else str(len(builds) + 1)
+            builds.append(
+                Build(
+                    engine=self.name,
+                    name=program.name or f"native{number}",
+                    version=program.version,
+                    fingerprint=program.fingerprint,
+                    units=("cpu",),
+                    features=_FEATURES,
+                    where=str(program.path),
+                )
+            )
         return builds
-
-    def _native_build(self, name: str, program: Path) -> Build:
-        return Build(
-            engine=self.name,
-            name=name,
-            version=_program_version(program, program.stat().st_mtime_ns),
-            fingerprint=_fingerprint(program),
-            units=("cpu",),
-            features=_FEATURES,
-            where=str(program),
-        )
-
-
-@cache
-def _program_version(program: Path, changed_ns: int) -> str:  # asked for often, and some take their time
-    """What `llama-server --version` says of itself on stderr: "version: 6123 (abc1234)"."""
-    try:
-        done = subprocess.run(
-            [program, "--version"], capture_output=True, timeout=_VERSION_SECONDS, check=False, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"unknown ({type(error).__name__})"
-    match = re.search(r"version: (.+)", (done.stderr + done.stdout).decode(errors="replace"))
-    return match[1].strip() if match else "unknown"
-
-
-def _fingerprint(program: Path) -> str:
-    """Tells two compilations of one commit apart: names, sizes and times of the program and the libraries beside it."""
-    files = [program, *sorted(program.parent.glob("*.so*"))]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:8]
 
 
 def _parameters(placement: Placement) -> Mapping[str, Any]:

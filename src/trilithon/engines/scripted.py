@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from trilithon import __version__
-from trilithon.engines.base import Build, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.base import Build, Feature, Launch, Placement, Rung, Settings, Unit
 from trilithon.errors import UserError
 from trilithon.models.file import ModelFile
 from trilithon.settings import Configuration
@@ -232,3 +232,9 @@ class ScriptedEngine:
         return Launch(
             argv=(sys.executable, "-m", "trilithon.children.scripted", *flags), socket=socket, cpus=settings.cpus
         )
+
+    def ladder(self, placement: Placement) -> tuple[Rung, ...]:
+        return ()
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        return ()
