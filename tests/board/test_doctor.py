@@ -1,123 +1,329 @@
-from collections.abc import Callable
-from dataclasses import replace
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import trilithon.board
 from trilithon.board.doctor import Finding, findings
-from trilithon.board.snapshot import DeviceNode, read_board
+from trilithon.board.snapshot import Board, DeviceNode, read_board
+from trilithon.board.storage import Disk
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 
 Plant = Callable[..., Machine]
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
+CPUFREQ = "/sys/devices/system/cpu/cpufreq"
+DMC = "/sys/class/devfreq/dmc"
+TREES = {
+    "rk3588_vendor": {
+        "cpu-governor": "warning",
+        "npu-governor": "warning",
+        "memory-clock": "warning",
+        "little-cores": "note",
+        "npu-ready": "good",
+        "runtime-missing": "note",
+        "open-files": "note",
+        "gpu-kbase": "note",
+        "vulkan-software": "note",
+    },
+    "rk3588_mainline": {
+        "cpu-governor": "warning",
+        "memory-clock-absent": "note",
+        "little-cores": "note",
+        "npu-driver-mainline": "warning",
+    },
+    "rk3588_throttled": {
+        "cpu-governor": "good",
+        "memory-clock": "good",
+        "throttled": "warning",
+        "little-cores": "note",
+        "npu-ready": "good",
+        "gpu-kbase": "note",
+    },
+    "rk3588_container": {
+        "cpu-governor": "good",
+        "memory-clock": "good",
+        "little-cores": "note",
+        "npu-nodes-absent": "problem",
+        "container-hidden": "warning",
+    },
+    "rk3576": {
+        "cpu-governor": "good",
+        "memory-clock": "good",
+        "little-cores": "note",
+        "npu-ready": "good",
+        "gpu-kbase": "note",
+    },
+    "rk3566": {
+        "cpu-governor": "good",
+        "memory-clock-absent": "note",
+        "npu-ready": "good",
+        "chip-unsupported": "note",
+        "open-files": "warning",
+        "gpu-kbase": "note",
+        "swap-used": "warning",
+        "swap-slow": "warning",
+        "memory-low": "warning",
+    },
+    "rk3562": {
+        "cpu-governor": "warning",
+        "cpu-limit": "warning",
+        "npu-governor": "warning",
+        "memory-clock": "warning",
+        "npu-driver-old": "warning",
+        "npu-ready": "good",
+        "chip-unsupported": "note",
+        "runtime-unknown": "warning",
+        "open-files": "note",
+    },
+    "pc_x86_64": {},
+    "raspberry_pi_5": {"cpu-governor": "warning", "under-voltage": "warning", "swap-slow": "warning"},
+}
 
-def found(machine: Machine) -> dict[str, Finding]:
-    return {finding.subject: finding for finding in findings(read_board(machine), machine)}
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A tree, changed a little, and what that adds to its findings."""
+
+    tree: str
+    adds: Mapping[str, str]
+    without: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    board: Callable[[Board], Board] = lambda board: board
 
 
-@pytest.mark.parametrize(
-    ("tree", "expected"),
-    [
-        (
-            "rk3588_vendor",
-            {
-                "CPU clocks": "warning",
-                "NPU clock": "warning",
-                "memory clock": "warning",
-                "little cores": "note",
-                "NPU": "good",
-                "open files": "note",
-                "GPU": "note",
-            },
-        ),
-        ("rk3588_mainline", {"CPU clocks": "warning", "little cores": "note", "NPU": "warning"}),
-        (
-            "rk3566",
-            {
-                "CPU clocks": "good",
-                "NPU": "good",
-                "open files": "warning",
-                "swap": "warning",
-                "memory": "warning",
-                "GPU": "note",
-            },
-        ),
-        ("pc_x86_64", {}),
-    ],
-)
-def test_each_tree_has_exactly_its_findings(plant: Plant, tree: str, expected: dict[str, str]) -> None:
-    faults = found(plant(tree))
-    assert {subject: finding.severity for subject, finding in faults.items()} == expected
-    for finding in faults.values():
-        assert "\n" not in finding.message + finding.mend
+def _closed(unit: str, path: str) -> Callable[[Board], Board]:
+    def close(board: Board) -> Board:
+        device: Any = getattr(board, unit)
+        return replace(board, **{unit: replace(device, nodes=(DeviceNode(path, False),))})
+
+    return close
+
+
+def _full(board: Board) -> Board:
+    return replace(board, disks=(Disk(folder="/home/me/models", kind="eMMC", free_bytes=300 << 20),))
+
+
+def _manifest(library: str) -> str:
+    return f'{{"ICD": {{"library_path": "{library}", "api_version": "1.3.0"}}, "file_format_version": "1.0.0"}}'
+
+
+ICD = "/usr/share/vulkan/icd.d"
+LIBRARIES = "/usr/lib/aarch64-linux-gnu"
+COOLING = "/sys/class/thermal/cooling_device0"
+STATES = f"{CPUFREQ}/policy0/stats/time_in_state"
+CHANGES = {
+    "a module that is not there": Change(
+        tree="rk3588_mainline",
+        adds={"npu-driver-none": "warning"},
+        without=("/sys/class/accel/accel0/device/driver",),
+    ),
+    "no node although no container": Change(
+        tree="rk3576",
+        adds={"npu-nodes-absent": "problem"},
+        without=("/sys/class/drm/card1/device/driver", "/sys/class/drm/renderD129/device/driver"),
+    ),
+    "NPU closed": Change(
+        tree="rk3576", adds={"npu-permission": "problem"}, board=_closed("npu", "/dev/dri/renderD129")
+    ),
+    "GPU closed": Change(
+        tree="rk3588_mainline", adds={"gpu-permission": "warning"}, board=_closed("gpu", "/dev/dri/renderD128")
+    ),
+    "disk full": Change(tree="rk3576", adds={"disk-low": "warning"}, board=_full),
+    "cooled earlier": Change(
+        tree="rk3576",
+        adds={"throttled": "note"},
+        files={f"{COOLING}/stats/time_in_state_ms": "state0\t900000\nstate1\t61000\n"},
+    ),
+    "slowed under performance": Change(
+        tree="rk3576", adds={"throttled": "note"}, files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"}
+    ),
+    "an x86 CPU that counted": Change(
+        tree="pc_x86_64",
+        adds={"throttled": "note"},
+        files={"/sys/devices/system/cpu/cpu3/thermal_throttle/package_throttle_count": "17\n"},
+    ),
+    "an x86 CPU under powersave": Change(
+        tree="pc_x86_64",
+        adds={"cpu-governor": "warning"},
+        files={f"{CPUFREQ}/policy0/scaling_driver": "acpi-cpufreq\n"},
+    ),
+    "Arm's Vulkan": Change(
+        tree="rk3576",
+        adds={"vulkan-libmali": "note"},
+        files={f"{ICD}/mali.json": _manifest("libmali.so.1"), "/usr/lib/libmali.so.1": "\0g24p0\0"},
+    ),
+    "an older Mesa": Change(
+        tree="rk3588_mainline",
+        adds={"vulkan-panvk": "warning", "vulkan-software": "note"},
+        files={f"{LIBRARIES}/libvulkan_panfrost.so": "\0Mesa 24.2.8-1\0"},
+    ),
+    "no Vulkan": Change(
+        tree="raspberry_pi_5",
+        adds={"vulkan-missing": "note", "vulkan-software": "note"},
+        without=(f"{ICD}/broadcom_icd.aarch64.json",),
+    ),
+    "a runtime without version": Change(
+        tree="rk3576", adds={"runtime-unknown": "warning"}, files={"/usr/lib/librkllmrt.so": "\0"}
+    ),
+    "no runtime": Change(tree="rk3576", adds={"runtime-missing": "note"}, without=("/usr/lib/librkllmrt.so",)),
+    "a limit set by hand": Change(
+        tree="rk3576", adds={"cpu-limit": "warning"}, files={f"{CPUFREQ}/policy4/scaling_max_freq": "1416000\n"}
+    ),
+}
+
+
+def _told(machine: Machine, change: Callable[[Board], Board] = lambda board: board) -> dict[str, Finding]:
+    return {finding.id: finding for finding in findings(change(read_board(machine)), machine)}
+
+
+def _severities(found: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.severity for name, finding in found.items()}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_each_tree_has_exactly_its_findings(plant: Plant, tree: str) -> None:
+    found = _told(plant(tree))
+    assert _severities(found) == TREES[tree]
+    for finding in found.values():
+        assert (finding.message + finding.mend).isprintable()
         assert finding.mend or finding.severity not in ("warning", "problem")
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_adds_its_findings(plant: Plant, name: str) -> None:
+    change = CHANGES[name]
+    before = TREES[change.tree]
+    found = _severities(_told(plant(change.tree, without=change.without, files=change.files), change.board))
+    assert {key: value for key, value in found.items() if before.get(key) != value} == dict(change.adds)
+    # Some changes take something away as well: a node that is closed is not "ready".
+    assert set(before) - set(found) <= {"npu-ready", "npu-driver-mainline", "gpu-kbase"}
+
+
+def _ids_in_code(files: str = "*.py") -> set[str]:
+    """The first argument of every Finding that is made there."""
+    found = set()
+    for path in Path(trilithon.board.__path__[0]).glob(files):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+                found |= {leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)}
+    return found
+
+
+def test_each_finding_is_raised_by_a_tree_and_not_by_another() -> None:
+    cases = [set(told) for told in TREES.values()] + [set(change.adds) for change in CHANGES.values()]
+    assert set().union(*cases) == _ids_in_code("*_rules.py")
+    assert not set.intersection(*map(set, TREES.values()))
+
+
+def test_each_finding_has_its_paragraph_and_each_paragraph_its_finding() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    paragraphs = re.findall(r"^### (\S+)\n\n(.+?)\n(?:\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in paragraphs} == _ids_in_code()
+    assert len(paragraphs) == len(re.findall(r"^### ", text, re.MULTILINE)) == len(_ids_in_code())
+    for name, paragraph in paragraphs:
+        assert re.search(r"\bBy\s+hand:\s", paragraph), name
+        assert re.search(r"\bSource:\s|\]\(", paragraph), name
+
+
 def test_mends_name_what_they_mend(plant: Plant) -> None:
-    faults = found(plant("rk3588_vendor"))
-    assert faults["CPU clocks"].mend.endswith("cpufreq/policy*/scaling_governor")
-    assert faults["memory clock"].mend == "echo performance | sudo tee /sys/class/devfreq/dmc/governor"
-    assert "528 of 2112 MHz" in faults["memory clock"].message
-    assert faults["NPU clock"].mend.endswith("/sys/class/devfreq/fdab0000.npu/governor")
-    assert "cpu4-7 will be used" in faults["little cores"].message
-    assert faults["open files"].mend == "ulimit -n 65536"
+    found = _told(plant("rk3588_vendor"))
+    assert found["cpu-governor"].mend.endswith("cpufreq/policy*/scaling_governor")
+    assert found["memory-clock"].mend == f"echo performance | sudo tee {DMC}/governor"
+    assert "528 of 2112 MHz" in found["memory-clock"].message
+    assert found["npu-governor"].mend.endswith("/sys/class/devfreq/fdab0000.npu/governor")
+    assert "cpu4-7 will be used" in found["little-cores"].message
+    assert found["open-files"].mend == "ulimit -n 65536"
+    assert "lavapipe, Mesa 22.3.6" in found["vulkan-software"].message
 
 
 def test_a_memory_clock_at_its_top_is_good(plant: Plant) -> None:
-    fast = {"/sys/class/devfreq/dmc/cur_freq": "2112000000\n"}
-    assert found(plant("rk3588_vendor", files=fast))["memory clock"].severity == "good"
+    assert _told(plant("rk3588_vendor", files={f"{DMC}/cur_freq": "2112000000\n"}))["memory-clock"].severity == "good"
 
 
 def test_clocks_set_by_hand_are_no_fault(plant: Plant) -> None:
-    paths = [f"/sys/devices/system/cpu/cpufreq/policy{number}/scaling_governor" for number in (0, 4, 6)]
-    assert found(plant("rk3588_vendor", files=dict.fromkeys(paths, "userspace\n")))["CPU clocks"].severity == "good"
+    paths = [f"{CPUFREQ}/policy{number}/scaling_governor" for number in (0, 4, 6)]
+    assert _told(plant("rk3588_vendor", files=dict.fromkeys(paths, "userspace\n")))["cpu-governor"].severity == "good"
+
+
+def test_what_is_cooled_is_named_and_fans_are_not(plant: Plant) -> None:
+    message = _told(plant("rk3588_throttled"))["throttled"].message
+    assert message == "slowed by heat now: cpufreq-cpu4 at step 3, devfreq-fdab0000.npu at step 2"
+    told = _told(plant("rk3576", files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"}))
+    assert "cpu0-3 below its top clock 33% of the time since boot" in told["throttled"].message
 
 
 @pytest.mark.parametrize(
-    ("path", "mend"), [("/dev/dri/renderD129", "usermod -aG render,video"), ("/dev/rknpu", "99-npu.rules")]
+    ("path", "mend"), [("/dev/dri/renderD129", "usermod -aG render,video"), ("/dev/mali0", "99-npu.rules")]
 )
-def test_a_closed_npu_node_is_a_problem(plant: Plant, path: str, mend: str) -> None:
-    machine = plant("rk3588_vendor")
-    board = read_board(machine)
-    assert board.npu is not None
-    closed = replace(board, npu=replace(board.npu, nodes=(DeviceNode(path, False),)))
-    (finding,) = [finding for finding in findings(closed, machine) if finding.subject == "NPU"]
-    assert (finding.severity, path in finding.message, mend in finding.mend) == ("problem", True, True)
+def test_a_closed_npu_node_says_how_to_open_it(plant: Plant, path: str, mend: str) -> None:
+    finding = _told(plant("rk3588_vendor"), _closed("npu", path))["npu-permission"]
+    assert (path in finding.message, mend in finding.mend) == (True, True)
 
 
-def test_a_driver_without_nodes_is_a_problem(plant: Plant) -> None:
-    links = ["/sys/class/drm/card1/device/driver", "/sys/class/drm/renderD129/device/driver"]
-    assert found(plant("rk3588_vendor", without=links))["NPU"].severity == "problem"
+@pytest.mark.parametrize("driver", ["0.9.8", "0.9.10", "1.0"])
+def test_a_driver_that_is_new_enough(plant: Plant, driver: str) -> None:
+    assert "npu-driver-old" not in _told(plant("rk3562", files={"/sys/module/rknpu/version": f"{driver}\n"}))
+
+
+@pytest.mark.parametrize("version", ["1.1.4", "1.2.0", "1.2.2", "1.3.0"])
+def test_a_runtime_whose_structures_are_known(plant: Plant, version: str) -> None:
+    text = f"\0RKLLM SDK (version: {version} | target: Linux)\0"
+    assert "runtime-unknown" not in _told(plant("rk3562", files={"/usr/lib/librkllmrt.so": text}))
 
 
 def test_mainline_names_the_vendor_kernel_s_package_only_on_armbian(plant: Plant) -> None:
-    finding = found(plant("rk3588_mainline"))["NPU"]
+    finding = _told(plant("rk3588_mainline"))["npu-driver-mainline"]
     assert "rocket cannot run language models" in finding.message
     assert "linux-image-vendor-rk35xx" in finding.mend
 
 
 def test_mainline_elsewhere_says_what_to_do_in_words(plant: Plant) -> None:
-    finding = found(plant("rk3588_mainline", without=["/etc/armbian-release"]))["NPU"]
+    finding = _told(plant("rk3588_mainline", without=["/etc/armbian-release"]))["npu-driver-mainline"]
     assert finding.mend == ""
     assert finding.message.endswith("boot a system with the vendor kernel (rknpu 0.9.8)")
 
 
+def test_a_mali_g52_is_hidden_unless_asked_for(plant: Plant) -> None:
+    driver = "/sys/class/drm/renderD128/device/driver"
+    library = {f"{LIBRARIES}/libvulkan_panfrost.so": "\0Mesa 26.0.1\0"}
+    machine = plant("rk3588_mainline", without=[driver], files=library)
+    (machine.root / driver[1:]).parent.mkdir(parents=True)
+    (machine.root / driver[1:]).symlink_to("../bus/platform/drivers/panfrost")
+    assert {"vulkan-panvk", "vulkan-software"} <= set(_told(machine))
+    (machine.root / "proc/self/environ").write_bytes(b"A=1\0PAN_I_WANT_A_BROKEN_VULKAN_DRIVER=1\0")
+    assert {"vulkan-panvk", "vulkan-software"} & set(_told(machine)) == {"vulkan-panvk"}
+
+
 def test_swap_is_emptied_only_when_memory_takes_it(plant: Plant) -> None:
-    assert found(plant("rk3566"))["swap"].mend.startswith("ps ")
+    assert _told(plant("rk3566"))["swap-used"].mend.startswith("ps ")
     roomy = "MemTotal: 8000000 kB\nMemAvailable: 6000000 kB\nSwapTotal: 1048576 kB\nSwapFree: 741376 kB\n"
     machine = plant("rk3588_vendor", files={"/proc/meminfo": roomy})
-    assert found(machine)["swap"].mend == "sudo swapoff -a && sudo swapon -a"
+    assert _told(machine)["swap-used"].mend == "sudo swapoff -a && sudo swapon -a"
 
 
-def test_a_container_that_hides_the_device_tree(plant: Plant) -> None:
-    hidden = ["/proc/device-tree/compatible", "/proc/device-tree/model"]
-    machine = plant("rk3588_vendor", without=hidden, files={"/.dockerenv": ""})
-    assert "systempaths=unconfined" in found(machine)["container"].mend
+def test_two_folders_on_one_full_disk_are_told_once(plant: Plant) -> None:
+    def full(board: Board) -> Board:
+        disks = tuple(Disk(folder=name, kind="eMMC", free_bytes=5 << 20) for name in ("/data", "/cache"))
+        return replace(board, disks=disks)
+
+    machine = plant("rk3576")
+    found = [finding for finding in findings(full(read_board(machine)), machine) if finding.id == "disk-low"]
+    assert [finding.message for finding in found] == ["5.0 MiB free for /data; models and results are kept there"]
 
 
-def test_a_container_that_shows_it_and_a_server_without_one_are_left_alone(plant: Plant) -> None:
-    assert "container" not in found(plant("rk3588_vendor", files={"/.dockerenv": ""}))
+def test_a_container_that_shows_the_device_tree_and_a_server_without_one_are_left_alone(plant: Plant) -> None:
+    assert "container-hidden" not in _told(plant("rk3588_vendor", files={"/.dockerenv": ""}))
     server = {"/.dockerenv": "", "/sys/class/dmi/id/product_name": "Server\n"}
-    assert "container" not in found(plant("rk3566", without=["/proc/device-tree/compatible"], files=server))
+    assert "container-hidden" not in _told(plant("rk3566", without=["/proc/device-tree/compatible"], files=server))
+
+
+def test_a_virtual_machine_made_from_an_image_is_no_container(plant: Plant) -> None:
+    assert not read_board(plant("rk3588_container", files={"/proc/2/comm": "kthreadd\n"})).in_container
 
 
 def test_this_machine_can_be_examined() -> None:

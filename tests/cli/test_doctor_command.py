@@ -43,10 +43,13 @@ def test_the_text_is_plain_when_nobody_watches() -> None:
 
 def test_findings_stand_with_their_mends_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mend = "echo performance | sudo tee " + "/sys/long" * 20 + "[x]"
-    print_report(read_board(Machine(tmp_path)), [Finding("warning", "memory clock", "parked", mend)], ())
+    print_report(
+        read_board(Machine(tmp_path)), [Finding("memory-clock", "warning", "memory clock", "parked", mend)], ()
+    )
     output = capsys.readouterr().out
     assert "  ! memory clock  parked\n" in output
     assert mend in output
+    assert "docs/doctor.md: #memory-clock\n" in output
     assert "Engines" not in output
 
 

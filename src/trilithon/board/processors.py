@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,13 +22,16 @@ _LITTLE_CAPACITY = 0.75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """CPUs of one kind. `max_khz` is the hardware's top clock, `capacity` the kernel's relative speed (1024 for
-    the fastest), `governor` cpufreq's; each None where the kernel does not say."""
+    """CPUs of one kind. `max_khz` is the hardware's top clock, `limit_khz` what cpufreq allows at most now, by hand or
+    because of heat, `current_khz` the fastest CPU's clock now; `capacity` the kernel's relative speed (1024 for the
+    fastest), `governor` cpufreq's. Each None where the kernel does not say."""
 
     cpus: tuple[int, ...]
     kind: ClusterKind
     core_type: str | None
     max_khz: int | None
+    limit_khz: int | None
+    current_khz: int | None
     capacity: int | None
     governor: str | None
 
@@ -39,12 +42,21 @@ def chip_facts() -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Policy:
+    """cpufreq's policy of a CPU; all None where it has none."""
+
+    max_khz: int | None = None
+    limit_khz: int | None = None
+    current_khz: int | None = None
+    governor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Cpu:
     number: int
     core_type: str | None
     capacity: int | None
-    max_khz: int | None
-    governor: str | None
+    policy: _Policy
 
 
 def read_clusters(machine: Machine) -> tuple[Cluster, ...]:
@@ -54,36 +66,52 @@ def read_clusters(machine: Machine) -> tuple[Cluster, ...]:
     groups: dict[tuple[ClusterKind, str | None, str | None], list[_Cpu]] = {}
     for cpu in cpus:
         kind: ClusterKind = "all" if not little else "little" if cpu.number in little else "big"
-        groups.setdefault((kind, cpu.core_type, cpu.governor), []).append(cpu)
+        groups.setdefault((kind, cpu.core_type, cpu.policy.governor), []).append(cpu)
     return tuple(
         Cluster(
             cpus=tuple(cpu.number for cpu in members),
             kind=kind,
             core_type=core_type,
-            max_khz=max((cpu.max_khz for cpu in members if cpu.max_khz), default=None),
-            capacity=max((cpu.capacity for cpu in members if cpu.capacity), default=None),
+            max_khz=_largest(cpu.policy.max_khz for cpu in members),
+            limit_khz=_largest(cpu.policy.limit_khz for cpu in members),
+            current_khz=_largest(cpu.policy.current_khz for cpu in members),
+            capacity=_largest(cpu.capacity for cpu in members),
             governor=governor,
         )
         for (kind, core_type, governor), members in groups.items()
     )
 
 
+def _largest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value), default=None)
+
+
 def _cpus(machine: Machine) -> list[_Cpu]:
     types = _core_types(machine)
-    policies: dict[int, tuple[int | None, str | None]] = {}
-    for policy in machine.glob(f"{_CPUS}/cpufreq/policy*"):
-        top = machine.integer(f"{policy}/cpuinfo_max_freq") or machine.integer(f"{policy}/scaling_max_freq")
-        for cpu in machine.cpus(f"{policy}/related_cpus") or ():
-            policies[cpu] = (top, machine.text(f"{policy}/scaling_governor"))
+    policies: dict[int, _Policy] = {}
+    for folder in machine.glob(f"{_CPUS}/cpufreq/policy*"):
+        policy = _policy(machine, folder)
+        policies |= dict.fromkeys(machine.cpus(f"{folder}/related_cpus") or (), policy)
     online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(types))
-    found = []
-    for cpu in online:
-        top, governor = policies.get(cpu, (None, None))
-        capacity = machine.integer(f"{_CPUS}/cpu{cpu}/cpu_capacity")
-        found.append(
-            _Cpu(number=cpu, core_type=types.get(cpu), capacity=capacity, max_khz=top, governor=governor),
+    return [
+        _Cpu(
+            number=cpu,
+            core_type=types.get(cpu),
+            capacity=machine.integer(f"{_CPUS}/cpu{cpu}/cpu_capacity"),
+            policy=policies.get(cpu, _Policy()),
         )
-    return found
+        for cpu in online
+    ]
+
+
+def _policy(machine: Machine, folder: str) -> _Policy:
+    limit = machine.integer(f"{folder}/scaling_max_freq")
+    return _Policy(
+        max_khz=machine.integer(f"{folder}/cpuinfo_max_freq") or limit,
+        limit_khz=limit,
+        current_khz=machine.integer(f"{folder}/scaling_cur_freq"),
+        governor=machine.text(f"{folder}/scaling_governor"),
+    )
 
 
 def _core_types(machine: Machine) -> dict[int, str | None]:
@@ -92,7 +120,7 @@ def _core_types(machine: Machine) -> dict[int, str | None]:
     cpu = -1
     for line in (machine.text("/proc/cpuinfo") or "").splitlines():
         name, _, value = (part.strip() for part in line.partition(":"))
-        if name == "processor" and value.isdecimal():
+        if name == "processor" and re.fullmatch(r"\d{1,5}", value, re.ASCII):
             cpu = int(value)
             types[cpu] = None
         elif name == "CPU part" and cpu in types:

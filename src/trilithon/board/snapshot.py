@@ -5,47 +5,21 @@ import os
 import re
 import resource
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu
+from trilithon.board.libraries import Runtime, find_runtimes
 from trilithon.board.processors import Cluster, big_cpus, chip_facts, physical_cores, read_clusters
+from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
+from trilithon.board.vulkan import VulkanDriver, read_vulkan
 
 __all__ = ["Board", "Clock", "DeviceNode", "Gpu", "Npu", "read_board"]
 
-NpuDriver = Literal["rknpu", "rocket", "none"]
-
-# Render nodes that are not a GPU: the display controller and the NPU of the vendor kernel.
-_NOT_A_GPU = {"RKNPU", "rockchip-drm", "vgem", "vkms"}
 _UNNAMED_BOARDS = {"", "Default string", "System Product Name", "To Be Filled By O.E.M.", "To be filled by O.E.M."}
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
-    """`usable`: this user may open it for reading and writing."""
-
-    path: str
-    usable: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """`driver` is the kernel's: panthor, panfrost, kbase (the vendor's), amdgpu, …"""
-
-    driver: str
-    name: str | None
-    nodes: tuple[DeviceNode, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Npu:
-    """`driver`: the vendor's rknpu, mainline's rocket, or none although the chip has an NPU."""
-
-    driver: NpuDriver
-    version: str | None
-    cores: int | None
-    nodes: tuple[DeviceNode, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +38,8 @@ class Board:
     """What this machine is. `chip` is "unknown" and `model` empty where nothing says it.
 
     `big_cpus` are the CPUs to run on by default: one per physical core, little cores left out. `npu` is None when
-    the chip has none. `open_files_soft` and `open_files_hard` are this process's limits.
+    the chip has none. `open_files_soft` and `open_files_hard` are this process's limits. `device_tree_hidden`: a
+    container keeps it from an Arm board, so that neither chip nor NPU can be told.
     """
 
     chip: str
@@ -80,9 +55,14 @@ class Board:
     kernel: str
     operating_system: str
     in_container: bool
+    device_tree_hidden: bool
     gpu: Gpu | None
+    vulkan: tuple[VulkanDriver, ...]
     npu: Npu | None
+    runtimes: tuple[Runtime, ...]
     clocks: tuple[Clock, ...]
+    swaps: tuple[Swap, ...]
+    disks: tuple[Disk, ...]
     open_files_soft: int | None
     open_files_hard: int | None
     page_size_bytes: int | None
@@ -128,17 +108,20 @@ class Board:
         }
 
 
-def read_board(machine: Machine = THIS_MACHINE) -> Board:
+def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) -> Board:
+    """`folders` are those whose free disk is wanted."""
     chip, npu_cores, gpu_name = _chip(machine)
     clusters = read_clusters(machine)
     memory = {name: _bytes(text) for name, text in machine.fields("/proc/meminfo").items()}
     swap, swap_free = memory.get("SwapTotal"), memory.get("SwapFree")
     limits = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
+    architecture = machine.text("/proc/sys/kernel/arch") or (os.uname().machine if machine.is_this_one else "")
+    in_container = _in_container(machine)
     return Board(
         chip=chip,
         model=_model(machine),
-        architecture=machine.text("/proc/sys/kernel/arch") or (os.uname().machine if machine.is_this_one else ""),
+        architecture=architecture,
         clusters=clusters,
         big_cpus=big_cpus(machine, clusters, physical),
         physical_cores=len(physical),
@@ -148,14 +131,24 @@ def read_board(machine: Machine = THIS_MACHINE) -> Board:
         swap_used_bytes=None if swap is None or swap_free is None else swap - swap_free,
         kernel=machine.text("/proc/sys/kernel/osrelease") or "",
         operating_system=machine.fields("/etc/os-release", "=").get("PRETTY_NAME", "").strip("\"'"),
-        in_container=_in_container(machine),
-        gpu=_gpu(machine, gpu_name),
-        npu=_npu(machine, npu_cores),
+        in_container=in_container,
+        device_tree_hidden=in_container and architecture == "aarch64" and _says_nothing(machine),
+        gpu=read_gpu(machine, gpu_name),
+        vulkan=read_vulkan(machine, gpu_drivers(machine).values()),
+        npu=read_npu(machine, npu_cores),
+        runtimes=find_runtimes(machine),
         clocks=_clocks(machine),
+        swaps=read_swaps(machine),
+        disks=read_disks(machine, folders),
         open_files_soft=_limit(limits[1]) if limits else None,
         open_files_hard=_limit(limits[2]) if limits else None,
         page_size_bytes=resource.getpagesize() if machine.is_this_one else None,
     )
+
+
+def _says_nothing(machine: Machine) -> bool:
+    """A server without device tree has DMI tables in its place; a board has nothing else that says its name."""
+    return not machine.strings("/proc/device-tree/compatible") and not machine.exists("/sys/class/dmi/id")
 
 
 def _chip(machine: Machine) -> tuple[str, int | None, str | None]:
@@ -188,60 +181,23 @@ def _whole_gibibytes(count: int) -> str:
 
 
 def _bytes(text: str) -> int | None:
-    match = re.fullmatch(r"(\d+) kB", text)
+    match = re.fullmatch(r"(\d{1,15}) kB", text, re.ASCII)
     return int(match[1]) * 1024 if match else None
 
 
 def _limit(text: str) -> int | None:
-    return 2**63 - 1 if text == "unlimited" else int(text) if text.isdecimal() else None
+    number = re.fullmatch(r"\d{1,19}", text, re.ASCII)
+    return 2**63 - 1 if text == "unlimited" else int(text) if number else None
 
 
 def _in_container(machine: Machine) -> bool:
+    # A virtual machine made from a container's image keeps the marks, but shows the kernel's own threads.
+    if machine.text("/proc/2/comm") == "kthreadd":
+        return False
     marks = ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")
     return any(machine.exists(mark) for mark in marks) or bool(
         re.search(r"docker|lxc|kubepods|libpod", machine.text("/proc/1/cgroup") or "")
     )
-
-
-def _nodes(machine: Machine, paths: list[str]) -> tuple[DeviceNode, ...]:
-    return tuple(DeviceNode(path, machine.usable(path)) for path in paths)
-
-
-def _drm_drivers(machine: Machine, kind: str) -> dict[str, str]:
-    """/dev/dri node to the driver behind it; `kind` is "card" or "renderD"."""
-    found = {}
-    for entry in machine.glob(f"/sys/class/drm/{kind}[0-9]*"):
-        driver = machine.link(f"{entry}/device/driver")
-        if driver is not None:
-            found[f"/dev/dri/{Path(entry).name}"] = driver
-    return found
-
-
-def _gpu(machine: Machine, name: str | None) -> Gpu | None:
-    for node, driver in _drm_drivers(machine, "renderD").items():
-        if driver not in _NOT_A_GPU:
-            return Gpu(driver=driver, name=name, nodes=_nodes(machine, [node]))
-    for node, driver in (("/dev/mali0", "kbase"), ("/dev/nvidia0", "nvidia")):
-        if machine.exists(node):
-            return Gpu(driver=driver, name=name, nodes=_nodes(machine, [node]))
-    return None
-
-
-def _npu(machine: Machine, cores: int | None) -> Npu | None:
-    drm = _drm_drivers(machine, "card") | _drm_drivers(machine, "renderD")
-    own = [node for node, driver in drm.items() if driver == "RKNPU"]
-    if own or machine.exists("/dev/rknpu") or machine.exists("/sys/module/rknpu"):
-        paths = own or [*machine.glob("/dev/rknpu"), *machine.glob("/dev/dma_heap/*")]
-        version = machine.text("/sys/module/rknpu/version") or machine.text("/sys/kernel/debug/rknpu/version")
-        number = re.search(r"\d+(\.\d+)+", version or "")
-        return Npu(driver="rknpu", version=number[0] if number else None, cores=cores, nodes=_nodes(machine, paths))
-    accelerators = machine.glob("/sys/class/accel/accel[0-9]*")
-    paths = [
-        f"/dev/accel/{Path(entry).name}" for entry in accelerators if machine.link(f"{entry}/device/driver") == "rocket"
-    ]
-    if paths:
-        return Npu(driver="rocket", version=None, cores=cores, nodes=_nodes(machine, paths))
-    return Npu(driver="none", version=None, cores=cores, nodes=()) if cores else None
 
 
 def _clocks(machine: Machine) -> tuple[Clock, ...]:

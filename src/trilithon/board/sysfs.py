@@ -1,13 +1,15 @@
-"""Every read of /proc, /sys and /dev goes through here, below a root that tests replace.
+"""Every read of /proc, /sys and /dev, and every write to them, goes through here, below a root that tests replace.
 
 What is absent, closed to this user or garbled is None, never 0 and never an exception; `access` tells absent
 from denied. Reads are bounded and never wait for a writer.
 """
 
+import errno
 import glob
 import os
 import re
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,6 +20,9 @@ Access = Literal["absent", "denied", "readable"]
 Value = TypeVar("Value")
 
 _MOST_BYTES = 1 << 20  # /proc/cpuinfo of a 256-thread server is about 400 kB; nothing read here is longer
+_MOST_SEARCHED_BYTES = 64 << 20  # drivers and runtimes have 5 to 15 MB
+_PIECE_BYTES = 1 << 20
+_LARGEST_INTEGER = 1 << 64  # the kernel's numbers have 64 bits; what is larger is no number of its
 _MOST_CPUS = 8192  # the kernel's own upper bound (NR_CPUS on x86-64)
 _EFFECTIVE = os.access in os.supports_effective_ids
 
@@ -48,11 +53,11 @@ class Machine:
             return None
 
     def integer(self, path: str) -> int | None:
-        return self.parsed(path, int)
+        return self.parsed(path, _integer)
 
     def integers(self, path: str) -> tuple[int, ...] | None:
         """Numbers with white space between them, as in `scaling_available_frequencies`."""
-        return self.parsed(path, lambda text: tuple(int(word) for word in text.split()))
+        return self.parsed(path, lambda text: tuple(map(_integer, text.split())))
 
     def cpus(self, path: str) -> tuple[int, ...] | None:
         return self.parsed(path, parse_cpu_list)
@@ -79,6 +84,37 @@ class Machine:
         except OSError:
             return None
 
+    def texts_after(self, path: str, marker: bytes, *, length: int = 64) -> Iterator[str]:
+        """What stands behind each `marker` in a regular file, at most `length` bytes of it, control characters and
+        all. The file is read in pieces and not mapped: one that shrinks meanwhile would end the process."""
+        try:
+            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                yield from _after(descriptor, marker, length)
+        except OSError:
+            return
+        finally:
+            os.close(descriptor)
+
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """Equal for two paths of one file; None when there is none."""
+        try:
+            status = Path(self._at(path)).stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def free_bytes(self, path: str) -> int | None:
+        """What a user without privileges may still write to the file system that holds `path`."""
+        try:
+            status = os.statvfs(self._at(path))
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+
     def access(self, path: str) -> Access:
         """Whether this user may read it; "denied" also when a folder on the way is closed."""
         try:
@@ -98,6 +134,33 @@ class Machine:
     def usable(self, path: str) -> bool:
         """Whether this user may open it for reading and writing, as a program opens a device node."""
         return os.access(self._at(path), os.R_OK | os.W_OK, effective_ids=_EFFECTIVE)
+
+    def raw(self, path: str) -> str | None:
+        """The content as it is: given to `write`, it comes back to the byte."""
+        data = self._bytes(path)
+        return None if data is None else data.decode("utf-8", "surrogateescape")
+
+    def write(self, path: str, text: str) -> None:
+        """Write to a file that is there, in one go, as drivers want it. Raises OSError; never waits for a reader."""
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(self._at(path), flags)
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+            if os.write(descriptor, data) != len(data):
+                raise OSError(errno.EIO, "only a part was taken", path)
+        finally:
+            os.close(descriptor)
+
+    def hold(self, path: str) -> int | None:
+        """A descriptor to `os.pread` from again and again, the caller's to close; None for what is no regular file."""
+        try:
+            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path.lstrip('/')}"
@@ -127,6 +190,29 @@ def _read_all(descriptor: int) -> bytes:
         pieces.append(piece)
         left -= len(piece)
     return b"".join(pieces)
+
+
+def _after(descriptor: int, marker: bytes, length: int) -> Iterator[str]:
+    window, left = b"", _MOST_SEARCHED_BYTES
+    while left > 0:
+        piece = os.read(descriptor, min(left, _PIECE_BYTES))
+        window += piece
+        left -= len(piece)
+        at = window.find(marker)
+        while at >= 0 and (not piece or at + len(marker) + length <= len(window)):
+            start = at + len(marker)
+            yield window[start : start + length].decode("latin-1")
+            at = window.find(marker, start)
+        if not piece:
+            return
+        window = window[at if at >= 0 else max(0, len(window) - len(marker) + 1) :]
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) > _LARGEST_INTEGER:
+        raise ValueError("more than 64 bits")
+    return value
 
 
 def _counting(path: str) -> list[tuple[int, str]]:

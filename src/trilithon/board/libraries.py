@@ -1,0 +1,89 @@
+"""Shared libraries: where the dynamic loader would find one, and which NPU runtimes lie there, told by their bytes.
+
+Nothing is loaded: a vendor library may crash the process, or talk to its driver as soon as it is opened.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trilithon.board.sysfs import Machine
+
+__all__ = [
+    "KNOWN_RKLLM_VERSIONS",
+    "RKLLM",
+    "Runtime",
+    "environment",
+    "find_library",
+    "find_runtimes",
+    "own_paths",
+    "parse_version",
+]
+
+RKLLM = "librkllmrt.so"
+# The releases whose header is known: structures changed between them without a change of the library's name.
+KNOWN_RKLLM_VERSIONS = frozenset({"1.1.4", "1.2.0", "1.2.1", "1.2.2", "1.2.3", "1.3.0"})
+
+_BASES = ("/usr/local/lib", "/lib", "/usr/lib", "/usr/lib64")
+_MARKERS = {RKLLM: b"RKLLM SDK (version: ", "librknnrt.so": b"librknnrt version: "}
+_VERSION = re.compile(r"\d[\w.+-]{0,30}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """An NPU runtime: `library` is its file's name; `version` what it calls itself, None where it does not say."""
+
+    library: str
+    path: str
+    version: str | None
+
+
+def find_runtimes(machine: Machine) -> tuple[Runtime, ...]:
+    """Every copy of librkllmrt.so and librknnrt.so, of each the one first that the loader takes."""
+    return tuple(
+        Runtime(library=library, path=path, version=_version(machine, path, marker))
+        for library, marker in _MARKERS.items()
+        for path in _copies(machine, library)
+    )
+
+
+def find_library(machine: Machine, name: str) -> str | None:
+    return next(_copies(machine, name), None)
+
+
+def own_paths(text: str) -> list[str]:
+    """The absolute paths in a list such as LD_LIBRARY_PATH."""
+    return [path for path in text.split(":") if path.startswith("/") and path.isprintable()]
+
+
+def environment(machine: Machine) -> dict[str, str]:
+    """What this process was started with: the loader takes LD_LIBRARY_PATH from there, too."""
+    pairs = (entry.partition("=") for entry in machine.strings("/proc/self/environ") or ())
+    return {name: value for name, separator, value in pairs if separator}
+
+
+def parse_version(text: str | None) -> tuple[int, ...]:
+    """ "25.0.7" as (25, 0, 7), to be compared; empty for what is no version."""
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", text or "", re.ASCII)[:4])
+
+
+def _copies(machine: Machine, name: str) -> Iterator[str]:
+    seen = set()
+    for folder in _folders(machine):
+        path = f"{folder.rstrip('/')}/{name}"
+        identity = machine.identity(path)  # /lib is a link to /usr/lib on most systems
+        if identity is not None and identity not in seen:
+            seen.add(identity)
+            yield path
+
+
+def _folders(machine: Machine) -> Iterator[str]:
+    yield from own_paths(environment(machine).get("LD_LIBRARY_PATH", ""))
+    for base in _BASES:
+        yield base
+        yield from machine.glob(f"{base}/*-linux-gnu*")  # Debian's, one per architecture
+
+
+def _version(machine: Machine, path: str, marker: bytes) -> str | None:
+    matches = (_VERSION.match(text) for text in machine.texts_after(path, marker))
+    return next((match[0].rstrip(".+-") for match in matches if match), None)

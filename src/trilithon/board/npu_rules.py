@@ -1,0 +1,117 @@
+"""Findings about the NPU: its driver, its device nodes, its runtime, and which engines know the chip."""
+
+import shlex
+from collections.abc import Iterator
+
+from trilithon.board.finding import Finding, Rule
+from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, parse_version
+from trilithon.board.processors import chip_facts
+from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import Machine
+
+__all__ = ["RULES"]
+
+# What RKLLM's documents ask for; its release 1.2.1 warned below 0.9.7. Every published report uses it.
+_DRIVER = "0.9.8"
+# The NPU back end of llama.cpp opens one file per buffer, some 1,500 per prompt, and crashes at the usual 1,024.
+_OPEN_FILES = 65_536
+# Keys in chips.toml, and what is to be said of a chip that they do not know.
+_ENGINES = {"rkllm": "RKLLM refuses it", "rk_llama_cpp": "rk-llama.cpp has no configuration for it"}
+
+_VENDOR_KERNEL = "linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx"  # Armbian's packages
+_DEVICES = "--device /dev/dri --device /dev/dma_heap"
+
+
+def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
+    npu = board.npu
+    if npu is None or npu.driver == "rknpu":
+        return
+    mainline = npu.driver == "rocket"
+    lacks = (
+        f"mainline's driver {npu.driver} cannot run language models" if mainline else "the kernel has no driver for it"
+    )
+    message = f"Linux {board.kernel}: {lacks}; boot a system with the vendor kernel (rknpu {_DRIVER})"
+    armbian = machine.exists("/etc/armbian-release")
+    mend = f"sudo apt install {_VENDOR_KERNEL} && sudo reboot" if armbian else ""
+    yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, mend)
+
+
+def _old_driver(board: Board, machine: Machine) -> Iterator[Finding]:
+    npu = board.npu
+    if npu is None or npu.driver != "rknpu" or npu.version is None:
+        return
+    if parse_version(npu.version) < parse_version(_DRIVER):
+        message = f"driver {npu.version}: the runtimes ask for {_DRIVER}, which comes with a newer vendor kernel"
+        armbian = machine.exists("/etc/armbian-release")
+        upgrade = f"sudo apt install {_VENDOR_KERNEL}" if armbian else "sudo apt full-upgrade"
+        yield Finding("npu-driver-old", "warning", "NPU", message, f"sudo apt update && {upgrade} && sudo reboot")
+
+
+def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
+    npu = board.npu
+    if npu is None or npu.driver != "rknpu":
+        return
+    there = [node for node in npu.nodes if machine.exists(node.path)]
+    closed = [node.path for node in there if not node.usable]
+    if (len(there) < len(npu.nodes) or not there) and board.in_container:
+        message = "the driver is there and its device nodes are not: they are not passed into this container"
+        yield Finding("npu-nodes-absent", "problem", "NPU", message, f"docker run {_DEVICES} …")
+    elif not there:
+        message = "the driver is there and has made no device node: it found no NPU in the device tree, or failed"
+        yield Finding("npu-nodes-absent", "problem", "NPU", message, "sudo dmesg | grep -i rknpu  # what it says")
+    elif closed:
+        message = f"this user may not open {', '.join(closed)}"
+        yield Finding("npu-permission", "problem", "NPU", message, _node_mend(closed))
+    else:
+        message = f"vendor driver {npu.version or 'of unknown version'}, open to this user"
+        yield Finding("npu-ready", "good", "NPU", message)
+
+
+def _node_mend(closed: list[str]) -> str:
+    if all(path.startswith("/dev/dri/") for path in closed):
+        return "sudo usermod -aG render,video $USER  # then log in again"
+    rule = 'SUBSYSTEM=="misc|dma_heap", KERNEL=="rknpu|cma*|system*", GROUP="video", MODE="0660"'
+    return f"echo '{rule}' | sudo tee /etc/udev/rules.d/99-npu.rules && sudo usermod -aG video $USER && sudo reboot"
+
+
+def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
+    facts = chip_facts()["chips"].get(board.chip, {})
+    lacking = [text for key, text in _ENGINES.items() if facts.get(key) is False]
+    if board.npu and lacking:
+        rest = "; language models run on the CPU here" if len(lacking) == len(_ENGINES) else ""
+        yield Finding("chip-unsupported", "note", "NPU", f"{board.chip}: {', '.join(lacking)}{rest}")
+
+
+def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
+    if board.npu is None or board.npu.driver != "rknpu":
+        return
+    found = [runtime for runtime in board.runtimes if runtime.library == RKLLM]
+    if not found:
+        if chip_facts()["chips"].get(board.chip, {}).get("rkllm"):
+            message = f"{RKLLM} is in none of the system's library folders: the RKLLM engine needs it"
+            mend = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
+            yield Finding("runtime-missing", "note", "NPU runtime", message, mend)
+        return
+    first = found[0]
+    if first.version not in KNOWN_RKLLM_VERSIONS:
+        known = ", ".join(sorted(KNOWN_RKLLM_VERSIONS))
+        version = f"version {first.version}" if first.version else "no version in it"
+        message = f"{first.path}: {version}; its structures are known of {known} alone, and others would crash"
+        mend = f"sudo cp {RKLLM} {shlex.quote(first.path)} && sudo ldconfig  # of a version that is known"
+        yield Finding("runtime-unknown", "warning", "NPU runtime", message, mend)
+
+
+def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
+    soft, hard = board.open_files_soft, board.open_files_hard
+    if board.npu is None or board.npu.driver != "rknpu" or soft is None or hard is None or soft >= _OPEN_FILES:
+        return
+    if hard >= _OPEN_FILES:
+        message = f"limit {soft:,}; NPU engines need {_OPEN_FILES:,}, which the hard limit allows"
+        yield Finding("open-files", "note", "open files", message, f"ulimit -n {_OPEN_FILES}")
+    else:
+        message = f"limit {hard:,}; NPU engines need {_OPEN_FILES:,} and crash without"
+        mend = f"echo '* - nofile {_OPEN_FILES}' | sudo tee /etc/security/limits.d/npu.conf  # then log in again"
+        yield Finding("open-files", "warning", "open files", message, mend)
+
+
+RULES: tuple[Rule, ...] = (_driver, _old_driver, _nodes, _chip, _runtime, _open_files)

@@ -1,0 +1,68 @@
+"""Findings about memory, swap, disks and containers."""
+
+import shlex
+from collections.abc import Iterator
+
+from trilithon.board.finding import Finding, Rule
+from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import Machine
+from trilithon.units import format_bytes
+
+__all__ = ["RULES"]
+
+# Pages that a desktop left in swap long ago are no fault; more than this was needed by something.
+_SWAP_BYTES = 64 * 2**20
+# What a 1B model takes at 4 bits, with its cache.
+_LITTLE_MEMORY_BYTES = 2**30
+# A 1B model at 8 bits, or a 3B model at 4, has to be kept as a file.
+_LITTLE_DISK_BYTES = 2 * 2**30
+
+_LARGEST_PROGRAMS = "ps -eo rss,comm --sort=-rss | head  # and close what is not needed"
+
+
+def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
+    used, available = board.swap_used_bytes, board.memory_available_bytes
+    if used is None or used < _SWAP_BYTES:
+        return
+    fits = available is not None and available - used > _LITTLE_MEMORY_BYTES
+    mend = "sudo swapoff -a && sudo swapon -a" if fits else _LARGEST_PROGRAMS
+    yield Finding(
+        "swap-used", "warning", "swap", f"{format_bytes(used)} are in swap; reading them back slows a run", mend
+    )
+
+
+def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:
+    for swap in board.swaps:
+        if swap.kind == "SD card":
+            message = f"{swap.path} is on an SD card: a model that spills into it all but stands still"
+            mend = f"sudo swapoff {shlex.quote(swap.path)}  # compressed memory instead: sudo apt install zram-tools"
+            yield Finding("swap-slow", "warning", "swap", message, mend)
+
+
+def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
+    available = board.memory_available_bytes
+    if available is not None and available < _LITTLE_MEMORY_BYTES:
+        message = (
+            f"{format_bytes(available)} available; a 1B model at 4 bits takes about {_LITTLE_MEMORY_BYTES >> 30} GiB"
+        )
+        yield Finding("memory-low", "warning", "memory", message, _LARGEST_PROGRAMS)
+
+
+def _disk(board: Board, machine: Machine) -> Iterator[Finding]:
+    told = set()
+    for disk in board.disks:
+        if disk.free_bytes is not None and disk.free_bytes < _LITTLE_DISK_BYTES and disk.free_bytes not in told:
+            told.add(disk.free_bytes)  # both folders are mostly on one disk
+            message = f"{format_bytes(disk.free_bytes)} free for {disk.folder}; models and results are kept there"
+            mend = "du -xh --max-depth=3 ~ | sort -h | tail  # and delete, or name another disk in TRILITHON_DATA"
+            yield Finding("disk-low", "warning", "disk", message, mend)
+
+
+def _container(board: Board, machine: Machine) -> Iterator[Finding]:
+    if board.device_tree_hidden:
+        message = "it hides the device tree: chip and NPU cannot be told, and the vendor runtimes fail"
+        mend = "docker run --security-opt systempaths=unconfined --device /dev/dri --device /dev/dma_heap …"
+        yield Finding("container-hidden", "warning", "container", message, mend)
+
+
+RULES: tuple[Rule, ...] = (_swap, _slow_swap, _memory, _disk, _container)
