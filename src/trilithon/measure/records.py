@@ -16,6 +16,8 @@ __all__ = [
     "QualityRecord",
     "Run",
     "Sample",
+    "SensorLog",
+    "SensorValues",
     "Test",
     "TestKind",
 ]
@@ -88,8 +90,29 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SensorValues:
+    """What one sensor told in the frames of its log, None where it told nothing. `quantity` is temperature, clock,
+    load, memory, power or energy (added up from where the log begins), `source` the file that was read."""
+
+    quantity: str
+    name: str
+    unit: str
+    source: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorLog:
+    """The sensors while a run was measured; `at_ns` are the frames' moments (monotonic), one per value."""
+
+    at_ns: tuple[int, ...] = ()
+    sensors: tuple[SensorValues, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One placement in one round. `warnings` are what the checks before and after it found."""
+    """One placement in one round. `warnings` are what the checks before and after it found. `sensor_log` is None where
+    nothing was recorded: in imports, and in results of older versions."""
 
     placement: str
     round: int
@@ -100,6 +123,7 @@ class Run:
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()
     log: str = ""
+    sensor_log: SensorLog | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from trilithon.measure.metrics import HEADLINE, METRICS, Metric
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.measure.roofline import fraction_of_bandwidth
 from trilithon.measure.statistics import Verdict, compare, interval
+from trilithon.results.conditions import Conditions, conditions_of
 
 __all__ = [
     "Comparison",
@@ -53,6 +54,7 @@ class Row:
     fraction_of_bandwidth: float | None = None
     note: str = ""
     values: tuple[float, ...] = ()  # one per run
+    conditions: Conditions | None = None  # of this placement in this test, where its sensors were recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,14 @@ class Comparison:
 
 def summarise(campaign: Campaign) -> list[Row]:
     """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`."""
-    return [
-        _row(campaign, placement, test, metric)
-        for placement in campaign.placements
-        for test in measured_tests(campaign)
-        for metric in METRICS[test.kind]
-    ]
+    rows = []
+    for placement in campaign.placements:
+        for test in measured_tests(campaign):
+            conditions = conditions_of(campaign, placement.name, test)
+            rows += [
+                replace(_row(campaign, placement, test, each), conditions=conditions) for each in METRICS[test.kind]
+            ]
+    return rows
 
 
 def compare_placements(

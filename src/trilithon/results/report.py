@@ -86,6 +86,7 @@ def render_report(
         sections.answers(campaign),
         sections.failures(campaign),
         sections.warnings(campaign),
+        sections.sensors(rows),
         sections.measured(campaign),
     ]
     return Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8")).substitute(

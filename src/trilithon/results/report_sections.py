@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample
+from trilithon.results.compare import Row
 from trilithon.results.markup import Html, element, joined, rows_of_cells, table
-from trilithon.results.table import quality_text
+from trilithon.results.table import quality_text, sensor_lines
 from trilithon.units import format_bytes, format_number
 
-__all__ = ["answers", "badge", "failures", "measured", "quality", "warnings"]
+__all__ = ["answers", "badge", "failures", "measured", "quality", "sensors", "warnings"]
 
 _SIZES = ("_bytes", "bytes_per_token")
 
@@ -122,6 +123,12 @@ def warnings(campaign: Campaign) -> Html:
         for warning, counts in found.items()
     ]
     return _section("What the checks found", element("ul", *items)) if items else Html("")
+
+
+def sensors(rows: Sequence[Row]) -> Html:
+    """Temperature, clocks and energy while the figures were measured, a line per placement."""
+    items = [element("li", line) for line in sensor_lines(rows)]
+    return _section("What the sensors told", element("ul", *items)) if items else Html("")
 
 
 def _placements(counts: Mapping[str, int]) -> str:

@@ -5,12 +5,23 @@ import sqlite3
 import zlib
 from typing import Any
 
-from trilithon.measure.records import Failure, PlacementRecord, QualityRecord, Run, Sample, Test
+from trilithon.measure.records import (
+    Failure,
+    PlacementRecord,
+    QualityRecord,
+    Run,
+    Sample,
+    SensorLog,
+    SensorValues,
+    Test,
+)
 from trilithon.results.codec import from_json, to_json
 
 __all__ = [
     "ABANDON_RUNS",
+    "CHANGE_SETTINGS",
     "COUNT_RUNS",
+    "FINISH_RUN",
     "INSERT_PLACEMENT",
     "INSERT_SAMPLE",
     "REPLACE_QUALITY",
@@ -20,6 +31,7 @@ __all__ = [
     "SELECT_TESTS",
     "pack",
     "pack_log",
+    "pack_sensor_log",
     "placement",
     "placement_values",
     "quality_values",
@@ -36,6 +48,7 @@ INSERT_PLACEMENT = (
     "INSERT INTO placements (campaign_id, name, engine, build, build_version, unit, model, settings, must_match,"
     " bandwidth_bytes_per_second) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+CHANGE_SETTINGS = "UPDATE placements SET settings = ?, must_match = ? WHERE id = ?"
 REPLACE_QUALITY = (
     "INSERT OR REPLACE INTO quality (placement_id, verdict, reference, positions, divergence, divergence_prefill,"
     " divergence_decode, agreement, perplexity, reasons) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -45,6 +58,9 @@ INSERT_SAMPLE = (
     " finished_ns, prompt_evaluated, prompt_cached, prompt_ns, decode_steps, decode_ns, thinking_at_ns,"
     " answer_at_ns, thinking_text, answer_text, stop_reason, marks)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+FINISH_RUN = (
+    "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, log = ?, sensor_log = ? WHERE id = ?"
 )
 SELECT_PLACEMENTS = (
     "SELECT * FROM placements LEFT JOIN quality ON placement_id = placements.id WHERE campaign_id = ? ORDER BY id"
@@ -83,6 +99,10 @@ def pack_log(log: str) -> bytes:
     while tail and tail[0] & 0xC0 == 0x80:  # the cut fell within a character
         tail = tail[1:]
     return zlib.compress(tail)
+
+
+def pack_sensor_log(log: SensorLog | None) -> bytes | None:
+    return None if log is None else zlib.compress(pack(log).encode())
 
 
 def placement_values(campaign_id: int, record: PlacementRecord) -> tuple[Any, ...]:
@@ -212,7 +232,17 @@ def run(row: sqlite3.Row, samples: tuple[Sample, ...]) -> Run:
         failure=_failure(row),
         warnings=tuple(unpack(row["warnings"])),
         log="" if row["log"] is None else zlib.decompress(row["log"]).decode("utf-8", "surrogatepass"),
+        sensor_log=_sensor_log(row["sensor_log"]),
     )
+
+
+def _sensor_log(packed: bytes | None) -> SensorLog | None:
+    """Not checked value by value, as an import is: a run has thousands of them, and a campaign a hundred runs."""
+    if packed is None:
+        return None
+    log = unpack(zlib.decompress(packed).decode())
+    sensors = (SensorValues(**(sensor | {"values": tuple(sensor["values"])})) for sensor in log["sensors"])
+    return SensorLog(at_ns=tuple(log["at_ns"]), sensors=tuple(sensors))
 
 
 def _failure(row: sqlite3.Row) -> Failure | None:

@@ -1,8 +1,9 @@
 """The results database's shape: numbered migrations that are only ever appended to, never edited.
 
 What is queried has a column of its own; lists, maps and free text are JSON columns (a child's answer may hold
-half a surrogate pair, which JSON keeps and an SQLite text cannot). Logs are zlib. Times are monotonic ns; `started`
-beside them is a wall-clock label. `writer` is the process that measures, in `results.writer`'s words.
+half a surrogate pair, which JSON keeps and an SQLite text cannot). Logs are zlib, sensor logs zlib of JSON. Times are
+monotonic ns; `started` beside them is a wall-clock label. `writer` is the process that measures, in
+`results.writer`'s words.
 """
 
 import sqlite3
@@ -88,7 +89,12 @@ CREATE TABLE samples (
 CREATE INDEX samples_of_run ON samples (run_id);
 """
 
-MIGRATIONS: tuple[tuple[int, str, str], ...] = ((1, "campaigns, placements, quality, runs, samples", _RECORDS),)
+_SENSORS = "ALTER TABLE runs ADD COLUMN sensor_log BLOB;\n"
+
+MIGRATIONS: tuple[tuple[int, str, str], ...] = (
+    (1, "campaigns, placements, quality, runs, samples", _RECORDS),
+    (2, "what the sensors told during a run", _SENSORS),
+)
 """Number, what it brings, SQL. A released one stays as it is: old databases are opened for ever."""
 
 NEWEST = MIGRATIONS[-1][0]

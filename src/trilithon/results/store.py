@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from trilithon.errors import StoreError
-from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample
+from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample, SensorLog
 from trilithon.results import rows
 from trilithon.results.schema import APPLICATION_ID, NEWEST, migrate, roll_back
 from trilithon.results.store_errors import refuse_foreign, translated
@@ -97,6 +97,11 @@ class Store:
             if placement.quality is not None:
                 self.set_quality(campaign_id, placement.name, placement.quality)
 
+    def change_settings(self, campaign_id: int, placement: PlacementRecord) -> None:
+        """It goes on with other settings than it was added with; only one without a sample may."""
+        identity = self._placement(campaign_id, placement.name)
+        self._execute(rows.CHANGE_SETTINGS, (rows.pack(placement.settings), rows.pack(placement.must_match), identity))
+
     def set_quality(self, campaign_id: int, placement: str, quality: QualityRecord) -> None:
         identity = self._placement(campaign_id, placement)
         self._execute(rows.REPLACE_QUALITY, rows.quality_values(identity, quality))
@@ -122,14 +127,14 @@ class Store:
         failure: Failure | None = None,
         warnings: Sequence[str] = (),
         log: str = "",
+        sensor_log: SensorLog | None = None,
     ) -> None:
         """`log` is what the child wrote; its last 256 KiB are kept."""
         failed = None if failure is None else rows.pack(failure)
-        values = (outcome, finished_ns, failed, rows.pack(warnings), rows.pack_log(log), run_id)
+        packed = (rows.pack_log(log), rows.pack_sensor_log(sensor_log))
+        values = (outcome, finished_ns, failed, rows.pack(warnings), *packed, run_id)
         with translated(self._path):
-            changed = self._connection.execute(
-                "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, log = ? WHERE id = ?", values
-            ).rowcount
+            changed = self._connection.execute(rows.FINISH_RUN, values).rowcount
         if not changed:
             raise StoreError(f"results database {self._path} has no run {run_id}")
 
@@ -201,7 +206,15 @@ class Store:
         number = self.start_run(campaign_id, run.placement, run.round, run.started_ns)
         for sample in run.samples:
             self.add_sample(number, sample)
-        self.finish_run(number, run.outcome, run.finished_ns, failure=run.failure, warnings=run.warnings, log=run.log)
+        self.finish_run(
+            number,
+            run.outcome,
+            run.finished_ns,
+            failure=run.failure,
+            warnings=run.warnings,
+            log=run.log,
+            sensor_log=run.sensor_log,
+        )
 
     def _runs(self, campaign_id: int, *, live: bool) -> tuple[Run, ...]:
         samples: dict[int, list[Sample]] = {}

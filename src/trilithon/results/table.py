@@ -9,6 +9,7 @@ from typing import Any
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import QualityRecord
 from trilithon.results.compare import Estimate, Row
+from trilithon.results.conditions import Conditions, condition_lines
 from trilithon.units import format_number
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "render_jsonl",
     "render_markdown",
     "render_terminal",
+    "sensor_lines",
     "short_title",
 ]
 
@@ -104,9 +106,15 @@ def render_terminal(rows: Sequence[Row], *, width: int, colour: bool) -> str:
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
-    """What became of the other runs, where a figure rests on some only."""
+    """What became of the other runs, where a figure rests on some only, and what the sensors told."""
     told = (f"{row.placement}, {row.test.name}: {row.note}" for row in rows if row.estimate and row.note)
-    return list(dict.fromkeys(told))
+    return [*dict.fromkeys(told), *sensor_lines(rows)]
+
+
+def sensor_lines(rows: Iterable[Row]) -> list[str]:
+    """What the sensors told while the rows' placements were measured, a line each."""
+    by_test = {(row.placement, row.test): row.conditions for row in rows if row.conditions is not None}
+    return condition_lines([(placement, test, conditions) for (placement, test), conditions in by_test.items()])
 
 
 def _by_test(rows: Sequence[Row]) -> list[list[Row]]:
@@ -171,6 +179,18 @@ def _flat(row: Row) -> Mapping[str, str | float | int | None]:
         "agreement": quality.agreement if quality else None,
         "fraction_of_bandwidth": row.fraction_of_bandwidth,
         "note": row.note,
+        **_flat_conditions(row.conditions or Conditions()),
+    }
+
+
+def _flat_conditions(conditions: Conditions) -> Mapping[str, str | float | None]:
+    clocks = (f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in conditions.clocks_min_hz.items())
+    return {
+        "celsius_max": conditions.celsius_max,
+        "clocks_min": ", ".join(clocks),
+        "joules_per_prompt_token": conditions.joules_per_prompt_token,
+        "joules_per_generated_token": conditions.joules_per_generated_token,
+        "meter": conditions.meter,
     }
 
 
@@ -197,7 +217,8 @@ def render_markdown(rows: Sequence[Row]) -> str:
         value = estimate_text(row) + (f"; {row.note}" if row.estimate and row.note else "")
         cells = (row.model, row.test.name, row.placement, short_title(row), value, runs)
         lines.append((*map(_cell, cells), quality_text(row.quality), bandwidth_text(row)))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    told = "".join(f"\n{_cell(line)}\n" for line in sensor_lines(rows))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + told
 
 
 def _cell(text: str) -> str:

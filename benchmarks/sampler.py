@@ -1,0 +1,94 @@
+"""What the sensors cost: CPU seconds per second at 4 Hz, on this machine and on a constructed RK3588.
+
+    python benchmarks/sampler.py [--seconds 10] [--slowdown 8] [--json]
+
+The bound is 1% of one little core of a board. Such a core (Cortex-A55 at 1.8 GHz) is taken to be `--slowdown` times
+slower at Python than the one that this runs on: an allowance, not a measurement. The constructed tree has an RK3588's
+files (seven thermal zones, three CPU clocks, NPU, GPU and memory, the load of the NPU's cores, a power meter), but
+they are ordinary files: what the drivers behind the real ones need comes on top, and only a board can show it.
+"""
+
+import re
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+from _figures import Bound, Figure, arguments, report
+
+from trilithon.board.sampler import Sampler
+from trilithon.board.sysfs import THIS_MACHINE, Machine
+
+_TREE = Path(__file__).parent.parent / "tests" / "board" / "trees" / "rk3588_vendor.toml"
+_ZONES = ("soc", "bigcore0", "bigcore1", "littlecore", "center", "gpu", "npu")
+_LITTLE_CORE = 0.01
+
+
+def rk3588(root: Path) -> Machine:
+    """The tree that the tests plant, with all that an RK3588 can show beside it."""
+    files = tomllib.loads(_TREE.read_text(encoding="utf-8"))["files"]
+    for number, zone in enumerate(_ZONES):
+        folder = f"/sys/class/thermal/thermal_zone{number}"
+        files |= {f"{folder}/type": f"{zone}-thermal\n", f"{folder}/temp": f"{41000 + number}\n"}
+    files["/sys/kernel/debug/rknpu/load"] = "NPU load:  Core0: 12%, Core1:  0%, Core2:  0%,\n"
+    files["/sys/kernel/debug/dma_buf/bufinfo"] = f"{200 * _BUFFER}\nTotal 200 objects, 1658880000 bytes\n"
+    files |= {"/sys/class/hwmon/hwmon0/name": "ina226\n", "/sys/class/hwmon/hwmon0/power1_input": "7125000\n"}
+    for key, text in files.items():
+        for path, content in _expanded(key, text):
+            place = root / path.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content, encoding="utf-8")
+    return Machine(root)
+
+
+_BUFFER = (
+    "00008294400\t00000002\t00080007\t00000003\tdrm\t00012345\t<none>\n\tAttached Devices:\nTotal 0 devices attached\n"
+)
+
+
+def _expanded(path: str, text: str) -> list[tuple[str, str]]:
+    match = re.search(r"\{(\d+)-(\d+)\}", path)
+    if match is None:
+        return [(path, text)]
+    numbers = range(int(match[1]), int(match[2]) + 1)
+    return [(path.replace(match[0], str(n)), text.replace("{n}", str(n))) for n in numbers]
+
+
+def share(machine: Machine, seconds: int) -> tuple[float, int, int]:
+    """CPU seconds per second of this whole process while nothing but the sampler runs; readings; frames.
+
+    Each second holds the same work, and what others do on this machine only adds to it (through the caches, two to
+    three times as much): the least of the seconds counts.
+    """
+    with Sampler(machine) as sampler:
+        sampler.start()
+        time.sleep(1.0)  # the search for sensors is over
+        used = []
+        for _ in range(seconds):
+            cpu, wall = time.process_time(), time.monotonic()
+            time.sleep(1.0)
+            used.append((time.process_time() - cpu) / (time.monotonic() - wall))
+        recording = sampler.stop()
+    return min(used), len(recording.channels), len(recording.frames)
+
+
+def main() -> int:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--slowdown", type=float, default=8.0, help="how much slower a little core is than this one")
+    words = parser.parse_args()
+    figures: dict[str, Figure] = {"slowdown allowed for": words.slowdown}
+    bounds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, machine in (("this machine", THIS_MACHINE), ("constructed RK3588", rk3588(Path(folder)))):
+            used, channels, frames = share(machine, words.seconds)
+            little = f"{name}, share of a little core"
+            figures |= {f"{name}, readings": channels, f"{name}, frames": frames}
+            figures |= {f"{name}, CPU s per s": used, little: used * words.slowdown}
+            bounds.append(Bound(little, most=_LITTLE_CORE))
+    return report(figures, bounds, as_json=words.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Energy from what a meter told, prefill and decode apart. Nothing is guessed: what the readings do not cover is None.
+
+Three rules. An interval is covered when there is a reading at or before its start, one at or after its end, and no two
+neighbours between them are more than a second apart. A phase has to hold at least four readings, so that the two
+half-known steps at its ends stay small. Of several meters the one that tells the most power counts, and they are never
+added: one rail may feed the other.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+from trilithon.measure.records import Sample, SensorLog, SensorValues
+
+__all__ = ["Energy", "energy_by_counter", "energy_by_power", "energy_of", "phases", "widest_meter"]
+
+_MOST_GAP_NS = 10**9
+# At 4 Hz a second. Within the step that holds a phase's edge the change of power lies anywhere, and the straight line
+# misses up to half a step of it: a quarter of the change for both edges of one second, 2.5% for those of ten.
+_LEAST_READINGS = 4
+
+Points = Sequence[tuple[int, float]]
+"""Moments (monotonic ns) with values, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What a sample took, in joules per token evaluated and per token generated, by the meter's `source`."""
+
+    joules_per_prompt_token: float | None
+    joules_per_generated_token: float | None
+
+
+def energy_by_power(points: Points, start_ns: int, end_ns: int) -> float | None:
+    """Joules from watts by the trapezoid, with straight lines between the readings."""
+    inner = _covering(points, start_ns, end_ns)
+    if inner is None:
+        return None
+    joules = 0.0
+    for (before_ns, before), (after_ns, after) in pairwise(inner):
+        from_ns, to_ns = max(before_ns, start_ns), min(after_ns, end_ns)
+        if from_ns < to_ns:
+            slope = (after - before) / (after_ns - before_ns)
+            middle = before + slope * ((from_ns - before_ns) + (to_ns - before_ns)) / 2
+            joules += middle * (to_ns - from_ns) / 1e9
+    return joules
+
+
+def energy_by_counter(points: Points, start_ns: int, end_ns: int) -> float | None:
+    """Joules from a counter that only grows, with straight lines between the readings."""
+    inner = _covering(points, start_ns, end_ns)
+    return None if inner is None else _at(inner, end_ns) - _at(inner, start_ns)
+
+
+def _covering(points: Points, start_ns: int, end_ns: int) -> Points | None:
+    """The readings from the last at or before the start to the first at or after the end; None where not covered."""
+    ordered = sorted(points)
+    moments = [at_ns for at_ns, _ in ordered]
+    first, last = bisect_right(moments, start_ns) - 1, bisect_left(moments, end_ns)
+    if end_ns < start_ns or first < 0 or last == len(ordered):
+        return None
+    inner = ordered[first : max(first, last) + 1]
+    if any(after - before > _MOST_GAP_NS for (before, _), (after, _) in pairwise(inner)):
+        return None
+    return inner
+
+
+def _at(points: Points, moment_ns: int) -> float:
+    """The value on the line through the two readings around the moment."""
+    for (before_ns, before), (after_ns, after) in pairwise(points):
+        if before_ns <= moment_ns <= after_ns and before_ns < after_ns:
+            return before + (after - before) * ((moment_ns - before_ns) / (after_ns - before_ns))
+    return points[0][1]
+
+
+def phases(sample: Sample) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """When prefill and decode were, as (start, end) in monotonic ns. The engine tells how long they took by its own
+    clock. With a stream decode begins where the first piece arrived; without one it ends where the request did."""
+    arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1]]
+    if "first_piece_at_ns" in sample.marks:
+        arrivals.append(sample.marks["first_piece_at_ns"])
+    turn_ns = min(arrivals) if arrivals else sample.finished_ns - (sample.decode_ns or 0)
+    prefill = decode = None
+    if sample.prompt_ns:
+        prefill = (max(turn_ns - sample.prompt_ns, sample.started_ns), turn_ns)
+    if sample.decode_ns:
+        decode = (turn_ns, min(turn_ns + sample.decode_ns, sample.finished_ns))
+    return prefill, decode
+
+
+def widest_meter(log: SensorLog) -> SensorValues | None:
+    """The meter that told the most power on average over the log; None where there is no meter."""
+    told = [
+        (watts, sensor) for sensor in log.sensors if (watts := _mean_watts(_points(log, sensor), sensor)) is not None
+    ]
+    return max(told, key=lambda each: each[0])[1] if told else None
+
+
+def _mean_watts(points: Points, meter: SensorValues) -> float | None:
+    if len(points) < 2:
+        return None
+    if meter.quantity == "power":
+        return fmean(value for _, value in points)
+    (first_ns, first), (last_ns, last) = points[0], points[-1]
+    return (last - first) / ((last_ns - first_ns) / 1e9) if last_ns > first_ns else None
+
+
+def energy_of(sample: Sample, log: SensorLog, meter: SensorValues) -> Energy:
+    """`meter` is one of the log's sensors of power or energy."""
+    points = _points(log, meter)
+    prefill, decode = phases(sample)
+    return Energy(
+        _per_token(meter, points, prefill, sample.prompt_evaluated),
+        _per_token(meter, points, decode, sample.decode_steps),
+    )
+
+
+def _points(log: SensorLog, sensor: SensorValues) -> list[tuple[int, float]]:
+    """None but those of a meter."""
+    if sensor.quantity not in ("power", "energy"):
+        return []
+    return [(at_ns, value) for at_ns, value in zip(log.at_ns, sensor.values, strict=False) if value is not None]
+
+
+def _joules(meter: SensorValues, points: Points, start_ns: int, end_ns: int) -> float | None:
+    by = energy_by_counter if meter.quantity == "energy" else energy_by_power
+    return by(points, start_ns, end_ns)
+
+
+def _per_token(meter: SensorValues, points: Points, phase: tuple[int, int] | None, tokens: int | None) -> float | None:
+    if phase is None or not tokens:
+        return None
+    if sum(phase[0] <= at_ns <= phase[1] for at_ns, _ in points) < _LEAST_READINGS:
+        return None
+    joules = _joules(meter, points, *phase)
+    return None if joules is None else joules / tokens
