@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.bench.checks import Policy, Reading, settle, warnings_between
+from trilithon.bench.checks import Policy, Reading, UnitClock, settle, warnings_between
+from trilithon.board.probes import Channel, Quantity
+from trilithon.board.sampler import Recording
+from trilithon.board.sensors import Frame
 from trilithon.board.sysfs import Machine
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -21,13 +24,16 @@ POLICY = Policy(
     top_khz=2_400_000,
     ticks={408_000: 100, 2_400_000: 1000},
 )
+MEMORY = UnitClock(governor="performance", current_hz=2_112_000_000, top_hz=2_112_000_000)
+NPU = UnitClock(governor="performance", current_hz=1_000_000_000, top_hz=1_000_000_000)
 QUIET = Reading(
     at_ns=0,
     busy_ticks={0: 0, 1: 0},
     stolen_ticks={0: 0, 1: 0},
     policies={"policy0": POLICY},
     celsius={"soc-thermal": 45.0},
-    memory_hz=2_112_000_000,
+    units={"memory": MEMORY, "NPU": NPU},
+    cooling={"cpufreq-cpu0": 0},
     swapped_in_pages=100,
     swapped_out_pages=100,
     oom_kills=0,
@@ -97,7 +103,7 @@ def test_heat_swap_memory_and_its_clock() -> None:
     after = replace(
         LATER,
         celsius={"soc-thermal": 71.0, "bigcore0-thermal": 86.4},
-        memory_hz=528_000_000,
+        units={"memory": replace(MEMORY, current_hz=528_000_000)},
         swapped_in_pages=100 + 12 * 2**20 // PAGE_BYTES,
         oom_kills=1,
     )
@@ -109,6 +115,81 @@ def test_heat_swap_memory_and_its_clock() -> None:
     )
 
 
+def with_unit(reading: Reading, name: str, clock: UnitClock) -> Reading:
+    return replace(reading, units={**reading.units, name: clock})
+
+
+def recorded(quantity: Quantity, name: str, values: list[float | None]) -> Recording:
+    """Beside another sensor, whose readings are not to be mistaken for these."""
+    channels = (Channel(quantity, "another", "/sys/a"), Channel(quantity, name, "/sys/b"))
+    return Recording(channels=channels, frames=tuple(Frame(n, (1.0, value)) for n, value in enumerate(values)))
+
+
+def test_a_clock_that_falls_while_pinned_is_said_and_else_only_memorys() -> None:
+    after = with_unit(LATER, "NPU", replace(NPU, current_hz=600_000_000))
+    assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == ("the NPU clock fell from 1000 to 600 MHz",)
+    idle = replace(NPU, governor="rknpu_ondemand")
+    before, after = with_unit(QUIET, "NPU", idle), with_unit(LATER, "NPU", replace(idle, current_hz=300_000_000))
+    assert warnings_between(before, after, own_cpu_seconds=0.0) == ()
+
+
+def test_a_clock_that_fell_in_between_is_seen_by_the_sensors() -> None:
+    low = recorded("clock", "NPU", [1e9, 1e9, 6e8, None, 7e8])
+    expected = ("throttled: the NPU clock was below its top for 50% of the time (down to 600 of 1000 MHz)",)
+    assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=low) == expected
+    high = recorded("clock", "NPU", [1e9] * 30 + [6e8])
+    assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=high) == ()
+
+
+def test_parked_memory_is_said_under_any_governor() -> None:
+    parked = replace(MEMORY, governor="dmc_ondemand", current_hz=528_000_000)
+    before, after = with_unit(QUIET, "memory", parked), with_unit(LATER, "memory", parked)
+    low = recorded("clock", "memory", [528e6, 528e6, 528e6, 2112e6])
+    assert warnings_between(before, after, own_cpu_seconds=0.0, recording=low) == (
+        "the memory clock was below its top for 75% of the time (down to 528 of 2112 MHz, governor dmc_ondemand)",
+    )
+
+
+def test_heat_in_between_counts() -> None:
+    peak = recorded("temperature", "npu-thermal", [60.0, 91.6, None, 62.0])
+    warnings = warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=peak)
+    assert warnings == ("temperature 92 °C (npu-thermal)",)
+
+
+def test_cooling_that_slows_is_throttling() -> None:
+    after = replace(LATER, cooling={"cpufreq-cpu0": 2})
+    expected = "throttled: cooling slowed cpufreq-cpu0 from step 0 to 2"
+    assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == (expected,)
+    before = replace(QUIET, cooling={"cpufreq-cpu0": 3})
+    expected = "throttled: cooling had slowed cpufreq-cpu0 from the beginning, by step 3"
+    assert warnings_between(before, after, own_cpu_seconds=0.0) == (expected,)
+
+
+def test_a_changed_governor_of_the_npu_is_said() -> None:
+    after = with_unit(LATER, "NPU", replace(NPU, governor="rknpu_ondemand"))
+    expected = "clock governor changed from performance to rknpu_ondemand: NPU"
+    assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == (expected,)
+
+
+@given(
+    st.lists(st.none() | st.floats(1, 1e10), max_size=8),
+    st.none() | st.integers(0, 10**10),
+    st.none() | st.integers(0, 10**10),
+    st.sampled_from(["performance", "dmc_ondemand", None]),
+)
+def test_any_clocks_give_words_and_never_an_error(
+    values: list[float | None], current: int | None, top: int | None, governor: str | None
+) -> None:
+    clock = UnitClock(governor=governor, current_hz=current, top_hz=top)
+    after = with_unit(LATER, "memory", clock)
+    warnings = warnings_between(
+        with_unit(QUIET, "memory", clock), after, own_cpu_seconds=0.0, recording=recorded("clock", "memory", values)
+    )
+    known = [value for value in values if value is not None]
+    low = [value for value in known if value < 0.9 * (top or 0)]
+    assert bool(warnings) == bool(low and len(low) > 0.05 * len(known))
+
+
 def test_what_is_not_counted_is_not_warned_of() -> None:
     nothing = Reading(
         at_ns=5,
@@ -116,7 +197,8 @@ def test_what_is_not_counted_is_not_warned_of() -> None:
         stolen_ticks={},
         policies={},
         celsius={},
-        memory_hz=None,
+        units={},
+        cooling={},
         swapped_in_pages=None,
         swapped_out_pages=None,
         oom_kills=None,
@@ -163,6 +245,13 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
         write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/type", kind)
         write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/temp", temperature)
     write(tmp_path, "/sys/class/devfreq/dmc/cur_freq", "528000000\n")
+    write(tmp_path, "/sys/class/devfreq/dmc/governor", "dmc_ondemand\n")
+    write(tmp_path, "/sys/class/devfreq/fdab0000.npu/cur_freq", "1000000000\n")
+    write(tmp_path, "/sys/class/devfreq/fdab0000.npu/available_frequencies", "300000000 1000000000\n")
+    write(tmp_path, "/sys/class/devfreq/ff000000.bus/cur_freq", "5\n")
+    for number, (kind, step) in enumerate([("thermal-cpufreq-0", 3), ("pwm-fan", 2), ("thermal-cpufreq-0", 1)]):
+        write(tmp_path, f"/sys/class/thermal/cooling_device{number}/type", f"{kind}\n")
+        write(tmp_path, f"/sys/class/thermal/cooling_device{number}/cur_state", f"{step}\n")
     for cpu in (0, 1):
         write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", "2\n")
         write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", "5\n")
@@ -180,7 +269,12 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
     }
     assert reading.celsius == {"soc-thermal": 50.0}
     assert (reading.swapped_in_pages, reading.swapped_out_pages, reading.oom_kills) == (7, 8, 1)
-    assert (reading.memory_hz, reading.throttle_events) == (528_000_000, 9)
+    assert reading.units == {
+        "memory": UnitClock(governor="dmc_ondemand", current_hz=528_000_000, top_hz=None),
+        "NPU": UnitClock(governor=None, current_hz=1_000_000_000, top_hz=1_000_000_000),
+    }
+    assert reading.cooling == {"thermal-cpufreq-0": 3, "thermal-cpufreq-0 (cooling_device2)": 1}
+    assert reading.throttle_events == 9
 
 
 def test_an_empty_machine_gives_an_empty_reading(tmp_path: Path) -> None:

@@ -188,7 +188,14 @@ def test_a_question_fits_into_any_context(here: Here) -> None:
 
 def test_the_fast_cores_are_taken_where_there_are_slow_ones(here: Here) -> None:
     little = Cluster(
-        cpus=(0, 1), core_type="Cortex-A55", max_khz=1_800_000, governor="performance", kind="little", capacity=None
+        cpus=(0, 1),
+        core_type="Cortex-A55",
+        max_khz=1_800_000,
+        governor="performance",
+        kind="little",
+        capacity=None,
+        limit_khz=None,
+        current_khz=None,
     )
     big = replace(little, cpus=(2, 3), core_type="Cortex-A76", max_khz=2_400_000, kind="big")
     here.board = replace(here.board, clusters=(little, big), big_cpus=(2, 3), physical_cores=4)

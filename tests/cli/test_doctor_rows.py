@@ -25,7 +25,6 @@ def test_the_scripted_engine_is_told_once(rows: dict[str, dict[str, object]]) ->
     assert "only when named" in str(rows["scripted/cpu"]["why"])
 
 
-@pytest.mark.parametrize("unit", ["gpu", "npu"])
-def test_a_unit_without_an_engine_says_why(rows: dict[str, dict[str, object]], unit: str) -> None:
-    assert rows[unit]["usable"] is False
-    assert unit.upper() in str(rows[unit]["why"])
+def test_a_unit_without_an_engine_says_why(rows: dict[str, dict[str, object]]) -> None:
+    assert rows["npu"]["usable"] is False
+    assert "NPU" in str(rows["npu"]["why"])

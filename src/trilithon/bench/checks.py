@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from trilithon.board.cooling import cooling_steps
+from trilithon.board.sampler import Recording
 from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_time_in_state
 
-__all__ = ["Policy", "Reading", "settle", "warnings_between"]
+__all__ = ["Policy", "Reading", "UnitClock", "settle", "warnings_between"]
 
 WINDOW_SECONDS = 0.25
 # A quarter of a second holds 25 scheduler ticks per CPU, so 10% is the least that can be told from a stray tick.
@@ -32,7 +34,13 @@ BROKEN_CELSIUS = 150.0
 # A few pages wander in at any time; a mebibyte is a program waking up, or the model itself coming back.
 SWAPPED_BYTES = 2**20
 
+# Governors under which a clock stays where it was put.
+PINNED_GOVERNORS = {"performance", "userspace"}
+
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# The last part of a devfreq entry's name, and what a recording calls its clock.
+_UNITS = {"dmc": "memory", "gpu": "GPU", "npu": "NPU"}
+_NO_RECORDING = Recording()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +56,24 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitClock:
+    """The clock of memory, GPU or NPU. `top_hz` is the highest of its table, None where the driver has no table."""
+
+    governor: str | None
+    current_hz: int | None
+    top_hz: int | None
+
+    @property
+    def pinned(self) -> bool:
+        return self.governor in PINNED_GOVERNORS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """The machine's counters at one moment (`at_ns` monotonic). What the kernel does not count is None or absent.
 
     `busy_ticks` and `stolen_ticks` are per CPU: programs and kernel at work, and time that a hypervisor took.
+    `units` are the clocks of "memory", "GPU" and "NPU"; `cooling` the steps of what slows parts that are hot.
     """
 
     at_ns: int
@@ -59,7 +81,8 @@ class Reading:
     stolen_ticks: Mapping[int, int]
     policies: Mapping[str, Policy]
     celsius: Mapping[str, float]
-    memory_hz: int | None
+    units: Mapping[str, UnitClock]
+    cooling: Mapping[str, int]
     swapped_in_pages: int | None
     swapped_out_pages: int | None
     oom_kills: int | None
@@ -75,7 +98,8 @@ class Reading:
             stolen_ticks=stolen,
             policies=_policies(machine),
             celsius=_celsius(machine),
-            memory_hz=machine.integer("/sys/class/devfreq/dmc/cur_freq"),
+            units=_unit_clocks(machine),
+            cooling=cooling_steps(machine),
             swapped_in_pages=_count(counters.get("pswpin")),
             swapped_out_pages=_count(counters.get("pswpout")),
             oom_kills=_count(counters.get("oom_kill")),
@@ -102,17 +126,21 @@ async def settle(machine: Machine = THIS_MACHINE, *, limit_seconds: float) -> tu
     return (f"not idle after {limit_seconds:g} s: other programs used {fraction:.0%} of all CPUs",)
 
 
-def warnings_between(before: Reading, after: Reading, *, own_cpu_seconds: float) -> tuple[str, ...]:
+def warnings_between(
+    before: Reading, after: Reading, *, own_cpu_seconds: float, recording: Recording = _NO_RECORDING
+) -> tuple[str, ...]:
     """What disturbed the time between two readings, in words with figures.
 
-    `own_cpu_seconds` is the CPU time that the measured programs and Trilithon itself used in it.
+    `own_cpu_seconds` is the CPU time that the measured programs and Trilithon itself used in it; `recording` what the
+    sensors said meanwhile.
     """
     return (
         *_background(before, after, own_cpu_seconds),
         *_throttled(before, after),
+        *_cooled(before, after),
         *_governors_changed(before, after),
-        *_memory_clock_fell(before, after),
-        *_hot(after),
+        *_unit_clocks_fell(before, after, recording),
+        *_hot(after, recording),
         *_swapped(before, after),
         *_killed(before, after),
     )
@@ -162,28 +190,72 @@ def _was_busy(cpus: tuple[int, ...], before: Reading, after: Reading) -> bool:
     return any(after.busy_ticks.get(cpu, 0) - before.busy_ticks.get(cpu, 0) > wanted for cpu in cpus)
 
 
+def _cooled(before: Reading, after: Reading) -> Iterator[str]:
+    for device, now in after.cooling.items():
+        earlier = before.cooling.get(device, 0)
+        if now > earlier:
+            yield f"throttled: cooling slowed {device} from step {earlier} to {now}"
+        elif earlier:
+            yield f"throttled: cooling had slowed {device} from the beginning, by step {earlier}"
+
+
 def _governors_changed(before: Reading, after: Reading) -> Iterator[str]:
     changes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, now in after.policies.items():
-        earlier = before.policies.get(name)
-        if earlier is not None and earlier.governor and now.governor and earlier.governor != now.governor:
-            changes[earlier.governor, now.governor].append(name)
+    earlier = _governors(before)
+    for name, new in _governors(after).items():
+        old = earlier.get(name)
+        if old and new and old != new:
+            changes[old, new].append(name)
     for (old, new), names in changes.items():
         yield f"clock governor changed from {old} to {new}: {', '.join(names)}"
 
 
-def _memory_clock_fell(before: Reading, after: Reading) -> Iterator[str]:
-    old, new = before.memory_hz or 0, after.memory_hz
-    if new is not None and new < CLOCK_FRACTION * old:
-        yield f"the memory clock fell from {old / 1e6:.0f} to {new / 1e6:.0f} MHz"
+def _governors(reading: Reading) -> dict[str, str | None]:
+    of_policies = {name: policy.governor for name, policy in reading.policies.items()}
+    return of_policies | {name: clock.governor for name, clock in reading.units.items()}
 
 
-def _hot(after: Reading) -> Iterator[str]:
+def _unit_clocks_fell(before: Reading, after: Reading, recording: Recording) -> Iterator[str]:
+    """GPU and NPU only where their clocks are pinned: else they fall as soon as a unit idles, as it does at the end.
+    Memory is never idle while something runs."""
+    for unit, now in after.units.items():
+        earlier = before.units.get(unit)
+        pinned = earlier is not None and earlier.pinned and now.pinned
+        if earlier is None or not (pinned or unit == "memory"):
+            continue
+        low, slowest = _time_below_top(unit, now.top_hz, recording)
+        if low > SLOWED_FRACTION:
+            reached = f"down to {slowest / 1e6:.0f} of {(now.top_hz or 0) / 1e6:.0f} MHz"
+            governor = "" if pinned else f", governor {now.governor or 'unknown'}"
+            head = "throttled: " if pinned else ""
+            yield f"{head}the {unit} clock was below its top for {low:.0%} of the time ({reached}{governor})"
+        elif (now.current_hz or 0) < CLOCK_FRACTION * (earlier.current_hz or 0) and now.current_hz is not None:
+            yield f"the {unit} clock fell from {(earlier.current_hz or 0) / 1e6:.0f} to {now.current_hz / 1e6:.0f} MHz"
+
+
+def _time_below_top(unit: str, top_hz: int | None, recording: Recording) -> tuple[float, float]:
+    """The part of the recorded clocks that were below the top, and the lowest of them; 0 where none was recorded."""
+    clocks = _recorded("clock", unit, recording)
+    low = [hertz for hertz in clocks if hertz < CLOCK_FRACTION * (top_hz or 0)]
+    return (len(low) / len(clocks), min(low)) if low else (0.0, 0.0)
+
+
+def _recorded(quantity: str, name: str, recording: Recording) -> list[float]:
+    places = [n for n, channel in enumerate(recording.channels) if (channel.quantity, channel.name) == (quantity, name)]
+    return [value for frame in recording.frames for n in places if (value := frame.values[n]) is not None]
+
+
+def _hot(after: Reading, recording: Recording) -> Iterator[str]:
     """Said only where the CPU keeps no count of throttling: one that does is more exact than a temperature."""
-    if after.throttle_events is None and after.celsius:
-        zone, celsius = max(after.celsius.items(), key=lambda item: item[1])
-        if celsius >= HOT_CELSIUS:
-            yield f"temperature {celsius:.0f} °C ({zone})"
+    if after.throttle_events is not None:
+        return
+    names = dict.fromkeys(channel.name for channel in recording.channels if channel.quantity == "temperature")
+    hottest = {name: max(_recorded("temperature", name, recording), default=0.0) for name in names}
+    for zone, celsius in after.celsius.items():
+        hottest[zone] = max(celsius, hottest.get(zone, 0.0))
+    zone, celsius = max(hottest.items(), key=lambda item: item[1], default=("", 0.0))
+    if celsius >= HOT_CELSIUS:
+        yield f"temperature {celsius:.0f} °C ({zone})"
 
 
 def _swapped(before: Reading, after: Reading) -> Iterator[str]:
@@ -242,6 +314,19 @@ def _policies(machine: Machine) -> dict[str, Policy]:
             ticks=machine.parsed(f"{path}/stats/time_in_state", parse_time_in_state),
         )
         for path in machine.glob("/sys/devices/system/cpu/cpufreq/policy*")
+    }
+
+
+def _unit_clocks(machine: Machine) -> dict[str, UnitClock]:
+    """Of two entries for one unit the last counts; there is one of each on every known board."""
+    return {
+        _UNITS[unit]: UnitClock(
+            governor=machine.text(f"{folder}/governor"),
+            current_hz=machine.integer(f"{folder}/cur_freq"),
+            top_hz=max(machine.integers(f"{folder}/available_frequencies") or (), default=None),
+        )
+        for folder in machine.glob("/sys/class/devfreq/*")
+        if (unit := folder.rpartition("/")[2].rpartition(".")[2]) in _UNITS
     }
 
 

@@ -18,6 +18,10 @@ from trilithon.settings import Configuration
 __all__ = ["Plan", "Spelling", "in_turn", "parse_placement", "reference_placement", "resolve"]
 
 _SPELLING = re.compile(r"(?P<engine>[\w.-]+)(?:@(?P<build>[\w.-]+))?/(?P<unit>cpu|gpu|npu)(?::(?P<options>.+))?")
+# What decides the form of a KV cache, and how many there are.
+_SAME_IN_BOTH = ("kv_type_k", "kv_type_v", "flash_attention", "context", "slots")
+# Between the two halves of a handover; an option's value may hold a plus sign.
+_AND = re.compile(r"\+(?=[\w.-]+(?:@[\w.-]+)?/(?:cpu|gpu|npu)(?:[:+]|$))")
 _CONTEXT = 4096
 # Options of a spelled placement that turn settings; any other word is the engine's own.
 _SHORT = {
@@ -29,6 +33,7 @@ _SHORT = {
     "ctk": "kv_type_k",
     "ctv": "kv_type_v",
     "fa": "flash_attention",
+    "np": "slots",
 }
 
 
@@ -38,7 +43,8 @@ class Plan:
 
     `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
-    to hold quality against, the model itself when None.
+    to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
+    `keep_awake` switches the CPUs' deep idle states off as well.
     """
 
     model: Path
@@ -49,6 +55,8 @@ class Plan:
     budget_seconds: float | None = None
     reference: Path | None = None
     quality: bool = True
+    pin_clocks: bool = False
+    keep_awake: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -74,17 +82,30 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """A placement as a user writes it: `ENGINE[@BUILD]/UNIT[:NAME=VALUE,...]`."""
+    """A placement as a user writes it: `ENGINE[@BUILD]/UNIT[:NAME=VALUE,...]`; with `prefill` it is the second
+    half of `PREFILL+DECODE`."""
 
     text: str
     engine: str
     build: str | None
     unit: Unit
     options: Mapping[str, str]
+    prefill: "Spelling | None" = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefill.text}+{self.text}" if self.prefill else self.text
 
 
 def parse_placement(text: str) -> Spelling:
     """Raises PlacementError for what is not of that form."""
+    halves = [_parse_half(half) for half in _AND.split(text.strip())]
+    if len(halves) > 2:
+        raise PlacementError(f"placement {text}: a handover has two halves, PREFILL+DECODE")
+    return halves[0] if len(halves) == 1 else replace(halves[1], prefill=halves[0])
+
+
+def _parse_half(text: str) -> Spelling:
     match = _SPELLING.fullmatch(text.strip())
     if match is None:
         raise PlacementError(f"placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4")
@@ -107,7 +128,7 @@ def resolve(plan: Plan, file: ModelFile, board: Board, configuration: Configurat
     Raises PlacementError for one that was spelled and cannot run, or when none can.
     """
     spellings = [parse_placement(text) for text in plan.placements]
-    if len({spelling.text for spelling in spellings}) < len(spellings):
+    if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; tell them apart by @BUILD or by a setting")
     found = [
         _placement(spelling, variant, plan.tests, file, board, configuration)
@@ -127,7 +148,7 @@ def reference_placement(
 ) -> Placement:
     """What quality is held against: `file` on the CPU. One of `placements` where it is among them, else another."""
     for placement in placements:
-        if placement.unit == "cpu" and placement.file is file:
+        if placement.unit == "cpu" and placement.file is file and placement.prefill is None:
             return placement
     for spelling in _usable_here(file, configuration):
         if spelling.unit == "cpu":
@@ -147,7 +168,7 @@ def _usable_here(file: ModelFile, configuration: Configuration) -> list[Spelling
             (build, unit)
             for build in each.builds()
             for unit in build.units
-            if not each.refusal(file, build, unit, Settings())
+            if not build.only_when_named(unit) and not each.refusal(file, build, unit, Settings())
         ]
         for build, unit in pairs:
             alone = sum(other == unit for _, other in pairs) == 1
@@ -164,6 +185,8 @@ def _placement(
     board: Board,
     configuration: Configuration,
 ) -> Placement:
+    if spelling.prefill is not None:
+        return _handover(spelling, spelling.prefill, variant, tests, file, board, configuration)
     chosen = engine(spelling.engine, configuration)
     build = _build(spelling, chosen)
     settings = _settings(spelling, {**variant, **spelling.options}, tests, file, board)
@@ -176,8 +199,35 @@ def _placement(
     return Placement(name=name, file=file, build=build, unit=spelling.unit, settings=settings)
 
 
+def _handover(
+    spelling: Spelling,
+    prefill: Spelling,
+    variant: Mapping[str, str],
+    tests: Sequence[Test],
+    file: ModelFile,
+    board: Board,
+    configuration: Configuration,
+) -> Placement:
+    """Both halves keep their KV cache in the same form, or the one could not read the other's: what the second half
+    leaves open, it takes from the first."""
+    first = _placement(prefill, variant, tests, file, board, configuration)
+    shared = {name: value for name, value in prefill.options.items() if _SHORT.get(name) in _SAME_IN_BOTH}
+    own = {_SHORT.get(name, name) for name in spelling.options}
+    options = {name: value for name, value in shared.items() if _SHORT[name] not in own} | dict(spelling.options)
+    second = _placement(replace(spelling, prefill=None, options=options), variant, tests, file, board, configuration)
+    for name in _SAME_IN_BOTH:
+        here, there = getattr(first.settings, name), getattr(second.settings, name)
+        if here != there:
+            raise PlacementError(f"placement {spelling.name}: {name} is {here} in one half and {there} in the other")
+    windowed = file.sliding_window is not None
+    first = replace(first, settings=replace(first.settings, full_window_cache=windowed))
+    settings = replace(second.settings, full_window_cache=windowed)
+    return replace(second, name=f"{first.name}+{second.name}", settings=settings, prefill=first)
+
+
 def _build(spelling: Spelling, chosen: Engine) -> Build:
     builds = [build for build in chosen.builds() if spelling.unit in build.units]
+    builds.sort(key=lambda build: build.only_when_named(spelling.unit))  # what computes in software comes last
     if spelling.build is not None:
         builds = [build for build in builds if build.name == spelling.build]
     if builds:
@@ -194,7 +244,7 @@ def _settings(
     known = {_SHORT[name]: value for name, value in words.items() if name in _SHORT}
     own = tuple((name, value) for name, value in words.items() if name not in _SHORT)
     numbers = {}
-    for name in ("threads", "micro_batch", "batch", "context"):
+    for name in ("threads", "micro_batch", "batch", "context", "slots"):
         if name in known:
             text = known.pop(name)
             if not text.isdecimal() or int(text) < 1:

@@ -1,10 +1,12 @@
 """A plan held against this machine: files read, placements resolved, everything refused that can be refused early."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trilithon.bench.plan import Plan, reference_placement, resolve
 from trilithon.board.snapshot import Board, read_board
+from trilithon.board.tuning import Outcome
 from trilithon.engines.base import Placement
 from trilithon.measure.records import PlacementRecord
 from trilithon.models.file import ModelFile, read_model_file
@@ -16,30 +18,51 @@ __all__ = ["Prepared", "prepare", "record_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A plan that can run here. `reference` is what quality is held against; it may be none of `placements`."""
+    """A plan that can run here. `reference` is what quality is held against; it may be none of `placements`.
+    `pinned` says of each clock that was to be pinned what came of it."""
 
     plan: Plan
     board: Board
     placements: tuple[Placement, ...]
     reference: Placement
     configuration: Configuration
+    pinned: tuple[Outcome, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The machine as the store keeps it."""
+        pinned = {outcome.subject: outcome.state() for outcome in self.pinned}
+        return self.board.facts() | ({"pinned": pinned} if pinned else {})
 
 
-def prepare(plan: Plan, configuration: Configuration, progress: Progress | None = None) -> Prepared:
-    """Read the files and the machine, and resolve the placements. Raises ModelError and PlacementError."""
+def prepare(
+    plan: Plan, configuration: Configuration, progress: Progress | None = None, pinned: Sequence[Outcome] = ()
+) -> Prepared:
+    """Read the files and the machine, and resolve the placements; clocks are pinned before. Raises ModelError and
+    PlacementError."""
     file = read_model_file(plan.model, configuration.cache, progress)
     other = read_model_file(plan.reference, configuration.cache, progress) if plan.reference else None
     board = read_board()
     placements = tuple(resolve(plan, file, board, configuration))
     reference = reference_placement(plan, placements, other or file, board, configuration)
-    return Prepared(plan=plan, board=board, placements=placements, reference=reference, configuration=configuration)
+    return Prepared(
+        plan=plan,
+        board=board,
+        placements=placements,
+        reference=reference,
+        configuration=configuration,
+        pinned=tuple(pinned),
+    )
 
 
-def record_of(placement: Placement, board: Board, bandwidth: float | None) -> PlacementRecord:
+def record_of(
+    placement: Placement, board: Board, bandwidth: float | None, pinned: Sequence[Outcome] = ()
+) -> PlacementRecord:
     """The placement as the store keeps it. `bandwidth` is what its CPUs read, bytes per second."""
     file, build, settings = placement.file, placement.build, asdict(placement.settings)
     settings["options"] = dict(placement.settings.options)
     words = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, {}))
+    prefill = record_of(placement.prefill, board, None) if placement.prefill else None
+    at_top = ", ".join(outcome.subject for outcome in pinned if outcome.pinned)
     return PlacementRecord(
         name=placement.name,
         engine=build.engine,
@@ -50,9 +73,11 @@ def record_of(placement: Placement, board: Board, bandwidth: float | None) -> Pl
         settings=settings,
         must_match={
             **board.must_match(),
+            **({"pinned": at_top} if at_top else {}),
             "build": " ".join(filter(None, (build.engine, build.version, build.fingerprint))),
             "file": file.sha256,
             "settings": words,
+            **({f"prefill {name}": prefill.must_match[name] for name in ("build", "settings")} if prefill else {}),
         },
         bandwidth_bytes_per_second=bandwidth,
     )

@@ -1,7 +1,8 @@
 """`trilithon bench`: the words of a measurement; the work is done in trilithon.bench."""
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from trilithon.units import parse_duration, parse_integers
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from trilithon.bench.plan import Plan
+    from trilithon.board.tuning import Outcome
     from trilithon.measure.records import Test
     from trilithon.results.store import Store
     from trilithon.settings import Configuration
@@ -45,6 +47,8 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
 @click.option("--reference", type=click.Path(path_type=Path), help="File to hold quality against. [default: MODEL]")
 @click.option("--no-quality", is_flag=True, help="Leave the quality check out; the verdict then says so.")
+@click.option("--pin-clocks", is_flag=True, help="Take all clocks to their top meanwhile; needs root.")
+@click.option("--keep-awake", is_flag=True, help="With --pin-clocks: switch deep idle states off as well.")
 @click.option("--resume", is_flag=True, help="Go on with the last campaign that was stopped.")
 @click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="What to print on stdout.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
@@ -97,16 +101,37 @@ def _measure(
     from trilithon.cli.progress import CampaignProgress, reading
     from trilithon.cli.signals import run_stoppable
 
-    prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"))
-    click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
-    if resume is not None:
-        click.echo(f"going on with campaign {resume}", err=True)
-    with CampaignProgress() as progress:
-        number = run_stoppable(run_campaign(prepared, store, progress, resume))
+    with _pinned(plan, configuration) as pinned:
+        prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"), pinned)
+        click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
+        if resume is not None:
+            click.echo(f"going on with campaign {resume}", err=True)
+        with CampaignProgress() as progress:
+            number = run_stoppable(run_campaign(prepared, store, progress, resume))
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     if not any(run.outcome == "finished" for run in campaign.runs):
         raise TrilithonError(f"no placement worked; what they said: trilithon results show {number} -o json")
+
+
+@contextlib.contextmanager
+def _pinned(plan: "Plan", configuration: "Configuration") -> "Iterator[tuple[Outcome, ...]]":
+    """Clocks at their top where the plan says so, and put back however the measurement ends."""
+    if not plan.pin_clocks:
+        yield ()
+        return
+    from trilithon.board.sysfs import THIS_MACHINE
+    from trilithon.board.tuning import pinned
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    with pinned(configuration.data, tell, idle_states=plan.keep_awake, machine=THIS_MACHINE) as outcomes:
+        for outcome in outcomes:
+            tell(outcome.line())
+        if not outcomes:
+            tell("no clock is pinned: the kernel of this machine lets none be set")
+        yield outcomes
 
 
 def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
@@ -116,6 +141,8 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
         raise UserError("--question is empty; write what to ask")
     if words["no_quality"]:
         _refuse_beside("--no-quality holds nothing against a reference", {"reference"})
+    if not words["pin_clocks"]:
+        _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
     budget = words["time_budget"]
     return Plan(
         model=_model(words["model"], configuration),
@@ -126,6 +153,8 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
         budget_seconds=None if budget is None else parse_duration(budget, name="--time-budget"),
         reference=words["reference"] and words["reference"].absolute(),
         quality=not words["no_quality"],
+        pin_clocks=words["pin_clocks"],
+        keep_awake=words["keep_awake"],
     )
 
 

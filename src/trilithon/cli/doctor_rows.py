@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trilithon.cli.doctor import EngineRow, doctor_command
+from trilithon.cli.restore import with_restore
+from trilithon.cli.watch import with_watch
 
 if TYPE_CHECKING:
     from trilithon.board.snapshot import Board
-    from trilithon.engines.base import Engine
+    from trilithon.engines.base import Build, Engine, Unit
+    from trilithon.settings import Configuration
 
 __all__ = ["doctor"]
 
@@ -17,18 +20,19 @@ def _engine_rows() -> Sequence[EngineRow]:
     from trilithon.engines.table import engines
     from trilithon.settings import load_configuration
 
-    found = engines(load_configuration())
-    rows = [row for engine in found for row in _rows_of(engine)]
-    units = {
-        unit for engine in found if not engine.only_when_named for build in engine.builds() for unit in build.units
-    }
+    configuration = load_configuration()
+    found = engines(configuration)
+    rows = [row for engine in found for row in _rows_of(engine, configuration)]
+    builds = [build for engine in found if not engine.only_when_named for build in engine.builds()]
+    units = {unit for build in builds for unit in build.units if not build.only_when_named(unit)}
     board = read_board()
+    rows += _troubles(configuration)
     return rows + [
         EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units
     ]
 
 
-def _rows_of(engine: "Engine") -> Iterator[EngineRow]:
+def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[EngineRow]:
     missing = engine.missing()
     if missing:
         why, _, mend = missing.partition("; run: ")
@@ -39,16 +43,37 @@ def _rows_of(engine: "Engine") -> Iterator[EngineRow]:
             yield EngineRow(f"{engine.name}/{build.units[0]}", usable=True, why=f"{told}; only when named")
             continue
         for unit in build.units:
-            yield EngineRow(f"{engine.name}@{build.name}/{unit}", usable=True, why=told)
+            why = "; ".join((told, *_particulars(build, unit, configuration)))
+            yield EngineRow(f"{engine.name}@{build.name}/{unit}", usable=True, why=why)
+
+
+def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -> Iterator[str]:
+    """Its devices, and what was given up there to make it run."""
+    from trilithon.runtime.footholds import known_of
+
+    for device in build.devices:
+        if device.unit == unit:
+            driver = f", {device.driver}" if device.driver else ""
+            yield f"{device.id}: {device.name}{driver}{', software: only when named' * device.software}"
+    for known in known_of(configuration, build, unit):
+        if known.rung:
+            cause = f", since {known.falls[-1]}" if known.falls else ""
+            yield f"{known.architecture} {known.quantization} runs with {known.rung}{cause}"
+
+
+def _troubles(configuration: "Configuration") -> Iterator[EngineRow]:
+    """Programs that could not say what they compute on."""
+    from trilithon.engines.programs import programs
+
+    for program in programs(configuration):
+        if program.trouble:
+            why = f"{program.path} does not tell its devices: {program.trouble}"
+            yield EngineRow("gpu", usable=False, why=why, mend=f"try by hand: {program.path} --list-devices")
 
 
 def _why_none(unit: str, board: "Board") -> str:
     there = board.gpu if unit == "gpu" else board.npu
-    return (
-        f"this version has no engine for the {unit.upper()} yet"
-        if there
-        else f"the kernel shows no {unit.upper()} here"
-    )
+    return f"no engine here computes on the {unit.upper()}" if there else f"the kernel shows no {unit.upper()} here"
 
 
-doctor = doctor_command(_engine_rows)
+doctor = with_restore(with_watch(doctor_command(_engine_rows)))
