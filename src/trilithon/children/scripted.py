@@ -26,9 +26,8 @@ from starlette.routing import Route
 from trilithon.children import scripted_answers as answers
 from trilithon.children import scripted_requests as requests
 from trilithon.children.scripted_model import BOS, VOCABULARY
-from trilithon.children.scripted_requests import ApiError
 from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece, Slot
-from trilithon.children.serving import EventStream, event, serve, until_closed
+from trilithon.children.serving import ApiError, EventStream, event, serve, until_closed
 from trilithon.engines.scripted import Script
 from trilithon.errors import UserError
 

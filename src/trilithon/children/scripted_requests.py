@@ -5,21 +5,13 @@ from typing import Any, TypeVar
 
 from trilithon.children.scripted_model import BOS, VOCABULARY
 from trilithon.children.scripted_slot import Generate
+from trilithon.children.serving import ApiError
 
-__all__ = ["IMAGE", "ApiError", "chat_prompt", "read_chat", "read_completion", "read_inputs", "read_tokens"]
+__all__ = ["IMAGE", "chat_prompt", "read_chat", "read_completion", "read_inputs", "read_tokens"]
 
 _T = TypeVar("_T")
 
 IMAGE = "<image>"
-
-
-class ApiError(Exception):
-    """What the client is told, with its HTTP status."""
-
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: int):
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"code": status, "message": message, "type": kind, **more}}
 
 
 def _field(body: Mapping[str, Any], name: str, kind: type[_T], default: _T) -> _T:

@@ -15,9 +15,18 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["EventStream", "event", "serve", "until_closed"]
+__all__ = ["ApiError", "EventStream", "event", "serve", "until_closed"]
 
 _T = TypeVar("_T")
+
+
+class ApiError(Exception):
+    """What the client is told, with its HTTP status."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: int):
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"code": status, "message": message, "type": kind, **more}}
 
 
 def event(body: Any) -> str:

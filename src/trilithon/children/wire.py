@@ -15,6 +15,8 @@ __all__ = [
     "Completion",
     "Event",
     "Finished",
+    "Handed",
+    "Moved",
     "Progress",
     "Timings",
     "Token",
@@ -47,6 +49,30 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A slot's KV cache was written to a file, or read from one."""
+
+    tokens: int
+    size_bytes: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """What a handover did for one request. `prefill` and `decode` name the placements that did the work; where both
+    are one, `reason` says why. `prefill_tokens` in `prefill_ms` by the prefilling engine's clock; `moves` are the
+    KV caches moved for it: milliseconds with everything around them, and bytes."""
+
+    prefill: str
+    decode: str
+    prefill_tokens: int = 0
+    prefill_ms: float = 0.0
+    transfer_ms: float = 0.0
+    transfer_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One entry of a next-token distribution: token id and natural log-probability."""
 
@@ -74,11 +100,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The request ended well. `reason` is "stop", "length" or the engine's own word."""
+    """The request ended well. `reason` is "stop", "length" or the engine's own word; `handed` is what a handover
+    did for it."""
 
     at_ns: int
     reason: str
     timings: Timings | None
+    handed: Handed | None = None
 
 
 Event = Progress | Token | Finished
@@ -108,6 +136,7 @@ class Completion:
     stop: Sequence[str] = ()
     candidates: int = 0
     forced: int | None = None
+    slot: int | None = None
 
     path = "/completion"
 
@@ -129,6 +158,8 @@ class Completion:
             body["n_probs"] = self.candidates
         if self.forced is not None:
             body["logit_bias"] = [[self.forced, _FORCING_BIAS]]
+        if self.slot is not None:
+            body["id_slot"] = self.slot
         return body
 
 
@@ -143,6 +174,7 @@ class Chat:
     repeat_penalty: float = 1.0
     seed: int = 1
     stop: Sequence[str] = ()
+    slot: int | None = None
 
     path = "/v1/chat/completions"
 
@@ -159,4 +191,6 @@ class Chat:
         }
         if self.stop:
             body["stop"] = list(self.stop)
+        if self.slot is not None:
+            body["id_slot"] = self.slot
         return body

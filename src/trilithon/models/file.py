@@ -1,12 +1,15 @@
 """One weight file as an engine has to know it: the contract between what there is to run and what runs it."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trilithon.models.capabilities import Capability, capabilities_of, sees_by_weights
 from trilithon.models.gguf import bytes_per_token, read_gguf
 from trilithon.models.hashing import file_sha256
+from trilithon.models.rkllm_file import companion, read_rkllm
 from trilithon.models.template import PromptForm, prompt_form_for
 
 __all__ = ["ModelFile", "read_model_file"]
@@ -15,7 +18,15 @@ __all__ = ["ModelFile", "read_model_file"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
     """One weight file, as far as an engine has to know it. `prompt_form` is the chat template to impose where
-    the file carries none. `bytes_per_token` counts the bytes of weights that one decode step reads."""
+    the file carries none. `bytes_per_token` counts the bytes of weights that one decode step reads.
+
+    What a converted file was made for, where it says so: `target_platform` (a chip), `target_cores` of its NPU,
+    `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
+    a file beside it (.rknn, or mmproj…gguf).
+
+    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. A `synthetic`
+    one has random weights: its speed is a real one's, and what it says means nothing.
+    """
 
     path: Path
     format: Literal["gguf", "rkllm"]
@@ -30,23 +41,92 @@ class ModelFile:
     bytes_per_token: int | None = None
     sliding_window: int | None = None
     prompt_form: PromptForm | None = None
+    target_platform: str | None = None
+    target_cores: int | None = None
+    context_limit: int | None = None
+    toolkit: str | None = None
+    tokenizer: Path | None = None
+    vision_encoder: Path | None = None
+    parts: tuple[Path, ...] = ()
+    capabilities: frozenset[Capability] = frozenset()
+    synthetic: bool = False
 
 
 def read_model_file(path: Path, cache: Path, progress: Callable[[int, int], None] | None = None) -> ModelFile:
-    """Read a GGUF's header and hash the file (remembered in `cache`). Raises ModelError."""
-    facts = read_gguf(path)
+    """Read the header and hash the file (remembered in `cache`). Raises ModelError.
+
+    A GGUF is known by its content, whatever its name; an RKLLM file, whose beginning is masked, by its name.
+    """
+    return (_read_rkllm if _is_rkllm(path) else _read_gguf)(path, cache, progress)
+
+
+def _is_rkllm(path: Path) -> bool:
+    if path.suffix.lower() != ".rkllm" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4) != b"GGUF"
+    except OSError:  # told by whoever reads the header
+        return True
+
+
+def _read_gguf(path: Path, cache: Path, progress: Callable[[int, int], None] | None) -> ModelFile:
+    facts = read_gguf(path.absolute())
+    projector = companion(facts.path, "*mmproj*.gguf")
     return ModelFile(
-        path=path.absolute(),
+        path=facts.path,
         format="gguf",
         name=facts.name or path.stem,
         architecture=facts.architecture,
         quantization=facts.quantization,
-        size_bytes=path.stat().st_size,
-        sha256=file_sha256(path, cache, progress),
+        size_bytes=facts.size_bytes,
+        sha256=_sha256_of(facts.parts, facts.size_bytes, cache, progress),
         parameters=facts.parameters,
         context_train=facts.context_train,
         vocabulary=facts.vocabulary,
         bytes_per_token=bytes_per_token(facts),
         sliding_window=facts.sliding_window,
         prompt_form=prompt_form_for(facts),
+        vision_encoder=projector,
+        parts=facts.parts,
+        capabilities=capabilities_of(
+            facts.chat_template,
+            sees=projector is not None or sees_by_weights(tensor.name for tensor in facts.tensors),
+        ),
+        synthetic=facts.synthetic,
     )
+
+
+def _read_rkllm(path: Path, cache: Path, progress: Callable[[int, int], None] | None) -> ModelFile:
+    facts = read_rkllm(path)
+    encoder = companion(path, "*.rknn")
+    return ModelFile(
+        path=path.absolute(),
+        format="rkllm",
+        name=facts.name,
+        architecture=facts.architecture or "unknown",
+        quantization=facts.quantization or "unknown",
+        size_bytes=facts.size_bytes,
+        sha256=file_sha256(path, cache, progress),
+        context_train=facts.context_limit,
+        target_platform=facts.platform,
+        target_cores=facts.cores,
+        context_limit=facts.context_limit,
+        toolkit=facts.toolkit,
+        tokenizer=companion(path, "tokenizer.json"),
+        vision_encoder=encoder,
+        parts=(path.absolute(),),
+        capabilities=capabilities_of(facts.chat_template, sees=encoder is not None),
+    )
+
+
+def _sha256_of(parts: Sequence[Path], size_bytes: int, cache: Path, progress: Callable[[int, int], None] | None) -> str:
+    """The file's; of several, that of their digests one after the other."""
+    if len(parts) == 1:
+        return file_sha256(parts[0], cache, progress)
+    digests, done = [], 0
+    for part in parts:
+        began = done
+        digests.append(file_sha256(part, cache, progress and (lambda at, _: progress(began + at, size_bytes))))
+        done += part.stat().st_size
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -17,7 +17,7 @@ from typing import Self, TypeAlias
 from trilithon.errors import ModelError
 from trilithon.units import format_bytes
 
-__all__ = ["BLOCK_SIZES", "HeaderReader", "SkippedArray", "Tensor", "Value"]
+__all__ = ["BLOCK_SIZES", "HeaderReader", "SkippedArray", "Tensor", "Value", "what_instead"]
 
 BLOCK_SIZES: Mapping[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -143,7 +143,7 @@ class HeaderReader:
     def _start(self) -> None:
         self._fill(0)
         if self._window[:4] != b"GGUF":
-            raise ModelError(f"{self.path} {_what_instead(self._window)}")
+            raise ModelError(f"{self.path} {what_instead(self._window)}")
         self._at = 4
         self.version = self._number(_U32)
         if self.version & 0xFFFF == 0:
@@ -152,6 +152,9 @@ class HeaderReader:
             raise ModelError(
                 f"{self.path} has GGUF version {self.version}, known are 2 and 3; download a newer conversion of it"
             )
+        self._read_counts()
+
+    def _read_counts(self) -> None:
         self._tensor_count = self._number(_U64)
         self._pair_count = self._number(_U64)
         # The smallest pair and the smallest tensor entry take 13 and 32 bytes.
@@ -276,7 +279,10 @@ class HeaderReader:
         length = self._number(_U64)
         self._expect(length, longest, 1, f"characters in {what}")
         begin = self._take(length)
-        return self._window[begin : begin + length].decode(errors="replace")
+        return self._text(self._window[begin : begin + length])
+
+    def _text(self, stored: bytes) -> str:
+        return stored.decode(errors="replace")
 
     def _skip_strings(self, count: int) -> None:
         at, window, unpack = self._at, self._window, _U64.unpack_from
@@ -301,7 +307,7 @@ def _regular_size(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; name a .gguf file") from None
+        raise ModelError(f"{path} does not exist; name a .gguf or .rkllm file") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(status.st_mode):
@@ -318,7 +324,8 @@ def _unreadable(path: Path, error: OSError | ValueError) -> ModelError:
     return ModelError(f"{path} cannot be read: {reason}; check its name and its permissions (ls -l)")
 
 
-def _what_instead(window: bytes) -> str:
+def what_instead(window: bytes) -> str:
+    """What a file that does not begin like a GGUF is, with the mend; goes behind its path."""
     head = window[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "is a web page and not the model; download the file itself (the link often needs /resolve/, not /blob/)"

@@ -1,0 +1,151 @@
+"""The RKLLM runtime's face in Python, in this very process, on the stand-in of each interface."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+
+from trilithon.children.rkllm_answering import Answering, Generate
+from trilithon.children.rkllm_log import context_limit, explain, load_facts
+from trilithon.children.rkllm_runtime import Runtime, RuntimeFailed
+from trilithon.children.rkllm_structs import Picture, Sampling
+from trilithon.children.rkllm_template import ModelText
+from trilithon.engines.rkllm_options import LoadOptions
+from trilithon.errors import UserError
+
+VERSIONS = ("1.1.4", "1.2.0", "1.2.3", "1.3.0")
+PROMPT = [byte + 3 for byte in b"[[" + b"x" * 60 + b"]]"]
+
+
+@pytest.fixture
+def opened(standin, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def open_one(version, **script):
+            model = tmp_path / "model.rkllm"
+            model.write_text("x\n#standin\n" + "".join(f"{name}={value}\n" for name, value in script.items()))
+            return stack.enter_context(Runtime.open(standin(version), model, LoadOptions(context=512)))
+
+        yield open_one
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_step_can_end_the_run(opened, version):
+    runtime, steps = opened(version), []
+    runtime.generate(PROMPT, limit=50, on_step=lambda step: steps.append(step) or len(steps) < 4)
+    assert len(steps) == 4
+    assert not runtime.is_running()
+    runtime.renew()
+    runtime.generate(PROMPT, limit=5, on_step=lambda step: steps.append(step) or True)
+    assert len(steps) == 9
+    assert b"".join(step.text for step in steps) == b"x" * 9
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_another_thread_ends_the_run_and_sees_it_running(opened, version):
+    runtime, seen, first = opened(version, decode_us=20_000), [], threading.Event()
+
+    def cancel():
+        first.wait(5)
+        seen.append(runtime.is_running())
+        runtime.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    steps = []
+    runtime.generate(PROMPT, limit=50, on_step=lambda step: first.set() or steps.append(step) or True)
+    thread.join()
+    assert (len(steps) <= 3, seen, runtime.is_running()) == (True, [True], False)
+
+
+def test_what_was_cancelled_before_it_began_never_begins(opened):
+    runtime, steps = opened("1.3.0"), []
+    runtime.cancel()
+    assert runtime.generate(PROMPT, limit=5, on_step=lambda step: steps.append(step) or True) is None
+    assert steps == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_error_in_the_callback_ends_the_run_and_is_raised_after_it(opened, version):
+    runtime = opened(version)
+    with pytest.raises(ZeroDivisionError):
+        runtime.generate(PROMPT, limit=50, on_step=lambda step: bool(1 // 0))
+    runtime.renew()
+    assert (
+        runtime.generate(PROMPT, limit=2, on_step=lambda step: True, sampling=Sampling()) is not None
+        or version < "1.2.1"
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_the_runtime_shows_is_copied(opened, version):
+    runtime = opened(version)
+    hidden = runtime.hidden([5, 6, 7])
+    assert hidden.shape == (3, 16)
+    assert np.isfinite(hidden).all()  # the stand-in overwrites what it showed with NaN
+    if version == "1.1.4":
+        return
+    scores, _ = runtime.logits([5, 6, 7])
+    assert (scores.shape, bool(np.isfinite(scores).all())) == ((320,), True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_units_of_its_figures(opened, version):
+    runtime = opened(version, prefill_us=500, decode_us=4000)
+    perf = runtime.generate(PROMPT, limit=11, on_step=lambda step: True)
+    if not runtime.abi.has_perf:
+        assert perf is None
+        return
+    if perf is None:  # it was ended by the limit, before 1.3.0
+        return
+    assert (perf.prompt_n, perf.step_n) == (len(PROMPT), 10)
+    assert 30 <= perf.prompt_ms < 100
+    assert 40 <= perf.step_ms < 120
+
+
+@pytest.mark.parametrize("version", ["1.2.0", "1.2.3", "1.3.0"])
+def test_a_picture_needs_its_tag_and_its_number(opened, version):
+    runtime, steps = opened(version), []
+    one = Picture(text="<image>what? [[a stone]]", embeddings=np.ones((1, 4, 16), np.float32), width=28, height=28)
+    runtime.generate(one, limit=50, on_step=lambda step: steps.append(step.text) or True)
+    assert b"".join(steps) == b"a stone"
+    with pytest.raises(RuntimeFailed, match=r"gave no reason|<image> tag"):
+        runtime.generate(
+            Picture(text="what?", embeddings=one.embeddings, width=28, height=28), limit=5, on_step=lambda step: True
+        )
+    two = Picture(text="<image><image>[[x]]", embeddings=np.ones((2, 4, 16), np.float32), width=28, height=28)
+    with pytest.raises(UserError, match="one picture") if version == "1.2.0" else contextlib.nullcontext():
+        runtime.generate(two, limit=5, on_step=lambda step: True)
+
+
+def test_a_model_that_only_ends_is_not_asked_for_ever(opened):
+    runtime = opened("1.3.0", answer="")
+    request = Generate(prompt=[5, 5], limit=9, ignore_eos=True)
+    answering = Answering(runtime, ModelText(None, None, ""), frozenset(), request, lambda given: None, [])
+    with pytest.raises(RuntimeFailed, match="ends again and again"):
+        answering.run()
+
+
+LINE = (
+    "I rkllm: rkllm-toolkit version: 1.2.1, max_context_limit: 4096, npu_core_num: 3, "
+    "target_platform: RK3588, model_dtype: W8A8_G128"
+)
+
+
+def test_the_facts_of_a_load():
+    assert load_facts(f"x\n{LINE}\ny") == {
+        "toolkit": "1.2.1",
+        "context": "4096",
+        "cores": "3",
+        "platform": "RK3588",
+        "dtype": "W8A8_G128",
+    }
+    assert load_facts("nothing") == {}
+
+
+def test_the_last_reason_counts():
+    log = "E rkllm: invalid rkllm model!\nE rkllm: failed to open rknpu module\nE rkllm: rkllm_init failed"
+    assert "driver cannot be opened" in explain(log).message
+    assert explain("all is well") is None
+    assert context_limit("max_context[8192] must be less than the model's max_context_limit[4096]") == 4096
