@@ -87,7 +87,8 @@ terminate called after throwing an instance of 'vk::DeviceLostError'
         (255, "the model version is too old, please reconvert", "model too old"),
         (255, "invalid rkllm model!", "not an RKLLM model"),
         (1, "OSError: [Errno 98] Address already in use", "address already in use"),
-        (127, "x: error while loading shared libraries: librknnrt.so: cannot open", "a shared library is missing"),
+        (127, "x: error while loading shared libraries: librknnrt.so: cannot open", "librknnrt.so is missing"),
+        (127, "x: error while loading shared libraries: libvulkan.so.1: cannot open", "a shared library is missing"),
         (126, "trilithon guard: cannot start x: Exec format error", "build made for another CPU"),
         (127, "trilithon guard: cannot start x: not found", "the engine's program cannot be started"),
         (-4, "address already in use", "build made for another CPU"),
@@ -178,3 +179,48 @@ def test_it_never_raises_and_is_bounded(
     assert all(0 < len(words) <= 300 and words.isprintable() for words in diagnosis.last_words)
     if returncode not in (None, 0) and not ours:
         assert diagnosis.cause
+
+
+def test_a_backtrace_does_not_push_out_the_line_that_says_why() -> None:
+    """From llama-server over Mesa's software device, which takes 128 MiB in one buffer; gdb was installed."""
+    log = "\n".join(
+        [
+            "0.00.05 I srv    load_model: loading model 'tiny.gguf'",
+            "pre-allocated tensor (cache_k_l0) in a buffer (Vulkan0) that cannot run the operation (NONE)",
+            "[New LWP 29639]",
+            "[Thread debugging using libthread_db enabled]",
+            'Using host libthread_db library "/lib/x86_64-linux-gnu/libthread_db.so.1".',
+            "0x00007fc3f6cf1c17 in __GI___wait4 (pid=32616, stat_loc=0x0) at ../sysdeps/unix/sysv/linux/wait4.c:30",
+            "30\t../sysdeps/unix/sysv/linux/wait4.c: No such file or directory.",
+            *(f"#{at}  0x00007fb178463a52 in frame_{at} () from libllama.so.0" for at in range(20)),
+            "[Inferior 1 (process 29638) detached]",
+        ]
+    )
+    found = diagnose(-6, log, killed_by_us=False, oom_kills_before=0, oom_kills_after=0)
+    assert found.cause == "a tensor larger than the GPU takes in one buffer"
+    assert len(found.last_words) == 2
+    assert found.last_words[-1].endswith("cannot run the operation (NONE)")
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("ggml_vulkan: Device memory allocation of size 805306368 failed.", "out of GPU memory"),
+        ("ggml_vulkan: Memory allocation of size 1024 failed.", "out of GPU memory"),
+        ("ggml_vulkan: device lost on Vulkan0 waiting for submission (nodes 1 to 9):", "GPU lost (Vulkan device lost)"),
+        ("ggml_vulkan: device fault on Vulkan0: page fault", "GPU lost (Vulkan device lost)"),
+        (
+            "ggml_vulkan: Compute pipeline creation failed for mul_mat_l",
+            "the GPU's driver cannot compile a shader",
+        ),
+        (
+            "ggml_vulkan: device Vulkan0 does not support 16-bit storage.",
+            "the GPU lacks what the engine's Vulkan needs",
+        ),
+    ],
+)
+def test_lines_of_the_vulkan_backend(line: str, cause: str) -> None:
+    """As ggml-vulkan.cpp writes them (llama.cpp 0c1e570)."""
+    found = diagnose(-6, line, killed_by_us=False, oom_kills_before=0, oom_kills_after=0)
+    assert found.cause == cause
+    assert found.advice

@@ -10,6 +10,8 @@ __all__ = ["ENGINES", "engine", "engines"]
 
 ENGINES = {
     "llama.cpp": "trilithon.engines.llamacpp:LlamaCpp",
+    "rk-llama.cpp": "trilithon.engines.rk_llamacpp:RkLlamaCpp",
+    "rkllm": "trilithon.engines.rkllm:Rkllm",
     "scripted": "trilithon.engines.scripted:ScriptedEngine",
 }
 

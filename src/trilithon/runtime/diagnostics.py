@@ -9,7 +9,34 @@ import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["BEYOND_SETTINGS", "Diagnosis", "diagnose"]
+
+BEYOND_SETTINGS = frozenset(
+    {
+        "not a GGUF file",
+        "model file cut short or damaged",
+        "model architecture unknown to this build",
+        "model file does not fit this build",
+        "model file cannot be opened",
+        "not an RKLLM model",
+        "a shared library is missing",
+        "librknnrt.so is missing",
+        "chip unknown to this build (RKNPU_DEVICE)",
+        "the NPU runtime cannot tell the chip",
+        "this chip is not one that the NPU runtime takes",
+        "model converted for another chip",
+        "NPU runtime older than the model",
+        "model too old for the NPU runtime",
+        "NPU driver cannot be opened",
+        "NPU in use",
+        "build made for a newer system",
+        "build made for another CPU",
+        "disk full",
+        "the engine's program cannot be started",
+        "CPUs that this machine or container does not give",
+    }
+)
+"""Causes that no setting of the engine mends: they lie in the model's file, the installation or the system."""
 
 _LAST_WORDS = 8
 _LONGEST_LINE = 300
@@ -18,6 +45,11 @@ _LONGEST_LOG = 1 << 16
 _SEARCHED_LINES = 80
 
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+
+# What gdb says, which llama.cpp runs on itself when it aborts: it says where, and pushes out the line that says why.
+_BACKTRACE = re.compile(
+    r"#\d+ |\d+\t?\s*(in )?\.\./|0x[0-9a-f]{8,} in |\[(New LWP|Thread debugging|Inferior)|Using host lib"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +109,8 @@ _KNOWN = (
         (
             "outofdevicememory",
             "device memory allocation of size",
+            "ggml_vulkan: memory allocation of size",
+            "requested preallocation size is too large",
             "exceeds device buffer size limit",
             "no suitable memory type found",
             "failed to allocate vulkan",
@@ -99,7 +133,28 @@ _KNOWN = (
     _Known(
         "GPU lost (Vulkan device lost)",
         "choose a smaller micro-batch (-ub) or a newer GPU driver; `dmesg` says more",
-        ("errordevicelost", "devicelosterror", "ggml_vulkan: device lost", "vk_error_device_lost"),
+        (
+            "errordevicelost",
+            "devicelosterror",
+            "ggml_vulkan: device lost",
+            "vk_error_device_lost",
+            "ggml_vulkan: device fault",
+        ),
+    ),
+    _Known(
+        "a tensor larger than the GPU takes in one buffer",
+        "choose a shorter context or smaller KV types, or keep the cache in main memory: kv=off",
+        ("that cannot run the operation (none)",),
+    ),
+    _Known(
+        "the GPU's driver cannot compile a shader",
+        "use a newer GPU driver, or give up what it trips over: f16=off, coopmat=off",
+        ("compute pipeline creation failed", "errorinvalidshader"),
+    ),
+    _Known(
+        "the GPU lacks what the engine's Vulkan needs",
+        "run the model on another unit",
+        ("does not support 16-bit storage", "shared memory size too small", "no suitable queue family index"),
     ),
     _Known(
         "no usable Vulkan GPU",
@@ -114,7 +169,7 @@ _KNOWN = (
     # rk-llama.cpp and librknnrt
     _Known(
         "out of NPU memory (IOMMU domains full)",
-        "choose a smaller model or fewer NPU weights; close what else holds the NPU",
+        "choose a smaller model, fewer NPU weights or another domain; close what else holds the NPU",
         ("out of memory in allowed iommu domains", "out of memory in all iommu domains", "failed to malloc npu memory"),
     ),
     _Known(
@@ -122,13 +177,28 @@ _KNOWN = (
         "check that the driver is loaded and the device node may be opened: `trilithon doctor`",
         ("failed to open rknpu module", "failed to open /dev/accel", "failed to open /dev/rknpu"),
     ),
+    _Known(
+        "chip unknown to this build (RKNPU_DEVICE)",
+        "run the model on another unit, or take a fork that knows the chip",
+        ("failed to initialize rknpu backend", "failed to initialize the rknpu backend"),
+    ),
+    _Known(
+        "librknnrt.so is missing",
+        "run the fork where it was compiled, since it finds the library by that path, or install librknnrt",
+        ("librknnrt.so: cannot open",),
+    ),
     _Known("the NPU refused the work", _BOARD_RESET, ("rknn: failed to submit", "rknpu: failed to submit")),
     _Known(
         "number format unknown to this NPU",
         "choose another quantization or NPU pipeline",
         ("unsupported matmul dtype",),
     ),
-    # RKLLM runtime
+    # RKLLM runtime (its own strings, as published for 1.2.x; the unknown platform is rknn-llm's issue 530)
+    _Known(
+        "the NPU runtime cannot tell the chip",
+        "look whether the NPU's driver is the vendor's, 0.9.8 or newer: `trilithon doctor`",
+        ("your platform is unknown",),
+    ),
     _Known(
         "this chip is not one that the NPU runtime takes",
         "run the model on another unit",
@@ -161,7 +231,7 @@ _KNOWN = (
     # the system
     _Known(
         "too many open files",
-        "raise the limit: ulimit -n 65536 (systemd: LimitNOFILE=65536)",
+        "raise the limit: ulimit -n 65536, for RKLLM 102400 (systemd: LimitNOFILE=102400)",
         ("too many open files",),
     ),
     _Known(
@@ -215,6 +285,9 @@ _GENERAL = (
 # Lines with these are warnings: the engine goes on with less.
 _HARMLESS = ("pinned memory", "trilithon guard: note", "fit params", "retrying", "falling back")
 
+# What went wrong before a child began anew, and was mended thereby, is not what it died of.
+_BEGUN_ANEW = ("note: the context is cut to",)
+
 _STOPS: frozenset[int] = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP})
 _SIGNAL_ADVICE: dict[int, str] = {
     signal.SIGSEGV: "a bug in the engine or its driver: try another build or other settings",
@@ -249,7 +322,7 @@ def diagnose(
     return Diagnosis(
         cause=cause,
         advice=advice,
-        last_words=tuple(lines[-_LAST_WORDS:]),
+        last_words=tuple([line for line in lines if not _BACKTRACE.match(line)][-_LAST_WORDS:]),
         signal=_signal_name(number),
         exit_code=None if returncode is None or returncode < 0 else returncode,
     )
@@ -265,6 +338,8 @@ def _known(lines: Sequence[str], number: int | None) -> tuple[str, str] | None:
     if number == signal.SIGILL:
         lines = ["illegal instruction"]  # the signal itself is the proof, whatever was printed before
     searched = [line.lower() for line in lines[-_SEARCHED_LINES:]]
+    anew = [place for place, line in enumerate(searched) if any(sign in line for sign in _BEGUN_ANEW)]
+    searched = searched[anew[-1] :] if anew else searched
     for causes in (_KNOWN, _CONSEQUENCES, _GENERAL):
         for line in reversed(searched):
             if any(sign in line for sign in _HARMLESS):

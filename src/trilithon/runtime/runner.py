@@ -3,19 +3,22 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Timings
-from trilithon.engines.base import Engine, Placement
+from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Timings
+from trilithon.engines.base import Engine, Launch, Placement
 from trilithon.errors import ChildDied, Hung, StartError
 from trilithon.runtime.client import Client, Disconnected
+from trilithon.runtime.npu import Tenancy, strangers
 from trilithon.runtime.process import Process
 
 __all__ = ["Runner"]
 
 T = TypeVar("T")
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 # Between two looks at whether the child is ready: short at first, since a cold start is itself a measurement.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.1
@@ -26,39 +29,73 @@ _DEATH_SECONDS = 5.0
 class Runner:
     """Use `Runner.open`. Every request raises RunError (ChildDied, Hung, Refused) when the placement fails."""
 
-    def __init__(self, placement: Placement, process: Process, client: Client, ready_ns: int, log: Path):
+    def __init__(
+        self,
+        placement: Placement,
+        process: Process,
+        client: Client,
+        ready_ns: int,
+        log: Path,
+        *,
+        turn: Turn = contextlib.nullcontext,
+        others: tuple[str, ...] = (),
+    ):
+        """`turn` is held around whatever makes the placement's unit work; `others` are processes that share it."""
         self.placement = placement
         self.process = process
         self.client = client
         self.started_ns = process.started_ns
         self.ready_ns = ready_ns
         self.log = log
+        self.turn = turn
+        self._others = others
+        self._resting: set[asyncio.Task[None]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, engine: Engine, placement: Placement, folder: Path, *, start_seconds: float, hang_seconds: float
+        cls,
+        engine: Engine,
+        placement: Placement,
+        folder: Path,
+        *,
+        start_seconds: float,
+        hang_seconds: float,
+        slots: Path | None = None,
+        waiting: Callable[[str], None] | None = None,
     ) -> AsyncIterator["Runner"]:
         """Start the placement's child in `folder` (private, emptied by the caller) and wait until it is ready.
+        Saved slots go to its folder `slots`, or to the one given here. `waiting` is told for whom it waits.
 
         Raises StartError when it dies before, or is not ready after `start_seconds`.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if slots is not None and not (folder / "slots").exists():
+            (folder / "slots").symlink_to(slots)
         launch = engine.launch(placement, folder)
         launch.socket.unlink(missing_ok=True)  # of a runner that had this folder before: binding to it would fail
         log = folder / "log"
-        process = await Process.start(launch, log)
-        try:
-            client = Client(launch.socket, hang_seconds=hang_seconds)
-            ready_ns = await _until_ready(process, client, placement.name, start_seconds)
-            yield cls(placement, process, client, ready_ns, log)
-        finally:
-            await process.stop()
+        client = Client(launch.socket, hang_seconds=hang_seconds)
+        turn, others = await _tenancy(launch, placement.name, waiting)
+        async with contextlib.AsyncExitStack() as living:
+            async with turn(), contextlib.AsyncExitStack() as loading:
+                process = await Process.start(launch, log)
+                loading.push_async_callback(process.stop)
+                ready_ns = await _until_ready(process, client, placement.name, start_seconds, others)
+                runner = cls(placement, process, client, ready_ns, log, turn=turn, others=others)
+                living.push_async_callback(runner._rested)  # once the process is stopped
+                living.push_async_exit(loading.pop_all())
+            yield runner
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What went otherwise than planned while it ran, one line each, for people."""
+        return self._others
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         """Run one request; yields events as they arrive, Finished last. Closing the generator cancels it."""
         try:
-            async with contextlib.aclosing(self.client.stream(request)) as events:
+            async with self._working(), contextlib.aclosing(self.client.stream(request)) as events:
                 async for event in events:
                     yield event
         except (Disconnected, Hung) as error:
@@ -66,20 +103,55 @@ class Runner:
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
         """Run one request to its end; the events before it, then Finished. Disturbs the child less than `stream`."""
-        return await self._asked(self.client.complete(request))
+        async with self._working():
+            return await self._asked(self.client.complete(request))
 
     async def timed(self, request: Completion) -> Finished:
         """Run one request for its timings alone: without a stream, it disturbs the child least."""
-        return await self._asked(self.client.timed(request))
+        async with self._working():
+            return await self._asked(self.client.timed(request))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
-        return await self._asked(self.client.distribution(request))
+        async with self._working():
+            return await self._asked(self.client.distribution(request))
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return await self._asked(self.client.tokenize(text, add_special=add_special))
 
+    async def save_slot(self, slot: int, name: str) -> Moved:
+        return await self._asked(self.client.save_slot(slot, name))
+
+    async def restore_slot(self, slot: int, name: str) -> Moved:
+        return await self._asked(self.client.restore_slot(slot, name))
+
     async def vocabulary(self) -> int:
         return await self._asked(self.client.vocabulary())
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        """One turn on a unit that has one tenant at a time; elsewhere nothing."""
+        async with contextlib.AsyncExitStack() as held:
+            await held.enter_async_context(self.turn())
+            over = False
+            try:
+                yield
+                over = True
+            finally:
+                if not over and self.turn is not contextlib.nullcontext:
+                    # The engine works on until the end of the batch, and nobody should have to wait for that here.
+                    rest = asyncio.create_task(self._rest(held.pop_all()))
+                    self._resting.add(rest)
+                    rest.add_done_callback(self._resting.discard)
+
+    async def _rest(self, held: contextlib.AsyncExitStack) -> None:
+        async with held:
+            while self.process.returncode is None:
+                if await self.client.idle():
+                    return
+                await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+
+    async def _rested(self) -> None:
+        await asyncio.gather(*self._resting)
 
     async def _asked(self, answer: Awaitable[T]) -> T:
         try:
@@ -98,19 +170,28 @@ class Runner:
         return ChildDied(
             f"{self.placement.name} died: {found.cause}",
             cause=found.cause,
-            advice=found.advice,
+            advice="; ".join(filter(None, (found.advice, *self._others))),
             last_words=found.last_words,
         )
 
 
-async def _until_ready(process: Process, client: Client, name: str, limit_seconds: float) -> int:
+async def _tenancy(launch: Launch, name: str, waiting: Callable[[str], None] | None) -> tuple[Turn, tuple[str, ...]]:
+    """How to take turns on the unit, and who else has it open."""
+    if launch.tenancy is None:
+        return contextlib.nullcontext, ()
+    return Tenancy(name, waiting=waiting).turn, await asyncio.to_thread(strangers)
+
+
+async def _until_ready(
+    process: Process, client: Client, name: str, limit_seconds: float, others: tuple[str, ...]
+) -> int:
     """Wait for health; returns the moment (monotonic ns)."""
     pause = _FIRST_PAUSE_SECONDS
     try:
         async with asyncio.timeout(limit_seconds):
             while not await client.ready():
                 if process.returncode is not None:
-                    raise await _not_started(process, name)
+                    raise await _not_started(process, name, others)
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
     except TimeoutError as error:
@@ -123,9 +204,10 @@ async def _until_ready(process: Process, client: Client, name: str, limit_second
     return time.monotonic_ns()
 
 
-async def _not_started(process: Process, name: str) -> StartError:
+async def _not_started(process: Process, name: str, others: tuple[str, ...]) -> StartError:
     await process.wait()  # it takes the count of out-of-memory kills, which the diagnosis needs
     found = process.diagnose()
+    advice = "; ".join(filter(None, (found.advice, *others)))
     return StartError(
-        f"{name} did not start: {found.cause}", cause=found.cause, advice=found.advice, last_words=found.last_words
+        f"{name} did not start: {found.cause}", cause=found.cause, advice=advice, last_words=found.last_words
     )

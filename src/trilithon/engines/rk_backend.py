@@ -1,0 +1,64 @@
+"""Which fork of rk-llama.cpp a back-end library belongs to, told by names in its bytes: it is never loaded."""
+
+import mmap
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Backend", "facts", "read_backend"]
+
+_VARIABLE = re.compile(rb"(?<![A-Z0-9_])(?:GGML_)?RKN(?:PU2?|N)_[A-Z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """`lineage` is the fork's name, or empty for a back end that is none of them: `stranger` then says what it is.
+    `variables` are the environment variables that it knows. rk_llamacpp.toml explains the rest."""
+
+    lineage: str
+    stranger: str = ""
+    variables: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    presence: frozenset[str] = frozenset()
+    flash_attention: bool = False
+    flash_attention_micro_batch: int | None = None
+
+
+@cache
+def facts() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("rk_llamacpp.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def read_backend(library: Path, fingerprint: str) -> Backend:
+    """`fingerprint` stands for the content, which is looked through once. Raises OSError when it cannot be read."""
+    variables = _variables(library)
+    stranger = _matching(facts()["strangers"], variables)
+    if stranger:
+        return Backend(lineage="", stranger=stranger["name"])
+    found = _matching(facts()["lineages"], variables)
+    if not found:
+        return Backend(lineage="", stranger=f"a back end that is not known ({library.name})")
+    return Backend(
+        lineage=found["name"],
+        variables=variables,
+        types=frozenset(found["types"]),
+        presence=frozenset(found.get("presence", ())),
+        flash_attention=found["flash_attention"],
+        flash_attention_micro_batch=found.get("flash_attention_micro_batch"),
+    )
+
+
+def _variables(library: Path) -> frozenset[str]:
+    with library.open("rb") as file:
+        if library.stat().st_size == 0:  # which cannot be mapped
+            return frozenset()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return frozenset(name.decode() for name in _VARIABLE.findall(content))
+
+
+def _matching(table: list[dict[str, Any]], variables: frozenset[str]) -> dict[str, Any]:
+    return next((entry for entry in table if variables & set(entry["signs"])), {})
