@@ -123,7 +123,7 @@ def test_what_a_failed_child_used_is_not_other_programs(
 ) -> None:
     own: list[float] = []
 
-    def note(*_: object, own_cpu_seconds: float) -> tuple[str, ...]:
+    def note(*_: object, own_cpu_seconds: float, **__: object) -> tuple[str, ...]:
         own.append(own_cpu_seconds)
         return ()
 

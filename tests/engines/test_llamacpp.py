@@ -1,13 +1,12 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trilithon.engines import llamacpp
+from trilithon.engines import llamacpp, llamacpp_argv, programs
 from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.llamacpp import LlamaCpp
 from trilithon.models.file import ModelFile, read_model_file
@@ -28,12 +27,12 @@ SETTINGS = Settings(
 
 
 @pytest.fixture(autouse=True)
-def bare_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A PATH with a shell's tools and one empty folder in front, so that no real llama-server is found."""
-    folder = tmp_path / "path"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No real llama-server is found: neither on PATH nor in a package, nor in the folder that is current."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(programs, "_WHEEL", "no-such-package")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def file(tiny: Path, tmp_path: Path) -> ModelFile:
 
 
 def engine(*folders: Path) -> LlamaCpp:
-    return LlamaCpp(Configuration(data=Path("d"), cache=Path("c"), builds=folders))
+    return LlamaCpp(Configuration(data=Path("data"), cache=Path("cache"), builds=folders))
 
 
 def program(folder: Path, script: str, *, mode: int = 0o755) -> Path:
@@ -88,67 +87,6 @@ def test_a_program_in_a_folder_of_the_users_comes_first(tmp_path: Path) -> None:
     assert (builds[0].version, builds[0].where) == ("6123 (abc1234)", str(path))
 
 
-def test_a_program_on_the_path(bare_path: Path, tmp_path: Path) -> None:
-    program(bare_path, "echo 'version: 1 (path)'")
-    assert [build.version for build in native(engine())] == ["1 (path)"]
-    program(tmp_path / "mine", VERSION)
-    found = native(engine(tmp_path / "mine"))
-    assert [(build.name, build.version) for build in found] == [("native", "6123 (abc1234)"), ("native2", "1 (path)")]
-
-
-def test_one_program_found_twice_is_one_build(bare_path: Path, tmp_path: Path) -> None:
-    path = program(tmp_path / "mine", VERSION)
-    (bare_path / "llama-server").symlink_to(path)
-    assert [build.where for build in native(engine(path.parent, path.parent))] == [str(path)]
-
-
-def test_what_cannot_be_run_is_no_build(tmp_path: Path) -> None:
-    program(tmp_path / "plain", VERSION, mode=0o644)
-    (tmp_path / "folder" / "llama-server").mkdir(parents=True)
-    (tmp_path / "empty").mkdir()
-    folders = [tmp_path / name for name in ("plain", "folder", "empty", "absent")]
-    assert native(engine(*folders)) == []
-
-
-def test_a_version_that_is_asked_for_once(tmp_path: Path) -> None:
-    path = program(tmp_path / "mine", f"echo x >> {tmp_path / 'asked'}; {VERSION}")
-    found = engine(path.parent)
-    assert native(found) == native(found)
-    assert (tmp_path / "asked").read_text() == "x\n"
-
-
-def test_a_version_is_asked_again_of_another_program(tmp_path: Path) -> None:
-    path = program(tmp_path / "mine", VERSION)
-    found = engine(path.parent)
-    assert native(found)[0].version == "6123 (abc1234)"
-    time.sleep(0.01)
-    program(tmp_path / "mine", "echo 'version: 7000'")
-    assert native(found)[0].version == "7000"
-
-
-@pytest.mark.parametrize(
-    ("script", "version"),
-    [
-        ("exit 3", "unknown"),
-        ("echo hello", "unknown"),
-        ("printf 'version: \\377 5\\n' >&2", "\ufffd 5"),
-        ("kill -SEGV $$", "unknown"),
-        ("exec sleep 60", "unknown (TimeoutExpired)"),
-    ],
-)
-def test_a_program_that_says_no_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, version: str
-) -> None:
-    monkeypatch.setattr(llamacpp, "_VERSION_SECONDS", 0.3 if "sleep" in script else 10.0)
-    program(tmp_path / "mine", script)
-    assert [build.version for build in native(engine(tmp_path / "mine"))] == [version]
-
-
-def test_a_program_for_another_machine(tmp_path: Path) -> None:
-    program(tmp_path / "mine", "").write_bytes(b"\x7fELF rubbish")
-    assert native(engine(tmp_path / "mine"))[0].version == "unknown (OSError)"
-
-
 # -- refusals
 
 
@@ -166,7 +104,7 @@ def test_what_it_takes(file: ModelFile) -> None:
         ({}, "cpu", Settings(kv_type_k="q3_0"), "unknown KV type q3_0; there are f32, f16,"),
         ({}, "cpu", Settings(kv_type_v="F16"), "unknown KV type F16; there are f32, f16,"),
         ({}, "cpu", Settings(kv_type_v="q8_0", flash_attention="off"), "needs flash attention; use -fa on"),
-        ({}, "cpu", Settings(options=(("fast", "1"),)), "unknown option fast for llama.cpp; leave it out"),
+        ({}, "cpu", Settings(options=(("fast", "1"),)), "unknown option fast for llama.cpp/cpu; leave it out"),
     ],
 )
 def test_what_it_refuses(file: ModelFile, change: dict, unit, settings: Settings, said: str) -> None:
@@ -265,7 +203,7 @@ def test_both_forms_say_the_same(file: ModelFile, server: Build, tmp_path: Path)
     for settings in (SETTINGS, Settings(), Settings(flash_attention="off")):
         options = words_of(a_placement(file, server, settings), tmp_path)
         values = values_of(a_placement(file, embedded(), settings), tmp_path)
-        for option, names in llamacpp._COMMON_PARAMS.items():
+        for option, names in llamacpp_argv.COMMON_PARAMS.items():
             said = options.get(f"--{option}")
             for name in names:
                 assert plain(values.get(name)) == ("on" if said == "" else said), option
@@ -308,16 +246,6 @@ for word in flash:
     _assign(xllamacpp, parameters, "flash_attn_type", f"LLAMA_FLASH_ATTN_TYPE_{word}")
 print("all known", parameters.n_ubatch, parameters.cpuparams.n_threads, parameters.model.path)
 """
-    told = json.dumps([values, llamacpp._KV_TYPES, list(llamacpp._FLASH_ATTENTION.values())])
+    told = json.dumps([values, llamacpp._KV_TYPES, list(llamacpp_argv.FLASH_ATTENTION.values())])
     done = subprocess.run([sys.executable, "-c", code, told], capture_output=True, text=True)
     assert done.stdout == f"all known 111 3 {file.path}\n", done.stderr
-
-
-def test_two_compilations_of_one_version_are_told_apart(tmp_path: Path) -> None:
-    path = program(tmp_path / "mine", "echo 'version: 7000' >&2")
-    (before,) = native(engine(tmp_path / "mine"))
-    (tmp_path / "mine" / "libggml.so").write_bytes(b"other flags")
-    (after,) = native(engine(tmp_path / "mine"))
-    assert before.version == after.version
-    assert before.fingerprint != after.fingerprint
-    assert str(path) == after.where

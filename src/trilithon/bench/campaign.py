@@ -13,18 +13,21 @@ from pathlib import Path
 
 from trilithon import __version__
 from trilithon.bench.checks import Reading, settle, warnings_between
+from trilithon.bench.footing import Footing
 from trilithon.bench.plan import in_turn
 from trilithon.bench.prepare import Prepared, record_of
 from trilithon.bench.quality import QualityReading, judge, read_quality
+from trilithon.bench.recording import recording_warnings, sensor_log
 from trilithon.bench.tally import FAILURES, MOST_ROUNDS, Observer, Tally
 from trilithon.bench.workloads import DEFAULT_QUESTION, measure, measure_cold, warm_up
 from trilithon.board.bandwidth import measure_bandwidth
+from trilithon.board.sampler import Sampler
 from trilithon.engines.base import Placement
-from trilithon.engines.table import engine
 from trilithon.errors import ChildDied, Hung, RunError, UserError
-from trilithon.measure.records import Campaign, Failure, QualityRecord, Run, Sample
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample
 from trilithon.results.compare import differences
 from trilithon.results.store import Store
+from trilithon.runtime.opening import open_runner
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 
@@ -40,8 +43,11 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     What a placement does wrong becomes a failed run. Cancelled, it leaves the campaign "interrupted", with all
     finished samples kept and no child alive.
     """
-    with workspace() as folder:
-        campaign = _Campaign(prepared, store, observer, folder, resume)
+    with workspace() as folder, Sampler() as sampler:
+        tally = Tally(prepared.plan, len(prepared.placements))
+        footing = Footing(prepared, folder / "footing", lambda text: observer(tally.step(text)))
+        prepared = await footing.find()
+        campaign = _Campaign(prepared, store, observer, folder, sampler, footing, resume)
         try:
             await campaign.run()
         except asyncio.CancelledError:
@@ -52,8 +58,19 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
 
 
 class _Campaign:
-    def __init__(self, prepared: Prepared, store: Store, observer: Observer, folder: Path, resume: int | None):
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: Store,
+        observer: Observer,
+        folder: Path,
+        sampler: Sampler,
+        footing: Footing,
+        resume: int | None,
+    ):
         self._prepared = prepared
+        self._footing = footing
+        self._sampler = sampler
         self._store = store
         self._observer = observer
         self._folder = folder
@@ -67,7 +84,7 @@ class _Campaign:
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             source="trilithon",
             version=__version__,
-            board=self._prepared.board.facts(),
+            board=self._prepared.facts(),
             plan=self._prepared.plan.to_json(),
         )
         self._add(number, self._prepared.placements)
@@ -80,7 +97,7 @@ class _Campaign:
             if placement.unit == "cpu" and cpus not in bandwidths:
                 bandwidths[cpus] = measure_bandwidth(cpus)
             bandwidth = bandwidths[cpus] if placement.unit == "cpu" else None
-            self._store.add_placement(number, record_of(placement, self._prepared.board, bandwidth))
+            self._store.add_placement(number, self._record(placement, bandwidth))
 
     def _go_on(self, number: int) -> int:
         known = self._store.campaign(number)
@@ -105,7 +122,7 @@ class _Campaign:
                 f"put that back, or start anew and remove this one: trilithon results rm {known.id}"
             )
         for placement in self._prepared.placements:
-            now = record_of(placement, self._prepared.board, None)
+            now = self._record(placement, None)
             changed = differences(before.get(placement.name, now), now)
             if changed:
                 raise UserError(
@@ -132,6 +149,23 @@ class _Campaign:
         began = time.monotonic()
         run = await self._run_once(placement, number)
         self._tally.note(run, seconds=time.monotonic() - began)
+        if run.failure is not None and self._tally.given_up(placement.name):
+            reason = RunError(run.failure.message, cause=run.failure.cause, last_words=run.failure.last_words)
+            reason.kind = run.failure.kind
+            if await self._lower(placement, reason):
+                self._tally.forgive(placement.name)
+
+    async def _lower(self, placement: Placement, reason: RunError) -> Placement | None:
+        """The placement on a lower rung of its engine's ladder, with which the campaign goes on; None where there is
+        none, or where it has measured already: samples of unlike settings are never put together."""
+        if self._tally.has_measured(placement.name):
+            return None
+        lowered = await self._footing.lower(placement, reason)
+        if lowered is not None:
+            placements = tuple(lowered if p.name == placement.name else p for p in self._prepared.placements)
+            self._prepared = replace(self._prepared, placements=placements)
+            self._store.change_settings(self.id, self._record(lowered, None))
+        return lowered
 
     def _skip(self, placement: Placement, number: int) -> Run:
         now = time.monotonic_ns()
@@ -154,6 +188,7 @@ class _Campaign:
         run_id = self._store.start_run(self.id, run.placement, run.round, run.started_ns)
         folder = self._fresh_folder()
         samples: list[Sample] = []
+        self._sampler.start()
         try:
             async with contextlib.aclosing(self._samples(placement, folder)) as produced:
                 async for sample, found in produced:
@@ -165,10 +200,16 @@ class _Campaign:
             run = replace(run, outcome="failed", failure=_failure(error))
         except asyncio.CancelledError:
             failure = Failure(kind="interrupted", message="stopped by the user")
-            log = _tail(folder / "log")
+            log = "\n".join(_logs(placement, folder))
             self._store.finish_run(run_id, "failed", time.monotonic_ns(), failure=failure, warnings=warnings, log=log)
             raise
-        warnings += warnings_between(before, Reading.take(), own_cpu_seconds=_own_cpu_seconds() - own_before)
+        finally:
+            recording = self._sampler.stop()
+        own_cpu_seconds = _own_cpu_seconds() - own_before
+        warnings += warnings_between(before, Reading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
+        warnings += recording_warnings(recording)
+        logs = _logs(placement, folder)
+        warnings += self._footing.remarks(placement, logs)
         run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings)
         self._store.finish_run(
             run_id,
@@ -176,7 +217,8 @@ class _Campaign:
             run.finished_ns,
             failure=run.failure,
             warnings=run.warnings,
-            log=_tail(folder / "log"),
+            log="\n".join(logs),
+            sensor_log=sensor_log(recording),
         )
         shutil.rmtree(folder, ignore_errors=True)  # the whole workspace goes at the end in any case
         return run
@@ -211,6 +253,8 @@ class _Campaign:
                 else:
                     done += 1
                     yield sample, ()
+            if runner.notices:
+                yield None, runner.notices
             if error is not None and not done:
                 raise error
 
@@ -226,8 +270,18 @@ class _Campaign:
             if placement is reference or isinstance(reading, RunError):
                 record = self._verdict(reading, None)
             else:
-                record = self._verdict(await self._read_quality(placement), reading)
+                record = await self._judged_or_lowered(placement, reading)
             self._store.set_quality(self.id, placement.name, record)
+
+    async def _judged_or_lowered(self, placement: Placement, reference: QualityReading) -> QualityRecord:
+        """A placement that is broken, or breaks down, gets one more chance with safer settings."""
+        reading = await self._read_quality(placement)
+        record = self._verdict(reading, reference)
+        if record.verdict != "broken" and not isinstance(reading, RunError):
+            return record
+        failed = RunError("; ".join(record.reasons), cause="called broken by the quality check")
+        lowered = await self._lower(placement, reading if isinstance(reading, RunError) else failed)
+        return self._verdict(await self._read_quality(lowered), reference) if lowered else record
 
     def _verdict(
         self, reading: QualityReading | RunError, reference: QualityReading | RunError | None
@@ -253,14 +307,10 @@ class _Campaign:
     # -- what both need
 
     def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[Runner]:
-        configuration = self._prepared.configuration
-        return Runner.open(
-            engine(placement.build.engine, configuration),
-            placement,
-            folder,
-            start_seconds=configuration.start_seconds,
-            hang_seconds=configuration.hang_seconds,
-        )
+        return open_runner(placement, folder, self._prepared.configuration, self._tell)
+
+    def _record(self, placement: Placement, bandwidth: float | None) -> PlacementRecord:
+        return record_of(placement, self._prepared.board, bandwidth, self._prepared.pinned)
 
     def _fresh_folder(self) -> Path:
         self._folders += 1
@@ -280,6 +330,12 @@ def _failure(error: RunError) -> Failure:
     return Failure(
         kind=error.kind, message=str(error), cause=error.cause, advice=error.advice, last_words=error.last_words
     )
+
+
+def _logs(placement: Placement, folder: Path) -> tuple[str, ...]:
+    """What its child wrote; of a handover the prefiller's first."""
+    own = _tail(folder / "log")
+    return (own,) if placement.prefill is None else (_tail(folder / "prefill" / "log"), own)
 
 
 def _tail(log: Path) -> str:

@@ -72,6 +72,13 @@ class Tally:
     def given_up(self, placement: str) -> bool:
         return self._failures[placement] >= FAILURES
 
+    def has_measured(self, placement: str) -> bool:
+        return any(name == placement for name, _ in self._values)
+
+    def forgive(self, placement: str) -> None:
+        """Let one that is given up go on, with other settings."""
+        self._failures[placement] = 0
+
     @property
     def first_run(self) -> bool:
         return not self._seconds

@@ -1,28 +1,35 @@
 """llama.cpp: the server inside the xllamacpp wheel, and llama-server programs in folders that the user named."""
 
 import importlib.util
-import json
-import sys
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from trilithon.engines.base import Build, Feature, Launch, Placement, Rung, Settings, Unit
-from trilithon.engines.programs import programs
+from trilithon.engines.llamacpp_argv import embedded_argv, server_argv
+from trilithon.engines.llamacpp_gpu import (
+    PLAIN_V_TYPES,
+    chosen_device,
+    gpu_environment,
+    gpu_ladder,
+    gpu_refusal,
+    gpu_words,
+    no_gpu_environment,
+    no_gpu_words,
+)
+from trilithon.engines.programs import Program, programs
 from trilithon.models.file import ModelFile
 from trilithon.settings import Configuration
 
 __all__ = ["LlamaCpp"]
 
 _EMBEDDED = "embedded"
+_PACKAGED = "vulkan"
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "vision", "embeddings", "speculation"})
 
 # The KV types that llama-server takes (common/arg.cpp).
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 # Options that llama-server would take from the user's environment, unrecorded, and a key that nobody here has.
-_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
-_FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
+_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY", "GGML_VK_")
 
 
 class LlamaCpp:
@@ -33,7 +40,12 @@ class LlamaCpp:
         self._configuration = configuration
 
     def builds(self) -> list[Build]:
-        return self._native() + self._embedded()  # one compiled for this CPU is the better one
+        """One compiled for this CPU is the better one; of the package's, only the GPU is wanted."""
+        found = [program for program in programs(self._configuration) if not program.npu_backend]  # another engine's
+        native = [program for program in found if not program.packaged]
+        builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
+        packaged = [self._build(program, _PACKAGED, ()) for program in found if program.packaged]
+        return builds + self._embedded() + [build for build in packaged if build.units]
 
     def missing(self) -> str:
         if self.builds():
@@ -48,25 +60,38 @@ class LlamaCpp:
         for kind in (settings.kv_type_k, settings.kv_type_v):
             if kind not in _KV_TYPES:
                 return f"unknown KV type {kind}; there are {', '.join(_KV_TYPES)}"
-        if settings.kv_type_v not in ("f32", "f16", "bf16") and settings.flash_attention == "off":
+        if settings.kv_type_v not in PLAIN_V_TYPES and settings.flash_attention == "off":
             return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
+        if unit == "gpu":
+            return gpu_refusal(build, settings)
         if settings.options:
-            return f"unknown option {settings.options[0][0]} for {self.name}; leave it out"
+            return f"unknown option {settings.options[0][0]} for {self.name}/{unit}; leave it out"
         return ""
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
         socket = folder / "wire.sock"
         slots = folder / "slots"
         slots.mkdir(exist_ok=True)
-        make = _embedded_argv if placement.build.name == _EMBEDDED else _server_argv
-        return Launch(
-            argv=make(placement, socket, slots), socket=socket, hidden=_VARIABLES, cpus=placement.settings.cpus
-        )
+        if placement.build.name == _EMBEDDED:
+            argv, environment = embedded_argv(placement, socket, slots), {}
+        elif placement.unit == "gpu":
+            device = chosen_device(placement.build, placement.settings)
+            argv = server_argv(placement, socket, slots, gpu_words(device, placement.settings))
+            environment = gpu_environment(device, placement.settings)
+        else:
+            argv = server_argv(placement, socket, slots, no_gpu_words(placement.build))
+            environment = no_gpu_environment()
+        cpus = placement.settings.cpus
+        return Launch(argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus)
 
     def ladder(self, placement: Placement) -> tuple[Rung, ...]:
-        return ()
+        return tuple(gpu_ladder(placement)) if placement.unit == "gpu" else ()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        if placement.unit == "gpu":
+            device = chosen_device(placement.build, placement.settings)
+            if device.software:
+                return (f"{device.name} is the CPU in disguise: these figures say nothing about a GPU",)
         return ()
 
     def _embedded(self) -> list[Build]:
@@ -83,100 +108,20 @@ class LlamaCpp:
             )
         ]
 
-    def _native(self) -> list[Build]:
-        builds: list[Build] = []
-        for program in programs(self._configuration):
-            number = "" if not builds else str(len(builds) + 1)
-            builds.append(
-                Build(
-                    engine=self.name,
-                    name=program.name or f"native{number}",
-                    version=program.version,
-                    fingerprint=program.fingerprint,
-                    units=("cpu",),
-                    features=_FEATURES,
-                    where=str(program.path),
-                )
-            )
-        return builds
+    def _build(self, program: Program, name: str, units: tuple[Unit, ...]) -> Build:
+        gpus = tuple(device for device in program.devices if device.unit == "gpu")
+        return Build(
+            engine=self.name,
+            name=name,
+            version=program.version,
+            fingerprint=program.fingerprint,
+            units=(*units, "gpu") if gpus else units,
+            features=_FEATURES,
+            where=str(program.path),
+            devices=gpus,
+        )
 
 
-def _parameters(placement: Placement) -> Mapping[str, Any]:
-    """What both forms of the server are told, by llama-server's long option names.
-
-    Prompt cache in RAM and context checkpoints are off: the first takes up to 8 GiB by default, the second
-    splits the last tokens of a prompt off into a batch of their own.
-    """
-    settings = placement.settings
-    return {
-        "model": str(placement.file.path),
-        "ctx-size": settings.context or 4096,
-        "parallel": 1,
-        "threads": settings.threads,
-        "batch-size": settings.batch,
-        "ubatch-size": settings.micro_batch,
-        "cache-type-k": settings.kv_type_k,
-        "cache-type-v": settings.kv_type_v,
-        "flash-attn": settings.flash_attention,
-        "cache-ram": 0,
-        "ctx-checkpoints": 0,
-        "chat-template": placement.file.prompt_form.template if placement.file.prompt_form else "",
-        "n-gpu-layers": 0,
-        "swa-full": settings.full_window_cache,
-    }
-
-
-def _server_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str, ...]:
-    words = [
-        placement.build.where,
-        *("--host", str(socket)),
-        *("--slot-save-path", f"{slots}/"),
-        *("--no-webui", "--slots", "--metrics", "--jinja", "--offline"),
-    ]
-    for name, value in _parameters(placement).items():
-        if value is True:
-            words += [f"--{name}"]
-        elif value is not None and value is not False and value != "":
-            words += [f"--{name}", str(value)]
-    return tuple(words)
-
-
-# llama-server's option → the names of xllamacpp's CommonParams (2026.10).
-_COMMON_PARAMS = {
-    "model": ("model.path",),
-    "ctx-size": ("n_ctx",),
-    "parallel": ("n_parallel",),
-    "threads": ("cpuparams.n_threads", "cpuparams_batch.n_threads"),
-    "batch-size": ("n_batch",),
-    "ubatch-size": ("n_ubatch",),
-    "cache-type-k": ("cache_type_k",),
-    "cache-type-v": ("cache_type_v",),
-    "flash-attn": ("flash_attn_type",),
-    "cache-ram": ("cache_ram_mib",),
-    "ctx-checkpoints": ("n_ctx_checkpoints",),
-    "chat-template": ("chat_template",),
-    "n-gpu-layers": ("n_gpu_layers",),
-    "swa-full": ("swa_full",),
-}
-
-
-def _embedded_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str, ...]:
-    values: dict[str, Any] = {
-        "socket": str(socket),
-        "slot_save_path": f"{slots}/",
-        "endpoint_slots": True,
-        "endpoint_metrics": True,
-        "use_jinja": True,
-        "ui": False,
-        "offline": True,
-    }
-    for name, value in _parameters(placement).items():
-        if value in (None, ""):
-            continue
-        if name.startswith("cache-type"):
-            value = f"GGML_TYPE_{value.upper()}"
-        if name == "flash-attn":
-            value = f"LLAMA_FLASH_ATTN_TYPE_{_FLASH_ATTENTION[value]}"
-        values |= dict.fromkeys(_COMMON_PARAMS[name], value)
-    # -P: a json.py in the folder that the user happens to be in is not ours.
-    return (sys.executable, "-P", "-m", "trilithon.children.embedded", json.dumps(values))
+def _numbered(found: list[Program]) -> list[tuple[int, Program]]:
+    """Those without a name of their own are native, native2, …: by their place among all."""
+    return [(0 if at == 1 else at, program) for at, program in enumerate(found, 1)]

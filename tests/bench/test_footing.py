@@ -1,0 +1,157 @@
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trilithon.bench import campaign as module
+from trilithon.bench.campaign import run_campaign
+from trilithon.bench.plan import Plan
+from trilithon.bench.prepare import prepare
+from trilithon.bench.tally import Step
+from trilithon.engines.base import Placement, Rung
+from trilithon.engines.scripted import ScriptedEngine
+from trilithon.measure.records import Campaign, Test
+from trilithon.results.store import Store
+from trilithon.settings import Configuration
+
+FAST = "prefill=50000,decode=5000"
+TESTS = (Test(kind="pp", prompt_tokens=16), Test(kind="tg", generated_tokens=8))
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def settle(**_: object) -> tuple[str, ...]:
+        return ()
+
+    monkeypatch.setattr(module, "settle", settle)
+    monkeypatch.setattr(module, "measure_bandwidth", lambda _: 1e10)
+
+
+@pytest.fixture(autouse=True)
+def ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted GPU gets one rung per fault that it has: each takes one away."""
+
+    def rungs(_: ScriptedEngine, placement: Placement) -> tuple[Rung, ...]:
+        faults = [each for each in placement.settings.options if each[0] in ("crash_after", "wrong", "error_after")]
+        if placement.unit != "gpu":
+            return ()
+        found = []
+        for at, fault in enumerate(faults):
+            options = tuple(each for each in placement.settings.options if each not in faults[: at + 1])
+            found.append(Rung(name=f"no {fault[0]}", settings=replace(placement.settings, options=options)))
+        return tuple(found)
+
+    monkeypatch.setattr(ScriptedEngine, "ladder", rungs)
+
+
+class Bench:
+    def __init__(self, folder: Path, model: Path):
+        self.configuration = Configuration(
+            data=folder / "data", cache=folder / "cache", start_seconds=30.0, hang_seconds=2.0
+        )
+        self.model = model
+        self.told: list[str] = []
+
+    def __call__(self, *placements: str, resume: int | None = None, **more: object) -> Campaign:
+        words: dict[str, object] = {"model": self.model, "tests": TESTS, "quality": False, "rounds": 1, **more}
+        prepared = prepare(Plan(placements=placements, **words), self.configuration)  # type: ignore[arg-type]
+        self.told = []
+
+        def observe(step: Step) -> None:
+            self.told.append(step.text)
+
+        with Store.open(self.configuration.results_database) as store:
+            return store.campaign(asyncio.run(run_campaign(prepared, store, observe, resume)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny: Path) -> Bench:
+    return Bench(tmp_path, tiny)
+
+
+def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench) -> None:
+    name = f"scripted/gpu:{FAST},crash_after=3"
+    campaign = bench(name, f"scripted/cpu:{FAST}")
+    assert [run.outcome for run in campaign.runs] == ["finished", "finished"]
+    record = next(p for p in campaign.placements if p.name == name)
+    assert "crash_after" not in record.settings["options"]
+    (run,) = [run for run in campaign.runs if run.placement == name]
+    (remark,) = [warning for warning in run.warnings if warning.startswith("runs with")]
+    assert "runs with no crash_after, since without it: as planned: died, segmentation fault (SIGSEGV) (2" in remark
+    assert bench.told[:3] == [
+        f"scripted/cpu:{FAST}: what the model says",
+        f"{name}: does it hold?",
+        f"{name}: does it hold with no crash_after?",
+    ]
+
+
+def test_the_next_campaign_starts_there(bench: Bench) -> None:
+    bench(f"scripted/gpu:{FAST},crash_after=3")
+    campaign = bench(f"scripted/gpu:{FAST},crash_after=3")
+    assert not [text for text in bench.told if "does it hold" in text]
+    assert [run.outcome for run in campaign.runs] == ["finished"]
+    assert any("runs with no crash_after" in warning for warning in campaign.runs[0].warnings)
+
+
+def test_a_placement_without_a_ladder_costs_nothing(bench: Bench) -> None:
+    bench(f"scripted/cpu:{FAST}")
+    assert not [text for text in bench.told if "does it hold" in text or "what the model says" in text]
+
+
+def test_one_that_dies_in_use_goes_one_rung_down(bench: Bench) -> None:
+    """The probe generates some ten tokens; these runs are longer."""
+    tests = (Test(kind="tg", generated_tokens=64),)
+    campaign = bench(f"scripted/gpu:{FAST},crash_after=40", tests=tests, rounds=5)
+    assert [run.outcome for run in campaign.runs] == ["failed", "failed", "finished", "finished", "finished"]
+    assert "crash_after" not in campaign.placements[0].settings["options"]
+    assert "crash_after" not in campaign.placements[0].must_match["settings"]
+    assert any("died" in warning for warning in campaign.runs[-1].warnings)
+
+
+def test_one_that_goes_on_dying_is_given_up(bench: Bench) -> None:
+    tests = (Test(kind="tg", generated_tokens=64),)
+    campaign = bench(f"scripted/gpu:{FAST},crash_after=40,error_after=40", tests=tests, rounds=6)
+    outcomes = [run.outcome for run in campaign.runs]
+    assert outcomes == ["failed", "failed", "failed", "failed", "skipped", "skipped"]
+
+
+def test_samples_of_unlike_settings_are_not_put_together(bench: Bench) -> None:
+    tests = (Test(kind="pp", prompt_tokens=16), Test(kind="tg", generated_tokens=64))
+    campaign = bench(f"scripted/gpu:{FAST},error_after=40", tests=tests, rounds=3)
+    assert [run.outcome for run in campaign.runs] == ["finished"] * 3  # pp was measured; tg failed
+    assert "error_after" in campaign.placements[0].settings["options"]
+
+
+def test_one_that_quality_calls_broken_goes_one_rung_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong in a way that a short probe does not see."""
+    monkeypatch.setattr("trilithon.runtime.ladder._GARBAGE_DIVERGENCE", 1e9)
+    campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1", quality=True)
+    broken = campaign.placements[1]
+    assert broken.quality is not None
+    assert broken.quality.verdict == "same"
+    assert "wrong" not in broken.settings["options"]
+    assert any("called broken by the quality check" in warning for warning in campaign.runs[-1].warnings)
+
+
+def test_garbage_is_seen_before_the_first_round(bench: Bench) -> None:
+    campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1")
+    assert any("wrong answers" in warning for warning in campaign.runs[-1].warnings)
+
+
+def test_when_nothing_holds_its_runs_tell(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def useless(_: ScriptedEngine, placement: Placement) -> tuple[Rung, ...]:
+        return (Rung(name="nothing", settings=placement.settings),)
+
+    monkeypatch.setattr(ScriptedEngine, "ladder", useless)
+    campaign = bench(f"scripted/gpu:{FAST},crash_after=1")
+    (run,) = campaign.runs
+    assert run.outcome == "failed"
+    assert any("no settings were found that hold; the last tried ended so" in warning for warning in run.warnings)
+
+
+def test_both_halves_of_a_handover_are_set_on_theirs(bench: Bench) -> None:
+    campaign = bench(f"scripted/gpu:{FAST},crash_after=3+scripted/cpu:{FAST}")
+    (run,) = campaign.runs
+    assert any("runs with no crash_after" in warning for warning in run.warnings)
+    assert "crash_after" not in campaign.placements[0].must_match["prefill settings"]
