@@ -64,6 +64,7 @@ class Settings:
     """Everything that can be turned. None means: the engine's or the board's own choice.
 
     `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
+    `slots` is the number of KV caches of `context` tokens each, for as many conversations.
     `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
     """
 
@@ -76,18 +77,23 @@ class Settings:
     kv_type_v: str = "f16"
     flash_attention: FlashAttention = "auto"
     full_window_cache: bool = False
+    slots: int = 1
     options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """One way to run a model: file × build × unit × settings. `name` is unique within a campaign."""
+    """One way to run a model: file × build × unit × settings. `name` is unique within a campaign.
+
+    With `prefill`, a handover: that placement prefills, and this one decodes.
+    """
 
     name: str
     file: ModelFile
     build: Build
     unit: Unit
     settings: Settings
+    prefill: "Placement | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

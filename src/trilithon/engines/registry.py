@@ -1,8 +1,12 @@
 """Folders with builds of engines that the user added or had compiled here, kept in one small file."""
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,9 @@ from typing import Any
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
-__all__ = ["Registered", "add", "registered", "remove"]
+__all__ = ["Registered", "add", "built_folder", "check_name", "registered", "remove"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what `@BUILD` can spell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,39 +35,87 @@ def registered(configuration: Configuration) -> list[Registered]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return [Registered(name=e["name"], folder=Path(e["folder"]), facts=dict(e["facts"])) for e in entries]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it, and add the builds again") from error
 
 
 def add(configuration: Configuration, entry: Registered) -> None:
-    """Keep it; one of the same name or folder is replaced."""
-    known = [e for e in registered(configuration) if e.name != entry.name and e.folder != entry.folder]
-    _write(configuration, [*known, entry])
+    """Keep it; an entry of the same folder is replaced. Raises UserError for a name that cannot be spelled, or that
+    another folder has."""
+    check_name(entry.name)
+    with _locked(configuration):
+        known = [e for e in registered(configuration) if e.folder != entry.folder]
+        for other in known:
+            if other.name == entry.name:
+                raise UserError(
+                    f"{entry.name} is already the build in {other.folder}; choose another name with --name, or run: "
+                    f"trilithon engines remove {entry.name}"
+                )
+        _write(configuration, [*known, entry])
 
 
 def remove(configuration: Configuration, name: str) -> Registered:
     """Forget it; its folder stays. Raises UserError when there is none of that name."""
-    known = registered(configuration)
-    for entry in known:
-        if entry.name == name:
-            _write(configuration, [e for e in known if e is not entry])
-            return entry
+    with _locked(configuration):
+        known = registered(configuration)
+        for entry in known:
+            if entry.name == name:
+                _write(configuration, [e for e in known if e is not entry])
+                return entry
     names = ", ".join(e.name for e in known) or "none"
     raise UserError(f"no build called {name} was added; there are: {names}")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for one that a placement could not spell."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a build: write letters, digits, dot, dash and underscore")
+
+
+def built_folder(configuration: Configuration, name: str) -> Path:
+    """Where a build that was compiled here lies."""
+    return configuration.data / "builds" / name
 
 
 def _file(configuration: Configuration) -> Path:
     return configuration.data / "builds.json"
 
 
+@contextlib.contextmanager
+def _locked(configuration: Configuration) -> Iterator[None]:
+    """Reading and writing as one step, also with another process at it: it waits for us, and we for it."""
+    file = _file(configuration).with_suffix(".lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{file.parent} cannot be written: {error.strerror}; free some space there, check its permissions, or name "
+            "another folder with TRILITHON_DATA"
+        ) from error
+
+
 def _write(configuration: Configuration, entries: list[Registered]) -> None:
     """Whole or not at all, also when the power goes."""
     file = _file(configuration)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix="builds-", delete=False, encoding="utf-8") as new:
-        json.dump([asdict(e) | {"folder": str(e.folder)} for e in entries], new, indent=1)
-        new.flush()
-        os.fsync(new.fileno())
-    Path(new.name).replace(file)
+        try:
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+            Path(new.name).replace(file)
+        except BaseException:
+            Path(new.name).unlink()
+            raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name has to be on the disk too
+    finally:
+        os.close(folder)

@@ -1,0 +1,216 @@
+"""A build tried out with a tiny model: whether it does here what it says. Speed and quality are the campaign's."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from trilithon.bench.plan import Plan, resolve
+from trilithon.board.snapshot import read_board
+from trilithon.children.wire import Completion
+from trilithon.engines.base import Build, Placement, Rung, Unit
+from trilithon.engines.table import engine, engines
+from trilithon.errors import PlacementError, RunError
+from trilithon.measure.divergence import kl_divergence
+from trilithon.models.file import read_model_file
+from trilithon.models.synthetic import write_tiny_model
+from trilithon.runtime.runner import Runner
+from trilithon.settings import Configuration
+from trilithon.units import format_bytes
+
+__all__ = ["LIMIT_DIVERGENCE", "Answer", "Finding", "Trial", "reference_answer", "try_out"]
+
+LIMIT_DIVERGENCE = 0.1
+"""Nats from the reference's next-token distribution. Other kernels differ by 1e-6, 8-bit weights and activations on
+an NPU by 0.07 (published for Gemma-3-1B); wrong ones by 1 and more. How good it is within that, the bench says."""
+
+_TEXT = "Two stones stand upright and a third lies across them, as it has for four thousand years."
+_OTHER_TEXT = "9 8 7 6 5 4 3 2 1 0"
+_TOKENS = 8
+_CANDIDATES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`absent`: the build does not claim it, or it cannot be tried here."""
+
+    capability: str
+    outcome: Literal["works", "fails", "absent"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One build on one unit. `rung` names the safer setting that it needed; empty when its own did."""
+
+    placement: str
+    build: Build
+    unit: Unit
+    findings: tuple[Finding, ...]
+    rung: str = ""
+
+    @property
+    def tried(self) -> bool:
+        return any(finding.outcome != "absent" for finding in self.findings)
+
+    @property
+    def works(self) -> bool:
+        """Nothing failed; see also `tried`."""
+        return all(finding.outcome != "fails" for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a placement says to the fixed text: its tokens, and the log-probabilities of the next one by token id."""
+
+    tokens: tuple[int, ...]
+    next: Mapping[int, float]
+
+
+@dataclass(slots=True)
+class _Report:
+    """The findings so far; what raises RunError becomes a failing one, and ends the trial."""
+
+    findings: list[Finding] = field(default_factory=list)
+    step: str = "load"
+
+    def begin(self, capability: str) -> None:
+        self.step = capability
+
+    def note(self, fails: bool, detail: str) -> None:
+        self.findings.append(Finding(self.step, "fails" if fails else "works", detail))
+
+    def absent(self, detail: str) -> None:
+        self.findings.append(Finding(self.step, "absent", detail))
+
+
+async def reference_answer(configuration: Configuration, folder: Path) -> Answer | None:
+    """What the build that came as a package says on the CPU; None where there is none."""
+    for each in engines(configuration):
+        for build in each.builds():
+            if each.only_when_named or "cpu" not in build.units or Path(build.where).is_absolute():
+                continue
+            placement = _placement(build, "cpu", configuration, folder)
+            async with _opened(placement, configuration, folder / "reference") as runner:
+                tokens = await runner.tokenize(_TEXT)
+                return Answer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
+    return None
+
+
+async def try_out(
+    build: Build, unit: Unit, reference: Answer | None, configuration: Configuration, folder: Path
+) -> Trial:
+    """Try one build on one unit; where it fails, the safer settings of its engine's ladder in turn."""
+    name = f"{build.engine}@{build.name}/{unit}"
+    try:
+        placement = _placement(build, unit, configuration, folder)
+    except PlacementError as error:
+        return Trial(name, build, unit, (Finding("load", "absent", str(error)),))
+    rungs: Sequence[Rung] = engine(build.engine, configuration).ladder(placement)
+    own: Trial | None = None
+    for number, rung in enumerate([Rung(name="", settings=placement.settings), *rungs]):
+        attempt = replace(placement, settings=rung.settings)
+        findings = await _findings(attempt, reference, configuration, folder / f"{build.name}-{unit}-{number}")
+        trial = Trial(name, build, unit, findings, rung.name)
+        if trial.works:
+            return trial
+        own = own or trial
+    assert own is not None
+    return own
+
+
+async def _findings(
+    placement: Placement, reference: Answer | None, configuration: Configuration, folder: Path
+) -> tuple[Finding, ...]:
+    report = _Report()
+    started_ns = time.monotonic_ns()
+    try:
+        async with _opened(placement, configuration, folder) as runner:
+            report.note(False, f"{(time.monotonic_ns() - started_ns) / 1e9:.2f} s")
+            await _try(runner, placement.build, reference, report)
+    except RunError as error:
+        report.note(True, f"{error}; {error.advice}" if error.advice else str(error))
+    return tuple(report.findings)
+
+
+async def _try(runner: Runner, build: Build, reference: Answer | None, report: _Report) -> None:
+    report.begin("tokenise")
+    tokens = await runner.tokenize(_TEXT)
+    differs = reference is not None and tuple(tokens) != reference.tokens
+    report.note(differs, f"{len(tokens)} tokens{', others than the reference gives' * differs}")
+    report.begin("generate")
+    prompt = await _prompt(runner, tokens)
+    _, finished = await runner.complete(replace(prompt, max_tokens=_TOKENS))
+    count = finished.timings.predicted_n if finished.timings else _TOKENS
+    report.note(count != _TOKENS, f"{count} tokens")
+    report.begin("log-probabilities")
+    if "logprobs" not in build.features:
+        report.absent("this build gives none, so its answers were not held against the reference's")
+    else:
+        _hold(await _next(runner, prompt), reference, report)
+    report.begin("handover")
+    if "handover" not in build.features:
+        report.absent("this build cannot save a KV cache")
+    else:
+        await _try_handover(runner, prompt, report)
+
+
+def _hold(found: Mapping[int, float], reference: Answer | None, report: _Report) -> None:
+    if reference is None:
+        report.absent("there is no build from a package to hold them against")
+        return
+    divergence = kl_divergence(reference.next, found)
+    report.note(
+        not divergence <= LIMIT_DIVERGENCE,
+        f"KL divergence {divergence:.2g} from the packaged build's, at most {LIMIT_DIVERGENCE:g} is right",
+    )
+
+
+async def _try_handover(runner: Runner, prompt: Completion, report: _Report) -> None:
+    """Save a slot, put something else in it, restore it, and see that the prompt need not be evaluated again."""
+    prompt = replace(prompt, cache_prompt=True, slot=0)
+    await runner.timed(prompt)
+    saved = await runner.client.save_slot(0, "trial")
+    await runner.timed(replace(prompt, prompt=_OTHER_TEXT))
+    await runner.client.restore_slot(0, "trial")
+    timings = (await runner.timed(prompt)).timings
+    taken, count = timings.cache_n if timings else 0, len(prompt.prompt)
+    # The last token is evaluated anew in any case: its distribution is not in the cache.
+    report.note(taken < count - 1, f"{taken} of {count} tokens taken up, {format_bytes(saved.size_bytes)}")
+
+
+async def _prompt(runner: Runner, tokens: Sequence[int]) -> Completion:
+    """A request whose answer is plain text whatever the model would say: with random weights that may be half a
+    character, which some servers keep back and others refuse to send."""
+    plain = (await runner.tokenize(" a", add_special=False))[-1]
+    return Completion(prompt=tokens, max_tokens=1, ignore_eos=True, forced=plain)
+
+
+async def _next(runner: Runner, prompt: Completion) -> Mapping[int, float]:
+    candidates, _ = await runner.distribution(replace(prompt, candidates=_CANDIDATES))
+    if not candidates:
+        raise RunError("the engine gave no log-probabilities", cause="no log-probabilities")
+    return {candidate.token: candidate.logprob for candidate in candidates}
+
+
+def _placement(build: Build, unit: Unit, configuration: Configuration, folder: Path) -> Placement:
+    path = folder / "tiny.gguf"
+    if not path.exists():
+        write_tiny_model(path)
+    plan = Plan(model=path, tests=(), placements=(f"{build.engine}@{build.name}/{unit}",))
+    (placement,) = resolve(plan, read_model_file(path, folder), read_board(), configuration)
+    return placement
+
+
+@contextlib.asynccontextmanager
+async def _opened(placement: Placement, configuration: Configuration, folder: Path) -> AsyncIterator[Runner]:
+    async with Runner.open(
+        engine(placement.build.engine, configuration),
+        placement,
+        folder,
+        start_seconds=configuration.start_seconds,
+        hang_seconds=configuration.hang_seconds,
+    ) as runner:
+        yield runner

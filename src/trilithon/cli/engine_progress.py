@@ -1,0 +1,71 @@
+"""How far a compilation is, on stderr: a bar on a terminal, a line for every tenth elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from trilithon.units import format_duration
+
+__all__ = ["CompileProgress"]
+
+# The first files are small: what they took says little about the rest.
+_LEAST_FRACTION = 0.03
+
+
+class CompileProgress:
+    """A context manager that is called with what is being done, and the fraction of it that is done."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._shown = ("", -1)
+        self._began = (0.0, 0.0)
+        self._text = ""
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting", total=None, left="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, text: str, fraction: float | None) -> None:
+        left = self._left(text, fraction)
+        if self._bar is not None:
+            total = None if fraction is None else 1.0
+            self._bar.update(self._task, description=text, total=total, completed=fraction or 0.0, left=left)
+            return
+        shown = (text, int((fraction or 0.0) * 10))
+        if shown != self._shown:
+            percent = "" if fraction is None or not shown[1] else f" {fraction:.0%}"
+            line = f"{text}{percent}{', ' + left if left else ''}"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+        self._shown = shown
+
+    def _left(self, text: str, fraction: float | None) -> str:
+        now = time.monotonic()
+        if text != self._text:
+            self._text, self._began = text, (now, fraction or 0.0)
+        began, first = self._began
+        if fraction is None or fraction - first < _LEAST_FRACTION or fraction >= 1:
+            return ""
+        return f"about {format_duration((now - began) / (fraction - first) * (1 - fraction))} left"

@@ -1,0 +1,185 @@
+"""Whether this machine can compile llama.cpp: compiler, CMake, Vulkan's tools; and what to install where they lack."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trilithon.board.snapshot import read_board
+from trilithon.errors import UserError
+from trilithon.units import format_bytes
+
+__all__ = ["Toolchain", "choose_jobs", "find_toolchain", "require_space"]
+
+_CMAKE_LEAST = (3, 14)  # cmake_minimum_required of llama.cpp's CMakeLists.txt; ggml-vulkan's asks for 3.19
+_CMAKE_LEAST_VULKAN = (3, 19)
+_PROBE_SECONDS = 30.0
+# The server's largest files (server-context.cpp, httplib.cpp) took g++ 12 0.6 GiB each.
+_JOB_BYTES = 1 << 30
+_LEAST_BYTES = 3 << 28
+# Source and build folder took 0.3 GiB; a guess for Vulkan, whose generated shaders come on top.
+_SPACE_BYTES, _SPACE_VULKAN_BYTES = 1 << 30, 3 << 30
+
+# What is needed → its package, by the installer that a distribution has.
+_PACKAGES = {
+    "compiler": {"apt": "g++", "dnf": "gcc-c++", "pacman": "gcc", "zypper": "gcc-c++", "apk": "g++"},
+    "cmake": {"apt": "cmake", "dnf": "cmake", "pacman": "cmake", "zypper": "cmake", "apk": "cmake"},
+    "ninja": {"apt": "ninja-build", "dnf": "ninja-build", "pacman": "ninja", "zypper": "ninja", "apk": "ninja"},
+    "glslc": {"apt": "glslc", "dnf": "glslc", "pacman": "shaderc", "zypper": "shaderc", "apk": "shaderc"},
+    "vulkan": {
+        "apt": "libvulkan-dev",
+        "dnf": "vulkan-headers vulkan-loader-devel",
+        "pacman": "vulkan-headers vulkan-icd-loader",
+        "zypper": "vulkan-devel",
+        "apk": "vulkan-headers vulkan-loader-dev",
+    },
+    "spirv": {
+        "apt": "spirv-headers",
+        "dnf": "spirv-headers-devel",
+        "pacman": "spirv-headers",
+        "zypper": "spirv-headers",
+        "apk": "spirv-headers",
+    },
+}
+_INSTALL = {
+    "apt": "sudo apt install",
+    "dnf": "sudo dnf install",
+    "pacman": "sudo pacman -S",
+    "zypper": "sudo zypper install",
+    "apk": "sudo apk add",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """What will compile. `compiler` and `cmake` in their own words; `generator` is CMake's name for the build tool."""
+
+    compiler: str
+    cmake: str
+    generator: str
+    glslc: str = ""
+
+
+def find_toolchain(*, vulkan: bool) -> Toolchain:
+    """Raises UserError that names all that is missing and the one command that installs it, or what is too old."""
+    lacking = _lacking(vulkan)
+    if lacking:
+        things = ", ".join(text for _, text in lacking)
+        raise UserError(f"cannot compile here: {things}; {install_command([need for need, _ in lacking])}")
+    cmake = _first_line("cmake", "--version").removeprefix("cmake version ")
+    least = _CMAKE_LEAST_VULKAN if vulkan else _CMAKE_LEAST
+    if _version(cmake) < least:
+        raise UserError(
+            f"cmake {cmake} is too old: {least[0]}.{least[1]} or newer is needed; run: pip install --upgrade cmake"
+        )
+    if vulkan:
+        _require_vulkan_headers()
+    return Toolchain(
+        compiler=_first_line(_compiler() or "c++", "--version"),
+        cmake=cmake,
+        generator="Ninja" if shutil.which("ninja") else "Unix Makefiles",
+        glslc=_first_line("glslc", "--version") if vulkan else "",
+    )
+
+
+def install_command(needs: Sequence[str]) -> str:
+    """ "run: sudo apt install g++ cmake", for the distribution at hand; apt's names where it is not known."""
+    installer = next((each for each in _INSTALL if shutil.which(each)), "")
+    packages = " ".join(_PACKAGES[need][installer or "apt"] for need in needs)
+    return f"run: {_INSTALL[installer]} {packages}" if installer else f"install what Debian calls {packages}"
+
+
+def choose_jobs(wanted: int | None) -> int:
+    """Compilers to run at once: one per CPU that we may use, as far as the free memory goes. Raises UserError when
+    there is not even enough for one."""
+    board = read_board()
+    swap = max((board.swap_bytes or 0) - (board.swap_used_bytes or 0), 0)
+    free = (board.memory_available_bytes or 0) + swap
+    if board.memory_available_bytes is not None and free < _LEAST_BYTES:
+        raise UserError(
+            f"{format_bytes(free)} of memory are free and a compiler needs {format_bytes(_LEAST_BYTES)}; "
+            "stop other programs, or add swap"
+        )
+    if wanted is not None:
+        return wanted
+    cpus = len(os.sched_getaffinity(0))
+    return cpus if board.memory_available_bytes is None else max(min(cpus, free // _JOB_BYTES), 1)
+
+
+def require_space(folder: Path, *, vulkan: bool) -> None:
+    """Raises UserError when the disk is too full to compile in `folder`."""
+    needed = _SPACE_VULKAN_BYTES if vulkan else _SPACE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"compiling needs {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; "
+            "free some or name another folder with TRILITHON_CACHE"
+        )
+
+
+def _lacking(vulkan: bool) -> list[tuple[str, str]]:
+    """Each thing that is missing: its key among the packages, and what to call it."""
+    lacking = []
+    if _compiler() is None:
+        lacking.append(("compiler", "there is no C++ compiler"))
+    elif not _compiles("#include <charconv>\n#include <filesystem>\n", "-std=c++17"):
+        lacking.append(("compiler", f"{_first_line(_compiler() or '', '--version')} knows no C++17"))
+    if shutil.which("cmake") is None:
+        lacking.append(("cmake", "there is no cmake"))
+    if shutil.which("ninja") is None and shutil.which("make") is None:
+        lacking.append(("ninja", "there is neither ninja nor make"))
+    if vulkan and shutil.which("glslc") is None:
+        lacking.append(("glslc", "there is no glslc, which compiles Vulkan's shaders"))
+    if vulkan and _compiler() is not None:
+        if not _compiles("#include <vulkan/vulkan.hpp>\n", "-std=c++17"):
+            lacking.append(("vulkan", "there are no Vulkan headers"))
+        if not _compiles("#include <spirv/unified1/spirv.hpp>\n"):
+            lacking.append(("spirv", "there are no SPIR-V headers"))
+    return lacking
+
+
+def _require_vulkan_headers() -> None:
+    """ggml-vulkan.cpp (llama.cpp 0c1e570) uses VK_EXT_layer_settings, which the headers have since 1.3.272: compiled
+    against Debian 12's 1.3.239, it fails at that alone."""
+    if _compiles("#include <vulkan/vulkan_core.h>\n#ifndef VK_EXT_layer_settings\n#error too old\n#endif\n"):
+        return
+    raise UserError(
+        "the Vulkan headers are too old: 1.3.272 or newer is needed (Debian 13, Ubuntu 24.04); take a newer system, or "
+        "install Vulkan-Headers of Khronos into /usr/local"
+    )
+
+
+def _compiler() -> str | None:
+    """As CMake chooses it."""
+    return next((found for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if (found := _found(name))), None)
+
+
+def _found(name: str | None) -> str | None:
+    return shutil.which(name) if name else None
+
+
+def _compiles(code: str, *flags: str) -> bool:
+    """Whether the compiler takes `code`; its include paths count, and the Vulkan SDK's where one is set up."""
+    sdk = os.environ.get("VULKAN_SDK")
+    includes = [f"-I{sdk}/include"] if sdk else []
+    with tempfile.TemporaryDirectory(prefix="trilithon-probe-") as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text(code, encoding="ascii")
+        words = [_compiler() or "c++", *flags, *includes, "-E", str(source), "-o", os.devnull]
+        done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+    return done.returncode == 0
+
+
+def _first_line(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS, check=False, stdin=subprocess.DEVNULL)
+    lines = (done.stdout or done.stderr).decode(errors="replace").strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

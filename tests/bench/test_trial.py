@@ -1,0 +1,137 @@
+import asyncio
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trilithon.bench import trial as module
+from trilithon.bench.trial import Answer, Trial, reference_answer, try_out
+from trilithon.engines import programs
+from trilithon.engines.base import Build, Placement, Rung
+from trilithon.engines.llamacpp import LlamaCpp
+from trilithon.engines.scripted import ScriptedEngine
+from trilithon.engines.table import engine
+from trilithon.runtime.process import workspace
+from trilithon.settings import Configuration
+
+
+@pytest.fixture
+def configuration(home: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
+    monkeypatch.setattr(programs, "_packaged", lambda: None)  # a real GPU program takes its time to say what it is
+    return Configuration(data=home / "data", cache=home / "cache", hang_seconds=2, start_seconds=20)
+
+
+def packaged(configuration: Configuration) -> Build:
+    return next(build for build in engine("llama.cpp", configuration).builds() if build.name == "embedded")
+
+
+def tried(build: Build, configuration: Configuration, *, reference: Answer | None = None) -> Trial:
+    async def act() -> Trial:
+        with workspace() as folder:
+            found = reference or await reference_answer(configuration, folder)
+            return await try_out(build, "cpu", found, configuration, folder)
+
+    return asyncio.run(act())
+
+
+def outcomes(trial: Trial) -> dict[str, str]:
+    return {finding.capability: finding.outcome for finding in trial.findings}
+
+
+def test_the_packaged_build_works(configuration: Configuration) -> None:
+    trial = tried(packaged(configuration), configuration)
+    assert trial.placement == "llama.cpp@embedded/cpu"
+    assert (trial.works, trial.tried, trial.rung) == (True, True, "")
+    works = dict.fromkeys(("load", "tokenise", "generate", "log-probabilities", "handover"), "works")
+    assert outcomes(trial) == works
+    assert "KL divergence 0 " in trial.findings[3].detail
+
+
+def test_another_answer_than_the_reference_fails(configuration: Configuration) -> None:
+    wrong = Answer(tokens=(1, 2, 3), next={token: -math.log(64) for token in range(448, 512)})
+    trial = tried(packaged(configuration), configuration, reference=wrong)
+    assert not trial.works
+    assert outcomes(trial) == {
+        "load": "works",
+        "tokenise": "fails",
+        "generate": "works",
+        "log-probabilities": "fails",
+        "handover": "works",
+    }
+
+
+def test_what_a_build_does_not_claim_is_absent(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = replace(packaged(configuration), features=frozenset())
+    monkeypatch.setattr(LlamaCpp, "builds", lambda _: [build])
+    trial = tried(build, configuration)
+    assert trial.works
+    assert [name for name, outcome in outcomes(trial).items() if outcome == "absent"] == [
+        "log-probabilities",
+        "handover",
+    ]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, **script: str) -> Build:
+    """The scripted engine, told what to do whatever the placement says."""
+    launch = ScriptedEngine.launch
+
+    def told(self: ScriptedEngine, placement: Placement, folder: Path) -> object:
+        options = placement.settings.options or tuple(script.items())
+        return launch(self, replace(placement, settings=replace(placement.settings, options=options)), folder)
+
+    monkeypatch.setattr(ScriptedEngine, "launch", told)
+    (build,) = ScriptedEngine().builds()
+    return build
+
+
+@pytest.mark.parametrize(
+    ("script", "capability", "said"),
+    [
+        ({"refuse_start": "no memory today"}, "load", "did not start"),
+        ({"crash_after": "2"}, "generate", "died"),
+        ({"hang_after": "2"}, "generate", "no sign of life"),
+    ],
+)
+def test_a_failure_is_told_with_its_cause(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, script: dict[str, str], capability: str, said: str
+) -> None:
+    configuration = replace(configuration, hang_seconds=0.5)
+    trial = tried(scripted(monkeypatch, **script), configuration)
+    assert not trial.works
+    assert trial.findings[-1].capability == capability
+    assert trial.findings[-1].outcome == "fails"
+    assert said in trial.findings[-1].detail
+
+
+def test_the_ladder_is_gone_down(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash at its own settings, an answer on the second rung: the trial says which."""
+    build = replace(scripted(monkeypatch, crash_after="1"), features=frozenset())
+    monkeypatch.setattr(ScriptedEngine, "builds", lambda _: [build])
+
+    def ladder(_: object, placement: Placement) -> tuple[Rung, ...]:
+        def rung(name: str, **options: str) -> Rung:
+            return Rung(name=name, settings=replace(placement.settings, options=tuple(options.items())))
+
+        return rung("no flash attention", crash_after="2"), rung("fewer layers", prefill="100000")
+
+    monkeypatch.setattr(ScriptedEngine, "ladder", ladder)
+    nothing = Answer(tokens=(), next={})
+    monkeypatch.setattr(module, "reference_answer", lambda *_: nothing)
+
+    async def act() -> Trial:
+        with workspace() as folder:
+            return await try_out(build, "cpu", None, configuration, folder)
+
+    trial = asyncio.run(act())
+    assert trial.works
+    assert trial.rung == "fewer layers"
+
+
+def test_a_build_that_takes_no_such_file_is_not_tried(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaCpp, "refusal", lambda *_: "it runs RKLLM files alone")
+    trial = tried(packaged(configuration), configuration, reference=Answer((), {}))
+    assert (trial.tried, trial.works) == (False, True)
+    assert trial.findings[0].detail.endswith("it runs RKLLM files alone")
