@@ -40,7 +40,9 @@ def resolved(
 ) -> list[Placement]:
     plan = Plan(model=model, tests=tuple(tests), placements=tuple(spelled))
     found = resolve(plan, read_model_file(model, configuration.cache), read_board(), configuration)
-    return [replace(p, settings=replace(p.settings, full_window_cache=keep_window)) for p in found]
+    if not keep_window:
+        return found
+    return [replace(p, settings=replace(p.settings, full_window_cache=True)) for p in found]
 
 
 @contextlib.asynccontextmanager

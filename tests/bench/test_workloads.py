@@ -25,7 +25,7 @@ QUESTION = Test(kind="question", question="tell me about stones")
 @contextlib.asynccontextmanager
 async def opened(folder: Path, file: ModelFile, settings: Settings, name: str = "llama.cpp") -> AsyncIterator[Runner]:
     chosen = engine(name, Configuration(data=folder, cache=folder))
-    build = chosen.builds()[-1]
+    build = next(build for build in chosen.builds() if build.name in ("embedded", "builtin"))
     placement = Placement(name="p", file=file, build=build, unit="cpu", settings=settings)
     async with Runner.open(chosen, placement, folder / "run", start_seconds=60, hang_seconds=30) as runner:
         yield runner

@@ -604,3 +604,48 @@ def test_a_round_that_was_made_up_for_is_no_failure(trilithon: Program, home: Pa
         store.set_status(1, "interrupted")
         assert store.campaign(1).runs[-1].failure is not None, begun
     assert "interrupted" not in trilithon("results", "show", "1").stdout
+
+
+# -- handover
+
+
+def test_a_handover_is_measured_beside_its_halves(trilithon: Program, home: Path, tiny: Path) -> None:
+    halves = ("scripted/npu:prefill=8000,decode=25", "scripted/cpu:prefill=1000,decode=2000")
+    words = [word for name in (*halves, "+".join(halves)) for word in ("--placement", name)]
+    done = trilithon("bench", tiny, "-p", "1024", "-n", "16", "-pg", "1024,16", "-r", "1", "--no-quality", *words)
+    assert done.code == 0, done.stderr
+    campaign = campaign_of(home)
+    rates: dict[str, dict[str, float]] = {}
+    for run in campaign.runs:
+        assert run.outcome == "finished", run.failure
+        for sample in run.samples:
+            seconds = ((sample.prompt_ns or 0) + (sample.decode_ns or 0)) / 1e9
+            rates.setdefault(run.placement, {})[sample.test.name] = seconds
+    npu, cpu, both = (rates[name] for name in (*halves, "+".join(halves)))
+    assert both["pp1024+tg16"] < 0.8 * min(npu["pp1024+tg16"], cpu["pp1024+tg16"])
+    (handed,) = [run for run in campaign.runs if "+" in run.placement]
+    marks = next(sample.marks for sample in handed.samples if sample.test.name == "pp1024")
+    assert marks["prefill_elsewhere_ns"] > 0 and marks["transfer_ns"] > 0
+    record = next(placement for placement in campaign.placements if "+" in placement.name)
+    assert "prefill build" in record.must_match
+
+
+def test_a_handover_that_did_not_happen_is_said(trilithon: Program, home: Path, tiny: Path) -> None:
+    name = f"scripted/npu:refuse_start=broken+{GOOD}"
+    done = trilithon("bench", tiny, *SHORT, "--placement", name)
+    assert done.code == 0
+    (run,) = campaign_of(home).runs
+    assert any("scripted/npu:refuse_start=broken failed" in warning for warning in run.warnings)
+
+
+@pytest.mark.parametrize(
+    ("placement", "reason"),
+    [
+        ("scripted/npu+scripted/cpu+scripted/gpu", "two halves"),
+        ("llama.cpp/cpu:ctk=q8_0+llama.cpp/cpu:ctk=f16", "kv_type_k is q8_0 in one half and f16 in the other"),
+        ("scripted/npu+nothing/cpu", "unknown engine nothing"),
+    ],
+)
+def test_a_handover_that_cannot_be(trilithon: Program, home: Path, tiny: Path, placement: str, reason: str) -> None:
+    done = trilithon("bench", tiny, *SHORT, "--placement", placement)
+    assert done.code == 2 and is_one_line(done.stderr) and reason in done.stderr

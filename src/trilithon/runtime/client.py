@@ -13,7 +13,7 @@ from typing import Any
 
 import h11
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Progress, Timings, Token
+from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Progress, Timings, Token
 from trilithon.errors import Hung, Refused, RunError
 from trilithon.runtime.exchange import Exchange
 
@@ -26,6 +26,7 @@ _SECONDS_PER_PROMPT_TOKEN = 0.5
 _TEMPLATE_TOKENS = 512
 # How often within `hang_seconds` a server is asked what it is at, and a limit that only says: watched elsewhere.
 _LOOKS, _ANY_SECONDS = 4, 1e6
+_PROCESSING = re.compile(rb'"is_processing":\s*true')
 _DECODING = re.compile(rb'"n_decoded":\s*[1-9]')
 
 
@@ -63,6 +64,26 @@ class Client:
         reply = await self._call("POST", "/tokenize", {"content": text, "add_special": add_special})
         with _understood("/tokenize", reply):
             return [int(token) for token in reply["tokens"]]
+
+    async def rendered(self, request: Chat) -> str:
+        """The prompt that the model's template makes of the messages."""
+        reply = await self._call("POST", "/apply-template", {"messages": request.body(stream=False)["messages"]})
+        with _understood("/apply-template", reply):
+            return str(reply["prompt"])
+
+    async def save_slot(self, slot: int, name: str) -> Moved:
+        """Write the slot's KV cache to the file `name` in the folder that the launch gave the engine."""
+        return await self._moved(slot, "save", name, ("n_saved", "n_written"))
+
+    async def restore_slot(self, slot: int, name: str) -> Moved:
+        """Put what `save_slot` of a like engine wrote in place of the slot's KV cache."""
+        return await self._moved(slot, "restore", name, ("n_restored", "n_read"))
+
+    async def _moved(self, slot: int, action: str, name: str, counts: tuple[str, str]) -> Moved:
+        path = f"/slots/{slot}?action={action}"
+        reply = await self._call("POST", path, {"filename": name})
+        with _understood(path, reply):
+            return Moved(int(reply[counts[0]]), int(reply[counts[1]]), float(reply["timings"][f"{action}_ms"]))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         """The most probable next tokens after `request.prompt`, `request.candidates` of them, best first."""
@@ -130,6 +151,16 @@ class Client:
                 state, since = found, loop.time()
             if loop.time() - since > limit:
                 raise _hung(f"{limit:g}")
+
+    async def idle(self) -> bool:
+        """Whether no slot is at work; True also of a server that does not say. It answers between two batches."""
+        try:
+            slots = await self._fetch("GET", "/slots")
+        except (Refused, Disconnected):
+            return True
+        except Hung:
+            return False
+        return not _PROCESSING.search(slots)
 
     async def _slots(self) -> bytes | None:
         """What the server is at; None when it does not say (in the middle of a long batch it does not)."""

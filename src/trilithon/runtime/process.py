@@ -177,12 +177,13 @@ def _environment(launch: Launch) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def workspace() -> Iterator[Path]:
-    """A private folder for sockets and logs whose path is short enough for sockets; it goes at the end.
+def workspace(base: Path | None = None) -> Iterator[Path]:
+    """A private folder for sockets and logs whose path is short enough for sockets; it goes at the end. `base` is
+    where to make it, else a place is chosen.
 
     Also removes those that killed processes of this user have left. Raises UserError when there is no place for it.
     """
-    base = _base()
+    base = base or _base()
     _sweep(base)
     prefix = f"trilithon-{os.getpid()}-{_start_ticks(os.getpid())}-"
     try:
