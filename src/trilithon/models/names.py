@@ -1,0 +1,159 @@
+"""What users call a model: Ollama's names, repositories of Hugging Face, paths and URLs, told apart and checked.
+
+Ollama's grammar is `[host/][namespace/]model[:tag][@digest]` (types/model/name.go of Ollama): host up to 350
+characters of letters, digits and `_.:-`, namespace, model and tag up to 80, a namespace without dots. Parts become
+names of files, so that nothing else is let through: no `..`, no control character, no white space.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from trilithon.errors import ModelError
+
+__all__ = ["ModelName", "ModelPath", "ModelUrl", "Repository", "parse_reference"]
+
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_DIGEST = re.compile(r"sha256[-:]([0-9a-f]{64})")
+_FILE_SUFFIXES = (".gguf", ".rkllm")
+_HUB_HOSTS = ("hf.co", "huggingface.co")
+_LONGEST = 1024
+_MEND = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or a URL"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model's name in full. Its text leaves out what is the default."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+    digest: str = ""
+
+    DEFAULTS: ClassVar[tuple[str, str, str]] = ("registry.ollama.ai", "library", "latest")
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """The folders and the file of its manifest; every one is safe as a file name."""
+        return self.host.replace(":", "_port_"), self.namespace, self.model, self.tag
+
+    def same_as(self, other: "ModelName") -> bool:
+        """Names are one where they differ by case alone, as for Ollama: file systems may not tell them apart."""
+        return tuple(map(str.casefold, self.parts)) == tuple(map(str.casefold, other.parts))
+
+    def __str__(self) -> str:
+        host, namespace, _ = self.DEFAULTS
+        text = f"{self.model}:{self.tag}"
+        if self.host != host or self.namespace != namespace:
+            text = f"{self.namespace}/{text}"
+        if self.host != host:
+            text = f"{self.host}/{text}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository on Hugging Face; `choice` is a quantisation or a file name in it, empty to choose by the board."""
+
+    user: str
+    name: str
+    choice: str = ""
+
+    def __str__(self) -> str:
+        return f"hf.co/{self.user}/{self.name}" + (f":{self.choice}" if self.choice else "")
+
+    @property
+    def local_name(self) -> ModelName:
+        """What the store calls a model pulled from here, as Ollama does."""
+        return ModelName("hf.co", self.user.replace(".", "-"), self.name, self.choice or "latest")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUrl:
+    url: str
+
+
+Reference = ModelName | Repository | ModelPath | ModelUrl
+
+
+def parse_reference(text: str) -> Reference:
+    """Raises ModelError for what is none of these. A path is what looks like one (`/`, `./`, `../` or `~` at its
+    beginning, a known suffix at its end); whether it exists is not asked."""
+    if not text or len(text) > _LONGEST or any(ord(char) < 33 or ord(char) == 127 for char in text):
+        if text and _looks_like_path(text) and "\0" not in text and len(text) <= _LONGEST:
+            return _parse_path(text)
+        raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return _parse_url(text)
+    if _looks_like_path(text):
+        return _parse_path(text)
+    host, slash, rest = text.partition("/")
+    if slash and host.lower() in _HUB_HOSTS:
+        return _parse_repository(rest, text)
+    return _parse_name(text)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~")) or text.lower().endswith(_FILE_SUFFIXES)
+
+
+def _parse_path(text: str) -> ModelPath:
+    try:
+        return ModelPath(Path(text).expanduser())
+    except RuntimeError:
+        raise ModelError(f"{text[:80]!r}: no such user's home; write the path in full") from None
+
+
+def _parse_url(text: str) -> Reference:
+    """The page of a repository means the repository; anything else is a file to fetch."""
+    hub = re.fullmatch(r"https?://(?:www\.)?(?:hf\.co|huggingface\.co)/([^/?#]+/[^/?#]+)/?", text, re.IGNORECASE)
+    if hub:
+        return _parse_repository(hub[1], text)
+    return ModelUrl(text)
+
+
+def _parse_repository(rest: str, text: str) -> Repository:
+    path, _, choice = rest.partition(":")
+    user, _, name = path.partition("/")
+    if not _PART.fullmatch(user) or not _PART.fullmatch(name) or (choice and not _PART.fullmatch(choice)):
+        raise ModelError(f"repository {text[:80]!r} does not fit; write hf.co/user/repo or hf.co/user/repo:quant")
+    if ".." in path or ".." in choice:
+        raise ModelError(f"repository {text[:80]!r} holds ..; write hf.co/user/repo")
+    return Repository(user, name, choice)
+
+
+def _parse_name(text: str) -> ModelName:
+    path, at, digest = text.partition("@")
+    *front, last = path.split("/")
+    model, colon, tag = last.partition(":")
+    host, namespace, default_tag = ModelName.DEFAULTS
+    if front:
+        namespace = front[-1]
+    if len(front) == 2:
+        host = front[0]
+    name = ModelName(host, namespace, model, tag if colon else default_tag)
+    if at:
+        found = _DIGEST.fullmatch(digest)
+        if found is None:
+            raise ModelError(f"digest {digest[:80]!r} does not fit; write @sha256:… with 64 hexadecimal digits")
+        name = replace(name, digest=found[1])
+    fits = (
+        len(front) <= 2
+        and _HOST.fullmatch(name.host)
+        and _NAMESPACE.fullmatch(name.namespace)
+        and _PART.fullmatch(name.model)
+        and _PART.fullmatch(name.tag)
+        and ".." not in path
+    )
+    if not fits:
+        raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
+    return name
