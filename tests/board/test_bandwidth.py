@@ -47,6 +47,13 @@ def test_buffers_are_beyond_the_cache_and_within_the_memory(tmp_path: Path) -> N
     assert buffer_bytes(4, tiny) == 4 << 20
 
 
+@pytest.mark.parametrize("garbled", ["² kB", "9" * 5000 + " kB", "kB", "-1 kB"])
+def test_garbled_memory_is_taken_for_a_small_one(tmp_path: Path, garbled: str) -> None:
+    machine = machine_with(tmp_path, {}, None)
+    (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {garbled}\n")
+    assert buffer_bytes(1, machine) == buffer_bytes(1, Machine(tmp_path / "none"))
+
+
 def test_measures_this_machine_and_leaves_the_affinity() -> None:
     before = os.sched_getaffinity(0)
     rate = measure_bandwidth(seconds=0.1)

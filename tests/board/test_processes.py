@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trilithon.board.processes import oom_kills, read_process
 from trilithon.board.sysfs import Machine
 
@@ -36,11 +38,22 @@ def test_a_name_with_spaces_and_parentheses_hides_nothing(tmp_path: Path) -> Non
     assert (state.user_ticks, state.system_ticks, state.start_ticks, state.resident_pages) == (14, 15, 22, 24)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "7", "7 (a) R", "7 (a) R 1 2 3", f"7 (a) R {'x ' * 50}", f"7 (a) R {'9' * 5000} " * 9]
+)
+def test_a_garbled_process_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True)
+    (tmp_path / "proc/7/stat").write_text(content)
+    assert read_process(7, Machine(tmp_path)) is None
+
+
 def test_oom_kills_reads_the_counter(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     vmstat = tmp_path / "proc/vmstat"
     vmstat.write_text("nr_free_pages 5\noom_kill 7\nswap_ra 0\n")
     assert oom_kills(Machine(tmp_path)) == 7
     vmstat.write_text("nr_free_pages 5\noom_kill_other 7\n")
+    assert oom_kills(Machine(tmp_path)) is None
+    vmstat.write_text(f"oom_kill {'9' * 5000}\n")
     assert oom_kills(Machine(tmp_path)) is None
     assert oom_kills(Machine(tmp_path / "none")) is None

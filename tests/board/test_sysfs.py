@@ -1,5 +1,7 @@
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.board.sysfs import Machine, format_cpu_list, parse_cpu_list, parse_time_in_state
+from trilithon.board import sysfs
+from trilithon.board.sysfs import Machine, format_cpu_list, parse_count, parse_cpu_list, parse_time_in_state
 
 
 def write(root: Path, path: str, content: bytes) -> None:
@@ -87,6 +90,38 @@ def test_denied_is_told_apart_from_absent() -> None:
 def test_a_pipe_that_nobody_writes_to_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert Machine(tmp_path).text("/pipe") == ""
+
+
+def test_a_driver_that_does_not_answer_is_left_behind_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, answer, content = "/sys/class/thermal/thermal_zone0/temp", threading.Event(), sysfs._content
+
+    def stuck(place: str) -> bytes | None:
+        if place.endswith("temp"):
+            answer.wait(20)
+        return content(place)
+
+    monkeypatch.setattr(sysfs, "_content", stuck)
+    monkeypatch.setattr(sysfs, "_PATIENCE_SECONDS", 0.05)
+    write(tmp_path, path, b"45000\n")
+    write(tmp_path, "/sys/class/thermal/thermal_zone0/type", b"soc-thermal\n")
+    machine, before = Machine(tmp_path), threading.active_count()
+    began = time.monotonic()
+    assert [machine.integer(path) for _ in range(40)] == [None] * 40
+    assert time.monotonic() - began < 1  # it is waited for once
+    assert threading.active_count() == before + 1
+    assert machine.text("/sys/class/thermal/thermal_zone0/type") == "soc-thermal"
+    answer.set()
+    deadline = time.monotonic() + 5
+    while machine.integer(path) != 45000:
+        assert time.monotonic() < deadline
+
+
+@given(st.one_of(st.text(), st.integers().map(str), st.sampled_from(["9" * 5000, "²", "-1", ""])))
+def test_any_text_is_a_count_or_none(text: str) -> None:
+    count = parse_count(text)
+    assert count is None or (count >= 0 and count == int(text))
 
 
 def test_a_folder_and_an_endless_file_are_survived(tmp_path: Path) -> None:

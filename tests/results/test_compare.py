@@ -215,6 +215,7 @@ def test_what_failed_is_not_comparable_and_says_why() -> None:
         (GEMMA | {"parameters": 1_000_000_000}, False),
         (GEMMA | {"name": "qwen3-0.6b", "parameters": None}, False),
         (GEMMA | {"architecture": "qwen3"}, False),
+        ({"name": "gemma-3-270m", "architecture": "unknown"}, True),  # a converted file does not say
         ({"name": "renamed", "sha256": "ab"}, True),
     ],
 )

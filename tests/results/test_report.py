@@ -79,6 +79,8 @@ def test_the_order(html):
         "ggml_vulkan: 0 = Mali-G610",
         "What the checks found",
         "npu at 81 °C",
+        "What else is to be known",
+        "runs with flash attention off",
         "What was measured",
         "rk-llama.cpp b6822-rk2",
         "061b54daade076b5d3362dac252678d17da8c68f07560be70818cace6590cb1a",
@@ -113,6 +115,7 @@ def test_what_others_wrote_is_escaped(example, tmp_path):
             failure=run.failure
             and replace(run.failure, message=HOSTILE, cause=HOSTILE, advice=HOSTILE, last_words=(HOSTILE,)),
             warnings=(HOSTILE,),
+            remarks=(HOSTILE,),
         )
         for run in campaign.runs
     ]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from trilithon.board.sysfs import THIS_MACHINE, Machine
+from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count
 from trilithon.errors import UserError
 
 __all__ = ["buffer_bytes", "last_level_cache_bytes", "measure_bandwidth"]
@@ -68,8 +68,8 @@ def _kibibytes(text: str) -> int:
 
 
 def _available_bytes(machine: Machine) -> int:
-    words = machine.fields("/proc/meminfo").get("MemAvailable", "").split()
-    return int(words[0]) << 10 if words and words[0].isdigit() else _UNSAID_MEMORY_BYTES
+    kibibytes = parse_count(machine.fields("/proc/meminfo").get("MemAvailable", "").removesuffix(" kB"))
+    return _UNSAID_MEMORY_BYTES if kibibytes is None else kibibytes << 10
 
 
 def _read(cpu: int, size_bytes: int, pass_seconds: float, barrier: threading.Barrier) -> list[float]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trilithon.board.cooling import cooling_steps
-from trilithon.board.sysfs import Machine
+from trilithon.board.cooling import is_cooled
+from trilithon.board.sysfs import Machine, parse_count
 
-__all__ = ["Change", "Undone", "is_cooled", "make", "put_back", "tee"]
+__all__ = ["Change", "Undone", "make", "put_back", "tee"]
 
 # A driver may round a clock that it is told; the steps of every table are further apart.
 _ROUNDED_FRACTION = 0.01
@@ -65,11 +65,6 @@ def put_back(changes: Sequence[Change], machine: Machine) -> Undone:
     return Undone(tuple(change for change in changes if change in still), tuple(lines))
 
 
-def is_cooled(machine: Machine) -> bool:
-    """Whether the kernel holds clocks down now because something is hot."""
-    return any(cooling_steps(machine).values())
-
-
 def tee(changes: Iterable[Change]) -> str:
     """The command that a user types for what this process may not do."""
     paths: dict[str, list[str]] = {}
@@ -110,7 +105,7 @@ def _written(path: str, text: str, machine: Machine, *, cooled: bool) -> str:
 
 
 def _alike(shown: str, wanted: str) -> bool:
-    a, b = shown.strip(), wanted.strip()
-    if a.isdecimal() and b.isdecimal():
-        return abs(int(a) - int(b)) <= _ROUNDED_FRACTION * int(b)
-    return a == b
+    clock, wanted_clock = parse_count(shown.strip()), parse_count(wanted.strip())
+    if clock is not None and wanted_clock is not None:
+        return abs(clock - wanted_clock) <= _ROUNDED_FRACTION * wanted_clock
+    return shown.strip() == wanted.strip()

@@ -1,9 +1,9 @@
 """Findings about clocks: governors, limits, memory parked, slowed by heat or by a weak power supply, little cores."""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator
 
-from trilithon.board.cooling import cooling_steps
+from trilithon.board.cooling import CoolingDevice, is_cooled, read_cooling
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.processors import chip_facts
 from trilithon.board.snapshot import Board
@@ -44,12 +44,15 @@ def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
 
 def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
     """Heat lowers the same limit: what is being cooled is told by `_throttled`."""
+    limited: dict[tuple[int, int], list[int]] = {}
+    for policy in machine.glob(f"{_CPUFREQ}/policy*"):
+        limit, top = (machine.integer(f"{policy}/{name}") for name in ("scaling_max_freq", "cpuinfo_max_freq"))
+        if limit and top and limit < _LIMITED_FRACTION * top:
+            limited.setdefault((limit, top), []).extend(machine.cpus(f"{policy}/related_cpus") or ())
     low = [
-        f"cpu{format_cpu_list(cluster.cpus)} {cluster.limit_khz / 1e3:.0f} of {cluster.max_khz / 1e3:.0f} MHz"
-        for cluster in board.clusters
-        if cluster.limit_khz and cluster.max_khz and cluster.limit_khz < _LIMITED_FRACTION * cluster.max_khz
+        f"cpu{format_cpu_list(cpus)} {limit / 1e3:.0f} of {top / 1e3:.0f} MHz" for (limit, top), cpus in limited.items()
     ]
-    if low and not any(cooling_steps(machine).values()):
+    if low and not is_cooled(machine):
         loop = f"for p in {_CPUFREQ}/policy*; do cat $p/cpuinfo_max_freq > $p/scaling_max_freq; done"
         yield Finding("cpu-limit", "warning", "CPU clocks", f"limited to {', '.join(low)}", f"sudo sh -c '{loop}'")
 
@@ -83,31 +86,20 @@ def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
 
 
 def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
-    steps = cooling_steps(machine)
-    now = [f"{device} at step {step}" for device, step in steps.items() if step > 0]
-    told = (*_cooled_since_boot(machine, steps), *_below_top(machine), *_counted(machine))
+    devices = read_cooling(machine)
+    now = [f"{device.name} at step {device.step}" for device in devices if device.step]
+    told = (*_cooled_since_boot(devices), *_below_top(machine), *_counted(machine))
     if now or told:
         message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(told)}"
         mend = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
         yield Finding("throttled", "warning" if now else "note", "heat", message, mend)
 
 
-def _cooled_since_boot(machine: Machine, slowing: Container[str]) -> Iterator[str]:
-    """From the thermal framework's statistics, where the kernel keeps them (CONFIG_THERMAL_STATISTICS)."""
-    for folder in machine.glob("/sys/class/thermal/cooling_device*"):
-        kind = machine.text(f"{folder}/type")
-        cooled = machine.parsed(f"{folder}/stats/time_in_state_ms", _cooled_milliseconds)
-        if kind in slowing and cooled is not None and cooled >= _COOLED_MILLISECONDS:
-            yield f"{kind} for {cooled // 1000:,} s since boot, by heat"
-
-
-def _cooled_milliseconds(text: str) -> int:
-    """The time in all states but 0; lines are "state3\t1200". Raises ValueError for anything else."""
-    rows = [re.fullmatch(r"state(\d{1,4})\s+(\d{1,18})", line.strip(), re.ASCII) for line in text.splitlines()]
-    states = {int(row[1]): int(row[2]) for row in rows if row}
-    if len(states) != len(rows):
-        raise ValueError("time_in_state_ms: a line is not a state and a time")
-    return sum(spent for state, spent in states.items() if state > 0)
+def _cooled_since_boot(devices: Iterable[CoolingDevice]) -> Iterator[str]:
+    for device in devices:
+        slowed = device.slowed_milliseconds
+        if slowed is not None and slowed >= _COOLED_MILLISECONDS:
+            yield f"{device.name} for {slowed // 1000:,} s since boot, by heat"
 
 
 def _below_top(machine: Machine) -> Iterator[str]:
@@ -120,7 +112,8 @@ def _below_top(machine: Machine) -> Iterator[str]:
         slowed = total - ticks[max(ticks)]
         if total >= _LEAST_TICKS and slowed > _SLOWED_FRACTION * total:
             cpus = format_cpu_list(machine.cpus(f"{policy}/related_cpus") or ())
-            yield f"cpu{cpus} below its top clock {slowed / total:.0%} of the time since boot, though pinned now"
+            part = f"{slowed / total:.0%} of the time since boot"
+            yield f"cpu{cpus} below its top clock {part}, by heat or before it was pinned"
 
 
 def _counted(machine: Machine) -> Iterator[str]:

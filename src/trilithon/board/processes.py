@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trilithon.board.sysfs import THIS_MACHINE, Machine
+from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count
 
 __all__ = ["ProcessState", "oom_kills", "read_process"]
 
@@ -20,18 +20,16 @@ class ProcessState:
 
 
 def read_process(pid: int, machine: Machine = THIS_MACHINE) -> ProcessState | None:
-    """None when there is no such process."""
+    """None when there is no such process, or what the kernel says of it is garbled."""
     text = machine.text(f"/proc/{pid}/stat")
     # The second field is the program's name in parentheses, and may itself hold spaces and parentheses. Field N of
     # proc(5) is at N - 3 of what follows it.
     fields = (text or "").rpartition(")")[2].split()
-    if not fields:
-        return None
-    user, system, start, resident = (int(fields[number - 3]) for number in (14, 15, 22, 24))
-    return ProcessState(fields[0] in ("Z", "X"), user, system, start, resident)
+    counts = [parse_count(field) for number, field in enumerate(fields, start=3) if number in (14, 15, 22, 24)]
+    known = [count for count in counts if count is not None]
+    return ProcessState(fields[0] in ("Z", "X"), *known) if len(known) == 4 else None
 
 
 def oom_kills(machine: Machine = THIS_MACHINE) -> int | None:
     """How many processes the kernel has killed for want of memory since boot; None where it does not say."""
-    count = machine.fields("/proc/vmstat", None).get("oom_kill", "")
-    return int(count) if count.isdecimal() else None
+    return parse_count(machine.fields("/proc/vmstat", None).get("oom_kill"))

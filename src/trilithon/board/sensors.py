@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from trilithon.board.devfreq import devfreq_entries
 from trilithon.board.meters import meters
 from trilithon.board.probes import PLAUSIBLE, Channel, Parser, Probe, Reading, number
 from trilithon.board.processors import read_clusters
@@ -22,7 +23,6 @@ _CPUFREQ = "/sys/devices/system/cpu/cpufreq"
 # A board has one to three clocks for its CPUs; a PC has one per CPU, which would be too many lines and too many reads.
 _MOST_POLICIES = 8
 _MOST_CLOCKS = 64
-_UNITS = {"npu": "NPU", "gpu": "GPU", "dmc": "memory"}
 # CPUs whose temperature no thermal zone shows; elsewhere hwmon repeats the zones.
 _CPU_THERMOMETERS = ("coretemp", "k10temp", "zenpower")
 # At 4 Hz one second: a file that gives nothing for so long is not asked again.
@@ -200,12 +200,10 @@ def _clocks_and_loads(machine: Machine) -> Iterator[Probe]:
     for name, (_, paths) in groups.items():
         if paths:
             yield Probe("clock", paths, _highest(name), (name,))
-    for entry in machine.glob("/sys/class/devfreq/*"):
-        kind = entry.rpartition("/")[2].rpartition(".")[2]
-        if kind in _UNITS:
-            yield number("clock", _UNITS[kind], f"{entry}/cur_freq", 1.0)
-        if kind in ("gpu", "dmc"):  # the NPU's devfreq load is a stub of its driver
-            yield Probe("load", (f"{entry}/load",), _devfreq_load(_UNITS[kind]), (_UNITS[kind],))
+    for entry in devfreq_entries(machine):
+        yield number("clock", entry.title, f"{entry.folder}/cur_freq", 1.0)
+        if entry.unit != "npu":  # whose devfreq load is a stub of its driver
+            yield Probe("load", (f"{entry.folder}/load",), _devfreq_load(entry.title), (entry.title,))
     for path in ("/sys/kernel/debug/rknpu/load", "/proc/rknpu/load"):
         if _worth_asking(machine, path):
             yield Probe("load", (path,), lambda data, _: parse_npu_load(data[0]), most_bytes=4096)

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu
+from trilithon.board.devfreq import DevfreqUnit, devfreq_entries
 from trilithon.board.libraries import Runtime, find_runtimes
 from trilithon.board.processors import Cluster, big_cpus, chip_facts, physical_cores, read_clusters
 from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
@@ -26,7 +27,7 @@ _UNNAMED_BOARDS = {"", "Default string", "System Product Name", "To Be Filled By
 class Clock:
     """A devfreq clock: of the unit npu, gpu or memory; `device` is its entry in /sys/class/devfreq."""
 
-    unit: Literal["npu", "gpu", "memory"]
+    unit: DevfreqUnit
     device: str
     current_hz: int | None
     max_hz: int | None
@@ -67,7 +68,7 @@ class Board:
     open_files_hard: int | None
     page_size_bytes: int | None
 
-    def clock(self, unit: Literal["npu", "gpu", "memory"]) -> Clock | None:
+    def clock(self, unit: DevfreqUnit) -> Clock | None:
         return next((clock for clock in self.clocks if clock.unit == unit), None)
 
     def describe(self) -> str:
@@ -201,21 +202,17 @@ def _in_container(machine: Machine) -> bool:
 
 
 def _clocks(machine: Machine) -> tuple[Clock, ...]:
-    units: dict[str, Literal["npu", "gpu", "memory"]] = {"npu": "npu", "gpu": "gpu", "dmc": "memory"}
     clocks = []
-    for entry in machine.glob("/sys/class/devfreq/*"):
-        unit = units.get(Path(entry).name.rpartition(".")[2])
-        if unit is None:
-            continue
+    for entry in devfreq_entries(machine):
         # max_freq is what someone allows, not what the unit can: the table has the last word.
-        table = machine.integers(f"{entry}/available_frequencies") or ()
+        table = machine.integers(f"{entry.folder}/available_frequencies") or ()
         clocks.append(
             Clock(
-                unit=unit,
-                device=Path(entry).name,
-                current_hz=machine.integer(f"{entry}/cur_freq"),
-                max_hz=max((*table, machine.integer(f"{entry}/max_freq") or 0)) or None,
-                governor=machine.text(f"{entry}/governor"),
+                unit=entry.unit,
+                device=Path(entry.folder).name,
+                current_hz=machine.integer(f"{entry.folder}/cur_freq"),
+                max_hz=max((*table, machine.integer(f"{entry.folder}/max_freq") or 0)) or None,
+                governor=machine.text(f"{entry.folder}/governor"),
             )
         )
     return tuple(clocks)

@@ -1,7 +1,7 @@
 """Every read of /proc, /sys and /dev, and every write to them, goes through here, below a root that tests replace.
 
 What is absent, closed to this user or garbled is None, never 0 and never an exception; `access` tells absent
-from denied. Reads are bounded and never wait for a writer.
+from denied. Reads are bounded and never wait for a writer, nor for long for a driver.
 """
 
 import errno
@@ -9,12 +9,22 @@ import glob
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-__all__ = ["THIS_MACHINE", "Access", "Machine", "format_cpu_list", "parse_cpu_list", "parse_time_in_state"]
+__all__ = [
+    "THIS_MACHINE",
+    "Access",
+    "Machine",
+    "format_cpu_list",
+    "parse_count",
+    "parse_cpu_list",
+    "parse_integer",
+    "parse_time_in_state",
+]
 
 Access = Literal["absent", "denied", "readable"]
 Value = TypeVar("Value")
@@ -23,7 +33,13 @@ _MOST_BYTES = 1 << 20  # /proc/cpuinfo of a 256-thread server is about 400 kB; n
 _MOST_SEARCHED_BYTES = 64 << 20  # drivers and runtimes have 5 to 15 MB
 _PIECE_BYTES = 1 << 20
 _LARGEST_INTEGER = 1 << 64  # the kernel's numbers have 64 bits; what is larger is no number of its
+_MOST_DIGITS = 20  # of such a number
 _MOST_CPUS = 8192  # the kernel's own upper bound (NR_CPUS on x86-64)
+# Files whose reading asks a driver, and through it a part that may be dead; the others are read from memory.
+_ASKING = re.compile(r"/sys/class/.+/(temp|cur_state|cur_freq|\w+_alarm)|/sys/kernel/debug/.+|/proc/rknpu/.+")
+_PATIENCE_SECONDS = 1.0
+# The threads that wait for one for longer than that.
+_waiting: dict[str, threading.Thread] = {}
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 
@@ -53,11 +69,11 @@ class Machine:
             return None
 
     def integer(self, path: str) -> int | None:
-        return self.parsed(path, _integer)
+        return self.parsed(path, parse_integer)
 
     def integers(self, path: str) -> tuple[int, ...] | None:
         """Numbers with white space between them, as in `scaling_available_frequencies`."""
-        return self.parsed(path, lambda text: tuple(map(_integer, text.split())))
+        return self.parsed(path, lambda text: tuple(map(parse_integer, text.split())))
 
     def cpus(self, path: str) -> tuple[int, ...] | None:
         return self.parsed(path, parse_cpu_list)
@@ -166,21 +182,39 @@ class Machine:
         return f"{self.root}/{path.lstrip('/')}"
 
     def _bytes(self, path: str) -> bytes | None:
-        try:
-            # O_NONBLOCK: opening a pipe or a device that nobody serves would wait for ever.
-            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            return _read_all(descriptor)
-        except OSError:
-            # An attribute can be there and have no value now: EAGAIN, EINVAL, EIO, ENODEV, by driver.
-            return None
-        finally:
-            os.close(descriptor)
+        return _patiently(self._at(path)) if _ASKING.fullmatch(path) else _content(self._at(path))
 
 
 THIS_MACHINE = Machine()
+
+
+def _content(place: str) -> bytes | None:
+    try:
+        # O_NONBLOCK: opening a pipe or a device that nobody serves would wait for ever.
+        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_all(descriptor)
+    except OSError:
+        # An attribute can be there and have no value now: EAGAIN, EINVAL, EIO, ENODEV, by driver.
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _patiently(place: str) -> bytes | None:
+    """None after a second. The thread that waits stays behind, and until it has its answer nobody asks again."""
+    if place in _waiting and _waiting[place].is_alive():
+        return None
+    found: list[bytes | None] = []
+    # A daemon: one that a file holds for ever must not keep the program from ending.
+    thread = threading.Thread(target=lambda: found.append(_content(place)), name=f"reads {place}", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_SECONDS)
+    if thread.is_alive():
+        _waiting[place] = thread
+    return found[0] if found else None
 
 
 def _read_all(descriptor: int) -> bytes:
@@ -208,7 +242,15 @@ def _after(descriptor: int, marker: bytes, length: int) -> Iterator[str]:
         window = window[at if at >= 0 else max(0, len(window) - len(marker) + 1) :]
 
 
-def _integer(text: str) -> int:
+def parse_count(text: str | None) -> int | None:
+    """What a counter shows; None for what is none."""
+    if text is None or not text.isdecimal() or len(text) > _MOST_DIGITS:
+        return None
+    return int(text)
+
+
+def parse_integer(text: str) -> int:
+    """Raises ValueError, also for what is more than 64 bits."""
     value = int(text)
     if abs(value) > _LARGEST_INTEGER:
         raise ValueError("more than 64 bits")

@@ -25,10 +25,16 @@ def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
     if used is None or used < _SWAP_BYTES:
         return
     fits = available is not None and available - used > _LITTLE_MEMORY_BYTES
-    mend = "sudo swapoff -a && sudo swapon -a" if fits else _LARGEST_PROGRAMS
+    mend = _emptied(board) if fits else _LARGEST_PROGRAMS
     yield Finding(
         "swap-used", "warning", "swap", f"{format_bytes(used)} are in swap; reading them back slows a run", mend
     )
+
+
+def _emptied(board: Board) -> str:
+    """By name: `swapon -a` brings back what /etc/fstab lists, and so no zram that a service has set up."""
+    names = [shlex.quote(swap.path) for swap in board.swaps if swap.used_bytes] or ["-a"]
+    return " && ".join(f"sudo swapoff {name} && sudo swapon {name}" for name in names)
 
 
 def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from trilithon.board.changes import Change, is_cooled
+from trilithon.board.changes import Change
+from trilithon.board.cooling import is_cooled
+from trilithon.board.devfreq import devfreq_entries
 from trilithon.board.sysfs import Machine
 
 __all__ = ["CpuClock", "DevfreqClock", "IdleStates", "NpuDebugClock", "Tunable", "tunables"]
 
 _CPUS = "/sys/devices/system/cpu"
-_SUBJECTS = {"dmc": "memory clock", "gpu": "GPU clock", "npu": "NPU clock"}
 # RKLLM's own script for setting the clocks of this chip writes the NPU's there, and those for the others to devfreq.
 _NPU_BY_DEBUGFS = "rockchip,rk3562"
 _NPU_FILES = ("/sys/kernel/debug/rknpu/freq", "/proc/rknpu/freq")
@@ -259,14 +260,12 @@ def _devfreq_clocks(machine: Machine) -> Iterator[Tunable]:
         name == _NPU_BY_DEBUGFS or name.startswith(f"{_NPU_BY_DEBUGFS}-")
         for name in machine.strings("/proc/device-tree/compatible") or ()
     )
-    for folder in machine.glob("/sys/class/devfreq/*"):
-        unit = folder.rpartition("/")[2].rpartition(".")[2]
-        if unit == "npu" and by_debugfs:
-            clocks = [NpuDebugClock(path, f"{folder}/available_frequencies") for path in _NPU_FILES]
+    for entry in devfreq_entries(machine):
+        usable: list[NpuDebugClock] = []
+        if entry.unit == "npu" and by_debugfs:
+            clocks = [NpuDebugClock(path, f"{entry.folder}/available_frequencies") for path in _NPU_FILES]
             usable = [clock for clock in clocks if clock.available(machine)]
-            yield usable[0] if usable else DevfreqClock(_SUBJECTS[unit], folder)
-        elif unit in _SUBJECTS:
-            yield DevfreqClock(_SUBJECTS[unit], folder)
+        yield usable[0] if usable else DevfreqClock(f"{entry.title} clock", entry.folder)
 
 
 def _megahertz(hertz: int) -> str:

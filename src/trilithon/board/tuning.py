@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from trilithon.board import tuning_record
-from trilithon.board.changes import Change, is_cooled, make, put_back, tee
+from trilithon.board.changes import Change, make, put_back, tee
+from trilithon.board.cooling import is_cooled
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.board.tunables import Tunable, tunables
 from trilithon.errors import UserError

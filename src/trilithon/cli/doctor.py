@@ -34,7 +34,7 @@ class EngineRow:
     mend: str = ""
 
 
-def doctor_command(engine_rows: Callable[[], Sequence[EngineRow]]) -> click.Command:
+def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> click.Command:
     """The command; `engine_rows` is called when it runs."""
 
     @click.command("doctor")
@@ -50,7 +50,7 @@ def doctor_command(engine_rows: Callable[[], Sequence[EngineRow]]) -> click.Comm
         configuration = load_configuration()
         board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
         found = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
-        rows = engine_rows()
+        rows = engine_rows(board)
         if as_json:
             click.echo(json.dumps(report(board, found, rows), indent=2, ensure_ascii=False))
         else:

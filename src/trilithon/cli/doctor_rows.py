@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 
-def _engine_rows() -> Sequence[EngineRow]:
-    from trilithon.board.snapshot import read_board
+def _engine_rows(board: "Board") -> Sequence[EngineRow]:
     from trilithon.engines.table import engines
     from trilithon.settings import load_configuration
 
@@ -25,7 +24,6 @@ def _engine_rows() -> Sequence[EngineRow]:
     rows = [row for engine in found for row in _rows_of(engine, configuration)]
     builds = [build for engine in found if not engine.only_when_named for build in engine.builds()]
     units = {unit for build in builds for unit in build.units if not build.only_when_named(unit)}
-    board = read_board()
     rows += _troubles(configuration)
     return rows + [
         EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trilithon.results.compare import Row
     from trilithon.settings import Configuration
 
-__all__ = ["rows_of", "show_campaigns", "show_outcome", "write_pictures"]
+__all__ = ["rows_of", "show_campaigns", "show_outcome", "tell_of_runs", "write_pictures"]
 
 _WIDEST = 120
 
@@ -24,12 +24,10 @@ _WIDEST = 120
 def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output: str, folder: Path | None) -> None:
     """Print what was asked for on stdout, then write the report. With a data format stdout holds nothing else."""
     from trilithon.results.compare import summarise
-    from trilithon.results.statements import warning_lines
     from trilithon.results.verdict import verdict_sentence
 
     show_campaigns([campaign], output)
-    for line in warning_lines(campaign):
-        click.echo(f"warning: {line}", err=True)
+    tell_of_runs(campaign)
     as_table = output == "table"
     if as_table:
         click.echo(f"{verdict_sentence(campaign)}\n")
@@ -38,6 +36,16 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
         click.echo(path, err=not as_table)
     click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+
+
+def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
+    """On stderr, what disturbed its runs and what else there is to know of them."""
+    from trilithon.results.statements import remark_lines, warning_lines
+
+    for line in warning_lines(campaign):
+        click.echo(f"warning: {prefix}{line}", err=True)
+    for line in remark_lines(campaign):
+        click.echo(f"note: {prefix}{line}", err=True)
 
 
 def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:

@@ -60,7 +60,7 @@ def list_command(as_json: bool) -> None:
 )
 def show(campaigns: tuple[str, ...], output: str) -> None:
     """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
-    from trilithon.cli.outcome import rows_of, show_campaigns
+    from trilithon.cli.outcome import rows_of, show_campaigns, tell_of_runs
     from trilithon.results.formats import export_campaigns
     from trilithon.results.table import render_csv, render_jsonl
     from trilithon.results.verdict import verdict_sentence
@@ -75,7 +75,9 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
     else:
         show_campaigns(found, output)
         for each in found:
-            click.echo((f"{each.id}: " if len(found) > 1 else "") + verdict_sentence(each))
+            prefix = f"{each.id}: " if len(found) > 1 else ""
+            tell_of_runs(each, prefix)
+            click.echo(f"{prefix}{verdict_sentence(each)}")
 
 
 @results.command("compare")

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 
-__all__ = ["agreement", "kl_divergence", "surprise"]
+__all__ = ["SAME_DIVERGENCE", "agreement", "kl_divergence", "surprise"]
+
+# Nats per token up to which two ways to run one model count as the same; docs/methodology.md says why.
+SAME_DIVERGENCE = 0.03
 
 # Tokens outside both lists share what is left; it must not be taken for nothing.
 _LEAST = 1e-10

@@ -111,8 +111,9 @@ class SensorLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One placement in one round. `warnings` are what the checks before and after it found. `sensor_log` is None where
-    nothing was recorded: in imports, and in results of older versions."""
+    """One placement in one round. `warnings` say what disturbed it, `remarks` what else there is to know: settings that
+    were given up, what could not be measured. `sensor_log` is None where nothing was recorded: in imports, and in
+    results of older versions, which keep remarks among the warnings."""
 
     placement: str
     round: int
@@ -122,6 +123,7 @@ class Run:
     samples: tuple[Sample, ...] = ()
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     log: str = ""
     sensor_log: SensorLog | None = None
 

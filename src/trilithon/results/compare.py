@@ -256,7 +256,7 @@ def _other_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if a.get("sha256") and a.get("sha256") == b.get("sha256"):
         return ""
     told = f"different models: {a.get('name')} and {b.get('name')}"
-    if a.get("architecture") and b.get("architecture") and a["architecture"] != b["architecture"]:
+    if len({each["architecture"] for each in (a, b) if each.get("architecture") not in (None, "", "unknown")}) > 1:
         return told
     if a.get("parameters") and b.get("parameters"):
         fewer, more = sorted((a["parameters"], b["parameters"]))

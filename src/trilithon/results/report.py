@@ -86,6 +86,7 @@ def render_report(
         sections.answers(campaign),
         sections.failures(campaign),
         sections.warnings(campaign),
+        sections.remarks(campaign),
         sections.sensors(rows),
         sections.measured(campaign),
     ]

@@ -1,6 +1,6 @@
 """What stands below the figures in a report: quality, answers, failures, warnings, and what was measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample
@@ -9,7 +9,7 @@ from trilithon.results.markup import Html, element, joined, rows_of_cells, table
 from trilithon.results.table import quality_text, sensor_lines
 from trilithon.units import format_bytes, format_number
 
-__all__ = ["answers", "badge", "failures", "measured", "quality", "sensors", "warnings"]
+__all__ = ["answers", "badge", "failures", "measured", "quality", "remarks", "sensors", "warnings"]
 
 _SIZES = ("_bytes", "bytes_per_token")
 
@@ -112,17 +112,27 @@ def _failure(placement: str, outcome: str, runs: Sequence[Run]) -> Iterator[Html
 
 
 def warnings(campaign: Campaign) -> Html:
-    """Each different warning once, with the placements whose runs it touched."""
+    """What disturbed the runs."""
+    return _told("What the checks found", ((run.placement, run.warnings) for run in campaign.runs))
+
+
+def remarks(campaign: Campaign) -> Html:
+    """What else there is to know of the runs: settings that were given up, what could not be measured."""
+    return _told("What else is to be known", ((run.placement, run.remarks) for run in campaign.runs))
+
+
+def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
+    """Each different line once, with the placements whose runs it is about."""
     found: dict[str, dict[str, int]] = {}
-    for run in campaign.runs:
-        for warning in run.warnings:
-            counts = found.setdefault(warning, {})
-            counts[run.placement] = counts.get(run.placement, 0) + 1
+    for placement, lines in of_runs:
+        for line in lines:
+            counts = found.setdefault(line, {})
+            counts[placement] = counts.get(placement, 0) + 1
     items = [
-        element("li", warning, " ", element("span", f"({_placements(counts)})", class_="muted"))
-        for warning, counts in found.items()
+        element("li", line, " ", element("span", f"({_placements(counts)})", class_="muted"))
+        for line, counts in found.items()
     ]
-    return _section("What the checks found", element("ul", *items)) if items else Html("")
+    return _section(title, element("ul", *items)) if items else Html("")
 
 
 def sensors(rows: Sequence[Row]) -> Html:

@@ -60,7 +60,8 @@ INSERT_SAMPLE = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 FINISH_RUN = (
-    "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, log = ?, sensor_log = ? WHERE id = ?"
+    "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, remarks = ?, log = ?, sensor_log = ?"
+    " WHERE id = ?"
 )
 SELECT_PLACEMENTS = (
     "SELECT * FROM placements LEFT JOIN quality ON placement_id = placements.id WHERE campaign_id = ? ORDER BY id"
@@ -231,6 +232,7 @@ def run(row: sqlite3.Row, samples: tuple[Sample, ...]) -> Run:
         samples=samples,
         failure=_failure(row),
         warnings=tuple(unpack(row["warnings"])),
+        remarks=tuple(unpack(row["remarks"])),
         log="" if row["log"] is None else zlib.decompress(row["log"]).decode("utf-8", "surrogatepass"),
         sensor_log=_sensor_log(row["sensor_log"]),
     )

@@ -89,11 +89,14 @@ CREATE TABLE samples (
 CREATE INDEX samples_of_run ON samples (run_id);
 """
 
-_SENSORS = "ALTER TABLE runs ADD COLUMN sensor_log BLOB;\n"
+_SENSORS = """
+ALTER TABLE runs ADD COLUMN sensor_log BLOB;
+ALTER TABLE runs ADD COLUMN remarks TEXT NOT NULL DEFAULT '[]';
+"""
 
 MIGRATIONS: tuple[tuple[int, str, str], ...] = (
     (1, "campaigns, placements, quality, runs, samples", _RECORDS),
-    (2, "what the sensors told during a run", _SENSORS),
+    (2, "what the sensors told during a run, and remarks", _SENSORS),
 )
 """Number, what it brings, SQL. A released one stays as it is: old databases are opened for ever."""
 

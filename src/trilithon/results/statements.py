@@ -1,10 +1,12 @@
 """What a campaign shows of its placements beside each other, a sentence per test and pair."""
 
+from collections import Counter
+
 from trilithon.measure.metrics import HEADLINE
-from trilithon.measure.records import Campaign
+from trilithon.measure.records import Campaign, Run
 from trilithon.results.compare import Comparison, Row, compare_placements, summarise
 
-__all__ = ["comparison_lines", "comparison_text", "warning_lines"]
+__all__ = ["comparison_lines", "comparison_text", "remark_lines", "warning_lines"]
 
 
 def comparison_text(name: str, other: str, found: Comparison) -> str:
@@ -36,7 +38,7 @@ def warning_lines(campaign: Campaign) -> list[str]:
     """What disturbed the runs, one line per placement: "A: 3 of 5 runs were disturbed, one by this: …"."""
     lines = []
     for placement in campaign.placements:
-        runs = [run for run in campaign.runs if run.placement == placement.name and run.outcome != "skipped"]
+        runs = _runs(campaign, placement.name)
         disturbed = [run for run in runs if run.warnings]
         if disturbed:
             worst = max(disturbed, key=lambda run: len(run.warnings))
@@ -45,6 +47,22 @@ def warning_lines(campaign: Campaign) -> list[str]:
                 + "; ".join(worst.warnings)
             )
     return lines
+
+
+def remark_lines(campaign: Campaign) -> list[str]:
+    """What else there is to know of the runs, each once: "A: runs with flash attention off (2 of 5 runs)"."""
+    lines = []
+    for placement in campaign.placements:
+        runs = _runs(campaign, placement.name)
+        counts = Counter(remark for run in runs for remark in dict.fromkeys(run.remarks))
+        for remark, count in counts.items():
+            part = f" ({count} of {len(runs)} runs)" if count < len(runs) else ""
+            lines.append(f"{placement.name}: {remark}{part}")
+    return lines
+
+
+def _runs(campaign: Campaign, placement: str) -> list[Run]:
+    return [run for run in campaign.runs if run.placement == placement and run.outcome != "skipped"]
 
 
 def _best(rows: list[Row]) -> Row | None:

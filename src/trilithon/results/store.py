@@ -126,13 +126,15 @@ class Store:
         *,
         failure: Failure | None = None,
         warnings: Sequence[str] = (),
+        remarks: Sequence[str] = (),
         log: str = "",
         sensor_log: SensorLog | None = None,
     ) -> None:
         """`log` is what the child wrote; its last 256 KiB are kept."""
         failed = None if failure is None else rows.pack(failure)
-        packed = (rows.pack_log(log), rows.pack_sensor_log(sensor_log))
-        values = (outcome, finished_ns, failed, rows.pack(warnings), *packed, run_id)
+        told = (rows.pack(warnings), rows.pack(remarks))
+        logs = (rows.pack_log(log), rows.pack_sensor_log(sensor_log))
+        values = (outcome, finished_ns, failed, *told, *logs, run_id)
         with translated(self._path):
             changed = self._connection.execute(rows.FINISH_RUN, values).rowcount
         if not changed:
@@ -212,6 +214,7 @@ class Store:
             run.finished_ns,
             failure=run.failure,
             warnings=run.warnings,
+            remarks=run.remarks,
             log=run.log,
             sensor_log=run.sensor_log,
         )
