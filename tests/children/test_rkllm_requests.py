@@ -1,5 +1,7 @@
 """Request bodies for the RKLLM server: whatever comes is a request or an error of ours."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,13 +44,24 @@ NAMES = st.sampled_from(
         *("response_format", "mirostat", "repeat_penalty", "tool_choice", "top_logprobs", "repeat_last_n", "min_p"),
     ]
 )
-LEAVES = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=8)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.just(10**400)
+    | st.just("9" * 5000)
+    | st.floats()
+    | st.text(max_size=8)
+)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "text", "image_url", "url", "function", "name"]), inner
+            st.sampled_from(
+                ["role", "content", "type", "text", "image_url", "url", "function", "name", "tool_calls", "arguments"]
+            ),
+            inner,
         )
     ),
     max_leaves=6,
@@ -77,6 +90,27 @@ def test_any_body_is_a_request_or_our_error(body):
             continue
         assert isinstance(request, Generate)
         assert 1 <= request.limit <= 64
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"temperature": 10**400}, '"temperature" must be from 0 to 10'),
+        ({"logit_bias": [[5, 10**400]]}, "numbers up to 1e+09"),
+        ({"logit_bias": [[5, float("nan")]]}, "numbers up to 1e+09"),
+        ({"logit_bias": {"9" * 5000: 1}}, "no token of this model"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(body, words):
+    with pytest.raises(ApiError, match=re.escape(words)):
+        read_completion({"prompt": [5], "temperature": 0} | body, context=64, vocabulary=320, text=TEXT)
+
+
+@pytest.mark.parametrize("calls", [5, "x", [5], ["x"], {"a": 1}, [{"function": "ab"}], [{"name": "f"}]])
+def test_earlier_calls_that_are_none_are_refused(calls):
+    messages = [{"role": "assistant", "content": "x", "tool_calls": calls}]
+    with pytest.raises(ApiError, match="'tool_calls' must be an array"):
+        read_chat({"messages": messages}, context=64, text=TEXT, thinking=True, vision=NO_VISION)
 
 
 @given(BODIES)

@@ -12,20 +12,26 @@ def _diagnosis(code, log):
     return diagnose(code, log, killed_by_us=False, oom_kills_before=0, oom_kills_after=0)
 
 
+# Beside what the user sees of each (test_rkllm_messages.py): the last line of the server itself.
 @pytest.mark.parametrize(
     ("fault", "cause", "words"),
     [
-        ("platform", "this chip is not one that the NPU runtime takes", "run the model on another unit"),
-        ("unknown", "the NPU runtime cannot tell the chip", "the vendor's, 0.9.8 or newer"),
         ("target", "model converted for another chip", "get or convert it for this one"),
-        ("runtime", "NPU runtime older than the model", "install librkllmrt.so of the toolkit's version"),
-        ("old", "model too old for the NPU runtime", "convert it again"),
-        ("magic", "not an RKLLM model", "fetch it again"),
-        ("driver", "NPU driver cannot be opened", "`trilithon doctor`"),
-        ("memory", "out of NPU memory (IOMMU domains full)", "choose another domain"),
-        ("files", "too many open files", "ulimit -n 102400"),
         ("silent", "exit code 3", "returned -1 without a reason; most often its device may not be opened"),
         ("null", "exit code 3", "said that it worked, and gave no handle"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("platform", "this chip is not one that the NPU runtime takes", "run the model on another unit"),
+                ("unknown", "the NPU runtime cannot tell the chip", "the vendor's, 0.9.8 or newer"),
+                ("runtime", "NPU runtime older than the model", "install librkllmrt.so of the toolkit's version"),
+                ("old", "model too old for the NPU runtime", "convert it again"),
+                ("magic", "not an RKLLM model", "fetch it again"),
+                ("driver", "NPU driver cannot be opened", "`trilithon doctor`"),
+                ("memory", "out of NPU memory (IOMMU domains full)", "choose another domain"),
+                ("files", "too many open files", "ulimit -n 102400"),
+            )
+        ),
     ],
 )
 def test_each_message_of_a_load_has_its_cause_and_mend(fresh_rkllm, fault, cause, words):
@@ -54,6 +60,12 @@ def test_a_missing_model_and_a_missing_library(fresh_rkllm, tmp_path):
     server = fresh_rkllm(ready=False, options={"lora": str(tmp_path / "none")})
     code, log = server.end()
     assert (code, "the LoRA adapter cannot be opened; check its path" in log) == (3, True)
+
+
+def test_a_models_file_that_is_damaged_is_named(fresh_rkllm, tmp_path):
+    (tmp_path / "generation_config.json").write_text("[1]")
+    code, log = fresh_rkllm(ready=False, files=tmp_path).end()
+    assert (code, "generation_config.json cannot be used: it holds no object; fetch it again" in log) == (2, True)
 
 
 def test_options_that_are_wrong_are_named(fresh_rkllm):

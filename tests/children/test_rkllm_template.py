@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from trilithon.children import chat_template
 from trilithon.children.rkllm_template import Detokenizer, ModelText, plain_prompt
 from trilithon.errors import ModelError, UserError
 
@@ -230,3 +231,38 @@ def test_a_broken_character_does_not_hold_the_answer_back() -> None:
 def test_numbers_that_are_no_tokens(model: Path, token: int) -> None:
     with pytest.raises(UserError, match="is no token"):
         ModelText.beside(model).detokenize([token])
+
+
+FOR_EVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (FOR_EVER, "never ends"),
+        ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "never ends"),
+        ("{{ messages[0].content * 10 ** 13 }}", "MemoryError"),
+        ("{% include '/etc/hostname' %}", "no loader"),
+        ("{% import '/etc/hostname' as x %}{{ x }}", "no loader"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_hostile_template_is_ended(model: Path, monkeypatch: pytest.MonkeyPatch, template: str, words: str) -> None:
+    monkeypatch.setattr(chat_template, "_MOST_SECONDS", 0.2)
+    configure(model.parent, chat_template=template)
+    with pytest.raises(UserError, match=words):
+        ModelText.beside(model).chat(HELLO)
+
+
+@pytest.mark.parametrize("template", ["{{ 10 ** 100000 }}", "{{ 'x' * 10 ** 13 }}"])
+def test_a_hostile_constant_is_told_or_ended(model: Path, template: str) -> None:
+    """Jinja computes some of them when it reads the template."""
+    configure(model.parent, chat_template=template)
+    with pytest.raises((ModelError, UserError), match="template"):
+        ModelText.beside(model).chat(HELLO)
+
+
+def test_half_a_surrogate_pair_in_the_arguments_of_an_earlier_call(model: Path) -> None:
+    call = {"function": {"name": "add", "arguments": '{"city": "\\ud800"}'}}
+    prompt = ModelText.beside(model).chat([*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert prompt.tokens

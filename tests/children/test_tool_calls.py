@@ -176,3 +176,10 @@ def test_nothing_is_lost_and_every_call_is_valid(text: str) -> None:
     # What is kept stands in the order in which it was written.
     rest = iter(text)
     assert all(letter in rest for part in parts if isinstance(part, str) for letter in part)
+
+
+@pytest.mark.parametrize("announced", ["<tool_call>{", "[TOOL_CALLS]["])
+def test_a_model_that_announces_calls_for_ever_costs_little(announced: str) -> None:
+    text, started = announced * 6000, time.thread_time()
+    assert parse_tool_calls(text, ["weather"]) == (text, [])
+    assert time.thread_time() - started < 3  # some 20 s, were each looked for to the end

@@ -4,8 +4,12 @@ A template is a program that somebody else wrote. It runs in Jinja's sandbox, wi
 nothing more.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["ChatTemplate", "read_chat_template"]
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+_MOST_SECONDS = 5.0  # of computing; what is not meant to go on for ever takes milliseconds
+_MOST_LETTERS = 32 << 20
+
+# What a template's expressions raise is Python's own: "x" + 1, a missing key, a division by zero, a text of terabytes.
+_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError)
 
 
 class ChatTemplate:
@@ -46,14 +57,53 @@ class ChatTemplate:
         }
         if enable_thinking is not None:
             variables["enable_thinking"] = enable_thinking
+        template = self._with_tools if tools else self._plain
         try:
-            return (self._with_tools if tools else self._plain).render(variables)
-        # What a template's expressions raise is Python's own: "x" + 1, a missing key, a division by zero.
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split())
+            with _limited(_MOST_SECONDS):
+                return _joined(template.generate(variables))
+        except (TemplateError, *_FAULTS) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"the model's chat template refuses this conversation: {reason}; change it") from error
-        except RecursionError as error:
+        except (RecursionError, _NeverEnds) as error:
             raise UserError("the model's chat template never ends; take another conversion of the model") from error
+
+
+class _NeverEnds(Exception):
+    """A template computes on and on, or writes more than any model reads."""
+
+
+def _joined(pieces: Iterator[str]) -> str:
+    found, letters = [], 0
+    for piece in pieces:
+        found.append(piece)
+        letters += len(piece)
+        if letters > _MOST_LETTERS:
+            raise _NeverEnds
+    return "".join(found)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises _NeverEnds in what runs for longer. Only a signal can break off Python's own loops, and it comes to the
+    main thread alone, which is where a server renders; elsewhere there is no limit. The runtime's threads compute
+    too, so the process's clock rings, and this thread's own decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    end = time.thread_time() + seconds
+
+    def look(*_: object) -> None:
+        if time.thread_time() > end:
+            raise _NeverEnds
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.siginterrupt(signal.SIGVTALRM, False)  # the driver's calls in those threads are not to be broken off
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds / 10, seconds / 10)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _compiled(text: str, where: Path) -> "Template":
@@ -77,9 +127,10 @@ def _compiled(text: str, where: Path) -> "Template":
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     try:
-        return environment.from_string(text)
-    except (TemplateError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        with _limited(_MOST_SECONDS):  # constant expressions are computed here already
+            return environment.from_string(text)
+    except (TemplateError, RecursionError, _NeverEnds, *_FAULTS) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{where}: the chat template is damaged: {reason}; fetch the file again") from error
 
 

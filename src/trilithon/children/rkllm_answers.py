@@ -5,14 +5,14 @@ Field names as the server of llama.cpp b11434 was seen to give them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from trilithon.children.llama_bodies import timings_body, usage_body
 from trilithon.children.rkllm_answering import Ended, Generate, Given, Probability
 from trilithon.children.rkllm_slot import Slot
 from trilithon.children.rkllm_template import IMAGE_TAG, ModelText
 from trilithon.children.text_stream import Piece
 from trilithon.children.tool_calls import ToolCall, ToolCallStream
-from trilithon.children.wire import Timings
 
 __all__ = [
     "About",
@@ -22,22 +22,8 @@ __all__ = [
     "describe_props",
     "describe_slots",
     "embeddings_body",
-    "metrics_text",
     "pieces_of",
 ]
-
-_METRICS: Final = (
-    ("counter", "prompt_tokens_total", "Prompt tokens evaluated"),
-    ("counter", "prompt_tokens_cached_total", "Prompt tokens taken from the cache"),
-    ("counter", "prompt_seconds_total", "Time spent on prompts"),
-    ("counter", "tokens_predicted_total", "Tokens generated"),
-    ("counter", "tokens_predicted_seconds_total", "Time spent generating"),
-    ("counter", "n_tokens_max", "Longest sequence so far"),
-    ("gauge", "prompt_tokens_seconds", "Mean prompt rate in tokens per second"),
-    ("gauge", "predicted_tokens_seconds", "Mean generation rate in tokens per second"),
-    ("gauge", "requests_processing", "Requests under way"),
-    ("gauge", "requests_deferred", "Requests that wait"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,21 +35,6 @@ class About:
     created: int
     text: ModelText
     vision: bool
-
-
-def _timings_body(timings: Timings) -> dict[str, float]:
-    steps = timings.predicted_n - 1
-    return {
-        "cache_n": timings.cache_n,
-        "prompt_n": timings.prompt_n,
-        "prompt_ms": timings.prompt_ms,
-        "prompt_per_token_ms": timings.prompt_ms / timings.prompt_n if timings.prompt_n else 0.0,
-        "prompt_per_second": timings.prompt_n / timings.prompt_ms * 1e3 if timings.prompt_ms else 0.0,
-        "predicted_n": timings.predicted_n,
-        "predicted_ms": timings.predicted_ms,
-        "predicted_per_token_ms": timings.predicted_ms / steps if steps > 0 else 0.0,
-        "predicted_per_second": max(steps, 0) / timings.predicted_ms * 1e3,
-    }
 
 
 def _candidate_body(about: About, token: int, logprob: float) -> dict[str, Any]:
@@ -144,7 +115,7 @@ class CompletionShape:
             "stop_type": ended.stop_type,
             "stopping_word": ended.stopping_word,
             "tokens_cached": prompt + max(ended.timings.predicted_n - 1, 0),
-            "timings": _timings_body(ended.timings),
+            "timings": timings_body(ended.timings),
         }
 
     def _prompt_text(self) -> str:
@@ -204,10 +175,10 @@ class ChatShape:
 
     def closing(self, ended: Ended) -> list[dict[str, Any]]:
         rest = [self._chunk(delta) for delta in self._last_deltas(ended)]
-        last, timings = self._chunk({}, self._finish_reason(ended)), _timings_body(ended.timings)
+        last, timings = self._chunk({}, self._finish_reason(ended)), timings_body(ended.timings)
         options = self.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
-            usage = {**self._chunk({}), "choices": [], "usage": _usage(ended), "timings": timings}
+            usage = {**self._chunk({}), "choices": [], "usage": usage_body(ended.timings), "timings": timings}
             return [*rest, last, usage]
         return [*rest, {**last, "timings": timings}]
 
@@ -223,7 +194,7 @@ class ChatShape:
         if self.request.candidates:
             choice["logprobs"] = {"content": self.probabilities}
         whole = self._chunk({}) | {"object": "chat.completion", "choices": [choice]}
-        return {**whole, "usage": _usage(ended), "timings": _timings_body(ended.timings)}
+        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings)}
 
     def _deltas(self, piece: Piece) -> list[dict[str, Any]]:
         if piece.reasoning:
@@ -264,17 +235,6 @@ class ChatShape:
 
 def _call_body(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def _usage(ended: Ended) -> dict[str, Any]:
-    timings = ended.timings
-    prompt = timings.cache_n + timings.prompt_n
-    return {
-        "completion_tokens": timings.predicted_n,
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + timings.predicted_n,
-        "prompt_tokens_details": {"cached_tokens": timings.cache_n},
-    }
 
 
 def pieces_of(tokens: Sequence[int], detokenize: Callable[[list[int]], str]) -> list[dict[str, Any]]:
@@ -348,25 +308,3 @@ def describe_slots(slot: Slot) -> list[dict[str, Any]]:
             "next_token": [{"n_decoded": slot.decoded}],
         }
     return [one]
-
-
-def metrics_text(slot: Slot) -> str:
-    """Prometheus' text format, with llama-server's names."""
-    totals = slot.totals
-    prompt_seconds, predicted_seconds = totals.prompt_ms / 1e3, totals.predicted_ms / 1e3
-    values: dict[str, float] = {
-        "prompt_tokens_total": totals.prompt_tokens,
-        "prompt_tokens_cached_total": totals.cached_tokens,
-        "prompt_seconds_total": prompt_seconds,
-        "tokens_predicted_total": totals.generated,
-        "tokens_predicted_seconds_total": predicted_seconds,
-        "n_tokens_max": totals.longest,
-        "prompt_tokens_seconds": totals.prompt_tokens / prompt_seconds if prompt_seconds else 0,
-        "predicted_tokens_seconds": totals.generated / predicted_seconds if predicted_seconds else 0,
-        "requests_processing": int(slot.processing),
-        "requests_deferred": slot.waiting,
-    }
-    return "".join(
-        f"# HELP llamacpp:{name} {help_text}\n# TYPE llamacpp:{name} {kind}\nllamacpp:{name} {values[name]}\n"
-        for kind, name, help_text in _METRICS
-    )

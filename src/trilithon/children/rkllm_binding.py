@@ -310,10 +310,9 @@ class Abi:
         return hasattr(self.result, "perf")
 
     def declare(self, library: ctypes.CDLL) -> None:
-        """Give the library's functions their types. Raises AttributeError for one that is not there."""
+        """Give the library's functions their types. Raises UnknownAbi when one is not there."""
         handle, status = c_void_p, c_int
         callback = POINTER(self.callbacks_struct) if self.callbacks_struct else self.callback
-        library.rkllm_createDefaultParam.restype = self.param
         functions: dict[str, list[Any]] = {
             "createDefaultParam": [],
             "init": [POINTER(handle), POINTER(self.param), callback],
@@ -333,7 +332,11 @@ class Abi:
         if self.has_chat_template:
             functions["set_chat_template"] = [handle, c_char_p, c_char_p, c_char_p]
         for name, arguments in functions.items():
-            function = getattr(library, f"rkllm_{name}")
+            function = getattr(library, f"rkllm_{name}", None)
+            if function is None:
+                raise UnknownAbi(
+                    f"the library lacks a function of RKLLM {self.name}: rkllm_{name}; take another build of it"
+                )
             function.argtypes = arguments
             function.restype = self.param if name == "createDefaultParam" else status
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from trilithon.children.llama_bodies import NUMBER_LIMIT, chat_limits, field_of, fitting, inputs_of, stop_words
 from trilithon.children.rkllm_answering import Generate
 from trilithon.children.rkllm_structs import GREEDY, Picture, Prompt, Sampling
 from trilithon.children.rkllm_template import ModelText
@@ -53,6 +54,7 @@ _WINDOWS = (64, -1)  # llama-server's, and "the whole context"; how far the runt
 _DEFAULT = Sampling(top_k=40, top_p=0.9, temperature=0.8, repeat_penalty=1.1)
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-3, 10.0
 _ALL_TOKENS = 100_000
+_MOST_DIGITS = 11
 _GREEDY_WORDS = ("n_probs", "logprobs", "logit_bias")
 
 
@@ -62,17 +64,6 @@ class ChatRequest:
 
     generate: Generate
     tools: frozenset[str]
-
-
-def _field(body: Mapping[str, Any], name: str, kind: type[_T], default: _T) -> _T:
-    value = body.get(name)
-    if value is None:
-        return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return kind(value)  # type: ignore[call-arg]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ApiError(400, f'"{name}" must be of type {kind.__name__}')
-    return value
 
 
 def _refuse_what_is_not_there(body: Mapping[str, Any], *, greedy: bool) -> None:
@@ -88,7 +79,7 @@ def _refuse_what_is_not_there(body: Mapping[str, Any], *, greedy: bool) -> None:
 
 def _sampling(body: Mapping[str, Any]) -> Sampling:
     temperature = _within(body, "temperature", _DEFAULT.temperature, 0, _MOST_TEMPERATURE)
-    top_k = _field(body, "top_k", int, _DEFAULT.top_k)
+    top_k = field_of(body, "top_k", int, _DEFAULT.top_k)
     plain = Sampling(
         repeat_penalty=_within(body, "repeat_penalty", _DEFAULT.repeat_penalty, 0.1, 10),
         frequency_penalty=_within(body, "frequency_penalty", 0.0, -2, 2),
@@ -108,18 +99,10 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
 
 
 def _within(body: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    value = _field(body, name, float, float(default))
+    value = field_of(body, name, float, float(default))
     if not low <= value <= high:
         raise ApiError(400, f'"{name}" must be from {low:g} to {high:g}')
     return value
-
-
-def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
-    stop = body.get("stop") or []
-    words = [stop] if isinstance(stop, str) else stop
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ApiError(400, '"stop" must be a string or a list of strings')
-    return tuple(word for word in words if word)
 
 
 def _bias(body: Mapping[str, Any], text: ModelText) -> dict[int, float]:
@@ -130,10 +113,13 @@ def _bias(body: Mapping[str, Any], text: ModelText) -> dict[int, float]:
     for pair in pairs if isinstance(pairs, list) else [None]:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[1], int | float):
             raise ApiError(400, '"logit_bias" must be a list of pairs of a token and a number')
-        token = int(pair[0]) if str(pair[0]).isdecimal() else text.token(str(pair[0]))
+        named = str(pair[0])
+        token = int(named) if named.isdecimal() and len(named) < _MOST_DIGITS else text.token(named)
         if token is None:
-            raise ApiError(400, f'"logit_bias" names {pair[0]!r}, which is no token of this model')
-        bias[token] = -1e9 if pair[1] is False else float(pair[1])
+            raise ApiError(400, f'"logit_bias" names {named[:99]!r}, which is no token of this model')
+        if not abs(pair[1]) <= NUMBER_LIMIT:
+            raise ApiError(400, f'"logit_bias" must have numbers up to {NUMBER_LIMIT:g}')
+        bias[token] = -NUMBER_LIMIT if pair[1] is False else float(pair[1])
     return bias
 
 
@@ -143,7 +129,7 @@ def _generate(
     sampling = _sampling(body)
     _refuse_what_is_not_there(body, greedy=sampling.top_k == 1)
     known = not isinstance(prompt, str)
-    bias, ignore_eos = _bias(body, text), _field(body, "ignore_eos", bool, False)
+    bias, ignore_eos = _bias(body, text), field_of(body, "ignore_eos", bool, False)
     if (candidates or bias) and sampling != GREEDY:
         # The runtime gives scores in place of an answer; the choice is then made here, and only the plainest one.
         named = next((name for name in _GREEDY_WORDS if body.get(name)), "top_logprobs")
@@ -155,9 +141,9 @@ def _generate(
     return Generate(
         prompt=prompt,
         limit=max(min(limit, room) if limit >= 0 else room, 1),  # one token is sampled even where none is asked for
-        cache=_field(body, "cache_prompt", bool, True),
+        cache=field_of(body, "cache_prompt", bool, True),
         sampling=sampling,
-        stop=_stop(body),
+        stop=stop_words(body),
         ignore_eos=ignore_eos,
         candidates=candidates,
         bias=bias,
@@ -174,8 +160,8 @@ def read_completion(body: Mapping[str, Any], *, context: int, vocabulary: int, t
         prompt = _not_empty(body["prompt"])
     else:
         prompt = read_tokens(body["prompt"], context=context, vocabulary=vocabulary, text=text)
-    limit = _field(body, "n_predict", int, _field(body, "max_tokens", int, -1))
-    candidates = max(_field(body, "n_probs", int, 0), 0)
+    limit = field_of(body, "n_predict", int, field_of(body, "max_tokens", int, -1))
+    candidates = max(field_of(body, "n_probs", int, 0), 0)
     return _generate(body, prompt, limit=limit, candidates=candidates, context=context, text=text)
 
 
@@ -195,9 +181,7 @@ def read_tokens(prompt: Any, *, context: int, vocabulary: int, text: ModelText) 
         raise ApiError(501, "several prompts in one request: send them one by one", _UNSUPPORTED)
     else:
         tokens = [token for place, part in enumerate(prompt) for token in _part(part, place, vocabulary, text)]
-    if not tokens:
-        raise ApiError(400, '"prompt" must not be empty')
-    return _fitting(tokens, context)
+    return fitting(tokens, context)
 
 
 def _part(part: Any, place: int, vocabulary: int, text: ModelText) -> Sequence[int]:
@@ -206,13 +190,6 @@ def _part(part: Any, place: int, vocabulary: int, text: ModelText) -> Sequence[i
     if type(part) is not int or not 0 <= part < (vocabulary or 1 << 31):
         raise ApiError(400, "Prompt contains invalid tokens")
     return (part,)
-
-
-def _fitting(tokens: list[int], context: int) -> list[int]:
-    if len(tokens) >= context:
-        message = f"request ({len(tokens)} tokens) exceeds the available context size ({context} tokens)"
-        raise ApiError(400, message, "exceed_context_size_error", n_prompt_tokens=len(tokens), n_ctx=context)
-    return tokens
 
 
 def _told(work: Callable[[], _T]) -> _T:
@@ -225,14 +202,12 @@ def _told(work: Callable[[], _T]) -> _T:
 
 def read_chat(body: Mapping[str, Any], *, context: int, text: ModelText, thinking: bool, vision: Vision) -> ChatRequest:
     thinks = _thinks(body, thinking)
-    limits = [body[name] for name in ("max_completion_tokens", "max_tokens", "n_predict") if body.get(name) is not None]
-    limit = _field({"max_tokens": limits[0]} if limits else {}, "max_tokens", int, -1)
-    candidates = max(_field(body, "top_logprobs", int, 0), 1) if _field(body, "logprobs", bool, False) else 0
+    limit, candidates = chat_limits(body)
     picture = _picture(body, vision)
     rendered = RenderedPrompt("", None, False) if picture else chat_prompt(body, text=text, thinking=thinking)
     generate = _generate(
         body,
-        rendered.text if rendered.tokens is None else _fitting(list(rendered.tokens), context),
+        rendered.text if rendered.tokens is None else fitting(list(rendered.tokens), context),
         limit=limit,
         candidates=candidates,
         context=context,
@@ -265,7 +240,7 @@ def chat_prompt(body: Mapping[str, Any], *, text: ModelText, thinking: bool) -> 
 
 
 def _thinks(body: Mapping[str, Any], default: bool) -> bool:
-    words = _field(body, "chat_template_kwargs", dict, {})
+    words = field_of(body, "chat_template_kwargs", dict, {})
     if unknown := words.keys() - {"enable_thinking"}:
         message = f'"chat_template_kwargs" takes enable_thinking alone; leave out {", ".join(sorted(unknown))}'
         raise ApiError(400, message, _UNSUPPORTED)
@@ -281,6 +256,7 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ApiError(400, "'messages' must be an array of objects, and not empty")
     for message in messages:
         _check_content(message.get("content"))
+        _check_calls(message.get("tool_calls") or [])
     return messages
 
 
@@ -292,6 +268,13 @@ def _check_content(content: Any) -> None:
     for part in content:
         if part.get("type") not in ("text", "image_url"):
             raise ApiError(400, f"content of the type {part.get('type')} is not taken; there are text and image_url")
+
+
+def _check_calls(calls: Any) -> None:
+    if not isinstance(calls, list) or not all(
+        isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
+    ):
+        raise ApiError(400, "'tool_calls' must be an array of objects with a function")
 
 
 def _tools(body: Mapping[str, Any]) -> list[Any]:
@@ -308,11 +291,4 @@ def _tool_names(body: Mapping[str, Any]) -> frozenset[str]:
 
 def read_inputs(body: Mapping[str, Any], *, context: int, vocabulary: int, text: ModelText) -> list[list[int]]:
     """The inputs of an embeddings request: one text, one list of tokens, or a list of either."""
-    given = body.get("input", body.get("content"))
-    if given is None:
-        raise ApiError(400, '"input" or "content" must be provided')
-    several = isinstance(given, list) and all(isinstance(part, str | list) for part in given)
-    inputs = given if several else [given]
-    if not inputs:
-        raise ApiError(400, '"input" must not be empty')
-    return [read_tokens(part, context=context, vocabulary=vocabulary, text=text) for part in inputs]
+    return [read_tokens(part, context=context, vocabulary=vocabulary, text=text) for part in inputs_of(body)]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from ctypes import c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from trilithon.children.rkllm_structs import (
 from trilithon.engines.rkllm_options import CONTEXT_STEP, LoadOptions
 
 __all__ = ["LoadFailed", "Perf", "Runtime", "RuntimeFailed", "Step"]
+
+
+_LAST = (c.FINISH, c.ERROR)
+"""After these a run has nothing left to abort."""
 
 
 class RuntimeFailed(Exception):
@@ -88,9 +93,9 @@ class _Call:
             self.failed |= state == c.ERROR
         except Exception as error:  # noqa: BLE001 (it is raised again once the runtime has returned)
             self.error = self.error or error
-            self._runtime.cancel()
-        if self._runtime.cancelled:
-            self._runtime.cancel()  # again, in case that the first came too early for the runtime
+            self._runtime.cancelled = True
+        if self._runtime.cancelled and state not in _LAST:
+            self._runtime.cancel()  # also again, in case that the first came too early for the runtime
         return c.GO_ON
 
     def _take(self, result: Any, state: int) -> None:
@@ -102,7 +107,7 @@ class _Call:
         if state in (c.NORMAL, c.WAITING) and self.hidden is None and self.logits is None:
             step = Step(result.token_id, result.text or b"", time.monotonic_ns())
             if not self._runtime.cancelled and not self._on_step(step):
-                self._runtime.cancel()
+                self._runtime.cancelled = True
         elif state == c.FINISH and self._runtime.abi.has_perf:
             self.perf = _perf(result.perf)
 
@@ -137,8 +142,8 @@ class Runtime:
         self.cancelled = False
         self._library = library
         self._log = log
-        self._handle = ctypes.c_void_p()
-        self._handle_lock = threading.Lock()
+        self._handle = c_void_p()
+        self._aborting = threading.Lock()
         self._call: _Call | None = None
         # Kept here: C holds no reference, and a callback that is collected crashes the runtime.
         self._callback = abi.callback(self._on_result)
@@ -147,7 +152,7 @@ class Runtime:
     @classmethod
     @contextlib.contextmanager
     def open(cls, library: Path, model: Path, options: LoadOptions) -> Iterator["Runtime"]:
-        """Load the model. Raises LoadFailed, UnknownAbi or OSError."""
+        """Load the model. Raises LoadFailed, RuntimeFailed (for the adapter), UnknownAbi or OSError."""
         version = c.embedded_version(library)
         abi = c.find_abi(options.abi or version)
         with ExitStack() as stack:
@@ -167,26 +172,32 @@ class Runtime:
         self._log.mark()
         param = self._library.rkllm_createDefaultParam()
         fill_param(param, model, self.context, self.options, sampling)
+        handle = c_void_p()  # what a load that failed leaves in it is not to be touched
         if self.abi.callbacks_struct is not None:
             callbacks = self.abi.callbacks_struct(result=self._callback)
             self._kept = [param, callbacks]
-            status = self._library.rkllm_init(ctypes.byref(self._handle), ctypes.byref(param), ctypes.byref(callbacks))
+            status = self._library.rkllm_init(ctypes.byref(handle), ctypes.byref(param), ctypes.byref(callbacks))
         else:
             self._kept = [param]
-            status = self._library.rkllm_init(ctypes.byref(self._handle), ctypes.byref(param), self._callback)
+            status = self._library.rkllm_init(ctypes.byref(handle), ctypes.byref(param), self._callback)
         text = self._log.text()
-        if status != 0 or not self._handle.value:  # older ones return 0 with no handle (rknn-llm#156)
+        if status != 0 or not handle.value:  # older ones return 0 with no handle (rknn-llm#156)
             raise _load_failure(status, text)
-        self.facts = load_facts(text)
+        self._handle, self.facts = handle, load_facts(text)
 
     def _load_adapter(self) -> None:
-        if self.options.lora:
-            adapter = c.LoraAdapter(os.fsencode(self.options.lora), ADAPTER, self.options.lora_scale)
+        if not self.options.lora:
+            return
+        adapter = c.LoraAdapter(os.fsencode(self.options.lora), ADAPTER, self.options.lora_scale)
+        self._kept.append(adapter)
+        try:
             self._checked(self._library.rkllm_load_lora(self._handle, ctypes.byref(adapter)), "load the LoRA adapter")
+        except RuntimeFailed:
+            self._unload()  # or the next request would run without it
+            raise
 
     def _unload(self) -> None:
-        with self._handle_lock:  # nobody may abort on what is gone
-            handle, self._handle = self._handle, ctypes.c_void_p()
+        handle, self._handle = self._handle, c_void_p()
         if handle.value:
             self._library.rkllm_destroy(handle)
 
@@ -236,6 +247,7 @@ class Runtime:
     def clear(self) -> None:
         """Forget the keys and values, so that the next run evaluates its whole prompt. 1.1.4 has no call for it."""
         self._take_up(self.sampling)
+        self._log.mark()
         if self.abi.clear_arguments == 2:
             self._checked(self._library.rkllm_clear_kv_cache(self._handle, 0), "clear its cache")
         elif self.abi.clear_arguments:
@@ -258,9 +270,14 @@ class Runtime:
     def cancel(self) -> None:
         """End the run under way within one token; harmless when there is none."""
         self.cancelled = True
-        with self._handle_lock:
-            if self._handle.value:
-                self._library.rkllm_abort(self._handle)
+        # Only a run is aborted: an abort of nothing might end the next one, and one in a load or another call is
+        # nothing that the runtime expects. Whoever finds the lock taken may go: the other one aborts already.
+        if self._aborting.acquire(blocking=False):
+            try:
+                if self._call is not None:
+                    self._library.rkllm_abort(self._handle)
+            finally:
+                self._aborting.release()
 
     def _take_up(self, sampling: Sampling) -> None:
         """Before 1.3.0 the sampling parameters belong to the load, so others cost loading the model again."""
@@ -302,7 +319,8 @@ class Runtime:
         try:
             status = self._library.rkllm_run(self._handle, ctypes.byref(given.struct), ctypes.byref(infer.struct), None)
         finally:
-            self._call = None
+            with self._aborting:
+                self._call = None
         if call.error is not None:
             raise call.error
         if (status != 0 or call.failed) and not self.cancelled:

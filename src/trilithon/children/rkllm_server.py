@@ -25,13 +25,14 @@ from starlette.routing import Route
 
 from trilithon.children import rkllm_answers as answers
 from trilithon.children import rkllm_requests as requests
+from trilithon.children.llama_bodies import metrics_text
 from trilithon.children.rkllm_answering import Ended
 from trilithon.children.rkllm_binding import UnknownAbi
 from trilithon.children.rkllm_runtime import LoadFailed, Runtime, RuntimeFailed
 from trilithon.children.rkllm_slot import NothingToSave, Slot
 from trilithon.children.rkllm_template import ModelText
 from trilithon.children.rkllm_vision import open_encoder
-from trilithon.children.serving import ApiError, EventStream, event, serve, until_closed
+from trilithon.children.serving import ApiError, EventStream, event, read_body, saved_name, serve, until_closed
 from trilithon.engines.rkllm_options import CONTEXT_STEP, LoadOptions
 from trilithon.errors import RunError, TrilithonError, UserError
 from trilithon.models.rkllm_file import companion
@@ -42,16 +43,6 @@ _Shape = answers.ChatShape | answers.CompletionShape
 _Handler = Callable[[Request], Awaitable[Response]]
 
 _NOT_LOADED = 3
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise ApiError(500, f"the request is not JSON: {error}", "server_error") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "the request must be a JSON object")
-    return body
 
 
 class _Wire:
@@ -114,19 +105,21 @@ class _Wire:
         return JSONResponse(answers.describe_slots(self._slot))
 
     async def _metrics(self, _: Request) -> Response:
-        return PlainTextResponse(answers.metrics_text(self._slot))
+        return PlainTextResponse(
+            metrics_text(self._slot.totals, processing=self._slot.processing, waiting=self._slot.waiting)
+        )
 
     async def _models(self, _: Request) -> Response:
         vocabulary, size_bytes = await self._slot.vocabulary(), self._file.stat().st_size
         return JSONResponse(answers.describe_models(self._about, self._slot, vocabulary, size_bytes))
 
     async def _completion(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         generate = requests.read_completion(body, context=self._context, vocabulary=self._vocabulary, text=self._text)
         return await self._answer(request, body, answers.CompletionShape(self._about, generate, body))
 
     async def _chat(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         read = requests.read_chat(
             body, context=self._context, text=self._text, thinking=self._options.thinking, vision=self._vision
         )
@@ -169,20 +162,20 @@ class _Wire:
         raise AssertionError("an answer has an end")
 
     async def _embeddings(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         inputs = requests.read_inputs(body, context=self._context, vocabulary=self._vocabulary, text=self._text)
         vectors = await until_closed(request.receive, self._slot.embed(inputs))
         return JSONResponse(answers.embeddings_body(self._about.model, inputs, vectors or []))
 
     async def _tokenize(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         self._need_tokenizer()
         tokens = self._text.tokenize(str(body.get("content", "")), add_special=bool(body.get("add_special")))
         pieces = answers.pieces_of(tokens, self._text.detokenize) if body.get("with_pieces") else tokens
         return JSONResponse({"tokens": pieces})
 
     async def _detokenize(self, request: Request) -> Response:
-        tokens = (await _body(request)).get("tokens", [])
+        tokens = (await read_body(request)).get("tokens", [])
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise ApiError(400, '"tokens" must be a list of token ids')
         self._need_tokenizer()
@@ -193,7 +186,7 @@ class _Wire:
             raise ApiError(501, f"there is no tokenizer; {self._text.note}", "not_supported_error")
 
     async def _apply_template(self, request: Request) -> Response:
-        rendered = requests.chat_prompt(await _body(request), text=self._text, thinking=self._options.thinking)
+        rendered = requests.chat_prompt(await read_body(request), text=self._text, thinking=self._options.thinking)
         return JSONResponse({"prompt": rendered.text})
 
     async def _slot_action(self, request: Request) -> Response:
@@ -206,9 +199,7 @@ class _Wire:
             return JSONResponse({"id_slot": 0, "n_erased": await self._slot.erase()})
         if action not in ("save", "restore"):
             raise ApiError(400, "Invalid action")
-        name = (await _body(request)).get("filename")
-        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise ApiError(400, "Invalid filename")
+        name = saved_name(await read_body(request))
         verb, counts = ("saved", "written") if action == "save" else ("restored", "read")
         try:
             found = await (self._slot.save if action == "save" else self._slot.restore)(Path(self._options.slots, name))
@@ -253,11 +244,14 @@ def _ends(model: Path, text: ModelText) -> frozenset[int]:
         path = companion(model, name)
         try:
             values = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be used: {error}; fetch it again, or remove it") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path} cannot be used: it holds no object; fetch it again, or remove it")
         ids, token = values.get("eos_token_id"), values.get("eos_token")
         found += ids if isinstance(ids, list) else [ids]
-        found.append(text.token(token["content"] if isinstance(token, dict) else token) if token else None)
+        word = token.get("content") if isinstance(token, dict) else token
+        found.append(text.token(word) if isinstance(word, str) else None)
     return frozenset(token for token in found if type(token) is int)
 
 

@@ -8,19 +8,18 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from trilithon.children.llama_bodies import Totals
 from trilithon.children.rkllm_answering import Answering, Ended, Generate, Given
 from trilithon.children.rkllm_log import Reason
 from trilithon.children.rkllm_runtime import Runtime, RuntimeFailed
 from trilithon.children.rkllm_template import ModelText
-from trilithon.children.wire import Timings
 
-__all__ = ["NothingToSave", "Slot", "Totals"]
+__all__ = ["NothingToSave", "Slot"]
 
 _T = TypeVar("_T")
 
@@ -30,27 +29,6 @@ _ABORT_SECONDS = 0.02
 
 class NothingToSave(Exception):
     """The slot holds nothing that could be saved, or nothing of which the tokens are known."""
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counters since the start of the process."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prompt_ms: float = 0.0
-    generated: int = 0
-    predicted_ms: float = 0.0
-    longest: int = 0
-
-    def add(self, timings: Timings) -> None:
-        self.prompt_tokens += timings.prompt_n
-        self.cached_tokens += timings.cache_n
-        self.prompt_ms += timings.prompt_ms
-        self.generated += timings.predicted_n
-        self.predicted_ms += timings.predicted_ms
-        self.longest = max(self.longest, timings.cache_n + timings.prompt_n + timings.predicted_n)
 
 
 class Slot:
@@ -93,7 +71,8 @@ class Slot:
             def tell(given: Given) -> None:
                 loop.call_soon_threadsafe(told.put_nowait, given)
 
-            answering = Answering(self.runtime, self._text, self._ends, request, tell, self.tokens)
+            kept, self.tokens = self.tokens, []  # not known again before it has ended well
+            answering = Answering(self.runtime, self._text, self._ends, request, tell, kept)
             self.totals.requests, self.decoded = self.totals.requests + 1, 0
             async with self._in_thread(answering.run) as work:
                 work.add_done_callback(lambda _: told.put_nowait(None))
@@ -116,8 +95,6 @@ class Slot:
         try:
             yield future
         finally:
-            if not future.done():
-                self.tokens = []
             while not future.done():
                 self.runtime.cancel()
                 await asyncio.wait([future], timeout=_ABORT_SECONDS)
@@ -157,12 +134,15 @@ class Slot:
             raise NothingToSave("there is no evaluated prompt of which the tokens are known; send one first")
         tokens = list(self.tokens)
         await self._do(lambda: self.runtime.generate(tokens, limit=1, on_step=lambda _: True, save=path))
+        self.tokens = tokens  # another request may have come before
         _beside(path).write_text(json.dumps(tokens))
         return len(tokens), path.stat().st_size
 
     async def restore(self, path: Path) -> tuple[int, int]:
         """Tokens and bytes read. Raises OSError, ValueError or RuntimeFailed where there is no such cache."""
-        tokens = [int(token) for token in json.loads(_beside(path).read_text())]
+        tokens = json.loads(_beside(path).read_text())
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            raise ValueError(f"{_beside(path).name} is no list of tokens; save it again")
         size_bytes = path.stat().st_size
         await self._do(lambda: self.runtime.load_cache(path))
         self.tokens = tokens

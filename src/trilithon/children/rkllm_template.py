@@ -102,7 +102,8 @@ class ModelText:
         return Prompt(text, tuple(self.tokenize(text)), opens_reasoning(text))
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
-        return list(self._need().encode(text, add_special_tokens=add_special).ids)
+        whole = text.encode(errors="replace").decode()  # half a surrogate pair, which JSON can carry, is no text
+        return list(self._need().encode(whole, add_special_tokens=add_special).ids)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         self._check(tokens)

@@ -25,9 +25,10 @@ from starlette.routing import Route
 
 from trilithon.children import scripted_answers as answers
 from trilithon.children import scripted_requests as requests
+from trilithon.children.llama_bodies import metrics_text
 from trilithon.children.scripted_model import BOS, VOCABULARY
 from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece, Slot
-from trilithon.children.serving import ApiError, EventStream, event, serve, until_closed
+from trilithon.children.serving import ApiError, EventStream, event, read_body, saved_name, serve, until_closed
 from trilithon.engines.scripted import Script
 from trilithon.errors import UserError
 
@@ -38,16 +39,6 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 _PAGE_BYTES = resource.getpagesize()
 _REFUSED_START_CODE = 3
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.body())
-    except ValueError as error:
-        raise ApiError(500, f"the request is not JSON: {error}", "server_error") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "the request must be a JSON object")
-    return body
 
 
 class _Wire:
@@ -103,18 +94,20 @@ class _Wire:
         return JSONResponse(answers.describe_slots(self._slot))
 
     async def _metrics(self, _: Request) -> Response:
-        return PlainTextResponse(answers.metrics_text(self._slot))
+        return PlainTextResponse(
+            metrics_text(self._slot.totals, processing=self._slot.processing, waiting=self._slot.waiting)
+        )
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse(answers.describe_models(self._model, self._slot, self._created))
 
     async def _completion(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         generate = requests.read_completion(body, context=self._slot.context)
         return await self._answer(request, body, answers.CompletionShape(self._model, generate, body))
 
     async def _chat(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         generate = requests.read_chat(body, context=self._slot.context)
         name = f"chatcmpl-{uuid.uuid4().hex}"
         return await self._answer(request, body, answers.ChatShape(self._model, generate, body, name, int(time.time())))
@@ -157,26 +150,26 @@ class _Wire:
             raise ApiError(500, self._script.refuse_requests, "server_error")
 
     async def _embeddings(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         self._refuse_on_demand()
         inputs = requests.read_inputs(body, context=self._slot.context)
         await until_closed(request.receive, self._slot.evaluate(sum(map(len, inputs))))
         return JSONResponse(answers.embeddings_body(self._model, inputs))
 
     async def _tokenize(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         tokens = [BOS] if body.get("add_special") else []
         tokens += VOCABULARY.tokenize(str(body.get("content", "")))
         return JSONResponse({"tokens": answers.pieces_of(tokens) if body.get("with_pieces") else tokens})
 
     async def _detokenize(self, request: Request) -> Response:
-        tokens = (await _body(request)).get("tokens", [])
+        tokens = (await read_body(request)).get("tokens", [])
         if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < len(VOCABULARY) for one in tokens):
             raise ApiError(400, '"tokens" must be a list of token ids')
         return JSONResponse({"content": VOCABULARY.detokenize(tokens)})
 
     async def _apply_template(self, request: Request) -> Response:
-        return JSONResponse({"prompt": requests.chat_prompt(await _body(request))})
+        return JSONResponse({"prompt": requests.chat_prompt(await read_body(request))})
 
     async def _slot_action(self, request: Request) -> Response:
         if self._folder is None:
@@ -188,9 +181,7 @@ class _Wire:
             return JSONResponse({"id_slot": 0, "n_erased": await self._slot.erase()})
         if action not in ("save", "restore"):
             raise ApiError(400, "Invalid action")
-        name = (await _body(request)).get("filename")
-        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise ApiError(400, "Invalid filename")
+        name = saved_name(await read_body(request))
         verb, counts = ("saved", "written") if action == "save" else ("restored", "read"), (0, 0)
         try:
             counts = await (self._slot.save if action == "save" else self._slot.restore)(self._folder / name)

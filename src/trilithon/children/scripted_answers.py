@@ -5,13 +5,13 @@ Field names as the server of llama.cpp b11434 was seen to give them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from trilithon import __version__
+from trilithon.children.llama_bodies import timings_body, usage_body
 from trilithon.children.scripted_model import EMBEDDING_SIZE, VOCABULARY, embedding
 from trilithon.children.scripted_requests import IMAGE
 from trilithon.children.scripted_slot import Ended, Evaluated, Generate, Piece, Probability, Slot
-from trilithon.children.wire import Timings
 
 __all__ = [
     "ChatShape",
@@ -20,39 +20,11 @@ __all__ = [
     "describe_props",
     "describe_slots",
     "embeddings_body",
-    "metrics_text",
     "pieces_of",
 ]
 
 _BUILD_INFO = f"scripted-{__version__}"
 _TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
-_METRICS: Final = (
-    ("counter", "prompt_tokens_total", "Prompt tokens evaluated"),
-    ("counter", "prompt_tokens_cached_total", "Prompt tokens taken from the cache"),
-    ("counter", "prompt_seconds_total", "Time spent on prompts"),
-    ("counter", "tokens_predicted_total", "Tokens generated"),
-    ("counter", "tokens_predicted_seconds_total", "Time spent generating"),
-    ("counter", "n_tokens_max", "Longest sequence so far"),
-    ("gauge", "prompt_tokens_seconds", "Mean prompt rate in tokens per second"),
-    ("gauge", "predicted_tokens_seconds", "Mean generation rate in tokens per second"),
-    ("gauge", "requests_processing", "Requests under way"),
-    ("gauge", "requests_deferred", "Requests that wait"),
-)
-
-
-def _timings_body(timings: Timings) -> dict[str, float]:
-    steps = timings.predicted_n - 1
-    return {
-        "cache_n": timings.cache_n,
-        "prompt_n": timings.prompt_n,
-        "prompt_ms": timings.prompt_ms,
-        "prompt_per_token_ms": timings.prompt_ms / timings.prompt_n,
-        "prompt_per_second": timings.prompt_n / timings.prompt_ms * 1e3 if timings.prompt_ms else 0.0,
-        "predicted_n": timings.predicted_n,
-        "predicted_ms": timings.predicted_ms,
-        "predicted_per_token_ms": timings.predicted_ms / steps if steps else 0.0,
-        "predicted_per_second": steps / timings.predicted_ms * 1e3,
-    }
 
 
 def _candidate_body(token: int, logprob: float) -> dict[str, Any]:
@@ -134,7 +106,7 @@ class CompletionShape:
             "stop_type": ended.stop_type,
             "stopping_word": ended.stopping_word,
             "tokens_cached": len(self.request.prompt) + ended.timings.predicted_n - 1,
-            "timings": _timings_body(ended.timings),
+            "timings": timings_body(ended.timings),
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -177,10 +149,10 @@ class ChatShape:
 
     def closing(self, ended: Ended) -> list[dict[str, Any]]:
         rest = [self._chunk({"content": ended.rest})] if ended.rest else []
-        last, timings = self._chunk({}, _finish_reason(ended)), _timings_body(ended.timings)
+        last, timings = self._chunk({}, _finish_reason(ended)), timings_body(ended.timings)
         options = self.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
-            usage = {**self._chunk({}), "choices": [], "usage": self._usage(ended), "timings": timings}
+            usage = {**self._chunk({}), "choices": [], "usage": usage_body(ended.timings), "timings": timings}
             return [*rest, last, usage]
         return [*rest, {**last, "timings": timings}]
 
@@ -197,7 +169,7 @@ class ChatShape:
                 "content": [_probability_body(piece.probability) for piece in pieces if piece.probability]
             }
         whole = self._chunk({}) | {"object": "chat.completion", "choices": [choice]}
-        return {**whole, "usage": self._usage(ended), "timings": _timings_body(ended.timings)}
+        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings)}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return {
@@ -207,15 +179,6 @@ class ChatShape:
             "model": self.model,
             "system_fingerprint": _BUILD_INFO,
             "object": "chat.completion.chunk",
-        }
-
-    def _usage(self, ended: Ended) -> dict[str, Any]:
-        prompt, predicted = len(self.request.prompt), ended.timings.predicted_n
-        return {
-            "completion_tokens": predicted,
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + predicted,
-            "prompt_tokens_details": {"cached_tokens": ended.timings.cache_n},
         }
 
 
@@ -298,25 +261,3 @@ def describe_slots(slot: Slot) -> list[dict[str, Any]]:
     if slot.totals.requests:
         one |= {"id_task": slot.totals.requests, "n_prompt_tokens": len(slot.tokens)}
     return [one]
-
-
-def metrics_text(slot: Slot) -> str:
-    """Prometheus' text format, with llama-server's names."""
-    totals = slot.totals
-    prompt_seconds, predicted_seconds = totals.prompt_ms / 1e3, totals.predicted_ms / 1e3
-    values: dict[str, float] = {
-        "prompt_tokens_total": totals.prompt_tokens,
-        "prompt_tokens_cached_total": totals.cached_tokens,
-        "prompt_seconds_total": prompt_seconds,
-        "tokens_predicted_total": totals.generated,
-        "tokens_predicted_seconds_total": predicted_seconds,
-        "n_tokens_max": totals.longest,
-        "prompt_tokens_seconds": totals.prompt_tokens / prompt_seconds if prompt_seconds else 0,
-        "predicted_tokens_seconds": totals.generated / predicted_seconds if predicted_seconds else 0,
-        "requests_processing": int(slot.processing),
-        "requests_deferred": slot.waiting,
-    }
-    return "".join(
-        f"# HELP llamacpp:{name} {help_text}\n# TYPE llamacpp:{name} {kind}\nllamacpp:{name} {values[name]}\n"
-        for kind, name, help_text in _METRICS
-    )

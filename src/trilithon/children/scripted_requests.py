@@ -1,26 +1,16 @@
 """The request bodies of llama-server, as far as the scripted engine takes them, turned into its own requests."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
+from trilithon.children.llama_bodies import chat_limits, field_of, fitting, inputs_of, stop_words
 from trilithon.children.scripted_model import BOS, VOCABULARY
 from trilithon.children.scripted_slot import Generate
 from trilithon.children.serving import ApiError
 
 __all__ = ["IMAGE", "chat_prompt", "read_chat", "read_completion", "read_inputs", "read_tokens"]
 
-_T = TypeVar("_T")
-
 IMAGE = "<image>"
-
-
-def _field(body: Mapping[str, Any], name: str, kind: type[_T], default: _T) -> _T:
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise ApiError(400, f'"{name}" must be of type {kind.__name__}')
-    return value
 
 
 def read_tokens(prompt: Any, *, context: int) -> list[int]:
@@ -33,12 +23,7 @@ def read_tokens(prompt: Any, *, context: int) -> list[int]:
         raise ApiError(501, "several prompts in one request: send them one by one", "not_supported_error")
     else:
         tokens = _mixed(prompt)
-    if not tokens:
-        raise ApiError(400, '"prompt" must not be empty')
-    if len(tokens) >= context:
-        message = f"request ({len(tokens)} tokens) exceeds the available context size ({context} tokens)"
-        raise ApiError(400, message, "exceed_context_size_error", n_prompt_tokens=len(tokens), n_ctx=context)
-    return tokens
+    return fitting(tokens, context)
 
 
 def _mixed(parts: Sequence[Any]) -> list[int]:
@@ -54,16 +39,12 @@ def _mixed(parts: Sequence[Any]) -> list[int]:
 
 
 def _generate(body: Mapping[str, Any], prompt: list[int], limit: int, candidates: int) -> Generate:
-    stop = body.get("stop") or []
-    words = [stop] if isinstance(stop, str) else stop
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ApiError(400, '"stop" must be a string or a list of strings')
     return Generate(
         prompt=prompt,
         limit=None if limit < 0 else limit,
-        cache=_field(body, "cache_prompt", bool, True),
-        ignore_eos=_field(body, "ignore_eos", bool, False),
-        stop=tuple(word for word in words if word),
+        cache=field_of(body, "cache_prompt", bool, True),
+        ignore_eos=field_of(body, "ignore_eos", bool, False),
+        stop=stop_words(body),
         candidates=candidates,
     )
 
@@ -71,15 +52,13 @@ def _generate(body: Mapping[str, Any], prompt: list[int], limit: int, candidates
 def read_completion(body: Mapping[str, Any], *, context: int) -> Generate:
     if "prompt" not in body:
         raise ApiError(400, "key 'prompt' not found")
-    limit = _field(body, "n_predict", int, _field(body, "max_tokens", int, -1))
+    limit = field_of(body, "n_predict", int, field_of(body, "max_tokens", int, -1))
     prompt = read_tokens(body["prompt"], context=context)
-    return _generate(body, prompt, limit, max(_field(body, "n_probs", int, 0), 0))
+    return _generate(body, prompt, limit, max(field_of(body, "n_probs", int, 0), 0))
 
 
 def read_chat(body: Mapping[str, Any], *, context: int) -> Generate:
-    limits = [body[name] for name in ("max_completion_tokens", "max_tokens", "n_predict") if body.get(name) is not None]
-    limit = _field({"max_tokens": limits[0]} if limits else {}, "max_tokens", int, -1)
-    candidates = max(_field(body, "top_logprobs", int, 0), 1) if _field(body, "logprobs", bool, False) else 0
+    limit, candidates = chat_limits(body)
     return _generate(body, read_tokens(chat_prompt(body), context=context), limit, candidates)
 
 
@@ -103,11 +82,4 @@ def _content(content: Any) -> str:
 
 def read_inputs(body: Mapping[str, Any], *, context: int) -> list[list[int]]:
     """The inputs of an embeddings request: one text, one list of tokens, or a list of either."""
-    given = body.get("input", body.get("content"))
-    if given is None:
-        raise ApiError(400, '"input" or "content" must be provided')
-    several = isinstance(given, list) and all(isinstance(part, str | list) for part in given)
-    inputs = given if several else [given]
-    if not inputs:
-        raise ApiError(400, '"input" must not be empty')
-    return [read_tokens(part, context=context) for part in inputs]
+    return [read_tokens(part, context=context) for part in inputs_of(body)]

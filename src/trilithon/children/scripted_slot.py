@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from trilithon.children.llama_bodies import Totals
 from trilithon.children.scripted_model import EOS, Answer, Part, Prefix, Step, TextWriter
 from trilithon.children.wire import Timings
 from trilithon.engines.scripted import Script
@@ -80,19 +81,6 @@ class Ended:
     rest: str
     full: bool
     timings: Timings
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counters since the start of the process."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prompt_ms: float = 0.0
-    generated: int = 0
-    predicted_ms: float = 0.0
-    longest: int = 0
 
 
 @dataclass(slots=True, kw_only=True)

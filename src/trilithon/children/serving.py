@@ -5,17 +5,18 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["ApiError", "EventStream", "event", "serve", "until_closed"]
+__all__ = ["ApiError", "EventStream", "event", "read_body", "saved_name", "serve", "until_closed"]
 
 _T = TypeVar("_T")
 
@@ -27,6 +28,27 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.body = {"error": {"code": status, "message": message, "type": kind, **more}}
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    content = await request.body()
+    try:
+        body = json.loads(content)
+        if b"\\u" in content:  # an escape can be half of a surrogate pair, which no text can hold
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ApiError(500, f"the request is not JSON: {error}", "server_error") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "the request must be a JSON object")
+    return body
+
+
+def saved_name(body: Mapping[str, Any]) -> str:
+    """The name of a saved slot: a file's, in the one folder for them."""
+    name = body.get("filename")
+    if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise ApiError(400, "Invalid filename")
+    return name
 
 
 def event(body: Any) -> str:

@@ -24,6 +24,7 @@ _BARE_LONGEST = 40
 _JSON_START = re.compile(r'\s*(?:\[\s*(?:\{\s*(?:"[^"]*)?)?|\{\s*(?:"[^"]*)?)?')
 _BRACKETS = re.compile(r'["{}\[\]]')
 _STRING_END = re.compile(r'["\\]')
+_MOST_FAILURES = 32  # a model in a loop can announce a call thousands of times, and each is looked for to the end
 _ID_LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9  # Mistral's template refuses any other length, and no template minds this one
 
@@ -59,6 +60,7 @@ class ToolCallStream:
         self._close = ""
         self._marked = False
         self._after_call = False
+        self._failures = 0
         self._span = _JsonSpan()
 
     def feed(self, text: str) -> list[Part]:
@@ -102,12 +104,13 @@ class ToolCallStream:
             self._held = self._held.lstrip()
             self._after_call = not self._held
         found = [(at, marker) for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
-        if found:
+        if found and self._failures < _MOST_FAILURES:
             at, marker = min(found)
             text, self._lead, self._held = self._held[:at], marker, self._held[at + len(marker) :]
             self._expect_value(marked=True, close=_MARKERS[marker])
             return [text]
-        safe = len(self._held) - (0 if final else held_back(self._held, _MARKERS))
+        kept = 0 if final or found else held_back(self._held, _MARKERS)
+        safe = len(self._held) - kept
         text, self._held = self._held[:safe], self._held[safe:]
         return [text]
 
@@ -120,7 +123,7 @@ class ToolCallStream:
             return []
         calls = self._calls(self._held[:end]) if end else []
         if not end or not calls:
-            self._state, self._after_call = "text", False
+            self._state, self._after_call, self._failures = "text", False, self._failures + 1
             lead, self._lead = self._lead, ""
             return [lead] if lead else []
         self._held, self._lead, self._state = self._held[end:], "", "after"

@@ -41,6 +41,7 @@ typedef struct {
     long abort_finish;  /* 1: an aborted run still gives its FINISH */
     long once;          /* 1: a second rkllm_init of this process crashes */
     long prefill_all;   /* 1: no prefix is ever used again */
+    long sticky;        /* 1: an abort that no run takes notice of ends the next one */
 } Script;
 
 static const struct {
@@ -53,7 +54,7 @@ static const struct {
     TEXT(answer),         TEXT(fail),          TEXT(waiting),       TEXT(platform),
     NUMBER(prefill_us),   NUMBER(decode_us),   NUMBER(load_ms),      NUMBER(limit),     NUMBER(crash_after),
     NUMBER(hang_after),   NUMBER(error_after), NUMBER(endless),      NUMBER(abort_finish), NUMBER(once),
-    NUMBER(prefill_all),
+    NUMBER(prefill_all),  NUMBER(sticky),
 };
 
 /* The runtime's own messages, as they were published for 1.2.x. */
@@ -84,7 +85,7 @@ typedef struct {
     int cached;
     char lora[64];
     char system[512], prefix[512], postfix[512];
-    atomic_int running, aborted;
+    atomic_int loading, running, aborted;
 } Model;
 
 static atomic_int inits;
@@ -441,16 +442,22 @@ static int init(void **handle, const Param *param, ResultCallback callback, void
         return -1;
     }
     printf("I rkllm: rkllm-runtime version: %s, rknpu driver version: 0.9.8, platform: %s\n", VERSION, script.platform);
+    /* As early as can be, and left behind by a load that fails: nobody may use it before the load has worked. */
+    Model *model = calloc(1, sizeof *model);
+    model->loading = 1;
+    *handle = model;
     rest(script.load_ms * 1000);
     if (!strcmp(script.fail, "segfault") || (script.once && inits++)) raise(SIGSEGV);
-    if (!strcmp(script.fail, "null")) return 0;
+    if (!strcmp(script.fail, "null")) {
+        *handle = NULL;
+        return 0;
+    }
     if (script.fail[0]) return complain(script.fail);
     if (param->max_context_len > script.limit) {
         fprintf(stderr, "E rkllm: max_context[%d] must be less than the model's max_context_limit[%ld]\n",
                 param->max_context_len, script.limit);
         return -1;
     }
-    Model *model = calloc(1, sizeof *model);
     model->script = script;
     model->param = *param;
     model->param.model_path = NULL;
@@ -461,7 +468,7 @@ static int init(void **handle, const Param *param, ResultCallback callback, void
     printf("I rkllm: loading rkllm model from %s\n", param->model_path);
     printf("I rkllm: rkllm-toolkit version: 1.2.3, max_context_limit: %ld, npu_core_num: 3, target_platform: %s, "
            "model_dtype: W8A8\n", script.limit, script.platform);
-    *handle = model;
+    model->loading = 0;
     return 0;
 }
 
@@ -479,6 +486,7 @@ int rkllm_init(void **handle, const Param *param, ResultCallback callback) {
 
 int rkllm_destroy(void *handle) {
     if (!readable(handle, sizeof(Model))) return violated("destroy without a handle");
+    if (((Model *)handle)->loading) return violated("destroy of a handle whose load has not worked");
     if (((Model *)handle)->running) return violated("destroy while it runs");
     record("{\"call\": \"destroy\"}");
     free(handle);
@@ -591,7 +599,7 @@ typedef struct {
     Model *model;
     void *userdata;
     int32_t tokens[LONGEST];
-    int length, prompt, evaluated, answered, pending_bytes, paused;
+    int length, prompt, evaluated, answered, pending_bytes, paused, stopped;
     char pending[8];
     double started_ms, first_ms;
 } Run;
@@ -606,7 +614,13 @@ static void give(Run *run, Result *result, int state) {
 #endif
 }
 
-static int halted(const Run *run) { return run->model->aborted || run->paused; }
+static int halted(Run *run) {
+    if (run->model->aborted) {
+        run->stopped = 1;
+        if (run->model->script.sticky) run->model->aborted = 0;
+    }
+    return run->stopped || run->paused;
+}
 
 static void give_token(Run *run, int32_t token) {
     Result result;
@@ -688,7 +702,7 @@ static int generate(Run *run, int limit) {
         if (token == END && model->script.endless) token = '.' + FIRST_BYTE;
         if (token == END || (limit > 0 && run->answered >= limit) || run->length >= LONGEST - 1) return 0;
         if (run->answered) rest(model->script.decode_us);
-        if (model->aborted) return 0;
+        if (halted(run)) return 0;
         run->answered++;
         run->tokens[run->length++] = token;
         if (run->answered > 1) model->cache[model->cached++] = run->tokens[run->length - 2];
@@ -787,10 +801,10 @@ static int execute(Run *run, const Input *input, const InferParam *infer) {
     int status = 0;
     if (infer->mode == MODE_GENERATE)
         status = generate(run, run_limit(model, infer));
-    else if (!model->aborted && infer->mode == MODE_HIDDEN)
+    else if (!halted(run) && infer->mode == MODE_HIDDEN)
         give_hidden(run);
 #if STANDIN_ABI >= 120
-    else if (!model->aborted)
+    else if (!halted(run))
         give_logits(run);
 #endif
     const PromptCacheParam *cache = infer->prompt_cache_params;
@@ -802,8 +816,9 @@ static int execute(Run *run, const Input *input, const InferParam *infer) {
 int rkllm_run(void *handle, const Input *input, const InferParam *infer, void *userdata) {
     Model *model = handle;
     if (!readable(handle, sizeof *model)) return violated("run without a handle");
+    if (model->loading) return violated("run on a handle whose load has not worked");
     if (atomic_exchange(&model->running, 1)) return violated("a second run on a handle that is running");
-    model->aborted = 0;
+    if (!model->script.sticky) model->aborted = 0;
     Run *run = calloc(1, sizeof *run);
     run->model = model;
     run->userdata = userdata;
@@ -821,7 +836,8 @@ int rkllm_run_async(void *handle, const Input *input, const InferParam *infer, v
 
 int rkllm_abort(void *handle) {
     Model *model = handle;
-    if (!model->running) return -1;
+    if (model->loading) return violated("abort on a handle whose load has not worked");
+    if (!model->running && !model->script.sticky) return -1;
     model->aborted = 1;
     record("{\"call\": \"abort\"}");
     return 0;
