@@ -93,7 +93,7 @@ def test_a_crash_is_a_failed_run_and_the_others_go_on(bench: Bench) -> None:
     assert failed.failure is not None
     assert failed.failure.kind == "died"
     assert "SIGSEGV" in failed.failure.cause
-    assert skipped.warnings == ("failed 2 times in a row",)
+    assert skipped.remarks == ("failed 2 times in a row",)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_a_test_that_a_placement_cannot_do_costs_the_others_nothing(bench: Bench
     campaign = bench("scripted/cpu:prefill=50000,decode=5000,c=64", tests=(long, TG), rounds=3)
     assert [run.outcome for run in campaign.runs] == ["finished"] * 3
     assert all([sample.test for sample in run.samples] == [TG] for run in campaign.runs)
-    assert all("pp500 not measured" in " ".join(run.warnings) for run in campaign.runs)
+    assert all("pp500 not measured" in " ".join(run.remarks) for run in campaign.runs)
 
 
 def test_where_no_test_can_be_done_the_run_failed(bench: Bench) -> None:

@@ -1,11 +1,12 @@
 import asyncio
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trilithon.bench.checks import Policy, Reading, UnitClock, settle, warnings_between
@@ -14,6 +15,7 @@ from trilithon.board.sampler import Recording
 from trilithon.board.sensors import Frame
 from trilithon.board.sysfs import Machine
 
+FOLDER = "/sys/devices/system/cpu/cpufreq/policy0"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -109,7 +111,7 @@ def test_heat_swap_memory_and_its_clock() -> None:
     )
     assert warnings_between(QUIET, after, own_cpu_seconds=0.0) == (
         "the memory clock fell from 2112 to 528 MHz",
-        "temperature 86 °C (bigcore0-thermal)",
+        "hot: up to 86 °C (bigcore0-thermal)",
         "swapped 12 MiB in",
         "memory ran out: the kernel killed 1 process",
     )
@@ -153,7 +155,7 @@ def test_parked_memory_is_said_under_any_governor() -> None:
 def test_heat_in_between_counts() -> None:
     peak = recorded("temperature", "npu-thermal", [60.0, 91.6, None, 62.0])
     warnings = warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=peak)
-    assert warnings == ("temperature 92 °C (npu-thermal)",)
+    assert warnings == ("hot: up to 92 °C (npu-thermal)",)
 
 
 def test_cooling_that_slows_is_throttling() -> None:
@@ -280,6 +282,28 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
 def test_an_empty_machine_gives_an_empty_reading(tmp_path: Path) -> None:
     reading = Reading.take(Machine(tmp_path))
     assert (reading.busy_ticks, reading.policies, reading.oom_kills, reading.throttle_events) == ({}, {}, None, None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["/proc/stat", "/proc/vmstat", f"{FOLDER}/stats/time_in_state", f"{FOLDER}/related_cpus"]),
+        st.one_of(
+            st.text(max_size=60),
+            st.sampled_from(
+                [f"cpu0 {'9' * 5000} 0 0 0 0 0 0 0", "cpu² 1 1 1 1 1 1 1 1", f"oom_kill {'9' * 5000}", "1 2"]
+            ),
+        ),
+    )
+)
+def test_garbled_counters_give_a_reading_all_the_same(files: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        for path, text in files.items():
+            place = Path(f"{root}{path}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(text.encode("utf-8", "surrogatepass"))
+        reading = Reading.take(Machine(Path(root)))
+        assert isinstance(warnings_between(reading, Reading.take(Machine(Path(root))), own_cpu_seconds=0.0), tuple)
 
 
 def test_load_on_this_machine_is_background_unless_it_is_our_own() -> None:

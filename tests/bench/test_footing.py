@@ -11,6 +11,7 @@ from trilithon.bench.prepare import prepare
 from trilithon.bench.tally import Step
 from trilithon.engines.base import Placement, Rung
 from trilithon.engines.scripted import ScriptedEngine
+from trilithon.errors import Interrupted
 from trilithon.measure.records import Campaign, Test
 from trilithon.results.store import Store
 from trilithon.settings import Configuration
@@ -77,7 +78,7 @@ def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench)
     record = next(p for p in campaign.placements if p.name == name)
     assert "crash_after" not in record.settings["options"]
     (run,) = [run for run in campaign.runs if run.placement == name]
-    (remark,) = [warning for warning in run.warnings if warning.startswith("runs with")]
+    (remark,) = [each for each in run.remarks if each.startswith("runs with")]
     assert "runs with no crash_after, since without it: as planned: died, segmentation fault (SIGSEGV) (2" in remark
     assert bench.told[:3] == [
         f"scripted/cpu:{FAST}: what the model says",
@@ -91,7 +92,7 @@ def test_the_next_campaign_starts_there(bench: Bench) -> None:
     campaign = bench(f"scripted/gpu:{FAST},crash_after=3")
     assert not [text for text in bench.told if "does it hold" in text]
     assert [run.outcome for run in campaign.runs] == ["finished"]
-    assert any("runs with no crash_after" in warning for warning in campaign.runs[0].warnings)
+    assert any("runs with no crash_after" in remark for remark in campaign.runs[0].remarks)
 
 
 def test_a_placement_without_a_ladder_costs_nothing(bench: Bench) -> None:
@@ -106,7 +107,7 @@ def test_one_that_dies_in_use_goes_one_rung_down(bench: Bench) -> None:
     assert [run.outcome for run in campaign.runs] == ["failed", "failed", "finished", "finished", "finished"]
     assert "crash_after" not in campaign.placements[0].settings["options"]
     assert "crash_after" not in campaign.placements[0].must_match["settings"]
-    assert any("died" in warning for warning in campaign.runs[-1].warnings)
+    assert any("died" in remark for remark in campaign.runs[-1].remarks)
 
 
 def test_one_that_goes_on_dying_is_given_up(bench: Bench) -> None:
@@ -131,12 +132,40 @@ def test_one_that_quality_calls_broken_goes_one_rung_down(bench: Bench, monkeypa
     assert broken.quality is not None
     assert broken.quality.verdict == "same"
     assert "wrong" not in broken.settings["options"]
-    assert any("called broken by the quality check" in warning for warning in campaign.runs[-1].warnings)
+    assert any("called broken by the quality check" in remark for remark in campaign.runs[-1].remarks)
+
+
+def test_a_broken_reference_condemns_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trilithon.runtime.ladder._GARBAGE_DIVERGENCE", 1e9)
+    monkeypatch.setattr("trilithon.bench.quality.BROKEN_PERPLEXITY", 1.0)
+    campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1", quality=True)
+    reference, other = (each.quality for each in campaign.placements)
+    assert reference and other
+    assert (reference.verdict, other.verdict) == ("broken", "unknown")
+    assert other.reasons[0].startswith(f"scripted/cpu:{FAST}, the reference, is broken itself: perplexity")
+    assert "wrong" in campaign.placements[1].settings["options"]
+
+
+def test_stopped_before_the_first_round_there_is_nothing_to_go_on_with(bench: Bench) -> None:
+    prepared = prepare(
+        Plan(model=bench.model, tests=TESTS, placements=(f"scripted/gpu:{FAST},wrong=1",)), bench.configuration
+    )
+
+    def stop(step: Step) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    with (
+        Store.open(bench.configuration.results_database) as store,
+        pytest.raises(Interrupted, match=r"^stopped before anything was measured$"),
+    ):
+        asyncio.run(run_campaign(prepared, store, stop))
 
 
 def test_garbage_is_seen_before_the_first_round(bench: Bench) -> None:
     campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1")
-    assert any("wrong answers" in warning for warning in campaign.runs[-1].warnings)
+    assert any("wrong answers" in remark for remark in campaign.runs[-1].remarks)
 
 
 def test_when_nothing_holds_its_runs_tell(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,11 +176,11 @@ def test_when_nothing_holds_its_runs_tell(bench: Bench, monkeypatch: pytest.Monk
     campaign = bench(f"scripted/gpu:{FAST},crash_after=1")
     (run,) = campaign.runs
     assert run.outcome == "failed"
-    assert any("no settings were found that hold; the last tried ended so" in warning for warning in run.warnings)
+    assert any("no settings were found that hold; the last tried ended so" in remark for remark in run.remarks)
 
 
 def test_both_halves_of_a_handover_are_set_on_theirs(bench: Bench) -> None:
     campaign = bench(f"scripted/gpu:{FAST},crash_after=3+scripted/cpu:{FAST}")
     (run,) = campaign.runs
-    assert any("runs with no crash_after" in warning for warning in run.warnings)
+    assert any("runs with no crash_after" in remark for remark in run.remarks)
     assert "crash_after" not in campaign.placements[0].must_match["prefill settings"]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from trilithon.bench.plan import Plan, in_turn, parse_placement, reference_placement, resolve
 from trilithon.board.processors import Cluster
 from trilithon.board.snapshot import Board, read_board
-from trilithon.engines.base import Placement
+from trilithon.engines.base import Build, Placement, Settings, Unit
+from trilithon.engines.scripted import ScriptedEngine
 from trilithon.errors import PlacementError
 from trilithon.measure.records import Test
 from trilithon.models.file import ModelFile, read_model_file
@@ -34,6 +35,7 @@ plans = st.builds(
     rounds=st.none() | st.integers(1, 100),
     budget_seconds=st.none() | st.floats(0, 1e6),
     reference=st.none() | words.map(Path),
+    also=st.lists(words.map(Path), max_size=2).map(tuple),
     quality=st.booleans(),
 )
 
@@ -218,6 +220,41 @@ def test_another_file_is_the_reference_on_a_real_engine(here: Here, configuratio
     reference = reference_placement(plan, found, other, here.board, configuration)
     assert reference.file is other
     assert reference.name == "llama.cpp/cpu with other.gguf"
+
+
+@pytest.fixture
+def converted(here: Here, monkeypatch: pytest.MonkeyPatch) -> ModelFile:
+    """The same model in another form; the scripted engine then runs that alone."""
+
+    def refusal(_: ScriptedEngine, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        return "" if file.format == "rkllm" else f"scripted runs .rkllm files, and {file.path.name} is {file.format}"
+
+    monkeypatch.setattr(ScriptedEngine, "refusal", refusal)
+    return replace(here.file, path=here.file.path.with_name("tiny.rkllm"), format="rkllm", sha256="2")
+
+
+def test_each_placement_takes_the_file_that_its_engine_runs(here: Here, converted: ModelFile) -> None:
+    plan = Plan(model=here.file.path, tests=(PP,), placements=("scripted/npu", "llama.cpp/cpu"))
+    for first, second in ((here.file, converted), (converted, here.file)):
+        found = resolve(plan, first, here.board, here.configuration, also=[second])
+        assert [placement.file.format for placement in found] == ["rkllm", "gguf"]
+        reference = reference_placement(plan, found, first, here.board, here.configuration, also=[second])
+        assert reference is found[1]
+    by_itself = resolve(replace(plan, placements=()), converted, here.board, here.configuration, also=[here.file])
+    assert {placement.file.format for placement in by_itself} == {"gguf"}
+
+
+def test_where_no_file_fits_each_is_told(here: Here, converted: ModelFile) -> None:
+    other = replace(here.file, path=here.file.path.with_name("other.gguf"))
+    plan = Plan(model=here.file.path, tests=(PP,), placements=("scripted/npu",))
+    with pytest.raises(PlacementError, match=r"runs \.rkllm files, and tiny\.gguf is gguf; .*and other\.gguf is gguf$"):
+        resolve(plan, here.file, here.board, here.configuration, also=[other])
+
+
+def test_a_handover_between_two_files_is_refused(here: Here, converted: ModelFile) -> None:
+    plan = Plan(model=here.file.path, tests=(PP,), placements=("scripted/npu+llama.cpp/cpu",))
+    with pytest.raises(PlacementError, match=r"reads no KV cache of the other's file \(tiny\.rkllm and tiny\.gguf\)"):
+        resolve(plan, here.file, here.board, here.configuration, also=[converted])
 
 
 @pytest.mark.parametrize("text", ["llama.cpp/cpu:t=4,t=8", "llama.cpp/cpu:t=4,threads=8", "scripted/cpu:text=a,text=b"])

@@ -9,7 +9,7 @@ from trilithon.bench import campaign as module
 from trilithon.bench.campaign import run_campaign
 from trilithon.bench.plan import Plan
 from trilithon.bench.prepare import prepare
-from trilithon.bench.recording import recording_warnings, sensor_log
+from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.board.probes import Channel
 from trilithon.board.sampler import Recording, Sampler
 from trilithon.board.sensors import Frame
@@ -89,7 +89,7 @@ def test_a_recording_becomes_columns() -> None:
     assert sensor_log(Recording(frames=(Frame(5, ()),))) is None
 
 
-def test_a_file_that_hung_is_a_warning() -> None:
-    assert recording_warnings(Recording()) == ()
-    (warning,) = recording_warnings(Recording(hung="/sys/x"))
-    assert warning == "sensors not read to the end: /sys/x did not answer"
+def test_a_file_that_hung_is_a_remark() -> None:
+    assert recording_remarks(Recording()) == ()
+    (remark,) = recording_remarks(Recording(hung="/sys/x"))
+    assert remark == "sensors not read to the end: /sys/x did not answer"

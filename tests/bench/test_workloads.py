@@ -254,18 +254,39 @@ def test_an_unmeasured_answer_is_what_can_be_seen(tmp_path: Path) -> None:
 # -- a cold start
 
 
+@pytest.mark.parametrize(
+    ("refusals", "answer"), [(0, "Two stones"), (3, "Two stones"), (4, "\N{REPLACEMENT CHARACTER}")]
+)
+def test_an_answer_that_ends_in_half_a_character(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, answer: str
+) -> None:
+    """Servers refuse it; with a random model it is no text at all, and that says nothing about the engine."""
+    asked: list[int] = []
+    stream = Runner.complete
+
+    async def half(self: Runner, request: Any) -> Any:
+        asked.append(request.max_tokens)
+        if len(asked) <= refusals:
+            raise Refused("the engine refused (500): output that does not match the expected form", status=500)
+        return await stream(self, request)
+
+    monkeypatch.setattr(Runner, "complete", half)
+    assert scripted(tmp_path, lambda runner: ask(runner, "q", 16), text="Two stones") == answer
+    assert asked == [16, 15, 14, 13][: min(refusals + 1, 4)]
+
+
 def cold(folder: Path, file: ModelFile, settings: Settings, name: str) -> tuple[Sample, tuple[str, ...]]:
     return asyncio.run(measure_cold(lambda: opened(folder, file, settings, name), file.path, Test(kind="cold")))
 
 
 def test_a_cold_start_has_its_figures(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny.gguf")  # of its own: nobody else has it mapped
-    sample, warnings = cold(tmp_path, read_model_file(model, tmp_path), Settings(threads=1, context=512), "llama.cpp")
+    sample, remarks = cold(tmp_path, read_model_file(model, tmp_path), Settings(threads=1, context=512), "llama.cpp")
     marks = dict(sample.marks)
     assert all(spent > 0 for spent in marks.values())
     assert marks.keys() | {"load_cold_ns"} == {"load_cold_ns", "load_warm_ns", "first_request_ns", "cached_request_ns"}
-    assert ("load_cold_ns" in marks) == (not warnings)
-    assert all("page cache" in warning for warning in warnings)
+    assert ("load_cold_ns" in marks) == (not remarks)
+    assert all("page cache" in remark for remark in remarks)
     assert sum(marks.values()) < sample.finished_ns - sample.started_ns
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.board.vulkan import VulkanDriver
 from trilithon.engines import devices as module
 from trilithon.engines.base import Device
 from trilithon.engines.devices import Inventory, inventory, parse_devices
@@ -139,6 +141,36 @@ def test_trouble_is_told_and_remembered(
     before = server.times_asked
     assert inventory(path, "1", cache).trouble == trouble
     assert server.times_asked == before
+
+
+def test_quick_trouble_is_soon_looked_at_again(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was missing may have been installed meanwhile; a hang costs ten seconds and is kept for hours."""
+    path = server.does("exit 127").path
+    assert inventory(path, "1", cache).trouble
+    server.lists(MALI)
+    monkeypatch.setattr(time, "time", lambda real=time.time: real() + 600)
+    assert [d.name for d in inventory(path, "1", cache).devices] == [MALI]
+
+
+def test_a_replaced_driver_is_asked_anew(
+    server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an unchanged manifest, as when somebody puts another libmali in its place."""
+    library = tmp_path / "libmali.so"
+    library.write_text("one")
+    mali = VulkanDriver(name="libmali", manifest="", library=str(library), version=None, software=False, serves=True)
+    monkeypatch.setattr(module, "read_vulkan", lambda *_: (mali,))
+    module._libraries.cache_clear()
+    path = server.lists().path
+    inventory(path, "1", cache)
+    before = server.times_asked
+    inventory(path, "1", cache)
+    assert server.times_asked == before
+    os.utime(library, ns=(1, 1))
+    module._libraries.cache_clear()  # as in another process
+    inventory(path, "1", cache)
+    module._libraries.cache_clear()
+    assert server.times_asked > before
 
 
 def test_trouble_is_looked_at_again_another_day(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -692,29 +692,29 @@ def measure(
     return measure
 
 
-def warned(campaign: Campaign) -> dict[str, str]:
-    return {run.placement: "\n".join(run.warnings) for run in campaign.runs}
+def remarked(campaign: Campaign) -> dict[str, str]:
+    return {run.placement: "\n".join(run.remarks) for run in campaign.runs}
 
 
 def test_a_campaign_holds_it_against_the_cpu(measure: Callable[..., Campaign], tiny: Path) -> None:
     found = measure(tiny, "llama.cpp/cpu", "rk-llama.cpp/npu", CRASHING, quality=False)
     assert {run.outcome for run in found.runs} == {"finished"}
-    assert len(warned(found)) == 3
-    assert "KiB of weights, W8A8_HADAMARD" in warned(found)["rk-llama.cpp/npu"]
+    assert len(remarked(found)) == 3
+    assert "KiB of weights, W8A8_HADAMARD" in remarked(found)["rk-llama.cpp/npu"]
     avoided = "runs with pipeline W16A16_STANDARD, since without it: as planned: start failed, segmentation fault"
-    assert avoided in warned(found)[CRASHING]
+    assert avoided in remarked(found)[CRASHING]
 
 
 def test_by_itself_it_is_measured_where_the_board_has_an_npu(measure: Callable[..., Campaign], tiny: Path) -> None:
     found = measure(tiny, quality=False)
-    assert {"llama.cpp/cpu", "rk-llama.cpp/npu"} <= {name.replace("@embedded", "") for name in warned(found)}
+    assert {"llama.cpp/cpu", "rk-llama.cpp/npu"} <= {name.replace("@embedded", "") for name in remarked(found)}
 
 
 def test_prefill_on_the_npu_and_decode_on_the_cpu(measure: Callable[..., Campaign], tiny: Path) -> None:
     pair = "rk-llama.cpp/npu+llama.cpp/cpu"
     found = measure(tiny, pair, quality=False)
     assert [run.outcome for run in found.runs] == ["finished"]
-    assert "nothing is handed over" not in warned(found)[pair]
+    assert "nothing is handed over" not in remarked(found)[pair]
     assert Path(os.environ["TRILITHON_NPU_LOCK"]).read_text() == ""  # taken for prefill, and given back
 
 
@@ -723,7 +723,7 @@ def test_a_pipeline_that_spoils_the_model_is_found_out(measure: Callable[..., Ca
     model = write_tiny_model(tmp_path / "small.gguf", context=1536)
     found = measure(model, "llama.cpp/cpu", "rk-llama.cpp/npu", SPOILT, quality=True)
     assert {run.outcome for run in found.runs} == {"finished"}
-    said = warned(found)[SPOILT]
+    said = remarked(found)[SPOILT]
     assert (
         "runs with pipeline W8A8_HADAMARD, since without it: as planned: failed, called broken by the quality" in said
     )

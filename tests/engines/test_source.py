@@ -72,6 +72,31 @@ def test_an_archive_of_llama_cpp_itself(tmp_path: Path) -> None:
     assert (found.folder, found.version, found.commit) == (tmp_path / "work/llama.cpp-b1", "local", "")
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_damaged_archive_is_refused_in_a_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload] # one of its modes
+        for name in ("CMakeLists.txt", *(f"file{number}" for number in range(8))):
+            member = tarfile.TarInfo(f"top/{name}")
+            member.size = 40_000
+            tar.addfile(member, io.BytesIO(b"".join(f"{name} {line}\n".encode() for line in range(4000))[:40_000]))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be unpacked: .*; get it again$"):
+        open_source(path, tmp_path / "work")
+
+
+def test_an_archive_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    (tmp_path / "empty").mkdir()
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "empty", ".")
+    with pytest.raises(UserError, match="it is no source archive"):
+        open_source(path, tmp_path / "work")
+
+
 def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
     for name, content in SDIST.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

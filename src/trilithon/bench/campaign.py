@@ -16,14 +16,14 @@ from trilithon.bench.checks import Reading, settle, warnings_between
 from trilithon.bench.footing import Footing
 from trilithon.bench.plan import in_turn
 from trilithon.bench.prepare import Prepared, record_of
-from trilithon.bench.quality import QualityReading, judge, read_quality
-from trilithon.bench.recording import recording_warnings, sensor_log
+from trilithon.bench.quality import QualityReading, judge, not_judged, read_quality
+from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.bench.tally import FAILURES, MOST_ROUNDS, Observer, Tally
 from trilithon.bench.workloads import DEFAULT_QUESTION, measure, measure_cold, warm_up
 from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.board.sampler import Sampler
 from trilithon.engines.base import Placement
-from trilithon.errors import ChildDied, Hung, RunError, UserError
+from trilithon.errors import ChildDied, Hung, Interrupted, RunError, UserError
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample
 from trilithon.results.compare import differences
 from trilithon.results.store import Store
@@ -41,12 +41,17 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     """Measure, or go on with the campaign `resume`; returns its number in the store.
 
     What a placement does wrong becomes a failed run. Cancelled, it leaves the campaign "interrupted", with all
-    finished samples kept and no child alive.
+    finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign.
     """
     with workspace() as folder, Sampler() as sampler:
         tally = Tally(prepared.plan, len(prepared.placements))
         footing = Footing(prepared, folder / "footing", lambda text: observer(tally.step(text)))
-        prepared = await footing.find()
+        try:
+            prepared = await footing.find()
+        except asyncio.CancelledError:
+            if resume is not None:
+                raise
+            raise Interrupted("stopped before anything was measured") from None
         campaign = _Campaign(prepared, store, observer, folder, sampler, footing, resume)
         try:
             await campaign.run()
@@ -170,13 +175,14 @@ class _Campaign:
     def _skip(self, placement: Placement, number: int) -> Run:
         now = time.monotonic_ns()
         run_id = self._store.start_run(self.id, placement.name, number, now)
-        self._store.finish_run(run_id, "skipped", now, warnings=(f"failed {FAILURES} times in a row",))
+        self._store.finish_run(run_id, "skipped", now, remarks=(f"failed {FAILURES} times in a row",))
         return Run(placement=placement.name, round=number, outcome="skipped", started_ns=now, finished_ns=now)
 
     async def _run_once(self, placement: Placement, number: int) -> Run:
         self._tell(f"{placement.name}: waiting for an idle machine")
         limit = _SETTLE_FIRST_SECONDS if self._tally.first_run else _SETTLE_SECONDS
         warnings = await settle(limit_seconds=limit)
+        remarks: tuple[str, ...] = ()
         before, own_before = Reading.take(), _own_cpu_seconds()
         run = Run(
             placement=placement.name,
@@ -192,7 +198,7 @@ class _Campaign:
         try:
             async with contextlib.aclosing(self._samples(placement, folder)) as produced:
                 async for sample, found in produced:
-                    warnings += found
+                    remarks += found
                     if sample is not None:
                         self._store.add_sample(run_id, sample)
                         samples.append(sample)
@@ -200,23 +206,30 @@ class _Campaign:
             run = replace(run, outcome="failed", failure=_failure(error))
         except asyncio.CancelledError:
             failure = Failure(kind="interrupted", message="stopped by the user")
-            log = "\n".join(_logs(placement, folder))
-            self._store.finish_run(run_id, "failed", time.monotonic_ns(), failure=failure, warnings=warnings, log=log)
+            self._store.finish_run(
+                run_id,
+                "failed",
+                time.monotonic_ns(),
+                failure=failure,
+                warnings=warnings,
+                remarks=remarks,
+                log="\n".join(_logs(placement, folder)),
+            )
             raise
         finally:
             recording = self._sampler.stop()
         own_cpu_seconds = _own_cpu_seconds() - own_before
         warnings += warnings_between(before, Reading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
-        warnings += recording_warnings(recording)
         logs = _logs(placement, folder)
-        warnings += self._footing.remarks(placement, logs)
-        run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings)
+        remarks += (*recording_remarks(recording), *self._footing.remarks(placement, logs))
+        run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings, remarks=remarks)
         self._store.finish_run(
             run_id,
             run.outcome,
             run.finished_ns,
             failure=run.failure,
             warnings=run.warnings,
+            remarks=run.remarks,
             log="\n".join(logs),
             sensor_log=sensor_log(recording),
         )
@@ -226,7 +239,7 @@ class _Campaign:
     async def _samples(
         self, placement: Placement, folder: Path
     ) -> AsyncGenerator[tuple[Sample | None, tuple[str, ...]], None]:
-        """A sample and warnings per test. A test that this placement cannot do gives a warning alone, and costs the
+        """A sample and remarks per test. A test that this placement cannot do gives a remark alone, and costs the
         others nothing, as long as the child lives; where none can be done, the last error is raised."""
         for test in self._prepared.plan.tests:
             if test.kind == "cold":
@@ -265,9 +278,20 @@ class _Campaign:
         if not waiting:
             return
         reference = self._prepared.reference
+        if reference.file.synthetic:
+            record = not_judged(reference.name)
+            self._tell(record.reasons[0])
+            for placement in waiting:
+                self._store.set_quality(self.id, placement.name, record)
+            return
         reading = await self._read_quality(reference)
+        own = self._verdict(reading, None)
+        if own.verdict == "broken":
+            reading = RunError(f"{reference.name}, the reference, is broken itself: {'; '.join(own.reasons)}")
         for placement in waiting:
-            if placement is reference or isinstance(reading, RunError):
+            if placement is reference:
+                record = own
+            elif isinstance(reading, RunError):
                 record = self._verdict(reading, None)
             else:
                 record = await self._judged_or_lowered(placement, reading)

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trilithon.board.cooling import cooling_steps
+from trilithon.board.cooling import read_cooling
+from trilithon.board.devfreq import devfreq_entries
 from trilithon.board.sampler import Recording
-from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_time_in_state
+from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count, parse_time_in_state
 
 __all__ = ["Policy", "Reading", "UnitClock", "settle", "warnings_between"]
 
@@ -38,8 +39,6 @@ SWAPPED_BYTES = 2**20
 PINNED_GOVERNORS = {"performance", "userspace"}
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# The last part of a devfreq entry's name, and what a recording calls its clock.
-_UNITS = {"dmc": "memory", "gpu": "GPU", "npu": "NPU"}
 _NO_RECORDING = Recording()
 
 
@@ -99,10 +98,10 @@ class Reading:
             policies=_policies(machine),
             celsius=_celsius(machine),
             units=_unit_clocks(machine),
-            cooling=cooling_steps(machine),
-            swapped_in_pages=_count(counters.get("pswpin")),
-            swapped_out_pages=_count(counters.get("pswpout")),
-            oom_kills=_count(counters.get("oom_kill")),
+            cooling={device.name: device.step for device in read_cooling(machine)},
+            swapped_in_pages=parse_count(counters.get("pswpin")),
+            swapped_out_pages=parse_count(counters.get("pswpout")),
+            oom_kills=parse_count(counters.get("oom_kill")),
             throttle_events=_throttle_events(machine),
         )
 
@@ -255,7 +254,7 @@ def _hot(after: Reading, recording: Recording) -> Iterator[str]:
         hottest[zone] = max(celsius, hottest.get(zone, 0.0))
     zone, celsius = max(hottest.items(), key=lambda item: item[1], default=("", 0.0))
     if celsius >= HOT_CELSIUS:
-        yield f"temperature {celsius:.0f} °C ({zone})"
+        yield f"hot: up to {celsius:.0f} °C ({zone})"
 
 
 def _swapped(before: Reading, after: Reading) -> Iterator[str]:
@@ -285,22 +284,17 @@ def _seconds(before: Mapping[int, int], after: Mapping[int, int]) -> float:
     return sum(max(0, ticks - before[cpu]) for cpu, ticks in after.items() if cpu in before) / _TICKS_PER_SECOND
 
 
-def _count(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
-
-
 def _cpu_ticks(machine: Machine) -> tuple[dict[int, int], dict[int, int]]:
     """Busy and stolen ticks per CPU. Interrupts are left out: the measured programs cause them, unaccounted."""
     busy: dict[int, int] = {}
     stolen: dict[int, int] = {}
     for name, text in machine.fields("/proc/stat", None).items():
-        words = text.split()
-        cpu = _count(name.removeprefix("cpu")) if name.startswith("cpu") else None
-        if cpu is None or len(words) < 8 or not all(word.isdecimal() for word in words):
+        cpu = parse_count(name.removeprefix("cpu")) if name.startswith("cpu") else None
+        ticks = [count for word in text.split() if (count := parse_count(word)) is not None]
+        if cpu is None or len(ticks) < 8 or len(ticks) < len(text.split()):
             continue
-        user, nice, system = (int(word) for word in words[:3])
-        busy[cpu] = user + nice + system
-        stolen[cpu] = int(words[7])
+        busy[cpu] = sum(ticks[:3])  # user, nice, system
+        stolen[cpu] = ticks[7]
     return busy, stolen
 
 
@@ -320,13 +314,12 @@ def _policies(machine: Machine) -> dict[str, Policy]:
 def _unit_clocks(machine: Machine) -> dict[str, UnitClock]:
     """Of two entries for one unit the last counts; there is one of each on every known board."""
     return {
-        _UNITS[unit]: UnitClock(
-            governor=machine.text(f"{folder}/governor"),
-            current_hz=machine.integer(f"{folder}/cur_freq"),
-            top_hz=max(machine.integers(f"{folder}/available_frequencies") or (), default=None),
+        entry.title: UnitClock(
+            governor=machine.text(f"{entry.folder}/governor"),
+            current_hz=machine.integer(f"{entry.folder}/cur_freq"),
+            top_hz=max(machine.integers(f"{entry.folder}/available_frequencies") or (), default=None),
         )
-        for folder in machine.glob("/sys/class/devfreq/*")
-        if (unit := folder.rpartition("/")[2].rpartition(".")[2]) in _UNITS
+        for entry in devfreq_entries(machine)
     }
 
 

@@ -41,6 +41,7 @@ _SHORT = {
 class Plan:
     """A campaign before it runs. `placements` are spelled; empty means every one that can run the file.
 
+    `also` are the same model's files in other forms (.rkllm): each placement takes the first that its engine runs.
     `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
     to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
@@ -49,6 +50,7 @@ class Plan:
 
     model: Path
     tests: tuple[Test, ...]
+    also: tuple[Path, ...] = ()
     placements: tuple[str, ...] = ()
     variants: tuple[Mapping[str, str], ...] = field(default=({},))
     rounds: int | None = None
@@ -61,6 +63,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "model": str(self.model),
+            "also": [str(path) for path in self.also],
             "reference": str(self.reference) if self.reference else None,
             "variants": [dict(variant) for variant in self.variants],
         }
@@ -72,6 +75,7 @@ class Plan:
             **known
             | {
                 "model": Path(data["model"]),
+                "also": tuple(map(Path, data.get("also", ()))),
                 "reference": Path(data["reference"]) if data.get("reference") else None,
                 "tests": tuple(Test(**test) for test in data["tests"]),
                 "placements": tuple(data["placements"]),
@@ -122,17 +126,20 @@ def _parse_half(text: str) -> Spelling:
     return Spelling(text.strip(), match["engine"], match["build"], unit, options)
 
 
-def resolve(plan: Plan, file: ModelFile, board: Board, configuration: Configuration) -> list[Placement]:
-    """The placements that the plan means here, each with its own name.
+def resolve(
+    plan: Plan, file: ModelFile, board: Board, configuration: Configuration, *, also: Sequence[ModelFile] = ()
+) -> list[Placement]:
+    """The placements that the plan means here, each with its own name. `also` are the files of `plan.also`.
 
     Raises PlacementError for one that was spelled and cannot run, or when none can.
     """
     spellings = [parse_placement(text) for text in plan.placements]
     if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; tell them apart by @BUILD or by a setting")
+    files = (file, *also)
     found = [
-        _placement(spelling, variant, plan.tests, file, board, configuration)
-        for spelling in spellings or _usable_here(file, configuration)
+        _placement(spelling, variant, plan.tests, files, board, configuration)
+        for spelling in spellings or _usable_here(files, configuration)
         for variant in plan.variants
     ]
     # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
@@ -144,22 +151,30 @@ def resolve(plan: Plan, file: ModelFile, board: Board, configuration: Configurat
 
 
 def reference_placement(
-    plan: Plan, placements: Sequence[Placement], file: ModelFile, board: Board, configuration: Configuration
+    plan: Plan,
+    placements: Sequence[Placement],
+    file: ModelFile,
+    board: Board,
+    configuration: Configuration,
+    *,
+    also: Sequence[ModelFile] = (),
 ) -> Placement:
-    """What quality is held against: `file` on the CPU. One of `placements` where it is among them, else another."""
+    """What quality is held against: `file`, or the first of `also`, on the CPU. One of `placements` where it is among
+    them, else another."""
+    files = (file, *also)
     for placement in placements:
-        if placement.unit == "cpu" and placement.file is file and placement.prefill is None:
+        if placement.unit == "cpu" and placement.file in files and placement.prefill is None:
             return placement
-    for spelling in _usable_here(file, configuration):
+    for spelling in _usable_here(files, configuration):
         if spelling.unit == "cpu":
-            name = f"{spelling.text} with {file.path.name}"
-            return replace(_placement(spelling, {}, plan.tests, file, board, configuration), name=name)
-    if placements[0].file is file:
+            found = _placement(spelling, {}, plan.tests, files, board, configuration)
+            return replace(found, name=f"{spelling.text} with {found.file.path.name}")
+    if placements[0].file in files:
         return placements[0]
     raise PlacementError(f"no CPU placement here can run {file.path.name}, which --reference names")
 
 
-def _usable_here(file: ModelFile, configuration: Configuration) -> list[Spelling]:
+def _usable_here(files: Sequence[ModelFile], configuration: Configuration) -> list[Spelling]:
     spellings: list[Spelling] = []
     for each in engines(configuration):
         if each.only_when_named:
@@ -168,7 +183,8 @@ def _usable_here(file: ModelFile, configuration: Configuration) -> list[Spelling
             (build, unit)
             for build in each.builds()
             for unit in build.units
-            if not build.only_when_named(unit) and not each.refusal(file, build, unit, Settings())
+            if not build.only_when_named(unit)
+            and any(not each.refusal(file, build, unit, Settings()) for file in files)
         ]
         for build, unit in pairs:
             alone = sum(other == unit for _, other in pairs) == 1
@@ -181,18 +197,23 @@ def _placement(
     spelling: Spelling,
     variant: Mapping[str, str],
     tests: Sequence[Test],
-    file: ModelFile,
+    files: Sequence[ModelFile],
     board: Board,
     configuration: Configuration,
 ) -> Placement:
     if spelling.prefill is not None:
-        return _handover(spelling, spelling.prefill, variant, tests, file, board, configuration)
+        return _handover(spelling, spelling.prefill, variant, tests, files, board, configuration)
     chosen = engine(spelling.engine, configuration)
     build = _build(spelling, chosen)
-    settings = _settings(spelling, {**variant, **spelling.options}, tests, file, board)
-    refusal = chosen.refusal(file, build, spelling.unit, settings)
-    if refusal:
-        raise PlacementError(f"placement {spelling.text}: {refusal}")
+    refusals = []
+    for file in files:
+        settings = _settings(spelling, {**variant, **spelling.options}, tests, file, board)
+        refusal = chosen.refusal(file, build, spelling.unit, settings)
+        if not refusal:
+            break
+        refusals.append(refusal)
+    else:
+        raise PlacementError(f"placement {spelling.text}: {'; '.join(refusals)}")
     own = {_SHORT.get(name, name) for name in spelling.options}
     suffix = ",".join(f"{name}={value}" for name, value in variant.items() if _SHORT[name] not in own)
     name = spelling.text + (("," if spelling.options else ":") + suffix if suffix else "")
@@ -204,22 +225,25 @@ def _handover(
     prefill: Spelling,
     variant: Mapping[str, str],
     tests: Sequence[Test],
-    file: ModelFile,
+    files: Sequence[ModelFile],
     board: Board,
     configuration: Configuration,
 ) -> Placement:
     """Both halves keep their KV cache in the same form, or the one could not read the other's: what the second half
     leaves open, it takes from the first."""
-    first = _placement(prefill, variant, tests, file, board, configuration)
+    first = _placement(prefill, variant, tests, files, board, configuration)
     shared = {name: value for name, value in prefill.options.items() if _SHORT.get(name) in _SAME_IN_BOTH}
     own = {_SHORT.get(name, name) for name in spelling.options}
     options = {name: value for name, value in shared.items() if _SHORT[name] not in own} | dict(spelling.options)
-    second = _placement(replace(spelling, prefill=None, options=options), variant, tests, file, board, configuration)
+    second = _placement(replace(spelling, prefill=None, options=options), variant, tests, files, board, configuration)
+    if first.file is not second.file:
+        names = f"{first.file.path.name} and {second.file.path.name}"
+        raise PlacementError(f"placement {spelling.name}: one half reads no KV cache of the other's file ({names})")
     for name in _SAME_IN_BOTH:
         here, there = getattr(first.settings, name), getattr(second.settings, name)
         if here != there:
             raise PlacementError(f"placement {spelling.name}: {name} is {here} in one half and {there} in the other")
-    windowed = file.sliding_window is not None
+    windowed = second.file.sliding_window is not None
     first = replace(first, settings=replace(first.settings, full_window_cache=windowed))
     settings = replace(second.settings, full_window_cache=windowed)
     return replace(second, name=f"{first.name}+{second.name}", settings=settings, prefill=first)

@@ -1,13 +1,14 @@
 """A plan held against this machine: files read, placements resolved, everything refused that can be refused early."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trilithon.bench.plan import Plan, reference_placement, resolve
 from trilithon.board.snapshot import Board, read_board
 from trilithon.board.tuning import Outcome
 from trilithon.engines.base import Placement
+from trilithon.errors import ModelError
 from trilithon.measure.records import PlacementRecord
 from trilithon.models.file import ModelFile, read_model_file
 from trilithon.models.hashing import Progress
@@ -41,9 +42,12 @@ def prepare(
     PlacementError."""
     file = read_model_file(plan.model, configuration.cache, progress)
     other = read_model_file(plan.reference, configuration.cache, progress) if plan.reference else None
+    # The same model by the user's word, whatever its files are called: one verdict over all.
+    also = [replace(read_model_file(path, configuration.cache, progress), name=file.name) for path in plan.also]
+    _refuse_synthetic(file, other)
     board = read_board()
-    placements = tuple(resolve(plan, file, board, configuration))
-    reference = reference_placement(plan, placements, other or file, board, configuration)
+    placements = tuple(resolve(plan, file, board, configuration, also=also))
+    reference = reference_placement(plan, placements, other or file, board, configuration, also=() if other else also)
     return Prepared(
         plan=plan,
         board=board,
@@ -52,6 +56,16 @@ def prepare(
         configuration=configuration,
         pinned=tuple(pinned),
     )
+
+
+def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:
+    """Its speed can be measured all the same, as long as nobody asks for its quality by name."""
+    for each in (file, reference) if reference is not None else ():
+        if each.synthetic:
+            raise ModelError(
+                f"{each.path.name} is synthetic: its weights are random, and quality cannot be held against another "
+                "file's; leave --reference out to measure its speed"
+            )
 
 
 def record_of(
@@ -93,4 +107,5 @@ def _described(file: ModelFile) -> Mapping[str, object]:
         "parameters": file.parameters,
         "bytes_per_token": file.bytes_per_token,
         "sha256": file.sha256,
+        **({"synthetic": True} if file.synthetic else {}),
     }

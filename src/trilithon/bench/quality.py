@@ -18,7 +18,7 @@ from trilithon.measure.records import QualityRecord
 from trilithon.measure.words import split_words
 from trilithon.runtime.runner import Runner
 
-__all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "read_quality"]
+__all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "not_judged", "read_quality"]
 
 POSITIONS = 32
 """Positions by prefill, and as many by step-by-step decode."""
@@ -119,6 +119,12 @@ def judge(reading: QualityReading, reference: QualityReading | None, reference_n
             reasons=(*reasons, "another tokenizer than the reference's: the distributions cannot be compared"),
         )
     return _compared(reading, reference, reference_name, perplexity, reasons)
+
+
+def not_judged(reference_name: str) -> QualityRecord:
+    """For a synthetic model, whose weights are random: right or wrong, what it says means nothing."""
+    reason = "the model is synthetic: its weights are random, so quality was not judged"
+    return QualityRecord(verdict="unknown", reference=reference_name, reasons=(reason,))
 
 
 def _compared(

@@ -3,7 +3,7 @@
 from trilithon.board.sampler import Recording
 from trilithon.measure.records import SensorLog, SensorValues
 
-__all__ = ["recording_warnings", "sensor_log"]
+__all__ = ["recording_remarks", "sensor_log"]
 
 _DIGITS = 6  # µW, and far below what any of the others can tell
 
@@ -26,5 +26,5 @@ def sensor_log(recording: Recording) -> SensorLog | None:
     return SensorLog(at_ns=tuple(frame.at_ns for frame in recording.frames), sensors=sensors)
 
 
-def recording_warnings(recording: Recording) -> tuple[str, ...]:
+def recording_remarks(recording: Recording) -> tuple[str, ...]:
     return (f"sensors not read to the end: {recording.hung} did not answer",) if recording.hung else ()

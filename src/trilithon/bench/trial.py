@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -100,9 +100,16 @@ async def reference_answer(configuration: Configuration, folder: Path) -> Answer
 
 
 async def try_out(
-    build: Build, unit: Unit, reference: Answer | None, configuration: Configuration, folder: Path
+    build: Build,
+    unit: Unit,
+    reference: Answer | None,
+    configuration: Configuration,
+    folder: Path,
+    *,
+    waiting: Callable[[str], None] | None = None,
 ) -> Trial:
-    """Try one build on one unit; where it fails, the safer settings of its engine's ladder in turn."""
+    """Try one build on one unit; where it fails, the safer settings of its engine's ladder in turn. `waiting` is told
+    for whom it waits."""
     name = f"{build.engine}@{build.name}/{unit}"
     try:
         placement = _placement(build, unit, configuration, folder)
@@ -112,7 +119,8 @@ async def try_out(
     own: Trial | None = None
     for number, rung in enumerate([Rung(name="", settings=placement.settings), *rungs]):
         attempt = replace(placement, settings=rung.settings)
-        findings = await _findings(attempt, reference, configuration, folder / f"{build.name}-{unit}-{number}")
+        place = folder / f"{build.name}-{unit}-{number}"
+        findings = await _findings(attempt, reference, configuration, place, waiting)
         trial = Trial(name, build, unit, findings, rung.name)
         if trial.works:
             return trial
@@ -122,12 +130,16 @@ async def try_out(
 
 
 async def _findings(
-    placement: Placement, reference: Answer | None, configuration: Configuration, folder: Path
+    placement: Placement,
+    reference: Answer | None,
+    configuration: Configuration,
+    folder: Path,
+    waiting: Callable[[str], None] | None,
 ) -> tuple[Finding, ...]:
     report = _Report()
     started_ns = time.monotonic_ns()
     try:
-        async with _opened(placement, configuration, folder) as runner:
+        async with _opened(placement, configuration, folder, waiting) as runner:
             report.note(False, f"{(time.monotonic_ns() - started_ns) / 1e9:.2f} s")
             await _try(runner, placement.build, reference, report)
     except RunError as error:
@@ -205,12 +217,15 @@ def _placement(build: Build, unit: Unit, configuration: Configuration, folder: P
 
 
 @contextlib.asynccontextmanager
-async def _opened(placement: Placement, configuration: Configuration, folder: Path) -> AsyncIterator[Runner]:
+async def _opened(
+    placement: Placement, configuration: Configuration, folder: Path, waiting: Callable[[str], None] | None = None
+) -> AsyncIterator[Runner]:
     async with Runner.open(
         engine(placement.build.engine, configuration),
         placement,
         folder,
         start_seconds=configuration.start_seconds,
         hang_seconds=configuration.hang_seconds,
+        waiting=waiting,
     ) as runner:
         yield runner

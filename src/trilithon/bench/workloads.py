@@ -27,6 +27,7 @@ QUESTION_TOKENS = 1024
 _TEMPLATE_TOKENS = 512
 _WARM_UP_GENERATED = 4
 _HALF_A_CHARACTER = "output that does not match the expected"
+_CHARACTER_TOKENS = 4  # the most that one takes: a token per byte
 
 
 def tokens_needed(test: Test) -> int:
@@ -55,8 +56,17 @@ async def measure(runner: Runner, test: Test) -> Sample:
 
 
 async def ask(runner: Runner, question: str, max_tokens: int) -> str:
-    """The visible answer to one question, unmeasured; what it thought where it came no further."""
-    tokens, _ = await _chat(runner, question, max_tokens)
+    """The visible answer to one question, unmeasured; what it thought where it came no further. One that the server
+    will not send as text, wherever it is cut, is U+FFFD."""
+    for limit in range(max_tokens, max_tokens - _CHARACTER_TOKENS, -1):
+        try:
+            tokens, _ = await _chat(runner, question, limit)
+            break
+        except Refused as error:
+            if _HALF_A_CHARACTER not in str(error):
+                raise
+    else:
+        return "\N{REPLACEMENT CHARACTER}"
     answer = "".join(token.text for token in tokens if not token.reasoning)
     return answer.strip() or "".join(token.text for token in tokens).strip()
 
@@ -168,9 +178,9 @@ async def measure_cold(
 ) -> tuple[Sample, tuple[str, ...]]:
     """A start with the file not in the page cache and one with it, the first request, and one with a cached prefix.
 
-    Returns the sample and warnings: where the kernel kept the file in memory the cold load is left out.
+    Returns the sample and remarks: where the kernel kept the file in memory the cold load is left out.
     """
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     marks: dict[str, int] = {}
     started_ns = time.monotonic_ns()
     left = evict(file)
@@ -178,22 +188,22 @@ async def measure_cold(
         if left < 0.01:
             marks["load_cold_ns"] = runner.ready_ns - runner.started_ns
         else:
-            warnings = (f"cold load not measured: {left:.0%} of the file stayed in the page cache",)
+            remarks = (f"cold load not measured: {left:.0%} of the file stayed in the page cache",)
         await runner.timed(_short_question())
     held = await bring_in(file)
     async with open_runner() as runner:
         if held > 0.99:
             marks["load_warm_ns"] = runner.ready_ns - runner.started_ns
         else:
-            warnings += ("warm load not measured: the file does not fit in the page cache",)
+            remarks += ("warm load not measured: the file does not fit in the page cache",)
         request = replace(_short_question(), cache_prompt=True)
         marks["first_request_ns"], _ = await _elapsed(runner, request)
         elapsed_ns, cached = await _elapsed(runner, request)
         if cached:
             marks["cached_request_ns"] = elapsed_ns
         else:
-            warnings += ("request with a cached prefix not measured: the engine kept no prefix",)
-    return Sample(test=test, started_ns=started_ns, finished_ns=time.monotonic_ns(), marks=marks), warnings
+            remarks += ("request with a cached prefix not measured: the engine kept no prefix",)
+    return Sample(test=test, started_ns=started_ns, finished_ns=time.monotonic_ns(), marks=marks), remarks
 
 
 def _short_question() -> Completion:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from trilithon.cli.models import complete_model_or_file
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
@@ -28,7 +29,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 
 
 @click.command("bench")
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False, shell_complete=complete_model_or_file)
 @click.option("-p", "--n-prompt", default="512", show_default=True, help="Prompt lengths for pp, 0 for none.")
 @click.option("-n", "--n-gen", default="128", show_default=True, help="Generated tokens for tg, 0 for none.")
 @click.option("-pg", "pg", multiple=True, metavar="P,N", help="A prompt of P tokens, then N generated, as one figure.")
@@ -41,11 +42,14 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("-ctv", "--cache-type-v", help="Type of V in the KV cache. [default: f16]")
 @click.option("-fa", "--flash-attn", help="Flash attention: on, off or auto. [default: auto]")
 @click.option("--placement", multiple=True, metavar="P", help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.")
+@click.option(
+    "--also", multiple=True, metavar="MODEL", help="The same model for other engines, such as an .rkllm file."
+)
 @click.option("--test", "tests", multiple=True, type=click.Choice(_KINDS), help="Only these tests.")
 @click.option("--question", help="The question to ask. [default: tell me about openai]")
 @click.option("--preset", type=click.Choice(["article"]), help="article: pp512, tg128 and the question.")
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
-@click.option("--reference", type=click.Path(path_type=Path), help="File to hold quality against. [default: MODEL]")
+@click.option("--reference", metavar="MODEL", help="What to hold quality against. [default: the MODEL measured]")
 @click.option("--no-quality", is_flag=True, help="Leave the quality check out; the verdict then says so.")
 @click.option("--pin-clocks", is_flag=True, help="Take all clocks to their top meanwhile; needs root.")
 @click.option("--keep-awake", is_flag=True, help="With --pin-clocks: switch deep idle states off as well.")
@@ -53,7 +57,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="What to print on stdout.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
-    """Measure MODEL (a GGUF file; the demo model if left out) on every unit that this machine has.
+    """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
 
     Values may be lists and ranges as in llama-bench: 512,1024 and 128-512+128. Lists for -t, -b, -ub, -ctk, -ctv and
     -fa make one placement of each combination. A placement's own settings go behind a colon:
@@ -145,13 +149,15 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Plan":
         _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
     budget = words["time_budget"]
     return Plan(
-        model=_model(words["model"], configuration),
+        # With other forms beside it, no single file has to suit all placements.
+        model=_model(words["model"], () if words["also"] else words["placement"], configuration),
         tests=tuple(_tests(words)),
+        also=tuple(_model(text, (), configuration) for text in words["also"]),
         placements=tuple(words["placement"]),
         variants=tuple(_variants(words)),
         rounds=words["repetitions"],
         budget_seconds=None if budget is None else parse_duration(budget, name="--time-budget"),
-        reference=words["reference"] and words["reference"].absolute(),
+        reference=None if words["reference"] is None else _model(words["reference"], (), configuration),
         quality=not words["no_quality"],
         pin_clocks=words["pin_clocks"],
         keep_awake=words["keep_awake"],
@@ -167,9 +173,11 @@ def _refuse_beside(reason: str, names: AbstractSet[str]) -> None:
             raise UserError(f"{reason}; leave {word} out")
 
 
-def _model(path: Path | None, configuration: "Configuration") -> Path:
-    if path is not None:
-        return path.absolute()  # `--resume` may be said in another folder
+def _model(text: str | None, placements: Sequence[str], configuration: "Configuration") -> Path:
+    if text is not None:
+        from trilithon.cli.models import locate_model
+
+        return locate_model(text, placements, configuration)
     from trilithon.cli.progress import reading
     from trilithon.models.demo import DEMO_LICENCE, demo_model
 

@@ -1,11 +1,8 @@
 """`trilithon engines`: which programs run models here, where they come from, and whether they work."""
 
-import contextlib
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +112,13 @@ def build(version: str | None, **words: Any) -> None:
     Vulkan also glslc and the headers of Vulkan and SPIR-V.
     """
     from trilithon.cli.engine_progress import CompileProgress
+    from trilithon.cli.signals import stoppable
     from trilithon.engines.compile import Recipe, compile_llamacpp
     from trilithon.engines.source import DEFAULT_VERSION
     from trilithon.settings import load_configuration
 
     recipe = Recipe(version=version or DEFAULT_VERSION, **words)
-    with _stoppable(), CompileProgress() as progress:
+    with stoppable("stopped; nothing was installed"), CompileProgress() as progress:
         made = compile_llamacpp(recipe, load_configuration(), progress)
     if not made.fresh:
         click.echo(f"{made.entry.name} is there already; to compile it again, add --force", err=True)
@@ -190,8 +188,12 @@ async def _try_out(wanted: "list[tuple[Build, Unit]]", configuration: "Configura
         reference = await reference_answer(configuration, folder)
         for build, unit in wanted:
             click.echo(f"trying {build.engine}@{build.name}/{unit}", err=True)
-            trials.append(await try_out(build, unit, reference, configuration, folder))
+            trials.append(await try_out(build, unit, reference, configuration, folder, waiting=_tell))
     return trials
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _trial_json(trial: "Trial") -> dict[str, Any]:
@@ -216,21 +218,3 @@ def _print_trials(trials: "list[Trial]") -> None:
         click.echo(f"{trial.placement} {verdict}")
         for each in trial.findings:
             click.echo(f"  {marks[each.outcome]} {each.capability:<19}{each.detail}".rstrip())
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C, so that compilers end and work folders go. Raises Interrupted then."""
-
-    def stop(_: int, __: object) -> None:
-        raise KeyboardInterrupt
-
-    stopping = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in stopping}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; nothing was installed") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,13 +1,14 @@
 """SIGTERM as Ctrl-C: what runs is cancelled, children are stopped, what is finished stays."""
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from trilithon.errors import Interrupted
 
-__all__ = ["run_stoppable"]
+__all__ = ["run_stoppable", "stoppable"]
 
 T = TypeVar("T")
 
@@ -43,3 +44,22 @@ async def _stoppable(work: Coroutine[Any, Any, T], stopping: _Numbers, early: Se
         return await task
     except asyncio.CancelledError:
         raise Interrupted("stopped; what was finished is kept. Go on with: trilithon bench --resume") from None
+
+
+@contextlib.contextmanager
+def stoppable(words: str) -> Iterator[None]:
+    """For work outside an event loop: SIGTERM and SIGHUP as Ctrl-C, so that its tools end and its work folders go.
+    Raises Interrupted with these words then."""
+
+    def stop(_: int, __: object) -> None:
+        raise KeyboardInterrupt
+
+    stopping = [each for each in _STOPPING if each != signal.SIGINT and signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in stopping}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from signal import Signals
 
@@ -19,6 +19,7 @@ from trilithon.board.accelerators import gpu_drivers
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.board.vulkan import read_vulkan
 from trilithon.engines.base import Device, Unit
+from trilithon.engines.whole_file import write_whole
 
 __all__ = ["VISIBLE_DEVICES", "Inventory", "inventory", "parse_devices"]
 
@@ -28,8 +29,9 @@ VISIBLE_DEVICES = "GGML_VK_VISIBLE_DEVICES"
 _PROBE_SECONDS = 10.0
 _KILL_SECONDS = 2.0
 _MOST_DEVICES = 16
-# A hang may have been the machine's, so it is tried again some day; what was found is forgotten only when its key is.
-_TROUBLE_SECONDS = 24 * 3600.0
+# Trouble may be over (a library installed, a busy machine idle): it is looked at again after this many times as long as
+# it took to find, a hang after three hours. What was found is forgotten only when its key is.
+_TROUBLE_TIMES = 1000
 _LINE = re.compile(r"\s+([A-Za-z]+\d*): (.+) \((\d+) MiB, \d+ MiB free\)")
 # The beginnings of llama.cpp's names for devices; others (RPC, BLAS) are no units of this machine.
 _UNITS: Mapping[str, Unit] = {
@@ -73,8 +75,9 @@ def inventory(program: Path, fingerprint: str, cache: Path) -> Inventory:
     file = cache / "devices" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     known = _recalled(file)
     if known is None:
+        began = time.monotonic()
         known = _asked(program)
-        _remember(file, known)
+        _remember(file, known, seconds=time.monotonic() - began)
     return known
 
 
@@ -180,26 +183,32 @@ def _surroundings() -> tuple[object, ...]:
     folders = [Path(name) for name in _MANIFESTS] + [home / name for name in _OWN_MANIFESTS]
     files = sorted(path for folder in folders for path in folder.glob("vulkan/icd.d/*.json"))
     manifests = [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()]
+    libraries = _libraries(tuple(manifests))
     nodes = [(path, THIS_MACHINE.usable(path)) for path in THIS_MACHINE.glob("/dev/dri/renderD*")]
     variables = [os.environ.get(name) for name in _LOADER_VARIABLES]
-    return manifests, nodes, variables, os.uname().release
+    return manifests, libraries, nodes, variables, os.uname().release
+
+
+@cache
+def _libraries(manifests: tuple[tuple[str, int], ...]) -> list[tuple[str, str | None, int]]:
+    """The drivers that they lead to, and when those were last changed: people replace libmali by hand."""
+    drivers = read_vulkan(THIS_MACHINE, gpu_drivers(THIS_MACHINE).values())
+    return [(d.library, d.version, Path(d.library).stat().st_mtime_ns) for d in drivers if d.library]
 
 
 def _recalled(file: Path) -> Inventory | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         found = Inventory(devices=tuple(Device(**device) for device in kept["devices"]), trouble=kept["trouble"])
-        age = time.time() - kept["asked"]
+        age, patience = time.time() - kept["asked"], kept["seconds"] * _TROUBLE_TIMES
     except (OSError, ValueError, TypeError, KeyError):
         return None  # a cache that cannot be read is no cache; it is asked again
-    return None if found.trouble and not 0 <= age < _TROUBLE_SECONDS else found
+    return None if found.trouble and not 0 <= age < patience else found
 
 
-def _remember(file: Path, found: Inventory) -> None:
-    try:
+def _remember(file: Path, found: Inventory, *, seconds: float) -> None:
+    """`seconds` is what it took to find."""
+    content = json.dumps(asdict(found) | {"asked": time.time(), "seconds": seconds})
+    with suppress(OSError):  # a cache that is read-only or full costs time, never the answer
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:
-            json.dump(asdict(found) | {"asked": time.time()}, new)
-        Path(new.name).replace(file)
-    except OSError:
-        return  # a cache that is read-only or full costs time, never the answer
+        write_whole(file, content)

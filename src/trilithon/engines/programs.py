@@ -65,7 +65,8 @@ def programs(configuration: Configuration) -> list[Program]:
         *((folder / _PROGRAM).resolve() for folder in places),
         *([wheel] if wheel else []),
     ]
-    usable = [path for path in dict.fromkeys(found) if path.is_file() and os.access(path, os.X_OK)]
+    # In this order: of what lies in a closed folder, is_file() raises.
+    usable = [path for path in dict.fromkeys(found) if os.access(path, os.X_OK) and path.is_file()]
     return [_program(path, named.get(path, ""), configuration.cache, packaged=path == wheel) for path in usable]
 
 

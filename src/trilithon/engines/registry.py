@@ -3,14 +3,13 @@
 import contextlib
 import fcntl
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trilithon.engines.whole_file import write_whole
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
@@ -102,20 +101,4 @@ def _locked(configuration: Configuration) -> Iterator[None]:
 
 
 def _write(configuration: Configuration, entries: list[Registered]) -> None:
-    """Whole or not at all, also when the power goes."""
-    file = _file(configuration)
-    text = json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix="builds-", delete=False, encoding="utf-8") as new:
-        try:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-            Path(new.name).replace(file)
-        except BaseException:
-            Path(new.name).unlink()
-            raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # the new name has to be on the disk too
-    finally:
-        os.close(folder)
+    write_whole(_file(configuration), json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1))

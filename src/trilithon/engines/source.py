@@ -1,13 +1,16 @@
 """The source of llama.cpp to compile: from the `llama-cpp-python` sdist, which pip fetches, or from a place of the
 user's own. Archives are checked and unpacked with care: what is in them ends up running."""
 
+import collections
 import hashlib
 import importlib.util
+import lzma
 import re
 import shutil
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +28,7 @@ _PACKAGE = "llama-cpp-python"
 _SHA256 = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
 _VERSION = re.compile(r"\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)?")
 _CARRIED = PurePosixPath("vendor/llama.cpp")
+_DAMAGES = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # what damaged archives raise
 # The real one has 3,700 files and 176 MiB.
 _MOST_FILES, _MOST_BYTES = 50_000, 2 << 30
 
@@ -79,8 +83,9 @@ def open_source(place: Path, work: Path) -> Source:
     try:
         with tarfile.open(place) as archive:
             folder, top = _unpack(archive, work)
-    except (tarfile.TarError, EOFError, OSError) as error:  # gzip's errors are OSErrors
-        raise UserError(f"{place} cannot be unpacked: {error}; get it again") from error
+    except _DAMAGES as error:
+        why = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on with one line per kind of compression
+        raise UserError(f"{place} cannot be unpacked: {why}; get it again") from error
     return Source(folder=folder, version=_version_in(top), commit=_commit_in(top, folder), sha256=sha256_of(place))
 
 
@@ -119,7 +124,12 @@ def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
     """Unpack what is needed; returns llama.cpp's folder and the archive's top folder."""
     members = archive.getmembers()
     tops = {PurePosixPath(member.name).parts[:1] for member in members}
-    if len(tops) != 1 or len(members) > _MOST_FILES or sum(member.size for member in members) > _MOST_BYTES:
+    if (
+        len(tops) != 1
+        or tops == {()}
+        or len(members) > _MOST_FILES
+        or sum(member.size for member in members) > _MOST_BYTES
+    ):
         raise tarfile.TarError("it is no source archive: one folder with at most 2 GiB in it")
     ((name,),) = tops
     top = PurePosixPath(name)
@@ -129,6 +139,8 @@ def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
         raise tarfile.TarError("there is no CMakeLists.txt in it")
     for member in _wanted(members, root, top):
         _write(archive, member, work)
+    if archive.fileobj is not None:  # the checksum of what was compressed comes last
+        collections.deque(iter(lambda: archive.fileobj.read(1 << 20), b""), maxlen=0)
     return work / root, work / top
 
 
