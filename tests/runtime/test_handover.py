@@ -187,11 +187,11 @@ def test_a_conversation_is_not_evaluated_twice(tiny: Path, home: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("fault", [{"crash_after": "0"}, {"error_after": "0"}, {"exit_after": "0"}])
+@pytest.mark.parametrize("fault", [{"crash_after": "2"}, {"error_after": "2"}, {"exit_after": "2"}])
 def test_a_failing_prefiller_costs_no_answer(
     tiny: Path, home: Path, fault: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It starts, and fails at its first prefill, every time."""
+    """It starts and warms up, and fails at its first prefill, every time."""
     monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0, 0.0, 0.1))
     monkeypatch.setattr(handover_module.Handover, "_probe", _no_probe)
 
@@ -305,7 +305,15 @@ async def hangs_by_a_hair(alone: Runner, request: Completion) -> bool:
     return False
 
 
-@pytest.mark.parametrize("requests", [40, pytest.param(1000, marks=pytest.mark.slow)])
+async def live_prefiller(pair: Handover) -> Runner:
+    for _ in range(600):
+        if (runner := pair._prefiller.runner) is not None:
+            return runner
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the prefiller does not come back: {pair._prefiller.reason}")
+
+
+@pytest.mark.parametrize("requests", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
 def test_conversations_survive_a_prefiller_that_is_killed_again_and_again(
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch, requests: int
 ) -> None:
@@ -326,8 +334,8 @@ def test_conversations_survive_a_prefiller_that_is_killed_again_and_again(
             opened(both, home) as pair,
         ):
             for number in range(requests):
-                if number % 20 == 10 and (runner := pair._prefiller.runner):
-                    os.kill(runner.process.pid, signal.SIGKILL)
+                if number % 20 == 10:
+                    os.kill((await live_prefiller(pair)).process.pid, signal.SIGKILL)
                 which = order.randrange(8)
                 request = Completion(prompt=tuple(histories[which]), max_tokens=5, ignore_eos=True, cache_prompt=True)
                 (text, finished), (expected, _) = await asyncio.gather(
@@ -341,6 +349,6 @@ def test_conversations_survive_a_prefiller_that_is_killed_again_and_again(
                     histories[which] = prompt_of(60, number)
             assert left_in_transfer(pair) == []
             assert pair.evaluated_again == 0 and pair.off == ""
-            assert requests < 100 or pair._prefiller.failures >= requests // 40
+            assert pair._prefiller.failures == requests // 20
 
     asyncio.run(scenario())

@@ -104,3 +104,14 @@ def test_no_other_way_is_cheaper(tokens: int, decoder: int, prefiller: int, slop
         "update": per_move * held_by_decoder + per_over * (tokens - held_by_decoder) + per_move * tokens,
     }
     assert prices[way] <= min(prices.values()) * (1 + 1e-6) + 1e-6
+
+
+def test_one_odd_measurement_is_doubted_and_a_second_one_believed() -> None:
+    """A restarted engine's first evaluation, or another program's burst, must not shut a way for ever."""
+    cost = line(10, 1)
+    cost.learn(100, 5000)
+    assert cost.of(100) == line(10, 1).of(100)
+    for _ in range(20):
+        cost.learn(100, 5000)
+    found = cost.of(100)
+    assert found is not None and found > 4000

@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import json
 import threading
 from dataclasses import replace
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trilithon.engines.base import Device, Engine, Placement, Rung, Settings
+from trilithon.engines.base import Device, Engine, Launch, Placement, Rung, Settings
 from trilithon.engines.scripted import ScriptedEngine
 from trilithon.errors import ChildDied, RunError, StartError
 from trilithon.models.file import ModelFile, read_model_file
@@ -169,6 +170,36 @@ def test_what_no_setting_mends_is_raised_at_once(stand: Stand, file: ModelFile) 
     assert len(stand.told) == 1
 
 
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
+def test_who_is_ended_from_outside_gives_nothing_up(stand: Stand, file: ModelFile, name: str) -> None:
+    class Ended(Fragile):
+        def launch(self, placement: Placement, folder: Path) -> Launch:
+            return replace(super().launch(placement, folder), argv=("/bin/sh", "-c", f"kill -{name} $$"))
+
+    engine = Ended(("seed", "1"))
+    placement = engine.placement(file)
+    with pytest.raises(StartError, match=f"killed from outside .SIG{name}"):
+        stand(engine, placement)
+    assert len(stand.told) == 1
+
+
+def test_it_says_for_whom_it_waits(
+    stand: Stand, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnNpu(Fragile):
+        def launch(self, placement: Placement, folder: Path) -> Launch:
+            return replace(super().launch(placement, folder), tenancy="npu")
+
+    monkeypatch.setenv("TRILITHON_NPU_LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr("trilithon.runtime.npu._TELL_SECONDS", 0.05)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        engine = OnNpu(("seed", "1"))
+        assert stand(engine, engine.placement(file)).rung == ""
+    assert any("waiting for the NPU" in line for line in stand.told)
+
+
 # -- garbage
 
 
@@ -179,6 +210,15 @@ def test_wrong_answers_are_climbed_down_from(stand: Stand, file: ModelFile) -> N
     assert len(reference.prefill) == len(reference.decode) > 10
     found = stand(engine, engine.placement(file), reference)
     assert (found.rung, found.falls[0].cause) == ("less one", "wrong answers")
+
+
+def test_another_tokenizer_is_no_wrong_answer(stand: Stand, file: ModelFile) -> None:
+    """The reference may be another file; what it says of other tokens says nothing about these."""
+    engine = Fragile(("wrong", "1"))
+    sound = replace(engine.placement(file), settings=Settings(context=2048, options=FAST))
+    reference = stand.probe(engine, sound)
+    other = replace(reference, tokens=(1, *reference.tokens))
+    assert stand(engine, engine.placement(file), other).rung == ""
 
 
 def test_the_reference_itself_is_right(stand: Stand, file: ModelFile) -> None:

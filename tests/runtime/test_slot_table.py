@@ -55,3 +55,30 @@ def test_a_slot_in_use_is_passed_over() -> None:
         assert table.choose((*tokens, 5)).number == first.number
 
     asyncio.run(scenario())
+
+
+def test_whoever_waits_gets_the_first_slot_that_is_free() -> None:
+    async def scenario() -> None:
+        table = SlotTable(2)
+        released = [asyncio.Event(), asyncio.Event()]
+
+        async def hold(which: int, tokens: tuple[int, ...]) -> None:
+            async with table.taken(tokens):
+                await released[which].wait()
+
+        holding = [asyncio.create_task(hold(which, (which,) * 9)) for which in range(2)]
+        await asyncio.sleep(0)
+        table.slots[0].decoder = Held((7,) * 9)
+
+        async def waits() -> int:
+            async with table.taken((7,) * 10) as slot:  # the first one would suit it better
+                return slot.number
+
+        waiting = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        released[1].set()
+        assert await asyncio.wait_for(waiting, 1) == 1
+        released[0].set()
+        await asyncio.gather(*holding)
+
+    asyncio.run(scenario())

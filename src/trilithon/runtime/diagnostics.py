@@ -34,9 +34,13 @@ BEYOND_SETTINGS = frozenset(
         "disk full",
         "the engine's program cannot be started",
         "CPUs that this machine or container does not give",
+        # Of SIGKILL the kernel makes use too, when the memory is full, and then less of it may help.
+        "killed from outside (SIGTERM)",
+        "killed from outside (SIGINT)",
+        "killed from outside (SIGHUP)",
     }
 )
-"""Causes that no setting of the engine mends: they lie in the model's file, the installation or the system."""
+"""Causes that no setting of the engine mends: they lie in the model's file, the installation, the system or a user."""
 
 _LAST_WORDS = 8
 _LONGEST_LINE = 300

@@ -7,7 +7,6 @@ as the build, the devices with their drivers and the kernel are what they were.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.base import Build, Placement, Unit
+from trilithon.engines.whole_file import write_whole
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
@@ -72,11 +72,7 @@ def remember(configuration: Configuration, placement: Placement, rung: str, fall
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:
-            json.dump(content, new, indent=1)
-            new.flush()
-            os.fsync(new.fileno())
-        Path(new.name).replace(file)
+        write_whole(file, json.dumps(content, indent=1))
     except OSError as error:
         raise UserError(
             f"{file.parent} cannot be written: {error.strerror}; free some space there, check its permissions, or name "

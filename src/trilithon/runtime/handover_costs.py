@@ -15,6 +15,9 @@ the prefiller after the decoder's cache was brought to it."""
 
 # Weight that a measurement keeps when the next one comes: about the last ten count.
 _KEPT = 0.9
+# Times what was expected from which on a measurement is doubted, as a start from cold or another program's burst;
+# the next one like it is believed.
+_ODD = 3.0
 
 
 @dataclass(slots=True)
@@ -26,9 +29,14 @@ class LinearCost:
     _ms: float = 0.0
     _tokens_squared: float = 0.0
     _product: float = 0.0
+    _doubting: bool = False
 
     def learn(self, tokens: int, ms: float) -> None:
         if tokens < 1 or ms < 0:
+            return
+        expected = self.of(tokens)
+        self._doubting = self._knows_a_line() and not self._doubting and ms > _ODD * (expected or 0.0) > 0
+        if self._doubting:
             return
         self._weight = _KEPT * self._weight + 1
         self._tokens = _KEPT * self._tokens + tokens
@@ -44,10 +52,17 @@ class LinearCost:
         start, slope = self._line()
         return start + slope * tokens
 
+    def _spread(self) -> float:
+        return self._weight * self._tokens_squared - self._tokens**2
+
+    def _knows_a_line(self) -> bool:
+        """Whether lengths that differ were measured: from one length alone nothing can be expected of another."""
+        return self._spread() > 1e-9 * self._tokens**2
+
     def _line(self) -> tuple[float, float]:
         """Neither part is negative: noise in two like measurements must not promise that more costs less."""
-        spread = self._weight * self._tokens_squared - self._tokens**2
-        if spread > 1e-9 * self._tokens**2:
+        spread = self._spread()
+        if self._knows_a_line():
             slope = (self._weight * self._product - self._tokens * self._ms) / spread
             start = (self._ms - slope * self._tokens) / self._weight
             if slope < 0:

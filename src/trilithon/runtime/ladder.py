@@ -40,10 +40,12 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Next-token distributions, token id → log-probability: after a batch, and after one token more by itself. Empty
-    for an engine that gives none."""
+    for an engine that gives none. `tokens` are what the text is to this tokenizer: with another one's, nothing can be
+    compared."""
 
     prefill: Mapping[int, float]
     decode: Mapping[int, float]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ async def probe(runner: Runner) -> Probe:
         await runner.complete(_request(tokens, _DECODED_TOKENS, forced=plain))
     else:
         await runner.complete(_request(tokens, _DECODED_TOKENS))
-    return Probe(*found)
+    return Probe(found[0], found[1], tuple(tokens))
 
 
 async def _descend(
@@ -138,7 +140,7 @@ async def _descend(
         tell(f"{planned.name}: does it hold{f' with {rung.name}' if rung.name else ''}?")
         standing = _standing(planned, rung, falls, remembered=False)
         try:
-            await _try(engine, standing.placement, configuration, folder / str(number), reference)
+            await _try(engine, standing.placement, configuration, folder / str(number), reference, tell)
         except RunError as error:
             if not _mendable(error):
                 raise
@@ -152,19 +154,29 @@ async def _descend(
 
 
 async def _try(
-    engine: Engine, placement: Placement, configuration: Configuration, folder: Path, reference: Probe | None
+    engine: Engine,
+    placement: Placement,
+    configuration: Configuration,
+    folder: Path,
+    reference: Probe | None,
+    tell: Tell,
 ) -> None:
     """An engine that lives and answers with an error may do so once: it is asked again, in a new process."""
     try:
-        await _try_once(engine, placement, configuration, folder / "first", reference)
+        await _try_once(engine, placement, configuration, folder / "first", reference, tell)
     except Refused as error:
         if not _mendable(error):
             raise
-        await _try_once(engine, placement, configuration, folder / "again", reference)
+        await _try_once(engine, placement, configuration, folder / "again", reference, tell)
 
 
 async def _try_once(
-    engine: Engine, placement: Placement, configuration: Configuration, folder: Path, reference: Probe | None
+    engine: Engine,
+    placement: Placement,
+    configuration: Configuration,
+    folder: Path,
+    reference: Probe | None,
+    tell: Tell,
 ) -> None:
     async with Runner.open(
         engine,
@@ -172,9 +184,10 @@ async def _try_once(
         folder,
         start_seconds=configuration.start_seconds,
         hang_seconds=configuration.hang_seconds,
+        waiting=tell,
     ) as runner:
         found = await probe(runner)
-    if reference is None:
+    if reference is None or found.tokens != reference.tokens:
         return
     for said, expected in ((found.prefill, reference.prefill), (found.decode, reference.decode)):
         if said and expected and (divergence := kl_divergence(expected, said)) > _GARBAGE_DIVERGENCE:

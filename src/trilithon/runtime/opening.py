@@ -31,6 +31,9 @@ async def open_runner(
             waiting=waiting,
         )
 
-    opened = plain(placement, folder) if placement.prefill is None else Handover.open_pair(placement, plain, folder)
-    async with opened as runner:
+    async with (
+        plain(placement, folder)
+        if placement.prefill is None
+        else Handover.open_pair(placement, plain, folder, tell=waiting)
+    ) as runner:
         yield runner

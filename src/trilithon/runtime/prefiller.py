@@ -59,9 +59,9 @@ class Prefiller:
     def worked(self) -> None:
         self._in_a_row = 0
 
-    def failed(self, error: RunError) -> None:
-        """Report that its runner cannot be used any more; a new one is started."""
-        if self._runner is not None:
+    def failed(self, runner: Runner, error: RunError) -> None:
+        """Report that `runner` cannot be used any more; a new one is started, if that was not done already."""
+        if self._runner is runner:
             self._runner = None
             self._note(error)
             self._broken.set()

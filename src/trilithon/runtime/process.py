@@ -103,6 +103,9 @@ class Process:
         finally:  # also when this wait is cancelled
             if not self._has_ended():
                 self._send(signal.SIGKILL)
+            await self._gone()
+
+    async def _gone(self) -> None:
         try:
             async with asyncio.timeout(_KILL_SECONDS):
                 await self.wait()

@@ -70,7 +70,8 @@ class Runner:
         Raises StartError when it dies before, or is not ready after `start_seconds`.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if slots is not None and not (folder / "slots").exists():
+        if slots is not None:
+            (folder / "slots").unlink(missing_ok=True)  # a link of a runner that had this folder before leads nowhere
             (folder / "slots").symlink_to(slots)
         launch = engine.launch(placement, folder)
         launch.socket.unlink(missing_ok=True)  # of a runner that had this folder before: binding to it would fail

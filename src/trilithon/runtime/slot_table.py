@@ -1,8 +1,9 @@
 """Which conversation sits in which slot: what the slots of both sides of a handover hold, as far as we know."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["Held", "Slot", "SlotTable"]
@@ -45,6 +46,16 @@ class SlotTable:
     def __init__(self, count: int):
         self.slots = [Slot(number) for number in range(count)]
         self._clock = itertools.count(1)
+        self._free = asyncio.Semaphore(count)
+
+    @contextlib.asynccontextmanager
+    async def taken(self, prompt: Sequence[int]) -> AsyncIterator[Slot]:
+        """Whichever of the free slots suits the prompt best, as soon as there is one; nobody waits for a certain one,
+        and who waited longest comes first."""
+        async with self._free:
+            slot = self.choose(prompt)
+            async with slot.lock:
+                yield slot
 
     def choose(self, prompt: Sequence[int]) -> Slot:
         """The slot that holds most of the prompt, a free one if it can be; of those that hold as little as any
