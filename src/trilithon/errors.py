@@ -10,6 +10,7 @@
     │   ├── ChildDied              the child ended while it had work
     │   ├── Hung                   the child is alive and gave nothing for the stated time
     │   └── Refused                the engine answered with an error
+    ├── DownloadError              a server or the network failed; what came is kept for the next try
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
 A message is one line, and ends with what mends it where something does. The surfaces (the command line,
@@ -18,6 +19,7 @@ each HTTP API) turn these into text and status; nothing below them exits.
 
 __all__ = [
     "ChildDied",
+    "DownloadError",
     "Hung",
     "Interrupted",
     "ModelError",
@@ -87,6 +89,10 @@ class Refused(RunError):
     def __init__(self, message: str, *, status: int, cause: str = "", advice: str = ""):
         super().__init__(message, cause=cause, advice=advice)
         self.status = status
+
+
+class DownloadError(TrilithonError):
+    pass
 
 
 class Interrupted(TrilithonError):

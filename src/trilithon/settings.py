@@ -16,11 +16,18 @@ __all__ = ["Configuration", "load_configuration"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """`data` keeps results and models, `cache` what can be made again. `builds` are folders that hold a
-    llama-server. Times in seconds: `start` for a child to become ready, `hang` without a sign of life."""
+    llama-server, `stores` folders of models as Trilithon keeps them, `models` folders of any models; both are only
+    read. `rkllm_toolkit` and `gguf_converter` are virtual environments (or their Python) of tools that convert models
+    and want other libraries than ours. Times in seconds: `start` for a child to become ready, `hang` without a sign of
+    life."""
 
     data: Path
     cache: Path
     builds: tuple[Path, ...] = field(default=())
+    stores: tuple[Path, ...] = field(default=())
+    models: tuple[Path, ...] = field(default=())
+    rkllm_toolkit: Path | None = None
+    gguf_converter: Path | None = None
     start_seconds: float = 300.0
     hang_seconds: float = 60.0
 
@@ -94,6 +101,10 @@ _CONVERT: Mapping[str, Any] = {
     "data": lambda value: Path(value).expanduser(),
     "cache": lambda value: Path(value).expanduser(),
     "builds": _folders,
+    "stores": _folders,
+    "models": _folders,
+    "rkllm_toolkit": lambda value: Path(value).expanduser(),
+    "gguf_converter": lambda value: Path(value).expanduser(),
     "start_seconds": _seconds,
     "hang_seconds": _seconds,
 }

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from trilithon.cli.main import main
 
 Program = Callable[..., Any]
 
@@ -35,7 +38,8 @@ def test_bash_takes_the_script(trilithon: Program) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("trilithon ", {"bench", "results", "doctor", "completion"}),
+        ("trilithon ", set(main.list_commands(click.Context(main)))),
+        ("trilithon ver", {"verify"}),
         ("trilithon results ", {"list", "show", "compare", "export", "import", "report", "rm"}),
         ("trilithon bench --pla", {"--placement"}),
         ("trilithon bench --test ", {"pp", "tg", "pg", "question", "cold"}),

@@ -18,7 +18,7 @@ ROWS = (
 
 
 def test_the_json_has_board_findings_and_engines() -> None:
-    result = CliRunner().invoke(doctor_command(lambda: ROWS), ["--json"])
+    result = CliRunner().invoke(doctor_command(lambda _: ROWS), ["--json"])
     assert result.exit_code == 0
     body = json.loads(result.stdout)
     assert body["board"]["description"] == read_board().describe()
@@ -32,7 +32,7 @@ def test_the_json_has_board_findings_and_engines() -> None:
 
 
 def test_the_text_is_plain_when_nobody_watches() -> None:
-    result = CliRunner().invoke(doctor_command(lambda: ROWS))
+    result = CliRunner().invoke(doctor_command(lambda _: ROWS))
     assert result.exit_code == 0
     assert result.stdout.startswith(read_board().describe())
     assert "  ✓ llama.cpp/cpu" in result.stdout

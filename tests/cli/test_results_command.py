@@ -103,6 +103,21 @@ def test_list(trilithon: Program, keep: Keep) -> None:
     assert second["placements"] == ["a", "b"]
 
 
+def test_show_tells_what_disturbed_the_runs(trilithon: Program, keep: Keep) -> None:
+    quiet = campaign(("llama.cpp/cpu", 10), runs=5)
+    busy = replace(quiet.runs[0], warnings=("swapped 3 MiB in",), remarks=("runs with flash attention off",))
+    keep(replace(quiet, runs=(busy, *quiet.runs[1:])))
+    keep(quiet)
+    told = [
+        "warning: llama.cpp/cpu: 1 of 5 runs were disturbed, one by this: swapped 3 MiB in",
+        "note: llama.cpp/cpu: runs with flash attention off (1 of 5 runs)",
+    ]
+    assert trilithon("results", "show", "1").stderr.splitlines() == told
+    assert trilithon("results", "show", "2").stderr == ""
+    both = trilithon("results", "show", "2", "1").stderr.splitlines()
+    assert both == [line.replace(": ", ": 1: ", 1) for line in told]
+
+
 def test_show(trilithon: Program, keep: Keep) -> None:
     keep(campaign(("llama.cpp/cpu", 10)))
     table = trilithon("results", "show", "1")

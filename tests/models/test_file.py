@@ -51,3 +51,25 @@ def test_what_is_no_model_is_one_line(tiny: Path, tmp_path: Path, fault: str) ->
         read_model_file(path, tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_it_can_do_is_read_from_the_template_and_what_lies_beside(tmp_path: Path) -> None:
+    template = "{% if tools %}{{ tools }}{% endif %}<think>{% if item.type == 'image' %}{% endif %}"
+    path = write_tiny_model(tmp_path / "m.gguf", template=template)
+    found = read_model_file(path, tmp_path)
+    assert (found.capabilities, found.vision_encoder) == ({"thinking", "tools"}, None)
+    (tmp_path / "mmproj-m-f16.gguf").touch()
+    found = read_model_file(path, tmp_path)
+    assert found.capabilities == {"thinking", "tools", "vision"}
+    assert found.vision_encoder == tmp_path / "mmproj-m-f16.gguf"
+    text_only = read_model_file(write_tiny_model(tmp_path / "t.gguf", template="{{ messages }}"), tmp_path)
+    assert (text_only.capabilities, text_only.vision_encoder) == (frozenset(), None)
+    assert text_only.parts == (tmp_path / "t.gguf",)
+
+
+def test_an_rkllm_file_can_do_what_the_template_beside_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "m.rkllm"
+    path.write_bytes(b"\xda\xee\xb3\x36" + bytes(100))
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{% if tools %}{% endif %}"}', encoding="utf-8")
+    (tmp_path / "vision.rknn").touch()
+    assert read_model_file(path, tmp_path / "cache").capabilities == {"tools", "vision"}

@@ -20,6 +20,7 @@ OLLAMA = "registry.ollama.ai"
         ("a@sha256:" + "0" * 64, ModelName(OLLAMA, "library", "a", "latest", "0" * 64)),
         ("hf.co/Qwen/Qwen2.5-0.5B-GGUF", Repository("Qwen", "Qwen2.5-0.5B-GGUF")),
         ("hf.co/Qwen/Qwen2.5-0.5B-GGUF:Q8_0", Repository("Qwen", "Qwen2.5-0.5B-GGUF", "Q8_0")),
+        ("hf.co/a/b:c-Q4_K_M.gguf", Repository("a", "b", "c-Q4_K_M.gguf")),
         ("huggingface.co/a/b", Repository("a", "b")),
         ("https://huggingface.co/a/b", Repository("a", "b")),
         ("https://example.org/a.gguf", ModelUrl("https://example.org/a.gguf")),

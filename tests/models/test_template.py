@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import jinja2
+import pytest
 
+from trilithon.models.file import read_model_file
 from trilithon.models.gguf import read_gguf
 from trilithon.models.synthetic import write_tiny_model
-from trilithon.models.template import BASE_TEMPLATE, prompt_form_for
+from trilithon.models.template import BASE_TEMPLATE, PromptForm, is_go_template, prompt_form_for
 
 
 def render(*messages: tuple[str, str], generate: bool = True) -> str:
@@ -52,3 +54,37 @@ def test_only_a_model_without_a_template_gets_the_form(tmp_path: Path) -> None:
     assert form is not None
     assert (form.template, form.stop, form.repeat_penalty) == (BASE_TEMPLATE, ("\n\n", "\nQ:"), 1.1)
     assert prompt_form_for(chat) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "go"),
+    [
+        ("{{ .Prompt }}", True),
+        ("{{- range .Messages }}{{ .Role }}{{ end }}", True),
+        ("{{ if .System }}<|system|>{{ .System }}{{ end }}", True),
+        ("{{- $last := len .Messages }}", True),
+        ("{{/* a comment */}}{{ .Response }}", True),
+        ("{{ . }}", True),
+        ("{% for message in messages %}{{ message['content'] }}{% endfor %}", False),
+        ("{{ messages[0]['content'] }}", False),
+        ("{{ bos_token }}{% if messages %}{{ '.Prompt' }}{% endif %}", False),
+        ("{{ ifs }}", False),
+        ("no action at all", False),
+        ("", False),
+    ],
+)
+def test_ollamas_templates_are_told_from_jinja(text: str, go: bool) -> None:
+    assert is_go_template(text) is go
+
+
+def test_a_template_beside_a_file_goes_before_its_own(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "one.gguf", template="its own")
+    assert read_model_file(model, tmp_path).prompt_form is None
+    (tmp_path / "chat_template.jinja").write_text("{{ 'imposed' }}{# enable_thinking #}")
+    file = read_model_file(model, tmp_path)
+    assert file.prompt_form == PromptForm("{{ 'imposed' }}{# enable_thinking #}", (), 1.0)
+    assert "thinking" in file.capabilities
+    write_tiny_model(tmp_path / "mmproj-one.gguf")
+    assert read_model_file(model, tmp_path).prompt_form is not None
+    write_tiny_model(tmp_path / "two.gguf")  # whose template is it now?
+    assert read_model_file(model, tmp_path).prompt_form is None

@@ -1,24 +1,28 @@
 """One weight file as an engine has to know it: the contract between what there is to run and what runs it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trilithon.errors import ModelError
 from trilithon.models.capabilities import Capability, capabilities_of, sees_by_weights
 from trilithon.models.gguf import bytes_per_token, read_gguf
-from trilithon.models.hashing import file_sha256
+from trilithon.models.hashing import Progress, file_sha256
 from trilithon.models.rkllm_file import companion, read_rkllm
-from trilithon.models.template import PromptForm, prompt_form_for
+from trilithon.models.template import JINJA_TEMPLATE, PromptForm, prompt_form_for
 
 __all__ = ["ModelFile", "read_model_file"]
+
+_MOST_TEMPLATE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
     """One weight file, as far as an engine has to know it. `prompt_form` is the chat template to impose where
-    the file carries none. `bytes_per_token` counts the bytes of weights that one decode step reads.
+    the file carries none, or another lies beside it. `bytes_per_token` counts the bytes of weights that one decode
+    step reads.
 
     What a converted file was made for, where it says so: `target_platform` (a chip), `target_cores` of its NPU,
     `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
@@ -52,8 +56,9 @@ class ModelFile:
     synthetic: bool = False
 
 
-def read_model_file(path: Path, cache: Path, progress: Callable[[int, int], None] | None = None) -> ModelFile:
-    """Read the header and hash the file (remembered in `cache`). Raises ModelError.
+def read_model_file(path: Path, cache: Path | None, progress: Progress | None = None) -> ModelFile:
+    """Read the header and hash the file (remembered in `cache`; without one nothing is hashed, and `sha256` is empty,
+    which is for saying what it is). Raises ModelError.
 
     A GGUF is known by its content, whatever its name; an RKLLM file, whose beginning is masked, by its name.
     """
@@ -70,9 +75,12 @@ def _is_rkllm(path: Path) -> bool:
         return True
 
 
-def _read_gguf(path: Path, cache: Path, progress: Callable[[int, int], None] | None) -> ModelFile:
+def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:
     facts = read_gguf(path.absolute())
-    projector = companion(facts.path, "*mmproj*.gguf")
+    # One folder may hold many models: only where the template knows images, the projector can be this one's.
+    imposed = _imposed_template(facts.parts)
+    template = imposed or facts.chat_template
+    projector = companion(facts.path, "*mmproj*.gguf") if "image" in template else None
     return ModelFile(
         path=facts.path,
         format="gguf",
@@ -86,18 +94,32 @@ def _read_gguf(path: Path, cache: Path, progress: Callable[[int, int], None] | N
         vocabulary=facts.vocabulary,
         bytes_per_token=bytes_per_token(facts),
         sliding_window=facts.sliding_window,
-        prompt_form=prompt_form_for(facts),
+        prompt_form=prompt_form_for(facts, imposed),
         vision_encoder=projector,
         parts=facts.parts,
         capabilities=capabilities_of(
-            facts.chat_template,
+            template,
             sees=projector is not None or sees_by_weights(tensor.name for tensor in facts.tensors),
         ),
         synthetic=facts.synthetic,
     )
 
 
-def _read_rkllm(path: Path, cache: Path, progress: Callable[[int, int], None] | None) -> ModelFile:
+def _imposed_template(parts: Sequence[Path]) -> str:
+    """The template beside a model, which a Modelfile or the model's maker put there; where several models share the
+    folder, it is nobody's."""
+    beside = parts[0].with_name(JINJA_TEMPLATE)
+    if not beside.is_file() or beside.stat().st_size > _MOST_TEMPLATE_BYTES:
+        return ""
+    if any(each not in parts for each in beside.parent.glob("*.gguf") if "mmproj" not in each.name.lower()):
+        return ""
+    try:
+        return beside.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ModelError(f"{beside} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+
+
+def _read_rkllm(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:
     facts = read_rkllm(path)
     encoder = companion(path, "*.rknn")
     return ModelFile(
@@ -107,7 +129,7 @@ def _read_rkllm(path: Path, cache: Path, progress: Callable[[int, int], None] | 
         architecture=facts.architecture or "unknown",
         quantization=facts.quantization or "unknown",
         size_bytes=facts.size_bytes,
-        sha256=file_sha256(path, cache, progress),
+        sha256=_sha256_of((path,), facts.size_bytes, cache, progress),
         context_train=facts.context_limit,
         target_platform=facts.platform,
         target_cores=facts.cores,
@@ -120,13 +142,19 @@ def _read_rkllm(path: Path, cache: Path, progress: Callable[[int, int], None] | 
     )
 
 
-def _sha256_of(parts: Sequence[Path], size_bytes: int, cache: Path, progress: Callable[[int, int], None] | None) -> str:
+def _sha256_of(parts: Sequence[Path], size_bytes: int, cache: Path | None, progress: Progress | None) -> str:
     """The file's; of several, that of their digests one after the other."""
+    if cache is None:
+        return ""
     if len(parts) == 1:
         return file_sha256(parts[0], cache, progress)
     digests, done = [], 0
     for part in parts:
-        began = done
-        digests.append(file_sha256(part, cache, progress and (lambda at, _: progress(began + at, size_bytes))))
+        digests.append(file_sha256(part, cache, _further(progress, done, size_bytes)))
         done += part.stat().st_size
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _further(progress: Progress | None, done: int, size_bytes: int) -> Progress | None:
+    """Tells of one part as of the whole."""
+    return progress and (lambda at, _: progress(done + at, size_bytes))

@@ -8,9 +8,23 @@ from fractions import Fraction
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.gguf_header import BLOCK_SIZES, HeaderReader, SkippedArray, Tensor, Value
+from trilithon.models.gguf_header import BLOCK_SIZES, SkippedArray, Tensor, Value
+from trilithon.models.gguf_parts import GgufHeader, read_header
 
-__all__ = ["GgufFacts", "Tensor", "bytes_per_token", "kv_bytes_per_position", "kv_bytes_read", "read_gguf"]
+__all__ = [
+    "SYNTHETIC_KEY",
+    "GgufFacts",
+    "Tensor",
+    "bytes_per_token",
+    "known_quantizations",
+    "kv_bytes_per_position",
+    "kv_bytes_read",
+    "layer_kv_bytes",
+    "read_gguf",
+]
+
+SYNTHETIC_KEY = "trilithon.synthetic"
+"""In the metadata of a model whose weights are random, True."""
 
 _FILE_TYPES: Mapping[int, tuple[str, str]] = {
     0: ("F32", "all F32"),
@@ -87,10 +101,12 @@ class GgufFacts:
 
     `layers` counts those that decode runs; `draft_layers` further ones that only speculation uses.
     `windowed` says per layer whether its attention sees only `sliding_window` positions. `heads`, `kv_heads` and
-    `head_size` are the largest of all layers.
+    `head_size` are the largest of all layers. `path` is the first of `parts`, several where the model is split;
+    `synthetic` means that its weights are random.
     """
 
     path: Path
+    parts: tuple[Path, ...]
     size_bytes: int
     version: int
     architecture: str
@@ -113,19 +129,19 @@ class GgufFacts:
     experts_used: int
     chat_template: str
     bos_token: int | None
+    synthetic: bool
     tensors: tuple[Tensor, ...]
 
 
 def read_gguf(path: Path) -> GgufFacts:
     """Raises ModelError, one line with the mend, for whatever is not a whole GGUF of a model."""
-    with HeaderReader(path) as header:
-        values = header.values()
-        metadata = _Metadata(path, values)
-        alignment = metadata.number("general.alignment") or 32
-        if alignment & (alignment - 1) or alignment > 1 << 20:
-            raise ModelError(f"{path} is damaged: its alignment is {alignment}; download it again")
-        tensors = header.tensors(alignment)
-        return _facts(path, header.size_bytes, header.version, metadata, tensors)
+    header = read_header(path)
+    return _facts(header, _Metadata(header.values))
+
+
+def known_quantizations() -> tuple[str, ...]:
+    """As files name them: F16, Q8_0, Q4_K_M …"""
+    return tuple(short for short, _ in _FILE_TYPES.values())
 
 
 def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
@@ -141,12 +157,12 @@ def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv
 
 def kv_bytes_per_position(facts: GgufFacts, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
     """Bytes that one position takes in the KV cache of all layers (as far as no window has closed over it)."""
-    return sum(_layer_kv_bytes(facts, kv_type_k, kv_type_v))
+    return sum(layer_kv_bytes(facts, kv_type_k, kv_type_v))
 
 
 def kv_bytes_read(facts: GgufFacts, depth: int, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
     """Bytes of KV cache that one decode step after `depth` positions reads; windowed layers read their window."""
-    layers = zip(_layer_kv_bytes(facts, kv_type_k, kv_type_v), facts.windowed, strict=True)
+    layers = zip(layer_kv_bytes(facts, kv_type_k, kv_type_v), facts.windowed, strict=True)
     window = facts.sliding_window
     return sum(size * (min(depth, window) if windowed and window else depth) for size, windowed in layers)
 
@@ -155,7 +171,6 @@ def kv_bytes_read(facts: GgufFacts, depth: int, kv_type_k: str = "f16", kv_type_
 class _Metadata:
     """A GGUF's values by key; a value of the wrong kind counts as absent, as the file is not ours to mend."""
 
-    path: Path
     values: Mapping[str, Value]
 
     def text(self, key: str) -> str:
@@ -178,15 +193,13 @@ class _Metadata:
         return len(value) if isinstance(value, tuple) else None
 
 
-def _facts(path: Path, size_bytes: int, version: int, metadata: _Metadata, tensors: tuple[Tensor, ...]) -> GgufFacts:
+def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
+    path, tensors = header.parts[0], header.tensors
     architecture = metadata.text("general.architecture")
     if not architecture:
         raise ModelError(f"{path} does not say its architecture; download another conversion of the model")
     if not tensors:
         raise ModelError(f"{path} holds no weights (a vocabulary alone?); download the whole model")
-    parts = metadata.number("split.count") or 1
-    if parts > 1:
-        raise ModelError(f"{path} is one of {parts} parts; join them with: llama-gguf-split --merge FIRST_PART MODEL")
     own = architecture + "."
     heads = metadata.number(own + "attention.head_count")
     embedding = metadata.number(own + "embedding_length")
@@ -198,8 +211,9 @@ def _facts(path: Path, size_bytes: int, version: int, metadata: _Metadata, tenso
     short, long = _quantization(metadata.number("general.file_type"), tensors)
     return GgufFacts(
         path=path,
-        size_bytes=size_bytes,
-        version=version,
+        parts=header.parts,
+        size_bytes=header.size_bytes,
+        version=header.version,
         architecture=architecture,
         name=metadata.text("general.name") or path.stem,
         size_label=metadata.text("general.size_label"),
@@ -221,6 +235,7 @@ def _facts(path: Path, size_bytes: int, version: int, metadata: _Metadata, tenso
         experts_used=metadata.number(own + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
+        synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
     )
 
@@ -268,7 +283,7 @@ def _read_of(tensor: Tensor, facts: GgufFacts, tied: bool) -> Fraction:
     return Fraction(tensor.size_bytes)
 
 
-def _layer_kv_bytes(facts: GgufFacts, kv_type_k: str, kv_type_v: str) -> list[int]:
+def layer_kv_bytes(facts: GgufFacts, kv_type_k: str, kv_type_v: str) -> list[int]:
     """Per layer, the bytes of one position."""
     rows: dict[int, dict[str, int]] = {}
     for tensor in facts.tensors:

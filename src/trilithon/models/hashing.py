@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trilithon.errors import ModelError
 
-__all__ = ["Progress", "file_sha256"]
+__all__ = ["Progress", "file_sha256", "remember_sha256"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -40,8 +40,16 @@ def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None
     return digest
 
 
+def remember_sha256(cache_folder: Path, status: os.stat_result, digest: str) -> None:
+    """Of a file whose digest is known from reading it: nobody has to compute it again."""
+    _remember(cache_folder, _key(status), digest)
+
+
 def _identity(descriptor: int) -> tuple[int, int, int, int]:
-    status = os.fstat(descriptor)
+    return _key(os.fstat(descriptor))
+
+
+def _key(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

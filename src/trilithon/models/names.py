@@ -94,11 +94,11 @@ def parse_reference(text: str) -> Reference:
         raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
     if re.match(r"https?://", text, re.IGNORECASE):
         return _parse_url(text)
+    host, slash, rest = text.partition("/")
+    if slash and host.lower() in _HUB_HOSTS:  # before paths: what is chosen in it may be a file
+        return _parse_repository(rest, text)
     if _looks_like_path(text):
         return _parse_path(text)
-    host, slash, rest = text.partition("/")
-    if slash and host.lower() in _HUB_HOSTS:
-        return _parse_repository(rest, text)
     return _parse_name(text)
 
 

@@ -15,15 +15,15 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, qua
 from numpy.typing import NDArray
 
 from trilithon.errors import ModelError
-from trilithon.models.gguf import read_gguf
+from trilithon.models.gguf import GgufFacts, read_gguf
 from trilithon.models.gguf_header import BLOCK_SIZES, HeaderReader, Tensor
+from trilithon.models.gguf_writing import TYPE_NUMBERS, tensor_table
 
 __all__ = ["requantise", "scramble_block", "write_tiny_model"]
 
 _HEADS, _KV_HEADS = 4, 2
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _ROWS_AT_ONCE = 4096
-_TYPE_NUMBERS = {name: number for number, (name, _, _) in BLOCK_SIZES.items()}
 _EXTRA_NORMS = {
     "llama": (),
     "gemma3": ("post_attention_norm", "post_ffw_norm"),
@@ -65,14 +65,14 @@ def write_tiny_model(
 def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> Path:
     """A copy whose weights of block `block` are in a random order: whole quantisation blocks change places, so the
     file stays valid and every number in it plausible, but the block computes nonsense."""
-    tensors = [tensor for tensor in read_gguf(source).tensors if tensor.name.startswith(f"blk.{block}.")]
+    tensors = [tensor for tensor in _whole(source).tensors if tensor.name.startswith(f"blk.{block}.")]
     if not tensors:
         raise ModelError(f"{source} has no block {block}; take a smaller number")
     random = np.random.default_rng(seed)
     shutil.copyfile(source, target)
     with target.open("r+b") as file:
         for tensor in tensors:
-            _, _, block_bytes = BLOCK_SIZES[_TYPE_NUMBERS[tensor.type]]
+            _, _, block_bytes = BLOCK_SIZES[TYPE_NUMBERS[tensor.type]]
             blocks = _bytes_of(file, tensor).reshape(-1, block_bytes)
             file.seek(tensor.offset)
             file.write(random.permutation(blocks).tobytes())
@@ -89,6 +89,7 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
         quants.quantize(np.zeros((1, 256), np.float32), GGMLQuantizationType[quantization])
     except (KeyError, NotImplementedError):
         raise ModelError(f"cannot re-quantise to {quantization}; take Q8_0, Q5_0, Q4_0 or F16") from None
+    _whole(source)
     with HeaderReader(source) as header:
         values = header.values()
         alignment = values.get("general.alignment", 32)
@@ -99,7 +100,8 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
         if "general.file_type" in values:
             struct.pack_into("<I", head, header.value_offsets["general.file_type"], file_type)
         after.write(head)
-        after.write(_tensor_table(tensors, types, alignment if isinstance(alignment, int) else 32))
+        table = ((tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors)
+        after.write(tensor_table(table, alignment if isinstance(alignment, int) else 32))
         for tensor in tensors:
             _pad(after, alignment if isinstance(alignment, int) else 32)
             for part in _converted(before, tensor, types[tensor.name]):
@@ -107,6 +109,13 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
         after.flush()
         os.fsync(after.fileno())
     return target
+
+
+def _whole(source: Path) -> GgufFacts:
+    facts = read_gguf(source)
+    if len(facts.parts) > 1:
+        raise ModelError(f"{source} is one of several parts; join them with: llama-gguf-split --merge FIRST_PART MODEL")
+    return facts
 
 
 def _describe(writer: GGUFWriter, layers: int, embedding: int, context: int) -> None:
@@ -186,7 +195,7 @@ def _bytes_of(file: BinaryIO, tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def _fits(tensor: Tensor, quantization: str) -> bool:
-    block_elements = BLOCK_SIZES[_TYPE_NUMBERS[quantization]][1]
+    block_elements = BLOCK_SIZES[TYPE_NUMBERS[quantization]][1]
     return len(tensor.shape) > 1 and tensor.shape[0] % block_elements == 0
 
 
@@ -200,20 +209,6 @@ def _converted(file: BinaryIO, tensor: Tensor, quantization: str) -> Iterator[by
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         numbers = quants.dequantize(rows[start : start + _ROWS_AT_ONCE], GGMLQuantizationType[tensor.type])
         yield quants.quantize(numbers, GGMLQuantizationType[quantization]).tobytes()
-
-
-def _tensor_table(tensors: tuple[Tensor, ...], types: dict[str, str], alignment: int) -> bytes:
-    table = bytearray()
-    offset = 0
-    for tensor in tensors:
-        number = _TYPE_NUMBERS[types[tensor.name]]
-        _, block_elements, block_bytes = BLOCK_SIZES[number]
-        name = tensor.name.encode()
-        table += struct.pack("<Q", len(name)) + name + struct.pack("<I", len(tensor.shape))
-        table += struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, number, offset)
-        size = tensor.elements // block_elements * block_bytes
-        offset += -(-size // alignment) * alignment
-    return bytes(table)
 
 
 def _pad(file: BinaryIO, alignment: int) -> None:

@@ -4,11 +4,16 @@ llama.cpp falls back to ChatML for them, whose markers such a model has never se
 with their answers show it instead what to continue.
 """
 
+import re
 from dataclasses import dataclass
 
 from trilithon.models.gguf import GgufFacts
 
-__all__ = ["BASE_TEMPLATE", "PromptForm", "prompt_form_for"]
+__all__ = ["BASE_TEMPLATE", "GO_TEMPLATE", "JINJA_TEMPLATE", "PromptForm", "is_go_template", "prompt_form_for"]
+
+JINJA_TEMPLATE, GO_TEMPLATE = "chat_template.jinja", "ollama-template.txt"
+"""What the two are called among a model's files. Beside its weights the first is imposed on the model; the second,
+Ollama's, is kept for those who look, and nothing here runs it."""
 
 _SHOWN = """\
 Q: What is bread made of?
@@ -52,6 +57,19 @@ class PromptForm:
 _BASE_FORM = PromptForm(BASE_TEMPLATE, ("\n\n", "\nQ:"), 1.1)
 
 
-def prompt_form_for(facts: GgufFacts) -> PromptForm | None:
-    """None where the file has a chat template of its own."""
+def prompt_form_for(facts: GgufFacts, imposed: str = "") -> PromptForm | None:
+    """`imposed` is a Jinja template that goes before the file's own; None where the file's own is to be used."""
+    if imposed.strip():
+        return PromptForm(imposed, (), 1.0)
     return None if facts.chat_template.strip() else _BASE_FORM
+
+
+# Go's actions begin with a field, a variable, a comment or a keyword; Jinja's statements stand in {% %}.
+_GO_ACTION = re.compile(
+    r"\{\{-?\s*(?:\.[A-Za-z]|\.\s*-?\}\}|\$|/\*|(?:if|with|range|else|end|define|block|template|break)\b)"
+)
+
+
+def is_go_template(text: str) -> bool:
+    """Whether a chat template is one of Ollama's, in Go's language."""
+    return "{%" not in text and _GO_ACTION.search(text) is not None

@@ -1,0 +1,96 @@
+"""`trilithon models synthesize`: models of a known size with random weights, to measure speed without a download."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.cli.engine_progress import CompileProgress
+    from trilithon.models.manifest import Manifest
+    from trilithon.models.synthesis import Synthetic
+
+__all__ = ["models"]
+
+
+def _complete_architecture(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.models.architectures import architectures
+
+    return [name for name in architectures() if name.startswith(incomplete.lower())]
+
+
+def _complete_quantization(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.models.architectures import QUANTIZATIONS
+
+    return [name.lower() for name in QUANTIZATIONS if name.lower().startswith(incomplete.lower())]
+
+
+@click.group("models")
+def models() -> None:
+    """Make models to measure with."""
+
+
+@models.command("synthesize")
+@click.argument("name", required=False, shell_complete=_complete_architecture)
+@click.option(
+    "--quant", default="f16", show_default=True, shell_complete=_complete_quantization, help="How weights are stored."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Write this file. [default: into the store]")
+def synthesize(name: str | None, quant: str, output: Path | None) -> None:
+    """Make a model of the true size of NAME, for example qwen2.5-0.5b, with random weights.
+
+    It runs as fast as the real one, and what it answers means nothing: its speed can be measured, its quality cannot.
+    Without NAME the known architectures are listed.
+    """
+    from trilithon.cli.engine_progress import CompileProgress
+    from trilithon.cli.signals import stoppable
+    from trilithon.models.architectures import find_architecture
+    from trilithon.models.synthesis import plan_synthetic, write_synthetic
+
+    if name is None:
+        _print_architectures()
+        return
+    synthetic = plan_synthetic(find_architecture(name), quant)
+    with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
+        if output is not None:
+            made = str(write_synthetic(synthetic, output, lambda done, total: progress("writing", done / total)))
+        else:
+            made = str(_store(synthetic, progress).name)
+    click.echo(made)
+    click.echo(f"measure it with: trilithon bench {made}", err=True)
+
+
+def _print_architectures() -> None:
+    from trilithon.models.architectures import QUANTIZATIONS, architectures
+
+    for key, each in architectures().items():
+        click.echo(f"{key:<16}{each.parameters / 1e9:.2f} billion parameters, {each.layers} layers")
+    click.echo(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)
+
+
+def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":
+    """Into the store, under a namespace of its own."""
+    from trilithon.models.manifest import Manifest, StoredFile, now
+    from trilithon.models.names import ModelName
+    from trilithon.models.store import ModelStore
+    from trilithon.settings import load_configuration
+
+    family, _, size = synthetic.model.key.rpartition("-")
+    name = ModelName(ModelName.DEFAULTS[0], "synthetic", family, f"{size}-{synthetic.quantization.lower()}")
+    with ModelStore.open(load_configuration()) as store:
+        with store.receive(None, synthetic.size_bytes) as partial:
+            for piece in synthetic.pieces():
+                partial.append(piece)
+                progress("writing", partial.bytes_done / synthetic.size_bytes)
+            digest = partial.finish()
+        file = StoredFile(
+            role="weights",
+            digest=digest,
+            size_bytes=synthetic.size_bytes,
+            name=synthetic.file_name,
+            format="gguf",
+            quantization=synthetic.quantization,
+        )
+        source = "made here, random weights"
+        return store.put(Manifest(name=name, files=(file,), source=source, created=now(), synthetic=True))

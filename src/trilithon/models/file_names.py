@@ -1,0 +1,138 @@
+"""What the name of a model's file says: people put chip, quantisation and shard into it, each in their own way."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+__all__ = ["CHIPS", "FileName", "Kind", "chip_of", "quantization_of", "read_file_name"]
+
+Kind = Literal["weights", "projector", "vision", "adapter", "other"]
+
+# A chip as people write it → the platform that files are converted for. RK3588S and RK3582 are RK3588 to the converter.
+CHIPS: Mapping[str, str] = {
+    "rk3588": "RK3588",
+    "rk3588s": "RK3588",
+    "rk3582": "RK3588",
+    "rk3576": "RK3576",
+    "rk3562": "RK3562",
+    "rk3566": "RK3566",
+    "rk3568": "RK3568",
+    "rv1126b": "RV1126B",
+}
+
+_CONVERTED = "rkllm"
+_FORMATS = ("gguf", _CONVERTED, "rknn")
+_EDGE, _END = r"(?<![a-z0-9])", r"(?![a-z0-9])"
+_CHIP = re.compile(
+    rf"{_EDGE}(r[kv]\d{{4}}[a-z]?){_END}"
+)  # also those that nobody knows yet: a file for one is not ours
+_RKLLM = re.compile(rf"{_EDGE}w(\d{{1,2}})_?a(\d{{1,2}})(?:_?g(\d{{2,3}}))?{_END}")
+# ggml's types and llama.cpp's mixtures of them, on names in lower case with _ for every separator.
+_GGUF = re.compile(
+    rf"{_EDGE}(?:(iq[1-4])_?(xxs|xs|s|m|nl)|(q[2-8])_?k(?:_?(xxl|xl|s|m|l|xs))?|(q[4-8])_?([01])(?:_(4_4|4_8|8_8))?"
+    rf"|(tq[12])_?0|(mxfp4)(?:_?moe)?|(bf16)|(?:fp?16)|(?:fp?32)){_END}"
+)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_OPTIMISATION = re.compile(rf"{_EDGE}opt_?(?:level_?)?([01]){_END}")
+_HYBRID = re.compile(r"(?<![a-z0-9])hybrid[_-]?(?:ratio|rate)?[_-]?(\d\.\d+|\d)(?![0-9])")
+_PROJECTOR = re.compile(rf"{_EDGE}mm_?proj{_END}|{_EDGE}mmproj")
+_ADAPTER = re.compile(rf"{_EDGE}(?:lora|adapter){_END}")
+_NO_MODEL = re.compile(rf"{_EDGE}(?:imatrix|calibration|vocab(?:_only)?){_END}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileName:
+    """`quantization` as its format writes it ("Q4_K_M", "w8a8_g128"); `chip` is the platform; each is empty where the
+    name does not say. `shard` is (1, 3) for the first of three. `stem` is what the name is without the shard.
+    `hybrid` and `optimisation` are the converter's options of an RKLLM file."""
+
+    path: str
+    kind: Kind
+    format: Literal["gguf", "rkllm", "rknn", ""]
+    quantization: str = ""
+    chip: str = ""
+    shard: tuple[int, int] | None = None
+    stem: str = ""
+    hybrid: float = 0.0
+    optimisation: int = 0
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def converted(self) -> bool:
+        """For one chip; a GGUF runs anywhere."""
+        return self.format not in ("gguf", "")
+
+
+def read_file_name(path: str) -> FileName:
+    """`path` within a repository: what the name leaves out, a folder may say."""
+    name = PurePosixPath(path).name
+    stem, _, suffix = name.rpartition(".")
+    form = suffix.lower()
+    if form not in _FORMATS:
+        return FileName(path=path, kind="other", format="")
+    shard = _SHARD.search(stem)
+    base = stem[: shard.start()] if shard else stem
+    folders = str(PurePosixPath(path).parent)
+    words = base.lower()
+    hybrid = _HYBRID.search(words)
+    optimisation = _OPTIMISATION.search(_flat(base))
+    return FileName(
+        path=path,
+        kind=_kind(_flat(base), form) if base and not base.startswith(".") else "other",
+        format=form,  # type: ignore[arg-type] # one of the three
+        quantization=quantization_of(base, form) or quantization_of(folders, form),
+        chip=chip_of(base) or chip_of(folders),
+        shard=(int(shard[1]), int(shard[2])) if shard else None,
+        stem=str(PurePosixPath(path).parent / base),
+        hybrid=float(hybrid[1]) if hybrid else 0.0,
+        optimisation=int(optimisation[1]) if optimisation else 0,
+    )
+
+
+def chip_of(text: str) -> str:
+    """The platform that a text names; empty where it names none, or several."""
+    found = {CHIPS.get(each, each.upper()) for each in _CHIP.findall(_flat(text))}
+    return found.pop() if len(found) == 1 else ""
+
+
+def quantization_of(text: str, form: str = "") -> str:
+    """The last one that a text names, for a GGUF or an RKLLM file or (without `form`) either."""
+    flat = _flat(text)
+    if form != "gguf" and (found := list(_RKLLM.finditer(flat))):
+        bits, activations, group = found[-1].groups()
+        return f"w{bits}a{activations}" + (f"_g{group}" if group else "")
+    if form == _CONVERTED:
+        return "fp16" if re.search(rf"{_EDGE}fp?16{_END}", flat) else ""
+    return _gguf_name(list(_GGUF.finditer(flat))[-1]) if _GGUF.search(flat) else ""
+
+
+def _flat(text: str) -> str:
+    """Lower case, every separator a space-like `_` that the patterns' edges take for one."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower())
+
+
+def _gguf_name(match: re.Match[str]) -> str:
+    text = match[0].replace("fp", "f")
+    for first, second in ((1, 2), (5, 6)):
+        if match[first]:
+            return f"{match[first]}_{match[second]}".upper() + (f"_{match[7]}" if match[7] else "")
+    if match[3]:
+        return f"{match[3]}_k".upper() + (f"_{match[4].upper()}" if match[4] else "")
+    if match[8]:
+        return f"{match[8]}_0".upper()
+    return "MXFP4" if match[9] else text.upper()
+
+
+def _kind(flat: str, form: str) -> Kind:
+    if _NO_MODEL.search(flat):
+        return "other"
+    if form == "rknn":
+        return "vision"
+    if form == "gguf" and _PROJECTOR.search(flat):
+        return "projector"
+    return "adapter" if _ADAPTER.search(flat) else "weights"

@@ -1,0 +1,155 @@
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trilithon.errors import ModelError
+from trilithon.models.manifest import Manifest, StoredFile, now
+from trilithon.models.names import ModelName, parse_reference
+from trilithon.models.resolve import find_model, locate, model_name
+from trilithon.models.store import ModelStore
+from trilithon.models.upkeep import prune
+
+CONTENT = random.Random(1).randbytes(300_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "models"
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[ModelStore]:
+    with ModelStore(root) as opened:
+        yield opened
+
+
+def name_of(text: str) -> ModelName:
+    found = parse_reference(text)
+    assert isinstance(found, ModelName)
+    return found
+
+
+def weights(digest: str = DIGEST, size_bytes: int = len(CONTENT), name: str = "m.gguf") -> StoredFile:
+    return StoredFile(
+        role="weights", digest=digest, size_bytes=size_bytes, name=name, format="gguf", quantization="Q4_K_M"
+    )
+
+
+def manifest_of(name: str, *files: StoredFile) -> Manifest:
+    return Manifest(name=name_of(name), files=files, source="a test", created=now())
+
+
+def add(store: ModelStore, name: str, content: bytes = CONTENT) -> Manifest:
+    digest = store.add_bytes(content)
+    return store.put(manifest_of(name, weights(digest, len(content))))
+
+
+def refusal(call: object, *words: object, **more: object) -> str:
+    assert callable(call)
+    with pytest.raises(ModelError) as caught:
+        call(*words, **more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_name_becomes_a_file_with_its_suffix(store: ModelStore) -> None:
+    add(store, "m")
+    path = locate("m", store, lambda _: True)
+    assert path.name == "m.gguf"
+    assert path.read_bytes() == CONTENT
+    assert locate("m", store, lambda _: True) == path
+
+
+def test_the_first_that_suits_is_taken(store: ModelStore) -> None:
+    files = []
+    for name, form, platform in (
+        ("a.gguf", "gguf", ""),
+        ("x.rkllm", "rkllm", "RK3588"),
+        ("y.rkllm", "rkllm", "RK3576"),
+        ("tokenizer.json", "json", ""),
+        ("x.rknn", "rknn", "RK3588"),
+        ("y.rknn", "rknn", "RK3576"),
+    ):
+        role = {"json": "tokenizer", "rknn": "vision"}.get(form, "weights")
+        digest = store.add_bytes(name.encode())
+        files.append(
+            StoredFile(
+                role=role,  # type: ignore[arg-type]
+                digest=digest,
+                size_bytes=len(name),
+                name=name,
+                format=form,  # type: ignore[arg-type]
+                target_platform=platform,
+            )
+        )
+    store.put(manifest_of("m", *files))
+    assert locate("m", store, lambda file: file.format == "gguf").name == "a.gguf"
+    assert locate("m", store, lambda file: file.format == "none").name == "a.gguf"
+    path = locate("m", store, lambda file: file.target_platform == "RK3576")
+    assert sorted(each.name for each in path.parent.iterdir()) == ["tokenizer.json", "y.rkllm", "y.rknn"]
+    (path.parent / "z.rknn").symlink_to("/etc/passwd")
+    assert locate("m", store, lambda file: file.target_platform == "RK3576") == path
+    assert not (path.parent / "z.rknn").is_symlink()
+
+
+def test_shards_lie_together(store: ModelStore) -> None:
+    names = [f"m-{number:05}-of-00003.gguf" for number in (3, 1, 2)] + ["other-00001-of-00003.gguf"]
+    files = [weights(store.add_bytes(name.encode()), len(name), name) for name in names]
+    store.put(manifest_of("m", *files))
+    path = locate("m", store, lambda _: True)
+    assert path.name == names[1]
+    assert sorted(each.name for each in path.parent.iterdir()) == sorted(names[:3])
+
+
+def test_what_is_written_is_a_path_or_a_name(
+    tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    add(store, "m")
+    assert locate("none.gguf", store, lambda _: True) == tmp_path / "none.gguf"
+    assert locate("./m", store, lambda _: True) == tmp_path / "m"
+    (tmp_path / "m").write_bytes(b"")
+    assert locate("m", store, lambda _: True) == tmp_path / "m"
+    assert "trilithon pull https://" in refusal(locate, "https://example.org/a.gguf", store, lambda _: True)
+    assert "hf.co/a/b" in refusal(locate, "hf.co/a/b", store, lambda _: True)
+    assert "not the name of a model" in refusal(model_name, "./m")
+    assert model_name("hf.co/a.b/c").namespace == "a-b"
+
+
+def test_models_of_others_come_last(store: ModelStore) -> None:
+    other = manifest_of("other", replace(weights(), digest="", path=Path("/nowhere/m.gguf")))
+    assert find_model(name_of("OTHER"), store, lambda: [other]) == other
+    refusal(find_model, name_of("third"), store, lambda: [other])
+    kept = add(store, "other")
+    assert find_model(name_of("other"), store, lambda: [other]) == kept
+
+
+def test_links_to_other_programs_outlive_a_prune(tmp_path: Path, store: ModelStore) -> None:
+    blob = tmp_path / "ollama" / "sha256-abc"
+    blob.parent.mkdir()
+    blob.write_bytes(CONTENT)
+    other = manifest_of("other", replace(weights(), digest="", path=blob))
+    path = locate("other", store, lambda _: True, lambda: [other])
+    assert (path.name, path.read_bytes()) == ("m.gguf", CONTENT)
+    prune(store)
+    assert path.read_bytes() == CONTENT
+    blob.unlink()
+    prune(store)
+    assert not path.is_symlink()
+
+
+def test_without_links_a_single_gguf_is_opened_as_a_blob(tmp_path: Path) -> None:
+    """As on a disk that is only read, or one without symbolic links."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "links").write_bytes(b"")
+    with ModelStore(tmp_path / "layer") as layer:
+        add(layer, "m")
+        layer.put(manifest_of("npu", replace(weights(), name="m.rkllm", format="rkllm")))
+    with ModelStore(tmp_path / "own", (tmp_path / "layer",)) as store:
+        assert locate("m", store, lambda _: True) == tmp_path / "layer" / "blobs" / f"sha256-{DIGEST}"
+        assert "TRILITHON_DATA" in refusal(locate, "npu", store, lambda _: True)
