@@ -1,6 +1,8 @@
 # Nothing but Python 3.11+ with venv, and make, is needed here: each target makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait for processes; a file's tests stay together, since they share servers.
+PARALLEL := -n 4 --dist loadfile
 
 .PHONY: bench test check docs format clean
 
@@ -9,11 +11,11 @@ bench: .venv/demo-installed  ## measure the demo model on this machine
 
 test: .venv/dev-installed  ## everything: lint, format, types, all tests
 	@$(MAKE) --no-print-directory static
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(PARALLEL)
 
 check: .venv/dev-installed  ## the usual one before a commit: as test, without the slow tests
 	@$(MAKE) --no-print-directory static
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow" $(PARALLEL)
 
 .PHONY: static
 static: .venv/dev-installed

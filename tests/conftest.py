@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's own folders, empty: nothing of the machine's real user is read or written."""
     for name in list(os.environ):
-        if name.startswith("TRILITHON_"):
+        if name.startswith(("TRILITHON_", "OLLAMA_", "HF_", "HUGGINGFACE_", "RKLLAMA_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
