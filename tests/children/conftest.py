@@ -25,7 +25,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The library for a version."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler here")
+        pytest.skip("a C compiler is missing")
     folder = tmp_path_factory.mktemp("standin")
 
     @cache

@@ -1,8 +1,7 @@
 """A build tried out with a tiny model: whether it does here what it says. Speed and quality are the campaign's."""
 
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from trilithon.errors import PlacementError, RunError
 from trilithon.measure.divergence import kl_divergence
 from trilithon.models.file import read_model_file
 from trilithon.models.synthetic import write_tiny_model
+from trilithon.runtime.opening import open_runner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
@@ -93,7 +93,7 @@ async def reference_answer(configuration: Configuration, folder: Path) -> Answer
             if each.only_when_named or "cpu" not in build.units or Path(build.where).is_absolute():
                 continue
             placement = _placement(build, "cpu", configuration, folder)
-            async with _opened(placement, configuration, folder / "reference") as runner:
+            async with open_runner(placement, folder / "reference", configuration) as runner:
                 tokens = await runner.tokenize(_TEXT)
                 return Answer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
     return None
@@ -139,7 +139,7 @@ async def _findings(
     report = _Report()
     started_ns = time.monotonic_ns()
     try:
-        async with _opened(placement, configuration, folder, waiting) as runner:
+        async with open_runner(placement, folder, configuration, waiting) as runner:
             report.note(False, f"{(time.monotonic_ns() - started_ns) / 1e9:.2f} s")
             await _try(runner, placement.build, reference, report)
     except RunError as error:
@@ -214,18 +214,3 @@ def _placement(build: Build, unit: Unit, configuration: Configuration, folder: P
     plan = Plan(model=path, tests=(), placements=(f"{build.engine}@{build.name}/{unit}",))
     (placement,) = resolve(plan, read_model_file(path, folder), read_board(), configuration)
     return placement
-
-
-@contextlib.asynccontextmanager
-async def _opened(
-    placement: Placement, configuration: Configuration, folder: Path, waiting: Callable[[str], None] | None = None
-) -> AsyncIterator[Runner]:
-    async with Runner.open(
-        engine(placement.build.engine, configuration),
-        placement,
-        folder,
-        start_seconds=configuration.start_seconds,
-        hang_seconds=configuration.hang_seconds,
-        waiting=waiting,
-    ) as runner:
-        yield runner

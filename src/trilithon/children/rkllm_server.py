@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from trilithon.children import rkllm_answers as answers
 from trilithon.children import rkllm_requests as requests
@@ -33,6 +32,7 @@ from trilithon.children.rkllm_slot import NothingToSave, Slot
 from trilithon.children.rkllm_template import ModelText
 from trilithon.children.rkllm_vision import open_encoder
 from trilithon.children.serving import ApiError, EventStream, event, read_body, saved_name, serve, until_closed
+from trilithon.children.wire_server import WireServer
 from trilithon.engines.rkllm_options import CONTEXT_STEP, LoadOptions
 from trilithon.errors import RunError, TrilithonError, UserError
 from trilithon.models.rkllm_file import companion
@@ -40,12 +40,11 @@ from trilithon.models.rkllm_file import companion
 __all__ = ["main"]
 
 _Shape = answers.ChatShape | answers.CompletionShape
-_Handler = Callable[[Request], Awaitable[Response]]
 
 _NOT_LOADED = 3
 
 
-class _Wire:
+class _Wire(WireServer):
     """The endpoints."""
 
     def __init__(self, slot: Slot, about: answers.About, file: Path, options: LoadOptions, vision: requests.Vision):
@@ -57,27 +56,6 @@ class _Wire:
         self._text = about.text
 
     def app(self) -> Starlette:
-        get: dict[str, _Handler] = {
-            "/health": self._health,
-            "/props": self._props,
-            "/slots": self._slots,
-            "/metrics": self._metrics,
-            "/v1/models": self._models,
-        }
-        post: dict[str, _Handler] = {
-            "/completion": self._completion,
-            "/v1/chat/completions": self._chat,
-            "/v1/embeddings": self._embeddings,
-            "/tokenize": self._tokenize,
-            "/detokenize": self._detokenize,
-            "/apply-template": self._apply_template,
-            "/slots/{slot:int}": self._slot_action,
-        }
-        routes = [
-            Route(path, handler, methods=[method])
-            for method, table in (("GET", get), ("POST", post))
-            for path, handler in table.items()
-        ]
         handlers: dict[Any, Any] = {
             ApiError: _tell,
             RuntimeFailed: _tell_failure,
@@ -85,7 +63,7 @@ class _Wire:
             RunError: _tell_failure,
             HTTPException: _not_found,
         }
-        return Starlette(routes=routes, exception_handlers=handlers)
+        return Starlette(routes=self.routes(), exception_handlers=handlers)
 
     @property
     def _context(self) -> int:
@@ -94,9 +72,6 @@ class _Wire:
     @property
     def _vocabulary(self) -> int:
         return self._text.vocabulary or 0
-
-    async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
     async def _props(self, _: Request) -> Response:
         return JSONResponse(answers.describe_props(self._about, self._slot))

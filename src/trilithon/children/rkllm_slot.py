@@ -18,6 +18,7 @@ from trilithon.children.rkllm_answering import Answering, Ended, Generate, Given
 from trilithon.children.rkllm_log import Reason
 from trilithon.children.rkllm_runtime import Runtime, RuntimeFailed
 from trilithon.children.rkllm_template import ModelText
+from trilithon.children.wire_server import Turns
 
 __all__ = ["NothingToSave", "Slot"]
 
@@ -31,37 +32,25 @@ class NothingToSave(Exception):
     """The slot holds nothing that could be saved, or nothing of which the tokens are known."""
 
 
-class Slot:
+class Slot(Turns):
     """`tokens` are those that the runtime holds keys and values of, as far as that is known."""
 
     def __init__(self, runtime: Runtime, text: ModelText, ends: frozenset[int]):
+        super().__init__()
         self.runtime = runtime
         self.tokens: list[int] = []
         self.totals = Totals()
-        self.waiting = 0
         self.decoded = 0
         self._text = text
         self._ends = ends
-        self._busy = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rkllm")
         self._vocabulary = text.vocabulary
 
-    @property
-    def processing(self) -> bool:
-        return self._busy.locked()
-
     @asynccontextmanager
     async def _taken(self) -> AsyncIterator[None]:
-        self.waiting += 1
-        try:
-            await self._busy.acquire()
-        finally:
-            self.waiting -= 1
-        try:
+        async with super()._taken():
             self.runtime.renew()
             yield
-        finally:
-            self._busy.release()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Given | Ended]:
         """Close the iterator to cancel. Raises RuntimeFailed."""

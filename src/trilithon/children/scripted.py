@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from trilithon.children import scripted_answers as answers
 from trilithon.children import scripted_requests as requests
@@ -29,19 +28,19 @@ from trilithon.children.llama_bodies import metrics_text
 from trilithon.children.scripted_model import BOS, VOCABULARY
 from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece, Slot
 from trilithon.children.serving import ApiError, EventStream, event, read_body, saved_name, serve, until_closed
+from trilithon.children.wire_server import Handler, WireServer
 from trilithon.engines.scripted import Script
 from trilithon.errors import UserError
 
 __all__ = ["main"]
 
 _Shape = answers.ChatShape | answers.CompletionShape
-_Handler = Callable[[Request], Awaitable[Response]]
 
 _PAGE_BYTES = resource.getpagesize()
 _REFUSED_START_CODE = 3
 
 
-class _Wire:
+class _Wire(WireServer):
     """The endpoints. `folder` is where slots are saved; None when that is not offered."""
 
     def __init__(self, script: Script, slot: Slot, model: str, folder: Path | None) -> None:
@@ -53,39 +52,15 @@ class _Wire:
         self._ready_at = math.inf if script.hang_start else time.monotonic() + script.load
 
     def app(self) -> Starlette:
-        get: dict[str, _Handler] = {
-            "/health": self._health,
-            "/props": self._props,
-            "/slots": self._slots,
-            "/metrics": self._metrics,
-            "/v1/models": self._models,
-        }
-        post: dict[str, _Handler] = {
-            "/completion": self._completion,
-            "/v1/chat/completions": self._chat,
-            "/v1/embeddings": self._embeddings,
-            "/tokenize": self._tokenize,
-            "/detokenize": self._detokenize,
-            "/apply-template": self._apply_template,
-            "/slots/{slot:int}": self._slot_action,
-        }
-        routes = [
-            Route(path, self._when_ready(handler), methods=[method])
-            for method, table in (("GET", get), ("POST", post))
-            for path, handler in table.items()
-        ]
-        return Starlette(routes=routes, exception_handlers={ApiError: _tell, HTTPException: _not_found})
+        return Starlette(routes=self.routes(), exception_handlers={ApiError: _tell, HTTPException: _not_found})
 
-    def _when_ready(self, handler: _Handler) -> _Handler:
+    def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
             if time.monotonic() < self._ready_at:
                 raise ApiError(503, "Loading model", "unavailable_error")
             return await handler(request)
 
         return guarded
-
-    async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
     async def _props(self, _: Request) -> Response:
         return JSONResponse(answers.describe_props(self._model, self._slot))

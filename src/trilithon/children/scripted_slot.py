@@ -7,8 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -16,6 +15,7 @@ from typing import Literal, NoReturn
 from trilithon.children.llama_bodies import Totals
 from trilithon.children.scripted_model import EOS, Answer, Part, Prefix, Step, TextWriter
 from trilithon.children.wire import Timings
+from trilithon.children.wire_server import Turns
 from trilithon.engines.scripted import Script
 
 __all__ = ["Ended", "Evaluated", "Faulty", "Generate", "Piece", "Probability", "Slot", "StopType", "Totals"]
@@ -130,35 +130,18 @@ class _Run:
         )
 
 
-class Slot:
+class Slot(Turns):
     """`tokens` is what the KV cache of a real engine would hold. Times are by this process's monotonic clock."""
 
     def __init__(self, script: Script, *, context: int, batch: int) -> None:
+        super().__init__()
         self.context = context
         self.tokens: list[int] = []
         self.totals = Totals()
-        self.waiting = 0
         self._script = script
         self._answer = Answer(script)
         self._batch = batch
-        self._busy = asyncio.Lock()
         self._random = random.Random(os.urandom(16) if script.seed is None else script.seed)
-
-    @property
-    def processing(self) -> bool:
-        return self._busy.locked()
-
-    @asynccontextmanager
-    async def _taken(self) -> AsyncIterator[None]:
-        self.waiting += 1
-        try:
-            await self._busy.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._busy.release()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Evaluated | Piece | Ended]:
         """Close the iterator to cancel. Raises Faulty where the script says so."""
