@@ -529,7 +529,7 @@ def test_a_file_that_hangs_blocks_nobody_and_the_next_recording_does_without_it(
         assert asyncio.run(measured()) < 2
         began = time.monotonic()
         recording = sampler.stop()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         assert recording.hung == f"{ZONE}/type"
         assert len(recording.frames) == 1
         sampler.start()
@@ -551,7 +551,7 @@ def test_a_search_that_hangs_leaves_it_blind_and_blocks_nobody(plant: Plant, stu
         time.sleep(0.05)
         began = time.monotonic()
         assert sampler.stop().hung
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         assert sampler.blind
         sampler.start()
         assert sampler.stop().frames == ()

@@ -109,7 +109,7 @@ def test_a_driver_that_does_not_answer_is_left_behind_until_it_does(
     machine, before = Machine(tmp_path), threading.active_count()
     began = time.monotonic()
     assert [machine.integer(path) for _ in range(40)] == [None] * 40
-    assert time.monotonic() - began < 1  # it is waited for once
+    assert time.monotonic() - began < 1.8  # it is waited for once, not 40 times 0.05 s
     assert threading.active_count() == before + 1
     assert machine.text("/sys/class/thermal/thermal_zone0/type") == "soc-thermal"
     answer.set()

@@ -152,8 +152,8 @@ def test_the_units_of_its_figures(opened, version):
     if perf is None:
         return
     assert (perf.prompt_n, perf.step_n) == (len(PROMPT), 10)
-    assert 30 <= perf.prompt_ms < 100
-    assert 40 <= perf.step_ms < 120
+    assert 30 <= perf.prompt_ms < 3000
+    assert 40 <= perf.step_ms < 4000
 
 
 @pytest.mark.parametrize("version", ["1.2.0", "1.2.3", "1.3.0"])

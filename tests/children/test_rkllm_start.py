@@ -2,7 +2,9 @@
 
 import pytest
 
-from trilithon.children.rkllm_binding import ABIS, UnknownAbi, embedded_version, find_abi
+from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS
+from trilithon.children.rkllm_binding import ABIS, UnknownAbi
+from trilithon.children.rkllm_versions import embedded_version, find_abi
 from trilithon.engines.rkllm_options import LoadOptions
 from trilithon.errors import UserError
 from trilithon.runtime.diagnostics import diagnose
@@ -111,3 +113,7 @@ def test_the_version_is_read_from_the_librarys_bytes(standin, tmp_path):
 def test_a_runtime_that_is_not_known_is_refused_with_those_that_are():
     with pytest.raises(UnknownAbi, match=r"1\.1\.4, 1\.2\.0, 1\.2\.1, 1\.2\.2, 1\.2\.3, 1\.3\.0.*the option abi"):
         find_abi("1.4.0")
+
+
+def test_the_doctor_knows_the_same_versions() -> None:
+    assert {version for abi in ABIS for version in abi.versions} == KNOWN_RKLLM_VERSIONS

@@ -251,7 +251,7 @@ def test_trap_mainlines_driver_cannot_serve_the_runtime(
     fork: Callable[..., Fork], file: ModelFile, tmp_path: Path
 ) -> None:
     it = fork(board=plant(tmp_path / "other", "RK3588", driver="rocket"))
-    assert "under mainline's rocket driver, and librknnrt needs the vendor's" in refused(it, file)
+    assert "under mainline's rocket driver, and its runtimes need the vendor's" in refused(it, file)
     none = fork(board=plant(tmp_path / "none", "RK3588", driver="none"))
     assert "driver is not loaded" in refused(none, file)
 

@@ -191,7 +191,7 @@ def test_a_board_that_it_is_made_for(refused: Callable[..., str], plant: Plant) 
     [
         ("rk3566", "0.9.8", "the RKLLM runtime refuses the RK3566, it takes only RK3588, RK3576, RK3562, RV1126B"),
         ("rk3568", "0.9.8", "refuses the RK3568"),
-        ("rk3588", "", "driver is not loaded; boot a kernel with rknpu"),
+        ("rk3588", "", "driver is not loaded; boot a kernel with the vendor's rknpu"),
         ("rk3399", "", "no Rockchip NPU"),
     ],
 )

@@ -210,7 +210,7 @@ def test_long_vocabularies_are_stepped_over_quickly(tmp_path: Path) -> None:
     path = write(tmp_path / "v.gguf", "llama", {"tokenizer.ggml.tokens": tokens}, {"token_embd.weight": (10, 32)})
     started = time.monotonic()
     assert read_gguf(path).vocabulary == 200_000
-    assert time.monotonic() - started < 1.0  # 0.04 s on an idle machine; the library's reader takes 10 s
+    assert time.monotonic() - started < 5.0  # 0.04 s on an idle machine; the library's reader takes 10 s
 
 
 def read_or_refuse(path: Path) -> None:

@@ -1,60 +1,13 @@
-import hashlib
-import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from store_samples import CONTENT, DIGEST, add, manifest_of, name_of, refusal, weights
 
-from trilithon.errors import ModelError
-from trilithon.models.manifest import Manifest, StoredFile, now
-from trilithon.models.names import ModelName, parse_reference
+from trilithon.models.manifest import StoredFile
 from trilithon.models.resolve import find_model, locate, model_name
 from trilithon.models.store import ModelStore
 from trilithon.models.upkeep import prune
-
-CONTENT = random.Random(1).randbytes(300_000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "models"
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[ModelStore]:
-    with ModelStore(root) as opened:
-        yield opened
-
-
-def name_of(text: str) -> ModelName:
-    found = parse_reference(text)
-    assert isinstance(found, ModelName)
-    return found
-
-
-def weights(digest: str = DIGEST, size_bytes: int = len(CONTENT), name: str = "m.gguf") -> StoredFile:
-    return StoredFile(
-        role="weights", digest=digest, size_bytes=size_bytes, name=name, format="gguf", quantization="Q4_K_M"
-    )
-
-
-def manifest_of(name: str, *files: StoredFile) -> Manifest:
-    return Manifest(name=name_of(name), files=files, source="a test", created=now())
-
-
-def add(store: ModelStore, name: str, content: bytes = CONTENT) -> Manifest:
-    digest = store.add_bytes(content)
-    return store.put(manifest_of(name, weights(digest, len(content))))
-
-
-def refusal(call: object, *words: object, **more: object) -> str:
-    assert callable(call)
-    with pytest.raises(ModelError) as caught:
-        call(*words, **more)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_name_becomes_a_file_with_its_suffix(store: ModelStore) -> None:

@@ -1,55 +1,10 @@
-import hashlib
 import os
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from store_samples import CONTENT, DIGEST, add, entries, name_of
 
-from trilithon.models.manifest import Manifest, StoredFile, now
-from trilithon.models.names import ModelName, parse_reference
 from trilithon.models.store import ModelStore
 from trilithon.models.upkeep import prune, remove_damaged, verify
-
-CONTENT = random.Random(1).randbytes(300_000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "models"
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[ModelStore]:
-    with ModelStore(root) as opened:
-        yield opened
-
-
-def name_of(text: str) -> ModelName:
-    found = parse_reference(text)
-    assert isinstance(found, ModelName)
-    return found
-
-
-def weights(digest: str = DIGEST, size_bytes: int = len(CONTENT), name: str = "m.gguf") -> StoredFile:
-    return StoredFile(
-        role="weights", digest=digest, size_bytes=size_bytes, name=name, format="gguf", quantization="Q4_K_M"
-    )
-
-
-def manifest_of(name: str, *files: StoredFile) -> Manifest:
-    return Manifest(name=name_of(name), files=files, source="a test", created=now())
-
-
-def add(store: ModelStore, name: str, content: bytes = CONTENT) -> Manifest:
-    digest = store.add_bytes(content)
-    return store.put(manifest_of(name, weights(digest, len(content))))
-
-
-def entries(root: Path) -> set[str]:
-    """Every file below, by its way from the root."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
 
 
 def test_verify_says_which_model_suffers(store: ModelStore) -> None:

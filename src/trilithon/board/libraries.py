@@ -18,6 +18,7 @@ __all__ = [
     "find_runtimes",
     "own_paths",
     "parse_version",
+    "stated_version",
 ]
 
 RKLLM = "librkllmrt.so"
@@ -41,8 +42,8 @@ class Runtime:
 def find_runtimes(machine: Machine) -> tuple[Runtime, ...]:
     """Every copy of librkllmrt.so and librknnrt.so, of each the one first that the loader takes."""
     return tuple(
-        Runtime(library=library, path=path, version=_version(machine, path, marker))
-        for library, marker in _MARKERS.items()
+        Runtime(library=library, path=path, version=stated_version(machine, path, library))
+        for library in _MARKERS
         for path in _copies(machine, library)
     )
 
@@ -84,6 +85,7 @@ def _folders(machine: Machine) -> Iterator[str]:
         yield from machine.glob(f"{base}/*-linux-gnu*")  # Debian's, one per architecture
 
 
-def _version(machine: Machine, path: str, marker: bytes) -> str | None:
-    matches = (_VERSION.match(text) for text in machine.texts_after(path, marker))
+def stated_version(machine: Machine, path: str, library: str) -> str | None:
+    """What a copy of `library` (librkllmrt.so or librknnrt.so) calls itself; None where it does not say."""
+    matches = (_VERSION.match(text) for text in machine.texts_after(path, _MARKERS[library]))
     return next((match[0].rstrip(".+-") for match in matches if match), None)

@@ -13,6 +13,7 @@ from trilithon.children.wire import Timings
 
 __all__ = [
     "NUMBER_LIMIT",
+    "Probability",
     "Totals",
     "chat_limits",
     "field_of",
@@ -41,6 +42,15 @@ _METRICS: Final = (
     ("gauge", "requests_processing", "Requests under way"),
     ("gauge", "requests_deferred", "Requests that wait"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Probability:
+    """A generated token with its log-probability and the most probable tokens in its place."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
 
 
 @dataclass(slots=True)

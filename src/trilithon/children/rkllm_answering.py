@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trilithon.children.llama_bodies import Probability
 from trilithon.children.rkllm_log import Reason
 from trilithon.children.rkllm_runtime import Perf, Runtime, RuntimeFailed, Step
 from trilithon.children.rkllm_structs import GREEDY, Picture, Prompt, Sampling
@@ -18,7 +19,7 @@ from trilithon.children.rkllm_template import ModelText
 from trilithon.children.text_stream import Piece, StopFilter, TextStream
 from trilithon.children.wire import Timings
 
-__all__ = ["Answering", "Ended", "Generate", "Given", "Probability", "StopType"]
+__all__ = ["Answering", "Ended", "Generate", "Given", "StopType"]
 
 StopType = Literal["eos", "limit", "word"]
 
@@ -49,15 +50,6 @@ class Generate:
     @property
     def scored(self) -> bool:
         return self.candidates > 0 or bool(self.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Probability:
-    """A generated token with its log-probability and the most probable tokens in its place."""
-
-    token: int
-    logprob: float
-    top: list[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)

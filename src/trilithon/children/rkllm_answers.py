@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trilithon.children.llama_bodies import timings_body, usage_body
-from trilithon.children.rkllm_answering import Ended, Generate, Given, Probability
+from trilithon.children.llama_bodies import Probability, timings_body, usage_body
+from trilithon.children.rkllm_answering import Ended, Generate, Given
 from trilithon.children.rkllm_slot import Slot
 from trilithon.children.rkllm_template import IMAGE_TAG, ModelText
 from trilithon.children.text_stream import Piece

@@ -6,14 +6,11 @@ Nothing here was run against the vendor's library.
 """
 
 import ctypes
-import mmap
-import re
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int8, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["ABIS", "Abi", "UnknownAbi", "embedded_version", "find_abi"]
+__all__ = ["ABIS", "Abi", "UnknownAbi", "known_versions"]
 
 _Fields: TypeAlias = list[tuple[str, Any]]
 
@@ -426,32 +423,6 @@ _check(Result120, 48, logits=32)
 _check(Result121, 72, logits=32, perf=48)
 _check(Callback130, 48, tokenizer=16, embed=32)
 
-_VERSION = re.compile(rb"RKLLM SDK \(version: (\d+\.\d+\.\d+)([^ |)]*)")
 
-
-def embedded_version(path: Path) -> str:
-    """The version that the library's file states, such as "1.2.1"; read from its bytes, before anything of it runs.
-
-    Raises UnknownAbi when it states none, OSError when it cannot be read.
-    """
-    with path.open("rb") as file:
-        if path.stat().st_size:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if found := _VERSION.search(content):
-                    return found[1].decode()
-    raise UnknownAbi(f"{path} states no RKLLM version: it is another library; take librkllmrt.so of {_known()}")
-
-
-def find_abi(version: str) -> Abi:
-    """Raises UnknownAbi, naming the versions that are known."""
-    for abi in ABIS:
-        if version in abi.versions:
-            return abi
-    raise UnknownAbi(
-        f"the interface of RKLLM runtime {version} is not known here; take librkllmrt.so of {_known()}, "
-        "or name the one that it follows with the option abi"
-    )
-
-
-def _known() -> str:
+def known_versions() -> str:
     return ", ".join(version for abi in ABIS for version in abi.versions)

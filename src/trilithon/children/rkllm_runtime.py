@@ -29,6 +29,7 @@ from trilithon.children.rkllm_structs import (
     fill_input,
     fill_param,
 )
+from trilithon.children.rkllm_versions import embedded_version, find_abi
 from trilithon.engines.rkllm_options import CONTEXT_STEP, LoadOptions
 
 __all__ = ["LoadFailed", "Perf", "Runtime", "RuntimeFailed", "Step"]
@@ -153,8 +154,8 @@ class Runtime:
     @contextlib.contextmanager
     def open(cls, library: Path, model: Path, options: LoadOptions) -> Iterator["Runtime"]:
         """Load the model. Raises LoadFailed, RuntimeFailed (for the adapter), UnknownAbi or OSError."""
-        version = c.embedded_version(library)
-        abi = c.find_abi(options.abi or version)
+        version = embedded_version(library)
+        abi = find_abi(options.abi or version)
         with ExitStack() as stack:
             log = stack.enter_context(contextlib.closing(NativeLog()))
             native = ctypes.CDLL(str(library))

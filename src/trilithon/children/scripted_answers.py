@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilithon import __version__
-from trilithon.children.llama_bodies import timings_body, usage_body
+from trilithon.children.llama_bodies import Probability, timings_body, usage_body
 from trilithon.children.scripted_model import EMBEDDING_SIZE, VOCABULARY, embedding
 from trilithon.children.scripted_requests import IMAGE
-from trilithon.children.scripted_slot import Ended, Evaluated, Generate, Piece, Probability, Slot
+from trilithon.children.scripted_slot import Ended, Evaluated, Generate, Piece, Slot
 
 __all__ = [
     "ChatShape",

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from trilithon.children.llama_bodies import Totals
+from trilithon.children.llama_bodies import Probability, Totals
 from trilithon.children.scripted_model import EOS, Answer, Part, Prefix, Step, TextWriter
 from trilithon.children.wire import Timings
 from trilithon.children.wire_server import Turns
 from trilithon.engines.scripted import Script
 
-__all__ = ["Ended", "Evaluated", "Faulty", "Generate", "Piece", "Probability", "Slot", "StopType", "Totals"]
+__all__ = ["Ended", "Evaluated", "Faulty", "Generate", "Piece", "Slot", "StopType"]
 
 StopType = Literal["eos", "limit", "word"]
 
@@ -42,15 +42,6 @@ class Generate:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     candidates: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Probability:
-    """A generated token with its log-probability and the most probable tokens in its place."""
-
-    token: int
-    logprob: float
-    top: list[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)

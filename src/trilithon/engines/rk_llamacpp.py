@@ -14,6 +14,7 @@ from pathlib import Path
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, Feature, Launch, Placement, Rung, Settings, Unit
 from trilithon.engines.llamacpp_argv import server_argv
+from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.programs import Program, programs
 from trilithon.engines.rk_backend import Backend, facts, read_backend
 from trilithon.engines.rk_options import Choice, choice, refusal_of_options, with_option
@@ -161,13 +162,7 @@ def _refusal_of_board(board: Board) -> str:
     if not _device(board):
         known = ", ".join(facts()["chips"])
         return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; take another engine"
-    if npu.driver == "rocket":
-        return "the NPU is under mainline's rocket driver, and librknnrt needs the vendor's; boot a vendor kernel"
-    if npu.driver == "none" or not npu.nodes:
-        return "the NPU's driver is not loaded; see trilithon doctor"
-    if not any(node.usable for node in npu.nodes):
-        return f"{npu.nodes[-1].path} may not be opened by this user; see trilithon doctor"
-    return ""
+    return refusal_of_driver(npu)
 
 
 def _argv(placement: Placement, chosen: Choice, socket: Path, slots: Path) -> tuple[str, ...]:

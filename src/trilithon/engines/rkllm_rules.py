@@ -16,6 +16,7 @@ from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.elf import foreign_machine
+from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.rkllm_options import CONTEXT_STEP, LoadOptions
 from trilithon.errors import UserError
 from trilithon.models.file import ModelFile
@@ -128,12 +129,8 @@ def refusal_of_board(file: ModelFile, board: Board) -> str:
     if platform is None:
         known = ", ".join(dict.fromkeys(_PLATFORMS.values()))
         return f"the RKLLM runtime refuses the {board.chip}, it takes only {known}; run a GGUF file of it on the CPU"
-    if npu.driver == "rocket":
-        return "the NPU is under mainline's rocket driver, and the RKLLM runtime needs rknpu; boot a vendor kernel"
-    if npu.driver == "none" or not npu.nodes:
-        return "the NPU's driver is not loaded; boot a kernel with rknpu 0.9.8 or newer, and see trilithon doctor"
-    if not any(node.usable for node in npu.nodes):
-        return f"{npu.nodes[-1].path} may not be opened by this user; see trilithon doctor"
+    if refusal := refusal_of_driver(npu):
+        return refusal
     if file.target_platform and _PLATFORMS.get(file.target_platform, file.target_platform) != platform:
         return f"{file.path.name} was converted for the {file.target_platform}; take one made for the {platform}"
     return ""
