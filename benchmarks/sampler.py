@@ -1,6 +1,6 @@
 """What the sensors cost: CPU seconds per second at 4 Hz, on this machine and on a constructed RK3588.
 
-    python benchmarks/sampler.py [--seconds 10] [--slowdown 8] [--json]
+    python benchmarks/sampler.py [--seconds 20] [--slowdown 8] [--json]
 
 The bound is 1% of one little core of a board. Such a core (Cortex-A55 at 1.8 GHz) is taken to be `--slowdown` times
 slower at Python than the one that this runs on: an allowance, not a measurement. The constructed tree has an RK3588's
@@ -75,7 +75,7 @@ def share(machine: Machine, seconds: int) -> tuple[float, int, int]:
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--slowdown", type=float, default=8.0, help="how much slower a little core is than this one")
     words = parser.parse_args()
     figures: dict[str, Figure] = {"slowdown allowed for": words.slowdown}

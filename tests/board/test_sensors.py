@@ -514,6 +514,21 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Stuck:
     return parser
 
 
+def test_what_moves_slowly_is_in_the_first_the_fourth_and_the_last_frame(plant: Plant) -> None:
+    with Sampler(plant("rk3588_vendor"), period_seconds=0.01) as sampler:
+        for _ in range(2):  # each recording counts for itself
+            sampler.start()
+            while sampler.latest is None or sampler._sensors is None or len(sampler._frames) < 6:
+                time.sleep(0.005)
+            recording = sampler.stop()
+            zones = [place for place, each in enumerate(recording.channels) if each.quantity == "temperature"]
+            clocks = [place for place, each in enumerate(recording.channels) if each.quantity == "clock"]
+            told = [frame.values[zones[0]] is not None for frame in recording.frames]
+            assert told[0] and told[-1]
+            assert 0 < sum(told) < len(told)
+            assert all(frame.values[clocks[0]] is not None for frame in recording.frames)
+
+
 def test_a_file_that_hangs_blocks_nobody_and_the_next_recording_does_without_it(plant: Plant, stuck: Stuck) -> None:
     async def measured() -> float:
         """The longest time for which the event loop did not turn while the sensors hang."""

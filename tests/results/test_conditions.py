@@ -84,6 +84,24 @@ def campaign(*logs: SensorLog | None) -> Campaign:
     )
 
 
+def test_a_load_tells_of_all_frames_since_the_load_before() -> None:
+    """CPU loads are read with each fourth frame: a low clock between two of them is not lost."""
+    known: list[float | None] = [1.0 if number % 4 == 0 else None for number in range(len(AT))]
+    low = within(14.25, 14.5, 1200e6, 2208e6)
+    seldom = SensorLog(
+        at_ns=AT, sensors=(sensor("clock", "cpu4-7", low), sensor("load", "cpu4-7", known, "/proc/stat"))
+    )
+    assert conditions_of(campaign(seldom), NAME, TG).clocks_min_hz == {"cpu4-7": 1200e6}
+    idle = SensorLog(
+        at_ns=AT,
+        sensors=(
+            sensor("clock", "cpu4-7", low),
+            sensor("load", "cpu4-7", [value and 0.1 for value in known], "/proc/stat"),
+        ),
+    )
+    assert conditions_of(campaign(idle), NAME, TG).clocks_min_hz == {}
+
+
 def test_only_what_was_while_it_was_measured_counts() -> None:
     found = conditions_of(campaign(log()), NAME, TG)
     assert found == Conditions(

@@ -86,10 +86,10 @@ def integer(data: bytes) -> int:
     return int(data)
 
 
-def number(quantity: Quantity, name: str, path: str, scale: float) -> Probe:
+def number(quantity: Quantity, name: str, path: str, scale: float, *, every: int = 1) -> Probe:
     """A file that holds one whole number; the value is `scale` times that."""
 
     def parse(data: Sequence[bytes], _: int) -> dict[str, float]:
         return {name: integer(data[0]) * scale}
 
-    return Probe(quantity, (path,), parse, (name,))
+    return Probe(quantity, (path,), parse, (name,), every)

@@ -3,6 +3,8 @@
 A file that does not answer holds up this thread alone: it is left behind, and the next recording does without it.
 """
 
+import os
+import select
 import threading
 import time
 from collections import deque
@@ -35,9 +37,9 @@ class Recording:
 class Sampler:
     """A context manager. `start` and `stop` enclose what is to be recorded, any number of times.
 
-    The dearest files are read with every fourth frame, with `whole_frames` with each. A frame that is due before the
-    last one is done is left out. `blind` is true once the search for sensors itself met a file that does not answer:
-    there will be no readings then.
+    What moves slowly is read with the first frame, each fourth and the last, with `whole_frames` with each. One that is
+    due before the last one is done is left out. `blind` is true once the search for sensors itself met a file that
+    does not answer: there will be no readings then.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Sampler:
         self._period_ns = round(period_seconds * 1e9)
         self._sensors: Sensors | None = None
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._stopping = -1
         self._frames: deque[Frame] = deque(maxlen=_MOST_FRAMES)
         self.blind = False
 
@@ -79,7 +81,8 @@ class Sampler:
         """Returns at once; the first frame follows when the sensors are found."""
         if self.blind or self._thread is not None:
             return
-        self._stopping, self._frames = threading.Event(), deque(maxlen=_MOST_FRAMES)
+        # Waiting for a descriptor takes half the time of waiting for a threading.Event.
+        self._stopping, self._frames = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), deque(maxlen=_MOST_FRAMES)
         # A daemon: one that a file holds for ever must not keep the program from ending.
         self._thread = threading.Thread(
             target=self._sample, args=(self._stopping, self._frames), name="sensors", daemon=True
@@ -90,9 +93,13 @@ class Sampler:
         """Takes a last frame and gives all since `start`. Waits at most half a second."""
         if self._thread is None:
             return Recording()
-        self._stopping.set()
+        os.eventfd_write(self._stopping, 1)
         self._thread.join(_PATIENCE_SECONDS)
-        hung = self._leave_behind() if self._thread.is_alive() else ""
+        hung = ""
+        if self._thread.is_alive():
+            hung = self._leave_behind()  # with its descriptor, which it may still look at
+        else:
+            os.close(self._stopping)
         frames, self._thread, self._frames = tuple(self._frames), None, deque()
         return Recording(channels=self.channels, frames=frames, hung=hung)
 
@@ -102,15 +109,18 @@ class Sampler:
             return "one of the sensors"
         return self._sensors.give_up()
 
-    def _sample(self, stopping: threading.Event, frames: deque[Frame]) -> None:
+    def _sample(self, stopping: int, frames: deque[Frame]) -> None:
         if self._sensors is None:
             self._sensors = Sensors(self._machine)
         sensors, due_ns = self._sensors, time.monotonic_ns()
+        bell = select.poll()
+        bell.register(stopping, select.POLLIN)
         try:
-            while not stopping.is_set():
-                frames.append(sensors.read(whole=self._whole))
+            stopped = bell.poll(0)
+            while not stopped:
+                frames.append(sensors.read(whole=self._whole or not frames))
                 due_ns = max(due_ns + self._period_ns, time.monotonic_ns())
-                stopping.wait((due_ns - time.monotonic_ns()) / 1e9)
-            frames.append(sensors.read(whole=self._whole))
+                stopped = bell.poll(max(due_ns - time.monotonic_ns(), 0) / 1e6)
+            frames.append(sensors.read())
         except Overtaken:
             return

@@ -27,6 +27,8 @@ _MOST_CLOCKS = 64
 _CPU_THERMOMETERS = ("coretemp", "k10temp", "zenpower")
 # At 4 Hz one second: a file that gives nothing for so long is not asked again.
 _FAILURES = 4
+# What moves slowly is read with each fourth frame: at 4 Hz once a second.
+_SLOW = 4
 # What a file without a value, or with nonsense in it, ends in; arithmetic goes wrong with endless digits.
 _GARBLED = (OSError, ValueError, ArithmeticError)
 
@@ -186,13 +188,14 @@ def probes(machine: Machine) -> Iterator[Probe]:
 
 
 def _temperatures(machine: Machine) -> Iterator[Probe]:
+    """With every fourth frame: a chip warms up over seconds, and a board has seven zones."""
     for zone in machine.glob("/sys/class/thermal/thermal_zone*"):
         name = machine.text(f"{zone}/type") or zone.rpartition("/")[2]
-        yield number("temperature", name, f"{zone}/temp", 1e-3)
+        yield number("temperature", name, f"{zone}/temp", 1e-3, every=_SLOW)
     for folder in machine.glob("/sys/class/hwmon/hwmon*"):
         chip = machine.text(f"{folder}/name")
         if chip in _CPU_THERMOMETERS:
-            yield number("temperature", chip, f"{folder}/temp1_input", 1e-3)
+            yield number("temperature", chip, f"{folder}/temp1_input", 1e-3, every=_SLOW)
 
 
 def _clocks_and_loads(machine: Machine) -> Iterator[Probe]:
@@ -209,7 +212,7 @@ def _clocks_and_loads(machine: Machine) -> Iterator[Probe]:
             yield Probe("load", (path,), lambda data, _: parse_npu_load(data[0]), most_bytes=4096)
             break
     cpus = {name: members for name, (members, _) in groups.items() if members}
-    yield Probe("load", ("/proc/stat",), _CpuUse(cpus), tuple(cpus), most_bytes=1 << 16)
+    yield Probe("load", ("/proc/stat",), _CpuUse(cpus), tuple(cpus), _SLOW, most_bytes=1 << 16)
 
 
 def _worth_asking(machine: Machine, path: str) -> bool:
@@ -291,10 +294,10 @@ def _cpu_ticks(stat: bytes) -> dict[int, tuple[int, int]]:
 
 def _memory(machine: Machine) -> Iterator[Probe]:
     """With every fourth frame: memory moves slowly, and these files are the dearest."""
-    yield Probe("memory", ("/proc/meminfo",), lambda data, _: _memory_kinds(data[0]), every=4, most_bytes=8192)
+    yield Probe("memory", ("/proc/meminfo",), lambda data, _: _memory_kinds(data[0]), every=_SLOW, most_bytes=8192)
     path = "/sys/kernel/debug/dma_buf/bufinfo"
     if _worth_asking(machine, path):
-        yield Probe("memory", (path,), lambda data, _: _dma_buffers(data[0]), every=4, most_bytes=1 << 20)
+        yield Probe("memory", (path,), lambda data, _: _dma_buffers(data[0]), every=_SLOW, most_bytes=1 << 20)
 
 
 def _memory_kinds(data: bytes) -> dict[str, float]:

@@ -74,11 +74,20 @@ def _highest(log: SensorLog, frames: range) -> Iterator[tuple[float, str]]:
 def _lowest_clocks(log: SensorLog, frames: range) -> Iterator[tuple[str, float]]:
     used = {sensor.name: sensor for sensor in _of(log, "load") if sensor.source == "/proc/stat"}
     for sensor in _of(log, "clock"):
-        load = used.get(sensor.name)
+        load = _until_known(used[sensor.name].values) if sensor.name in used else None
         for frame in frames:
             value = sensor.values[frame]
-            if value is not None and (load is None or (load.values[frame] or 0.0) >= _BUSY_FRACTION):
+            if value is not None and (load is None or (load[frame] or 0.0) >= _BUSY_FRACTION):
                 yield sensor.name, value
+
+
+def _until_known(loads: Sequence[float | None]) -> list[float | None]:
+    """A load tells of all the time since the one before, and is not read with every frame."""
+    filled, known = [], None
+    for load in reversed(loads):
+        known = known if load is None else load
+        filled.append(known)
+    return filled[::-1]
 
 
 def _of(log: SensorLog, quantity: str) -> Iterator[SensorValues]:
