@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.bench.plan import Plan, in_turn, parse_placement, reference_placement, resolve
+from trilithon.bench.plan import Plan, in_turn, reference_placement, resolve
 from trilithon.board.processors import Cluster
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, Placement, Settings, Unit
 from trilithon.engines.scripted import ScriptedEngine
+from trilithon.engines.spelling import parse_placement
 from trilithon.errors import PlacementError
 from trilithon.measure.records import Test
 from trilithon.models.file import ModelFile, read_model_file

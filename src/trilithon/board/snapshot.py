@@ -88,6 +88,10 @@ class Board:
         cores, threads = self.physical_cores, types.total()
         return f"{cores} core{'s' * (cores != 1)}" + (f", {threads} threads" if threads != cores else "")
 
+    def identity(self) -> str:
+        """The same for the same machine whatever it runs: model, chip, cores."""
+        return " · ".join(part for part in (self.model, self.chip, self.describe_cores()) if part)
+
     def facts(self) -> dict[str, Any]:
         """All of it as JSON values, with `describe()` as "description"."""
         facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))

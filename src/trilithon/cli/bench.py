@@ -17,8 +17,9 @@ from trilithon.units import parse_duration, parse_integers
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from trilithon.bench.plan import Plan
+    from trilithon.board.snapshot import Board
     from trilithon.board.tuning import Outcome
-    from trilithon.measure.records import Test
+    from trilithon.measure.records import Campaign, Test
     from trilithon.results.store import Store
     from trilithon.settings import Configuration
 
@@ -114,8 +115,25 @@ def _measure(
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
+    _keep_plans(campaign, prepared.board, configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
         raise TrilithonError(f"no placement worked; what they said: trilithon results show {number} -o json")
+
+
+def _keep_plans(campaign: "Campaign", board: "Board", configuration: "Configuration") -> None:
+    """What was found best is what `trilithon serve` runs a model on."""
+    from trilithon.results.plans import ModelPlan, keep_plan
+    from trilithon.results.verdict import recommended, verdict_sentence
+
+    for placement in recommended(campaign):
+        plan = ModelPlan(
+            sha256=str(placement.model.get("sha256", "")),
+            placement=placement.name,
+            board=board.identity(),
+            campaign=campaign.id,
+            sentence=verdict_sentence(campaign),
+        )
+        keep_plan(configuration.data, plan)
 
 
 @contextlib.contextmanager

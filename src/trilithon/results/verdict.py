@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from trilithon.measure.metrics import HEADLINE
-from trilithon.measure.records import Campaign, TestKind
+from trilithon.measure.records import Campaign, PlacementRecord, TestKind
 from trilithon.measure.statistics import Verdict
 from trilithon.results.compare import Estimate, Row, compare_runs, placement_of, runs_note, summarise
 from trilithon.units import format_number
 
-__all__ = ["verdict_sentence"]
+__all__ = ["recommended", "verdict_sentence"]
 
 _DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
 _ANSWERS = {
@@ -34,6 +34,18 @@ def verdict_sentence(campaign: Campaign) -> str:
     return " ".join(sentences)
 
 
+def recommended(campaign: Campaign) -> list[PlacementRecord]:
+    """The placement to use of each model that the campaign recommends one for, out of two or more that worked."""
+    headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
+    found = []
+    for model in dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements):
+        names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
+        bench = _Bench(campaign, names, headlines)
+        if len(bench.pool) > 1:
+            found.append(placement_of(campaign, bench.leader().placement))
+    return found
+
+
 class _Bench:
     """What one model's placements did, for one sentence about them. `decisive` are the rows of the test that
     decides, `pool` those of them that may be recommended, best first."""
@@ -51,7 +63,7 @@ class _Bench:
             return "No placement worked: " + "; ".join(self._failures(self.names))
         if not self.pool:
             return "No placement is to be used: " + "; ".join(self._left_out(None))
-        leader = self._leader()
+        leader = self.leader()
         lost = runs_note(self.campaign, leader.placement)
         alone = len(self.names) == 1 and _quality(leader) == "reference"
         answers = "there was nothing to hold its answers against" if alone else _ANSWERS[_quality(leader)]
@@ -71,7 +83,7 @@ class _Bench:
     def _beside(self, a: Row, b: Row) -> Verdict:
         return compare_runs((self.campaign, a.placement), (self.campaign, b.placement), a.test, a.metric)
 
-    def _leader(self) -> Row:
+    def leader(self) -> Row:
         """The best; among those that tie with it, the one whose prefill is clearly faster."""
         best, *others = self.pool
         prefill = {row.placement: row for row in self._of("pp")}

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trilithon.bench.plan import Spelling, parse_placement
 from trilithon.engines.base import Settings
+from trilithon.engines.spelling import Spelling, parse_placement
 from trilithon.engines.table import engine, engines
 from trilithon.models.file import ModelFile
 from trilithon.models.manifest import StoredFile

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from trilithon.bench.choice import suits_placements
+from trilithon.engines.choice import suits_placements
 from trilithon.errors import PlacementError
 from trilithon.models.manifest import StoredFile
 from trilithon.settings import Configuration
