@@ -5,11 +5,12 @@ from datetime import timedelta
 
 from trilithon.errors import UserError
 
-__all__ = ["format_bytes", "format_duration", "format_number", "parse_duration", "parse_integers"]
+__all__ = ["format_bytes", "format_duration", "format_number", "parse_bytes", "parse_duration", "parse_integers"]
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?:([+*])(\d{1,18}))?)?")
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _MOST_VALUES = 1000
 _SHOWN_AS_NEXT = 1023.95  # with one decimal, what is above would be written as 1024.0
 
@@ -51,6 +52,14 @@ def parse_duration(text: str, *, name: str) -> float:
     if match is None:
         raise UserError(f"{name} {text}: write 90, 90s, 5m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_bytes(text: str, *, name: str) -> int:
+    """Bytes in "4096M", "3.5G", "4 GiB" or "4GB": every unit is binary. Raises UserError for anything else."""
+    match = _BYTES.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{name} {text}: write 4096M, 3.5G or 4GiB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def format_bytes(count: float) -> str:

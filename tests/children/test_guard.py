@@ -65,6 +65,19 @@ def test_ranges_of_cpus() -> None:
     assert json.loads(ended.stdout)["cpus"] == [first]
 
 
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="a second CPU is missing")
+def test_a_parent_that_keeps_to_other_cpus_does_not_bind_its_child() -> None:
+    first, last = ALLOWED[0], ALLOWED[-1]
+    code = (
+        f"import os, sys; os.sched_setaffinity(0, {{{first}}}); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    words = ["-m", "trilithon.children.guard", "--parent", str(os.getpid()), "--cpus", str(last), "--"]
+    command = [sys.executable, "-c", code, *words, sys.executable, "-c", WHAT_IT_SEES]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert json.loads(ended.stdout)["cpus"] == [last]
+
+
 def test_cpus_that_do_not_exist_are_refused_not_left_out() -> None:
     ended = run("--cpus", f"{ALLOWED[0]},9999", "--", "true")
     assert ended.returncode == guard.NOT_PREPARED

@@ -48,7 +48,7 @@ METRICS = {
 
 
 class Child:
-    def __init__(self, folder, options, context=512):
+    def __init__(self, folder, options, context=512, slots=1):
         file = ModelFile(
             path=folder / "any.gguf",
             format="gguf",
@@ -59,7 +59,7 @@ class Child:
             sha256="",
         )
         engine = ScriptedEngine()
-        settings = Settings(options=tuple((FAST | options).items()), context=context, batch=100)
+        settings = Settings(options=tuple((FAST | options).items()), context=context, batch=100, slots=slots)
         assert engine.refusal(file, engine.builds()[0], "cpu", settings) == ""
         placement = Placement(name="x", file=file, build=engine.builds()[0], unit="cpu", settings=settings)
         launch = engine.launch(placement, folder)
@@ -106,8 +106,8 @@ class Child:
 
 
 @contextlib.contextmanager
-def running(folder, **options):
-    child = Child(folder, options)
+def running(folder, *, slots=1, **options):
+    child = Child(folder, options, slots=slots)
     try:
         yield child
     finally:
@@ -512,6 +512,33 @@ def test_a_script_that_does_not_fit_ends_the_child_with_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "decode = 'fast'" in done.stderr
+
+
+def test_several_slots_work_side_by_side_and_each_keeps_its_own(start):
+    child = start(slots=2, decode="20")
+    first, second = list(range(300, 350)), list(range(400, 450))
+
+    def cached(prompt, **more):
+        return child.complete(prompt, **more).json()["timings"]["cache_n"]
+
+    def at_work():
+        return sum(slot["is_processing"] for slot in child.http.get("/slots").json())
+
+    assert [slot["id"] for slot in child.http.get("/slots").json()] == [0, 1]
+    assert child.http.get("/props").json()["total_slots"] == 2
+    assert [cached(first, id_slot=1), cached(second, id_slot=0)] == [0, 0]
+    assert [cached(second), cached(first)] == [49, 49]  # each where it was
+    saved = child.http.post("/slots/1?action=save", json={"filename": "b"}).json()
+    assert (saved["id_slot"], saved["n_saved"]) == (1, 54)
+    body = {"prompt": first, "n_predict": 400, "ignore_eos": True, "stream": True}
+    with child.http.stream("POST", "/completion", json=body) as long:
+        lines = long.iter_lines()
+        next(lines)
+        assert at_work() == 1
+        assert cached(second) == 49  # it need not wait
+        assert at_work() == 1
+    for path in ("/completion", "/slots/2?action=erase"):
+        assert child.http.post(path, json={"prompt": first, "id_slot": 2, "stream": True}).status_code == 400
 
 
 def test_without_a_seed_two_slots_differ_as_real_processes_do():

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from trilithon.models.file import read_model_file
+from trilithon.models.gguf_writing import header
 from trilithon.models.resolve import locate
 from trilithon.models.store import ModelStore
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic import requantise, write_tiny_model
 from trilithon.settings import load_configuration
 
 Program = Callable[..., Any]
@@ -136,7 +137,7 @@ def test_projector_adapter_and_a_folder(trilithon: Program, folder: Path, tiny: 
     (folder / "Modelfile").write_text("FROM ./model\nADAPTER other.gguf\n")
     done = trilithon("create", "vl")
     assert done.code == 0
-    assert "nothing here obeys it yet: ADAPTER other.gguf" in done.stderr
+    assert "obeys" not in done.stderr
     assert [file["role"] for file in shown(trilithon, "vl")["files"]] == ["weights", "projector", "adapter"]
 
 
@@ -163,11 +164,13 @@ def test_a_converted_model_with_its_tokenizer(trilithon: Program, folder: Path) 
         ("FROM ./nowhere.gguf", "there is no "),
         ("FROM https://example.org/x.gguf", "fetch it first"),
         ("FROM hf.co/user/repo:Q4_0", "trilithon pull hf.co/user/repo:Q4_0"),
-        ("FROM .", "holds 2 models; name one file"),
+        ("FROM .", "holds 3 models; name one file"),
         ("FROM ./empty", "holds no model; name one file"),
         ("FROM ./tensors", "holds no GGUF; make one of it: trilithon convert"),
         ("FROM ./words.gguf", "is not a GGUF"),
         ("FROM ../../x\0", "this is no Modelfile"),
+        (f"FROM {'a' * 5000}", "does not fit"),
+        ("FROM tiny-F16.gguf\nADAPTER model.gguf", "is no adapter but a 'model'; name it with FROM"),
         ("FROM tiny-F16.gguf\nADAPTER ./a.safetensors", "is no GGUF; make one of it with convert_lora_to_gguf.py"),
         ("FROM tiny-F16.gguf\nADAPTER ./none.gguf", "is not there"),
         ("FROM tiny-F16.gguf\nPARAMETER num_cxt 1", "line 2 of the Modelfile: unknown parameter 'num_cxt'"),
@@ -179,6 +182,8 @@ def test_what_cannot_be_made_is_told_in_one_line(trilithon: Program, folder: Pat
     (folder / "tensors").mkdir()
     (folder / "tensors/model.safetensors").write_bytes(b"x")
     (folder / "words.gguf").write_text("hello" * 300_000)
+    said_model = {"general.architecture": "llama", "general.type": "model"}
+    (folder / "model.gguf").write_bytes(header(said_model, [("x", (1,), "F32")]) + bytes(32))
     (folder / "Modelfile").write_text(text)
     done = trilithon("create", "mario")
     assert done.code == 2
@@ -194,17 +199,45 @@ def test_modelfiles_that_cannot_be_read(trilithon: Program, folder: Path) -> Non
     assert "../x is not the name of a model" in trilithon("create", "../x").stderr
 
 
-def test_weights_in_fewer_bits(trilithon: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in for llama-quantize that does what Trilithon's own re-quantiser does."""
-    tools = folder / "bin"
-    tools.mkdir()
-    program = tools / "llama-quantize"
+def test_paths_outlive_the_folder_of_the_modelfile(trilithon: Program, folder: Path) -> None:
+    below = folder / "for now"
+    below.mkdir()
+    (below / "Modelfile").write_text("FROM ../tiny-F16.gguf\nADAPTER ./../tiny-F16.gguf\n")
+    assert trilithon("create", "up", "-f", "for now/../for now/Modelfile").code == 0
+    (below / "Modelfile").unlink()
+    below.rmdir()
+    assert opened("up").architecture == "llama"
+    assert {file["path"] for file in shown(trilithon, "up")["files"]} == {str(folder / "tiny-F16.gguf")}
+
+
+@pytest.fixture
+def quantizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for llama-quantize that does what Trilithon's own re-quantiser does, and notes its source."""
+    program = folder / "bin/llama-quantize"
+    program.parent.mkdir()
     program.write_text(
         f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nfrom trilithon.models.synthetic import requantise\n"
-        "source, target, kind = sys.argv[-3:]\nprint('[   1/   1] all')\nrequantise(Path(source), Path(target), kind)\n"
+        "source, target, kind = sys.argv[-3:]\nprint('[   1/   1] all')\n"
+        f"Path({str(folder / 'source')!r}).write_text(source)\nrequantise(Path(source), Path(target), kind)\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return folder / "source"
+
+
+def test_the_finest_of_several_weights_is_quantised(trilithon: Program, folder: Path, quantizer: Path) -> None:
+    requantise(folder / "tiny-F16.gguf", folder / "tiny-Q4_0.gguf", "Q4_0")
+    (folder / "Modelfile").write_text("FROM ./tiny-Q4_0.gguf\nFROM ./tiny-F16.gguf\n")
+    done = trilithon("create", "small", "-q", "Q8_0")
+    assert done.code == 0, done.stderr
+    assert Path(quantizer.read_text()).name == "tiny-F16.gguf"
+    assert [file["quantization"] for file in shown(trilithon, "small")["files"]] == ["Q8_0"]
+    (folder / "Modelfile").write_text("FROM ./tiny-Q4_0.gguf\n")
+    assert "is Q4_0 already, and quantised twice it gets worse" in trilithon("create", "small", "-q", "Q8_0").stderr
+
+
+@pytest.mark.usefixtures("quantizer")
+def test_weights_in_fewer_bits(trilithon: Program, folder: Path) -> None:
     (folder / "Modelfile").write_text("FROM ./tiny-F16.gguf\nSYSTEM hi\n")
     done = trilithon("create", "small", "-q", "Q8_0")
     assert done.code == 0, done.stderr

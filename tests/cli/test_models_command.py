@@ -77,6 +77,20 @@ def test_list_shows_each_model_in_a_line(trilithon: Program, store: ModelStore) 
     assert all(row["complete"] and not row["read_only"] for row in rows)
 
 
+def test_list_says_where_each_file_lies(trilithon: Program, store: ModelStore) -> None:
+    kept = keep(store, "one", b"x" * 2048)
+    keep(store, "two", b"y")
+    place = store.file_path(kept.files[0])
+    store.file_path(store.list()[1].files[0]).unlink()
+    assert str(place) not in trilithon("list").stdout
+    lines = trilithon("list", "-v").stdout.splitlines()
+    assert lines[2].split() == ["weights", "2.0", "KiB", str(place)]
+    assert lines[4].strip() == "weights  1 B  two.gguf is missing"
+    rows = json.loads(trilithon("list", "--json").stdout)
+    assert [row["files"][0]["place"] for row in rows] == [str(place), ""]
+    assert json.loads(trilithon("show", "one", "--json").stdout)["files"][0]["place"] == str(place)
+
+
 def test_what_others_wrote_commands_no_terminal(trilithon: Program, store: ModelStore) -> None:
     manifest = keep(store, "odd", b"x")
     with store:
@@ -203,9 +217,10 @@ def test_prune(trilithon: Program, store: ModelStore) -> None:
         store.add_bytes(b"y" * 2048)
         with store.receive("a" * 64) as partial:
             partial.append(b"z")
-    assert trilithon("prune", "--dry-run").stdout == "would remove 1 file and 0 unfinished downloads, 2.0 KiB\n"
-    assert trilithon("prune").stdout.startswith("removed 1 file and 0 unfinished downloads")
-    assert trilithon("prune", "--all").stdout.startswith("removed 0 files and 1 unfinished download,")
+    nothing = "0 unfinished downloads and 0 unfinished conversions"
+    assert trilithon("prune", "--dry-run").stdout == f"would remove 1 file, {nothing}, 2.0 KiB\n"
+    assert trilithon("prune").stdout.startswith(f"removed 1 file, {nothing}")
+    assert trilithon("prune", "--all").stdout.startswith("removed 0 files, 1 unfinished download and 0 unfinished")
     assert not any((store.own.root / "partial").iterdir())
 
 

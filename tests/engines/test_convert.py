@@ -217,8 +217,88 @@ def test_ctrl_c_ends_the_toolkit_and_leaves_nothing(toolkit: Toolkit, recipe: Rk
         _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == "error: stopped; nothing was kept"
-    assert not [each for each in tmp_path.iterdir() if each.name.startswith((".converting", "m."))]
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith((".trilithon-", "m."))]
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_killed_one_left_is_cleared(
+    toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe, tmp_path: Path
+) -> None:
+    """Its tool too: nobody reads what it says any more."""
+    toolkit.install()
+    (tmp_path / "out").mkdir()
+    sign = tmp_path / "sign"
+    environment = os.environ | {
+        "FAIL": "slow",
+        "SIGN": str(sign),
+        "TRILITHON_RKLLM_TOOLKIT": str(toolkit.folder),
+        "TRILITHON_CACHE": str(configuration.cache),
+        "TRILITHON_DATA": str(configuration.data),
+    }
+    words = [sys.executable, "-c", "from trilithon.cli.main import entry; entry()"]
+    more = ["convert", str(recipe.source), "--to", "rkllm", "--chip", "rk3588", "--quant", "w8a8"]
+    output = tmp_path / "out/m.rkllm"
+    process = subprocess.Popen([*words, *more, "--output", str(output)], env=environment, stderr=subprocess.PIPE)
+    with process:
+        for _ in range(600):
+            if sign.exists():
+                break
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    assert len(left(tmp_path / "out")) == 1
+    pruned = subprocess.run([*words, "prune"], env=environment, capture_output=True, text=True, check=True)
+    assert "0 unfinished conversions" in pruned.stdout  # its tool lives
+    for pid in _working_in(tmp_path / "out"):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(100):
+        pruned = subprocess.run([*words, "prune"], env=environment, capture_output=True, text=True, check=True)
+        if "1 unfinished conversion," in pruned.stdout:
+            break
+    assert left(tmp_path / "out") == set()
+
+
+def _working_in(folder: Path) -> list[int]:
+    """The tools that hold a folder in it."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            held = [each.readlink() for each in (process / "fd").iterdir()] if process.name.isdigit() else []
+        except OSError:  # gone, or another user's
+            continue
+        if any(each.is_relative_to(folder) for each in held):
+            found.append(int(process.name))
+    return found
+
+
+def test_a_folder_of_that_name_is_left_alone(
+    toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe
+) -> None:
+    """It may be the very one that is converted."""
+    toolkit.install()
+    (recipe.source / "embedding.bin").write_bytes(b"mine")
+    output = recipe.source.parent / f"{recipe.source.name}.rkllm"
+    with pytest.raises(UserError, match=r"Qwen2\.5-0\.5B is there already, where what belongs to the file is to lie"):
+        convert_to_rkllm(recipe, output, configuration, lambda *_: None)
+    assert not toolkit.folder.joinpath("site/rkllm/calls.json").exists()
+    assert (recipe.source / "embedding.bin").read_bytes() == b"mine"
+
+
+def test_a_file_that_came_there_meanwhile_stays(
+    toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe, tmp_path: Path
+) -> None:
+    toolkit.install()
+    output = tmp_path / "m.rkllm"
+
+    def another(text: str, _: float | None) -> None:
+        if text == "quantising":
+            output.write_bytes(b"theirs")
+
+    before = left(tmp_path)
+    with pytest.raises(UserError, match=r"m\.rkllm: File exists; name another file with --output"):
+        convert_to_rkllm(recipe, output, configuration, another)
+    assert output.read_bytes() == b"theirs"
+    assert left(tmp_path) == before | {"cache", "m.rkllm"}
 
 
 def test_without_the_toolkit_it_says_where_to_get_it(
@@ -238,8 +318,11 @@ def test_without_the_toolkit_it_says_where_to_get_it(
             )
 
 
-def test_a_python_that_does_not_work(toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe) -> None:
-    (toolkit.folder / "bin/python").write_text("#!/bin/sh\necho hello\n", encoding="utf-8")
+@pytest.mark.parametrize("said", ["hello", "[1]", "5", ""])
+def test_a_python_that_does_not_work(
+    toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe, said: str
+) -> None:
+    (toolkit.folder / "bin/python").write_text(f"#!/bin/sh\necho '{said}'\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"does not work .*; name another virtual environment"):
         convert_to_rkllm(recipe, recipe.source / "m.rkllm", configuration, lambda *_: None)
 
@@ -315,7 +398,7 @@ def test_the_converters_failures(
     ):
         with pytest.raises(TrilithonError, match=words):
             convert_to_gguf(recipe.source, tmp_path / "m.gguf", kind, with_torch, lambda *_: None, converter)
-    assert not [each for each in tmp_path.iterdir() if each.name.startswith((".converting", "m."))]
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith((".trilithon-", "m."))]
     (converter / "convert_hf_to_gguf.py").unlink()
     with pytest.raises(UserError, match=r"name another source of llama\.cpp with --converter"):
         convert_to_gguf(recipe.source, tmp_path / "m.gguf", "f16", with_torch, lambda *_: None, converter)

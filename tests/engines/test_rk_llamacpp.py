@@ -9,7 +9,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,10 @@ from trilithon.engines.rk_llamacpp import RkLlamaCpp
 from trilithon.engines.rk_options import choice, refusal_of_options
 from trilithon.errors import ChildDied, PlacementError, StartError
 from trilithon.measure.records import Campaign, Test
+from trilithon.models.architectures import find_architecture
 from trilithon.models.file import ModelFile, read_model_file
+from trilithon.models.gguf import read_gguf
+from trilithon.models.synthesis import plan_synthetic, write_synthetic
 from trilithon.models.synthetic import requantise, write_tiny_model
 from trilithon.results.store import Store
 from trilithon.runtime.runner import Runner
@@ -729,3 +732,39 @@ def test_a_pipeline_that_spoils_the_model_is_found_out(measure: Callable[..., Ca
     )
     verdicts = {each.name: each.quality.verdict for each in found.placements if each.quality}
     assert verdicts == {"llama.cpp/cpu": "reference", "rk-llama.cpp/npu": "same", SPOILT: "same"}
+
+
+# -- in true size
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Iterator[Path]:
+    """993 MB, gone at once: pytest keeps the folders of several runs."""
+    path = write_synthetic(plan_synthetic(find_architecture("qwen2.5-0.5b"), "f16"), tmp_path / "qwen.gguf")
+    yield path
+    path.unlink()
+
+
+@pytest.mark.slow
+def test_the_synthetic_qwen_loads_in_the_fork_and_in_the_wheel(
+    fork: Callable[..., Fork], qwen: Path, tmp_path: Path
+) -> None:
+    facts, file = read_gguf(qwen), read_model_file(qwen, None)
+    assert (facts.parameters, facts.layers, facts.embedding, facts.kv_heads) == (494_032_768, 24, 896, 2)
+    assert (facts.vocabulary, facts.quantization, facts.synthetic) == (151_936, "F16", True)
+    where = placement(fork(), file, Settings(threads=2, context=256))
+    engine = LlamaCpp(Configuration(data=tmp_path, cache=tmp_path))
+    build = next(build for build in engine.builds() if build.name == "embedded")
+    plain = Placement(name="llama.cpp/cpu", file=file, build=build, unit="cpu", settings=where.settings)
+    answers: list[str] = []
+
+    async def answer(runner: Runner) -> None:
+        prompt = await runner.tokenize("the stones carry the weight, and the lintel holds them together")
+        tokens, finished = await runner.complete(Completion(prompt=prompt, max_tokens=8, ignore_eos=True))
+        assert finished.timings.predicted_n == 8
+        answers.append("".join(token.text for token in tokens))
+
+    log = run(fork(), where, tmp_path / "npu", answer)
+    run(Fork(engine, build), plain, tmp_path / "cpu", answer)
+    assert "on the NPU: 471.1 MiB of weights, W8A8_HADAMARD" in remarks(fork(), file, log)
+    assert answers[0] == answers[1] != ""

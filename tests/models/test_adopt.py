@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from trilithon.models.adopt import Adoption, find_adopted
 from trilithon.models.adopt_files import name_part
 from trilithon.models.adopt_rkllama import read_dotenv
 from trilithon.models.adopted_folders import adopted_folders, forget_folder, remember_folder
+from trilithon.models.architectures import find_architecture
 from trilithon.models.file import read_model_file
 from trilithon.models.manifest import Manifest, Message
 from trilithon.models.names import parse_reference
 from trilithon.models.resolve import model_name
+from trilithon.models.synthesis import plan_synthetic, write_synthetic
 from trilithon.settings import Configuration
 
 GGUF = b"GGUF\3\0\0\0" + bytes(60)
@@ -296,7 +299,10 @@ def test_what_is_wrong_in_the_cache(tmp_path: Path) -> None:
     found = look(tmp_path)
     assert names(found) == ["hf.co/user/good:Q4_0"]
     said = {str(each.path.relative_to(cache)).split("/")[0][14:]: each.reason for each in found.passed_over}
-    assert said["weights-only"].endswith("trilithon convert hf.co/user/weights-only --to gguf makes one of it")
+    snapshot = next(cache.glob("models--user--weights-only/snapshots/*"))
+    assert said["weights-only"].endswith(
+        f"one is made of it by: trilithon convert '{snapshot}' --to gguf --output weights-only-f16.gguf"
+    )
     assert said["dangling"] == "is a link to nothing; fetch the file again"
     assert said["planted"] == f"is a link that leaves {cache}; trilithon adopt '{secret.parent}'"
     assert said["part"] == "has 1 of 3 parts; download the others into its folder"
@@ -425,6 +431,26 @@ def test_an_encoder_belongs_to_the_model_of_its_name(tmp_path: Path) -> None:
     assert with_eyes == {"Qwen2-VL-2B:Q4_0", "Qwen2-VL-2B:Q8_0"}
 
 
+def test_a_projector_is_not_given_to_a_model_whose_name_is_the_beginning_of_anothers(tmp_path: Path) -> None:
+    """llama.cpp refuses to load a model with another's projector."""
+    for name in ("qwen2-Q4_0", "qwen2-vl-Q4_0", "qwen2-vl-Q8_0", "gemma-Q4_0", "mmproj-Qwen2-VL-F16", "mmproj-other"):
+        write(tmp_path / f"m/{name}.gguf")
+    found = look(tmp_path, tmp_path / "m")
+    sees = {str(each.name) for each in found.manifests if each.of_role("projector")}
+    assert sees == {"qwen2-vl:Q4_0", "qwen2-vl:Q8_0"}
+    assert reasons(found).keys() == {"mmproj-other.gguf"}
+
+
+def test_many_projectors_take_no_long_time(tmp_path: Path) -> None:
+    for number in range(400):
+        write(tmp_path / f"m/model{number}-Q4_0.gguf", GGUF)
+        write(tmp_path / f"m/mmproj-model{number}.gguf", GGUF)
+    began = time.process_time_ns()
+    found = look(tmp_path, tmp_path / "m")
+    assert all(len(each.of_role("projector")) == 1 for each in found.manifests)
+    assert time.process_time_ns() - began < 5e9  # 0.2 s on an idle machine, and 30 s where each is held against each
+
+
 def test_links_are_followed_only_within_a_folder(tmp_path: Path) -> None:
     folder, outside = tmp_path / "m", tmp_path / "outside"
     write(outside / "secret-Q4_0.gguf")
@@ -502,6 +528,51 @@ def test_a_folder_that_may_not_be_read() -> None:
         (folder / "closed").chmod(0o755)
     assert names(found) == ["open:Q4_0"]
     assert reasons(found)["closed"] == "cannot be read: Permission denied; check its permissions (ls -ld)"
+
+
+def test_what_nobody_may_look_into_is_as_good_as_not_there() -> None:
+    """The home of Ollama's own user is closed to others on many systems."""
+    with tempfile.TemporaryDirectory() as made:
+        ollama_model(Path(made) / "system/usr/share/ollama/.ollama/models")
+        (Path(made) / "system/usr/share/ollama").chmod(0o700)
+        (Path(made) / "mine").mkdir()
+        closed = write(Path(made) / "closed/manifests/x").parent.parent
+        closed.chmod(0o700)
+        if os.geteuid() == 0:
+            os.chown(Path(made) / "mine", 65534, 65534)
+        with as_nobody(Path(made)):
+            write(Path(made) / "mine/x-Q4_0.gguf")
+            hub_file(Path(made) / ".cache/huggingface/hub", "user/repo", "x-Q4_0.gguf")
+            (Path(made) / ".cache/huggingface/hub/models--user--repo/snapshots").chmod(0o600)
+            found = look(Path(made), Path(made) / "mine", closed, closed / "blobs")
+            (Path(made) / ".cache/huggingface/hub/models--user--repo/snapshots").chmod(0o700)
+            with pytest.raises(ModelError, match="is no folder; name one that holds models"):
+                remember_folder(Configuration(data=Path(made) / "data", cache=Path(made)), closed / "manifests/x")
+    assert names(found) == ["x:Q4_0"]
+    said = [each.reason for each in found.passed_over]
+    if os.geteuid() == 0:
+        assert len([each for each in said if "Permission denied" in each]) == 3
+        assert any("trilithon adopt --forget" in each for each in said)
+
+
+def test_synthetic_weights_are_known_by_their_beginning(tmp_path: Path, tiny: Path) -> None:
+    """Whatever their file is called, and whoever keeps them."""
+    model = find_architecture("qwen2.5-0.5b")
+    small = replace(model, layers=1, embedding=256, feed_forward=512, heads=4, kv_heads=2, vocabulary=1000)
+    made = write_synthetic(plan_synthetic(small), tmp_path / "s.gguf").read_bytes()
+    write(tmp_path / "m/plain-F16.gguf", tiny.read_bytes())
+    write(tmp_path / "m/named-synthetic-F16.gguf", tiny.read_bytes())
+    write(tmp_path / "m/mine-F16.gguf", made)
+    ollama_model(tmp_path / ".ollama/models", model=made)
+    hub_file(tmp_path / ".cache/huggingface/hub", "user/repo", "x-F16.gguf", made)
+    found = look(tmp_path, tmp_path / "m")
+    assert {str(each.name): each.synthetic for each in found.manifests} == {
+        "qwen2.5:0.5b": True,
+        "hf.co/user/repo:F16": True,
+        "mine:F16": True,
+        "named-synthetic:F16": False,
+        "plain:F16": False,
+    }
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trilithon.errors import ModelError
 from trilithon.models.choose import Offer, Wanted, choose_files
-from trilithon.models.file_names import CHIPS, chip_of, quantization_of, read_file_name
+from trilithon.models.file_names import CHIPS, chip_of, quantization_of, read_file_name, shard_of
 
 GIB = 1 << 30
 RK3588 = Wanted(chip="RK3588", memory_bytes=16 * GIB)
@@ -57,6 +57,29 @@ NAMES = [
 def test_names_in_the_wild(path: str, kind: str, quantization: str, chip: str) -> None:
     found = read_file_name(path)
     assert (found.kind, found.quantization, found.chip) == (kind, quantization, chip)
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        ("qwen2.5-0.5b-instruct-fp16.gguf", "qwen2.5-0.5b-instruct"),
+        ("Meta-Llama-3.1-8B-Instruct.Q4_K_S.gguf", "Meta-Llama-3.1-8B-Instruct"),
+        ("Q6_K/big-Q6_K-00001-of-00003.gguf", "big"),
+        ("Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0.rkllm", "Qwen2.5-1.5B-Instruct"),
+        ("rk3588-w8a8.rkllm", "rk3588-w8a8"),
+        ("plain.gguf", "plain"),
+        ("README", ""),
+    ],
+)
+def test_the_name_without_what_tells_files_apart(path: str, base: str) -> None:
+    assert read_file_name(path).base == base
+
+
+@pytest.mark.parametrize(
+    "name", ["a-00001-of-00002", "a-1-of-2.gguf", "-00001-of-00002.gguf", "a-00001-of-00002x.gguf"]
+)
+def test_names_of_no_shards(name: str) -> None:
+    assert shard_of(name) is None
 
 
 def test_what_else_a_name_says() -> None:

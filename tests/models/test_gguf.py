@@ -1,5 +1,6 @@
 import os
 import random
+import struct
 import time
 import tracemalloc
 from pathlib import Path
@@ -251,6 +252,52 @@ def test_damage_gives_a_result_or_a_refusal(
     started = time.monotonic()
     read_or_refuse(path)
     assert time.monotonic() - started < 2.0
+
+
+STRING, ARRAY, BYTE = 8, 9, 0
+
+
+def text(content: bytes) -> bytes:
+    return struct.pack("<Q", len(content)) + content
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty strings", "small arrays", "long texts", "long keys", "holes", "skipped strings"]
+)
+def test_a_header_of_many_small_things_costs_little(tmp_path: Path, kind: str) -> None:
+    """A file of any size, mostly holes, whose every number is allowed by itself."""
+    value = {
+        "empty strings": struct.pack("<IIQ", ARRAY, STRING, 1 << 22),
+        "skipped strings": struct.pack("<IIQ", ARRAY, STRING, 1 << 20),
+        "small arrays": struct.pack("<IIQ", ARRAY, BYTE, 4096),
+        "long texts": struct.pack("<IQ", STRING, 1 << 24),
+        "long keys": struct.pack("<I?", 7, True),
+        "holes": struct.pack("<IIQ", ARRAY, BYTE, 1 << 24),
+    }[kind]
+    behind = {"small arrays": 4096, "long texts": 1 << 24, "holes": 1 << 24}.get(kind, 0)
+    behind = {"empty strings": 8 << 22, "skipped strings": 8 << 20}.get(kind, behind)
+    count = {"small arrays": 8000, "long keys": 700}.get(kind, 60)
+    path = tmp_path / "costly.gguf"
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sIQQ", b"GGUF", 3, 0, count))
+        for number in range(count):
+            key = b"%d" % number
+            file.write(text(key.rjust(60_000, b"k") if kind == "long keys" else key) + value)
+            file.seek(behind, 1)
+        file.truncate(20 << 30)
+    started = time.process_time()
+    if not kind.endswith("strings"):  # of them nothing is kept, and counting each would take minutes
+        tracemalloc.start()
+    try:
+        said = refusal(path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        path.unlink()
+    assert "is damaged" in said or "holds no weights" in said or "does not say" in said
+    assert "\n" not in said
+    assert peak_bytes < 120 << 20
+    assert time.process_time() - started < 20  # 0.1 to 3 s; what is not bounded takes minutes
 
 
 def test_absurd_lengths_take_no_memory(tiny: Path, header: bytes, tmp_path: Path) -> None:

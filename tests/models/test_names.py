@@ -10,6 +10,11 @@ from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, p
 OLLAMA = "registry.ollama.ai"
 
 
+def test_a_signed_address_may_be_long() -> None:
+    url = "https://example.org/a.gguf?X-Amz-Signature=" + "0" * 3000
+    assert parse_reference(url) == ModelUrl(url)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -23,6 +28,13 @@ OLLAMA = "registry.ollama.ai"
         ("hf.co/a/b:c-Q4_K_M.gguf", Repository("a", "b", "c-Q4_K_M.gguf")),
         ("huggingface.co/a/b", Repository("a", "b")),
         ("https://huggingface.co/a/b", Repository("a", "b")),
+        ("https://huggingface.co/a/b/tree/main", Repository("a", "b")),
+        ("https://huggingface.co/a/b/blob/main/c-Q4_K_M.gguf", Repository("a", "b", "c-Q4_K_M.gguf")),
+        ("https://hf.co/a/b/resolve/main/c.RKLLM?download=true", Repository("a", "b", "c.RKLLM")),
+        ("https://hf.co/a/b/blob/v2/c.gguf", ModelUrl("https://hf.co/a/b/resolve/v2/c.gguf")),
+        ("https://hf.co/a/b/blob/main/blob/c.gguf", ModelUrl("https://hf.co/a/b/resolve/main/blob/c.gguf")),
+        ("https://hf.co/a/b/resolve/main/c%20d.gguf", ModelUrl("https://hf.co/a/b/resolve/main/c%20d.gguf")),
+        ("https://hf.co.evil.org/a/b", ModelUrl("https://hf.co.evil.org/a/b")),
         ("https://example.org/a.gguf", ModelUrl("https://example.org/a.gguf")),
         ("/models/a.gguf", ModelPath(Path("/models/a.gguf"))),
         ("./a", ModelPath(Path("a"))),
@@ -56,6 +68,7 @@ def test_what_people_write(text: str, expected: object) -> None:
         "hf.co/a/b:..",
         "a@md5:00",
         "x" * 5000,
+        "https://example.org/" + "x" * 9000,
         "a\0.gguf",
     ],
 )

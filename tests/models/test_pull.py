@@ -2,12 +2,14 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from standin_registry import RegistryStandIn
@@ -195,6 +197,25 @@ def test_two_processes_download_it_once(registry: RegistryStandIn, root: Path) -
     assert lying_about(root) == []
 
 
+def test_the_disk_needs_room_for_it_once(
+    registry: RegistryStandIn, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process still has to write of the same file is not asked for a second time."""
+    digest = registry.add("library/tiny", "latest", [("model", DATA)])[0]
+    free = len(DATA) * 3 // 2 + (64 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    def tell(step: Step) -> None:
+        if step.stage == "waiting":
+            raise KeyboardInterrupt
+
+    with ModelStore(root) as other, other.receive(digest, len(DATA)) as partial:
+        partial.write_at(0, DATA[:1000])
+        partial.note()
+        with pytest.raises(KeyboardInterrupt):
+            fetch(root, f"{registry.host}/library/tiny", tell)
+
+
 def test_whoever_waits_is_told(registry: RegistryStandIn, root: Path) -> None:
     digest = registry.add("library/tiny", "latest", [("model", DATA)])[0]
     steps: list[Step] = []
@@ -290,16 +311,25 @@ def test_an_address_is_taken_up_where_it_stopped(web: WebStandIn, root: Path) ->
     assert lying_about(root) == []
 
 
+def test_an_address_that_is_denied_meanwhile_keeps_what_came(web: WebStandIn, root: Path) -> None:
+    url = web.put("/m.gguf", DATA)
+    web.fault = lambda asked: None if asked.is_look else Fault(after=100_000) if asked.number < 5 else Fault(status=403)
+    with pytest.raises(ModelError, match="does not let you have it"):
+        fetch(root, url)
+    web.fault = lambda _: None
+    assert fetch(root, url).fetched_bytes < len(DATA)
+
+
 def test_another_version_begins_anew(web: WebStandIn, root: Path) -> None:
     url = web.put("/m.gguf", DATA)
     web.fault = lambda asked: None if asked.is_look else Fault(after=100_000 if asked.number < 5 else 0)
     with pytest.raises(DownloadError):
         fetch(root, url)
     web.fault = lambda _: None
-    web.put("/m.gguf", DATA[::-1])
+    web.put("/m.gguf", DATA[:4] + DATA[:3:-1])
     pulled = fetch(root, url)
     assert pulled.fetched_bytes == len(DATA)
-    assert content(root, pulled) == DATA[::-1]
+    assert content(root, pulled) == DATA[:4] + DATA[:3:-1]
 
 
 def test_two_processes_and_one_address(web: WebStandIn, root: Path) -> None:
@@ -320,9 +350,51 @@ def test_two_addresses_that_end_in_one_name(web: WebStandIn, root: Path) -> None
         fetch(root, web.put("/b/m.gguf", DATA[::-1]))
 
 
-def test_a_file_of_unknown_length(web: WebStandIn, root: Path) -> None:
+def test_a_file_of_unknown_length(web: WebStandIn, root: Path, tiny: Path) -> None:
+    model = tiny.read_bytes()
+    url = web.put("/m.gguf", model, ranges=False, says_length=False)
+    assert content(root, fetch(root, url)) == model
+    web.put("/cut.gguf", model[:-1000], ranges=False, says_length=False)
+    with pytest.raises(ModelError, match=r"^cut.gguf is cut short"):
+        fetch(root, f"{web.url}/cut.gguf")
+    assert lying_about(root) == []
+
+
+def test_a_file_of_unknown_length_leaves_room_on_the_disk(
+    web: WebStandIn, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = web.put("/m.gguf", DATA, ranges=False, says_length=False)
-    assert content(root, fetch(root, url)) == DATA
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    with pytest.raises(ModelError, match=r"are needed in .* and 0 B are free; remove a model"):
+        fetch(root, url)
+    assert lying_about(root) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("m.gguf", b"<!DOCTYPE html><title>log in</title>", "is a web page and not the model"),
+        ("m.rkllm", b"\n<html>", "is a web page and not the model"),
+        ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer and not the model"),
+        ("m.gguf", b'{"error": "no"}', "is not a GGUF: it starts with"),
+        ("m.gguf", b"", "is not a GGUF"),
+    ],
+)
+def test_a_page_under_the_name_of_a_model(web: WebStandIn, root: Path, name: str, data: bytes, words: str) -> None:
+    url = web.put(f"/{name}", data)
+    with pytest.raises(ModelError, match=rf"what {url} gives {words}"):
+        fetch(root, f"{url}?signature=secret")
+    assert lying_about(root) == []
+    assert not list(root.rglob("blobs/*"))
+
+
+def test_what_cannot_be_gone_on_with_is_not_kept(web: WebStandIn, root: Path) -> None:
+    """A server without ranges begins anew each time, and one that never ends would leave the disk full."""
+    url = web.put("/m.gguf", DATA, ranges=False)
+    web.fault = lambda asked: None if asked.is_look else Fault(after=300_000)
+    with pytest.raises(DownloadError):
+        fetch(root, url)
+    assert lying_about(root) == []
 
 
 def test_a_path_needs_no_pull(root: Path) -> None:

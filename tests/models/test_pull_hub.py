@@ -3,11 +3,12 @@
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from standin_hub import HubRepository, HubStandIn
-from standin_web import Fault, WebStandIn
+from standin_web import Content, Fault, WebStandIn
 
 from trilithon.errors import DownloadError, ModelError
 from trilithon.models.choose import Wanted
@@ -16,6 +17,7 @@ from trilithon.models.http_client import Patience
 from trilithon.models.names import parse_reference
 from trilithon.models.pull import Pulled, Step, pull
 from trilithon.models.pull_plan import PullOptions
+from trilithon.models.resolve import locate
 from trilithon.models.store import ModelStore
 
 QUICK = Transfer(patience=Patience(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=2))
@@ -190,6 +192,13 @@ def test_a_hub_that_is_busy(hub: HubStandIn, store: ModelStore) -> None:
         fetch(store, "hf.co/u/M")
 
 
+def test_a_hub_that_asks_to_wait_for_hours(hub: HubStandIn, store: ModelStore) -> None:
+    hub.fault = lambda _: Fault(status=429, headers={"Retry-After": "7200"})
+    with pytest.raises(DownloadError, match=r"asks to wait 2:00:00 \(status 429\); run the same command again then"):
+        fetch(store, "hf.co/u/M")
+    assert len(hub.asked) == 1
+
+
 def test_a_mirror_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("/api/models/u/M", b"<html>")
     hub.respond = lambda asked: hub.files.get(asked.path)  # type: ignore[method-assign]
@@ -201,9 +210,123 @@ def test_a_mirror_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: 
         fetch(store, "hf.co/u/M")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "[" * 100_000,
+        '{"id": "u/M", "siblings": "abc"}',
+        '{"id": "u/M", "siblings": [{"rfilename": 5}]}',
+        '{"id": "u/M", "siblings": [{"rfilename": "m-Q4_K_M.gguf", "size": "x"}]}',
+        '{"id": "u/M", "siblings": [{"rfilename": "m-Q4_K_M.gguf", "size": -5}]}',
+        '{"id": "u/M", "siblings": [{"rfilename": "m-Q4_K_M.gguf", "size": 1e400}]}',
+        '{"id": "u/M", "siblings": [{"rfilename": "m-Q4_K_M.gguf", "blobId": 7}]}',
+        '{"id": "u/M", "siblings": [{"rfilename": "m-Q4_K_M.gguf", "lfs": {"size": 5, "sha256": "../x"}}]}',
+        '{"id": "u/M", "sha": 5, "siblings": []}',
+        '{"id": "u/M", "sha": "../../x", "siblings": []}',
+    ],
+)
+def test_a_mirror_that_answers_anything(hub: HubStandIn, store: ModelStore, answer: str) -> None:
+    hub.respond = lambda _: Content(data=answer.encode())  # type: ignore[method-assign]
+    with pytest.raises(DownloadError, match="answers with no list of files; check HF_ENDPOINT"):
+        fetch(store, "hf.co/u/M")
+    assert not store.own.root.exists()
+
+
+def test_a_card_that_is_none_is_no_hindrance(hub: HubStandIn, store: ModelStore) -> None:
+    hub.respond = lambda _: Content(data=b'{"id": "u/M", "siblings": [], "cardData": "x"}')  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="u/M has no GGUF or RKLLM file"):
+        fetch(store, "hf.co/u/M")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("hf-mirror.com", "is no address to fetch from; write https://HOST/FILE"),
+        ("ftp://127.0.0.1", "is no address to fetch from; write https://HOST/FILE"),
+        ("http://[::1", "is no address to fetch from"),
+        ("http://127.0.0.1.evil.invalid", "plain http can be changed on the way; write https, or add --insecure"),
+    ],
+)
+def test_a_mirror_is_looked_at_before_it_is_told_the_token(
+    hub: HubStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch, endpoint: str, words: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with pytest.raises(ModelError, match=f"^HF_ENDPOINT: .*{words}"):
+        fetch(store, "hf.co/u/M")
+
+
+def test_a_token_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in ("sécret", "sec\x07ret"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(ModelError, match="the token of Hugging Face holds letters that no token has") as caught:
+            fetch(store, "hf.co/u/M")
+        assert token not in str(caught.value)
+    assert hub.asked == []
+
+
+def test_the_list_of_files_is_not_asked_of_others_with_the_token(
+    hub: HubStandIn, storage: WebStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub.fault = lambda asked: Fault(status=302, headers={"Location": storage.url + asked.path})
+    with pytest.raises(DownloadError):
+        fetch(store, "hf.co/u/M")
+    assert {asked.headers.get("authorization") for asked in hub.asked} == {"Bearer secret"}
+    assert {asked.headers.get("authorization") for asked in storage.asked} == {None}
+
+
+RK3576 = Wanted(chip="RK3576", chip_by_name=True)
+
+
+def test_two_chips_are_one_model(hub: HubStandIn, store: ModelStore) -> None:
+    files = {"M-rk3588-w8a8.rkllm": weights(1), "M-rk3576-w4a16.rkllm": weights(2), **TOKENIZERS}
+    hub.repositories["u/M"] = HubRepository(files)
+    fetch(store, "hf.co/u/M")
+    pulled = fetch(store, "hf.co/u/M", RK3576)
+    texts = ["tokenizer.json", "tokenizer_config.json", "config.json"]
+    assert [file.name for file in pulled.manifest.files] == ["M-rk3576-w4a16.rkllm", *texts, "M-rk3588-w8a8.rkllm"]
+    assert pulled.notes == ("M-rk3588-w8a8.rkllm stays beside it, for RK3588",)
+    assert pulled.fetched_bytes == len(files["M-rk3576-w4a16.rkllm"])
+    for chip in ("RK3588", "RK3576"):
+        path = locate("hf.co/u/M", store, lambda file, chip=chip: file.target_platform == chip)  # type: ignore[misc]
+        assert path.read_bytes() == files[path.name]
+        assert chip.lower() in path.name
+        assert sorted(each.name for each in path.parent.iterdir()) == sorted([path.name, *texts])
+    assert fetch(store, "hf.co/u/M").fetched_bytes == 0
+    assert len(store.get(pulled.manifest.name).of_role("weights")) == 2
+    store.remove(pulled.manifest.name)
+    assert not list(store.own.root.rglob("blobs/*"))
+
+
+def test_two_processes_pull_for_two_chips(hub: HubStandIn, tmp_path: Path) -> None:
+    files = {f"rk{chip}/model.rkllm": weights(chip, 400_000) for chip in (3588, 3576)}
+    hub.repositories["u/M"] = HubRepository(files)
+
+    def one(wanted: Wanted) -> None:
+        with ModelStore(tmp_path / "models") as mine:
+            fetch(mine, "hf.co/u/M", wanted)
+
+    with ThreadPoolExecutor() as both:
+        list(both.map(one, (RK3588, RK3576)))
+    with ModelStore(tmp_path / "models") as store:
+        found = store.list()[0].of_role("weights")
+        assert {file.target_platform for file in found} == {"RK3588", "RK3576"}
+        assert {store.file_path(file).read_bytes() for file in found} == set(files.values())
+        assert len({file.name for file in found}) == 2
+
+
+def test_a_file_that_went_missing_does_not_stay(hub: HubStandIn, store: ModelStore) -> None:
+    hub.repositories["u/M"] = HubRepository({"M-rk3588.rkllm": weights(1), "M-rk3576.rkllm": weights(2)})
+    store.blob_path(fetch(store, "hf.co/u/M").manifest.files[0].digest).unlink()
+    assert [file.name for file in fetch(store, "hf.co/u/M", RK3576).manifest.files] == ["M-rk3576.rkllm"]
+
+
 def test_a_wrong_sum_and_a_wrong_length(hub: HubStandIn, store: ModelStore) -> None:
     hub.repositories["u/M"] = HubRepository({"m-Q4_K_M.gguf": weights(1)}, sums={"m-Q4_K_M.gguf": "0" * 64})
-    with pytest.raises(ModelError, match=r"its SHA-256 is [0-9a-f]{64} and should be 0{64}; pull it again"):
+    words = r"^m-Q4_K_M.gguf: its SHA-256 is [0-9a-f]{64} and should be 0{64}; pull it again"
+    with pytest.raises(ModelError, match=words):
         fetch(store, "hf.co/u/M")
     hub.repositories["u/L"] = HubRepository({"m-Q4_K_M.gguf": weights(1)}, sizes={"m-Q4_K_M.gguf": 7})
     with pytest.raises(ModelError, match="has 40004 bytes and should have 7"):

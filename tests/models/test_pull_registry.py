@@ -144,6 +144,19 @@ def test_a_text_with_a_wrong_sum(registry: RegistryStandIn, store: ModelStore) -
         fetch(store, f"{registry.host}/library/tiny")
 
 
+def test_texts_without_end_are_not_read(registry: RegistryStandIn, store: ModelStore) -> None:
+    registry.add("library/tiny", "latest", [("model", WEIGHTS), *[("system", f"{n}" * 9) for n in range(9)]])
+    rows = registry.manifests["library/tiny/latest"]["layers"]
+    for row in rows[1:]:
+        row["size"] = 1 << 20
+    with pytest.raises(ModelError, match="its texts have 9437184 bytes, which are no texts; take another"):
+        fetch(store, f"{registry.host}/library/tiny")
+    for row in rows[1:]:
+        row["size"] = 5
+    with pytest.raises(ModelError, match="is longer than 5 B; it is not what it should be"):
+        fetch(store, f"{registry.host}/library/tiny")
+
+
 def test_weights_with_a_wrong_sum_or_length(registry: RegistryStandIn, store: ModelStore) -> None:
     digest = registry.add("library/tiny", "latest", [("model", WEIGHTS)])[0]
     registry.storage.put(f"/storage/sha256:{digest}", WEIGHTS[::-1])

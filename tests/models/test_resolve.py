@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from store_samples import CONTENT, DIGEST, add, manifest_of, name_of, refusal, weights
 
-from trilithon.models.manifest import StoredFile
-from trilithon.models.resolve import find_model, locate, model_name
+from trilithon.models.manifest import FileFormat, Manifest, Role, StoredFile
+from trilithon.models.resolve import Companions, companions, find_model, locate, model_name, read_weights, resolve
 from trilithon.models.store import ModelStore
+from trilithon.models.synthetic import write_tiny_model
 from trilithon.models.upkeep import prune
 
 
@@ -106,3 +107,71 @@ def test_without_links_a_single_gguf_is_opened_as_a_blob(tmp_path: Path) -> None
     with ModelStore(tmp_path / "own", (tmp_path / "layer",)) as store:
         assert locate("m", store, lambda _: True) == tmp_path / "layer" / "blobs" / f"sha256-{DIGEST}"
         assert "TRILITHON_DATA" in refusal(locate, "npu", store, lambda _: True)
+
+
+def beside(store: ModelStore, role: Role, name: str, form: FileFormat = "gguf", **more: str) -> StoredFile:
+    digest = store.add_bytes(name.encode())
+    return StoredFile(role=role, digest=digest, size_bytes=len(name), name=name, format=form, **more)  # type: ignore[arg-type]
+
+
+def companions_of(manifest: Manifest, name: str, store: ModelStore) -> Companions:
+    return companions(manifest, next(each for each in manifest.files if each.name == name), store)
+
+
+def test_adapters_and_the_projector_of_a_file(tmp_path: Path, store: ModelStore) -> None:
+    theirs = tmp_path / "theirs-lora.gguf"
+    theirs.write_bytes(b"lora")
+    files = [
+        weights(store.add_bytes(b"w"), 1),
+        replace(weights(store.add_bytes(b"r"), 1, "m.rkllm"), format="rkllm", target_platform="RK3588"),
+        beside(store, "projector", "eyes-Q8_0.gguf", quantization="Q8_0"),
+        beside(store, "projector", "eyes-F16.gguf", quantization="F16"),
+        beside(store, "projector", "odd.gguf", quantization="Q3_K"),
+        beside(store, "vision", "any.rknn", "rknn"),
+        beside(store, "vision", "3588.rknn", "rknn", target_platform="RK3588"),
+        beside(store, "vision", "3576.rknn", "rknn", target_platform="RK3576"),
+        beside(store, "adapter", "style.gguf"),
+        beside(store, "adapter", "style.rkllm", "rkllm"),
+        StoredFile(role="adapter", digest="", size_bytes=4, name="theirs.gguf", format="gguf", path=theirs),
+    ]
+    manifest = store.put(manifest_of("m", *files))
+    paths = {each.name: store.file_path(each) for each in files}
+    assert companions_of(manifest, "m.gguf", store) == Companions(
+        adapters=((paths["style.gguf"], 1.0), (theirs, 1.0)), projector=paths["eyes-F16.gguf"]
+    )
+    assert companions_of(manifest, "m.rkllm", store) == Companions(
+        adapters=((paths["style.rkllm"], 1.0),), projector=paths["3588.rknn"]
+    )
+    only = replace(manifest, files=tuple(each for each in files if each.name in ("m.rkllm", "3576.rknn")))
+    assert companions_of(only, "m.rkllm", store) == Companions()
+    theirs.unlink()
+    assert "is gone" in refusal(companions_of, manifest, "m.gguf", store)
+
+
+def test_what_is_named_does_not_lie_beside(store: ModelStore, tmp_path: Path) -> None:
+    """An adapter there would be taken for another model, and the template for nobody's."""
+    content = write_tiny_model(tmp_path / "m.gguf", template="its own").read_bytes()
+    manifest = manifest_of(
+        "m",
+        weights(store.add_bytes(content), len(content), "m-F16.gguf"),
+        beside(store, "adapter", "style.gguf"),
+        beside(store, "draft", "small.gguf"),
+        beside(store, "projector", "eyes.gguf"),
+        beside(store, "projector", "more-mmproj.gguf"),
+        beside(store, "template", "chat_template.jinja", "text"),
+    )
+    manifest = store.put(manifest)
+    path = locate("m", store, lambda _: True)
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "chat_template.jinja",
+        "m-F16.gguf",
+        "mmproj-eyes.gguf",
+    ]
+    found = resolve("m", store, lambda _: True, cache=tmp_path)
+    assert found == read_weights(manifest, manifest.files[0], store, tmp_path)
+    assert found.prompt_form is not None
+    assert found.prompt_form.template == "chat_template.jinja"
+    assert found.adapters == ((store.file_path(manifest.files[1]), 1.0),)
+    assert found.vision_encoder == store.file_path(manifest.files[3])
+    assert found.capabilities == {"vision"}
+    assert resolve(str(path), store, lambda _: True, cache=tmp_path).adapters == ()

@@ -111,6 +111,17 @@ def test_a_long_text_needs_the_chat_template_from_beside_it(tmp_path: Path) -> N
     assert read_rkllm(path).platform == "RK3588"
 
 
+def test_a_configuration_that_is_none_is_passed_over(tmp_path: Path) -> None:
+    path = write_rkllm(tmp_path / "m.rkllm")
+    beside = tmp_path / "tokenizer_config.json"
+    os.mkfifo(beside)
+    assert read_rkllm(path).readable
+    beside.unlink()
+    with beside.open("wb") as file:
+        file.truncate(1 << 34)
+    assert read_rkllm(path).readable
+
+
 def test_too_few_known_keys_are_no_proof(tmp_path: Path) -> None:
     facts = read_rkllm(write_rkllm(tmp_path / "m.rkllm", {"rkllm.platform": "RK3588", "rkllm.core_num": 3}))
     assert (facts.readable, facts.platform, facts.cores) == (True, None, None)

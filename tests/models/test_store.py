@@ -4,8 +4,11 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -107,6 +110,25 @@ def test_one_without_a_name_leaves_nothing(root: Path, store: ModelStore) -> Non
     assert entries(root) == set()
 
 
+def test_a_kill_right_after_the_name_leaves_nothing_to_the_next(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT)
+        monkeypatch.setattr(store.own, "unlink", killed)
+        partial.finish()
+    monkeypatch.undo()
+    store.close()
+    assert entries(root) == {f"blobs/sha256-{DIGEST}", f"partial/sha256-{DIGEST}.json"}
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.present
+    store.close()
+    assert entries(root) == {f"blobs/sha256-{DIGEST}"}
+
+
 def test_another_size_means_another_file(store: ModelStore) -> None:
     with store.receive(None, None, key="k") as partial:
         partial.append(b"x" * 10)
@@ -180,12 +202,27 @@ def test_space_is_asked_for_before_anything_comes(store: ModelStore) -> None:
     store.room_for(1)
 
 
+def test_what_was_written_and_never_noted_takes_no_room_again(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that ran full takes no note either."""
+    (root / "partial").mkdir(parents=True)
+    (root / "partial" / f"sha256-{DIGEST}.data").write_bytes(CONTENT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=(64 << 20) + 5000))
+    store.room_for_all({DIGEST: len(CONTENT)})
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.bytes_done == 0
+    refusal(store.room_for_all, {DIGEST: len(CONTENT) + 50_000})
+
+
 def test_what_others_still_write_is_not_free(root: Path, store: ModelStore) -> None:
     free = shutil.disk_usage(root.parent.parent).free
     with ModelStore(root) as other, other.receive("b" * 64, free * 3 // 5) as partial:
         partial.append(b"x")
         partial.note()
         refusal(store.room_for, free * 3 // 5)
+        store.room_for_all({"b" * 64: free * 3 // 5})  # who waits for it writes it no second time
+        refusal(store.room_for_all, {"b" * 64: free * 3 // 5, "c" * 64: free * 3 // 5})
     store.room_for(free * 3 // 5)
 
 
@@ -311,6 +348,65 @@ def test_the_second_waits_for_the_first(root: Path, store: ModelStore) -> None:
         assert partial.missing == ()
         assert partial.finish() == DIGEST
     assert len(waited) == 1
+
+
+def test_a_closed_folder_hides_no_other_models_and_spares_every_blob(root: Path, store: ModelStore) -> None:
+    """As a pull under sudo leaves them."""
+    add(store, "theirs/a")
+    add(store, "mine/b", b"two")
+    closed = root / "manifests" / "registry.ollama.ai" / "theirs"
+    with _nobody(root), _closed(closed):
+        listing = store.listing()
+        assert [str(each.name) for each in listing.manifests] == ["mine/b:latest"]
+        assert listing.problems == (f"{closed} cannot be read: Permission denied; check its permissions (ls -l)",)
+        assert store.remove(name_of("mine/b")).kept[0].startswith("its files stay until this is mended: ")
+        assert "Permission denied" in refusal(prune, store)
+    assert [str(each.name) for each in store.list()] == ["theirs/a:latest"]
+    assert verify(store) == []
+
+
+def test_a_file_in_place_behind_a_closed_folder_is_missing_and_stops_nothing(
+    tmp_path: Path, root: Path, store: ModelStore
+) -> None:
+    (theirs := tmp_path / "theirs").mkdir()
+    (theirs / "m.gguf").write_bytes(CONTENT)
+    file = replace(weights(), digest="", path=theirs / "m.gguf")
+    manifest = store.put(manifest_of("a", file))
+    add(store, "b")
+    with _closed(theirs), _nobody(root):
+        assert store.missing(manifest) == (file,)
+        assert "is gone" in refusal(store.file_path, file)
+    assert store.missing(manifest) == ()
+
+
+@contextmanager
+def _closed(folder: Path) -> Iterator[None]:
+    folder.chmod(0)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+@contextmanager
+def _nobody(root: Path) -> Iterator[None]:
+    """Permissions mean nothing to root: the store is given to somebody else, who we are meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 65534, 65534)
+    above = [each for each in root.parents if not each.stat().st_mode & 1]
+    before = {each: each.stat().st_mode for each in above}
+    for each in above:
+        each.chmod(before[each] | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for each in above:
+            each.chmod(before[each] & 0o7777)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"kind": "trilithon model", "version": 99}'])

@@ -13,7 +13,7 @@ from trilithon.results.compare import (
     runs_note,
     summarise,
 )
-from trilithon.results.verdict import verdict_sentence
+from trilithon.results.verdict import recommended, verdict_sentence
 
 PP, TG = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
 CPU, NPU, GPU = "llama.cpp/cpu", "rk-llama.cpp/npu", "llama.cpp/gpu"
@@ -380,3 +380,13 @@ def test_lower_is_better_is_told_as_speed() -> None:
     assert text.startswith(
         "llama.cpp/cpu is the placement to use: load, file in the page cache 1.00 s, 2.00 times as fast"
     )
+
+
+def test_the_recommended_placement_is_the_sentences() -> None:
+    """What is alone or not sound is measured, and no plan."""
+    both = campaign([placement(CPU), placement(NPU)], runs(CPU, 50) + runs(NPU, 20))
+    assert [each.name for each in recommended(both)] == [CPU]
+    assert recommended(campaign([placement(CPU)], runs(CPU, 43))) == []
+    broken = campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 20) + runs(NPU, 90))
+    assert recommended(broken) == []
+    assert recommended(campaign([placement(CPU)], [])) == []

@@ -193,7 +193,7 @@ def test_a_failing_prefiller_costs_no_answer(
 ) -> None:
     """It starts and warms up, and fails at its first prefill, every time."""
     monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0, 0.0, 0.1))
-    monkeypatch.setattr(handover_module.Handover, "_probe", _no_probe)
+    monkeypatch.setattr(handover_module.Handover, "_try_out", _not_tried_out)
 
     async def scenario() -> None:
         async with opened(scripted(tiny, home, fault, {"prefill": "20000"}), home) as pair:
@@ -207,9 +207,11 @@ def test_a_failing_prefiller_costs_no_answer(
     asyncio.run(scenario())
 
 
-async def _no_probe(pair: Handover) -> None:
+async def _not_tried_out(pair: Handover, slot: int) -> bool:
+    pair._tried_out = True
     for cost, slope in ((pair.costs.prefiller, 0.01), (pair.costs.decoder, 1.0), (pair.costs.move, 0.001)):
         cost.learn(100, 100 * slope)
+    return True
 
 
 def test_a_prefiller_that_never_starts_leaves_the_decoder_alone(tiny: Path, home: Path) -> None:

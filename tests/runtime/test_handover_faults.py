@@ -23,6 +23,7 @@ from trilithon.runtime import handover as handover_module
 from trilithon.runtime import prefiller as prefiller_module
 from trilithon.runtime import transfer as transfer_module
 from trilithon.runtime.handover import Handover
+from trilithon.runtime.handover_rests import FIRST_SECONDS
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -421,6 +422,31 @@ def test_one_is_prefilled_while_another_is_decoded(tiny: Path, home: Path, alway
     asyncio.run(scenario())
 
 
+def test_the_next_is_prefilled_while_one_is_answered(tiny: Path, home: Path) -> None:
+    """With one slot the second answer begins when the first one has ended; with two, long before."""
+    both = scripted(tiny, home, "prefill=4000", "prefill=400,decode=50")
+    assert both.prefill is not None
+
+    async def times(pair: Handover, seed: int) -> tuple[int, Finished]:
+        began_ns = 0
+        async for event in pair.stream(asked(1000, seed, answer=150)):
+            if isinstance(event, Finished):
+                return began_ns, event
+            began_ns = began_ns or event.at_ns
+        raise AssertionError("an answer has an end")
+
+    async def scenario(slots: int) -> bool:
+        halves = [replace(half, settings=replace(half.settings, slots=slots)) for half in (both, both.prefill)]
+        async with opened(replace(halves[0], prefill=halves[1]), home) as pair:
+            (_, first), (began_ns, second) = await asyncio.gather(*(times(pair, seed) for seed in range(2)))
+            assert first.handed is not None and first.handed.prefill_tokens > 900
+            assert second.handed is not None and second.handed.prefill_tokens > 900
+            assert pair.evaluated_again == 0
+            return began_ns < first.at_ns
+
+    assert [asyncio.run(scenario(slots)) for slots in (1, 2)] == [False, True]
+
+
 def test_waiting_for_another_request_is_no_prefill(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         both = scripted(tiny, home, "prefill=50000", "prefill=2000,decode=50")
@@ -429,5 +455,82 @@ def test_waiting_for_another_request_is_no_prefill(tiny: Path, home: Path) -> No
             for _, finished in await asyncio.gather(*both_asked):
                 assert finished.timings is not None
                 assert finished.timings.prompt_ms < 900 < finished.timings.predicted_ms
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("objection", ["", "it answers otherwise"])
+def test_a_prefiller_that_comes_late_is_tried_out_before_anything_is_handed_over(
+    tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch, objection: str
+) -> None:
+    """Its first start fails, and the second one dies while it is tried out."""
+    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.3,))
+    probe, probed = handover_module.probe, 0
+
+    async def watched(runner: Runner, *words: object) -> str:
+        nonlocal probed
+        probed += 1
+        if probed == 1:
+            os.kill(runner.process.pid, signal.SIGKILL)
+        return await probe(runner, *words) or objection  # type: ignore[arg-type]
+
+    monkeypatch.setattr(handover_module, "probe", watched)
+    options = f"prefill=50000,refuse_start=not yet,flaky=1,flaky_file={home / 'starts'}"
+
+    async def scenario() -> None:
+        async with opened(scripted(tiny, home, options, "prefill=2000"), home) as pair:
+            _, finished = await text_of(pair, asked(500))
+            assert finished.handed is not None and "did not start" in finished.handed.reason and not probed
+            for number in (1, 2):
+                for _ in range(400):
+                    if pair._prefiller.runner is not None:
+                        break
+                    await asyncio.sleep(0.05)
+                text, finished = await text_of(pair, asked(500, number))
+                assert text and finished.handed is not None and probed == number
+                assert pair._prefiller.failures == 2
+            assert finished.handed.reason == pair.off == objection
+            assert finished.handed.prefill_tokens == (0 if objection else 499)
+            await text_of(pair, asked(500, 3))
+            assert probed == 2 and left(pair) == []
+
+    asyncio.run(scenario())
+
+
+def test_after_a_cache_that_was_not_used_it_is_tried_again_later(
+    tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrived is erased before the decoder begins, once: the answer is right, and the next ones are the decoder's
+    own until the rest is over."""
+    clock_ns = time.monotonic_ns
+
+    async def scenario() -> None:
+        both = embedded(tiny, home)
+        requests = [asked(200, seed, answer=8) for seed in range(4)]
+        expected = await texts_alone(both, home, requests)
+        async with opened(both, home) as pair:
+            move = pair._transfer.move
+
+            async def in_vain(*words: Runner | int, **more: object) -> int:
+                arrived = await move(*words, **more)  # type: ignore[arg-type]
+                async with pair._decoder.relay("/slots/0?action=erase", {}) as answer:
+                    await answer.read()
+                return arrived
+
+            pair._transfer.move = in_vain  # type: ignore[method-assign,assignment]
+            answers = [await text_of(pair, requests[0])]
+            pair._transfer.move = move  # type: ignore[method-assign]
+            assert pair.evaluated_again == 1 and "of 199 tokens that were brought to it" in pair.off
+            assert pair.notices == (f"nothing is handed over: {pair.off}",)
+            answers.append(await text_of(pair, requests[1]))
+            assert answers[1][1].handed is not None and answers[1][1].handed.reason == pair.off
+            monkeypatch.setattr(pair._rests, "_clock_ns", lambda: clock_ns() + round(FIRST_SECONDS * 1e9))
+            assert pair.off == ""
+            answers += [await text_of(pair, request) for request in requests[2:]]
+            for _, finished in answers[2:]:
+                assert finished.handed is not None and finished.handed.prefill_tokens == 199
+            assert [text for text, _ in answers] == expected
+            assert pair.evaluated_again == 1 and pair._prefiller.failures == 0
+            assert "nothing was handed over for a while, 1 time" in pair.notices[0]
 
     asyncio.run(scenario())

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from trilithon.engines.base import Launch
 from trilithon.errors import Hung, StartError, UserError
-from trilithon.runtime.process import Process, workspace
+from trilithon.runtime import process as process_module
+from trilithon.runtime.process import Process, keep_to_cpus, workspace
 
 
 def launch(*argv: str, **more: object) -> Launch:
@@ -407,3 +409,26 @@ def test_a_real_kill_for_want_of_memory_is_called_one(little_memory: Path, log: 
     assert process.returncode == -signal.SIGKILL
     assert diagnosis.cause == "killed by the kernel: out of memory"
     assert diagnosis.last_words == ("growing",)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second CPU is missing")
+def test_children_get_their_own_cpus_where_the_parent_keeps_to_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_left_to_children", frozenset())
+    allowed = sorted(os.sched_getaffinity(0))
+    script = "import os; print(sorted(os.sched_getaffinity(0)))"
+    seen = {}
+
+    def parent() -> None:  # in a thread, whose CPUs are its own
+        keep_to_cpus(allowed[:1])
+        keep_to_cpus(allowed[:1])  # once more is the same
+        for name, cpus in (("all", None), ("last", (allowed[-1],))):
+            with_process(launch(sys.executable, "-c", script, cpus=cpus), tmp_path / name, ended)
+            seen[name] = (tmp_path / name).read_text().strip()
+
+    thread = threading.Thread(target=parent)
+    thread.start()
+    thread.join()
+    assert seen == {"all": str(allowed), "last": str(allowed[-1:])}
+    assert sorted(os.sched_getaffinity(0)) == allowed

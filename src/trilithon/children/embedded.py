@@ -12,7 +12,12 @@ from typing import Any
 
 __all__ = ["main"]
 
-_ENUMERATIONS = {"flash_attn_type": "llama_flash_attn_type", "cache_type_k": "ggml_type", "cache_type_v": "ggml_type"}
+_ENUMERATIONS = {
+    "flash_attn_type": "llama_flash_attn_type",
+    "cache_type_k": "ggml_type",
+    "cache_type_v": "ggml_type",
+    "pooling_type": "llama_pooling_type",
+}
 
 
 def main(argument: str) -> int:
@@ -43,6 +48,8 @@ def _assign(module: Any, parameters: Any, path: str, value: Any) -> None:
     try:
         if name in _ENUMERATIONS:
             value = getattr(getattr(module, _ENUMERATIONS[name]), value)
+        if name == "lora_adapters":
+            value = [module.CommonAdapterLoraInfo(path, 1.0) for path in value]
         setattr(holder, name, value)
     except (AttributeError, TypeError, OverflowError) as error:
         raise SystemExit(f"error: this xllamacpp takes no {value!r} for {path}: {error}") from error

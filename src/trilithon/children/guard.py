@@ -27,6 +27,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # asm-generic/signal.h; the signal module would cost 5 ms (it imports enum).
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 _OOM_SCORE = 500  # of 1000
+_MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels; those that are not there are left out
 
 
 class _GuardError(Exception):
@@ -92,6 +93,8 @@ def _die_with(parent: int) -> None:
 
 
 def _pin(cpus: set[int]) -> None:
+    # The parent may keep itself to other CPUs than its children: what counts is what this user and cpuset may have.
+    os.sched_setaffinity(0, range(_MOST_CPUS))
     allowed = os.sched_getaffinity(0)
     # The kernel would silently leave out what is missing; a measurement must not run on other CPUs than it says.
     if missing := cpus - allowed:

@@ -23,6 +23,7 @@ __all__ = [
     "stop_words",
     "timings_body",
     "usage_body",
+    "verbose_body",
 ]
 
 _T = TypeVar("_T")
@@ -156,7 +157,12 @@ def usage_body(timings: Timings) -> dict[str, Any]:
     }
 
 
-def metrics_text(totals: Totals, *, processing: bool, waiting: int) -> str:
+def verbose_body(body: Mapping[str, Any], stop_type: str, stopping_word: str) -> dict[str, Any]:
+    """What the last message of a chat says besides where the request asks for more: above all which word ended it."""
+    return {"__verbose": {"stop_type": stop_type, "stopping_word": stopping_word}} if body.get("verbose") else {}
+
+
+def metrics_text(totals: Totals, *, processing: int, waiting: int) -> str:
     """Prometheus' text format, with llama-server's names."""
     prompt_seconds, predicted_seconds = totals.prompt_ms / 1e3, totals.predicted_ms / 1e3
     values: dict[str, float] = {

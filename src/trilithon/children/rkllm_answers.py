@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trilithon.children.llama_bodies import Probability, timings_body, usage_body
+from trilithon.children.llama_bodies import Probability, timings_body, usage_body, verbose_body
 from trilithon.children.rkllm_answering import Ended, Generate, Given
 from trilithon.children.rkllm_slot import Slot
 from trilithon.children.rkllm_template import IMAGE_TAG, ModelText
@@ -176,11 +176,12 @@ class ChatShape:
     def closing(self, ended: Ended) -> list[dict[str, Any]]:
         rest = [self._chunk(delta) for delta in self._last_deltas(ended)]
         last, timings = self._chunk({}, self._finish_reason(ended)), timings_body(ended.timings)
+        more = verbose_body(self.body, ended.stop_type, ended.stopping_word)
         options = self.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
             usage = {**self._chunk({}), "choices": [], "usage": usage_body(ended.timings), "timings": timings}
-            return [*rest, last, usage]
-        return [*rest, {**last, "timings": timings}]
+            return [*rest, last, {**usage, **more}]
+        return [*rest, {**last, "timings": timings, **more}]
 
     def whole(self, ended: Ended) -> dict[str, Any]:
         self._last_deltas(ended)
@@ -194,7 +195,8 @@ class ChatShape:
         if self.request.candidates:
             choice["logprobs"] = {"content": self.probabilities}
         whole = self._chunk({}) | {"object": "chat.completion", "choices": [choice]}
-        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings)}
+        more = verbose_body(self.body, ended.stop_type, ended.stopping_word)
+        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings), **more}
 
     def _deltas(self, piece: Piece) -> list[dict[str, Any]]:
         if piece.reasoning:

@@ -26,7 +26,8 @@ from trilithon.children import scripted_answers as answers
 from trilithon.children import scripted_requests as requests
 from trilithon.children.llama_bodies import metrics_text
 from trilithon.children.scripted_model import BOS, VOCABULARY
-from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece, Slot
+from trilithon.children.scripted_slot import Ended, Evaluated, Faulty, Piece
+from trilithon.children.scripted_slots import Slots
 from trilithon.children.serving import ApiError, EventStream, event, read_body, saved_name, serve, until_closed
 from trilithon.children.wire_server import Handler, WireServer
 from trilithon.engines.scripted import Script
@@ -43,9 +44,9 @@ _REFUSED_START_CODE = 3
 class _Wire(WireServer):
     """The endpoints. `folder` is where slots are saved; None when that is not offered."""
 
-    def __init__(self, script: Script, slot: Slot, model: str, folder: Path | None) -> None:
+    def __init__(self, script: Script, slots: Slots, model: str, folder: Path | None) -> None:
         self._script = script
-        self._slot = slot
+        self._all_slots = slots
         self._model = model
         self._folder = folder
         self._created = int(time.time())
@@ -63,32 +64,34 @@ class _Wire(WireServer):
         return guarded
 
     async def _props(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_props(self._model, self._slot))
+        return JSONResponse(answers.describe_props(self._model, self._all_slots))
 
     async def _slots(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_slots(self._slot))
+        return JSONResponse(answers.describe_slots(self._all_slots))
 
     async def _metrics(self, _: Request) -> Response:
         return PlainTextResponse(
-            metrics_text(self._slot.totals, processing=self._slot.processing, waiting=self._slot.waiting)
+            metrics_text(self._all_slots.totals, processing=self._all_slots.processing, waiting=self._all_slots.waiting)
         )
 
     async def _models(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_models(self._model, self._slot, self._created))
+        return JSONResponse(answers.describe_models(self._model, self._all_slots, self._created))
 
     async def _completion(self, request: Request) -> Response:
         body = await read_body(request)
-        generate = requests.read_completion(body, context=self._slot.context)
+        generate = requests.read_completion(body, context=self._all_slots.context)
         return await self._answer(request, body, answers.CompletionShape(self._model, generate, body))
 
     async def _chat(self, request: Request) -> Response:
         body = await read_body(request)
-        generate = requests.read_chat(body, context=self._slot.context)
+        generate = requests.read_chat(body, context=self._all_slots.context)
         name = f"chatcmpl-{uuid.uuid4().hex}"
         return await self._answer(request, body, answers.ChatShape(self._model, generate, body, name, int(time.time())))
 
     async def _answer(self, request: Request, body: dict[str, Any], shape: _Shape) -> Response:
         self._refuse_on_demand()
+        if shape.request.slot >= 0:
+            self._all_slots.numbered(shape.request.slot)  # refused before anything is sent
         if body.get("stream"):
             return EventStream(self._events(shape, progress=bool(body.get("return_progress"))))
         whole = await until_closed(request.receive, self._whole(shape))
@@ -97,7 +100,7 @@ class _Wire(WireServer):
 
     async def _events(self, shape: _Shape, *, progress: bool) -> AsyncGenerator[str]:
         try:
-            async with aclosing(self._slot.generate(shape.request)) as steps:
+            async with aclosing(self._all_slots.generate(shape.request)) as steps:
                 async for step in steps:
                     for body in _bodies(shape, step, progress=progress):
                         yield event(body)
@@ -110,7 +113,7 @@ class _Wire(WireServer):
     async def _whole(self, shape: _Shape) -> dict[str, Any]:
         pieces: list[Piece] = []
         try:
-            async with aclosing(self._slot.generate(shape.request)) as steps:
+            async with aclosing(self._all_slots.generate(shape.request)) as steps:
                 async for step in steps:
                     if isinstance(step, Piece):
                         pieces.append(step)
@@ -127,8 +130,8 @@ class _Wire(WireServer):
     async def _embeddings(self, request: Request) -> Response:
         body = await read_body(request)
         self._refuse_on_demand()
-        inputs = requests.read_inputs(body, context=self._slot.context)
-        await until_closed(request.receive, self._slot.evaluate(sum(map(len, inputs))))
+        inputs = requests.read_inputs(body, context=self._all_slots.context)
+        await until_closed(request.receive, self._all_slots.evaluate(sum(map(len, inputs))))
         return JSONResponse(answers.embeddings_body(self._model, inputs))
 
     async def _tokenize(self, request: Request) -> Response:
@@ -149,22 +152,22 @@ class _Wire(WireServer):
     async def _slot_action(self, request: Request) -> Response:
         if self._folder is None:
             raise ApiError(501, "slots cannot be saved: start with --slot-save-path", "not_supported_error")
-        if request.path_params["slot"] != 0:
-            raise ApiError(400, "Invalid slot ID")
+        number: int = request.path_params["slot"]
+        slot = self._all_slots.numbered(number)
         action, started_ns = request.query_params.get("action"), time.monotonic_ns()
         if action == "erase":
-            return JSONResponse({"id_slot": 0, "n_erased": await self._slot.erase()})
+            return JSONResponse({"id_slot": number, "n_erased": await slot.erase()})
         if action not in ("save", "restore"):
             raise ApiError(400, "Invalid action")
         name = saved_name(await read_body(request))
         verb, counts = ("saved", "written") if action == "save" else ("restored", "read"), (0, 0)
         try:
-            counts = await (self._slot.save if action == "save" else self._slot.restore)(self._folder / name)
+            counts = await (slot.save if action == "save" else slot.restore)(self._folder / name)
         except (OSError, ValueError) as error:
             raise ApiError(400, f"Unable to {action} slot: {error}") from error
         return JSONResponse(
             {
-                "id_slot": 0,
+                "id_slot": number,
                 "filename": name,
                 f"n_{verb[0]}": counts[0],
                 f"n_{verb[1]}": counts[1],
@@ -225,6 +228,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="scripted", help="the name to give as the model's")
     parser.add_argument("--context", type=int, default=4096, help="context size in tokens")
     parser.add_argument("--batch", type=int, default=2048, help="tokens between two reports of progress")
+    parser.add_argument("--slots", type=int, default=1, help="how many conversations it holds")
     parser.add_argument("--slot-save-path", type=Path, help="folder for saved slots")
     return parser.parse_args(argv)
 
@@ -247,8 +251,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"scripted: out of memory: cannot allocate {script.memory} bytes\n")
         return 1
     ballast[::_PAGE_BYTES] = b"\1" * len(range(0, script.memory, _PAGE_BYTES))
-    slot = Slot(script, context=arguments.context, batch=arguments.batch)
-    wire = _Wire(script, slot, os.fsencode(arguments.model).decode(errors="replace"), arguments.slot_save_path)
+    slots = Slots(script, count=arguments.slots, context=arguments.context, batch=arguments.batch)
+    wire = _Wire(script, slots, os.fsencode(arguments.model).decode(errors="replace"), arguments.slot_save_path)
     try:
         serve(wire.app(), arguments.socket)
     except OSError as error:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilithon import __version__
-from trilithon.children.llama_bodies import Probability, timings_body, usage_body
+from trilithon.children.llama_bodies import Probability, timings_body, usage_body, verbose_body
 from trilithon.children.scripted_model import EMBEDDING_SIZE, VOCABULARY, embedding
 from trilithon.children.scripted_requests import IMAGE
 from trilithon.children.scripted_slot import Ended, Evaluated, Generate, Piece, Slot
+from trilithon.children.scripted_slots import Slots
 
 __all__ = [
     "ChatShape",
@@ -150,11 +151,12 @@ class ChatShape:
     def closing(self, ended: Ended) -> list[dict[str, Any]]:
         rest = [self._chunk({"content": ended.rest})] if ended.rest else []
         last, timings = self._chunk({}, _finish_reason(ended)), timings_body(ended.timings)
+        more = verbose_body(self.body, ended.stop_type, ended.stopping_word)
         options = self.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
             usage = {**self._chunk({}), "choices": [], "usage": usage_body(ended.timings), "timings": timings}
-            return [*rest, last, usage]
-        return [*rest, {**last, "timings": timings}]
+            return [*rest, last, {**usage, **more}]
+        return [*rest, {**last, "timings": timings, **more}]
 
     def whole(self, pieces: Sequence[Piece], ended: Ended) -> dict[str, Any]:
         def text(part: str) -> str:
@@ -169,7 +171,8 @@ class ChatShape:
                 "content": [_probability_body(piece.probability) for piece in pieces if piece.probability]
             }
         whole = self._chunk({}) | {"object": "chat.completion", "choices": [choice]}
-        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings)}
+        more = verbose_body(self.body, ended.stop_type, ended.stopping_word)
+        return {**whole, "usage": usage_body(ended.timings), "timings": timings_body(ended.timings), **more}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return {
@@ -208,10 +211,10 @@ def embeddings_body(model: str, inputs: Sequence[Sequence[int]]) -> dict[str, An
     return {"model": model, "object": "list", "usage": usage, "data": data}
 
 
-def describe_props(model: str, slot: Slot) -> dict[str, Any]:
+def describe_props(model: str, slots: Slots) -> dict[str, Any]:
     return {
-        "default_generation_settings": {"params": {"temperature": 0.8, "n_predict": -1}, "n_ctx": slot.context},
-        "total_slots": 1,
+        "default_generation_settings": {"params": {"temperature": 0.8, "n_predict": -1}, "n_ctx": slots.context},
+        "total_slots": len(slots.all),
         "model_alias": model,
         "model_ftype": "scripted",
         "model_path": model,
@@ -232,12 +235,12 @@ def describe_props(model: str, slot: Slot) -> dict[str, Any]:
     }
 
 
-def describe_models(model: str, slot: Slot, created: int) -> dict[str, Any]:
+def describe_models(model: str, slots: Slots, created: int) -> dict[str, Any]:
     meta = {
         "vocab_type": 1,
         "n_vocab": len(VOCABULARY),
-        "n_ctx": slot.context,
-        "n_ctx_train": slot.context,
+        "n_ctx": slots.context,
+        "n_ctx_train": slots.context,
         "n_embd": EMBEDDING_SIZE,
         "n_params": 0,
         "size": 0,
@@ -251,13 +254,11 @@ def describe_models(model: str, slot: Slot, created: int) -> dict[str, Any]:
     }
 
 
-def describe_slots(slot: Slot) -> list[dict[str, Any]]:
-    one: dict[str, Any] = {
-        "id": 0,
-        "n_ctx": slot.context,
-        "speculative": False,
-        "is_processing": slot.processing,
-    }
-    if slot.totals.requests:
-        one |= {"id_task": slot.totals.requests, "n_prompt_tokens": len(slot.tokens)}
-    return [one]
+def describe_slots(slots: Slots) -> list[dict[str, Any]]:
+    def one(number: int, slot: Slot) -> dict[str, Any]:
+        known = {"id": number, "n_ctx": slot.context, "speculative": False, "is_processing": slot.processing}
+        if slots.totals.requests:
+            known |= {"id_task": slots.totals.requests, "n_prompt_tokens": len(slot.tokens)}
+        return known
+
+    return [one(number, slot) for number, slot in enumerate(slots.all)]

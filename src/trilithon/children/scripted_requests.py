@@ -46,6 +46,7 @@ def _generate(body: Mapping[str, Any], prompt: list[int], limit: int, candidates
         ignore_eos=field_of(body, "ignore_eos", bool, False),
         stop=stop_words(body),
         candidates=candidates,
+        slot=field_of(body, "id_slot", int, -1),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one slot of the scripted engine: requests one at a time, a prefix cache, simulated time, faults on demand."""
+"""A slot of the scripted engine: requests one at a time, a prefix cache, simulated time, faults on demand."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from trilithon.children.wire import Timings
 from trilithon.children.wire_server import Turns
 from trilithon.engines.scripted import Script
 
-__all__ = ["Ended", "Evaluated", "Faulty", "Generate", "Piece", "Slot", "StopType"]
+__all__ = ["Ended", "Evaluated", "Faulty", "Generate", "Piece", "Slot", "StopType", "shared_length"]
 
 StopType = Literal["eos", "limit", "word"]
 
@@ -34,7 +34,8 @@ class Faulty(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """`limit` is None for no limit; `candidates` is the number of next-token log-probabilities to give."""
+    """`limit` is None for no limit; `candidates` is the number of next-token log-probabilities to give; `slot` is
+    below 0 for any."""
 
     prompt: Sequence[int]
     limit: int | None
@@ -42,6 +43,7 @@ class Generate:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     candidates: int = 0
+    slot: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,14 @@ class _Run:
 
 
 class Slot(Turns):
-    """`tokens` is what the KV cache of a real engine would hold. Times are by this process's monotonic clock."""
+    """`tokens` is what the KV cache of a real engine would hold; `totals` may be those of several slots. Times are by
+    this process's monotonic clock."""
 
-    def __init__(self, script: Script, *, context: int, batch: int) -> None:
+    def __init__(self, script: Script, *, context: int, batch: int, totals: Totals | None = None) -> None:
         super().__init__()
         self.context = context
         self.tokens: list[int] = []
-        self.totals = Totals()
+        self.totals = totals or Totals()
         self._script = script
         self._answer = Answer(script)
         self._batch = batch
@@ -156,7 +159,7 @@ class Slot(Turns):
         self.totals.requests += 1
         prompt = request.prompt
         # The last prompt token is always evaluated anew: its output is what the first token is sampled from.
-        cached = min(_shared(self.tokens, prompt), len(prompt) - 1) if request.cache else 0
+        cached = min(shared_length(self.tokens, prompt), len(prompt) - 1) if request.cache else 0
         prefill_step_ns, decode_step_ns = (
             1e9 / rate / max(self._random.gauss(1, self._script.noise), _LEAST_RATE_FACTOR)
             for rate in (self._script.prefill, self._script.decode)
@@ -265,7 +268,7 @@ class Slot(Turns):
             return erased
 
 
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """The length of the common beginning."""
     return next(
         (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),

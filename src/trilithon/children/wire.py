@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "NO_PINGS",
     "Candidate",
     "Chat",
     "Completion",
@@ -114,7 +115,7 @@ Event = Progress | Token | Finished
 
 
 # A newer llama-server sends a comment every 30 s from a thread of its own: a hung model would look alive for ever.
-_NO_PINGS = -1
+NO_PINGS = -1
 _FORCING_BIAS = 1000.0  # added to a logit: far beyond any that a model gives
 
 
@@ -150,7 +151,7 @@ class Completion:
             "repeat_penalty": self.repeat_penalty,
             "seed": self.seed,
             "stream": stream,
-            "sse_ping_interval": _NO_PINGS,
+            "sse_ping_interval": NO_PINGS,
         }
         if self.stop:
             body["stop"] = list(self.stop)
@@ -187,7 +188,7 @@ class Chat:
             "repeat_penalty": self.repeat_penalty,
             "seed": self.seed,
             "stream": stream,
-            "sse_ping_interval": _NO_PINGS,
+            "sse_ping_interval": NO_PINGS,
         }
         if self.stop:
             body["stop"] = list(self.stop)

@@ -64,13 +64,15 @@ def _as_json(found: "Adoption") -> dict[str, Any]:
 
 def _print(found: "Adoption") -> None:
     """Models on stdout, what was passed over and why on stderr."""
+    from trilithon.cli.model_rows import plain
+
     width = max((len(str(model.manifest.name)) for model in found.models), default=0)
     for model in found.models:
         size = format_bytes(model.manifest.size_bytes)
-        click.echo(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {model.place}")
+        click.echo(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
     for each in found.passed_over:
-        click.echo(f"passed over: {each.path} {each.reason}", err=True)
-    looked = ", ".join(f"{place.folder} ({place.source})" for place in found.places)
+        click.echo(f"passed over: {plain(f'{each.path} {each.reason}')}", err=True)
+    looked = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in found.places)
     if not found.models:
         click.echo(
             "no model of another program was found; name a folder that holds some: trilithon adopt FOLDER", err=True

@@ -72,13 +72,12 @@ def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     from trilithon.cli.models import locate_model
     from trilithon.cli.signals import stoppable
     from trilithon.engines.quantize import quantize as make
-    from trilithon.models.gguf import read_gguf
+    from trilithon.models.file_names import read_file_name
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
     path = locate_model(source, (), configuration)
-    stem = path.stem.removesuffix(f"-{read_gguf(path).quantization.lower()}")
-    output = output or Path(f"{stem}-{quant.lower()}.gguf")
+    output = output or Path(f"{read_file_name(path.name).base or path.stem}-{quant.lower()}.gguf")
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
         made = make(path, output, quant, configuration, progress, again=again)
     click.echo(made)

@@ -1,6 +1,5 @@
 """`trilithon create`: a model after a Modelfile of Ollama's, with its weights in fewer bits where that is asked for."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,19 +71,22 @@ def _quantized(manifest: "Manifest", quant: str, store: "ModelStore", configurat
     from trilithon.cli.engine_progress import CompileProgress
     from trilithon.cli.progress import reading
     from trilithon.cli.signals import stoppable
-    from trilithon.engines.quantize import quantize
+    from trilithon.engines.quantize import WHOLE, quantize
+    from trilithon.engines.toolrun import conversions
     from trilithon.models.manifest import StoredFile
-    from trilithon.models.resolve import choose
+    from trilithon.models.resolve import place, weights_of
+    from trilithon.models.workshop import workshop
 
-    weights = choose(manifest, lambda file: file.format == "gguf")
-    if weights.format != "gguf":
-        raise ModelError(f"--quantize takes GGUF files, and {weights.name} is none; leave it out")
-    folder = configuration.cache / "conversions"
+    weights = [file for file in weights_of(manifest) if file.format == "gguf"]
+    if not weights:
+        raise ModelError(f"--quantize takes GGUF files, and {manifest.files[0].name} is none; leave it out")
+    finest = next((file for file in weights if file.quantization.upper() in WHOLE), weights[0])
+    name = f"{manifest.name.model}-{quant.lower()}.gguf"
+    folder = conversions(configuration)
     folder.mkdir(parents=True, exist_ok=True)
-    with stoppable("stopped; nothing was kept"), tempfile.TemporaryDirectory(dir=folder) as made:
-        name = f"{manifest.name.model}-{quant.lower()}.gguf"
+    with stoppable("stopped; nothing was kept"), workshop(folder / name) as work:
         with CompileProgress() as progress:
-            path = quantize(store.file_path(weights), Path(made) / name, quant, configuration, progress)
+            path = quantize(place(manifest, finest, store), work.folder / name, quant, configuration, progress)
         size = path.stat().st_size
         digest = store.add(path, reading("keeping it"))
     file = StoredFile(

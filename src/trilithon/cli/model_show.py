@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from trilithon.cli.model_fit import fit_json, fit_lines
-from trilithon.cli.model_rows import aligned, day, model_row
+from trilithon.cli.model_rows import aligned, day, model_row, place_of
 from trilithon.errors import ModelError
-from trilithon.models.file import ModelFile, read_model_file
+from trilithon.models.file import ModelFile
 from trilithon.models.manifest import Manifest, StoredFile
-from trilithon.models.resolve import place, weights_of
+from trilithon.models.resolve import read_weights, weights_of
 from trilithon.models.store import ModelStore
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
@@ -37,7 +37,7 @@ def show_json(manifest: Manifest, store: ModelStore, configuration: Configuratio
     that cannot be read `problem` says why."""
     files = []
     for file in manifest.files:
-        row = asdict(file) | {"path": str(file.path) if file.path else None}
+        row = asdict(file) | {"path": str(file.path) if file.path else None, "place": place_of(file, store)}
         if file in weights_of(manifest):
             try:
                 read = _read(manifest, file, store)
@@ -50,7 +50,7 @@ def show_json(manifest: Manifest, store: ModelStore, configuration: Configuratio
 
 
 def _read(manifest: Manifest, file: StoredFile, store: ModelStore) -> ModelFile:
-    return read_model_file(place(manifest, file, store), None)
+    return read_weights(manifest, file, store, None)
 
 
 def _fit(manifest: Manifest, file: StoredFile, store: ModelStore, configuration: Configuration) -> list[str]:
@@ -75,7 +75,10 @@ def _about(manifest: Manifest, store: ModelStore) -> list[str]:
     if manifest.synthetic:
         pairs.append(("note", "synthetic: random weights, for measuring speed and nothing else"))
     if manifest.adopted:
-        pairs.append(("note", "belongs to another program: used in place, never changed"))
+        whose = (
+            "belongs to another program" if store.root_of(manifest.name) is None else "made of files outside the store"
+        )
+        pairs.append(("note", f"{whose}: used in place, never changed"))
     if not complete:
         missing = ", ".join(file.name for file in store.missing(manifest))
         pairs.append(("note", f"incomplete, {missing} is missing: trilithon pull {manifest.name}"))
@@ -100,14 +103,10 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
 
 
 def _file_cells(file: StoredFile, store: ModelStore) -> tuple[str, ...]:
-    try:
-        where = str(store.file_path(file)) if file.path else ""
-    except ModelError:
-        where = "missing"
-    if file.path is None and not store.has(file.digest):
-        where = "missing"
+    place = place_of(file, store)
+    where = place and (place if file.path else "")
     kind = " ".join(filter(None, (file.quantization, file.target_platform)))
-    return file.role, file.name, format_bytes(file.size_bytes), kind, where
+    return file.role, file.name, format_bytes(file.size_bytes), kind, where if place else "missing"
 
 
 def _first_line(text: str) -> str:

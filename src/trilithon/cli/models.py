@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from trilithon.errors import TrilithonError
+from trilithon.errors import ModelError, TrilithonError
 from trilithon.units import format_bytes
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -58,17 +58,18 @@ def locate_model(text: str, placements: Sequence[str], configuration: "Configura
 
 
 @click.command("list")
+@click.option("-v", "--verbose", is_flag=True, help="Say of every file where it lies.")
 @_JSON
-def list_models(as_json: bool) -> None:
+def list_models(verbose: bool, as_json: bool) -> None:
     """List the models that are here: those in the store, and those of other programs, used in place."""
     from trilithon.cli import model_rows
 
     with _store() as store:
         listing = store.listing()
-        rows = [model_rows.model_row(*each, store) for each in zip(listing.manifests, listing.roots, strict=True)]
-        known = {row.name.casefold() for row in rows}
+        known = {str(manifest.name).casefold() for manifest in listing.manifests}
         theirs = [each for each in _adopted() if str(each.name).casefold() not in known]
-        rows += [model_rows.model_row(manifest, None, store) for manifest in theirs]
+        found = [*zip(listing.manifests, listing.roots, strict=True), *((each, None) for each in theirs)]
+        rows = [model_rows.model_row(*each, store, places=verbose or as_json) for each in found]
     for problem in listing.problems:
         click.echo(f"warning: {problem}", err=True)
     if as_json:
@@ -144,6 +145,9 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
 
     with _store() as store:
         wanted = [_find(name, store).name for name in names]
+        for name in wanted:
+            if store.root_of(name) is None:
+                raise ModelError(f"{name} belongs to another program, and there is nothing here to hold it against")
         damages = upkeep.verify(store, wanted, reading("reading the models"))
         removed = upkeep.remove_damaged(store, damages) if remove_damaged else 0
     if as_json:
@@ -162,15 +166,24 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--all", "everything", is_flag=True, help="Downloads that were stopped less than a day ago go too.")
 def prune(dry_run: bool, everything: bool) -> None:
-    """Remove what nobody uses: files without a model, downloads that were stopped more than a day ago."""
+    """Remove what nobody uses: files without a model, downloads that were stopped more than a day ago, and what
+    conversions that were killed left behind."""
+    from trilithon.engines.toolrun import conversions
     from trilithon.models import upkeep
+    from trilithon.models.workshop import clear_abandoned
+    from trilithon.settings import load_configuration
 
     with _store() as store:
         pruned = upkeep.prune(store, dry_run=dry_run, stale_seconds=0 if everything else upkeep.STALE_SECONDS)
     for reason in pruned.kept:
         click.echo(reason, err=True)
-    what = f"{_files(pruned.blobs, 'file')} and {_files(pruned.partials, 'unfinished download')}"
-    click.echo(f"{'would remove' if dry_run else 'removed'} {what}, {format_bytes(pruned.freed_bytes)}")
+    left, left_bytes = clear_abandoned(conversions(load_configuration()), dry_run=dry_run)
+    what = (
+        f"{_files(pruned.blobs, 'file')}, {_files(pruned.partials, 'unfinished download')} and "
+        f"{_files(left, 'unfinished conversion')}"
+    )
+    freed = format_bytes(pruned.freed_bytes + left_bytes)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {what}, {freed}")
 
 
 def _store() -> "ModelStore":

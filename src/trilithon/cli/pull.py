@@ -5,7 +5,6 @@ import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +14,7 @@ from trilithon.errors import Interrupted, UserError
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from trilithon.cli.pull_progress import PullProgress
-    from trilithon.models.choose import Wanted
     from trilithon.models.names import Reference
-    from trilithon.settings import Configuration
 
 __all__ = ["pull"]
 
@@ -39,7 +36,9 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     Of many files the one that suits this board is taken, and said why. What was stopped goes on where it stopped.
     HF_TOKEN (or hf auth login) and HF_ENDPOINT are obeyed.
     """
+    from trilithon.board.snapshot import read_board
     from trilithon.cli.pull_progress import PullProgress
+    from trilithon.engines.wanting import wanted
     from trilithon.models.download import Transfer
     from trilithon.models.names import parse_reference
     from trilithon.models.pace import parse_rate
@@ -52,7 +51,7 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     rate = parse_rate(limit, name="--limit") if limit else None
     reference = _with_choice(parse_reference(model), quant)
     options = PullOptions(
-        wanted=_wanted(reference, chip, configuration), transfer=Transfer(limit=rate), insecure=insecure
+        wanted=wanted(reference, read_board(), configuration, chip), transfer=Transfer(limit=rate), insecure=insecure
     )
     with (
         ModelStore.open(configuration) as store,
@@ -76,43 +75,6 @@ def _with_choice(reference: "Reference", quant: str | None) -> "Reference":
     if choice.casefold() == "latest":
         choice = ""
     return parse_reference(str(replace(reference, choice=choice)))
-
-
-def _wanted(reference: "Reference", chip: str | None, configuration: "Configuration") -> "Wanted":
-    """Of this board; how much memory another one has is not known."""
-    from trilithon.board.snapshot import read_board
-    from trilithon.models.choose import Wanted
-    from trilithon.models.file_names import CHIPS
-    from trilithon.models.names import Repository
-
-    choice = reference.choice if isinstance(reference, Repository) else ""
-    board = read_board()
-    if chip is None or CHIPS.get(chip) == CHIPS.get(board.chip.lower()):
-        return Wanted(
-            chip=board.chip,
-            memory_bytes=board.memory_bytes,
-            npu_gguf=isinstance(reference, Repository) and board.npu is not None and _npu_takes_gguf(configuration),
-            quantization=choice,
-        )
-    return Wanted(chip=chip, quantization=choice, chip_by_name=True)
-
-
-def _npu_takes_gguf(configuration: "Configuration") -> bool:
-    """Whether something is installed here that computes a GGUF in 8 bits on the NPU."""
-    from trilithon.engines import table
-    from trilithon.engines.base import Settings
-    from trilithon.models.file import ModelFile
-
-    file = ModelFile(
-        path=Path("model.gguf"), format="gguf", name="", architecture="", quantization="Q8_0", size_bytes=0, sha256=""
-    )
-    for engine in table.engines(configuration):
-        if engine.only_when_named:
-            continue
-        for build in engine.builds():
-            if "npu" in build.units and not engine.refusal(file, build, "npu", Settings()):
-                return True
-    return False
 
 
 def _as_interrupt(_: int, __: object) -> None:

@@ -1,9 +1,12 @@
 """`trilithon models synthesize`: models of a known size with random weights, to measure speed without a download."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ def models() -> None:
     "--quant", default="f16", show_default=True, shell_complete=_complete_quantization, help="How weights are stored."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write this file. [default: into the store]")
-def synthesize(name: str | None, quant: str, output: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool) -> None:
     """Make a model of the true size of NAME, for example qwen2.5-0.5b, with random weights.
 
     It runs as fast as the real one, and what it answers means nothing: its speed can be measured, its quality cannot.
@@ -45,25 +49,36 @@ def synthesize(name: str | None, quant: str, output: Path | None) -> None:
     """
     from trilithon.cli.engine_progress import CompileProgress
     from trilithon.cli.signals import stoppable
+    from trilithon.engines.toolrun import conversions
     from trilithon.models.architectures import find_architecture
     from trilithon.models.synthesis import plan_synthetic, write_synthetic
+    from trilithon.settings import load_configuration
 
     if name is None:
-        _print_architectures()
+        _print_architectures(as_json)
         return
+    if as_json:
+        raise UserError("--json is for the list of architectures; leave it or the name out")
     synthetic = plan_synthetic(find_architecture(name), quant)
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
-        if output is not None:
-            made = str(write_synthetic(synthetic, output, lambda done, total: progress("writing", done / total)))
-        else:
+        if output is None:
             made = str(_store(synthetic, progress).name)
+        else:
+            ledger = conversions(load_configuration())
+            made = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), ledger))
     click.echo(made)
     click.echo(f"measure it with: trilithon bench {made}", err=True)
 
 
-def _print_architectures() -> None:
+def _print_architectures(as_json: bool) -> None:
+    from dataclasses import asdict
+
     from trilithon.models.architectures import QUANTIZATIONS, architectures
 
+    if as_json:
+        rows = [asdict(each) | {"quantizations": list(QUANTIZATIONS)} for each in architectures().values()]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
     for key, each in architectures().items():
         click.echo(f"{key:<16}{each.parameters / 1e9:.2f} billion parameters, {each.layers} layers")
     click.echo(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)

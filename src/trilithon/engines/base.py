@@ -65,6 +65,7 @@ class Settings:
 
     `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
     `slots` is the number of KV caches of `context` tokens each, for as many conversations.
+    With `embeddings` it makes vectors of texts, and answers nothing.
     `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
     """
 
@@ -78,6 +79,7 @@ class Settings:
     flash_attention: FlashAttention = "auto"
     full_window_cache: bool = False
     slots: int = 1
+    embeddings: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.source import DEFAULT_VERSION, fetch, open_source
-from trilithon.engines.toolrun import run_tool
+from trilithon.engines.toolrun import conversion_log, conversions, run_tool
 from trilithon.errors import TrilithonError, UserError
 from trilithon.models.rkllm_recipe import RkllmRecipe, check_recipe, toolkit_calls
+from trilithon.models.workshop import Workshop, publish, workshop
 from trilithon.settings import Configuration
 
 __all__ = ["GGUF_TYPES", "Converted", "Progress", "convert_to_gguf", "convert_to_rkllm"]
@@ -61,20 +61,21 @@ def convert_to_rkllm(recipe: RkllmRecipe, output: Path, configuration: Configura
     """Raises UserError for what can be known beforehand, TrilithonError when the toolkit fails."""
     check_recipe(recipe)
     _require_new(output, ".rkllm")
+    _require_free(_beside(output))
     python = _toolkit_python(configuration)
     cuda = _probed(python, recipe)
-    log = _log_file(configuration, output)
-    with _workshop(output) as work:
-        made = work / output.name
-        calls = work / "calls.json"
+    log = conversion_log(configuration, output)
+    with _work(output, configuration) as work:
+        made = work.folder / output.name
+        calls = work.folder / "calls.json"
         calls.write_text(json.dumps(toolkit_calls(_absolute(recipe), made, cuda=cuda)), encoding="utf-8")
-        run_tool([str(python), str(_driver()), str(calls)], log, _Watch(progress))
+        run_tool([str(python), str(_driver()), str(calls)], log, _Watch(progress), held=[work.lock])
         calls.unlink()
         if not made.is_file() or not made.stat().st_size:
             raise TrilithonError(f"rkllm-toolkit ended well and wrote no file; see what it said in {log}")
         if not recipe.from_gguf:
-            _copy_tokenizer(recipe.source, work)
-        return Converted(output, log, _put(made, work, output))
+            _copy_tokenizer(recipe.source, work.folder)
+        return Converted(output, log, _put(made, work.folder, output))
 
 
 def convert_to_gguf(
@@ -95,20 +96,20 @@ def convert_to_gguf(
         raise UserError(f"{source} is no model of Hugging Face's form: it has no config.json; name its folder")
     _require_new(output, ".gguf")
     python = _converter_python(configuration)
-    log = _log_file(configuration, output)
-    with _workshop(output) as work:
+    log = conversion_log(configuration, output)
+    with _work(output, configuration) as work:
         progress("fetching llama.cpp's converter", None)
         place = converter or fetch(DEFAULT_VERSION, configuration.cache)
-        program = open_source(place, work / "source").folder / "convert_hf_to_gguf.py"
+        program = open_source(place, work.folder / "source").folder / "convert_hf_to_gguf.py"
         if not program.is_file():
             raise UserError(f"{place} has no {program.name}; name another source of llama.cpp with --converter")
-        made = work / output.name
+        made = work.folder / output.name
         words = [str(python), str(program), str(source.absolute()), "--outfile", str(made), "--outtype", kind]
-        run_tool(words, log, _Watch(progress, "converting"))
+        run_tool(words, log, _Watch(progress, "converting"), held=[work.lock])
         if not made.is_file() or not made.stat().st_size:
             raise TrilithonError(f"the converter ended well and wrote no file; see what it said in {log}")
-        shutil.rmtree(work / "source", ignore_errors=True)
-        return Converted(output, log, _put(made, work, output))
+        publish(made, output)
+        return Converted(output, log)
 
 
 class _Watch:
@@ -179,7 +180,9 @@ def _answer(python: Path, words: list[str]) -> dict[str, Any]:
         found = json.loads((done.stdout.decode(errors="replace").strip().splitlines() or [""])[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise UserError(f"{python} does not work ({type(error).__name__}); name another virtual environment") from error
-    return dict(found)
+    if not isinstance(found, dict):
+        raise UserError(f"{python} does not work (it says {str(found)[:40]!r}); name another virtual environment")
+    return found
 
 
 def _driver() -> Path:
@@ -200,12 +203,24 @@ def _require_new(output: Path, suffix: str) -> None:
         raise UserError(f"{output.absolute().parent} does not exist; make it, or name another file with --output")
 
 
+def _beside(output: Path) -> Path:
+    """The folder for what belongs to the file: engines look there first."""
+    return output.with_suffix("")
+
+
+def _require_free(folder: Path) -> None:
+    """What is in a folder of that name is somebody's: it may be the very model that is converted."""
+    if os.path.lexists(folder):
+        raise UserError(
+            f"{folder} is there already, where what belongs to the file is to lie; name another file with --output"
+        )
+
+
 @contextlib.contextmanager
-def _workshop(output: Path) -> Iterator[Path]:
-    """A folder on the disk that the file is to lie on, gone at the end."""
+def _work(output: Path, configuration: Configuration) -> Iterator[Workshop]:
     try:
-        with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".converting-") as work:
-            yield Path(work)
+        with workshop(output, conversions(configuration)) as work:
+            yield work
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror}; name another file with --output") from error
 
@@ -218,24 +233,15 @@ def _copy_tokenizer(source: Path, work: Path) -> None:
 
 def _put(made: Path, work: Path, output: Path) -> tuple[Path, ...]:
     """Move what belongs to the file into a folder of its name, and then the file: it is there whole or not at all."""
-    folder = output.with_suffix("")
-    beside = []
-    for each in sorted(work.iterdir()):
-        if each != made:
-            folder.mkdir(exist_ok=True)
-            beside.append(each.replace(folder / each.name))
-    with made.open("rb") as file:
-        os.fsync(file.fileno())
-    made.replace(output)
-    return tuple(beside)
-
-
-def _log_file(configuration: Configuration, output: Path) -> Path:
-    folder = configuration.cache / "conversions"
+    others = [each for each in sorted(work.iterdir()) if each != made]
+    folder = _beside(output)
+    if others:
+        folder.mkdir()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; name another folder with TRILITHON_CACHE") from error
-    log = folder / f"{output.name}.log"
-    log.unlink(missing_ok=True)
-    return log
+        beside = tuple(each.replace(folder / each.name) for each in others)
+        publish(made, output)
+    except BaseException:
+        if others:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return beside

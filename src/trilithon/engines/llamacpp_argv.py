@@ -20,13 +20,15 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
     splits the last tokens of a prompt off into a batch of their own.
     """
     settings = placement.settings
+    # A text is pooled from one batch; one vector of it is the mean where the model does not say how.
+    whole = (settings.context or 4096) if settings.embeddings else 0
     return {
         "model": str(placement.file.path),
         "ctx-size": (settings.context or 4096) * settings.slots,
         "parallel": settings.slots,
         "threads": settings.threads,
-        "batch-size": settings.batch,
-        "ubatch-size": settings.micro_batch,
+        "batch-size": max(settings.batch, whole),
+        "ubatch-size": max(settings.micro_batch, whole),
         "cache-type-k": settings.kv_type_k,
         "cache-type-v": settings.kv_type_v,
         "flash-attn": settings.flash_attention,
@@ -35,6 +37,10 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
         "chat-template": placement.file.prompt_form.template if placement.file.prompt_form else "",
         "n-gpu-layers": 0,
         "swa-full": settings.full_window_cache,
+        "embedding": settings.embeddings,
+        "pooling": "mean" if settings.embeddings and not placement.file.pools else "",
+        "mmproj": str(placement.file.vision_encoder or ""),
+        "lora": [str(path) for path, _ in placement.file.adapters],
     }
 
 
@@ -47,7 +53,9 @@ def server_argv(placement: Placement, socket: Path, slots: Path, own: Mapping[st
         *("--no-webui", "--slots", "--metrics", "--jinja", "--offline"),
     ]
     for name, value in {**_parameters(placement), **own}.items():
-        if value is True:
+        if isinstance(value, list):
+            words += [word for each in value for word in (f"--{name}", each)]
+        elif value is True:
             words += [f"--{name}"]
         elif value is not None and value is not False and value != "":
             words += [f"--{name}", str(value)]
@@ -70,6 +78,10 @@ COMMON_PARAMS = {
     "chat-template": ("chat_template",),
     "n-gpu-layers": ("n_gpu_layers",),
     "swa-full": ("swa_full",),
+    "embedding": ("embedding",),
+    "pooling": ("pooling_type",),
+    "mmproj": ("mmproj.path",),
+    "lora": ("lora_adapters",),
 }
 
 
@@ -84,12 +96,14 @@ def embedded_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str,
         "offline": True,
     }
     for name, value in _parameters(placement).items():
-        if value in (None, ""):
+        if value in (None, "", []):
             continue
         if name.startswith("cache-type"):
             value = f"GGML_TYPE_{value.upper()}"
         if name == "flash-attn":
             value = f"LLAMA_FLASH_ATTN_TYPE_{FLASH_ATTENTION[value]}"
+        if name == "pooling":
+            value = f"LLAMA_POOLING_TYPE_{value.upper()}"
         values |= dict.fromkeys(COMMON_PARAMS[name], value)
     # -P: a json.py in the folder that the user happens to be in is not ours.
     return (sys.executable, "-P", "-m", "trilithon.children.embedded", json.dumps(values))

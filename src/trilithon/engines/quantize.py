@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trilithon.engines.programs import programs
-from trilithon.engines.toolrun import run_tool
+from trilithon.engines.toolrun import conversion_log, conversions, run_tool
 from trilithon.errors import ModelError, UserError
 from trilithon.models.gguf import known_quantizations, read_gguf
+from trilithon.models.workshop import publish, workshop
 from trilithon.settings import Configuration
 
-__all__ = ["find_quantizer", "quantize"]
+__all__ = ["WHOLE", "find_quantizer", "quantize"]
+
+WHOLE = ("F32", "F16", "BF16")
+"""What loses nothing by being quantised once."""
 
 _PROGRAM = "llama-quantize"
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
-_WHOLE = ("F32", "F16", "BF16")
 
 
 def find_quantizer(configuration: Configuration) -> Path:
@@ -46,33 +49,25 @@ def quantize(
     if kind not in known_quantizations():
         raise UserError(f"{kind[:40]} is no quantization; write for example Q4_K_M, Q8_0 or Q4_0")
     before = read_gguf(source).quantization
-    if before not in _WHOLE and not again:
+    if before not in WHOLE and not again:
         raise ModelError(
             f"{source} is {before} already, and quantised twice it gets worse; take its F16 file, or add --again"
         )
-    if output.exists():
+    if os.path.lexists(output):
         raise UserError(f"{output} is there already; remove it, or name another file with --output")
-    program = find_quantizer(configuration)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
-    words = [str(program), *["--allow-requantize"] * again, str(source), str(partial), kind]
+    program, log = find_quantizer(configuration), conversion_log(configuration, output)
     try:
-        run_tool(words, _log_file(configuration, output), lambda line: _watch(line, progress))
-        read_gguf(partial)  # whole, or said to be otherwise
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        return partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+        with workshop(output, conversions(configuration)) as work:
+            made = work.folder / output.name
+            words = [str(program), *["--allow-requantize"] * again, str(source), str(made), kind]
+            run_tool(words, log, lambda line: _watch(line, progress), held=[work.lock])
+            read_gguf(made)  # whole, or said to be otherwise
+            publish(made, output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}; name another file with --output") from error
+    return output
 
 
 def _watch(line: str, progress: Callable[[str, float | None], None]) -> None:
     if step := _STEP.match(line):
         progress("quantising", int(step[1]) / max(int(step[2]), 1))
-
-
-def _log_file(configuration: Configuration, output: Path) -> Path:
-    folder = configuration.cache / "conversions"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{output.name}.log"
-    log.unlink(missing_ok=True)
-    return log

@@ -226,6 +226,7 @@ class ScriptedEngine:
             "--model": str(placement.file.path),
             "--context": str(settings.context or _DEFAULT_CONTEXT),
             "--batch": str(settings.batch),
+            "--slots": str(settings.slots),
             "--slot-save-path": str(folder / "slots"),
         }
         flags = tuple(word for pair in arguments.items() for word in pair)

@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from trilithon.errors import TrilithonError
+from trilithon.errors import TrilithonError, UserError
+from trilithon.settings import Configuration
 
-__all__ = ["run_tool"]
+__all__ = ["conversion_log", "conversions", "run_tool"]
 
 _END_SECONDS = 5.0
 _TAIL_BYTES = 1 << 16
@@ -27,10 +28,26 @@ _CAUSES = (
 )  # fmt: skip
 
 
-def run_tool(words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> None:
+def conversions(configuration: Configuration) -> Path:
+    """The folder of what is known about conversions: their logs, and where work is done."""
+    return configuration.cache / "conversions"
+
+
+def conversion_log(configuration: Configuration, output: Path) -> Path:
+    """Where a tool's lines go that makes that file; not there yet. Raises UserError."""
+    log = conversions(configuration) / f"{output.name}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; name another folder with TRILITHON_CACHE") from error
+    return log
+
+
+def run_tool(words: Sequence[str], log: Path, on_line: Callable[[str], None], *, held: Sequence[int] = ()) -> None:
     """Run it to its end: each line goes to `log` and to `on_line`. Raises TrilithonError when it fails; on any way
-    out, what it started is gone."""
-    with log.open("ab") as kept, _started(words) as process:
+    out, what it started is gone. `held` are descriptors that it keeps open, also where it outlives us."""
+    with log.open("ab") as kept, _started(words, held) as process:
         assert process.stdout is not None
         kept.write(f"$ {' '.join(words)}\n".encode())
         for line in process.stdout:
@@ -43,7 +60,7 @@ def run_tool(words: Sequence[str], log: Path, on_line: Callable[[str], None]) ->
 
 
 @contextlib.contextmanager
-def _started(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(words: Sequence[str], held: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
     """In a process group of its own, so that compilers can be ended with the build tool that started them."""
     environment = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
     process = subprocess.Popen(
@@ -53,6 +70,7 @@ def _started(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.STDOUT,
         env=environment | {"LC_ALL": "C", "NINJA_STATUS": "[%f/%t] "},
         start_new_session=True,
+        pass_fds=held,
     )
     with process:
         try:

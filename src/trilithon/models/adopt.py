@@ -1,11 +1,12 @@
 """Models that are on this disk already: Ollama's, Hugging Face's cache, LM Studio's, RKLLAMA's, the user's folders.
 
-They are found anew each time, by names and sizes alone, so that a thousand take a fraction of a second.
+They are found anew each time, by names and sizes and at most a file's first bytes, so that a thousand take a fraction
+of a second.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.errors import ModelError
@@ -14,6 +15,8 @@ from trilithon.models.adopt_hub import adopt_hub, is_hub_cache
 from trilithon.models.adopt_ollama import adopt_ollama, is_ollama_store
 from trilithon.models.adopted_folders import adopted_folders
 from trilithon.models.adoption import AdoptedModel, Ground, PassedOver, Source
+from trilithon.models.gguf import SYNTHETIC_KEY
+from trilithon.models.gguf_writing import pair
 from trilithon.models.manifest import Manifest
 from trilithon.models.names import ModelName
 from trilithon.settings import Configuration
@@ -28,6 +31,8 @@ _OLLAMA = (
 # RKLLAMA's own installer and its container image; newer versions take the folder from a setting.
 _RKLLAMA = ("RKLLAMA/models", "rkllama/models")
 _RKLLAMA_SYSTEM = ("opt/rkllama/models",)
+_SYNTHETIC = pair(SYNTHETIC_KEY, True)
+_BEGINNING_BYTES = 4096  # what a model says of itself stands before its vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,9 @@ def find_adopted(
     reals = {os.path.realpath(place.folder) for place in looked}
     for place in looked:
         ground = Ground(place.folder, place.source)
-        if place.named and not place.folder.is_dir():
+        if place.named and not _is_folder(place):
             ground.pass_over(place.folder, f"is no folder; trilithon adopt --forget '{place.folder}'")
-        models += _models(ground, (reals | never) - {ground.real})
+        models += (_marked(ground, each) for each in _models(ground, (reals | never) - {ground.real}))
         passed += ground.passed_over
     kept, twice = _distinct(models)
     return Adoption(tuple(kept), (*passed, *twice), tuple(looked))
@@ -109,9 +114,14 @@ def _once(looked: Iterator[Place]) -> list[Place]:
     """Those that are there, or that the user named; each folder once, whatever links lead to it."""
     chosen: dict[str, Place] = {}
     for place in looked:
-        if place.named or place.folder.is_dir():
+        if place.named or _is_folder(place):
             chosen.setdefault(os.path.realpath(place.folder), place)
     return list(chosen.values())
+
+
+def _is_folder(place: Place) -> bool:
+    """Not where nobody lets us look: the home of Ollama's own user is closed to others on many systems."""
+    return os.path.isdir(place.folder)  # noqa: PTH112 - Path.is_dir raises there
 
 
 def _models(ground: Ground, others: set[str]) -> list[AdoptedModel]:
@@ -123,6 +133,16 @@ def _models(ground: Ground, others: set[str]) -> list[AdoptedModel]:
     return list(adopt_folder(ground, others))
 
 
+def _marked(ground: Ground, model: AdoptedModel) -> AdoptedModel:
+    """Synthetic weights say so at their beginning; the name of their file may not."""
+    weights = next((each for each in model.manifest.of_role("weights") if each.format == "gguf"), None)
+    found = ground.file(weights.path) if weights and weights.path else None
+    beginning = ground.read(found, _BEGINNING_BYTES) if found else None
+    if _SYNTHETIC not in (beginning or b""):
+        return model
+    return replace(model, manifest=replace(model.manifest, synthetic=True))
+
+
 def _distinct(models: Sequence[AdoptedModel]) -> tuple[list[AdoptedModel], list[PassedOver]]:
     """Each name and each place once: the first that has it."""
     kept: dict[tuple[str, ...], AdoptedModel] = {}
@@ -130,7 +150,7 @@ def _distinct(models: Sequence[AdoptedModel]) -> tuple[list[AdoptedModel], list[
     for model in models:
         key = tuple(part.casefold() for part in model.manifest.name.parts)
         first = kept.setdefault(key, model)
-        if first is not model and first.place.resolve() != model.place.resolve():
+        if first is not model and os.path.realpath(first.place) != os.path.realpath(model.place):
             name = model.manifest.name
             twice.append(
                 PassedOver(model.place, f"{name} is the name of {first.place} already; use this one by its path")

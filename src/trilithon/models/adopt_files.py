@@ -5,18 +5,17 @@ Only names and sizes are looked at; headers are read when a model is shown or ru
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.models.adoption import Found, Ground, stored
-from trilithon.models.file_names import FileName, chip_of, quantization_of, read_file_name
+from trilithon.models.file_names import FileName, read_file_name
 from trilithon.models.manifest import FileFormat, Role, StoredFile
-from trilithon.models.rkllm_file import companions
+from trilithon.models.rkllm_file import companion_folders
 
 __all__ = ["Bundle", "bundles", "files_below", "name_part", "with_tags"]
 
-_SEPARATOR = re.compile(r"[-._ ]+")
 # What Hugging Face's tokenizers are made of, and the template.
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -50,10 +49,11 @@ def bundles(ground: Ground, files: Sequence[Found], beside: Iterable[Found] = ()
         elif each.path.suffix.lower() in (".gguf", ".rkllm") and name.kind == "other":
             ground.pass_over(each.path, "is no model by its name: quantisers and tests use such files")
     found = list(_whole(ground, weights))
-    bases = {_base(parts[0]) for parts in found}
+    bases = [parts[0].name.base for parts in found]
+    owners = {each.found: _owners(each, set(bases)) for each in helpers}
     used: set[Found] = set()
-    for parts in found:
-        own = [each for each in helpers if _belongs(each, parts[0], bases)]
+    for parts, base in zip(found, bases, strict=True):
+        own = [each for each in helpers if _belongs(each, parts[0], base in owners[each.found])]
         used |= {each.found for each in own}
         yield _bundle(parts, own, _tokenizer(parts[0], [*files, *beside]))
     for helper in helpers:
@@ -108,24 +108,22 @@ def _whole(ground: Ground, weights: Sequence[_Named]) -> Iterator[list[_Named]]:
             ground.pass_over(first, f"has {len(parts)} of {count} parts; download the others into its folder")
 
 
-def _base(first: _Named) -> str:
-    """The model's name as its file has it, up to where quantisation and chip begin."""
-    name, stem = first.name, first.name.stem
-    starts = [0, *(found.end() for found in _SEPARATOR.finditer(stem))]
-    kinds = [start for start in starts if name.quantization and quantization_of(stem[start:], name.format)]
-    chips = [start for start in starts if name.chip and chip_of(stem[start:]) == name.chip]
-    return stem[: min([*kinds[-1:], *chips[-1:], len(stem)])].strip("-._ ") or stem
+def _owners(helper: _Named, bases: Collection[str]) -> Collection[str]:
+    """The models that a projector's or an encoder's name says: of "qwen" and "qwen2-vl" the longer one. Where it says
+    none, the only one that there is."""
+    stem = helper.name.stem.casefold()
+    named = {base: base.casefold() for base in bases if base.casefold() in stem}
+    longest = [base for base, folded in named.items() if not any(folded in o != folded for o in named.values())]
+    return longest or (bases if len(bases) == 1 else ())
 
 
-def _belongs(helper: _Named, first: _Named, bases: set[str]) -> bool:
-    """Whether a projector, encoder or adapter goes with these weights: by its name, or because there is no choice."""
+def _belongs(helper: _Named, first: _Named, named: bool) -> bool:
+    """Whether a projector, encoder or adapter goes with these weights; `named`: its name says their model."""
     if helper.converted != first.converted:
         return False
-    stem = helper.name.stem.casefold()
     if helper.name.kind == "adapter":
-        return stem.startswith(first.name.stem.casefold())
-    named = {base for base in bases if base.casefold() in stem}
-    return _base(first) in named if named else len(bases) == 1
+        return helper.name.stem.casefold().startswith(first.name.stem.casefold())
+    return named
 
 
 def _tokenizer(first: _Named, files: Sequence[Found]) -> list[Found]:
@@ -133,7 +131,7 @@ def _tokenizer(first: _Named, files: Sequence[Found]) -> list[Found]:
     if not first.converted:
         return []
     chosen: dict[str, Found] = {}
-    for near in companions(first.found.path):
+    for near in companion_folders(first.found.path):
         for each in files:
             if each.path.parent == near and each.path.name in (*_TOKENIZER_FILES, *_TEMPLATE_FILES):
                 chosen.setdefault(each.path.name, each)
@@ -148,7 +146,7 @@ def _bundle(parts: Sequence[_Named], helpers: Sequence[_Named], tokenizer: Seque
     files += [_helper(each) for each in helpers]
     files += [_text(each) for each in tokenizer]
     return Bundle(
-        base=_base(parts[0]),
+        base=first.base,
         stem=first.stem,
         tag="-".join(filter(None, (chip.lower(), kind))) or "latest",
         first=parts[0].found,

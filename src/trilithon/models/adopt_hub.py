@@ -3,7 +3,9 @@
 Its own scan needs the library, whose import takes longer than everything here.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from trilithon.errors import ModelError
@@ -20,7 +22,9 @@ _CONVERTIBLE = (".safetensors", ".bin", ".pth")
 
 
 def is_hub_cache(folder: Path) -> bool:
-    return any((each / "snapshots").is_dir() for each in folder.glob(f"{_PREFIX}*"))
+    with suppress(OSError):  # nobody lets us look
+        return any((each / "snapshots").is_dir() for each in folder.glob(f"{_PREFIX}*"))
+    return False
 
 
 def adopt_hub(ground: Ground) -> Iterator[AdoptedModel]:
@@ -43,9 +47,12 @@ def _models(ground: Ground, folder: Path, repository: Repository) -> Iterator[Ad
     for bundle in with_tags(found, of_one_repository=True):
         yield repository_model(ground, repository, bundle, f"the cache of huggingface_hub, {folder}")
     if convertible and not found:
-        ground.pass_over(
-            convertible.path, f"is no GGUF and no RKLLM; trilithon convert {repository} --to gguf makes one of it"
-        )
+        ground.pass_over(convertible.path, _convertible(convertible.path.parent, repository))
+
+
+def _convertible(snapshot: Path, repository: Repository) -> str:
+    words = f"trilithon convert '{snapshot}' --to gguf --output {repository.name}-f16.gguf"
+    return f"is no GGUF and no RKLLM; one is made of it by: {words}"
 
 
 def repository_model(ground: Ground, repository: Repository, bundle: Bundle, source: str) -> AdoptedModel:
@@ -80,11 +87,16 @@ def _is_wanted(path: Path) -> bool:
 def _revisions(ground: Ground, folder: Path) -> list[Path]:
     """Snapshots, the one that `main` is first, then the newest."""
     main = ""
-    if (folder / "refs" / "main").is_file() and (found := ground.file(folder / "refs" / "main")):
+    if os.path.isfile(folder / "refs" / "main") and (found := ground.file(folder / "refs" / "main")):  # noqa: PTH113
         main = (ground.read(found, 200) or b"").decode(errors="replace").strip()
-    return sorted(
-        ground.folders(folder / "snapshots"), key=lambda each: (each.name == main, each.stat().st_mtime), reverse=True
-    )
+    return sorted(ground.folders(folder / "snapshots"), key=lambda each: (each.name == main, _age(each)), reverse=True)
+
+
+def _age(folder: Path) -> float:
+    """When it was last changed; of one that may not be looked at, never."""
+    with suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0
 
 
 def _below(ground: Ground, folder: Path, depth: int = 0) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Ollama's store: manifests/HOST/NAMESPACE/MODEL/TAG, each naming its layers in blobs/ by their SHA-256."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ _FILES: Mapping[str, tuple[Role, FileFormat, str]] = {
 
 
 def is_ollama_store(folder: Path) -> bool:
-    return (folder / _MANIFESTS).is_dir() and (folder / _BLOBS).is_dir()
+    return all(os.path.isdir(folder / each) for each in (_MANIFESTS, _BLOBS))  # noqa: PTH112 - never raises
 
 
 def adopt_ollama(ground: Ground) -> Iterator[AdoptedModel]:

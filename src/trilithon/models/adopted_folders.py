@@ -1,6 +1,7 @@
 """The folders of models that `trilithon adopt FOLDER` remembers, in one small file."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def adopted_folders(configuration: Configuration) -> tuple[Path, ...]:
 def remember_folder(configuration: Configuration, folder: Path) -> bool:
     """Whether it is new. Raises ModelError for what is no folder, and for the store's own."""
     folder = folder.expanduser().absolute()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - never raises
         raise ModelError(f"{folder} is no folder; name one that holds models")
     own = _rooted(configuration).root
     if folder.resolve().is_relative_to(own.resolve()):

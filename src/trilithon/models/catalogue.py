@@ -35,9 +35,13 @@ class Listing:
 def listing(stores: Sequence[Rooted]) -> Listing:
     """Of one name the first store's."""
     found: dict[tuple[str, ...], tuple[Manifest, Path]] = {}
-    problems = []
+    problems: list[str] = []
+
+    def closed(path: Path, error: OSError) -> None:
+        problems.append(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)")
+
     for rooted in stores:
-        for (*folders, file), descriptor in rooted.walk((_FOLDER,), 3):
+        for (*folders, file), descriptor in rooted.walk((_FOLDER,), 3, closed):
             if file.startswith(".") or not file.endswith(_SUFFIX):
                 continue
             parts = (*folders, file.removesuffix(_SUFFIX))

@@ -1,5 +1,6 @@
 """A model made after a Modelfile: the files that FROM names, where they lie, and what the other commands say."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def create(
 
 def _base(source: str, folder: Path, find: Callable[[str], Manifest]) -> Manifest:
     path = _path(source, folder)
-    if path.exists():
+    if os.path.lexists(path):
         return _local(path)
     reference = parse_reference(source)
     if isinstance(reference, ModelPath):
@@ -84,11 +85,13 @@ def _base(source: str, folder: Path, find: Callable[[str], Manifest]) -> Manifes
 
 
 def _path(text: str, folder: Path) -> Path:
-    """Relative to the Modelfile, as for Ollama."""
+    """Relative to the Modelfile, as for Ollama; without `..`, for the folder that it goes through may be gone one
+    day."""
     try:
-        return folder / Path(text).expanduser()
+        path = folder / Path(text).expanduser()
     except RuntimeError:
         raise ModelError(f"{text[:80]}: no such user's home; write the path in full") from None
+    return Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent)) / path.name
 
 
 def _local(path: Path) -> Manifest:
@@ -151,7 +154,13 @@ def _nameless(files: tuple[StoredFile, ...], path: Path) -> Manifest:
 def _adapter(path: Path) -> StoredFile:
     if path.suffix.lower() in _TENSORS or path.is_dir():
         raise ModelError(f"ADAPTER {path} is no GGUF; make one of it with convert_lora_to_gguf.py of llama.cpp")
-    return _file(path, "adapter", "rkllm" if path.suffix.lower() == ".rkllm" else "gguf")
+    file = _file(path, "adapter", "rkllm" if path.suffix.lower() == ".rkllm" else "gguf")
+    if file.format == "gguf":
+        with HeaderReader(path) as header:
+            kind = header.values().get("general.type", "adapter")
+        if kind != "adapter":
+            raise ModelError(f"ADAPTER {path} is no adapter but a {str(kind)[:40]!r}; name it with FROM")
+    return file
 
 
 def _copied(file: StoredFile, store: ModelStore, progress: Progress | None) -> StoredFile:
@@ -202,9 +211,8 @@ def _same(one: StoredFile, other: StoredFile) -> bool:
 
 
 def _remarks(said: Modelfile, manifest: Manifest, store: ModelStore) -> Iterable[str]:
-    not_honoured = [*said.not_honoured, *(f"ADAPTER {each}" for each in said.adapters)]
-    if not_honoured:
-        yield f"kept, but nothing here obeys it yet: {', '.join(not_honoured)}"
+    if said.not_honoured:
+        yield f"kept, but nothing here obeys it yet: {', '.join(said.not_honoured)}"
     if said.template and is_go_template(said.template):
         yield _on_go_template(manifest, store)
     for file in manifest.files:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from trilithon.errors import DownloadError, ModelError
-from trilithon.models.http_client import Again, Patience, Source, new_client, next_wait, opened, shown_url
+from trilithon.models.http_client import Again, Patience, Source, new_client, next_wait, opened, pieces, shown_url
 from trilithon.models.pace import Limit, Pace, Tell
 from trilithon.models.partial import Partial
 
@@ -28,7 +28,6 @@ _LEAST_SEGMENT_BYTES = 1 << 20
 _MOST_SEGMENT_SHARE = 4  # every connection gets at least so many, so that none is left with a long tail
 _TELL_SECONDS = 0.2
 _WORTH_BYTES = 4 << 10  # so much between two failures is progress
-_STALL_BYTES_PER_SECOND = 100
 _STRICT_LOOKS = 2
 _MOST_LOOKS = 4
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
@@ -240,21 +239,8 @@ class _Running:
                 await self._back_off(again, failures)
 
     async def _pieces(self, response: "httpx.Response") -> AsyncIterator[bytes]:
-        """As they come, no faster than the limit. Raises Again when next to nothing comes for long."""
-        silence = self._transfer.patience.silence_seconds
-        waited, came = 0.0, 0
-        stream = response.aiter_raw()
-        while True:
-            asked = time.monotonic()
-            piece = await anext(stream, b"")
-            waited += time.monotonic() - asked
-            if not piece:
-                return
-            came += len(piece)
-            if waited > silence:
-                if came < waited * _STALL_BYTES_PER_SECOND:
-                    raise Again("next to nothing comes")
-                waited, came = 0.0, 0
+        """As they come, no faster than the limit."""
+        async for piece in pieces(response, self._transfer.patience):
             yield piece
             self._came_bytes += len(piece)
             await asyncio.sleep(self._limit.take(len(piece)))

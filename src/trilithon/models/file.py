@@ -26,10 +26,11 @@ class ModelFile:
 
     What a converted file was made for, where it says so: `target_platform` (a chip), `target_cores` of its NPU,
     `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
-    a file beside it (.rknn, or mmproj…gguf).
+    a file beside it (.rknn, or mmproj…gguf). `adapters` are LoRA files, each with its scale.
 
-    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. A `synthetic`
-    one has random weights: its speed is a real one's, and what it says means nothing.
+    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. One that
+    `pools` says how to make one vector of a text. A `synthetic` one has random weights: its speed is a real one's, and
+    what it says means nothing.
     """
 
     path: Path
@@ -51,8 +52,10 @@ class ModelFile:
     toolkit: str | None = None
     tokenizer: Path | None = None
     vision_encoder: Path | None = None
+    adapters: tuple[tuple[Path, float], ...] = ()
     parts: tuple[Path, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
+    pools: bool = False
     synthetic: bool = False
 
 
@@ -101,6 +104,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
             template,
             sees=projector is not None or sees_by_weights(tensor.name for tensor in facts.tensors),
         ),
+        pools=facts.pools,
         synthetic=facts.synthetic,
     )
 

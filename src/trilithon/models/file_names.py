@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-__all__ = ["CHIPS", "FileName", "Kind", "chip_of", "quantization_of", "read_file_name"]
+__all__ = [
+    "CHIPS",
+    "PROJECTOR_ORDER",
+    "FileName",
+    "Kind",
+    "Shard",
+    "chip_of",
+    "quantization_of",
+    "read_file_name",
+    "shard_of",
+]
 
 Kind = Literal["weights", "projector", "vision", "adapter", "other"]
 
@@ -22,6 +32,9 @@ CHIPS: Mapping[str, str] = {
     "rv1126b": "RV1126B",
 }
 
+PROJECTOR_ORDER = ("F16", "Q8_0", "BF16", "F32")
+"""Of several projectors of one model, which is taken."""
+
 _CONVERTED = "rkllm"
 _FORMATS = ("gguf", _CONVERTED, "rknn")
 _EDGE, _END = r"(?<![a-z0-9])", r"(?![a-z0-9])"
@@ -34,12 +47,22 @@ _GGUF = re.compile(
     rf"{_EDGE}(?:(iq[1-4])_?(xxs|xs|s|m|nl)|(q[2-8])_?k(?:_?(xxl|xl|s|m|l|xs))?|(q[4-8])_?([01])(?:_(4_4|4_8|8_8))?"
     rf"|(tq[12])_?0|(mxfp4)(?:_?moe)?|(bf16)|(?:fp?16)|(?:fp?32)){_END}"
 )
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
+_SEPARATOR = re.compile(r"[-._ ]+")
 _OPTIMISATION = re.compile(rf"{_EDGE}opt_?(?:level_?)?([01]){_END}")
 _HYBRID = re.compile(r"(?<![a-z0-9])hybrid[_-]?(?:ratio|rate)?[_-]?(\d\.\d+|\d)(?![0-9])")
 _PROJECTOR = re.compile(rf"{_EDGE}mm_?proj{_END}|{_EDGE}mmproj")
 _ADAPTER = re.compile(rf"{_EDGE}(?:lora|adapter){_END}")
 _NO_MODEL = re.compile(rf"{_EDGE}(?:imatrix|calibration|vocab(?:_only)?){_END}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One part of a model, as llama.cpp names them: BASE-00001-of-00003.gguf."""
+
+    base: str
+    number: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +90,15 @@ class FileName:
         """For one chip; a GGUF runs anywhere."""
         return self.format not in ("gguf", "")
 
+    @property
+    def base(self) -> str:
+        """The model's name, up to where quantisation and chip begin."""
+        stem = PurePosixPath(self.stem).name
+        starts = [0, *(found.end() for found in _SEPARATOR.finditer(stem))]
+        kinds = [start for start in starts if self.quantization and quantization_of(stem[start:], self.format)]
+        chips = [start for start in starts if self.chip and chip_of(stem[start:]) == self.chip]
+        return stem[: min([*kinds[-1:], *chips[-1:], len(stem)])].strip("-._ ") or stem
+
 
 def read_file_name(path: str) -> FileName:
     """`path` within a repository: what the name leaves out, a folder may say."""
@@ -75,8 +107,8 @@ def read_file_name(path: str) -> FileName:
     form = suffix.lower()
     if form not in _FORMATS:
         return FileName(path=path, kind="other", format="")
-    shard = _SHARD.search(stem)
-    base = stem[: shard.start()] if shard else stem
+    shard = shard_of(name)
+    base = shard.base if shard else stem
     folders = str(PurePosixPath(path).parent)
     words = base.lower()
     hybrid = _HYBRID.search(words)
@@ -87,11 +119,17 @@ def read_file_name(path: str) -> FileName:
         format=form,  # type: ignore[arg-type] # one of the three
         quantization=quantization_of(base, form) or quantization_of(folders, form),
         chip=chip_of(base) or chip_of(folders),
-        shard=(int(shard[1]), int(shard[2])) if shard else None,
+        shard=(shard.number, shard.count) if shard else None,
         stem=str(PurePosixPath(path).parent / base),
         hybrid=float(hybrid[1]) if hybrid else 0.0,
         optimisation=int(optimisation[1]) if optimisation else 0,
     )
+
+
+def shard_of(name: str) -> Shard | None:
+    """What the name of a file says, without its folder."""
+    found = _SHARD.fullmatch(name.rpartition(".")[0])
+    return Shard(found["base"], int(found["number"]), int(found["count"])) if found else None
 
 
 def chip_of(text: str) -> str:

@@ -102,7 +102,7 @@ class GgufFacts:
     `layers` counts those that decode runs; `draft_layers` further ones that only speculation uses.
     `windowed` says per layer whether its attention sees only `sliding_window` positions. `heads`, `kv_heads` and
     `head_size` are the largest of all layers. `path` is the first of `parts`, several where the model is split;
-    `synthetic` means that its weights are random.
+    `pools`: it says how to make one vector of a text. `synthetic` means that its weights are random.
     """
 
     path: Path
@@ -129,6 +129,7 @@ class GgufFacts:
     experts_used: int
     chat_template: str
     bos_token: int | None
+    pools: bool
     synthetic: bool
     tensors: tuple[Tensor, ...]
 
@@ -235,6 +236,7 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         experts_used=metadata.number(own + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
+        pools=bool(metadata.number(own + "pooling_type")),
         synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
     )

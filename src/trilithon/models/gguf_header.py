@@ -78,8 +78,13 @@ _WINDOW_BYTES = 1 << 20
 _KEPT_ELEMENTS = 4096  # per-layer arrays are kept; vocabularies are not
 _LONGEST_KEY = 1 << 16
 _LONGEST_STRING = 1 << 24  # the longest chat templates are about 2**15
-_MOST_ELEMENTS = 1 << 24  # the largest vocabularies have 2**18 tokens and twice as many merges
-_MOST_TENSORS = _MOST_PAIRS = 1 << 17
+_MOST_TENSORS = _MOST_PAIRS = 1 << 16
+# Of a whole header: the largest vocabularies have 2**18 tokens and twice as many merges.
+_MOST_STRINGS_SKIPPED = 1 << 22
+_MOST_ELEMENTS_SKIPPED = 1 << 24
+_MOST_CHARACTERS_KEPT = 1 << 25
+_LONGEST_HEADER = 1 << 28
+_MOST_ELEMENTS_KEPT = 1 << 18
 _MOST_DIMENSIONS = 4
 
 Scalar: TypeAlias = int | float | bool | str
@@ -122,6 +127,9 @@ class HeaderReader:
         self._window = b""
         self._base = 0  # where the window lies in the file
         self._at = 0  # where to read next, relative to the window
+        # What a header may cost, however many small things it is made of.
+        self._strings_left, self._elements_left = _MOST_STRINGS_SKIPPED, _MOST_ELEMENTS_KEPT
+        self._characters_left = _MOST_CHARACTERS_KEPT
 
     def __enter__(self) -> Self:
         try:
@@ -167,7 +175,7 @@ class HeaderReader:
         for _ in range(self._pair_count):
             key = self._string(_LONGEST_KEY, "a key")
             if key in values:
-                raise self._damaged(f"{key} is there twice")
+                raise self._damaged(f"{key!r:.80} is there twice")
             kind = self._number(_U32)
             self.value_offsets[key] = self._position
             values[key] = self._value(kind, key)
@@ -218,7 +226,7 @@ class HeaderReader:
             scalar: Scalar = self._unpack(_SCALARS[kind])
             return scalar
         if kind == _STRING:
-            return self._string(_LONGEST_STRING, f"the text of {key:.80}")
+            return self._string(_LONGEST_STRING, f"the text of {key!r:.80}")
         if kind == _ARRAY:
             return self._array(key)
         raise self._damaged(f"{key!r:.80} has the unknown type {kind}")
@@ -228,12 +236,15 @@ class HeaderReader:
         if kind not in _SCALARS and kind != _STRING:
             raise self._damaged(f"{key!r:.80} is an array of the unknown type {kind}")
         width = 8 if kind == _STRING else _SCALARS[kind].size
-        self._expect(length, _MOST_ELEMENTS, width, f"elements of {key!r:.80}")
+        most = self._strings_left if kind == _STRING else _MOST_ELEMENTS_SKIPPED
+        self._expect(length, most, width, f"elements of {key!r:.80}")
         if kind == _STRING:
+            self._strings_left -= length
             self._skip_strings(length)
-        elif length > _KEPT_ELEMENTS:
+        elif length > min(_KEPT_ELEMENTS, self._elements_left):
             self._skip(length * width)
         else:
+            self._elements_left -= length
             return tuple(self._unpack(_SCALARS[kind]) for _ in range(length))
         return SkippedArray(length)
 
@@ -247,6 +258,8 @@ class HeaderReader:
         """Make `count` bytes from the position on available in the window."""
         if self._position + count > self.size_bytes:
             raise ModelError(f"{self.path} is cut short: its header goes on after the file's end; download it again")
+        if self._position > _LONGEST_HEADER:
+            raise self._damaged("its header is longer than any model's")
         self._base, self._at = self._position, 0
         try:
             self._window = os.pread(self._file, max(count, _WINDOW_BYTES), self._base)
@@ -277,7 +290,8 @@ class HeaderReader:
 
     def _string(self, longest: int, what: str) -> str:
         length = self._number(_U64)
-        self._expect(length, longest, 1, f"characters in {what}")
+        self._expect(length, min(longest, self._characters_left), 1, f"characters in {what}")
+        self._characters_left -= length
         begin = self._take(length)
         return self._text(self._window[begin : begin + length])
 

@@ -1,17 +1,16 @@
 """The headers of a GGUF and of all its parts: llama.cpp splits a model that is too large for one file into
 NAME-00001-of-00003.gguf and so on, of which the first has the metadata."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.errors import ModelError
+from trilithon.models.file_names import shard_of
 from trilithon.models.gguf_header import HeaderReader, Tensor, Value
 
 __all__ = ["GgufHeader", "part_paths", "read_header"]
 
-_PART = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
 
 
@@ -48,10 +47,10 @@ def read_header(path: Path) -> GgufHeader:
 
 def part_paths(path: Path) -> tuple[Path, ...]:
     """All parts that there have to be, by the name of one; the file alone where it is not named like a part."""
-    match = _PART.fullmatch(path.name)
-    if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
+    shard = shard_of(path.name) if path.suffix.lower() == ".gguf" else None
+    if shard is None or not 1 <= shard.number <= shard.count:
         return (path,)
-    names = (f"{match['base']}-{number:05}-of-{match['count']}" for number in range(1, int(match["count"]) + 1))
+    names = (f"{shard.base}-{number:05}-of-{shard.count:05}" for number in range(1, shard.count + 1))
     return tuple(path.with_name(name + path.suffix) for name in names)
 
 

@@ -1,15 +1,17 @@
 """One way to ask a server for a file: redirects, secrets that stay with their host, and what went wrong in words."""
 
 import asyncio
+import ipaddress
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from trilithon.errors import DownloadError, ModelError, TrilithonError
 from trilithon.units import format_bytes, format_duration
@@ -27,15 +29,16 @@ __all__ = [
     "new_client",
     "next_wait",
     "opened",
+    "pieces",
     "shown_url",
 ]
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520 on: Cloudflare's
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
-_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+_STALL_BYTES_PER_SECOND = 100
 _WORDS = {
-    401: "asks who you are; log in there, and give the token",
+    401: "asks who you are; what it wants may be written into the address: https://NAME:PASSWORD@HOST/FILE",
     403: "does not let you have it; check that you may",
     404: "has no such file; check the name",
     410: "has it no more; look for a newer name",
@@ -71,13 +74,17 @@ class Source:
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        parts = _split(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ModelError(f"{shown_url(self.url)} is no address to fetch from; write https://HOST/FILE")
-        if parts.scheme == "http" and not self.insecure and not is_loopback(self.url):
+        if not self.may_ask(self.url):
             raise ModelError(
                 f"{shown_url(self.url)}: plain http can be changed on the way; write https, or add --insecure"
             )
+
+    def may_ask(self, url: str) -> bool:
+        """Whether what comes from there cannot be changed on the way, or the user bears with it."""
+        return _split(url).scheme == "https" or self.insecure or is_loopback(url)
 
 
 class Denied(ModelError):
@@ -93,26 +100,51 @@ class Again(Exception):
 
 
 def is_loopback(url: str) -> bool:
-    return (urlsplit(url).hostname or "").startswith(_LOOPBACK)
+    """By its address, or by the names that never leave this machine (RFC 6761, 6.3): `127.evil.org` is not one."""
+    host = (_split(url).hostname or "").removesuffix(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def shown_url(url: str) -> str:
     """Without what may be secret: user, password, and the query of a signed address."""
-    parts = urlsplit(url)
+    parts = _split(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))[:300]
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:  # half an IPv6 address, letters that become a / when they are normalised
+        raise ModelError(f"{url[:80]!r} is no address to fetch from: {error}; write https://HOST/FILE") from error
+
+
 def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
+    """It goes by the proxies and certificates that the environment names. Raises DownloadError for what is wrong
+    with those."""
     import httpx
 
     from trilithon import __version__
 
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(patience.silence_seconds, connect=min(patience.silence_seconds, 15.0), pool=None),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
-    )
+    try:
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(patience.silence_seconds, connect=min(patience.silence_seconds, 15.0), pool=None),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
+        )
+    except ImportError as error:
+        raise DownloadError("a SOCKS proxy needs a package more: pip install 'httpx[socks]'") from error
+    except (ValueError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"the proxy is not understood: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+        ) from error
+    except OSError as error:
+        raise DownloadError(
+            f"the trusted certificates cannot be read: {error.strerror or error}; check SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
 
 
 @asynccontextmanager
@@ -129,7 +161,7 @@ async def opened(
         url = httpx.URL(source.url)
         for _ in range(_MOST_REDIRECTS + 1):
             own = source.headers if _same_origin(url, httpx.URL(source.url)) else {}
-            async with client.stream("GET", url, headers={**own, **headers}, follow_redirects=False) as response:
+            async with _answer(client, url, {**own, **headers}) as response:
                 if response.status_code not in _REDIRECTS:
                     _require_accepted(response, source, accepted)
                     yield response
@@ -144,6 +176,26 @@ async def opened(
                 f"{shown_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
             ) from error
         raise Again(_reason(error)) from error
+    except ssl.SSLError as error:  # bytes that changed on the way, which no layer between translates
+        raise Again(f"what came was damaged on the way ({error.reason or 'TLS'})") from error
+
+
+@asynccontextmanager
+async def _answer(
+    client: "httpx.AsyncClient", url: "httpx.URL", headers: Mapping[str, str]
+) -> AsyncIterator["httpx.Response"]:
+    """The client's own limits count from byte to byte: headers that drip, or "100 Continue" without end, need one
+    for the whole. Raises Again."""
+    limit = client.timeout.read and client.timeout.connect and 2 * client.timeout.read + client.timeout.connect
+    try:
+        async with asyncio.timeout(limit):
+            response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
+    except TimeoutError as error:
+        raise Again("it went silent") from error
+    try:
+        yield response
+    finally:
+        await response.aclose()
 
 
 async def fetch_small(
@@ -155,7 +207,7 @@ async def fetch_small(
         while True:
             try:
                 async with opened(client, source, headers or {}, frozenset({200})) as response:
-                    return await _body(response, source, most_bytes)
+                    return await _body(response, source, most_bytes, patience)
             except Again as again:
                 failures += 1
                 await asyncio.sleep(next_wait(source, again, failures, patience))
@@ -175,9 +227,28 @@ def next_wait(source: Source, again: Again, failures: int, patience: Patience) -
     return patience.wait_seconds(failures, asked)
 
 
-async def _body(response: "httpx.Response", source: Source, most_bytes: int) -> bytes:
+async def pieces(response: "httpx.Response", patience: Patience) -> AsyncIterator[bytes]:
+    """Its body as it comes. Raises Again when next to nothing comes for long; how long the caller takes between two
+    pieces does not count."""
+    waited, came = 0.0, 0
+    stream = response.aiter_raw()
+    while True:
+        asked = time.monotonic()
+        piece = await anext(stream, b"")
+        waited += time.monotonic() - asked
+        if not piece:
+            return
+        came += len(piece)
+        if waited > patience.silence_seconds:
+            if came < waited * _STALL_BYTES_PER_SECOND:
+                raise Again("next to nothing comes")
+            waited, came = 0.0, 0
+        yield piece
+
+
+async def _body(response: "httpx.Response", source: Source, most_bytes: int, patience: Patience) -> bytes:
     content = bytearray()
-    async for piece in response.aiter_raw():
+    async for piece in pieces(response, patience):
         content += piece
         if len(content) > most_bytes:
             raise ModelError(
@@ -212,6 +283,10 @@ def _redirected(response: "httpx.Response", source: Source) -> "httpx.URL":
         raise DownloadError(
             f"{shown_url(source.url)} leads from https to http, which is not followed; try another address"
         )
+    if not source.may_ask(str(url)):
+        raise DownloadError(
+            f"{shown_url(source.url)} leads to plain http elsewhere, which is not followed; add --insecure if you must"
+        )
     return url
 
 
@@ -226,7 +301,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
@@ -246,4 +321,4 @@ def _reason(error: "httpx.TransportError") -> str:
 
 
 def _host(source: Source) -> str:
-    return urlsplit(source.url).hostname or "the server"
+    return _split(source.url).hostname or "the server"

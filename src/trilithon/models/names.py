@@ -20,7 +20,13 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _DIGEST = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _FILE_SUFFIXES = (".gguf", ".rkllm")
 _HUB_HOSTS = ("hf.co", "huggingface.co")
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:hf\.co|huggingface\.co)/([^/?#]+/[^/?#]+)"
+    r"(?:/(tree|blob|resolve)/([^/?#]+)(?:/([^?#]+))?)?/?(?:\?download=true)?",
+    re.IGNORECASE,
+)
 _LONGEST = 1024
+_LONGEST_URL = 8192  # signed addresses are long
 _MEND = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or a URL"
 
 
@@ -88,11 +94,13 @@ Reference = ModelName | Repository | ModelPath | ModelUrl
 def parse_reference(text: str) -> Reference:
     """Raises ModelError for what is none of these. A path is what looks like one (`/`, `./`, `../` or `~` at its
     beginning, a known suffix at its end); whether it exists is not asked."""
-    if not text or len(text) > _LONGEST or any(ord(char) < 33 or ord(char) == 127 for char in text):
+    web = re.match(r"https?://", text, re.IGNORECASE)
+    longest = _LONGEST_URL if web else _LONGEST
+    if not text or len(text) > longest or any(ord(char) < 33 or ord(char) == 127 for char in text):
         if text and _looks_like_path(text) and "\0" not in text and len(text) <= _LONGEST:
             return _parse_path(text)
         raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
-    if re.match(r"https?://", text, re.IGNORECASE):
+    if web:
         return _parse_url(text)
     host, slash, rest = text.partition("/")
     if slash and host.lower() in _HUB_HOSTS:  # before paths: what is chosen in it may be a file
@@ -114,11 +122,18 @@ def _parse_path(text: str) -> ModelPath:
 
 
 def _parse_url(text: str) -> Reference:
-    """The page of a repository means the repository; anything else is a file to fetch."""
-    hub = re.fullmatch(r"https?://(?:www\.)?(?:hf\.co|huggingface\.co)/([^/?#]+/[^/?#]+)/?", text, re.IGNORECASE)
-    if hub:
-        return _parse_repository(hub[1], text)
-    return ModelUrl(text)
+    """The page of a repository, or of a file at its top, means the repository, which knows the sum of each file;
+    anything else is a file to fetch."""
+    hub = _HUB_PAGE.fullmatch(text)
+    if hub is None:
+        return ModelUrl(text)
+    repository, view, revision, path = hub.groups()
+    if not path and revision in (None, "main"):
+        return _parse_repository(repository, text)
+    if revision == "main" and _PART.fullmatch(path) and path.lower().endswith(_FILE_SUFFIXES):
+        return _parse_repository(f"{repository}:{path}", text)
+    start = hub.start(2)
+    return ModelUrl(f"{text[:start]}resolve{text[start + 4 :]}" if view == "blob" else text)
 
 
 def _parse_repository(rest: str, text: str) -> Repository:

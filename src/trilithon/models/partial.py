@@ -20,7 +20,16 @@ from trilithon.models.manifest import require_digest
 from trilithon.models.rooted import TEMPORARY, Rooted, translated
 from trilithon.units import format_bytes
 
-__all__ = ["PARTIAL_FOLDER", "STEM", "Partial", "Range", "blob_parts", "hash_descriptor", "merged", "state_of"]
+__all__ = [
+    "PARTIAL_FOLDER",
+    "STEM",
+    "Partial",
+    "Range",
+    "blob_parts",
+    "hash_descriptor",
+    "merged",
+    "state_of",
+]
 
 Range = tuple[int, int]
 """First byte, and the one after the last."""
@@ -65,7 +74,9 @@ class Partial:
         self._guard, self._noting = threading.Lock(), threading.Lock()
         self._noted_at, self._unnoted_bytes = time.monotonic(), 0
         self._descriptor = -1
-        if not present:
+        if present:
+            self.discard()  # of whoever was killed between the blob's name and the end, or before it came another way
+        else:
             self._descriptor = rooted.open((PARTIAL_FOLDER, f"{stem}.data"), os.O_RDWR | os.O_CREAT)
             self._take_up()
 

@@ -12,8 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from trilithon.errors import DownloadError, ModelError
 from trilithon.models.adopt_files import name_part
+from trilithon.models.chips import with_other_targets
 from trilithon.models.download import Changed, Remote, download, look
 from trilithon.models.file_names import read_file_name
+from trilithon.models.gguf import read_gguf
+from trilithon.models.gguf_header import what_instead
 from trilithon.models.http_client import Denied, Source, fetch_small, shown_url
 from trilithon.models.manifest import Manifest, StoredFile, now, safe_file_name
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository
@@ -22,6 +25,7 @@ from trilithon.models.partial import Partial, state_of
 from trilithon.models.pull_hub import plan_from_hub
 from trilithon.models.pull_plan import Item, Plan, PullOptions
 from trilithon.models.pull_registry import plan_from_registry
+from trilithon.models.rooted import translated
 from trilithon.models.store import ModelStore
 
 __all__ = ["Pulled", "Stage", "Step", "TellStep", "pull"]
@@ -30,6 +34,8 @@ Stage = Literal["looking", "chosen", "waiting", "fetching", "checking", "keeping
 
 _MOST_SMALL_BYTES = 64 << 20
 _MOST_VERSIONS = 3
+_HEAD_BYTES = 512
+_NEXT_BYTES = 16 << 20  # that much more may come of a file of unknown length before it is asked again
 
 T = TypeVar("T")
 
@@ -81,7 +87,7 @@ def pull(reference: Reference, store: ModelStore, options: PullOptions, tell: Te
 
 
 def _carried_out(plan: Plan, store: ModelStore, options: PullOptions, tell: TellStep) -> Pulled:
-    store.room_for(sum(_lacking_bytes(item, store) for item in plan.items))
+    store.room_for_all({item.digest: item.size_bytes or 0 for item in plan.items if item.digest})
     files, fetched, denied = [], 0, ""
     for number, item in enumerate(plan.items, start=1):
         if item.without and denied:
@@ -111,7 +117,14 @@ def _kept(plan: Plan, files: Sequence[StoredFile], store: ModelStore, tell: Tell
         system=plan.system,
         messages=plan.messages,
     )
-    return Pulled(manifest=store.put(manifest), why=plan.why, notes=plan.notes, fetched_bytes=fetched_bytes)
+    kept = store.put(manifest, merge=with_other_targets)
+    came = {file.name for file in files}
+    notes = tuple(
+        f"{file.name} stays beside it, for {file.target_platform or 'any machine'}"
+        for file in kept.of_role("weights")
+        if file.name not in came
+    )
+    return Pulled(manifest=kept, why=plan.why, notes=(*plan.notes, *notes), fetched_bytes=fetched_bytes)
 
 
 def _stored(item: Item, digest: str, size_bytes: int) -> StoredFile:
@@ -124,12 +137,6 @@ def _stored(item: Item, digest: str, size_bytes: int) -> StoredFile:
         quantization=item.quantization,
         target_platform=item.target_platform,
     )
-
-
-def _lacking_bytes(item: Item, store: ModelStore) -> int:
-    if not item.digest or store.has(item.digest):
-        return 0
-    return max((item.size_bytes or 0) - _noted(store, item.digest), 0)
 
 
 def _noted(store: ModelStore, digest: str) -> int:
@@ -162,7 +169,7 @@ class _One:
                 before = partial.bytes_done
                 download(item.source, partial, transfer=self._options.transfer, tell=self._fetching)
                 self.fetched_bytes = max(partial.bytes_done - before, 0)
-            digest = partial.finish(self._checking)
+            digest = self._finished(partial)
         return digest, self._store.blob_path(digest).stat().st_size
 
     def _small(self) -> tuple[str, int]:
@@ -203,12 +210,25 @@ class _One:
         before = partial.bytes_done
         try:
             download(self._item.source, partial, transfer=self._options.transfer, tell=self._fetching, remote=remote)
-        except Changed:
+        except BaseException as error:
+            if isinstance(error, Changed) or not remote.ranges:  # nothing that could be gone on with
+                partial.discard()
+            raise
+        try:
+            _require_model(partial, self._item, remote)
+        except ModelError:
             partial.discard()
             raise
         size = partial.bytes_done
         self.fetched_bytes = max(size - before, 0)
-        return partial.finish(self._checking), size
+        return self._finished(partial), size
+
+    def _finished(self, partial: Partial) -> str:
+        """Its digest; what is wrong is said of the file."""
+        try:
+            return partial.finish(self._checking)
+        except ModelError as error:
+            raise ModelError(f"{self._item.name}: {error}") from error
 
     # What is told
 
@@ -218,7 +238,7 @@ class _One:
 
     def _fetching(self, progress: Progress) -> None:
         if progress.total_bytes is None:  # nobody asked yet whether it fits
-            self._store.room_for(0)
+            self._store.room_for(_NEXT_BYTES)
         self._tell("fetching", progress)
 
     def _checking(self, done: int, total: int) -> None:
@@ -234,6 +254,23 @@ class _One:
 
 def _git_blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _require_model(partial: Partial, item: Item, remote: Remote) -> None:
+    """What no sum vouches for shall at least begin like a model, and not end early where no length was told. Raises
+    ModelError for a page that asks for a login, and the like."""
+    if item.role != "weights":
+        return
+    with translated(partial.path), partial.path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    instead = what_instead(head)
+    if head[:4] != b"GGUF" and (item.format == "gguf" or not instead.startswith("is not a GGUF")):
+        raise ModelError(f"what {shown_url(item.source.url)} gives {instead}")
+    if item.format == "gguf" and remote.size_bytes is None:
+        try:
+            read_gguf(partial.path)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(partial.path), item.name)) from error
 
 
 def _of_one_version(source: Source, options: PullOptions, fetch: Callable[[Remote], T]) -> T:

@@ -5,19 +5,21 @@ is loaded only here. Files come through `download`, like all others.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from trilithon.errors import DownloadError
+from trilithon.errors import DownloadError, ModelError
 from trilithon.models.choose import Choice, Offer, choose_files
 from trilithon.models.file_names import FileName
-from trilithon.models.http_client import Denied, Source
+from trilithon.models.http_client import Denied, Source, shown_url
 from trilithon.models.manifest import Role, safe_file_name
 from trilithon.models.names import Repository
 from trilithon.models.pull_plan import Item, Plan, PullOptions
+from trilithon.units import format_duration
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -39,6 +41,10 @@ _MOST_BASES = 3  # a conversion of a fine-tune of a model; beyond that the card 
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _ROLES: Mapping[str, Role] = {"weights": "weights", "projector": "projector", "vision": "vision"}
 
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 1 << 62
+
 T = TypeVar("T")
 
 
@@ -47,7 +53,7 @@ class _Listed:
     """A file of a repository, as the hub lists it."""
 
     path: str
-    size_bytes: int
+    size_bytes: int | None
     digest: str
     git_blob: str
 
@@ -57,7 +63,7 @@ def plan_from_hub(repository: Repository, options: PullOptions) -> Plan:
     hub = _Hub(options)
     found = hub.files(f"{repository.user}/{repository.name}")
     choice = choose_files(
-        [Offer(each.path, each.size_bytes) for each in found.files],
+        [Offer(each.path, each.size_bytes or 0) for each in found.files],
         options.wanted,
         repository=f"{repository.user}/{repository.name}",
     )
@@ -89,21 +95,23 @@ class _Hub:
     """What is asked of the hub's library. Raises Denied and DownloadError."""
 
     def __init__(self, options: PullOptions):
-        from huggingface_hub import HfApi, get_token
-
         self._patience = options.transfer.patience
         self._insecure = options.insecure
-        self._endpoint = (os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
-        self._token = get_token()
+        self._endpoint = _endpoint(insecure=options.insecure)  # first: a broken one ends the library's import
+
+        from huggingface_hub import HfApi, get_token
+
+        self._token = _usable(get_token())
         self._api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="trilithon")
 
     def files(self, name: str) -> _Contents:
+        """What the hub says is held against what it can be: a mirror may be anything."""
         info = self._asked(name, lambda: self._api.model_info(name, files_metadata=True, timeout=self._timeout))
-        listed = []
-        for each in info.siblings or ():
-            digest, size = (each.lfs.sha256, each.lfs.size) if each.lfs else ("", each.size)
-            listed.append(_Listed(each.rfilename, size or 0, digest, "" if digest else each.blob_id or ""))
-        return _Contents(name, info.sha or "main", tuple(listed), _bases(info))
+        listed = tuple(map(_read_sibling, info.siblings or ()))
+        revision: object = info.sha or "main"
+        if None in listed or not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+            raise DownloadError(self._no_list())
+        return _Contents(name, revision, tuple(each for each in listed if each is not None), _bases(info))
 
     def item(self, contents: _Contents, listed: _Listed, name: FileName) -> Item:
         return Item(
@@ -132,7 +140,7 @@ class _Hub:
 
     def _denied(self, name: str) -> str:
         return (
-            f"{name} is not for everyone: accept its terms at {self._endpoint}/{name}, "
+            f"{name} is not for everyone: accept its terms at {shown_url(self._endpoint)}/{name}, "
             f"then {'check your token' if self._token else 'log in (hf auth login)'} or set HF_TOKEN"
         )
 
@@ -159,8 +167,11 @@ class _Hub:
             except HTTPError as error:  # no connection, no answer
                 failures += 1
                 self._wait(error, None, failures, "")
-            except (ValueError, KeyError, TypeError) as error:
-                raise DownloadError(f"{self._host} answers with no list of files; check HF_ENDPOINT") from error
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise DownloadError(self._no_list()) from error
+
+    def _no_list(self) -> str:
+        return f"{self._host} answers with no list of files; check HF_ENDPOINT"
 
     def _wait(self, error: Exception, status: int | None, failures: int, retry_after: str) -> None:
         what = f"status {status}" if status else (str(error).splitlines() or ["no answer"])[0][:120]
@@ -169,12 +180,44 @@ class _Hub:
             raise DownloadError(
                 f"{self._host} does not answer{tries}: {what}; try again, or set HF_ENDPOINT"
             ) from error
-        asked = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else 0.0
-        time.sleep(self._patience.wait_seconds(failures, min(asked, self._patience.longest_asked_seconds)))
+        asked = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
+        if asked > self._patience.longest_asked_seconds:
+            raise DownloadError(
+                f"{self._host} asks to wait {format_duration(asked)} ({what}); run the same command again then"
+            ) from error
+        time.sleep(self._patience.wait_seconds(failures, asked))
 
     @property
     def _host(self) -> str:
         return self._endpoint.partition("://")[2].rpartition("@")[2]
+
+
+def _endpoint(*, insecure: bool) -> str:
+    """Where the hub is. Refused before anything is asked there, for what is asked carries the token."""
+    text = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or _DEFAULT_ENDPOINT
+    try:
+        return Source(url=text, insecure=insecure).url
+    except ModelError as error:
+        raise ModelError(f"HF_ENDPOINT: {error}") from error
+
+
+def _usable(token: str | None) -> str:
+    """Raises ModelError for what no header can carry; it is not shown."""
+    if token and not (token.isascii() and token.isprintable()):
+        raise ModelError("the token of Hugging Face holds letters that no token has; check HF_TOKEN, or: hf auth login")
+    return token or ""
+
+
+def _read_sibling(row: Any) -> _Listed | None:
+    """Of the library's RepoSibling, whose types nobody checked. None for what cannot be: names become paths, sizes are
+    added up, and sums are names of files."""
+    digest, size = (row.lfs.sha256, row.lfs.size) if row.lfs else ("", row.size)
+    blob = "" if digest else row.blob_id or ""
+    sized = size is None or (type(size) is int and 0 <= size < _MOST_BYTES)
+    named = isinstance(row.rfilename, str) and isinstance(blob, str)
+    if not sized or not named or not (digest == "" or _SHA256.fullmatch(str(digest))):
+        return None
+    return _Listed(row.rfilename, size, digest, blob)
 
 
 def _texts(hub: _Hub, own: _Contents) -> tuple[list[Item], tuple[str, ...]]:
@@ -215,8 +258,7 @@ def _text_items(hub: _Hub, contents: _Contents) -> list[Item]:
 
 def _bases(info: "ModelInfo") -> tuple[str, ...]:
     """`base_model` of the card: a name or a list of names, written by people."""
-    card = info.card_data
-    value: object = card.get("base_model") if card is not None else None
+    value: object = getattr(info.card_data, "base_model", None)
     names = value if isinstance(value, list) else [value]
     return tuple(name.strip() for name in names if isinstance(name, str) and name.count("/") == 1)
 

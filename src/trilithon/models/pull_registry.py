@@ -53,7 +53,7 @@ def plan_from_registry(name: ModelName, options: PullOptions) -> Plan:
         raise ModelError(
             f"{name} has no weights to fetch, only {kinds}: it runs elsewhere, or is no GGUF; choose another"
         )
-    texts = {layer.digest: registry.text(layer) for layer in layers if layer.kind in _TEXTS}
+    texts = registry.texts([layer for layer in layers if layer.kind in _TEXTS])
     config = _object(registry.text(config_layer)) if (config_layer := _layer(manifest.get("config"))) else {}
     file_type = config.get("file_type")
     parameters, notes = _parameters(layers, texts)
@@ -88,12 +88,19 @@ class _Registry:
             )
         return found
 
+    def texts(self, layers: Sequence[_Layer]) -> dict[str, str]:
+        """By digest, each fetched once. All of them are in memory at the same time."""
+        size_bytes = sum(layer.size_bytes for layer in layers)
+        if size_bytes > _MOST_TEXT_BYTES:
+            raise ModelError(f"{self._name}: its texts have {size_bytes} bytes, which are no texts; take another")
+        return {layer.digest: self.text(layer) for layer in {each.digest: each for each in layers}.values()}
+
     def text(self, layer: _Layer) -> str:
         if layer.size_bytes > _MOST_TEXT_BYTES:
             raise ModelError(
                 f"{self._name}: its {layer.kind} has {layer.size_bytes} bytes, which is no text; take another"
             )
-        content = self._get(self._source(f"/blobs/sha256:{layer.digest}"), {}, _MOST_TEXT_BYTES)
+        content = self._get(self._source(f"/blobs/sha256:{layer.digest}"), {}, layer.size_bytes)
         if hashlib.sha256(content).hexdigest() != layer.digest:
             raise ModelError(f"{self._name}: the SHA-256 of its {layer.kind} is wrong; pull it again")
         return content.decode(errors="replace")

@@ -1,12 +1,13 @@
 """From what a user wrote to the file that an engine opens: a path as it is, a name through the store."""
 
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.errors import ModelError
 from trilithon.models.file import ModelFile, read_model_file
+from trilithon.models.file_names import PROJECTOR_ORDER, shard_of
 from trilithon.models.hashing import Progress
 from trilithon.models.locks import lock
 from trilithon.models.manifest import Manifest, StoredFile
@@ -14,14 +15,36 @@ from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, p
 from trilithon.models.rooted import Rooted
 from trilithon.models.store import LINKS_FOLDER, ModelStore
 
-__all__ = ["Adopted", "Suits", "choose", "find_model", "locate", "model_name", "place", "resolve", "weights_of"]
+__all__ = [
+    "Adopted",
+    "Companions",
+    "Suits",
+    "choose",
+    "companions",
+    "find_model",
+    "locate",
+    "model_name",
+    "place",
+    "read_weights",
+    "resolve",
+    "weights_of",
+]
 
 Suits = Callable[[StoredFile], bool]
 """Whether what shall run the model could run this file."""
 Adopted = Callable[[], Iterable[Manifest]]
 """Models of other programs; looked for only when the store has none of that name."""
 
-_SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_WHOLE_SCALE = 1.0  # a Modelfile's ADAPTER has no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """What an engine opens beside the weights: LoRA adapters, each with its scale, and what lets the model see (a
+    projector in a GGUF, or an encoder for the same chip)."""
+
+    adapters: tuple[tuple[Path, float], ...] = ()
+    projector: Path | None = None
 
 
 def model_name(text: str) -> ModelName:
@@ -58,19 +81,64 @@ def resolve(
     adopted: Adopted | None = None,
     progress: Progress | None = None,
 ) -> ModelFile:
-    return read_model_file(locate(reference, store, suits, adopted), cache, progress)
+    found = _meant(reference, store, adopted)
+    if isinstance(found, Path):
+        return read_model_file(found, cache, progress)
+    return read_weights(found, choose(found, suits), store, cache, progress)
 
 
 def locate(reference: str, store: ModelStore, suits: Suits, adopted: Adopted | None = None) -> Path:
     """The path that an engine opens. A file of that name, relative to where we are, goes before a model."""
+    found = _meant(reference, store, adopted)
+    return found if isinstance(found, Path) else place(found, choose(found, suits), store)
+
+
+def read_weights(
+    manifest: Manifest, file: StoredFile, store: ModelStore, cache: Path | None, progress: Progress | None = None
+) -> ModelFile:
+    """The file as an engine has to know it, with what the manifest says belongs to it; `cache` as for
+    `read_model_file`."""
+    found, beside = read_model_file(place(manifest, file, store), cache, progress), companions(manifest, file, store)
+    return replace(
+        found,
+        vision_encoder=beside.projector or found.vision_encoder,
+        adapters=beside.adapters,
+        capabilities=found.capabilities | ({"vision"} if beside.projector else set()),
+        synthetic=found.synthetic or manifest.synthetic,
+    )
+
+
+def companions(manifest: Manifest, file: StoredFile, store: ModelStore) -> Companions:
+    """Which of the model's files go with these weights, and where they lie. Raises ModelError for one that is gone."""
+    adapters = [each for each in manifest.of_role("adapter") if each.format == file.format]
+    projector = _projector(manifest, file)
+    return Companions(
+        adapters=tuple((store.file_path(each).absolute(), _WHOLE_SCALE) for each in adapters),
+        projector=store.file_path(projector).absolute() if projector else None,
+    )
+
+
+def _projector(manifest: Manifest, file: StoredFile) -> StoredFile | None:
+    """One of those that fit: an encoder that says it is for the chip, a projector whose numbers are fine enough."""
+    if file.format == "gguf":
+        found = [each for each in manifest.of_role("projector") if each.format == "gguf"]
+        return min(found, key=_coarseness, default=None)
+    found = [each for each in manifest.of_role("vision") if each.target_platform in ("", file.target_platform)]
+    return min(found, key=lambda each: not each.target_platform, default=None)
+
+
+def _coarseness(projector: StoredFile) -> int:
+    kind = projector.quantization
+    return PROJECTOR_ORDER.index(kind) if kind in PROJECTOR_ORDER else len(PROJECTOR_ORDER)
+
+
+def _meant(reference: str, store: ModelStore, adopted: Adopted | None) -> Path | Manifest:
     found = ModelPath(Path(reference)) if _is_file(reference) else parse_reference(reference)
     if isinstance(found, ModelPath):
         return found.path.absolute()
     if isinstance(found, ModelUrl):
         raise ModelError(f"{reference[:80]} is fetched first: trilithon pull {reference[:80]}")
-    name = found.local_name if isinstance(found, Repository) else found
-    manifest = find_model(name, store, adopted)
-    return place(manifest, choose(manifest, suits), store)
+    return find_model(found.local_name if isinstance(found, Repository) else found, store, adopted)
 
 
 def choose(manifest: Manifest, suits: Suits) -> StoredFile:
@@ -93,15 +161,15 @@ def place(manifest: Manifest, file: StoredFile, store: ModelStore) -> Path:
     neither name nor neighbours: links to them do. Where no link can be made a single GGUF file does without.
     """
     target, beside = store.file_path(file), _beside(manifest, file)
-    if target.name == file.name and all(each.path or each.role == "license" for each in beside):
+    if target.name == file.name and all(each.path or each.role == "license" for each in beside.values()):
         return target
     key = file.digest[:16] or hashlib.sha256(str(file.path).encode()).hexdigest()[:16]
     folder = (LINKS_FOLDER, *manifest.name.parts, key)
-    wanted = {each.name: str(store.file_path(each).absolute()) for each in beside}
+    wanted = {name: str(store.file_path(each).absolute()) for name, each in beside.items()}
     try:
         _link(store.own, folder, wanted)
     except (OSError, ModelError) as error:
-        if file.format == "gguf" and not _SHARD.fullmatch(file.name):
+        if file.format == "gguf" and shard_of(file.name) is None:
             return target
         raise ModelError(
             f"{store.own.root} takes no symbolic links ({error}); set TRILITHON_DATA to a folder that does"
@@ -121,18 +189,23 @@ def _link(own: Rooted, folder: tuple[str, ...], wanted: Mapping[str, str]) -> No
                 own.link((*folder, name), Path(target))
 
 
-def _beside(manifest: Manifest, file: StoredFile) -> Sequence[StoredFile]:
-    """The file, its shards, and what is no other weights and made for no other chip."""
-    same = _SHARD.fullmatch(file.name)
-    found = [file]
+def _beside(manifest: Manifest, file: StoredFile) -> Mapping[str, StoredFile]:
+    """By the name of its link: the file, its shards, and what is found beside it, by whoever opens the file, without
+    being named: texts, and the projector. Adapters and draft models are named, and would be taken for other models."""
+    own, projector = shard_of(file.name), _projector(manifest, file)
+    found = {file.name: file}
     for each in manifest.files:
-        if each.role == "weights":
-            shard = _SHARD.fullmatch(each.name)
-            if same and shard and (shard["base"], shard["count"]) == (same["base"], same["count"]) and each != file:
-                found.append(each)
-        elif each.target_platform in ("", file.target_platform):
-            found.append(each)
+        shard = shard_of(each.name)
+        if each.role == "weights" and own and shard and (shard.base, shard.count) == (own.base, own.count):
+            found[each.name] = each
+        elif each.role in ("tokenizer", "template", "license") or each == projector:
+            found[_findable(each)] = each
     return found
+
+
+def _findable(file: StoredFile) -> str:
+    """A projector is told from weights by its name."""
+    return file.name if file.role != "projector" or "mmproj" in file.name.lower() else f"mmproj-{file.name}"
 
 
 def _is_file(text: str) -> bool:
@@ -143,5 +216,5 @@ def _is_file(text: str) -> bool:
 
 
 def _is_later_shard(file: StoredFile) -> bool:
-    shard = _SHARD.fullmatch(file.name)
-    return shard is not None and int(shard["number"]) != 1
+    shard = shard_of(file.name) if file.format == "gguf" else None
+    return shard is not None and shard.number != 1

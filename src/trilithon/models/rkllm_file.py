@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.errors import ModelError
+from trilithon.models.file_names import quantization_of
 from trilithon.models.gguf_header import HeaderReader, Value, what_instead
 
-__all__ = ["RkllmFacts", "companion", "companions", "read_rkllm"]
+__all__ = ["RkllmFacts", "companion", "companion_folders", "read_rkllm"]
 
 _PLATFORM, _CORES, _VERSION = "rkllm.platform", "rkllm.core_num", "rkllm.version"
 _LIMIT, _TEMPLATE = "rkllm.max_context", "tokenizer.chat_template"
@@ -34,7 +35,7 @@ _MASK_BYTES = 256
 _KEPT_BYTES = 1024  # of one text: four periods of the mask, and longer than any text that is asked for
 _MOST_KEYS_TRIED = 96
 _LEAST_MATCHES = 3  # of names with the right length at one mask; fewer may be chance
-_QUANTIZATION = re.compile(r"(?<![a-z0-9])(w\d{1,2}a\d{1,2}(?:[_-]g\d{2,3})?|fp16)(?![a-z0-9])", re.IGNORECASE)
+_MOST_CONFIGURATION_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def read_rkllm(path: Path) -> RkllmFacts:
         readable=readable,
         name=_text(values, _NAME) or path.stem,
         architecture=_text(values, _ARCHITECTURE),
-        quantization=_text(values, _FILE_TYPE).lower() or _quantization_in(path.stem),
+        quantization=_text(values, _FILE_TYPE).lower() or quantization_of(path.stem, "rkllm"),
         platform=_text(values, _PLATFORM).upper() or None,
         cores=_number(values, _CORES),
         context_limit=_number(values, _LIMIT),
@@ -82,7 +83,7 @@ def read_rkllm(path: Path) -> RkllmFacts:
     )
 
 
-def companions(model: Path) -> tuple[Path, ...]:
+def companion_folders(model: Path) -> tuple[Path, ...]:
     """The folders in which files that belong to a model may lie, the most particular first."""
     return (model.parent / model.name.removesuffix(".rkllm"), model.parent / "tokenizer", model.parent)
 
@@ -90,7 +91,7 @@ def companions(model: Path) -> tuple[Path, ...]:
 def companion(model: Path, pattern: str) -> Path | None:
     """The file of that name (or glob) that belongs to the model; None where there is none, or where several in one
     folder leave open which."""
-    for folder in companions(model):
+    for folder in companion_folders(model):
         found = [file for file in folder.glob(pattern) if file.is_file()]
         if found:
             return found[0] if len(found) == 1 else None
@@ -180,19 +181,17 @@ def _xor(one: bytes, other: bytes) -> bytes:
 
 def _known_template(path: Path) -> str:
     """The chat template beside the file; empty where there is none. Damaged ones are for those who need them."""
-    for folder in companions(path):
+    for folder in companion_folders(path):
+        beside = folder / "tokenizer_config.json"
         try:
-            found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+            if not beside.is_file() or beside.stat().st_size > _MOST_CONFIGURATION_BYTES:
+                continue
+            found = json.loads(beside.read_text(encoding="utf-8")).get("chat_template")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
         if isinstance(found, str):
             return found
     return ""
-
-
-def _quantization_in(name: str) -> str:
-    match = _QUANTIZATION.search(name.replace("_g", "-g"))
-    return match[1].lower().replace("-g", "_g") if match else ""
 
 
 def _text(values: Mapping[str, Value], key: str) -> str:

@@ -6,8 +6,8 @@ The root itself may be a link, for people move their models to a larger disk tha
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from trilithon.errors import ModelError
@@ -74,13 +74,20 @@ class Rooted:
         with self.folder(parts[:-1]) as folder:
             return read_at(folder, parts[-1], most_bytes)
 
-    def walk(self, parts: Parts, depth: int) -> Iterator[tuple[tuple[str, ...], int]]:
-        """What lies so many folders below, by name: the way from there, and a descriptor of the folder it is in."""
-        try:
-            with self.folder(parts) as folder:
-                yield from _walk(folder, (), depth)
-        except FileNotFoundError:
-            return
+    def walk(
+        self, parts: Parts, depth: int, closed: Callable[[Path, OSError], None]
+    ) -> Iterator[tuple[tuple[str, ...], int]]:
+        """What lies so many folders below, by name: the way from there, and a descriptor of the folder it is in.
+        `closed` is told of folders that cannot be read."""
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self.folder(parts))
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                closed(self.path(parts), error)
+                return
+            yield from _walk(folder, (), depth, lambda way, error: closed(self.path((*parts, *way)), error))
 
     def write(self, parts: Parts, content: bytes) -> None:
         """All of it under that name, or what was there before, whenever the power goes. The caller has the lock
@@ -189,8 +196,15 @@ def read_at(folder: int, name: str, most_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _walk(folder: int, way: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], int]]:
-    for name in sorted(os.listdir(folder)):
+def _walk(
+    folder: int, way: tuple[str, ...], depth: int, closed: Callable[[Parts, OSError], None]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        closed(way, error)
+        return
+    for name in names:
         if depth == 0:
             yield (*way, name), folder
             continue
@@ -198,8 +212,11 @@ def _walk(folder: int, way: tuple[str, ...], depth: int) -> Iterator[tuple[tuple
             below = _no_link(name, _FOLDER, folder)
         except FileNotFoundError:  # no folder, or gone meanwhile
             continue
+        except OSError as error:
+            closed((*way, name), error)
+            continue
         try:
-            yield from _walk(below, (*way, name), depth - 1)
+            yield from _walk(below, (*way, name), depth - 1, closed)
         finally:
             os.close(below)
 
@@ -241,6 +258,8 @@ def _message(path: Path, error: OSError) -> str:
             return f"no space left in {path}; free some there, or set TRILITHON_DATA to another folder"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return f"{path} cannot be written ({error.strerror}); mend that, or set TRILITHON_DATA to another folder"
+        case errno.EFBIG:
+            return f"{path} takes no file of that size (FAT32 ends at 4 GiB); set TRILITHON_DATA to a folder elsewhere"
         case errno.ENAMETOOLONG:
             return f"{str(where)[:80]}… is too long a name for this disk; choose a shorter one"
         case _:

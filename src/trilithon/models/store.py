@@ -6,9 +6,8 @@ under the store's lock, and spares what another process is about to use. Layered
 
 import hashlib
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,18 +21,19 @@ from trilithon.models.hashing import Progress, remember_sha256
 from trilithon.models.locks import Lock, lock, try_lock, waited_lock
 from trilithon.models.manifest import Manifest, StoredFile, require_digest
 from trilithon.models.names import ModelName
-from trilithon.models.partial import PARTIAL_FOLDER, STEM, Partial, blob_parts, state_of
+from trilithon.models.partial import Partial, blob_parts
 from trilithon.models.rooted import Rooted, translated
+from trilithon.models.space import lacking_bytes, require_room
 from trilithon.settings import Configuration
-from trilithon.units import format_bytes
 
-__all__ = ["LINKS_FOLDER", "ModelStore", "Removal", "Waiting"]
+__all__ = ["LINKS_FOLDER", "Merge", "ModelStore", "Removal", "Waiting"]
 
 Waiting = Callable[[], None]
 """Called again and again while another process has what is waited for; it may raise to give up."""
+Merge = Callable[[Manifest, Manifest], Manifest]
+"""What becomes of a new manifest and the one that had its name, less those of its files that are gone."""
 
 LINKS_FOLDER = "links"
-_RESERVE_BYTES = 64 << 20
 _PIECE_BYTES = 4 << 20
 
 
@@ -95,7 +95,7 @@ class ModelStore:
         """Where a model's file lies: in the store, or in the folder of the program that it was adopted from."""
         if file.path is None:
             return self.blob_path(file.digest)
-        if not file.path.is_file():
+        if not _is_file(file.path):
             raise ModelError(f"{file.path} is gone, where {file.name} was; put it back, or remove the model")
         return file.path
 
@@ -136,7 +136,8 @@ class ModelStore:
                 )
             stack.callback(partial.close if digest or key else partial.discard)
             if size_bytes is not None and not present:
-                self.room_for(size_bytes - partial.bytes_done, beside=stem)
+                with translated(self.own.root):
+                    require_room(self.own, lacking_bytes(self.own, stem, size_bytes), beside=(stem,))
             yield partial
 
     def add(self, path: Path, progress: Progress | None = None) -> str:
@@ -162,16 +163,18 @@ class ModelStore:
                 partial.append(content)
             return partial.finish()
 
-    def room_for(self, size_bytes: int, *, beside: str = "") -> None:
-        """Raises ModelError when so much more does not fit, with what other downloads are still to write."""
-        folder = next(each for each in (self.own.root, *self.own.root.parents) if each.exists())
+    def room_for_all(self, sizes: Mapping[str, int]) -> None:
+        """Of files by digest; what is here of them, whole or in part, takes no room, also where another process is at
+        it. Raises ModelError when the rest does not fit."""
         with translated(self.own.root):
-            free = shutil.disk_usage(folder).free - _RESERVE_BYTES - self._promised_bytes(beside)
-        if size_bytes > max(free, 0):
-            raise ModelError(
-                f"{format_bytes(size_bytes)} are needed in {self.own.root} and {format_bytes(max(free, 0))} are free; "
-                "remove a model (trilithon rm NAME), or set TRILITHON_DATA to a folder on a larger disk"
-            )
+            stems = {_stem(digest, ""): size for digest, size in sizes.items() if not self.has(digest)}
+            lacking = sum(lacking_bytes(self.own, stem, size) for stem, size in stems.items())
+            require_room(self.own, lacking, beside=stems)
+
+    def room_for(self, size_bytes: int) -> None:
+        """Raises ModelError when so much more does not fit, with what other processes are still to write."""
+        with translated(self.own.root):
+            require_room(self.own, size_bytes)
 
     # Manifests
 
@@ -209,11 +212,12 @@ class ModelStore:
         """Those of its files that are not there, or not of their size."""
         return tuple(file for file in manifest.files if self._size_of(file) != file.size_bytes)
 
-    def put(self, manifest: Manifest, *, new: bool = False) -> Manifest:
+    def put(self, manifest: Manifest, *, new: bool = False, merge: Merge | None = None) -> Manifest:
         """Keep it under its name, in place of what had that name; blobs that only that one used go.
 
-        Gives it as kept: a name that differs from a known one by case alone takes the known spelling. Raises
-        ModelError when a file of it is not in the store, and with `new` when the name is taken.
+        Gives it as kept: a name that differs from a known one by case alone takes the known spelling, and `merge`
+        makes it one with what had that name. Raises ModelError when a file of it is not in the store, and with `new`
+        when the name is taken.
         """
         with translated(self.own.root), lock(self.own, "store"):
             if new and catalogue.exists(self.own, manifest.name):
@@ -223,6 +227,10 @@ class ModelStore:
             kept = catalogue.spelled(self.own, replace(manifest.name, digest=""))
             before = self._readable(kept)
             manifest = replace(manifest, name=kept)
+            if before is not None and merge is not None:
+                gone = self.missing(before)
+                there = tuple(file for file in before.files if file not in gone)
+                manifest = merge(manifest, replace(before, files=there))
             catalogue.write(self.own, manifest)
             if before is not None:
                 self._drop(before)
@@ -282,7 +290,7 @@ class ModelStore:
 
     def _size_of(self, file: StoredFile) -> int | None:
         if file.path is not None:
-            return file.path.stat().st_size if file.path.is_file() else None
+            return file.path.stat().st_size if _is_file(file.path) else None
         found = self._find(file.digest)
         return found[1].st_size if found else None
 
@@ -314,21 +322,6 @@ class ModelStore:
         except ModelError:  # damaged, or of a newer Trilithon: `listing` tells
             return None
 
-    def _promised_bytes(self, beside: str) -> int:
-        """What other processes have still to write of files whose size they know."""
-        promised = 0
-        for name in self.own.names((PARTIAL_FOLDER,)):
-            stem, dot, suffix = name.rpartition(".")
-            if not dot or suffix != "json" or stem == beside or not STEM.fullmatch(stem):
-                continue
-            held = try_lock(self.own, f"receive-{stem}")
-            if held is not None:  # nobody goes on with it now
-                held.release()
-                continue
-            size, done = state_of(self.own, stem)
-            promised += max((size or 0) - sum(end - start for start, end in done), 0)
-        return promised
-
     def _unknown(self, name: ModelName) -> str:
         near = [str(each.name) for each in self.list() if each.name.model.casefold() == name.model.casefold()]
         if near:
@@ -347,3 +340,11 @@ def _stem(digest: str | None, key: str) -> str:
         require_digest(digest)
         return f"sha256-{digest}"
     return f"key-{hashlib.sha256(key.encode()).hexdigest()}" if key else f"new-{os.getpid()}-{os.urandom(8).hex()}"
+
+
+def _is_file(path: Path) -> bool:
+    """False also where its folder is closed to us: to this user it is not there."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

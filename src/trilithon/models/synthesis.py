@@ -24,6 +24,7 @@ from trilithon.models.gguf_header import BLOCK_SIZES
 from trilithon.models.gguf_writing import ALIGNMENT, TYPE_NUMBERS, Plain, header, size_of
 from trilithon.models.hashing import Progress
 from trilithon.models.vocabulary import CHAT_TEMPLATE, byte_level_vocabulary, sentencepiece_vocabulary
+from trilithon.models.workshop import publish, workshop
 from trilithon.units import format_bytes
 
 __all__ = ["Synthetic", "plan_synthetic", "write_synthetic"]
@@ -77,22 +78,22 @@ def plan_synthetic(model: Architecture, quantization: str = "F16") -> Synthetic:
     return Synthetic(model=model, quantization=quantization, head=header(values, tensors), tensors=tensors)
 
 
-def write_synthetic(synthetic: Synthetic, target: Path, progress: Progress | None = None) -> Path:
-    """Under its name only when it is whole and on the disk. Raises ModelError where it does not fit or is there."""
-    if target.exists():
+def write_synthetic(
+    synthetic: Synthetic, target: Path, progress: Progress | None = None, ledger: Path | None = None
+) -> Path:
+    """Under its name only when it is whole and on the disk; `ledger` as for `workshop`. Raises ModelError where it
+    does not fit or is there."""
+    if os.path.lexists(target):
         raise ModelError(f"{target} is there already; remove it, or name another file with --output")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        _require_room(synthetic, target.parent)
-        with partial.open("xb") as file:
-            _write(synthetic, file.write, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        _require_room(synthetic, target.absolute().parent)
+        with workshop(target, ledger) as work:
+            made = work.folder / target.name
+            with made.open("xb") as file:
+                _write(synthetic, file.write, progress)
+            publish(made, target)
     except OSError as error:
         raise ModelError(f"{target} cannot be written: {error.strerror}; name another file with --output") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

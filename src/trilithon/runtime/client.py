@@ -1,21 +1,18 @@
 """The one client of the wire: llama-server's HTTP API over a Unix socket, as typed events with timestamps."""
 
 import asyncio
-import contextlib
-import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import h11
-
 from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Progress, Timings, Token
-from trilithon.errors import Hung, Refused, RunError
+from trilithon.errors import Hung, Refused
 from trilithon.runtime.exchange import Exchange
+from trilithon.runtime.faults import Disconnected, hung, json_object, refusal, translated, understood
 
 __all__ = ["Client", "Disconnected"]
 
@@ -30,12 +27,6 @@ _PROCESSING = re.compile(rb'"is_processing":\s*true')
 _DECODING = re.compile(rb'"n_decoded":\s*[1-9]')
 
 
-class Disconnected(RunError):
-    """The connection broke or was refused: the child is gone or going. The runner finds out why."""
-
-    kind = "disconnected"
-
-
 class Client:
     """Speaks to one child. Closing a stream (or cancelling the task that reads it) cancels the request.
 
@@ -45,7 +36,7 @@ class Client:
 
     def __init__(self, socket: Path, *, hang_seconds: float = 60.0):
         self._socket = socket
-        self._hang_seconds = hang_seconds
+        self.hang_seconds = hang_seconds
 
     async def ready(self) -> bool:
         """True once the model is loaded; False while it loads, does not answer, or while nobody listens yet."""
@@ -57,18 +48,19 @@ class Client:
     async def vocabulary(self) -> int:
         """How many token ids the loaded model knows."""
         models = await self._call("GET", "/v1/models")
-        with _understood("/v1/models", models):
+        with understood("/v1/models", models):
             return int(models["data"][0]["meta"]["n_vocab"])
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         reply = await self._call("POST", "/tokenize", {"content": text, "add_special": add_special})
-        with _understood("/tokenize", reply):
+        with understood("/tokenize", reply):
             return [int(token) for token in reply["tokens"]]
 
-    async def rendered(self, request: Chat) -> str:
-        """The prompt that the model's template makes of the messages."""
-        reply = await self._call("POST", "/apply-template", {"messages": request.body(stream=False)["messages"]})
-        with _understood("/apply-template", reply):
+    async def rendered(self, request: Chat | Mapping[str, Any]) -> str:
+        """The prompt that the model's template makes of the messages, and of all else that a chat's body has."""
+        body = {"messages": request.body(stream=False)["messages"]} if isinstance(request, Chat) else request
+        reply = await self._call("POST", "/apply-template", body)
+        with understood("/apply-template", reply):
             return str(reply["prompt"])
 
     async def save_slot(self, slot: int, name: str) -> Moved:
@@ -82,14 +74,14 @@ class Client:
     async def _moved(self, slot: int, action: str, name: str, counts: tuple[str, str]) -> Moved:
         path = f"/slots/{slot}?action={action}"
         reply = await self._call("POST", path, {"filename": name})
-        with _understood(path, reply):
+        with understood(path, reply):
             return Moved(int(reply[counts[0]]), int(reply[counts[1]]), float(reply["timings"][f"{action}_ms"]))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         """The most probable next tokens after `request.prompt`, `request.candidates` of them, best first."""
         allowance = self._allowance(request)
         reply = await self._call("POST", "/completion", request.body(stream=False), allowance=allowance)
-        with _understood("/completion", reply):
+        with understood("/completion", reply):
             entries = reply["completion_probabilities"][0]["top_logprobs"]
             return [_candidate(entry) for entry in entries], Timings.parse(reply["timings"])
 
@@ -97,14 +89,14 @@ class Client:
         """Run one request; yields events as they arrive, Finished last."""
         reader = _EventReader(request)
         limit = self._allowance(request)
-        with _translated(limit):
-            async with self._exchange(request) as exchange:
+        with translated(limit):
+            async with self.exchange(request.path, request.body(stream=True)) as exchange:
                 while not exchange.complete:
-                    with _translated(limit):
+                    with translated(limit):
                         await exchange.wait(limit)
                     events = reader.events(exchange)
                     if reader.begun:  # the head comes before the prompt is evaluated
-                        limit = self._hang_seconds
+                        limit = self.hang_seconds
                     for event in events:
                         yield event
         yield reader.finished()
@@ -114,9 +106,9 @@ class Client:
         `stream`, at a tenth of the CPU time while the child works."""
         reader = _EventReader(request)
         limit = self._allowance(request)
-        with _translated(limit):
-            async with self._exchange(request) as exchange:
-                await exchange.wait_until_over(limit, self._hang_seconds)
+        with translated(limit):
+            async with self.exchange(request.path, request.body(stream=True)) as exchange:
+                await exchange.wait_until_over(limit, self.hang_seconds)
                 events = reader.events(exchange)
         return events, reader.finished()
 
@@ -127,30 +119,37 @@ class Client:
         answer = asyncio.create_task(
             self._call("POST", request.path, request.body(stream=False), allowance=_ANY_SECONDS)
         )
+
+        async def arrived(seconds: float) -> bool:
+            return bool((await asyncio.wait([answer], timeout=seconds))[0])
+
         try:
-            await self._watch(answer, self._allowance(request))
+            await self.watch(arrived, self._allowance(request))
             reply = await answer
         finally:
             answer.cancel()
             await asyncio.wait([answer])
-        with _understood(request.path, reply):
+        with understood(request.path, reply):
             return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
 
-    async def _watch(self, answer: asyncio.Task[dict[str, Any]], limit: float) -> None:
-        """Until the answer is there. Raises Hung when its slot showed no progress for `limit` seconds while the prompt
-        is evaluated (in large batches, each of which may take that long), for `hang_seconds` once it decodes."""
-        loop = asyncio.get_running_loop()
+    async def watch(self, arrived: Callable[[float], Awaitable[bool]], limit: float) -> None:
+        """Until `arrived`, asked to wait so many seconds, says yes. Raises Hung when no slot showed any progress for
+        `limit` seconds while a prompt is evaluated (in large batches, each of which may take that long), for
+        `hang_seconds` where there is decoding."""
+        loop, allowed = asyncio.get_running_loop(), limit
         state, since = None, loop.time()
-        while not answer.done():
-            await asyncio.wait([answer], timeout=self._hang_seconds / _LOOKS)
-            if answer.done():
-                return
+        while not await arrived(self.hang_seconds / _LOOKS):
             found = await self._slots()
             if found is not None and found != state:
-                limit = self._hang_seconds if _DECODING.search(found) else limit
-                state, since = found, loop.time()
-            if loop.time() - since > limit:
-                raise _hung(f"{limit:g}")
+                allowed = self.hang_seconds if _DECODING.search(found) else limit
+                since = since if state is None else loop.time()
+                state = found
+            if loop.time() - since > allowed:
+                raise hung(f"{allowed:g}")
+
+    def exchange(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Exchange]:
+        """The bare request, for those who want the answer's bytes."""
+        return Exchange.open(self._socket, "POST", path, body)
 
     async def idle(self) -> bool:
         """Whether no slot is at work; True also of a server that does not say. It answers between two batches."""
@@ -165,12 +164,9 @@ class Client:
     async def _slots(self) -> bytes | None:
         """What the server is at; None when it does not say (in the middle of a long batch it does not)."""
         try:
-            return await self._fetch("GET", "/slots", allowance=self._hang_seconds / _LOOKS)
+            return await self._fetch("GET", "/slots", allowance=self.hang_seconds / _LOOKS)
         except (Hung, Refused, Disconnected):
             return None
-
-    def _exchange(self, request: Completion | Chat) -> AbstractAsyncContextManager[Exchange]:
-        return Exchange.open(self._socket, "POST", request.path, request.body(stream=True))
 
     def _allowance(self, request: Completion | Chat) -> float:
         """Seconds that may pass before the first event."""
@@ -178,25 +174,30 @@ class Client:
             tokens = len(request.prompt)  # of a text: its characters, which are more
         else:
             tokens = _TEMPLATE_TOKENS + sum(len(content) for _, content in request.messages)
-        return self._hang_seconds + tokens * _SECONDS_PER_PROMPT_TOKEN
+        return self.hang_seconds + self.patience_seconds(tokens)
+
+    @staticmethod
+    def patience_seconds(tokens: int) -> float:
+        """How long a prompt of so many tokens may take."""
+        return tokens * _SECONDS_PER_PROMPT_TOKEN
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, allowance: float | None = None
     ) -> dict[str, Any]:
-        return _json_object(await self._fetch(method, path, body, allowance=allowance))
+        return json_object(await self._fetch(method, path, body, allowance=allowance))
 
     async def _fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, allowance: float | None = None
     ) -> bytes:
-        limit = allowance or self._hang_seconds
+        limit = allowance or self.hang_seconds
         content = b""
-        with _translated(limit):
+        with translated(limit):
             async with Exchange.open(self._socket, method, path, body) as exchange, asyncio.timeout(limit):
                 while not exchange.complete:
                     await exchange.wait(limit)
                     content += b"".join(piece for _, piece in exchange.read())
         if exchange.status is None or exchange.status >= 400:
-            raise _refusal(exchange.status or 500, content)
+            raise refusal(exchange.status or 500, content)
         return content
 
 
@@ -220,51 +221,19 @@ class _EventReader:
                 self._rest = b"\n".join([*lines, self._rest])  # not events but one error object
                 continue
             for message in _parse(lines):
-                with _understood("the stream", message):
+                with understood("the stream", message):
                     events += self._decode(at_ns, message)
                     self._reason = _finish_reason(message) or self._reason
                     self._timings = Timings.parse(message["timings"]) if message.get("timings") else self._timings
                 self._at_ns = at_ns
         if exchange.complete and exchange.status is not None and exchange.status >= 400:
-            raise _refusal(exchange.status, self._rest)
+            raise refusal(exchange.status, self._rest)
         return events
 
     def finished(self) -> Finished:
         if not self._reason:
             raise Disconnected("the answer broke off before its end")
         return Finished(self._at_ns, self._reason, self._timings)
-
-
-@contextlib.contextmanager
-def _translated(limit_seconds: float) -> Iterator[None]:
-    """Foreign errors in Trilithon's words."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise _hung(str(error) or f"{limit_seconds:g}") from error
-    except (OSError, h11.RemoteProtocolError) as error:
-        raise Disconnected(f"the connection broke: {str(error) or type(error).__name__}") from error
-
-
-def _hung(seconds: str) -> Hung:
-    return Hung(
-        f"no sign of life for {seconds} s",
-        cause="hang",
-        advice="allow longer with TRILITHON_HANG_SECONDS if the machine is just slow",
-    )
-
-
-@contextlib.contextmanager
-def _understood(what: str, answer: Mapping[str, Any]) -> Iterator[None]:
-    """An answer that lacks what it must have, or has it in another shape, is an engine's error and not ours."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Refused(
-            f"the engine answered {what} in another form than llama-server's: {str(answer)[:80]}",
-            status=502,
-            cause="bad answer",
-        ) from error
 
 
 def _candidate(entry: Mapping[str, Any]) -> Candidate:
@@ -278,21 +247,11 @@ def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
         field, _, value = line.strip().partition(b":")
         # llama-server names the field "error" for some failures, and puts an error object into "data" for others.
         if field in (b"data", b"error") and (value := value.strip()) and value != b"[DONE]":
-            message = _json_object(value)
+            message = json_object(value)
             if field == b"error" or message.get("error"):
-                raise _refusal(500, value)
+                raise refusal(500, value)
             messages.append(message)
     return messages
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise Refused(f"the engine answered no JSON: {content[:80]!r}", status=502, cause="bad answer") from error
-    if not isinstance(value, dict):
-        raise Refused(f"the engine answered no JSON object: {content[:80]!r}", status=502, cause="bad answer")
-    return value
 
 
 def _completion_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
@@ -320,15 +279,3 @@ def _finish_reason(message: Mapping[str, Any]) -> str:
         return {"limit": "length"}.get(str(message.get("stop_type")), "stop")
     reasons = [choice.get("finish_reason") for choice in message.get("choices") or []]
     return next((str(reason) for reason in reasons if reason), "")
-
-
-def _refusal(status: int, body: bytes) -> Refused:
-    try:
-        error = json.loads(body)
-        error = error.get("error", error)
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) else status  # elsewhere it is a word, or null
-    except (ValueError, AttributeError):
-        text = body.decode(errors="replace").strip() or "no reason given"
-    return Refused(f"the engine refused ({status}): {' '.join(text.split())[:500]}", status=status, cause="refused")

@@ -25,6 +25,7 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.status: int | None = None
+        self.content_type = ""
         self.complete = False
         self._http = h11.Connection(h11.CLIENT)
         self._arrived: deque[tuple[int, bytes]] = deque()
@@ -54,9 +55,10 @@ class Exchange(asyncio.Protocol):
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(content))),
         ]
+        events = (h11.Request(method=method, target=path, headers=headers), h11.Data(content), h11.EndOfMessage())
         assert self._transport is not None
-        for event in (h11.Request(method=method, target=path, headers=headers), h11.Data(content), h11.EndOfMessage()):
-            self._transport.write(self._http.send(event) or b"")
+        # At once: a server that answers at the head's end and closes would break the pipe of what came later.
+        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
 
     async def wait(self, limit_seconds: float) -> None:
         """Until something arrived that `read` has not given yet, or the connection ended."""
@@ -86,8 +88,8 @@ class Exchange(asyncio.Protocol):
     def read(self) -> list[tuple[int, bytes]]:
         """The pieces of the body that have arrived since the last call, each with its moment (monotonic ns).
 
-        Sets `status` once the head is there and `complete` at the end of the body. Raises ConnectionError when the
-        connection ended before.
+        Sets `status` and `content_type` once the head is there and `complete` at the end of the body. Raises
+        ConnectionError when the connection ended before.
         """
         pieces: list[tuple[int, bytes]] = []
         while self._arrived:
@@ -110,6 +112,7 @@ class Exchange(asyncio.Protocol):
                 break
             if isinstance(event, h11.Response):
                 self.status = event.status_code
+                self.content_type = dict(event.headers).get(b"content-type", b"").decode("latin-1")
             elif isinstance(event, h11.Data):
                 bodies.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):

@@ -7,20 +7,26 @@ prefilling side costs a request time and nothing else: the decoder evaluates the
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Handed, Timings
 from trilithon.engines.base import Placement
 from trilithon.errors import Refused, RunError
 from trilithon.runtime.handover_costs import Costs, Way
 from trilithon.runtime.handover_probe import plain_token, probe, warm_up
+from trilithon.runtime.handover_requests import generates, read_prompt
+from trilithon.runtime.handover_rests import Rests
 from trilithon.runtime.memory_need import bytes_needed, cache_bytes, refuse_without_room
 from trilithon.runtime.prefiller import Prefiller
+from trilithon.runtime.process import Process
+from trilithon.runtime.relay import Relayed
 from trilithon.runtime.runner import Runner
 from trilithon.runtime.slot_table import Held, Slot, SlotTable
 from trilithon.runtime.transfer import MoveFailed, Transfer, within
@@ -68,10 +74,11 @@ class Handover(Runner):
         self._decoder = decoder
         self._resting = decoder._resting
         self.started_ns = decoder.started_ns
-        self.off = ""
-        """Why nothing is handed over any more; empty while it is."""
         self.evaluated_again = 0
         self.costs = Costs()
+        self._objection = ""
+        self._tried_out = False
+        self._rests = Rests()
         self._refusals = 0
         self._left_over_ms = 0.0
         self._plain = plain
@@ -113,14 +120,26 @@ class Handover(Runner):
             ):
                 pair = cls(placement, decoder, prefiller, transfer, prefill.name, await plain_token(decoder))
                 await prefiller.tried()
-                await pair._probe()
+                await pair._try_out(0)
                 pair.ready_ns = time.monotonic_ns()
                 yield pair
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        prefiller = self._prefiller.runner
+        return (self.process, *(prefiller.processes if prefiller else ()))
+
+    @property
+    def off(self) -> str:
+        """Why nothing is handed over now: what the probe found, or what went wrong a while ago; empty while it is."""
+        return self._objection or self._rests.reason
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What went otherwise than planned, for people."""
         found = [f"nothing is handed over: {self.off}"] if self.off else []
+        if not found and (rests := self._rests.count):
+            found.append(f"nothing was handed over for a while, {rests} time{'s' * (rests > 1)}: {self._rests.last}")
         failures = self._prefiller.failures
         if failures:
             found.append(f"{self._names[0]} failed {failures} time{'s' * (failures > 1)}: {self._prefiller.reason}")
@@ -136,6 +155,24 @@ class Handover(Runner):
         ):
             async for event in events:
                 yield self._finished(brought, event) if isinstance(event, Finished) else event
+
+    @contextlib.asynccontextmanager
+    async def relay(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Relayed]:
+        """The body goes to the decoder as it is, but for the slot that the prompt was brought into."""
+        if not generates(path):
+            async with super().relay(path, body) as relayed:
+                yield relayed
+            return
+        came_ns = time.monotonic_ns()
+        tokens, reason = await read_prompt(self._decoder, path, body)
+        cached = body.get("cache_prompt") is not False
+        async with self._brought(tokens, came_ns, cached=cached, reason=reason) as brought:
+            kept = cached or brought.prefilled is not None
+            changed = {**body, "cache_prompt": kept, "id_slot": brought.slot.number}
+            async with super().relay(path, changed) as relayed:
+                relayed.handed = brought.handed
+                relayed.settle = functools.partial(self._finished, brought)
+                yield relayed
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
         async with self._bring(request) as (brought, changed):
@@ -159,30 +196,39 @@ class Handover(Runner):
 
     @contextlib.asynccontextmanager
     async def _bring(self, request: Completion | Chat) -> AsyncIterator[tuple[_Brought, Completion | Chat]]:
-        """Have the prompt in a slot of the decoder, by the cheapest way, and the slot to ourselves meanwhile."""
+        """The prompt's way, and the request as it goes to the decoder."""
         came_ns = time.monotonic_ns()
         tokens = tuple(await self._tokens(request))
-        read_ns = time.monotonic_ns() - came_ns
-        async with self._slots.taken(tokens) as slot:
-            if not request.cache_prompt:
-                slot.forget()
-            started_ns = time.monotonic_ns() - read_ns
-            brought = _Brought(slot, tokens, started_ns, slot.decoder.of(tokens), self._alone(""))
-            way, reason = self._way(slot, tokens)
-            if way == "decoder":
-                brought.handed = self._alone(reason)
-            else:
-                await self._hand_over(brought, update=way == "update")
-            kept = brought.prefilled is not None or request.cache_prompt
-            # Whatever happens now, the slot no longer holds what it held.
-            slot.decoder = Held()
+        async with self._brought(tokens, came_ns, cached=request.cache_prompt) as brought:
             if isinstance(request, Completion) and tokens:  # once is enough: the decoder need not tokenise it again
                 request = replace(request, prompt=tokens)
-            yield brought, replace(request, cache_prompt=kept, slot=slot.number)
+            kept = brought.prefilled is not None or request.cache_prompt
+            yield brought, replace(request, cache_prompt=kept, slot=brought.slot.number)
+
+    @contextlib.asynccontextmanager
+    async def _brought(
+        self, tokens: tuple[int, ...], came_ns: int, *, cached: bool, reason: str = ""
+    ) -> AsyncIterator[_Brought]:
+        """Have the prompt in a slot of the decoder, by the cheapest way, and the slot to ourselves meanwhile. `cached`:
+        it may be there already. `reason` is why it stays with the decoder."""
+        read_ns = time.monotonic_ns() - came_ns
+        async with self._slots.taken(tokens) as slot:
+            if not cached:
+                slot.forget()
+            started_ns = time.monotonic_ns() - read_ns
+            brought = _Brought(slot, tokens, started_ns, slot.decoder.of(tokens), self._alone(reason))
+            if not reason:
+                way, reason = self._way(slot, tokens)
+                brought.handed = self._alone(reason)
+                if way != "decoder":
+                    await self._hand_over(brought, update=way == "update")
+            # Whatever happens now, the slot no longer holds what it held.
+            slot.decoder = Held()
+            yield brought
 
     async def _tokens(self, request: Completion | Chat) -> Sequence[int]:
         if isinstance(request, Chat):
-            return await self.tokenize(await self._asked(self.client.rendered(request)))
+            return await self.tokenize(await self.rendered(request))
         return await self.tokenize(request.prompt) if isinstance(request.prompt, str) else request.prompt
 
     def _way(self, slot: Slot, tokens: Sequence[int]) -> tuple[Way, str]:
@@ -208,6 +254,12 @@ class Handover(Runner):
             if runner is None:  # it failed in another request while this one waited
                 brought.handed = self._alone(self.off or self._prefiller.reason)
                 return
+            if not self._tried_out:
+                brought.slot.forget()
+                brought.held = 0
+                if not await self._try_out(brought.slot.number):
+                    brought.handed = self._alone(self.off or self._prefiller.reason)
+                    return
             brought.tried = True
             try:
                 await self._evaluate_on(runner, brought, update=update)
@@ -267,16 +319,14 @@ class Handover(Runner):
         elif self._transfer.has_room_for(len(brought.tokens)):  # else it is not its fault
             self._refusals += 1
             if self._refusals >= _REFUSALS:
-                self._turn_off(f"refused {_REFUSALS} times in a row: {error}")
-
-    def _turn_off(self, reason: str) -> None:
-        self.off = reason
-        self._prefiller.retire()
+                self._rests.begin(f"refused {_REFUSALS} times in a row: {error}")
 
     def _finished(self, brought: _Brought, finished: Finished) -> Finished:
         """The request as a whole: what was evaluated for it anywhere counts as evaluated, from the moment it came."""
         timings, slot = finished.timings, brought.slot
         if timings is None:
+            return replace(finished, handed=brought.handed)
+        if not brought.tokens:  # nobody knows what is in the slot now
             return replace(finished, handed=brought.handed)
         generated = max(0, timings.predicted_n - 1)  # the last one was sampled, not evaluated
         slot.decoder = Held(brought.tokens, generated)
@@ -288,8 +338,9 @@ class Handover(Runner):
                 return replace(finished, handed=brought.handed)
         elif timings.cache_n < wanted:
             self.evaluated_again += 1
-            self._turn_off(f"{self._names[1]} used {timings.cache_n} of {wanted} tokens that were brought to it")
+            self._rests.begin(f"{self._names[1]} used {timings.cache_n} of {wanted} tokens that were brought to it")
         else:
+            self._rests.worked()
             # The last token that the decoder held may be one that the prefiller did not: it is no new one.
             cached = done.cache_n + (brought.held > done.cache_n)
         whole_ms = (finished.at_ns - brought.started_ns) / 1e6
@@ -304,13 +355,20 @@ class Handover(Runner):
     def _alone(self, reason: str) -> Handed:
         return Handed(prefill=self._names[1], decode=self._names[1], reason=reason)
 
-    async def _probe(self) -> None:
+    async def _try_out(self, slot: int) -> bool:
+        """Whether its caches can be handed over; asked once, as soon as there is a prefiller."""
         runner = self._prefiller.runner
         if runner is None:
-            return  # it goes on trying; until then the decoder works alone
-        objection = await probe(runner, self._decoder, self._plain, self._transfer, self.costs)
-        if objection:
-            self._turn_off(objection)
+            return False  # it goes on trying; until then the decoder works alone
+        try:
+            self._objection = await probe(runner, self._decoder, self._plain, self._transfer, self.costs, slot)
+        except MoveFailed as failed:
+            self._prefiller.failed(runner, failed.error)
+            return False
+        self._tried_out = True
+        if self._objection:
+            self._prefiller.retire()
+        return not self._objection
 
 
 def _bytes_per_token(placement: Placement) -> float:

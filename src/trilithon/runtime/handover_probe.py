@@ -33,28 +33,32 @@ async def warm_up(runner: Runner) -> None:
     await _timed(runner, tokens[: _most(runner)], plain, LinearCost())
 
 
-async def probe(prefiller: Runner, decoder: Runner, plain: int, transfer: Transfer, costs: Costs) -> str:
+async def probe(prefiller: Runner, decoder: Runner, plain: int, transfer: Transfer, costs: Costs, slot: int = 0) -> str:
     """Why nothing can be handed over; empty when it can. The prefiller is warm. `costs` learn. Raises RunError when
-    the decoder fails."""
+    the decoder fails, MoveFailed when the prefiller does: then nothing is known."""
     tokens = (await decoder.tokenize(_PROBE_TEXT))[: _most(decoder)]
-    question = Completion(prompt=tokens, max_tokens=1, candidates=_CANDIDATES, forced=plain, slot=0)
+    question = Completion(prompt=tokens, max_tokens=1, candidates=_CANDIDATES, forced=plain, slot=slot)
     # The decoder is often slow, and nobody waits for it gladly: it evaluates the whole text once.
-    await _timed(decoder, tokens[:_SHORT], plain, LinearCost())
-    await _timed(decoder, tokens[:_SHORT], plain, costs.decoder)
+    await _timed(decoder, tokens[:_SHORT], plain, LinearCost(), slot)
+    await _timed(decoder, tokens[:_SHORT], plain, costs.decoder, slot)
     own, timings = await decoder.distribution(question)
     costs.decoder.learn(timings.prompt_n, timings.prompt_ms)
     try:
         for length in (_SHORT, len(tokens) - 1):
-            await _timed(prefiller, tokens[:length], plain, costs.prefiller)
+            await _timed(prefiller, tokens[:length], plain, costs.prefiller, slot)
         started_ns = time.monotonic_ns()
-        arrived = await transfer.move(prefiller, decoder, 0)
+        arrived = await transfer.move(prefiller, decoder, slot)
         costs.move.learn(arrived, (time.monotonic_ns() - started_ns) / 1e6)
     except MoveFailed as failed:
-        if failed.side is decoder and not isinstance(failed.error, Refused):
+        if isinstance(failed.error, Refused):
+            return f"the probe failed: {failed}"
+        if failed.side is decoder:
             raise failed.error from failed
-        return f"the probe failed: {failed}"
-    except RunError as error:
+        raise
+    except Refused as error:
         return f"the probe failed: {error}"
+    except RunError as error:
+        raise MoveFailed(prefiller, error) from error
     brought, timings = await decoder.distribution(replace(question, cache_prompt=True))
     return _objection(len(tokens) - 1, arrived, timings, own, brought)
 
@@ -63,8 +67,8 @@ def _most(runner: Runner) -> int:
     return (runner.placement.settings.context or 512) // 2
 
 
-async def _timed(runner: Runner, tokens: Sequence[int], plain: int, cost: LinearCost) -> None:
-    done = await runner.timed(Completion(prompt=tokens, max_tokens=0, forced=plain, slot=0))
+async def _timed(runner: Runner, tokens: Sequence[int], plain: int, cost: LinearCost, slot: int = 0) -> None:
+    done = await runner.timed(Completion(prompt=tokens, max_tokens=0, forced=plain, slot=slot))
     if done.timings:
         cost.learn(done.timings.prompt_n, done.timings.prompt_ms)
 

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Timings
 from trilithon.engines.base import Engine, Launch, Placement
@@ -14,6 +15,7 @@ from trilithon.errors import ChildDied, Hung, StartError
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.npu import Tenancy, strangers
 from trilithon.runtime.process import Process
+from trilithon.runtime.relay import Relayed
 
 __all__ = ["Runner"]
 
@@ -24,6 +26,15 @@ Turn = Callable[[], AbstractAsyncContextManager[None]]
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.1
 # A broken connection usually means a dying child; it gets this long to be gone before it is called merely broken.
 _DEATH_SECONDS = 5.0
+# What the program answers without the unit.
+_NO_WORK = frozenset({"/tokenize", "/detokenize", "/apply-template"})
+
+
+@dataclass(slots=True)
+class _Work:
+    """`cut_short`: nobody waits any more, and the engine may still be at it."""
+
+    cut_short: bool = False
 
 
 class Runner:
@@ -89,6 +100,11 @@ class Runner:
             yield runner
 
     @property
+    def processes(self) -> tuple[Process, ...]:
+        """Every process of it that lives now, `process` first."""
+        return (self.process,)
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What went otherwise than planned while it ran, one line each, for people."""
         return self._others
@@ -101,6 +117,19 @@ class Runner:
                     yield event
         except (Disconnected, Hung) as error:
             raise await self._explained(error) from error
+
+    @contextlib.asynccontextmanager
+    async def relay(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Relayed]:
+        """Run one request of the engine's own form; the answer's bytes as they come. Leaving the block cancels it.
+
+        Raises Refused with the engine's status instead of entering the block."""
+        most = self.placement.settings.context
+        async with (
+            contextlib.nullcontext(_Work()) if path in _NO_WORK else self._working() as work,
+            Relayed.open(self.client, path, body, self._asked, most_tokens=most) as relayed,
+        ):
+            yield relayed
+            work.cut_short = not relayed.complete
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
         """Run one request to its end; the events before it, then Finished. Disturbs the child less than `stream`."""
@@ -119,6 +148,9 @@ class Runner:
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return await self._asked(self.client.tokenize(text, add_special=add_special))
 
+    async def rendered(self, request: Chat | Mapping[str, Any]) -> str:
+        return await self._asked(self.client.rendered(request))
+
     async def save_slot(self, slot: int, name: str) -> Moved:
         return await self._asked(self.client.save_slot(slot, name))
 
@@ -129,14 +161,14 @@ class Runner:
         return await self._asked(self.client.vocabulary())
 
     @contextlib.asynccontextmanager
-    async def _working(self) -> AsyncIterator[None]:
+    async def _working(self) -> AsyncIterator[_Work]:
         """One turn on a unit that has one tenant at a time; elsewhere nothing."""
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(self.turn())
-            over = False
+            work, over = _Work(), False
             try:
-                yield
-                over = True
+                yield work
+                over = not work.cut_short
             finally:
                 if not over and self.turn is not contextlib.nullcontext:
                     # The engine works on until the end of the batch, and nobody should have to wait for that here.
