@@ -32,14 +32,15 @@ def _commands() -> list[str]:
 def test_a_documented_command_parses(line: str) -> None:
     words = shlex.split(line.partition(" > ")[0].partition(" | ")[0], comments=True)[1:]
     command: click.Command = main
+    # With its settings: click remembers in a command how its help was first asked for.
+    context = click.Context(main, info_name="trilithon", **main.context_settings)
     while isinstance(command, click.Group):
-        found = command.get_command(click.Context(command), words[0]) if words else None
+        found = command.get_command(context, words[0]) if words else None
         if found is None:
             break
         command, words = found, words[1:]
     try:
-        # Below a context: click remembers in a command how its help was first asked for.
-        command.make_context("trilithon", list(words), parent=click.Context(main))
+        command.make_context("trilithon", list(words), parent=context)
     except click.exceptions.Exit as done:  # --help, --version
         assert done.exit_code == 0
 
