@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trilithon.errors import UserError
-from trilithon.units import format_bytes, format_duration, format_number, parse_duration, parse_integers
+from trilithon.units import format_bytes, format_duration, format_number, parse_bytes, parse_duration, parse_integers
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,25 @@ def test_numbers_keep_three_digits(value: float) -> None:
     if value < 100:
         digits = text.replace(".", "").lstrip("0").split("e")[0]
         assert len(digits) <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *(("0", 0), ("512", 512), ("1K", 1024), ("4096M", 4 << 30), ("3.5G", 7 << 29), ("4 GiB", 4 << 30)),
+        *(("4gb", 4 << 30), (" 1T ", 1 << 40), ("10B", 10)),
+    ],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_bytes(text, name="--memory-budget") == count
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "4 Gib it", "1e9", "1.G", "4GBB", "50%", "9" * 5000, "inf"])
+def test_nonsense_sizes_are_one_line_that_names_the_option(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--memory-budget .*: write 4096M, 3\.5G or 4GiB$"):
+        parse_bytes(text, name="--memory-budget")
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_size_as_text_is_about_that_size(count: int) -> None:
+    assert parse_bytes(format_bytes(count), name="") == pytest.approx(count, rel=0.05, abs=1)

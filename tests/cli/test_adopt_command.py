@@ -44,6 +44,24 @@ def test_adopt_shows_what_there_is_and_what_was_passed_over(trilithon: Program, 
     assert f"looked into {theirs} (Ollama)" in done.stderr
 
 
+def test_names_of_files_command_no_terminal(trilithon: Program, home: Path) -> None:
+    folder = home / "odd"
+    folder.mkdir()
+    (folder / "red\x1b[31m-Q4_0.gguf").write_bytes(b"GGUF" + bytes(100))
+    (folder / "empty\x1b[2J\n-Q4_0.gguf").touch()
+    done = trilithon("adopt", folder)
+    assert done.code == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[0].startswith("passed over: ")
+    assert done.stderr.splitlines()[0].endswith("is empty; download it again")
+
+
+def test_verify_says_that_it_has_nothing_to_compare_with(trilithon: Program, theirs: Path) -> None:
+    done = trilithon("verify", "tiny:1b")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "tiny:1b belongs to another program, and there is nothing here to hold it against" in done.stderr
+
+
 def test_adopt_as_json(trilithon: Program, theirs: Path) -> None:
     found = json.loads(trilithon("adopt", "--json").stdout)
     (model,) = found["models"]

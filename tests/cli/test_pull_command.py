@@ -130,6 +130,28 @@ def test_a_network_that_fails_is_no_wrong_input(
     assert "asks to wait 2:46:39" in done.stderr
 
 
+@pytest.mark.parametrize("endpoint", ["http://[::1", "hf-mirror.com"])
+def test_a_mirror_that_is_no_address(home: Path, endpoint: str) -> None:
+    """In a process of its own: the hub's library reads it when it is imported."""
+    done = start("hf.co/u/M", env={**os.environ, "HF_ENDPOINT": endpoint})
+    stdout, stderr = done.communicate(timeout=20)
+    assert (done.returncode, stdout) == (2, "")
+    assert stderr.splitlines()[-1].startswith("error: HF_ENDPOINT: ")
+
+
+def test_two_chips_are_one_model(trilithon: Any, hub: HubStandIn) -> None:
+    assert trilithon("pull", "hf.co/u/M", "--chip", "rk3588").code == 0
+    done = trilithon("pull", "hf.co/u/M", "--chip", "rk3576")
+    assert done.stdout == "hf.co/u/M:latest  1.9 MiB  2 files, all of it here already\n"  # the same bytes, here
+    assert "note: M-rk3588-w8a8.rkllm stays beside it, for RK3588" in done.stderr
+    again = json.loads(trilithon("pull", "hf.co/u/M", "--chip", "rk3588", "--json").stdout.splitlines()[-1])
+    assert [(file["name"], file["chip"]) for file in again["files"]] == [
+        ("M-rk3588-w8a8.rkllm", "RK3588"),
+        ("M-rk3576-w4a16.rkllm", "RK3576"),
+    ]
+    assert again["fetched_bytes"] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_came(home: Path, registry: RegistryStandIn, number: signal.Signals) -> None:
     registry.fault = lambda asked: Fault(pace=400_000) if "blobs" in asked.path and not asked.is_look else None

@@ -36,6 +36,15 @@ def test_a_file_where_the_user_wants_it(trilithon: Program, home: Path) -> None:
     assert "is there already" in again.stderr
 
 
+def test_the_architectures_as_json(trilithon: Program) -> None:
+    rows = json.loads(trilithon("models", "synthesize", "--json").stdout)
+    known = {row["key"]: row for row in rows}
+    assert known["qwen2.5-0.5b"]["parameters"] == 494_032_768
+    assert "Q4_K_M" in known["qwen2.5-0.5b"]["quantizations"]
+    done = trilithon("models", "synthesize", "qwen2.5-0.1m", "--json")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+
+
 def test_a_model_in_the_store_says_everywhere_that_it_is_synthetic(trilithon: Program) -> None:
     done = trilithon("models", "synthesize", "qwen2.5-0.1m")
     assert (done.code, done.stdout) == (0, "synthetic/qwen2.5:0.1m-f16\n")

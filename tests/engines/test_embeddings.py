@@ -16,8 +16,8 @@ def test_one_vector_per_text(tiny: Path, home: Path) -> None:
     configuration = load_configuration()
     build = LlamaCpp(configuration).builds()[-1]
     file = read_model_file(tiny, home)
-    assert not file.pools
-    settings = Settings(threads=1, context=256, embeddings=True)
+    assert file.pooling == ""
+    settings = Settings(threads=1, context=256, task="embed")
     placement = Placement(name="vectors", file=file, build=build, unit="cpu", settings=settings)
 
     async def scenario(placement: Placement) -> list[list[float]]:

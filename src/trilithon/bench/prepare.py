@@ -74,7 +74,7 @@ def record_of(
     """The placement as the store keeps it. `bandwidth` is what its CPUs read, bytes per second."""
     file, build, settings = placement.file, placement.build, asdict(placement.settings)
     settings["options"] = dict(placement.settings.options)
-    del settings["embeddings"]  # never measured; results from before it was there stay comparable
+    del settings["task"]  # never measured; results from before it was there stay comparable
     words = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, {}))
     prefill = record_of(placement.prefill, board, None) if placement.prefill else None
     at_top = ", ".join(outcome.subject for outcome in pinned if outcome.pinned)

@@ -16,6 +16,10 @@ __all__ = ["entry", "main"]
 
 # command → module:attribute. A module is imported only when its command runs, so that `--help` stays instant.
 _COMMANDS = {
+    "run": "trilithon.cli.run:run",
+    "serve": "trilithon.cli.serve:serve",
+    "ps": "trilithon.cli.ps:ps",
+    "stop": "trilithon.cli.ps:stop",
     "bench": "trilithon.cli.bench:bench",
     "results": "trilithon.cli.results:results",
     "pull": "trilithon.cli.pull:pull",
@@ -31,10 +35,15 @@ _COMMANDS = {
     "quantize": "trilithon.cli.convert:quantize",
     "models": "trilithon.cli.synthesize:models",
     "engines": "trilithon.cli.engines:engines",
+    "key": "trilithon.cli.key:key",
     "doctor": "trilithon.cli.doctor_rows:doctor",
     "completion": "trilithon.cli.completion:completion",
 }
 _SHORT_HELP = {
+    "run": "Chat with a model, or have it answer one question.",
+    "serve": "Answer clients of Ollama, OpenAI and Anthropic.",
+    "ps": "List the models that the server has loaded.",
+    "stop": "Unload a model from the server.",
     "bench": "Measure a model on every unit this machine has.",
     "results": "List, show, compare, export and import what was measured.",
     "pull": "Fetch a model from Hugging Face, an Ollama registry or an address.",
@@ -50,6 +59,7 @@ _SHORT_HELP = {
     "quantize": "Store a model's weights in fewer bits.",
     "models": "Make models with random weights, to measure speed with.",
     "engines": "List, add, compile, check and remove the programs that run models.",
+    "key": "Add, list and remove the keys that clients of the server show.",
     "doctor": "Say what this machine is, and what would make it faster.",
     "completion": "Print the completion script of a shell.",
 }

@@ -18,12 +18,14 @@ __all__ = [
     "Placement",
     "Rung",
     "Settings",
+    "Task",
     "Unit",
 ]
 
 Unit = Literal["cpu", "gpu", "npu"]
 Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation"]
 FlashAttention = Literal["auto", "on", "off"]
+Task = Literal["generate", "embed", "rank"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ class Settings:
 
     `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
     `slots` is the number of KV caches of `context` tokens each, for as many conversations.
-    With `embeddings` it makes vectors of texts, and answers nothing.
+    What is loaded to `embed` makes vectors of texts, and to `rank` says how well texts answer a
+    query; it chats no more.
     `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
     """
 
@@ -79,7 +82,7 @@ class Settings:
     flash_attention: FlashAttention = "auto"
     full_window_cache: bool = False
     slots: int = 1
-    embeddings: bool = False
+    task: Task = "generate"
     options: tuple[tuple[str, str], ...] = ()
 
 

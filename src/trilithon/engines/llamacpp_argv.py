@@ -21,7 +21,8 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
     """
     settings = placement.settings
     # A text is pooled from one batch; one vector of it is the mean where the model does not say how.
-    whole = (settings.context or 4096) if settings.embeddings else 0
+    pools = settings.task != "generate"
+    whole = (settings.context or 4096) if pools else 0
     return {
         "model": str(placement.file.path),
         "ctx-size": (settings.context or 4096) * settings.slots,
@@ -37,8 +38,8 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
         "chat-template": placement.file.prompt_form.template if placement.file.prompt_form else "",
         "n-gpu-layers": 0,
         "swa-full": settings.full_window_cache,
-        "embedding": settings.embeddings,
-        "pooling": "mean" if settings.embeddings and not placement.file.pools else "",
+        "embedding": pools,
+        "pooling": "mean" if pools and not placement.file.pooling else "",
         "mmproj": str(placement.file.vision_encoder or ""),
         "lora": [str(path) for path, _ in placement.file.adapters],
     }

@@ -28,9 +28,9 @@ class ModelFile:
     `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
     a file beside it (.rknn, or mmproj…gguf). `adapters` are LoRA files, each with its scale.
 
-    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. One that
-    `pools` says how to make one vector of a text. A `synthetic` one has random weights: its speed is a real one's, and
-    what it says means nothing.
+    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. `pooling` is
+    how it makes one vector of a text, empty where it does not say. A `synthetic` one has random weights: its speed is a
+    real one's, and what it says means nothing.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ModelFile:
     adapters: tuple[tuple[Path, float], ...] = ()
     parts: tuple[Path, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
-    pools: bool = False
+    pooling: str = ""
     synthetic: bool = False
 
 
@@ -104,7 +104,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
             template,
             sees=projector is not None or sees_by_weights(tensor.name for tensor in facts.tensors),
         ),
-        pools=facts.pools,
+        pooling=facts.pooling,
         synthetic=facts.synthetic,
     )
 

@@ -102,7 +102,8 @@ class GgufFacts:
     `layers` counts those that decode runs; `draft_layers` further ones that only speculation uses.
     `windowed` says per layer whether its attention sees only `sliding_window` positions. `heads`, `kv_heads` and
     `head_size` are the largest of all layers. `path` is the first of `parts`, several where the model is split;
-    `pools`: it says how to make one vector of a text. `synthetic` means that its weights are random.
+    `pooling` is how it makes one vector of a text, empty where it does not say. `synthetic` means random
+    weights.
     """
 
     path: Path
@@ -129,7 +130,7 @@ class GgufFacts:
     experts_used: int
     chat_template: str
     bos_token: int | None
-    pools: bool
+    pooling: str
     synthetic: bool
     tensors: tuple[Tensor, ...]
 
@@ -236,10 +237,14 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         experts_used=metadata.number(own + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
-        pools=bool(metadata.number(own + "pooling_type")),
+        pooling=_POOLING.get(metadata.number(own + "pooling_type") or 0, ""),
         synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
     )
+
+
+# llama.cpp's llama_pooling_type; 0 is none.
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
 def _blocks(tensors: tuple[Tensor, ...]) -> int:

@@ -1,0 +1,224 @@
+"""What the server adds: our HTTP beside the very same llama-server asked directly, in turn, by one raw client.
+
+    python benchmarks/serving.py [--build FOLDER] [--model FILE] [--rounds 15] [--requests 10000] [--json]
+
+One `trilithon serve` runs the model on the native build in FOLDER (else on the wheel's). Each round asks the same chat
+once over its port and once over the Unix socket of its own child, in turn first, so that both meet the same process:
+rate of a single stream, time to the first token, and the total rate of 8 streams at once. Then, with the scripted
+engine, which costs nothing: memory of our process before and after many requests, and one stream's rate while 200
+others are held open.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from statistics import median
+
+from _figures import Bound, Figure, arguments, report
+from _placements import demo_path
+
+from trilithon.settings import load_configuration
+
+_TOKENS = 128
+_STREAMS = 8
+_HELD = 200
+_BOUNDS = [
+    Bound("single stream, ratio of rates", least=0.98),
+    Bound("first token, added ms", most=3.0),
+    Bound("8 streams, ratio of rates", least=0.97),
+    Bound("resident MB after the requests", most=120.0),
+    Bound("growth MB over the last half", most=2.0),
+    Bound("with 200 held streams, ratio of rates", least=0.95),
+]
+
+
+class Target:
+    """Where a request goes: `port` of ours, or `socket` of the child."""
+
+    def __init__(self, port: int = 0, socket: str = ""):
+        self._port, self._socket = port, socket
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._socket:
+            return await asyncio.open_unix_connection(self._socket)
+        return await asyncio.open_connection("127.0.0.1", self._port)
+
+
+@contextlib.asynccontextmanager
+async def asked(target: Target, body: dict[str, object], path: str) -> AsyncIterator[asyncio.StreamReader]:
+    reader, writer = await target.open()
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    try:
+        status = await reader.readline()
+        if b" 200 " not in status:
+            sys.exit(f"the server refused: {status!r} {await reader.read(2000)!r}")
+        yield reader
+    finally:
+        writer.close()
+
+
+async def streamed(target: Target, body: dict[str, object]) -> tuple[float, float]:
+    """Seconds to the first token, and tokens per second between the first and the last."""
+    begun = time.monotonic()
+    moments = []
+    async with asked(target, body, "/v1/chat/completions") as reader:
+        while piece := await reader.read(1 << 16):
+            moments += [time.monotonic()] * piece.count(b'"content":"')
+    return moments[0] - begun, (len(moments) - 1) / (moments[-1] - moments[0])
+
+
+def chat(model: str, number: int, tokens: int = _TOKENS) -> dict[str, object]:
+    words = f"Number {number}: tell me about stone circles."
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": tokens,
+        "stream": True,
+        "ignore_eos": True,
+        "temperature": 0,
+        "cache_prompt": False,
+    }
+
+
+async def beside(ours: Target, direct: Target, model: str, rounds: int) -> dict[str, Figure]:
+    single: dict[str, list[float]] = defaultdict(list)
+    first: dict[str, list[float]] = defaultdict(list)
+    many: dict[str, list[float]] = defaultdict(list)
+    for number in range(-1, rounds):
+        sides = [("ours", ours), ("direct", direct)]
+        for name, target in sides if number % 2 else reversed(sides):
+            seconds, rate = await streamed(target, chat(model, number))
+            begun = time.monotonic()
+            await asyncio.gather(*(streamed(target, chat(model, 100 * number + each, 32)) for each in range(_STREAMS)))
+            total = _STREAMS * 32 / (time.monotonic() - begun)
+            if number >= 0:  # the first round warms up
+                first[name].append(seconds)
+                single[name].append(rate)
+                many[name].append(total)
+    added = [a - b for a, b in zip(first["ours"], first["direct"], strict=True)]
+    return {
+        "single stream, ours tokens/s": median(single["ours"]),
+        "single stream, direct tokens/s": median(single["direct"]),
+        "single stream, ratio of rates": _ratio(single),
+        "first token, direct ms": 1e3 * median(first["direct"]),
+        "first token, added ms": 1e3 * median(added),
+        "8 streams, ours tokens/s": median(many["ours"]),
+        "8 streams, ratio of rates": _ratio(many),
+    }
+
+
+def _ratio(values: dict[str, list[float]]) -> float:
+    return median(a / b for a, b in zip(values["ours"], values["direct"], strict=True))
+
+
+async def endured(target: Target, model: str, process: int, requests: int) -> dict[str, Figure]:
+    sizes = [_resident_megabytes(process)]
+    for half in range(2):
+        for number in range(requests // 2 // 10):
+            await asyncio.gather(*(streamed(target, chat(model, number, 4)) for _ in range(10)))
+        sizes.append(_resident_megabytes(process))
+        print(f"{(half + 1) * requests // 2} requests: {sizes[-1]:.1f} MB", file=sys.stderr)
+    return {
+        "resident MB before": sizes[0],
+        "resident MB after the requests": sizes[-1],
+        "growth MB over the last half": sizes[-1] - sizes[-2],
+    }
+
+
+async def held(target: Target, model: str) -> dict[str, Figure]:
+    """One stream's rate alone, and while 200 clients hold a stream that waits in the queue."""
+    alone = median([(await streamed(target, chat(model, number)))[1] for number in range(5)])
+    # Ollama's dialect sends nothing before the first token; these wait for their turn behind each other.
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await target.open() for _ in range(_HELD)]
+        for _, writer in connections:
+            stack.callback(writer.close)
+            writer.write(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for reader, _ in connections:
+            await reader.readuntil(b"\r\n\r\n")
+        beside_them = median([(await streamed(target, chat(model, number)))[1] for number in range(5)])
+    return {"alone tokens/s": alone, "with 200 held streams, ratio of rates": beside_them / alone}
+
+
+def _resident_megabytes(process: int) -> float:
+    text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    match = re.search(r"VmRSS:\s+(\d+) kB", text)
+    assert match is not None
+    return int(match[1]) / 1000
+
+
+@contextlib.contextmanager
+def serving(model: Path, *words: str, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[str], str]]:
+    """The port, the process and the model's name."""
+    command = [str(Path(sys.executable).with_name("trilithon")), "serve", str(model), "--port", "0", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
+        assert process.stderr is not None
+        said = ""
+        try:
+            for line in process.stderr:
+                said += line
+                if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                    yield int(match[1]), process, re.sub(r"[^a-z0-9_.-]+", "-", model.stem.lower())
+                    return
+            sys.exit(f"the server did not start: {said}")
+        finally:
+            process.terminate()
+
+
+def child_socket(parent: int) -> str:
+    """The Unix socket on which the server's only child listens: a path in its command line."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"PPid:\t{parent}\n" in (entry / "status").read_text(encoding="utf-8"):
+                line = (entry / "cmdline").read_bytes().decode()
+                if match := re.search(r"/[^\0\"]*wire\.sock", line):
+                    return match[0]
+    sys.exit("the server has no child that listens")
+
+
+async def warm(target: Target, model: str) -> None:
+    await streamed(target, chat(model, -1, 4))
+
+
+def main() -> int:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--build", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=10_000)
+    words = parser.parse_args()
+    model = words.model or demo_path(load_configuration())
+    figures: dict[str, Figure] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"HOME": folder, "XDG_DATA_HOME": f"{folder}/data", "XDG_CONFIG_HOME": f"{folder}/config"}
+        placement = "llama.cpp@embedded/cpu"
+        if words.build:
+            environment["TRILITHON_BUILDS"], placement = str(words.build), "llama.cpp@native/cpu"
+        real = ("--placement", placement, "--parallel", str(_STREAMS), "--context", "512")
+        with serving(model, *real, environment=environment) as (port, process, name):
+            ours = Target(port)
+            asyncio.run(warm(ours, name))
+            direct = Target(socket=child_socket(process.pid))
+            figures |= asyncio.run(beside(ours, direct, name, words.rounds))
+        scripted = ("--placement", "scripted/cpu:prefill=1000000,decode=200,np=16", "--parallel", "16")
+        with serving(model, *scripted, environment=environment) as (port, process, name):
+            ours = Target(port)
+            asyncio.run(warm(ours, name))
+            figures |= asyncio.run(held(ours, name))
+            figures |= asyncio.run(endured(ours, name, process.pid, words.requests))
+    return report(figures, _BOUNDS, as_json=words.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

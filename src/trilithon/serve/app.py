@@ -1,0 +1,88 @@
+"""The server: every dialect's routes over one service, each error in the words of the dialect that asked."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from trilithon import __version__
+from trilithon.errors import TrilithonError
+from trilithon.serve import anthropic, llama, metrics, ollama, ollama_models, openai, responses
+from trilithon.serve.dialects import error_body
+from trilithon.serve.document import describe
+from trilithon.serve.problems import Problem, problem_of
+from trilithon.serve.request_record import note_broken
+from trilithon.serve.security import SecurityOptions, install
+from trilithon.serve.service import Service
+
+__all__ = ["ServeOptions", "create_app"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """`drain_seconds` is how long requests at work may go on once the server is told to end."""
+
+    security: SecurityOptions = field(default_factory=SecurityOptions)
+    drain_seconds: float = 30.0
+
+
+def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI:
+    """The ASGI application. Its lifespan ends with every child stopped."""
+    options = options or ServeOptions()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await service.pool.drain(options.drain_seconds)
+
+    app = FastAPI(
+        title="Trilithon",
+        version=__version__,
+        summary="Ollama's, OpenAI's and Anthropic's APIs over every engine of this machine",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+    )
+    app.state.service = service
+    for module in (ollama, ollama_models, openai, responses, anthropic, llama, metrics):
+        app.include_router(module.router)
+    app.add_exception_handler(TrilithonError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    describe(app)
+    install(app, options.security)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        note_broken(error)
+    return _answer(request, problem)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return _answer(request, Problem(f"{where or 'body'}: {first['msg']}", status=400, field=where))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    found = Problem(str(error.detail), status=error.status_code, kind=kind)
+    return _answer(request, found, error.headers)
+
+
+def _answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    more = dict(headers or {})
+    if problem.retry_after_seconds is not None:
+        more["Retry-After"] = str(max(1, round(problem.retry_after_seconds)))
+    return JSONResponse(error_body(request.url.path, problem), status_code=problem.status, headers=more)

@@ -1,0 +1,27 @@
+"""A request made to fit the model that answers it: what its form of prompt needs, and what it was never taught."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trilithon.models.file import ModelFile
+from trilithon.serve.problems import Problem
+
+__all__ = ["fitted"]
+
+_CHAT = "/v1/chat/completions"
+
+
+def fitted(path: str, body: Mapping[str, Any], file: ModelFile, name: str) -> Mapping[str, Any]:
+    """`name` is the model's as the client knows it. Raises Problem for tools where the template has no place for
+    them: an engine would leave them out and say nothing."""
+    if path != _CHAT:
+        return body
+    if body.get("tools") and body.get("tool_choice") != "none" and "tools" not in file.capabilities:
+        message = f"{name} does not support tools; leave them out, or choose a model whose template knows tools"
+        raise Problem(message, status=400, field="tools")
+    if file.prompt_form is None:
+        return body
+    # A base model continues a text; without these it would go on with questions and answers of its own.
+    stop = body.get("stop") or []
+    words = [stop] if isinstance(stop, str) else list(stop)
+    return {"repeat_penalty": file.prompt_form.repeat_penalty, **body, "stop": [*words, *file.prompt_form.stop]}

@@ -1,0 +1,93 @@
+"""Long work on the store, done in a thread while its progress goes to the client; whoever leaves ends it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from trilithon.errors import Interrupted
+from trilithon.serve.admission import ignoring_header
+from trilithon.serve.ollama_answers import broken, line
+from trilithon.serve.problems import Problem
+from trilithon.serve.replying import Outgoing, Reply
+
+__all__ = ["NDJSON", "Tell", "working"]
+
+NDJSON: Final = "application/x-ndjson"
+_SUCCESS: Final = {"status": "success"}
+_MOST_AT_ONCE: Final = 8
+_RETRY_SECONDS: Final = 60.0
+
+Tell = Callable[[dict[str, Any]], None]
+"""Sends one line. Raises Interrupted when nobody listens any more."""
+
+# Beside the loop's own threads, which look models up for every request: a pull takes an hour.
+_THREADS = ThreadPoolExecutor(max_workers=_MOST_AT_ONCE, thread_name_prefix="library")
+_PLACES = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+
+def working(work: Callable[[Tell], None], done: Callable[[], None], ignored: tuple[str, ...], *, stream: bool) -> Reply:
+    """`work` runs in a thread, and `done` in the loop once it succeeded. What goes wrong before the first line is an
+    ordinary error, with its status."""
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        async with contextlib.aclosing(_told(work, done)) as bodies:
+            headers = ignoring_header(ignored)
+            if not stream:
+                last = [body async for body in bodies][-1]
+                yield Outgoing(body=line(last), headers=headers)
+                return
+            first = await anext(bodies)
+            yield Outgoing(body=_lines(first, bodies), content_type=NDJSON, headers=headers)
+
+    return Reply(opening, broken)
+
+
+async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    yield line(first)
+    async for body in rest:
+        yield line(body)
+
+
+async def _told(work: Callable[[Tell], None], done: Callable[[], None]) -> AsyncGenerator[dict[str, Any], None]:
+    loop, left = asyncio.get_running_loop(), threading.Event()
+    bodies: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def tell(body: dict[str, Any]) -> None:
+        if left.is_set():
+            raise Interrupted("the client left; what came is kept")
+        loop.call_soon_threadsafe(bodies.put_nowait, body)
+
+    task = loop.run_in_executor(_THREADS, _with_place(work), tell)
+    task.add_done_callback(lambda _: bodies.put_nowait(None))
+    try:
+        while (body := await bodies.get()) is not None:
+            yield body
+        task.result()
+        done()
+        yield _SUCCESS
+    finally:
+        left.set()
+        task.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception())
+
+
+def _with_place(work: Callable[[Tell], None]) -> Callable[[Tell], None]:
+    """Raises Problem when so many are at work that this one would wait in silence."""
+    if not _PLACES.acquire(blocking=False):
+        raise Problem(
+            f"{_MOST_AT_ONCE} models are being fetched or made; wait until one is done",
+            status=503,
+            kind="overloaded_error",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+
+    def placed(tell: Tell) -> None:
+        try:
+            work(tell)
+        finally:
+            _PLACES.release()
+
+    return placed

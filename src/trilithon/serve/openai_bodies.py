@@ -1,0 +1,260 @@
+"""OpenAI's request bodies, turned into what the engines take: pure functions.
+
+The engines speak this dialect of chat already (llama-server's), so its fields pass; what is checked here is that they
+are of their kind, and that none of them is left out in silence. Fields as in OpenAI's API reference and in
+tools/server/README.md of llama.cpp.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trilithon.engines.base import Feature
+from trilithon.serve.admission import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    Admitted,
+    Rules,
+    admit,
+    require_schema,
+    require_short,
+    wrong,
+)
+
+__all__ = [
+    "LONGEST_NAME",
+    "MOST_CHOICES",
+    "ChatBody",
+    "Limits",
+    "StopWords",
+    "_form_needs",
+    "_messages",
+    "chat_body",
+]
+
+LONGEST_NAME: Final = 512
+MOST_CHOICES: Final = 16
+_MOST_TOKENS: Final = 2**31 - 1
+_SEEDS: Final = 2**32
+
+Limits = Annotated[int, Field(ge=-1, le=_MOST_TOKENS)]
+"""A number of tokens; -1 is llama-server's word for no limit."""
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+StopWords = str | Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)]
+
+
+class ChatBody(BaseModel):
+    """What is stated here is checked; see `_RULES` for the rest. `n` answers are made one after the other."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Limits | None = None
+    max_completion_tokens: Limits | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MOST_TOKENS)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: StopWords | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logit_bias: dict[str, float] | list[Any] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+_RULES = Rules(
+    passed=frozenset(ChatBody.model_fields) - {"model", "n"}
+    | {
+        *("n_predict", "typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
+        *("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
+        *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+        *("xtc_probability", "xtc_threshold", "adaptive_target", "adaptive_decay", "grammar", "json_schema"),
+        *("cache_prompt", "n_keep", "n_discard", "n_cache_reuse", "n_indent", "t_max_predict_ms", "t_max_prompt_ms"),
+        *("timings_per_token", "return_progress", "return_tokens", "n_probs", "post_sampling_probs"),
+        *("reasoning_format", "reasoning_budget", "thinking_budget_tokens", "reasoning_in_content"),
+        *("add_generation_prompt", "continue_final_message", "parse_tool_calls", "enable_thinking"),
+    },
+    neutral={
+        "audio": (),
+        "chat_template": (),  # a program of the client's, run by the engine
+        "function_call": ("none",),  # the words of 2023; tools and tool_choice took their place
+        "functions": ([],),
+        "id_slot": (-1,),  # which conversation's memory to use is this server's to say
+        "lora": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "response_fields": ([],),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    },
+)
+
+_FORMS = ("text", "json_object", "json_schema")
+_CHOICES = ("auto", "none", "required")
+_PARTS = ("text", "image_url", "refusal")
+_ROLES = {"developer": "system"}
+
+
+def chat_body(fields: Mapping[str, Any]) -> tuple[Admitted, frozenset[Feature]]:
+    """What the engine gets for a chat, less the model's name and `n`, and what it must be able to do for it. Raises
+    Problem, naming the field."""
+    admitted = admit({name: value for name, value in fields.items() if name not in ("model", "n")}, _RULES)
+    body = admitted.body
+    body["messages"] = _messages(fields["messages"])
+    _one_limit(body)
+    if "seed" in body and body["seed"] != -1:
+        body["seed"] %= _SEEDS
+    if body.get("top_logprobs") and not body.get("logprobs"):
+        raise wrong("top_logprobs", "top_logprobs needs logprobs; send logprobs: true too")
+    _think(body)
+    _choose_tools(body)
+    return admitted, _form_needs(body) | (_LOGPROBS if body.get("logprobs") else frozenset()) | _sees(body)
+
+
+_LOGPROBS: frozenset[Feature] = frozenset({"logprobs"})
+_VISION: frozenset[Feature] = frozenset({"vision"})
+_GRAMMAR: frozenset[Feature] = frozenset({"grammar"})
+
+
+def _one_limit(body: dict[str, Any]) -> None:
+    limits = [body.pop(name) for name in ("max_completion_tokens", "max_tokens", "n_predict") if name in body]
+    if limits:
+        body["max_tokens"] = limits[0]
+
+
+def _think(body: dict[str, Any]) -> None:
+    """Not to think at all is a template's word of its own; how much effort is passed on as it is."""
+    wanted = body.pop("enable_thinking", None)
+    if body.get("reasoning_effort") == "none":
+        wanted = False
+        del body["reasoning_effort"]
+    if wanted is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": bool(wanted), **body.get("chat_template_kwargs", {})}
+
+
+def _messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Raises Problem for what no template could render."""
+    return [_message(message, at) for at, message in enumerate(messages)]
+
+
+def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
+    where = f"messages.{at}"
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise wrong(f"{where}.role", f"{where} has no role; write system, user, assistant or tool")
+    if role == "function":
+        raise wrong(f"{where}.role", f"{where}: functions gave way to tools; write the role tool")
+    if message.get("audio") is not None:
+        raise wrong(f"{where}.audio", f"{where}: sound is not taken here; send text")
+    found = {name: value for name, value in message.items() if name not in ("refusal", "audio", "annotations")}
+    found["role"] = _ROLES.get(role, role)
+    if found.get("tool_calls") is not None:
+        _require_calls(found["tool_calls"], where)
+    if message.get("refusal") and not message.get("content"):
+        found["content"] = message["refusal"]
+    content = found.get("content")
+    if isinstance(content, list):
+        found["content"] = [_part(part, f"{where}.content.{place}") for place, part in enumerate(content)]
+    elif content is not None and not isinstance(content, str):
+        raise wrong(f"{where}.content", f"{where}.content must be a text or a list of parts")
+    elif content is None and not found.get("tool_calls"):
+        found["content"] = ""
+    require_short(content if isinstance(content, str) else "", f"{where}.content")
+    return found
+
+
+def _require_calls(calls: Any, where: str) -> None:
+    if not isinstance(calls, list) or len(calls) > MOST_TOOLS:
+        raise wrong(f"{where}.tool_calls", f"{where}.tool_calls must be a list of {MOST_TOOLS} calls at most")
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise wrong(f"{where}.tool_calls", f"{where}.tool_calls: each call has a function with a name")
+
+
+def _part(part: Any, where: str) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in _PARTS:
+        raise wrong(where, f"{where}: parts of the kind {str(kind)[:40]} are not taken; there are text and image_url")
+    if kind == "image_url":
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, Mapping) else image
+        if not isinstance(url, str):
+            raise wrong(where, f'{where}: image_url must be {{"url": "data:image/png;base64,…"}}')
+        return {"type": "image_url", "image_url": {"url": url}}
+    text = part.get("text" if kind == "text" else "refusal")
+    if not isinstance(text, str):
+        raise wrong(where, f"{where}: text must be a text")
+    require_short(text, where)
+    return {"type": "text", "text": text}
+
+
+def _sees(body: Mapping[str, Any]) -> frozenset[Feature]:
+    contents = (message.get("content") for message in body["messages"])
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return _VISION if any(part["type"] == "image_url" for part in parts) else frozenset()
+
+
+def _choose_tools(body: dict[str, Any]) -> None:
+    """A tool that is called for by its name is the only one that is offered, and one must be called: llama-server
+    takes no name."""
+    tools = body.get("tools") or []
+    for at, tool in enumerate(tools):
+        _require_tool(tool, f"tools.{at}")
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        named = [tool for tool in tools if tool["function"]["name"] == name]
+        if choice.get("type") != "function" or not named:
+            raise wrong("tool_choice", 'tool_choice must name one of the tools: {"type": "function", "function": …}')
+        body["tools"], body["tool_choice"] = named, "required"
+    elif choice is not None and choice not in _CHOICES:
+        raise wrong("tool_choice", f"tool_choice must be one of {', '.join(_CHOICES)}, or name a tool")
+    if body.get("tool_choice") == "required" and not tools:
+        raise wrong("tool_choice", "tool_choice calls for a tool, and there are none; send tools")
+    if not tools:
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(name, None)
+
+
+def _require_tool(tool: Mapping[str, Any], where: str) -> None:
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, Mapping):
+        raise wrong(where, f"{where}: tools of the kind {str(tool.get('type'))[:40]} are not taken; there is function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise wrong(where, f"{where}: a function has a name")
+    if function.get("parameters") is not None:
+        require_schema(function["parameters"], f"{where}.function.parameters")
+
+
+def _form_needs(body: Mapping[str, Any]) -> frozenset[Feature]:
+    """What holds the answer to a form. Raises Problem for a form that is none."""
+    form = body.get("response_format")
+    kind = form.get("type") if isinstance(form, Mapping) else "text"
+    if kind not in _FORMS:
+        raise wrong("response_format", f"response_format.type must be one of {', '.join(_FORMS)}")
+    if form is not None and kind == "json_schema":
+        named = form.get("json_schema")
+        require_schema(
+            named.get("schema") if isinstance(named, Mapping) else None, "response_format.json_schema.schema"
+        )
+    if body.get("json_schema") is not None:
+        require_schema(body["json_schema"], "json_schema")
+    if body.get("grammar") is not None and (not isinstance(body["grammar"], str) or len(body["grammar"]) > 256 << 10):
+        raise wrong("grammar", "grammar must be a text of 256 KiB at most")
+    formed = kind != "text" or body.get("json_schema") or body.get("grammar")
+    return _GRAMMAR if formed or body.get("tool_choice") == "required" else frozenset()

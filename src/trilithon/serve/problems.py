@@ -1,0 +1,55 @@
+"""What a client is told when a request cannot be answered: a status, one line, and when to come back."""
+
+from trilithon.errors import ModelError, PlacementError, Refused, RunError, StartError, TrilithonError, UserError
+from trilithon.runtime.pool import Busy
+
+__all__ = ["Problem", "problem_of"]
+
+
+class Problem(TrilithonError):
+    """`kind` is OpenAI's word for it (`error.type`), `field` the field of the body that is wrong, or empty.
+    `retry_after_seconds` is set where the same request may succeed later."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        kind: str = "invalid_request_error",
+        field: str = "",
+        retry_after_seconds: float | None = None,
+    ):
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds
+
+
+def problem_of(error: Exception) -> Problem:
+    """Every error of this house as a client sees it; whatever is not ours is raised again."""
+    match error:
+        case Problem():
+            return error
+        case Busy():
+            return Problem(
+                str(error), status=503, kind="overloaded_error", retry_after_seconds=error.retry_after_seconds
+            )
+        case Refused():
+            known = error.status if 400 <= error.status < 600 else 502
+            return Problem(str(error), status=known, kind="invalid_request_error" if known < 500 else "server_error")
+        case StartError():
+            return Problem(_with_advice(error), status=500, kind="server_error")
+        case RunError():
+            return Problem(_with_advice(error), status=502, kind="server_error")
+        case ModelError():
+            return Problem(str(error), status=404, kind="not_found_error", field="model")
+        case PlacementError() | UserError():
+            return Problem(str(error), status=400)
+        case TrilithonError():
+            return Problem(str(error), status=500, kind="server_error")
+    raise error
+
+
+def _with_advice(error: RunError) -> str:
+    return f"{error}; {error.advice}" if error.advice else str(error)

@@ -1,0 +1,98 @@
+"""HTTP/1.1 by uvicorn, with an end to patience: a client that never finishes its headers, or never reads its answer,
+would otherwise keep its connection for ever."""
+
+import asyncio
+import socket
+from typing import Any, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+__all__ = ["PatientProtocol"]
+
+
+class PatientProtocol(H11Protocol):
+    """For `uvicorn.Config(http=PatientProtocol)`.
+
+    uvicorn's own limit starts after an answer and falls with the first byte of the next request (uvicorn 0.54,
+    protocols/http/h11_impl.py), so half a header would be waited for without end; and it waits for readers without
+    limit.
+    """
+
+    header_seconds = 15.0
+    stalled_seconds = 60.0
+    least_read_bytes = 16 << 10  # of a stalled answer, in each `stalled_seconds`
+
+    def __init__(self, *words: Any, **more: Any):
+        super().__init__(*words, **more)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _send_at_once(transport)
+        # So that what a reader leaves waiting is known of. 0 would be reached by an empty buffer under TLS (asyncio's
+        # sslproto compares with >=), and an answer's body would wait for ever.
+        transport.set_write_buffer_limits(high=1)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._at_work():
+            self._headers_came()
+        elif self._header_timer is None:
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_came()
+        self._reads_on()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(self.stalled_seconds, self._check_reader)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reads_on()
+
+    def _at_work(self) -> bool:
+        cycle = cast(RequestResponseCycle | None, self.cycle)  # None until the first request
+        return cycle is not None and not cycle.response_complete
+
+    def _await_headers(self) -> None:
+        self._header_timer = self.loop.call_later(self.header_seconds, self._headers_late)
+
+    def _headers_came(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_late(self) -> None:
+        self._header_timer = None
+        if not self._at_work() and not self.transport.is_closing():
+            self.transport.abort()
+
+    def _reads_on(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _check_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if self._unread_bytes - left < self.least_read_bytes:
+            self._stall_timer = None
+            self.transport.abort()
+            return
+        self._unread_bytes = left
+        self._stall_timer = self.loop.call_later(self.stalled_seconds, self._check_reader)
+
+
+def _send_at_once(transport: asyncio.Transport) -> None:
+    """asyncio does that only for sockets that were made with the protocol's number (`_set_nodelay` in base_events.py of
+    Python 3.11), which those of `socket.create_server` are not: each small answer would wait 40 ms for Nagle."""
+    found = transport.get_extra_info("socket")
+    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,67 @@
+"""OpenAI's Responses API, without memory: each request brings its whole conversation."""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from trilithon.errors import TrilithonError
+from trilithon.serve.generation import End, Generation
+from trilithon.serve.openai import STREAMED
+from trilithon.serve.passing import event, headers_of, in_turn, timings_of, with_pictures
+from trilithon.serve.problems import problem_of
+from trilithon.serve.replying import EVENTS, Outgoing, Reply
+from trilithon.serve.request_record import note_broken
+from trilithon.serve.responses_bodies import ResponseBody, response_asked
+from trilithon.serve.responses_events import ResponseWriter
+from trilithon.serve.service import Answer
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.post("/responses", responses=STREAMED)
+async def respond(request: Request, body: ResponseBody) -> Response:
+    """An answer as items: thoughts, messages, calls of functions; streamed as events, or whole."""
+    asked = response_asked(body.model_dump(exclude_none=True))
+    await with_pictures(request, asked.chat["messages"])
+    generation = Generation(model=body.model, path="/v1/chat/completions", body=asked.chat, needs=asked.needs)
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        async with in_turn(request, [generation]) as (answer, _):
+            writer = ResponseWriter(model=body.model, created=int(time.time()), settings=asked.settings)
+            headers = headers_of(answer, asked.ignored)
+            if body.stream:
+                yield Outgoing(body=_events(answer, writer), content_type=EVENTS, headers=headers)
+            else:
+                await _read(answer, writer)
+                yield Outgoing(body=json.dumps(writer.response, ensure_ascii=False).encode(), headers=headers)
+
+    return Reply(opening)
+
+
+async def _read(answer: Answer, writer: ResponseWriter) -> None:
+    async for each in answer.events():
+        if isinstance(each, End):
+            writer.close(each, timings_of(answer))
+        else:
+            writer.feed(each)
+
+
+async def _events(answer: Answer, writer: ResponseWriter) -> AsyncIterator[bytes]:
+    try:
+        for found in writer.opening():
+            yield event(found, found["type"])
+        async for each in answer.events():
+            events = writer.close(each, timings_of(answer)) if isinstance(each, End) else writer.feed(each)
+            if events:
+                yield b"".join(event(found, found["type"]) for found in events)
+    except TrilithonError as error:
+        note_broken(error)
+        for found in writer.failed(problem_of(error)):
+            yield event(found, found["type"])

@@ -1,0 +1,201 @@
+"""What every dialect asks of this house: a model's answer, from the placement that suits, loaded when it must be."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trilithon.children.wire import Handed
+from trilithon.engines.base import Feature, Placement, Task
+from trilithon.runtime.pool import Pool
+from trilithon.runtime.relay import Relayed
+from trilithon.serve.fitting import fitted
+from trilithon.serve.generation import AnswerReader, End, Generation, Piece
+from trilithon.serve.problems import Problem
+from trilithon.serve.request_record import note_first_token, note_generated
+from trilithon.serve.shelf import Entry, Shelf
+
+__all__ = ["Answer", "Service"]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request at work. Read it once, by `chunks` (the engine's bytes as they are) or by `events`; closing what
+    gave it cancels the request."""
+
+    entry: Entry
+    placement: Placement
+    started_ns: int
+    load_seconds: float
+    waited_seconds: float
+    _relayed: Relayed
+    end: End | None = field(default=None)
+
+    @property
+    def content_type(self) -> str:
+        return self._relayed.content_type
+
+    @property
+    def handed(self) -> Handed | None:
+        return self._relayed.handed
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._relayed.chunks()
+
+    async def events(self) -> AsyncIterator[Piece | End]:
+        """Pieces of a streamed answer, `End` last."""
+        reader = AnswerReader()
+        async for chunk in self._relayed.chunks():
+            for piece in reader.feed(chunk):
+                yield piece
+        end = reader.end()
+        # Of a handover the stream tells the second half alone; these are of the request as a whole.
+        self.end = replace(end, timings=self._relayed.timings or end.timings)
+        yield self.end
+
+    def note(self) -> None:
+        """For the log and the metrics of the request that this task works for."""
+        if self._relayed.timings is None:
+            return
+        if self._relayed.content_type.startswith("text/event-stream"):
+            note_first_token(self._relayed.first_ns)
+        ran = self.provenance()
+        note_generated(
+            model=self.entry.name,
+            placement=ran["placement"],
+            prefill_unit=ran["prefill_unit"],
+            decode_unit=ran["decode_unit"],
+            timings=self._relayed.timings,
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Which engine and unit did what, for the answer's `timings`; seconds and bytes."""
+        found: dict[str, Any] = {
+            "placement": self.placement.name,
+            "engine": self.placement.build.engine,
+            "build": self.placement.build.name,
+            "prefill_unit": self.placement.unit,
+            "decode_unit": self.placement.unit,
+        }
+        if self.handed is not None:
+            prefill = self.placement.prefill
+            found |= {
+                "prefill_unit": prefill.unit
+                if prefill is not None and self.handed.prefill_tokens
+                else self.placement.unit,
+                "prefill_seconds": self.handed.prefill_ms / 1e3,
+                "transfer_seconds": self.handed.transfer_ms / 1e3,
+                "transfer_bytes": self.handed.transfer_bytes,
+            }
+            if self.handed.reason:
+                found["reason"] = self.handed.reason
+        return found
+
+
+class Service:
+    """`caller` tells clients apart, so that they are served in turn."""
+
+    def __init__(self, shelf: Shelf, pool: Pool):
+        self.shelf = shelf
+        self.pool = pool
+
+    @contextlib.asynccontextmanager
+    async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
+        """Raises ModelError, PlacementError, Busy, RunError, Problem."""
+        started_ns = time.monotonic_ns()
+        entry, key, placement = await self._found(generation.model, generation.context, _task(generation))
+        _require(generation, placement)
+        body = fitted(generation.path, generation.body, placement.file, generation.model)
+        async with (
+            self.pool.lease(key, placement, caller=caller, keep_alive_seconds=generation.keep_alive_seconds) as lease,
+            lease.runner.relay(generation.path, body) as relayed,
+        ):
+            answer = Answer(entry, placement, started_ns, lease.load_seconds, lease.waited_seconds, relayed)
+            yield answer
+            answer.note()
+
+    async def ask(self, generation: Generation, caller: str) -> tuple[list[Piece], Answer]:
+        """All of a streamed answer at once; `answer.end` says how it ended. The body has to ask for a stream."""
+        async with self.answer(generation, caller) as answer:
+            pieces = [event async for event in answer.events() if isinstance(event, Piece)]
+        return pieces, answer
+
+    async def forward(self, model: str, path: str, body: Mapping[str, Any], caller: str) -> tuple[Answer, bytes]:
+        """An endpoint that answers at once with JSON: /tokenize, /detokenize, /apply-template, /v1/embeddings."""
+        async with self.answer(Generation(model=model, path=path, body=body), caller) as answer:
+            return answer, b"".join([chunk async for chunk in answer.chunks()])
+
+    async def load(
+        self, model: str, caller: str, keep_alive_seconds: float | None, context: int | None = None
+    ) -> float:
+        """Seconds that it took; 0 where it was loaded."""
+        _, key, placement = await self._found(model, context)
+        async with self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep_alive_seconds) as lease:
+            return lease.load_seconds
+
+    async def unload(self, model: str) -> bool:
+        """As soon as it is idle; False where it was not loaded."""
+        entry = await asyncio.to_thread(self.shelf.find, model)
+        gone = [await self.pool.unload(entry.name + suffix) for suffix in _SUFFIXES.values()]
+        return any(gone)
+
+    async def entry(self, model: str) -> Entry:
+        """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
+        return await asyncio.to_thread(self._entry, model)
+
+    def _entry(self, model: str) -> Entry:
+        if model:
+            return self.shelf.find(model)
+        names = {loaded.key.partition(" (")[0] for loaded in self.pool.loaded()}
+        entries = [entry for entry in self.shelf.models() if not names or entry.name in names]
+        if len(entries) != 1:
+            raise Problem("which model? name one of GET /v1/models in the field model", status=400, field="model")
+        return entries[0]
+
+    async def _found(self, model: str, context: int | None, task: Task = "generate") -> tuple[Entry, str, Placement]:
+        """With the pool's key. A loaded runner with room enough is kept: clients that ask for another context each
+        time must not reload it."""
+        entry = await self.entry(model)
+        key = entry.name + _SUFFIXES[task]
+        for loaded in self.pool.loaded():
+            if loaded.key == key and loaded.state != "leaving":
+                has = loaded.placement.settings.context or 0
+                if has >= min(context or 0, loaded.placement.file.context_train or has):
+                    return entry, key, loaded.placement
+        placement = await asyncio.to_thread(self.shelf.placement, entry, context)
+        if task == "rank" and placement.file.pooling != "rank":
+            raise Problem(f"{entry.name} does not rank texts; choose a model made for it", status=400, field="model")
+        if task != "generate":
+            settings = replace(placement.settings, task=task, slots=1)
+            placement = replace(placement, settings=settings, prefill=None)
+        return entry, key, placement
+
+
+# A model that makes vectors is loaded apart: one that answers cannot make them.
+_SUFFIXES: Mapping[Task, str] = {"generate": "", "embed": " (vectors)", "rank": " (ranks)"}
+
+
+def _task(generation: Generation) -> Task:
+    if generation.path == "/v1/rerank":
+        return "rank"
+    return "embed" if "embeddings" in generation.needs else "generate"
+
+
+_WORDS: Mapping[Feature, str] = {
+    "logprobs": "gives no log-probabilities",
+    "grammar": "cannot be held to a form",
+    "vision": "does not see images",
+    "embeddings": "gives no embeddings",
+    "speculation": "does not speculate",
+    "handover": "cannot hand over",
+}
+
+
+def _require(generation: Generation, placement: Placement) -> None:
+    """Raises Problem for what the placement cannot do."""
+    for need in sorted(generation.needs - placement.build.features):
+        raise Problem(f"{placement.name} {_WORDS[need]}; leave that out, or choose another placement", status=400)
+    if "vision" in generation.needs and placement.file.vision_encoder is None:
+        raise Problem(f"{generation.model} does not see images; choose a model with a vision encoder", status=400)

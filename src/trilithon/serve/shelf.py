@@ -1,0 +1,209 @@
+"""The models that can be served, and the placement that each one runs on: its plan's, or the first that can."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trilithon.board.snapshot import Board
+from trilithon.engines.base import Placement
+from trilithon.engines.choice import suits_placements
+from trilithon.engines.placing import Need, place, usable_here
+from trilithon.engines.spelling import Spelling, parse_placement
+from trilithon.engines.table import engines
+from trilithon.errors import ModelError, PlacementError
+from trilithon.models.adopt import find_adopted
+from trilithon.models.file import ModelFile, read_model_file
+from trilithon.models.manifest import Manifest, StoredFile
+from trilithon.models.names import ModelName
+from trilithon.models.resolve import choose, find_model, model_name, read_weights, weights_of
+from trilithon.models.store import ModelStore
+from trilithon.results.plans import read_plan
+from trilithon.settings import Configuration
+
+__all__ = ["Entry", "Shelf"]
+
+# Clients list models again and again (one asks before every request), and looking through other programs' folders is
+# dear: what was found holds for so long.
+_ADOPTED_SECONDS = 10.0
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+_SHORTEST_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as it can be served. `digest` tells models apart, not names: two names of one model share it."""
+
+    name: str
+    manifest: Manifest
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        return self.manifest.size_bytes
+
+    @property
+    def modified(self) -> str:
+        """RFC 3339."""
+        return self.manifest.created
+
+
+class Shelf:
+    """May be used by several threads. `paths` are files that the owner of the machine put there, under the names of
+    the files; clients name models and never paths. `placement` is spelled, for every model that can run on it;
+    `slots` is how many requests one model may answer at once."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        board: Board,
+        *,
+        paths: Sequence[Path] = (),
+        placement: str = "",
+        context: int = 4096,
+        slots: int = 1,
+    ):
+        self._configuration = configuration
+        self._board = board
+        self._spelling = parse_placement(placement) if placement else None
+        self._context = context
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._own = tuple(map(_on_path, paths))
+        self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
+        self._files: dict[tuple[str, str], ModelFile] = {}
+
+    @property
+    def configuration(self) -> Configuration:
+        return self._configuration
+
+    @property
+    def board(self) -> Board:
+        return self._board
+
+    def models(self) -> tuple[Entry, ...]:
+        """Everything that has weights; a store's model hides another program's of the same name."""
+        with ModelStore.open(self._configuration) as store:
+            found = [*self._own, *(each for each in store.list() if not store.missing(each))]
+        known = {str(each.name).casefold() for each in found}
+        found += [each for each in self._others() if str(each.name).casefold() not in known]
+        return tuple(_entry(each) for each in found if weights_of(each))
+
+    def find(self, name: str) -> Entry:
+        """Raises ModelError for what is not here, and for what is no name."""
+        wanted = model_name(name)
+        for manifest in self._own:
+            if manifest.name.same_as(wanted):
+                return _entry(manifest)
+        with ModelStore.open(self._configuration) as store:
+            return _entry(find_model(wanted, store, self._others))
+
+    def file(self, entry: Entry) -> ModelFile:
+        """The weights that would run here, with what their header says. Raises ModelError."""
+        suits = suits_placements([self._spelling.name] if self._spelling else [], self._configuration)
+        chosen = choose(entry.manifest, suits)
+        return self._read(entry.manifest, chosen)
+
+    def placement(self, entry: Entry, context: int | None = None) -> Placement:
+        """`context` tokens are asked for; fewer where the model was trained for fewer. Raises ModelError and
+        PlacementError."""
+        file = self.file(entry)
+        wanted = max(context or self._context_of(entry), _SHORTEST_CONTEXT)
+        need = Need(context=wanted, shortest_prefix=0)
+        return self._placed(self._chosen(file), file, need)
+
+    def _chosen(self, file: ModelFile) -> Spelling:
+        plan = None if self._spelling else read_plan(self._configuration.data, file.sha256, self._board.identity())
+        if self._spelling:
+            return self._spelling
+        if plan is not None and self._runs(parse_placement(plan.placement), file):
+            return parse_placement(plan.placement)
+        usable = usable_here([file], self._configuration)
+        if not usable:
+            reasons = "; ".join(missing for each in engines(self._configuration) if (missing := each.missing()))
+            raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+        return usable[0]
+
+    def _runs(self, spelling: Spelling, file: ModelFile) -> bool:
+        """A plan may be of a build that is gone."""
+        try:
+            place(spelling, {}, Need(), [file], self._board, self._configuration)
+        except PlacementError:
+            return False
+        return True
+
+    def _placed(self, spelling: Spelling, file: ModelFile, need: Need) -> Placement:
+        if self._slots > 1 and "np" not in spelling.options:
+            try:
+                found = place(spelling, {"np": str(self._slots)}, need, [file], self._board, self._configuration)
+                return replace(found, name=spelling.name)
+            except PlacementError:
+                pass  # one conversation at a time is all that this engine can
+        return place(spelling, {}, need, [file], self._board, self._configuration)
+
+    def _context_of(self, entry: Entry) -> int:
+        asked = entry.manifest.parameters.get("num_ctx")
+        return asked if isinstance(asked, int) and asked > 0 else self._context
+
+    def _read(self, manifest: Manifest, stored: StoredFile) -> ModelFile:
+        key = (stored.digest or str(stored.path), str(manifest.name))
+        with self._lock:
+            if key in self._files:
+                return self._files[key]
+        with ModelStore.open(self._configuration) as store:
+            # What the store took in was hashed then; another program's file is hashed once, and that is remembered.
+            known = stored.digest if len(weights_of(manifest)) == 1 else ""
+            file = read_weights(manifest, stored, store, None if known else self._configuration.cache)
+        file = replace(file, sha256=known or file.sha256)
+        with self._lock:
+            self._files[key] = file
+        return file
+
+    def _others(self) -> tuple[Manifest, ...]:
+        with self._lock:
+            at, found = self._adopted
+            if time.monotonic() - at < _ADOPTED_SECONDS:
+                return found
+        found = tuple(find_adopted(self._configuration).manifests)
+        with self._lock:
+            self._adopted = (time.monotonic(), found)
+        return found
+
+
+def _entry(manifest: Manifest) -> Entry:
+    return Entry(str(manifest.name), manifest, _digest(manifest))
+
+
+def _digest(manifest: Manifest) -> str:
+    """SHA-256 over everything but the name and its time."""
+    said = asdict(replace(manifest, created="1970-01-01T00:00:00Z", source="")) | {"name": ""}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _on_path(path: Path) -> Manifest:
+    """A file that the owner named, as a model. Raises ModelError for what is no file."""
+    if not path.is_file():
+        raise ModelError(f"{path} is no file; write the path of a .gguf or .rkllm file")
+    status = path.stat()
+    stem = _NOT_IN_NAMES.sub("-", path.stem).strip("-.").lower() or "model"
+    host, namespace, tag = ModelName.DEFAULTS
+    return Manifest(
+        name=ModelName(host, namespace, stem[:80], tag),
+        files=(
+            StoredFile(
+                role="weights",
+                digest="",
+                size_bytes=status.st_size,
+                name=path.name,
+                format=read_model_file(path, None).format,
+                path=path.absolute(),
+            ),
+        ),
+        source=str(path),
+        created=datetime.fromtimestamp(status.st_mtime, UTC).isoformat(),
+    )

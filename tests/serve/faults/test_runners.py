@@ -1,0 +1,90 @@
+"""The process behind an answer dies or hangs: every request is answered or told so, and all is well soon after."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from live_server import Serve, Server
+from load import answered, children, many, ready_again
+
+SLOW = "scripted/cpu:prefill=50000,decode=200,np=4"
+
+
+def runner_pid(server: Server) -> int:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pids = [loaded.pid for loaded in server.pool.loaded() if loaded.state == "ready" and loaded.users]
+        if pids and pids[0] is not None:
+            return pids[0]
+        time.sleep(0.005)
+    raise AssertionError("nothing is at work")
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
+def test_a_runner_that_dies_fails_its_requests_alone(serve: Serve, tiny: Path, blow: signal.Signals) -> None:
+    server = serve(tiny, placement=SLOW, slots=4)
+
+    def strike() -> None:
+        os.kill(runner_pid(server), blow)
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    found = asyncio.run(many(server, 4, tokens=600))
+    striking.join()
+    assert found["whole"] + found["error"] + found["broken off"] == 4
+    assert found["error"] + found["broken off"] > 0
+    ready_again(server)
+    assert len(children()) == 1
+
+
+def test_fifty_deaths_under_load(serve: Serve, tiny: Path) -> None:
+    server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=2000,np=4", slots=4)
+    over = threading.Event()
+
+    def strike() -> None:
+        for _ in range(10):
+            time.sleep(0.1)
+            for loaded in server.pool.loaded():
+                if loaded.pid is not None and loaded.state == "ready":
+                    os.kill(loaded.pid, signal.SIGKILL)
+        over.set()
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    total = 0
+    while not over.is_set():
+        found = asyncio.run(many(server, 20, tokens=20))
+        assert set(found) <= {"whole", "error", "broken off"}, found
+        total += found.total()
+    striking.join()
+    assert total >= 20
+    ready_again(server, 20)  # ten deaths in a row: it rests for some seconds
+    assert len(children()) == 1
+
+
+@pytest.mark.parametrize("fault", ["crash_after=3", "oom_after=3", "exit_after=3", "error_after=3"])
+def test_faults_in_the_middle_of_an_answer_are_told(serve: Serve, tiny: Path, fault: str) -> None:
+    server = serve(tiny, placement=f"scripted/cpu:prefill=50000,decode=2000,{fault}")
+    found = asyncio.run(many(server, 3, tokens=50))
+    assert found["whole"] == 0
+    assert found.total() == 3
+    assert not set(found) - {"error", "broken off"}, found
+
+
+@pytest.mark.slow  # a hang is called one once the prompt has had its time
+def test_a_runner_that_hangs_is_told_and_replaced(serve: Serve, tiny: Path) -> None:
+    server = serve(tiny, placement=SLOW, hang_seconds=1.0)
+
+    async def scenario() -> str:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            asking = asyncio.create_task(answered(client, server, 600))
+            os.kill(await asyncio.to_thread(runner_pid, server), signal.SIGSTOP)
+            return await asking
+
+    assert asyncio.run(scenario()) in ("error", "broken off")
+    ready_again(server, 15)

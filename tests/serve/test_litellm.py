@@ -1,0 +1,53 @@
+"""LiteLLM, which many programs put between themselves and a server, by OpenAI's, Anthropic's and the older way.
+
+In a process of its own: it is slow to import, and looks for its list of prices on the internet unless told not to.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from live_server import Serve
+
+PROGRAM = """
+import json, sys
+import litellm
+
+base = sys.argv[1]
+found = []
+user = [{"role": "user", "content": "hello"}]
+for model, path in (("openai/tiny", "/v1"), ("anthropic/tiny", ""), ("text-completion-openai/tiny", "/v1")):
+    asked = dict(model=model, api_base=base + path, api_key="none", messages=user, max_tokens=6)
+    whole = litellm.completion(**asked)
+    parts = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**asked, stream=True)]
+    found.append([whole.choices[0].message.content, "".join(parts), whole.usage.completion_tokens])
+vectors = litellm.embedding(model="openai/tiny", api_base=base + "/v1", api_key="none", input=["one", "two"])
+try:
+    litellm.completion(model="openai/nope", api_base=base + "/v1", api_key="none", messages=user)
+    error = ""
+except litellm.exceptions.NotFoundError as raised:
+    error = type(raised).__name__
+print(json.dumps({"found": found, "vectors": len(vectors.data), "error": error}))
+"""
+
+
+def test_litellm(serve: Serve, tiny: Path) -> None:
+    server = serve(tiny)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, server.url],
+        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    for whole, streamed, tokens in said["found"]:
+        assert whole.startswith("A trilithon")
+        assert streamed == whole
+        assert tokens == 6
+    assert said["vectors"] == 2
+    assert said["error"] == "NotFoundError"

@@ -1,0 +1,58 @@
+"""LiteLLM as a client of Ollama's API: it looks at show first, and makes OpenAI's form of everything.
+
+In a process of its own, as in test_litellm.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from live_server import Serve
+
+from trilithon.models.synthetic import write_tiny_model
+
+TEMPLATE = "{% if tools %}{{ tools }}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+PROGRAM = """
+import json, sys
+import litellm
+from litellm.llms.ollama.completion.transformation import OllamaConfig
+
+base = sys.argv[1]
+found = []
+for model in ("ollama_chat/talker", "ollama/talker"):
+    asked = dict(model=model, api_base=base, messages=[{"role": "user", "content": "hi"}], max_tokens=5, temperature=0)
+    whole = litellm.completion(**asked)
+    parts = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**asked, stream=True)]
+    found.append([whole.choices[0].message.content, "".join(parts), whole.usage.completion_tokens])
+vectors = litellm.embedding(model="ollama/talker", input=["a", "b"], api_base=base)
+info = OllamaConfig().get_model_info("talker", api_base=base)
+try:
+    litellm.completion(model="ollama_chat/nope", messages=[{"role": "user", "content": "a"}], api_base=base)
+    error = ""
+except litellm.exceptions.NotFoundError as raised:
+    error = str(raised)
+print(json.dumps({"found": found, "vectors": len(vectors.data), "info": dict(info), "error": error}))
+"""
+
+
+def test_litellm(serve: Serve, tmp_path: Path) -> None:
+    server = serve(write_tiny_model(tmp_path / "talker.gguf", template=TEMPLATE), placement="llama.cpp@embedded/cpu")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, server.url],
+        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    for whole, streamed, tokens in said["found"]:
+        assert streamed.strip() == whole.strip()
+        assert tokens == 5
+    assert said["vectors"] == 2
+    assert said["info"]["max_input_tokens"] == 2048
+    assert said["info"]["supports_function_calling"] is True
+    assert "model 'nope' not found" in said["error"]

@@ -1,0 +1,49 @@
+"""Every error of the house has a status, one line, and each dialect's form."""
+
+import pytest
+
+from trilithon.errors import ChildDied, Hung, ModelError, PlacementError, Refused, StartError, UserError
+from trilithon.runtime.pool import Busy
+from trilithon.serve.dialects import error_body
+from trilithon.serve.problems import Problem, problem_of
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ModelError("there is no x"), 404),
+        (PlacementError("no engine"), 400),
+        (UserError("no"), 400),
+        (Refused("too long", status=400), 400),
+        (Refused("no HTTP status at all", status=7), 502),
+        (StartError("not started", advice="free memory"), 500),
+        (ChildDied("died"), 502),
+        (Hung("hung"), 502),
+        (Problem("no", status=418), 418),
+    ],
+)
+def test_every_error_has_its_status(error: Exception, status: int) -> None:
+    problem = problem_of(error)
+    assert problem.status == status
+    assert str(error) in str(problem)
+
+
+def test_what_may_succeed_later_says_when() -> None:
+    problem = problem_of(Busy("full", retry_after_seconds=7))
+    assert (problem.status, problem.retry_after_seconds) == (503, 7)
+
+
+def test_advice_is_told() -> None:
+    assert "free memory" in str(problem_of(StartError("not started", advice="free memory")))
+
+
+def test_what_is_not_ours_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        problem_of(ZeroDivisionError())
+
+
+def test_each_dialect_has_its_form() -> None:
+    problem = Problem("no such model", status=404, kind="not_found_error", field="model")
+    assert error_body("/api/chat", problem) == {"error": "no such model"}
+    assert error_body("/v1/messages/count_tokens", problem)["error"]["type"] == "not_found_error"
+    assert error_body("/v1/models", problem)["error"]["param"] == "model"

@@ -1,0 +1,99 @@
+"""Connections whose clients never finish a header or never read: real sockets, and limits of a fraction of a second."""
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+from small_server import Door, at_the_door
+
+from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.security import SecurityOptions
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(PatientProtocol, name, value)
+
+
+def test_an_answer_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a listening socket that was made without a protocol's number, as this one and systemd's may be."""
+    found: list[int] = []
+    before = PatientProtocol.connection_made
+
+    def connection_made(self: PatientProtocol, transport: asyncio.Transport) -> None:
+        before(self, transport)
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(PatientProtocol, "connection_made", connection_made)
+
+    async def visit(door: Door) -> None:
+        assert (await door.http.get("/health")).status_code == 200
+
+    at_the_door(SecurityOptions(), visit)
+    assert all(found)
+    assert found
+
+
+def test_headers_that_never_end_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch, header_seconds=0.3)
+
+    async def visit(door: Door) -> None:
+        heads = (b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        await asyncio.gather(*(linger(door, head) for head in heads))
+
+    async def linger(door: Door, head: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        writer.write(head)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 15) == b""
+        writer.close()
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_byte_of_a_header_now_and_then_does_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch, header_seconds=0.5)
+
+    async def visit(door: Door) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")  # after an answer, too
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                writer.write(b"G")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+            raise AssertionError("held for ten seconds")
+        writer.close()
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_long_answer_outlives_the_limit_of_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch, header_seconds=0.1)
+
+    async def visit(door: Door) -> None:
+        for _ in range(2):  # the connection is kept
+            assert (await door.http.get("/stream")).text.count("data:") == 3
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_client_that_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch, stalled_seconds=0.3)
+
+    async def visit(door: Door) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", door.port, limit=1024)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        metrics = door.app.state.metrics
+        for _ in range(1000):
+            if b'route="/endless"' in (await metrics.text(None))[0]:
+                break
+            await asyncio.sleep(0.02)
+        else:
+            raise AssertionError("the answer to one who does not read never ended")
+        writer.close()
+
+    at_the_door(SecurityOptions(), visit)
