@@ -12,6 +12,7 @@ others are held open.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -31,6 +32,7 @@ from trilithon.settings import load_configuration
 _TOKENS = 128
 _STREAMS = 8
 _HELD = 200
+_TOKEN = re.compile(rb'"content": ?"')
 _BOUNDS = [
     Bound("single stream, ratio of rates", least=0.98),
     Bound("first token, added ms", most=3.0),
@@ -74,8 +76,9 @@ async def streamed(target: Target, body: dict[str, object]) -> tuple[float, floa
     moments = []
     async with asked(target, body, "/v1/chat/completions") as reader:
         while piece := await reader.read(1 << 16):
-            moments += [time.monotonic()] * piece.count(b'"content":"')
-    return moments[0] - begun, (len(moments) - 1) / (moments[-1] - moments[0])
+            moments += [time.monotonic()] * len(_TOKEN.findall(piece))
+    span = moments[-1] - moments[0]
+    return moments[0] - begun, (len(moments) - 1) / span if span else math.inf  # all in one piece
 
 
 def chat(model: str, number: int, tokens: int = _TOKENS) -> dict[str, object]:
@@ -211,6 +214,7 @@ def main() -> int:
             asyncio.run(warm(ours, name))
             direct = Target(socket=child_socket(process.pid))
             figures |= asyncio.run(beside(ours, direct, name, words.rounds))
+            print(json.dumps(figures), file=sys.stderr)
         scripted = ("--placement", "scripted/cpu:prefill=1000000,decode=200,np=16", "--parallel", "16")
         with serving(model, *scripted, environment=environment) as (port, process, name):
             ours = Target(port)
