@@ -153,10 +153,10 @@ def test_an_engine_that_breaks_down_is_told(trilithon: Program, tiny: Path, pipe
     for fault, message in (("crash_after=5", "died"), ("refuse_start=no room", "no room")):
         code, out, errors = trilithon("run", tiny, "hello", "--placement", f"scripted/cpu:{fault}")
         assert code == 1
-        assert errors.startswith("error: ")
-        assert message in errors
-        assert errors.count("\n") == 1
-        assert "Traceback" not in errors
+        *waiting, last = errors.splitlines()
+        assert last.startswith("error: ")
+        assert message in last
+        assert all(line.startswith("waiting for") for line in waiting)  # where the machine is slow
         assert out == "" or TEXT.startswith(out.strip())
 
 

@@ -232,7 +232,7 @@ class _EventReader:
 
     def finished(self) -> Finished:
         if not self._reason:
-            raise Disconnected("the answer broke off before its end")
+            raise Disconnected("the connection broke: the answer broke off before its end")
         return Finished(self._at_ns, self._reason, self._timings)
 
 

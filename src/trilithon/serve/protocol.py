@@ -5,6 +5,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 __all__ = ["PatientProtocol"]
@@ -24,6 +25,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *words: Any, **more: Any):
         super().__init__(*words, **more)
+        self.app = self._telling(self.app)
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
@@ -57,6 +59,15 @@ class PatientProtocol(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._reads_on()
+
+    def _telling(self, app: ASGI3Application) -> ASGI3Application:
+        """The application, told by its scope whether this connection's reader lets something wait."""
+
+        async def told(scope: Any, receive: Any, send: Any) -> None:
+            scope["trilithon.reader_waits"] = lambda: self.flow.write_paused
+            await app(scope, receive, send)
+
+        return told
 
     def _at_work(self) -> bool:
         cycle = cast(RequestResponseCycle | None, self.cycle)  # None until the first request

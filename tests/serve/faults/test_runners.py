@@ -78,7 +78,7 @@ def test_faults_in_the_middle_of_an_answer_are_told(serve: Serve, tiny: Path, fa
 
 @pytest.mark.slow  # a hang is called one once the prompt has had its time
 def test_a_runner_that_hangs_is_told_and_replaced(serve: Serve, tiny: Path) -> None:
-    server = serve(tiny, placement=SLOW, hang_seconds=1.0)
+    server = serve(tiny, placement=SLOW, hang_seconds=3.0)
 
     async def scenario() -> str:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
@@ -87,4 +87,4 @@ def test_a_runner_that_hangs_is_told_and_replaced(serve: Serve, tiny: Path) -> N
             return await asking
 
     assert asyncio.run(scenario()) in ("error", "broken off")
-    ready_again(server, 15)
+    ready_again(server, 40)
