@@ -14,7 +14,8 @@
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
 A message is one line, and ends with what mends it where something does. The surfaces (the command line,
-each HTTP API) turn these into text and status; nothing below them exits.
+each HTTP API) turn these into text and status; nothing below them exits. Two kinds of TrilithonError stand beside what
+raises them: `Busy` in runtime.pool_queue, and `Problem` in serve.problems.
 """
 
 __all__ = [
