@@ -109,9 +109,10 @@ async def _left_behind(child):
     pid, deadline = child.process.pid, time.monotonic() + 10
     while time.monotonic() < deadline:
         slot = json.loads(await child.client._slots())[0]
-        connections = sum(str(Path(link).readlink()).startswith("socket:") for link in _links(pid))
+        links = _links(pid)
+        connections = sum(target.startswith("socket:") for target in links)
         if not slot["is_processing"] and connections <= _SOCKETS:
-            return len(os.listdir(f"/proc/{pid}/task")), len(_links(pid))  # noqa: PTH208
+            return len(os.listdir(f"/proc/{pid}/task")), len(links)  # noqa: PTH208
         await asyncio.sleep(0.02)
     raise AssertionError(f"{connections} sockets are open, the slot is {slot}")
 
@@ -120,9 +121,12 @@ _SOCKETS = 3  # the one that is listened on, and the event loop's own pair
 
 
 def _links(pid):
-    with contextlib.suppress(FileNotFoundError):
-        return [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]  # noqa: PTH208
-    return []
+    """What the child's descriptors point at; one that is closed while they are read is left out."""
+    targets = []
+    for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(f"/proc/{pid}/fd/{name}"))  # noqa: PTH115
+    return targets
 
 
 async def _chaos(child, count, seed):
