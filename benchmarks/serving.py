@@ -4,17 +4,20 @@
 
 One `trilithon serve` runs the model on the native build in FOLDER (else on the wheel's). Each round asks the same chat
 once over its port and once over the Unix socket of its own child, in turn first, so that both meet the same process:
-rate of a single stream, time to the first token, and the total rate of 8 streams at once. Then, with the scripted
-engine, which costs nothing: memory of our process before and after many requests, and one stream's rate while 200
-others are held open.
+rate of a single stream, time to the first token, and the total rate of 8 streams at once. What the server adds to a
+request for the demo model, which is a base model (stop words, a penalty), is asked for on both sides: another sampler
+is another speed. Then, with the scripted engine, which costs nothing: memory of our process before and after many
+requests, and one stream's rate while 200 others have begun and go on slowly.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,10 +30,12 @@ from statistics import median
 from _figures import Bound, Figure, arguments, report
 from _placements import demo_path
 
+from trilithon.board.snapshot import read_board
+from trilithon.results.plans import ModelPlan, keep_plan
 from trilithon.settings import load_configuration
 
 _TOKENS = 128
-_STREAMS = 8
+_STREAMS, _STREAM_TOKENS = 8, 64
 _HELD = 200
 _TOKEN = re.compile(rb'"content": ?"')
 _BOUNDS = [
@@ -91,6 +96,10 @@ def chat(model: str, number: int, tokens: int = _TOKENS) -> dict[str, object]:
         "ignore_eos": True,
         "temperature": 0,
         "cache_prompt": False,
+        # The demo model's own (models/template.py), but no penalty, and no line's end that would stop it early.
+        "repeat_penalty": 1.0,
+        "stop": ["\n\n", "\nQ:"],
+        "logit_bias": [["\n", False], ["\n\n", False]],
     }
 
 
@@ -103,8 +112,9 @@ async def beside(ours: Target, direct: Target, model: str, rounds: int) -> dict[
         for name, target in sides if number % 2 else reversed(sides):
             seconds, rate = await streamed(target, chat(model, number))
             begun = time.monotonic()
-            await asyncio.gather(*(streamed(target, chat(model, 100 * number + each, 32)) for each in range(_STREAMS)))
-            total = _STREAMS * 32 / (time.monotonic() - begun)
+            asked_for = [chat(model, 100 * number + each, _STREAM_TOKENS) for each in range(_STREAMS)]
+            await asyncio.gather(*(streamed(target, body) for body in asked_for))
+            total = _STREAMS * _STREAM_TOKENS / (time.monotonic() - begun)
             if number >= 0:  # the first round warms up
                 first[name].append(seconds)
                 single[name].append(rate)
@@ -139,19 +149,37 @@ async def endured(target: Target, model: str, process: int, requests: int) -> di
     }
 
 
-async def held(target: Target, model: str) -> dict[str, Figure]:
-    """One stream's rate alone, and while 200 clients hold a stream that waits in the queue."""
+async def held(target: Target, model: str, slow: str) -> dict[str, Figure]:
+    """One stream's rate alone, and while 200 clients have a stream open at which next to nothing happens: the first
+    gets a token in 20 s, and the others wait behind it."""
     alone = median([(await streamed(target, chat(model, number)))[1] for number in range(5)])
-    # Ollama's dialect sends nothing before the first token; these wait for their turn behind each other.
-    async with contextlib.AsyncExitStack() as stack:
-        connections = [await target.open() for _ in range(_HELD)]
-        for _, writer in connections:
-            stack.callback(writer.close)
-            writer.write(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        for reader, _ in connections:
-            await reader.readuntil(b"\r\n\r\n")
+    waiting = [asyncio.create_task(streamed(target, chat(slow, number))) for number in range(_HELD)]
+    try:
+        await asyncio.sleep(5)
         beside_them = median([(await streamed(target, chat(model, number)))[1] for number in range(5)])
+        assert not any(task.done() for task in waiting), "a stream that should be held has ended"
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
     return {"alone tokens/s": alone, "with 200 held streams, ratio of rates": beside_them / alone}
+
+
+@contextlib.contextmanager
+def with_plans(model: Path, folder: Path, plans: dict[str, str]) -> Iterator[list[Path]]:
+    """Copies of the model by their names, each to run on a placement of its own."""
+    board = read_board().identity()
+    files = []
+    for number, (name, placement) in enumerate(plans.items()):
+        files.append(folder / f"{name}.gguf")
+        shutil.copyfile(model, files[-1])
+        with files[-1].open("ab") as file:
+            file.write(b"\0" * number)  # a plan belongs to a content
+        with files[-1].open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        plan = ModelPlan(sha256=digest, placement=placement, board=board, campaign=0, sentence="")
+        keep_plan(folder / "data", plan)
+    yield files
 
 
 def _resident_megabytes(process: int) -> float:
@@ -162,9 +190,9 @@ def _resident_megabytes(process: int) -> float:
 
 
 @contextlib.contextmanager
-def serving(model: Path, *words: str, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[str], str]]:
-    """The port, the process and the model's name."""
-    command = [str(Path(sys.executable).with_name("trilithon")), "serve", str(model), "--port", "0", *words]
+def serving(*words: str | Path, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[str], str]]:
+    """The port, the process and the first model's name."""
+    command = [str(Path(sys.executable).with_name("trilithon")), "serve", *map(str, words), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         assert process.stderr is not None
         said = ""
@@ -172,7 +200,7 @@ def serving(model: Path, *words: str, environment: dict[str, str]) -> Iterator[t
             for line in process.stderr:
                 said += line
                 if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                    yield int(match[1]), process, re.sub(r"[^a-z0-9_.-]+", "-", model.stem.lower())
+                    yield int(match[1]), process, re.sub(r"[^a-z0-9_.-]+", "-", Path(words[0]).stem.lower())
                     return
             sys.exit(f"the server did not start: {said}")
         finally:
@@ -215,11 +243,15 @@ def main() -> int:
             direct = Target(socket=child_socket(process.pid))
             figures |= asyncio.run(beside(ours, direct, name, words.rounds))
             print(json.dumps(figures), file=sys.stderr)
-        scripted = ("--placement", "scripted/cpu:prefill=1000000,decode=200,np=16", "--parallel", "16")
-        with serving(model, *scripted, environment=environment) as (port, process, name):
+        plans = {"fast": "scripted/cpu:prefill=1000000,decode=200,np=16", "slow": "scripted/cpu:decode=0.05"}
+        environment["TRILITHON_DATA"] = f"{folder}/data"
+        with (
+            with_plans(model, Path(folder), plans) as files,
+            serving(*files, environment=environment) as (port, process, name),
+        ):
             ours = Target(port)
             asyncio.run(warm(ours, name))
-            figures |= asyncio.run(held(ours, name))
+            figures |= asyncio.run(held(ours, name, "slow"))
             figures |= asyncio.run(endured(ours, name, process.pid, words.requests))
     return report(figures, _BOUNDS, as_json=words.json)
 

@@ -111,6 +111,21 @@ async def until(found: Callable[[], Awaitable[bool]]) -> None:
     raise AssertionError("it did not come to that")
 
 
+class Line:
+    """An outlet that is free for so many writes."""
+
+    def __init__(self, writes: int):
+        self.taken: list[bytes] = []
+        self._left = writes
+
+    def free(self) -> bool:
+        return self._left > 0
+
+    def write(self, content: bytes) -> None:
+        self._left -= 1
+        self.taken.append(content)
+
+
 # -- answers that are right
 
 
@@ -420,5 +435,60 @@ def test_it_may_be_left_in_another_task(tmp_path: Path) -> None:
                     return await answer.read()
 
             assert b"timings" in await asyncio.create_task(rest())
+
+    asyncio.run(scenario())
+
+
+# -- past the reader
+
+
+def test_what_an_outlet_takes_is_not_given_to_the_reader(tmp_path: Path) -> None:
+    texts = [b"data: %d\n\n" % number for number in range(6)] + [b'{"timings":' + json.dumps(TIMINGS).encode() + b"}"]
+    pieces = [HEAD, *map(chunk, texts), b"0\r\n\r\n"]
+
+    async def scenario() -> None:
+        line = Line(3)
+        async with serving(tmp_path, sends(*pieces, pause_seconds=0.02)) as client, relayed(client) as answer:
+            given = [content async for content in answer.chunks(line)]
+            assert b"".join(line.taken + given) == b"".join(texts)
+            assert len(line.taken) == 3
+            assert answer.timings == Timings.parse(TIMINGS)
+            assert answer.first_ns < answer.last_ns
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [(b"no chunk\r\n", "no size of a chunk"), (b"", "broke"), (b"9\r\nhalf", "broke")]
+)
+def test_what_breaks_on_the_way_to_an_outlet_is_told_to_the_reader(tmp_path: Path, last: bytes, words: str) -> None:
+    pieces = [HEAD, chunk(b"data: 1\n\n"), chunk(b"data: 2\n\n"), last]
+
+    async def scenario() -> None:
+        line = Line(100)
+        async with serving(tmp_path, sends(*pieces, pause_seconds=0.02)) as client, relayed(client) as answer:
+            with pytest.raises(RunError, match=words):
+                line.taken += [content async for content in answer.chunks(line)]
+        assert b"".join(line.taken).startswith(b"data: 1\n\ndata: 2\n\n")
+
+    asyncio.run(scenario())
+
+
+def test_a_hang_is_seen_behind_an_outlet(tmp_path: Path) -> None:
+    async def handle(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/slots" in head:
+            return
+        writer.write(HEAD + chunk(b"data: 1\n\n"))
+        for number in range(5):
+            await asyncio.sleep(0.05)
+            writer.write(chunk(b"data: %d\n\n" % number))
+        await asyncio.sleep(60)
+
+    async def scenario() -> None:
+        line = Line(100)
+        async with serving(tmp_path, handle) as client, relayed(client, {"prompt": [1], "stream": True}) as answer:
+            with pytest.raises(Hung):
+                line.taken += [content async for content in answer.chunks(line)]
+        assert b"data: 4" in b"".join(line.taken)
 
     asyncio.run(scenario())

@@ -2,11 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 import socket
+from pathlib import Path
 
 import pytest
+from live_server import Serve, Server
 from small_server import Door, at_the_door
 
+from trilithon.runtime.exchange import ChunkedBody
+from trilithon.serve.generation import AnswerReader
 from trilithon.serve.protocol import PatientProtocol
 from trilithon.serve.security import SecurityOptions
 
@@ -97,3 +102,27 @@ def test_a_client_that_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) ->
         writer.close()
 
     at_the_door(SecurityOptions(), visit)
+
+
+def test_a_stream_is_framed_for_whom_it_is(serve: Serve, tiny: Path) -> None:
+    """In chunks, also past uvicorn, for who knows them; until the connection's end for a client of HTTP/1.0."""
+    server = serve(tiny)
+    body = {"model": server.model, "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 20}
+    texts = {version: _asked_raw(server, version, body) for version in ("1.0", "1.1")}
+    assert b"Transfer-Encoding: chunked".lower() in texts["1.1"][0].lower()
+    assert b"transfer-encoding" not in texts["1.0"][0].lower()
+    chunked = ChunkedBody()
+    bodies = chunked.feed(texts["1.1"][1]), texts["1.0"][1]
+    assert chunked.complete
+    assert [len(AnswerReader().feed(each)) for each in bodies] == [20, 20]
+
+
+def _asked_raw(server: Server, version: str, body: dict[str, object]) -> tuple[bytes, bytes]:
+    """The head and the body, as they came."""
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", server.http.base_url.port or 0), timeout=60) as connection:
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    found = answer.partition(b"\r\n\r\n")
+    return found[0], found[2]

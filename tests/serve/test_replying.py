@@ -9,6 +9,7 @@ import pytest
 
 from trilithon.errors import Refused
 from trilithon.serve.problems import Problem
+from trilithon.serve.protocol import OUTLET
 from trilithon.serve.replying import EVENTS, Outgoing, Reply
 
 Messages = list[dict[str, Any]]
@@ -38,6 +39,21 @@ class Source:
 
 def broken(problem: Problem) -> bytes:
     return f"broken: {problem}".encode()
+
+
+class Line:
+    """A connection's outlet, free or not."""
+
+    def __init__(self, found: list[str], free: bool = True):
+        self.taken = b""
+        self._found, self._free = found, free
+
+    def free(self) -> bool:
+        return self._free
+
+    def write(self, content: bytes) -> None:
+        self.taken += content
+        self._found.append("outlet")
 
 
 async def staying() -> dict[str, Any]:
@@ -183,3 +199,32 @@ def test_leaving_ends_the_work_while_nothing_is_sent() -> None:
         assert source.closed.is_set()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_a_stream_takes_the_outlet_between_its_first_and_its_last_while_it_is_free(free: bool) -> None:
+    way: list[str] = []
+    line, messages = Line(way, free), []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(5):
+            await asyncio.sleep(0.001)
+            yield str(number).encode()
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+        way.append("send")
+
+    asyncio.run(Reply(Source(chunks), broken)({OUTLET: line}, staying, send))
+    assert (line.taken, body(messages)) == ((b"01234", b"") if free else (b"", b"01234"))
+    assert (way[0], way[-1]) == ("send", "send")
+
+
+def test_an_answer_with_a_length_is_sent_by_send_alone() -> None:
+    line, messages = Line([]), []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    asyncio.run(Reply(Source())({OUTLET: line}, staying, send))
+    assert (line.taken, body(messages)) == (b"", b"whole")

@@ -1,12 +1,15 @@
 """The models that can be served, and what each one runs on."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilithon.board.snapshot import read_board
 from trilithon.errors import ModelError, PlacementError
+from trilithon.models.file import ModelFile
 from trilithon.models.manifest import Manifest, StoredFile, now
 from trilithon.models.names import ModelName
 from trilithon.models.store import ModelStore
@@ -103,3 +106,19 @@ def test_what_is_no_file_is_refused_at_once(configuration: Configuration, tmp_pa
     (tmp_path / "noise.gguf").write_bytes(b"noise")
     with pytest.raises(ModelError):
         Shelf(configuration, read_board(), paths=[tmp_path / "noise.gguf"])
+
+
+def test_a_file_is_read_once_however_many_ask_for_it_first(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six requests at once would hash it six times, and hold six headers in memory."""
+    begun: list[str] = []
+
+    def counted(self: Shelf, *words: Any) -> ModelFile:
+        begun.append("read")
+        return before(self, *words)
+
+    before = Shelf._read_anew
+    monkeypatch.setattr(Shelf, "_read_anew", counted)
+    entry = shelf.find("tiny")
+    with ThreadPoolExecutor(6) as threads:
+        files = set(threads.map(lambda _: shelf.file(entry).sha256, range(24)))
+    assert (len(files), begun) == (1, ["read"])

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +84,8 @@ class Exchange(asyncio.Protocol):
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._last_ns = time.monotonic_ns()
         self._waiter: asyncio.Future[None] | None = None
+        self._divert: Callable[[], bool] | None = None
+        self._broken: h11.RemoteProtocolError | None = None
         self._deadline = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._lost = asyncio.get_running_loop().create_future()
@@ -131,6 +133,16 @@ class Exchange(asyncio.Protocol):
             self._alarm = loop.call_at(self._deadline, self._late)
         await self._waiter
 
+    @contextlib.contextmanager
+    def diverted(self, on_arrival: Callable[[], bool] | None) -> Iterator[None]:
+        """Meanwhile, whoever waits sleeps on where `on_arrival`, called when something came, says that it is done
+        with it: waking a task up costs more than passing a token on."""
+        self._divert = on_arrival
+        try:
+            yield
+        finally:
+            self._divert = None
+
     def _late(self) -> None:
         self._alarm = None
         if self._waiter is None or self._waiter.done():
@@ -162,8 +174,18 @@ class Exchange(asyncio.Protocol):
         """The pieces of the body that have arrived since the last call, each with its moment (monotonic ns).
 
         Sets `status` and `content_type` once the head is there and `complete` at the end of the body. Raises
-        ConnectionError when the connection ended before, once all that came is given.
+        ConnectionError when the connection ended before, once all that came is given; what it raises once, it raises
+        again.
         """
+        if self._broken is not None:
+            raise self._broken
+        try:
+            return self._read()
+        except h11.RemoteProtocolError as error:
+            self._broken = error
+            raise
+
+    def _read(self) -> list[tuple[int, bytes]]:
         pieces: list[tuple[int, bytes]] = []
         while self._arrived:
             at_ns, data = self._arrived.popleft()
@@ -209,7 +231,8 @@ class Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._last_ns = time.monotonic_ns()
         self._arrived.append((self._last_ns, data))
-        self._wake()
+        if self._divert is None or not self._divert():
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost.set_result(exc)

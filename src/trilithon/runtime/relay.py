@@ -5,17 +5,20 @@ the engine's own clock.
 """
 
 import contextlib
+import functools
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import h11
 
 from trilithon.children.wire import NO_PINGS, Finished, Handed, Timings
 from trilithon.runtime.client import Client
 from trilithon.runtime.exchange import Exchange
 from trilithon.runtime.faults import refusal, translated
 
-__all__ = ["Relayed", "timings_in"]
+__all__ = ["Outlet", "Relayed", "timings_in"]
 
 Asked = Callable[[Awaitable[None]], Awaitable[None]]
 """Waits for it, and explains what goes wrong."""
@@ -27,6 +30,15 @@ _TIMINGS = b'"timings":'
 _PICTURE_TOKENS = 4096
 _LONGEST_PROMPT = 1 << 17
 _PICTURES = frozenset({"image_data", "image_url", "input_audio", "multimodal_data"})
+
+
+class Outlet(Protocol):
+    """Where bytes can go at once, and nobody has to be woken up for them."""
+
+    def free(self) -> bool:
+        """Whether it takes something now; else it has to be waited for."""
+
+    def write(self, content: bytes) -> None: ...
 
 
 class Relayed:
@@ -82,8 +94,9 @@ class Relayed:
     def content_type(self) -> str:
         return self._exchange.content_type
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body's bytes; what arrived together comes together."""
+    async def chunks(self, outlet: Outlet | None = None) -> AsyncGenerator[bytes, None]:
+        """The body's bytes; what arrived together comes together. What came while the reader waited goes into the
+        outlet as long as that is free, and is not given here."""
         while not self.complete:
             content, self._content = self._content, b""
             if content:
@@ -91,7 +104,7 @@ class Relayed:
             elif self._exchange.complete:
                 self._end()
             else:
-                await self._asked(self._arrival())
+                await self._asked(self._arrival(outlet))
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
@@ -102,28 +115,45 @@ class Relayed:
         if self.status >= 400:
             raise refusal(self.status, await self.read())
 
-    async def _arrival(self) -> None:
+    async def _arrival(self, outlet: Outlet | None = None) -> None:
         """Until there is more; raises Disconnected, Hung."""
         with translated(self._limit):
-            await self._client.watch(self._arrived, self._limit)
-            pieces = self._exchange.read()
+            await self._client.watch(functools.partial(self._arrived, outlet), self._limit)
+            self._content += self._take()
+
+    def _take(self) -> bytes:
+        pieces = self._exchange.read()
         if not pieces:
-            return
+            return b""
         self._limit = self._client.hang_seconds
         self.first_ns = self.first_ns or pieces[0][0]
         self.last_ns = pieces[-1][0]
         content = b"".join([piece for _, piece in pieces])
-        self._content += content
         self._tail.append(content)
         self._tail_bytes += len(content)
         while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft())
+        return content
 
-    async def _arrived(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
+    async def _arrived(self, outlet: Outlet | None, seconds: float) -> bool:
+        before_ns = self.last_ns
+        passed_on = None if outlet is None else functools.partial(self._passed_on, outlet)
+        with contextlib.suppress(TimeoutError), self._exchange.diverted(passed_on):
             await self._exchange.wait(seconds)
             return True
-        return False
+        return self.last_ns != before_ns
+
+    def _passed_on(self, outlet: Outlet) -> bool:
+        """Whether all that came went on, and more is to come."""
+        if not outlet.free():
+            return False
+        try:
+            content = self._take()
+        except (ConnectionError, h11.RemoteProtocolError):  # raised again for who waits
+            return False
+        if content:
+            outlet.write(content)
+        return not self._exchange.complete
 
     def _end(self) -> None:
         self.complete = True

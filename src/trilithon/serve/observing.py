@@ -8,9 +8,11 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trilithon.runtime.relay import Outlet
 from trilithon.serve.logs import log_request
 from trilithon.serve.metrics import Metrics
 from trilithon.serve.problems import Problem
+from trilithon.serve.protocol import OUTLET
 from trilithon.serve.refusing import refuse
 from trilithon.serve.request_record import RequestRecord, recording
 
@@ -38,6 +40,8 @@ class Observed:
         )
         scope.setdefault("state", {})["request_id"] = record.request_id
         watched = _Watched(send, record)
+        if OUTLET in scope:
+            scope[OUTLET] = _WatchedOutlet(scope[OUTLET], record)
         with recording(record), self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, watched)
@@ -64,23 +68,32 @@ class _Watched:
     def __init__(self, send: Send, record: RequestRecord):
         self._send = send
         self._record = record
-        self._streamed = False
 
     async def __call__(self, message: Message) -> None:
         record = self._record
         if message["type"] == "http.response.start":
             record.status = message["status"]
             headers = list(message.get("headers", ()))
-            self._streamed = _is_stream(headers)
+            record.streamed = _is_stream(headers)
             message = {**message, "headers": [*headers, (b"x-request-id", record.request_id.encode())]}
         elif message["type"] == "http.response.body":
-            size = len(message.get("body", b""))
-            record.sent_bytes += size
-            if size and self._streamed and record.first_token_ns is None:
-                record.first_token_ns = time.monotonic_ns()
+            record.sent(len(message.get("body", b"")))
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             record.whole = True
+
+
+class _WatchedOutlet:
+    def __init__(self, outlet: Outlet, record: RequestRecord):
+        self._outlet = outlet
+        self._record = record
+
+    def free(self) -> bool:
+        return self._outlet.free()
+
+    def write(self, content: bytes) -> None:
+        self._record.sent(len(content))
+        self._outlet.write(content)
 
 
 def _request_id(scope: Scope) -> str:

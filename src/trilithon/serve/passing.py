@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from trilithon.children.llama_bodies import timings_body
+from trilithon.runtime.relay import Outlet
 from trilithon.serve.admission import ignoring_header
 from trilithon.serve.dialects import caller_of, service_of
 from trilithon.serve.generation import Generation
@@ -50,7 +52,8 @@ def passed(request: Request, generation: Generation, ignored: Sequence[str] = ()
             renaming = Renaming(answer.placement.file.path, generation.model or answer.entry.name)
             headers = headers_of(answer, ignored)
             if generation.body.get("stream"):
-                yield Outgoing(body=_renamed(answer, renaming), content_type=EVENTS, headers=headers)
+                body = functools.partial(_renamed, answer, renaming)
+                yield Outgoing(body=body, content_type=EVENTS, headers=headers)
             else:
                 content = b"".join([chunk async for chunk in answer.chunks()])
                 yield Outgoing(body=renaming.whole(content), headers=headers)
@@ -58,12 +61,25 @@ def passed(request: Request, generation: Generation, ignored: Sequence[str] = ()
     return opening
 
 
-async def _renamed(answer: Answer, renaming: Renaming) -> AsyncIterator[bytes]:
-    async for chunk in answer.chunks():
+async def _renamed(answer: Answer, renaming: Renaming, outlet: Outlet) -> AsyncIterator[bytes]:
+    async for chunk in answer.chunks(_RenamedOutlet(outlet, renaming)):
         if named := renaming.feed(chunk):
             yield named
     if rest := renaming.finish():
         yield rest
+
+
+class _RenamedOutlet:
+    def __init__(self, outlet: Outlet, renaming: Renaming):
+        self._outlet = outlet
+        self._renaming = renaming
+
+    def free(self) -> bool:
+        return self._outlet.free()
+
+    def write(self, content: bytes) -> None:
+        if named := self._renaming.feed(content):
+            self._outlet.write(named)
 
 
 @contextlib.asynccontextmanager

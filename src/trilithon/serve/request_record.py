@@ -54,12 +54,19 @@ class RequestRecord:
     key_name: str = ""
     route: str = ""
     status: int = 0
+    streamed: bool = False
     sent_bytes: int = 0
     first_token_ns: int | None = None
     ended_ns: int | None = None
     whole: bool = False
     error: str = ""
     generated: list[Generated] = field(default_factory=list)
+
+    def sent(self, size_bytes: int) -> None:
+        """So much of the answer's body; of a stream, the first is the first token."""
+        self.sent_bytes += size_bytes
+        if size_bytes and self.streamed and self.first_token_ns is None:
+            self.first_token_ns = time.monotonic_ns()
 
     @property
     def dialect(self) -> str:

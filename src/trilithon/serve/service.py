@@ -10,10 +10,11 @@ from typing import Any
 from trilithon.children.wire import Handed
 from trilithon.engines.base import Feature, Placement, Task
 from trilithon.runtime.pool import Pool
-from trilithon.runtime.relay import Relayed
+from trilithon.runtime.relay import Outlet, Relayed
 from trilithon.serve.fitting import fitted
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.problems import Problem
+from trilithon.serve.pulls import Pulls
 from trilithon.serve.request_record import note_first_token, note_generated
 from trilithon.serve.shelf import Entry, Shelf
 
@@ -41,8 +42,9 @@ class Answer:
     def handed(self) -> Handed | None:
         return self._relayed.handed
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._relayed.chunks()
+    def chunks(self, outlet: Outlet | None = None) -> AsyncIterator[bytes]:
+        """What the outlet takes is not given here."""
+        return self._relayed.chunks(outlet)
 
     async def events(self) -> AsyncIterator[Piece | End]:
         """Pieces of a streamed answer, `End` last."""
@@ -100,6 +102,7 @@ class Service:
     def __init__(self, shelf: Shelf, pool: Pool):
         self.shelf = shelf
         self.pool = pool
+        self.pulls = Pulls(shelf)
 
     @contextlib.asynccontextmanager
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:

@@ -19,14 +19,15 @@ from trilithon.engines.table import engines
 from trilithon.errors import ModelError, PlacementError
 from trilithon.models.adopt import find_adopted
 from trilithon.models.file import ModelFile, read_model_file
+from trilithon.models.hashing import known_sha256
 from trilithon.models.manifest import Manifest, StoredFile
 from trilithon.models.names import ModelName
-from trilithon.models.resolve import choose, find_model, model_name, read_weights, weights_of
+from trilithon.models.resolve import Suits, choose, find_model, model_name, read_weights, weights_of
 from trilithon.models.store import ModelStore
-from trilithon.results.plans import read_plan
+from trilithon.results.plans import ModelPlan, read_plan
 from trilithon.settings import Configuration
 
-__all__ = ["Entry", "Shelf"]
+__all__ = ["Entry", "Outlook", "Shelf"]
 
 # Clients list models again and again (one asks before every request), and looking through other programs' folders is
 # dear: what was found holds for so long.
@@ -53,6 +54,17 @@ class Entry:
         return self.manifest.created
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What would run a model, told without reading more of its file than the header. `refusal` says why nothing would;
+    `plan` is the one that decides, where there is one. The file's `sha256` is empty where nobody computed it yet."""
+
+    file: ModelFile
+    placement: str
+    plan: ModelPlan | None
+    refusal: str = ""
+
+
 class Shelf:
     """May be used by several threads. `paths` are files that the owner of the machine put there, under the names of
     the files; clients name models and never paths. `placement` is spelled, for every model that can run on it;
@@ -77,6 +89,7 @@ class Shelf:
         self._own = tuple(map(_on_path, paths))
         self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
         self._files: dict[tuple[str, str], ModelFile] = {}
+        self._reading: dict[tuple[str, str], threading.Lock] = {}
 
     @property
     def configuration(self) -> Configuration:
@@ -105,9 +118,7 @@ class Shelf:
 
     def file(self, entry: Entry) -> ModelFile:
         """The weights that would run here, with what their header says. Raises ModelError."""
-        suits = suits_placements([self._spelling.name] if self._spelling else [], self._configuration)
-        chosen = choose(entry.manifest, suits)
-        return self._read(entry.manifest, chosen)
+        return self._read(entry.manifest, choose(entry.manifest, self._suits()))
 
     def placement(self, entry: Entry, context: int | None = None) -> Placement:
         """`context` tokens are asked for; fewer where the model was trained for fewer. Raises ModelError and
@@ -117,11 +128,35 @@ class Shelf:
         need = Need(context=wanted, shortest_prefix=0)
         return self._placed(self._chosen(file), file, need)
 
+    def outlook(self, entry: Entry) -> Outlook:
+        """Raises ModelError for a file that cannot be read."""
+        file = self._glanced(entry)
+        plan = self._plan(file)
+        try:
+            return Outlook(file=file, placement=self._chosen(file).name, plan=plan)
+        except PlacementError as error:
+            return Outlook(file=file, placement="", plan=plan, refusal=str(error))
+
+    def _glanced(self, entry: Entry) -> ModelFile:
+        stored = choose(entry.manifest, self._suits())
+        with ModelStore.open(self._configuration) as store:
+            file = read_weights(entry.manifest, stored, store, None)
+        if len(file.parts) > 1:
+            return file
+        return replace(file, sha256=stored.digest or known_sha256(file.path, self._configuration.cache))
+
+    def _plan(self, file: ModelFile) -> ModelPlan | None:
+        """The one that is obeyed: none where the placement is said, nor one of a build that is gone."""
+        if self._spelling is not None:
+            return None
+        plan = read_plan(self._configuration.data, file.sha256, self._board.identity())
+        return plan if plan is not None and self._runs(parse_placement(plan.placement), file) else None
+
     def _chosen(self, file: ModelFile) -> Spelling:
-        plan = None if self._spelling else read_plan(self._configuration.data, file.sha256, self._board.identity())
         if self._spelling:
             return self._spelling
-        if plan is not None and self._runs(parse_placement(plan.placement), file):
+        plan = self._plan(file)
+        if plan is not None:
             return parse_placement(plan.placement)
         usable = usable_here([file], self._configuration)
         if not usable:
@@ -129,8 +164,10 @@ class Shelf:
             raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
         return usable[0]
 
+    def _suits(self) -> Suits:
+        return suits_placements([self._spelling.name] if self._spelling else [], self._configuration)
+
     def _runs(self, spelling: Spelling, file: ModelFile) -> bool:
-        """A plan may be of a build that is gone."""
         try:
             place(spelling, {}, Need(), [file], self._board, self._configuration)
         except PlacementError:
@@ -155,14 +192,22 @@ class Shelf:
         with self._lock:
             if key in self._files:
                 return self._files[key]
+            reading = self._reading.setdefault(key, threading.Lock())
+        with reading:  # to read and hash a file of some gigabytes once is enough, however many ask for it first
+            with self._lock:
+                if key in self._files:
+                    return self._files[key]
+            file = self._read_anew(manifest, stored)
+            with self._lock:
+                self._files[key] = file
+            return file
+
+    def _read_anew(self, manifest: Manifest, stored: StoredFile) -> ModelFile:
         with ModelStore.open(self._configuration) as store:
             # What the store took in was hashed then; another program's file is hashed once, and that is remembered.
             known = stored.digest if len(weights_of(manifest)) == 1 else ""
             file = read_weights(manifest, stored, store, None if known else self._configuration.cache)
-        file = replace(file, sha256=known or file.sha256)
-        with self._lock:
-            self._files[key] = file
-        return file
+        return replace(file, sha256=known or file.sha256)
 
     def _others(self) -> tuple[Manifest, ...]:
         with self._lock:
