@@ -3,6 +3,7 @@
     TrilithonError                 exit code 1
     ├── UserError                  exit code 2: what was wrong with the input, and the mend
     │   ├── ModelError             a file that is missing, cut short, or no model at all
+    │   │   └── NoRoom             the disk has no room for it
     │   ├── PlacementError         a placement that is unknown here or cannot run this file
     │   └── StoreError             the results database: newer, corrupt, read-only, disk full
     ├── RunError                   a placement failed; in a campaign it becomes a failed run
@@ -24,6 +25,7 @@ __all__ = [
     "Hung",
     "Interrupted",
     "ModelError",
+    "NoRoom",
     "PlacementError",
     "Refused",
     "RunError",
@@ -43,6 +45,10 @@ class UserError(TrilithonError):
 
 
 class ModelError(UserError):
+    pass
+
+
+class NoRoom(ModelError):
     pass
 
 

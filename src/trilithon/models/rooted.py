@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NoRoom
 
 __all__ = ["TEMPORARY", "Parts", "Rooted", "read_at", "translated"]
 
@@ -22,6 +22,8 @@ _FILE = os.O_NOFOLLOW | os.O_CLOEXEC
 TEMPORARY = ".new-"
 """Before the name of a file that is being written."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
@@ -29,7 +31,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ModelError(_message(path, error)) from error
+        raise (NoRoom if error.errno in _FULL else ModelError)(_message(path, error)) from error
 
 
 class Rooted:
@@ -254,7 +256,7 @@ def _no_link(name: str, flags: int, parent: int) -> int:
 def _message(path: Path, error: OSError) -> str:
     where = path if not isinstance(error.filename, str) else error.filename
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case number if number in _FULL:
             return f"no space left in {path}; free some there, or set TRILITHON_DATA to another folder"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return f"{path} cannot be written ({error.strerror}); mend that, or set TRILITHON_DATA to another folder"

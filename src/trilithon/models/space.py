@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Collection
 
-from trilithon.errors import ModelError
+from trilithon.errors import NoRoom
 from trilithon.models.locks import try_lock
 from trilithon.models.partial import PARTIAL_FOLDER, STEM, state_of
 from trilithon.models.rooted import Rooted
@@ -15,12 +15,12 @@ _RESERVE_BYTES = 64 << 20
 
 
 def require_room(own: Rooted, size_bytes: int, beside: Collection[str] = ()) -> None:
-    """Raises ModelError when so much more does not fit, with what others are still to write; the partial files named
+    """Raises NoRoom when so much more does not fit, with what others are still to write; the partial files named
     `beside` are counted in it. Raises OSError."""
     folder = next(each for each in (own.root, *own.root.parents) if each.exists())
     free = max(shutil.disk_usage(folder).free - _RESERVE_BYTES - _promised_bytes(own, beside), 0)
     if size_bytes > free:
-        raise ModelError(
+        raise NoRoom(
             f"{format_bytes(size_bytes)} are needed in {own.root} and {format_bytes(free)} are free; "
             "remove a model (trilithon rm NAME), or set TRILITHON_DATA to a folder on a larger disk"
         )

@@ -55,6 +55,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         (501, "Nothing here can do that"),
         (502, "The engine failed"),
         (503, "Too many wait; come again after Retry-After seconds"),
+        (507, "The disk has no room for it"),
     )
 }
 

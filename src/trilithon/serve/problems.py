@@ -1,6 +1,15 @@
 """What a client is told when a request cannot be answered: a status, one line, and when to come back."""
 
-from trilithon.errors import ModelError, PlacementError, Refused, RunError, StartError, TrilithonError, UserError
+from trilithon.errors import (
+    ModelError,
+    NoRoom,
+    PlacementError,
+    Refused,
+    RunError,
+    StartError,
+    TrilithonError,
+    UserError,
+)
 from trilithon.runtime.pool import Busy
 
 __all__ = ["Problem", "problem_of"]
@@ -42,6 +51,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(_with_advice(error), status=500, kind="server_error")
         case RunError():
             return Problem(_with_advice(error), status=502, kind="server_error")
+        case NoRoom():
+            return Problem(str(error), status=507, kind="server_error")
         case ModelError():
             return Problem(str(error), status=404, kind="not_found_error", field="model")
         case PlacementError() | UserError():
