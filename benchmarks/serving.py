@@ -1,13 +1,15 @@
 """What the server adds: our HTTP beside the very same llama-server asked directly, in turn, by one raw client.
 
     python benchmarks/serving.py [--build FOLDER] [--model FILE] [--rounds 15] [--requests 10000] [--json]
+                                 [--llama-cpp-python PYTHON]
 
 One `trilithon serve` runs the model on the native build in FOLDER (else on the wheel's). Each round asks the same chat
 once over its port and once over the Unix socket of its own child, in turn first, so that both meet the same process:
 rate of a single stream, time to the first token, and the total rate of 8 streams at once. What the server adds to a
 request for the demo model, which is a base model (stop words, a penalty), is asked for on both sides: another sampler
 is another speed. Then, with the scripted engine, which costs nothing: memory of our process before and after many
-requests, and one stream's rate while 200 others have begun and go on slowly.
+requests, and one stream's rate while 200 others are held open. PYTHON is one that has llama-cpp-python with its server
+(`pip install 'llama-cpp-python[server]'`, in an environment of its own): that is asked in turn with ours too.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,14 +52,14 @@ _BOUNDS = [
 
 
 class Target:
-    """Where a request goes: `port` of ours, or `socket` of the child."""
+    """Where a request goes: `port` of a server, or the `path` of a child's socket."""
 
-    def __init__(self, port: int = 0, socket: str = ""):
-        self._port, self._socket = port, socket
+    def __init__(self, port: int = 0, path: str = ""):
+        self._port, self._path = port, path
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._socket:
-            return await asyncio.open_unix_connection(self._socket)
+        if self._path:
+            return await asyncio.open_unix_connection(self._path)
         return await asyncio.open_connection("127.0.0.1", self._port)
 
 
@@ -129,6 +132,48 @@ async def beside(ours: Target, direct: Target, model: str, rounds: int) -> dict[
         "8 streams, ours tokens/s": median(many["ours"]),
         "8 streams, ratio of rates": _ratio(many),
     }
+
+
+async def against_python(ours: Target, theirs: Target, model: str, rounds: int) -> dict[str, Figure]:
+    """Beside llama-cpp-python's server, each with its own engine: the same file, the same words. It knows neither
+    `ignore_eos` nor strings in `logit_bias`; the ids are Gemma 3's ends of a text and of a turn, and line ends."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    first: dict[str, list[float]] = defaultdict(list)
+    for number in range(-1, rounds):
+        own = chat(model, number)
+        other = {name: own[name] for name in ("messages", "max_tokens", "stream", "temperature")}
+        other |= {"logit_bias": {str(token): -100 for token in (1, 106, 107, 108)}, "repeat_penalty": 1.0}
+        sides = [("ours", ours, own), ("theirs", theirs, other)]
+        for name, target, body in sides if number % 2 else reversed(sides):
+            seconds, rate = await streamed(target, body)
+            if number >= 0:
+                first[name].append(seconds)
+                rates[name].append(rate)
+    return {
+        "llama-cpp-python's server, tokens/s": median(rates["theirs"]),
+        "llama-cpp-python's server, first token ms": 1e3 * median(first["theirs"]),
+        "ours beside it, first token ms": 1e3 * median(first["ours"]),
+        "ours beside it, ratio of rates": median(a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)),
+    }
+
+
+@contextlib.contextmanager
+def python_server(python: Path, model: Path) -> Iterator[Target]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["--model", str(model), "--port", str(port), "--n_ctx", "512", "--n_threads", str(os.cpu_count())]
+    with subprocess.Popen([python, "-m", "llama_cpp.server", *words], stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            else:
+                sys.exit(f"{python} -m llama_cpp.server did not start")
+            yield Target(port)
+        finally:
+            process.terminate()
 
 
 def _ratio(values: dict[str, list[float]]) -> float:
@@ -226,6 +271,7 @@ def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--build", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--llama-cpp-python", type=Path, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=10_000)
     words = parser.parse_args()
@@ -240,9 +286,12 @@ def main() -> int:
         with serving(model, *real, environment=environment) as (port, process, name):
             ours = Target(port)
             asyncio.run(warm(ours, name))
-            direct = Target(socket=child_socket(process.pid))
+            direct = Target(path=child_socket(process.pid))
             figures |= asyncio.run(beside(ours, direct, name, words.rounds))
             print(json.dumps(figures), file=sys.stderr)
+            if words.llama_cpp_python:
+                with python_server(words.llama_cpp_python, model) as theirs:
+                    figures |= asyncio.run(against_python(ours, theirs, name, words.rounds))
         plans = {"fast": "scripted/cpu:prefill=1000000,decode=200,np=16", "slow": "scripted/cpu:decode=0.05"}
         environment["TRILITHON_DATA"] = f"{folder}/data"
         with (

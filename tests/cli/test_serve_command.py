@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 
 from trilithon.board.processors import Cluster
 from trilithon.board.snapshot import read_board
+from trilithon.board.tuning import open_files
 from trilithon.cli.serving import keep_off_the_models_cpus
 from trilithon.runtime import process as process_module
 
@@ -272,6 +274,19 @@ def cluster(*cpus: int, kind: str) -> Cluster:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second CPU is missing")
+def test_many_clients_need_many_open_files(serving: Serving, tiny: Path) -> None:
+    with open_files(1 << 16) as most:
+        pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        served = serving(tiny, *SLOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert served.said("for trilithon run")
+    assert resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)[0] >= min(most, 1 << 16)
+
+
 def test_the_server_keeps_to_the_little_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "_left_to_children", frozenset())
     first, *others = sorted(os.sched_getaffinity(0))

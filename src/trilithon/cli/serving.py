@@ -15,6 +15,7 @@ from socket import socket
 import uvicorn
 
 from trilithon.board.snapshot import Board
+from trilithon.board.tuning import open_files
 from trilithon.errors import TrilithonError, UserError
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import keep_to_cpus, workspace
@@ -28,6 +29,8 @@ __all__ = ["Listening", "Wishes", "beside", "keep_off_the_models_cpus", "opened_
 
 _KEEP_ALIVE_SECONDS = 75  # as nginx; uvicorn's 5 s would make every chat connect anew
 _AFTER_DRAIN_SECONDS = 5.0
+# A client at work takes two, and the usual 1,024 are soon gone.
+_OPEN_FILES = 1 << 16
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOPPED = 130
 
@@ -102,7 +105,8 @@ def serve_until_told(service: Service, listening: Listening, pins: Sequence[str]
             service.pool.pin(key, placement)
         await server.serve(sockets=list(listening.sockets))
 
-    asyncio.run(run())
+    with open_files(_OPEN_FILES):
+        asyncio.run(run())
 
 
 @contextlib.contextmanager
