@@ -40,7 +40,8 @@ from trilithon.settings import load_configuration
 _TOKENS = 128
 _STREAMS, _STREAM_TOKENS = 8, 64
 _HELD = 200
-_TOKEN = re.compile(rb'"content": ?"')
+_CHAT, _COMPLETION = "/v1/chat/completions", "/v1/completions"
+_TOKEN = {_CHAT: re.compile(rb'"content": ?"'), _COMPLETION: re.compile(rb'"text": ?"')}
 _BOUNDS = [
     Bound("single stream, ratio of rates", least=0.98),
     Bound("first token, added ms", most=3.0),
@@ -78,13 +79,13 @@ async def asked(target: Target, body: dict[str, object], path: str) -> AsyncIter
         writer.close()
 
 
-async def streamed(target: Target, body: dict[str, object]) -> tuple[float, float]:
+async def streamed(target: Target, body: dict[str, object], path: str = _CHAT) -> tuple[float, float]:
     """Seconds to the first token, and tokens per second between the first and the last."""
     begun = time.monotonic()
     moments = []
-    async with asked(target, body, "/v1/chat/completions") as reader:
+    async with asked(target, body, path) as reader:
         while piece := await reader.read(1 << 16):
-            moments += [time.monotonic()] * len(_TOKEN.findall(piece))
+            moments += [time.monotonic()] * len(_TOKEN[path].findall(piece))
     span = moments[-1] - moments[0]
     return moments[0] - begun, (len(moments) - 1) / span if span else math.inf  # all in one piece
 
@@ -135,17 +136,18 @@ async def beside(ours: Target, direct: Target, model: str, rounds: int) -> dict[
 
 
 async def against_python(ours: Target, theirs: Target, model: str, rounds: int) -> dict[str, Figure]:
-    """Beside llama-cpp-python's server, each with its own engine: the same file, the same words. It knows neither
-    `ignore_eos` nor strings in `logit_bias`; the ids are Gemma 3's ends of a text and of a turn, and line ends."""
+    """Beside llama-cpp-python's server, each with its own engine: the same file and the same words, continued, since
+    that server ends this model's chats at once. The ids are Gemma 3's ends of a text, of a turn and of lines."""
     rates: dict[str, list[float]] = defaultdict(list)
     first: dict[str, list[float]] = defaultdict(list)
+    ends = {str(token): -100 for token in (1, 106, 107, 108)}
     for number in range(-1, rounds):
-        own = chat(model, number)
-        other = {name: own[name] for name in ("messages", "max_tokens", "stream", "temperature")}
-        other |= {"logit_bias": {str(token): -100 for token in (1, 106, 107, 108)}, "repeat_penalty": 1.0}
-        sides = [("ours", ours, own), ("theirs", theirs, other)]
-        for name, target, body in sides if number % 2 else reversed(sides):
-            seconds, rate = await streamed(target, body)
+        words = f"Q: Number {number}: tell me about stone circles.\nA:"
+        body = {"model": model, "prompt": words, "max_tokens": _TOKENS, "stream": True, "temperature": 0}
+        body |= {"logit_bias": ends}
+        sides = [("ours", ours), ("theirs", theirs)]
+        for name, target in sides if number % 2 else reversed(sides):
+            seconds, rate = await streamed(target, body, _COMPLETION)
             if number >= 0:
                 first[name].append(seconds)
                 rates[name].append(rate)
@@ -162,7 +164,8 @@ def python_server(python: Path, model: Path) -> Iterator[Target]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["--model", str(model), "--port", str(port), "--n_ctx", "512", "--n_threads", str(os.cpu_count())]
-    with subprocess.Popen([python, "-m", "llama_cpp.server", *words], stderr=subprocess.DEVNULL) as process:
+    command = [str(python), "-m", "llama_cpp.server", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 120
             while process.poll() is None and time.monotonic() < deadline:
