@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from trilithon.bench.plan import Plan, resolve
+from trilithon.bench.workloads import measure, warm_up
 from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
+from trilithon.measure.metrics import HEADLINE, metrics_of
 from trilithon.measure.records import Test
 from trilithon.models.demo import demo_model
 from trilithon.models.file import read_model_file
@@ -17,7 +19,9 @@ from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration, load_configuration
 
-__all__ = ["configuration_with", "demo_path", "opened", "resolved"]
+__all__ = ["TESTS", "configuration_with", "demo_path", "opened", "rates_of", "resolved"]
+
+TESTS = (Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128))
 
 
 def configuration_with(*builds: Path) -> Configuration:
@@ -56,3 +60,13 @@ async def opened(placement: Placement, configuration: Configuration) -> AsyncIte
             hang_seconds=configuration.hang_seconds,
         ) as runner:
             yield runner
+
+
+async def rates_of(placement: Placement, configuration: Configuration) -> dict[str, float]:
+    """Tokens per second of each of TESTS, by its name."""
+    rates = {}
+    async with opened(placement, configuration) as runner:
+        await warm_up(runner, TESTS)
+        for test in TESTS:
+            rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
+    return rates

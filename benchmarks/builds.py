@@ -14,18 +14,13 @@ from pathlib import Path
 from statistics import median
 
 from _figures import Bound, Figure, arguments, report
-from _placements import configuration_with, demo_path, opened, resolved
+from _placements import TESTS, configuration_with, demo_path, rates_of, resolved
 
 from trilithon.bench.plan import in_turn
-from trilithon.bench.workloads import measure, warm_up
-from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
-from trilithon.measure.metrics import HEADLINE, metrics_of
-from trilithon.measure.records import Test
 from trilithon.measure.statistics import interval
 from trilithon.settings import Configuration
 
-TESTS = (Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128))
 ENGINE, WHEEL = "llama.cpp", "embedded"
 
 
@@ -37,15 +32,6 @@ def native_builds(folders: list[Path], configuration: Configuration) -> list[str
     if missing := wanted - found.keys():
         sys.exit(f"no build in {', '.join(str(path.parent) for path in missing)}")
     return list(found.values()) or sys.exit("no native build here; run: trilithon engines build")
-
-
-async def rates_of(placement: Placement, configuration: Configuration) -> dict[str, float]:
-    rates = {}
-    async with opened(placement, configuration) as runner:
-        await warm_up(runner, TESTS)
-        for test in TESTS:
-            rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
-    return rates
 
 
 def main() -> int:

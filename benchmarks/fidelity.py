@@ -16,25 +16,10 @@ from pathlib import Path
 from statistics import median
 
 from _figures import Bound, Figure, arguments, report
-from _placements import configuration_with, demo_path, opened, resolved
+from _placements import TESTS, configuration_with, demo_path, rates_of, resolved
 
-from trilithon.bench.workloads import measure, warm_up
 from trilithon.engines.base import Placement
-from trilithon.measure.metrics import HEADLINE, metrics_of
-from trilithon.measure.records import Test
 from trilithon.measure.statistics import interval
-from trilithon.settings import Configuration
-
-TESTS = (Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128))
-
-
-async def ours(placement: Placement, configuration: Configuration) -> dict[str, float]:
-    rates = {}
-    async with opened(placement, configuration) as runner:
-        await warm_up(runner, TESTS)
-        for test in TESTS:
-            rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
-    return rates
 
 
 def llama_bench(program: Path, placement: Placement) -> dict[str, float]:
@@ -65,7 +50,7 @@ def main() -> int:
         sides = {}
         for side in ("ours", "llama-bench") if number % 2 else ("llama-bench", "ours"):
             if side == "ours":
-                sides[side] = asyncio.run(ours(placement, configuration))
+                sides[side] = asyncio.run(rates_of(placement, configuration))
             else:
                 sides[side] = llama_bench(words.folder / "llama-bench", placement)
         for test in TESTS:

@@ -1,10 +1,12 @@
 """What all tests share: the demo model where its package is installed, and skips that count as failures in CI."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from process_table import started_here
 
 from trilithon.models.demo import demo_model, has_demo_package
 from trilithon.models.synthetic import write_tiny_model
@@ -25,6 +27,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     write_tiny_model(path)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file of tests ends what it started: later files share the machine, and some count processes."""
+    before = started_here()
+    yield
+    deadline = time.monotonic() + 20
+    while (left := started_here().keys() - before.keys()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    told = "\n".join(f"{pid} {command}" for pid, command in started_here().items() if pid in left)
+    assert not told, f"{request.node.name} leaves behind:\n{told}"
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Configuration:
-    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=30.0, hang_seconds=1.0)
+    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=60.0, hang_seconds=5.0)
 
 
 class Bench:

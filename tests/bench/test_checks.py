@@ -320,8 +320,8 @@ def test_load_on_this_machine_is_background_unless_it_is_our_own() -> None:
 def test_settle_returns_at_the_first_idle_window(tmp_path: Path) -> None:
     write(tmp_path, "/proc/stat", stat(100))
     started = time.monotonic()
-    assert asyncio.run(settle(Machine(tmp_path), limit_seconds=5)) == ()
-    assert time.monotonic() - started < 2
+    assert asyncio.run(settle(Machine(tmp_path), limit_seconds=60)) == ()
+    assert time.monotonic() - started < 30
 
 
 def test_settle_gives_up_and_says_how_busy_it_was(tmp_path: Path) -> None:
@@ -355,4 +355,4 @@ def test_settle_says_when_it_cannot_tell(tmp_path: Path) -> None:
 def test_settle_keeps_its_limit_on_this_machine(limit_seconds: float) -> None:
     started = time.monotonic()
     asyncio.run(settle(limit_seconds=limit_seconds))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20

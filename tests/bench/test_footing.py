@@ -49,7 +49,7 @@ def ladder(monkeypatch: pytest.MonkeyPatch) -> None:
 class Bench:
     def __init__(self, folder: Path, model: Path):
         self.configuration = Configuration(
-            data=folder / "data", cache=folder / "cache", start_seconds=30.0, hang_seconds=2.0
+            data=folder / "data", cache=folder / "cache", start_seconds=60.0, hang_seconds=20.0
         )
         self.model = model
         self.told: list[str] = []

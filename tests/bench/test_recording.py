@@ -29,7 +29,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(folder: Path, model: Path, options: str = "") -> Campaign:
-    configuration = Configuration(data=folder / "data", cache=folder / "cache", hang_seconds=2.0)
+    configuration = Configuration(data=folder / "data", cache=folder / "cache", hang_seconds=20.0)
     plan = Plan(
         model=model,
         placements=(f"scripted/cpu:prefill=50000,decode=40{options}",),

@@ -19,7 +19,7 @@ from trilithon.settings import Configuration
 @pytest.fixture
 def configuration(home: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     monkeypatch.setattr(programs, "_packaged", lambda: None)  # a real GPU program takes its time to say what it is
-    return Configuration(data=home / "data", cache=home / "cache", hang_seconds=2, start_seconds=20)
+    return Configuration(data=home / "data", cache=home / "cache", hang_seconds=20, start_seconds=60)
 
 
 def packaged(configuration: Configuration) -> Build:
@@ -96,7 +96,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **script: str) -> Build:
 def test_a_failure_is_told_with_its_cause(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch, script: dict[str, str], capability: str, said: str
 ) -> None:
-    configuration = replace(configuration, hang_seconds=0.5)
+    configuration = replace(configuration, hang_seconds=3.0)
     trial = tried(scripted(monkeypatch, **script), configuration)
     assert not trial.works
     assert trial.findings[-1].capability == capability

@@ -99,21 +99,21 @@ def test_a_driver_that_does_not_answer_is_left_behind_until_it_does(
 
     def stuck(place: str) -> bytes | None:
         if place.endswith("temp"):
-            answer.wait(20)
+            answer.wait(60)
         return content(place)
 
     monkeypatch.setattr(sysfs, "_content", stuck)
-    monkeypatch.setattr(sysfs, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(sysfs, "_PATIENCE_SECONDS", 0.5)
     write(tmp_path, path, b"45000\n")
     write(tmp_path, "/sys/class/thermal/thermal_zone0/type", b"soc-thermal\n")
     machine, before = Machine(tmp_path), threading.active_count()
     began = time.monotonic()
     assert [machine.integer(path) for _ in range(40)] == [None] * 40
-    assert time.monotonic() - began < 1.8  # it is waited for once, not 40 times 0.05 s
+    assert time.monotonic() - began < 10  # it is waited for once, not 40 times 0.5 s
     assert threading.active_count() == before + 1
     assert machine.text("/sys/class/thermal/thermal_zone0/type") == "soc-thermal"
     answer.set()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while machine.integer(path) != 45000:
         assert time.monotonic() < deadline
 

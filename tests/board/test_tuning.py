@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from trilithon.board import tuning_record
 from trilithon.board.sysfs import Machine
 from trilithon.board.tunables import tunables
-from trilithon.board.tuning import Outcome, affinity, open_files, pinned
+from trilithon.board.tuning import Outcome, open_files, pinned
 from trilithon.errors import UserError
 
 Plant = Callable[..., Machine]
@@ -809,23 +809,6 @@ def test_one_failing_time_after_the_other_ends_at_the_beginning(
 
 
 # -- this process
-
-
-def test_a_thread_keeps_to_its_cpus_for_a_while() -> None:
-    before = os.sched_getaffinity(0)
-    first = min(before)
-    with pytest.raises(Gone), affinity([first]):
-        assert os.sched_getaffinity(0) == {first}
-        raise Gone
-    assert os.sched_getaffinity(0) == before
-
-
-@pytest.mark.parametrize("cpus", [[], [8000]])
-def test_cpus_that_are_not_there_are_refused(cpus: list[int]) -> None:
-    before = os.sched_getaffinity(0)
-    with pytest.raises(UserError, match="this process may use"), affinity(cpus):
-        pass
-    assert os.sched_getaffinity(0) == before
 
 
 def test_the_limit_of_open_files_rises_for_a_while() -> None:

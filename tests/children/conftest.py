@@ -83,11 +83,11 @@ class RkllmServer:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         self.http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://child", timeout=20
+            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://child", timeout=60
         )
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             # httpx leaves a socket open that could not connect, so the first word is tried without it.
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
@@ -99,7 +99,7 @@ class RkllmServer:
 
     def end(self) -> tuple[int, str]:
         """The code it ended with, and what it said."""
-        return self.process.wait(timeout=20), self.log.read_text()
+        return self.process.wait(timeout=60), self.log.read_text()
 
     def complete(self, prompt: Any = (5, 6, 7), **body: Any) -> httpx.Response:
         prompt = list(prompt) if isinstance(prompt, tuple) else prompt
@@ -137,7 +137,7 @@ class RkllmServer:
 StartServer = Callable[..., RkllmServer]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fresh_rkllm(standin: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     """Starts servers of one's own: `fresh_rkllm("1.3.0", options={...}, files=folder, answer="…")`. What has no name
     here is a word of the stand-in's script."""
@@ -164,7 +164,7 @@ def fresh_rkllm(standin: Callable[[str], Path], tmp_path_factory: pytest.TempPat
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _pool() -> dict[str, RkllmServer]:
     return {}
 

@@ -48,7 +48,7 @@ def test_another_thread_ends_the_run_and_sees_it_running(opened, version):
     runtime, seen, first = opened(version, decode_us=20_000), [], threading.Event()
 
     def cancel():
-        first.wait(5)
+        first.wait(60)
         seen.append(runtime.is_running())
         runtime.cancel()
 

@@ -212,7 +212,7 @@ def test_pictures_are_refused_with_the_reason(rkllm):
 
 
 def _record_until(server, call, count=1):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if len(found := server.record(call)) >= count:
             return found
@@ -220,8 +220,21 @@ def _record_until(server, call, count=1):
     raise AssertionError(f"no {call} in {server.record()}")
 
 
+def _busy(server):
+    deadline = time.monotonic() + 60
+    while not server.http.get("/slots").json()[0]["is_processing"]:
+        assert time.monotonic() < deadline
+
+
+def _waits(server, count):
+    """Until so many wait for their turn."""
+    deadline = time.monotonic() + 60
+    while f"llamacpp:requests_deferred {count}\n" not in server.http.get("/metrics").text:
+        assert time.monotonic() < deadline
+
+
 def _idle(server):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server.http.get("/slots").json()[0]["is_processing"]:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -231,7 +244,7 @@ def _idle(server):
     ("version", "more"), [*((version, {}) for version in VERSIONS), ("1.3.0", {"abort_finish": 0})]
 )
 def test_closing_the_connection_ends_the_run(rkllm, version, more):
-    server, prompt = rkllm(version, prefill_us=1000, decode_us=5000, **more), ids("[[" + "x" * 400 + "]]")
+    server, prompt = rkllm(version, prefill_us=1000, decode_us=50_000, **more), ids("[[" + "x" * 400 + "]]")
 
     async def first_tokens():
         stream = Client(server.socket).stream(Completion(prompt=prompt, max_tokens=900))
@@ -243,37 +256,40 @@ def test_closing_the_connection_ends_the_run(rkllm, version, more):
     started = time.monotonic()
     _record_until(server, "abort")
     _idle(server)
-    assert time.monotonic() - started < 1.8  # the whole would take 2 s
+    assert time.monotonic() - started < 10  # the whole would take 20 s
     saved = server.http.post("/slots/0?action=save", json={"filename": "one.bin"})
     assert "send one first" in saved.text  # how far it came is not known
     assert server.complete(EXES, n_predict=2).json()["content"] == "xx"
 
 
 def test_closing_the_connection_ends_a_long_prefill(rkllm):
-    server = rkllm(prefill_us=20_000)
+    server = rkllm(prefill_us=100_000)
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(_streamed(server, Completion(prompt=ids("x" * 500), max_tokens=1)), 0.3))
     _idle(server)
-    assert time.monotonic() - started < 8.0  # the prompt alone would take 10 s
+    assert time.monotonic() - started < 25  # the prompt alone would take 50 s
 
 
 def test_requests_wait_for_their_turn_in_order(rkllm):
-    server = rkllm(decode_us=5000, prefill_us=1000)
-    answers = []
+    server = rkllm(decode_us=20_000, prefill_us=1000)
+    wanted, answers = ["x" * 200, "one", "two", "three"], []  # the first is at work for 4 s, and the others come
 
     def ask(number):
         client = Client(server.socket)
-        events = asyncio.run(_all(client, Completion(prompt=ids(f"[[answer {number} is this]]"), max_tokens=60)))
+        events = asyncio.run(_all(client, Completion(prompt=ids(f"[[{wanted[number]}]]"), max_tokens=300)))
         answers.append((number, shown(events)))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-    for thread in threads:
+    for waiting, thread in enumerate(threads):
         thread.start()
-        time.sleep(0.03)
+        if waiting:
+            _waits(server, waiting)
+        else:
+            _busy(server)
     for thread in threads:
         thread.join()
-    assert answers == [(number, f"answer {number} is this") for number in range(4)]
+    assert answers == list(enumerate(wanted))
 
 
 async def _all(client, request):

@@ -66,7 +66,7 @@ class Child:
         self.folder, self.socket = folder, launch.socket
         self.process = subprocess.Popen(launch.argv, stderr=subprocess.PIPE, text=True)
         self.http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(launch.socket)), base_url="http://child", timeout=10
+            transport=httpx.HTTPTransport(uds=str(launch.socket)), base_url="http://child", timeout=60
         )
 
     def answering(self):
@@ -101,7 +101,7 @@ class Child:
 
     def end(self):
         """The code it ended with, and what it said."""
-        code = self.process.wait(timeout=10)
+        code = self.process.wait(timeout=60)
         return code, self.process.stderr.read()
 
 
@@ -353,7 +353,7 @@ def test_a_closed_connection_cancels_at_once(healthy):
     before = healthy.http.get("/metrics").text
     assert healthy.complete(n_predict=1).status_code == 200
     with pytest.raises(httpx.ReadTimeout):
-        healthy.http.post("/completion", json=endless, timeout=0.05)
+        healthy.http.post("/completion", json=endless, timeout=httpx.Timeout(60, read=0.05))
     body = healthy.complete(n_predict=1, prompt="Other").json()
     assert body["tokens_predicted"] == 1
     generated = [
@@ -369,19 +369,19 @@ def test_rates_are_kept_and_requests_wait_their_turn(slow_and_half_wrong):
     child = slow_and_half_wrong
     with ThreadPoolExecutor() as pool:
         started = time.monotonic()
-        first = pool.submit(child.complete, [7] * 100, n_predict=41, ignore_eos=True, cache_prompt=False)
-        time.sleep(0.05)
+        first = pool.submit(child.complete, [7] * 100, n_predict=241, ignore_eos=True, cache_prompt=False)
+        while not child.http.get("/slots").json()[0]["is_processing"]:
+            assert not first.done()
         second = pool.submit(child.complete, [8] * 100, n_predict=1, cache_prompt=False)
-        time.sleep(0.05)
-        assert child.http.get("/slots").json()[0]["is_processing"] is True
-        assert "llamacpp:requests_deferred 1" in child.http.get("/metrics").text
+        while "llamacpp:requests_deferred 1" not in child.http.get("/metrics").text:
+            assert not second.done()
         first, second = first.result().json()["timings"], second.result().json()["timings"]
         elapsed_ms = (time.monotonic() - started) * 1e3
     # Never early; late only by what the machine adds.
-    assert 100 <= first["prompt_ms"] < 300
-    assert 200 <= first["predicted_ms"] < 500
-    assert 100 <= second["prompt_ms"] < 300  # its waiting does not count
-    assert elapsed_ms >= 400
+    assert 100 <= first["prompt_ms"] < 1000
+    assert 1200 <= first["predicted_ms"] < 5000
+    assert 100 <= second["prompt_ms"] < 1000  # its waiting does not count
+    assert elapsed_ms >= 1400
 
 
 def test_a_saved_slot_goes_on_in_another_process_that_agrees_except_where_it_is_wrong(healthy, slow_and_half_wrong):
@@ -436,15 +436,16 @@ def test_deaths(start, options, code, said):
 
 def test_hang_is_alive_and_silent_until_the_client_goes(start):
     child, events = start(hang_after="2"), []
+    patience = httpx.Timeout(60, read=2.0)
     with (
         pytest.raises(httpx.ReadTimeout),
-        child.http.stream("POST", "/completion", json={"prompt": "a", "stream": True}, timeout=0.3) as response,
+        child.http.stream("POST", "/completion", json={"prompt": "a", "stream": True}, timeout=patience) as response,
     ):
         events.extend(line for line in response.iter_lines() if line)
     assert len(events) == 2
     assert child.process.poll() is None
     assert child.http.get("/health").status_code == 200
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while child.http.get("/slots").json()[0]["is_processing"] and time.monotonic() < deadline:
         time.sleep(0.01)
     assert child.http.get("/slots").json()[0]["is_processing"] is False
@@ -460,7 +461,7 @@ def test_load_takes_its_time_and_hang_start_never_ends(start):
     answer = child.http.get("/props")
     assert answer.status_code == 503
     assert answer.json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while loading.answering() != 200 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert loading.complete().status_code == 200

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from process_table import living_children
 
 from trilithon.bench import campaign as campaign_module
 from trilithon.bench import prepare as prepare_module
@@ -89,26 +90,15 @@ def software_device(configuration: Configuration) -> bool:
     return any(device.software for build in builds if build.name == "vulkan" for device in build.devices)
 
 
-def own_children() -> list[int]:
-    """Alive; the kernel's own list of them (/proc/self/task/…/children) may leave some out."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid() and state != "Z":
-                found.append(int(folder.name))
-    return found
-
-
 def crash_once(victims: set[str]) -> Callable[[Step], None]:
     """Ends a placement's child by a real SIGSEGV in the middle of its first run."""
-    others = set(own_children())  # other tests of this process may keep servers
+    others = living_children()  # other tests of this process may keep servers
 
     def observe(step: Step) -> None:
         name = step.text.removesuffix(": tg8")
         if step.text.endswith(": tg8") and name in victims:
             victims.remove(name)
-            (child,) = set(own_children()) - others
+            (child,) = living_children() - others
             os.kill(child, signal.SIGSEGV)
             with contextlib.suppress(ChildProcessError):  # asyncio's watcher was first
                 os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)

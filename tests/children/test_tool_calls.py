@@ -145,9 +145,9 @@ def test_text_is_not_held_back_longer_than_it_may_be_a_call() -> None:
 
 def test_a_long_answer_letter_by_letter_takes_no_square_of_its_length() -> None:
     text = '<tool_call>{"name":"add","arguments":{"a":"' + "x{" * 20_000 + '"}}</tool_call>'
-    started = time.monotonic_ns()
+    started = time.process_time_ns()
     assert len(run(list(text))) == 1
-    assert time.monotonic_ns() - started < 5e9
+    assert time.process_time_ns() - started < 5e9
 
 
 MARKS = ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "<tool", *'{}[],;:"\\ \n', "NaN", "null", "1"]

@@ -437,7 +437,7 @@ class Live:
         return found
 
     def await_no_children(self) -> None:
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 60
         while self.children() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert self.children() == []

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_table import descendants_of, goes
 
-from trilithon.board.processes import read_process
 from trilithon.models.synthetic import write_tiny_model
 
 Program = Callable[..., Any]
@@ -169,14 +168,6 @@ def test_thinking_goes_to_stderr(trilithon: Program, tmp_path: Path, pipe: Calla
     assert errors == "Let me see.\n"
 
 
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped")])
 def test_a_signal_ends_it_with_130_and_its_own_server_too(
     home: Path, tiny: Path, number: signal.Signals, said: str
@@ -185,16 +176,13 @@ def test_a_signal_ends_it_with_130_and_its_own_server_too(
     child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.read(1) == "A"
-    below = descendants(child.pid)
+    below = descendants_of(child.pid)
     assert below
     child.send_signal(number)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
     assert errors.splitlines()[-1].endswith(said)
-    deadline = time.monotonic() + 20
-    while any((state := read_process(pid)) and not state.ended for pid in below):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert all(goes(pid) for pid in below)
 
 
 def test_a_reader_that_goes_away_is_no_error(served: Any) -> None:
@@ -212,4 +200,5 @@ def test_a_reader_that_goes_away_is_no_error(served: Any) -> None:
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in ("", "waiting for tiny:latest …\n")  # a busy machine makes it wait

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
+from process_table import children_of, goes
 
 from trilithon.board.processors import Cluster
 from trilithon.board.snapshot import read_board
@@ -47,20 +48,6 @@ def answering(served: Any) -> Iterator[Iterator[str]]:
         lines = answer.iter_lines()
         assert "content" in next(lines)
         yield lines
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-        if state in "ZX":
-            return True
-        time.sleep(0.02)
-    return not Path(f"/proc/{pid}").exists()
 
 
 def workspaces(pid: int) -> list[Path]:
@@ -92,24 +79,24 @@ def test_without_models_it_says_how_to_get_one(serving: Serving) -> None:
 def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number: signal.Signals) -> None:
     served = serving(tiny, *SLOW)
     with answering(served) as lines:
-        (child,) = children(served.process.pid)
+        (child,) = children_of(served.process.pid)
         served.process.send_signal(number)
         last = json.loads(list(lines)[-1])
     assert last["done_reason"] == "stop"
     assert served.ended() == 0
     assert "waiting for answers at work: 1; once more ends it at once" in served.errors
-    assert gone(child)
+    assert goes(child)
 
 
 def test_the_limit_ends_what_takes_longer(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *ENDLESS, "--drain", "0.3s")
     with answering(served) as lines:
-        (child,) = children(served.process.pid)
+        (child,) = children_of(served.process.pid)
         served.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(httpx.RemoteProtocolError):
             assert '"error"' in list(lines)[-1]
     assert served.ended() == 0
-    assert gone(child)
+    assert goes(child)
 
 
 def test_a_second_signal_ends_it_at_once_and_leaves_nothing(serving: Serving, tiny: Path, tmp_path: Path) -> None:
@@ -118,13 +105,13 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(serving: Serving, ti
     assert served.url.startswith("http://")
     (folder,) = workspaces(served.process.pid)
     with pytest.raises(httpx.RemoteProtocolError), answering(served) as lines:
-        (child,) = children(served.process.pid)
+        (child,) = children_of(served.process.pid)
         served.process.send_signal(signal.SIGTERM)
         served.said("once more ends it at once")
         served.process.send_signal(signal.SIGTERM)
         list(lines)
     assert served.ended() == 130
-    assert gone(child)
+    assert goes(child)
     assert not folder.exists()
     assert not path.exists()
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from trilithon.board.sampler import Sampler
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
+from trilithon.board.window import Window
 from trilithon.cli.watch_screen import frame_json, plain_lines, screen
-from trilithon.cli.watch_window import Window
 
 Program = Callable[..., Any]
 
@@ -163,7 +163,7 @@ class Terminal:
         self.text = ""
 
     def until(self, *words: str) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not all(word in self.text for word in words):
             assert time.monotonic() < deadline, self.text
             self._take()

@@ -383,10 +383,10 @@ def test_any_dotenv_is_read(text: str) -> None:
 
 
 def test_a_hostile_dotenv_takes_no_long_time() -> None:
-    began = time.monotonic_ns()
+    began = time.process_time_ns()
     for text in ('A="\\' * 20_000, "A='\n" * 20_000, " " * 200_000, "A=" * 100_000, 'A="' + "x\\" * 100_000):
         read_dotenv(text)
-    assert time.monotonic_ns() - began < 3e9
+    assert time.process_time_ns() - began < 3e9
 
 
 def test_a_folder_of_the_settings(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trilithon.errors import ModelError
-from trilithon.models.hashing import file_sha256
+from trilithon.models.hashing import file_sha256, known_sha256
 
 CONTENT = os.urandom(5 << 20)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -27,6 +27,18 @@ def test_the_second_time_nothing_is_read(file: Path, tmp_path: Path) -> None:
     assert seen == [(4 << 20, 5 << 20), (5 << 20, 5 << 20)]
     assert file_sha256(file, cache, lambda done, total: seen.append((done, total))) == DIGEST
     assert len(seen) == 2
+
+
+def test_what_is_known_is_told_without_reading(file: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert known_sha256(file, cache) == ""
+    file_sha256(file, cache)
+    assert known_sha256(file, cache) == DIGEST
+    with file.open("ab") as more:
+        more.write(b"x")
+    assert known_sha256(file, cache) == ""
+    with pytest.raises(ModelError, match="cannot be read"):
+        known_sha256(tmp_path / "nothing", cache)
 
 
 def test_a_changed_file_is_read_again(file: Path, tmp_path: Path) -> None:

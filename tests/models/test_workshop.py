@@ -105,7 +105,7 @@ def test_a_tool_that_outlives_its_maker_keeps_the_folder(target: Path, ledger: P
         assert len(list(target.parent.iterdir())) == 1
     finally:
         os.kill(tool, 9)
-    for _ in range(500):  # until the kernel has closed what it held
+    for _ in range(3000):  # until the kernel has closed what it held
         if clear_abandoned(ledger)[0]:
             break
         time.sleep(0.02)

@@ -236,7 +236,7 @@ def test_a_killed_prefiller_is_started_anew(tiny: Path, home: Path, always: None
             text, finished = await text_of(pair, request)
             assert text == expected
             assert finished.handed is not None and finished.handed.reason
-            for _ in range(200):
+            for _ in range(1200):
                 if pair._prefiller.runner is not None:
                     break
                 await asyncio.sleep(0.05)

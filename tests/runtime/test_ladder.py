@@ -49,7 +49,7 @@ def file(tiny: Path, tmp_path: Path) -> ModelFile:
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Configuration:
-    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=20.0, hang_seconds=1.0)
+    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=60.0, hang_seconds=5.0)
 
 
 class Stand:
@@ -72,7 +72,7 @@ class Stand:
 
     def probe(self, engine: Engine, placement: Placement) -> Probe:
         async def ask() -> Probe:
-            async with Runner.open(engine, placement, self._fresh(), start_seconds=20, hang_seconds=5) as runner:
+            async with Runner.open(engine, placement, self._fresh(), start_seconds=60, hang_seconds=20) as runner:
                 return await probe(runner)
 
         return asyncio.run(ask())

@@ -55,20 +55,6 @@ def scripted(**options: str) -> Placement:
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """Every child that is started, also those that nobody ever held."""
-    started: list[Process] = []
-    start = Process.start
-
-    async def noted(launch: Launch, log: Path) -> Process:
-        started.append(await start(launch, log))
-        return started[-1]
-
-    monkeypatch.setattr(Process, "start", noted)
-    return started
-
-
-@pytest.fixture
 def no_tenure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_keeper, "_LEAST_TENURE_SECONDS", 0.02)
     monkeypatch.setattr(pool_keeper, "_TENURE", 0.0)
@@ -123,7 +109,7 @@ def keys(pool: Pool) -> list[str]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - the test looks from outside
             await asyncio.sleep(0.005)
 
@@ -455,9 +441,9 @@ def test_keep_alive_counts_from_the_end_and_the_last_wish_counts(tmp_path: Path)
     async def body(pool: Pool) -> None:
         await once(pool, "a", placement(), keep_alive_seconds=math.inf)
         assert only(pool).expires_in_seconds is None and pool._dispatcher._alarm is None
-        holder = await Holder(pool, "a", placement(), keep_alive_seconds=0.2).has_it()
-        await asyncio.sleep(0.3)
-        assert only(pool).expires_in_seconds == 0.2 and only(pool).idle_seconds == 0.0
+        holder = await Holder(pool, "a", placement(), keep_alive_seconds=0.6).has_it()
+        await asyncio.sleep(0.7)
+        assert only(pool).expires_in_seconds == 0.6 and only(pool).idle_seconds == 0.0
         await holder.end()
         assert only(pool).state == "ready"
         await until(lambda: pool.loaded() == ())
@@ -573,6 +559,30 @@ def test_pinned_ones_stay(tmp_path: Path) -> None:
     with_pool(tmp_path, body, keep_alive_seconds=0.5)
 
 
+def test_what_is_pinned_no_more_stays_for_a_while(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> None:
+        assert not pool.unpin("a")
+        pool.pin("a", placement())
+        await until(lambda: only(pool).state == "ready")
+        await asyncio.sleep(0.4)
+        assert pool.pinned == ("a",) and only(pool).pinned
+        assert pool.unpin("a") and not pool.unpin("a")
+        (kept,) = pool.loaded()
+        assert not kept.pinned and kept.state == "ready" and pool.pinned == ()
+        assert kept.expires_in_seconds is not None and 0 < kept.expires_in_seconds <= 0.3
+        await until(lambda: pool.loaded() == ())
+
+    with_pool(tmp_path, body, keep_alive_seconds=0.3)
+
+
+def test_the_budget_is_told(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> None:
+        budget = pool.budget()
+        assert budget is not None and budget.now == budget.whole == 1000 * MIB
+
+    with_pool(tmp_path, body)
+
+
 # -- waiting
 
 
@@ -669,7 +679,7 @@ def test_a_wait_has_an_end(tmp_path: Path) -> None:
 def test_a_crash_in_a_request_and_what_follows(
     tmp_path: Path, children: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.0 if failures < 2 else 0.3)
+    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.0 if failures < 2 else 1.5)
 
     async def body(pool: Pool) -> None:
         async def ask(tokens: int) -> int:
@@ -684,8 +694,8 @@ def test_a_crash_in_a_request_and_what_follows(
         await until(lambda: pool.loaded() == ())
         with pytest.raises(Busy, match=r"is not started again for .* s: died: segmentation fault") as caught:
             await ask(20)
-        assert 0 < caught.value.retry_after_seconds <= 0.3 and len(children) == 2
-        await asyncio.sleep(0.31)
+        assert 0 < caught.value.retry_after_seconds <= 1.5 and len(children) == 2
+        await asyncio.sleep(1.51)
         assert await ask(5) == children[2].pid
         with pytest.raises(ChildDied):
             await ask(20)
@@ -743,7 +753,8 @@ def test_those_who_do_not_leave_a_dead_runner_hinder_nobody(tmp_path: Path, monk
     with_pool(tmp_path, body)
 
 
-def test_one_that_hangs_is_replaced(tmp_path: Path, children: list[Process]) -> None:
+def test_one_that_hangs_is_replaced(tmp_path: Path, children: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process.stop, "__defaults__", (90.0,))
     short = replace(ASK, prompt=[5])
 
     async def body(pool: Pool) -> None:
@@ -760,10 +771,10 @@ def test_one_that_hangs_is_replaced(tmp_path: Path, children: list[Process]) -> 
                 await lease.runner.complete(short)
         async with pool.lease("a", scripted(), caller="me") as lease:
             await lease.runner.complete(short)
-        assert time.monotonic() - began < 4.9  # nobody waits for it to end by itself
+        assert time.monotonic() - began < 60  # nobody waits for it to end by itself
         assert pool.crashes == 1 and [child.pid for child in children][1:] == [only(pool).pid]
 
-    with_pool(tmp_path, body, open_one=open_runner, hang_seconds=0.5)
+    with_pool(tmp_path, body, open_one=open_runner, hang_seconds=2.0)
 
 
 def test_start_failures_make_it_rest_and_another_placement_does_not(tmp_path: Path) -> None:

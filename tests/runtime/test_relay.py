@@ -58,7 +58,7 @@ async def serving(folder: Path, handler: Handler) -> AsyncIterator[Client]:
 
     server = await asyncio.start_unix_server(serve, str(folder / "s"))
     try:
-        yield Client(folder / "s", hang_seconds=0.4)
+        yield Client(folder / "s", hang_seconds=0.8)
     finally:
         server.close()
         for task in tasks:
@@ -98,13 +98,13 @@ async def opened(folder: Path, *, hang_seconds: float = 20.0, **options: str) ->
     settings = Settings(context=4096, options=tuple((FAST | options).items()))
     placement = Placement(name="p", file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=settings)
     async with Runner.open(
-        ScriptedEngine(), placement, folder, start_seconds=20.0, hang_seconds=hang_seconds
+        ScriptedEngine(), placement, folder, start_seconds=60.0, hang_seconds=hang_seconds
     ) as runner:
         yield runner
 
 
 async def until(found: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if await found():
             return
         await asyncio.sleep(0.01)
@@ -297,7 +297,7 @@ def test_silence_while_the_slots_move_is_no_hang(tmp_path: Path, begin: bytes) -
 def test_silence_of_all_slots_is_a_hang(tmp_path: Path, begin: bytes) -> None:
     async def talk() -> None:
         async with serving(tmp_path, slow_answer(1, begin, b"")) as client:
-            with pytest.raises(Hung, match=r"no sign of life for 0\.4 s"):
+            with pytest.raises(Hung, match=r"no sign of life for 0\.8 s"):
                 async with relayed(client, {}) as answer:
                     await answer.read()
 
@@ -311,7 +311,7 @@ def test_no_prompt_is_waited_for_longer_than_a_context_takes(tmp_path: Path) -> 
 
         async def talk(body: dict[str, Any]) -> None:
             async with serving(tmp_path, slow_answer(0, b"", b"")) as client:
-                with pytest.raises(Hung, match=r"1\.4 s"):
+                with pytest.raises(Hung, match=r"1\.8 s"):
                     async with Relayed.open(client, "/completion", body, asked, most_tokens=2):
                         pass
 
@@ -352,7 +352,7 @@ def test_one_after_another_in_one_slot_is_no_hang(tmp_path: Path) -> None:
     """The second waits for longer than any silence is allowed, and the first sends nothing while it is made."""
 
     async def scenario() -> None:
-        async with opened(tmp_path, hang_seconds=0.5, decode="40") as runner:
+        async with opened(tmp_path, hang_seconds=2.0, decode="20") as runner:
 
             async def ask() -> bytes:
                 async with runner.relay("/completion", {**ASK, "n_predict": 60, "stream": False}) as answer:

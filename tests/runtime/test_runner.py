@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from process_table import is_gone
 
 from trilithon.children.wire import Chat, Completion, Finished, Token
 from trilithon.engines.base import Launch, Placement, Settings
@@ -46,30 +47,9 @@ class Command(ScriptedEngine):
         return Launch(argv=tuple(word.replace("{socket}", str(socket)) for word in self._argv), socket=socket)
 
 
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """Every child that is started, also those that no runner ever held."""
-    started: list[Process] = []
-    start = Process.start
-
-    async def noted(launch: Launch, log: Path) -> Process:
-        started.append(await start(launch, log))
-        return started[-1]
-
-    monkeypatch.setattr(Process, "start", noted)
-    return started
-
-
-def is_gone(process: Process) -> bool:
-    try:
-        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @contextlib.asynccontextmanager
 async def opened(
-    folder: Path, *, hang_seconds: float = 20.0, start_seconds: float = 20.0, name: str = "p", **options: str
+    folder: Path, *, hang_seconds: float = 20.0, start_seconds: float = 60.0, name: str = "p", **options: str
 ) -> AsyncIterator[Runner]:
     async with Runner.open(
         ScriptedEngine(),
@@ -89,7 +69,7 @@ def run(folder: Path, body: Callable[[Runner], Awaitable[None]], *, hang_seconds
     asyncio.run(whole())
 
 
-def not_started(folder: Path, engine: ScriptedEngine, *, start_seconds: float = 20.0, **options: str) -> StartError:
+def not_started(folder: Path, engine: ScriptedEngine, *, start_seconds: float = 60.0, **options: str) -> StartError:
     async def whole() -> None:
         async with Runner.open(engine, placement(**options), folder, start_seconds=start_seconds, hang_seconds=20):
             raise AssertionError("it started")
@@ -106,7 +86,7 @@ def not_started(folder: Path, engine: ScriptedEngine, *, start_seconds: float = 
 def test_ready_and_every_kind_of_request(tmp_path: Path, children: list[Process]) -> None:
     async def body(runner: Runner) -> None:
         assert runner.started_ns < runner.ready_ns <= time.monotonic_ns()
-        assert not is_gone(children[0])
+        assert not is_gone(children[0].pid)
         events, finished = await runner.complete(ASK)
         assert isinstance(finished, Finished)
         assert finished.reason == "length"
@@ -126,7 +106,7 @@ def test_ready_and_every_kind_of_request(tmp_path: Path, children: list[Process]
         assert max(tokens) < await runner.vocabulary()
 
     run(tmp_path / "new" / "folder", body)
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
     assert (tmp_path / "new" / "folder" / "log").exists()
 
 
@@ -143,7 +123,7 @@ def test_a_folder_can_be_used_again(tmp_path: Path, children: list[Process]) -> 
 
     for _ in range(2):
         run(tmp_path, body)
-    assert [is_gone(child) for child in children] == [True, True]
+    assert [is_gone(child.pid) for child in children] == [True, True]
 
 
 def test_two_runners_side_by_side(tmp_path: Path, children: list[Process]) -> None:
@@ -159,7 +139,7 @@ def test_two_runners_side_by_side(tmp_path: Path, children: list[Process]) -> No
             assert await one.tokenize("still here")
 
     asyncio.run(whole())
-    assert all(is_gone(child) for child in children)
+    assert all(is_gone(child.pid) for child in children)
 
 
 def test_an_error_in_the_body_leaves_no_child(tmp_path: Path, children: list[Process]) -> None:
@@ -168,7 +148,7 @@ def test_an_error_in_the_body_leaves_no_child(tmp_path: Path, children: list[Pro
 
     with pytest.raises(ValueError, match="ours"):
         run(tmp_path, body)
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
 
 
 @pytest.mark.parametrize("options", [{}, {"hang_start": "yes"}])
@@ -184,7 +164,7 @@ def test_cancelling_leaves_no_child(tmp_path: Path, children: list[Process], opt
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert is_gone(children[0])
+        assert is_gone(children[0].pid)
 
     asyncio.run(whole())
 
@@ -194,10 +174,10 @@ def test_closing_a_stream_frees_the_engine(tmp_path: Path) -> None:
         stream = runner.stream(Chat(messages=[("user", "hi")], max_tokens=100_000))
         assert isinstance(await anext(stream), Token)
         await stream.aclose()
-        async with asyncio.timeout(5):  # the one slot is free again
+        async with asyncio.timeout(30):  # the one slot is free again
             await runner.complete(ASK)
 
-    run(tmp_path, body, decode="50", text="word " * 400)
+    run(tmp_path, body, decode="50", text="word " * 4000)
 
 
 # -- when it does not start
@@ -208,21 +188,21 @@ def test_a_child_that_refuses_to_start(tmp_path: Path, children: list[Process]) 
     assert error.cause == "exit code 3"
     assert str(error) == "scripted/cpu did not start: exit code 3"
     assert "the weights are wet" in " ".join(error.last_words)
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
 
 
 def test_a_program_that_is_not_there(tmp_path: Path, children: list[Process]) -> None:
     error = not_started(tmp_path, Command("/no/such/llama-server"))
     assert error.cause
     assert "/no/such/llama-server" in " ".join(error.last_words)
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
 
 
 def test_a_crash_before_it_is_ready(tmp_path: Path, children: list[Process]) -> None:
     error = not_started(tmp_path, Command("sh", "-c", "echo loading >&2; kill -SEGV $$"))
     assert "SIGSEGV" in error.cause
     assert error.last_words == ("loading",)
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
 
 
 def test_running_out_of_memory_while_it_loads_is_told_from_a_kill(
@@ -241,8 +221,8 @@ def test_a_load_that_takes_too_long(tmp_path: Path, children: list[Process]) -> 
     assert error.cause == "not ready in time"
     assert "not ready after 0.7 s" in str(error)
     assert "TRILITHON_START_SECONDS" in error.advice
-    assert 0.7 <= time.monotonic() - began < 8
-    assert is_gone(children[0])
+    assert 0.7 <= time.monotonic() - began < 60
+    assert is_gone(children[0].pid)
 
 
 DEAF = """
@@ -259,8 +239,8 @@ def test_a_child_that_listens_and_never_answers(tmp_path: Path, children: list[P
     began = time.monotonic()
     error = not_started(tmp_path, Command(sys.executable, "-c", DEAF, "{socket}"), start_seconds=0.6)
     assert error.cause == "not ready in time"
-    assert time.monotonic() - began < 6
-    assert is_gone(children[0])
+    assert time.monotonic() - began < 60
+    assert is_gone(children[0].pid)
 
 
 def test_patience_with_a_silent_request_is_not_patience_with_a_start(tmp_path: Path) -> None:
@@ -295,7 +275,7 @@ def test_a_death_at_work(tmp_path: Path, children: list[Process], options: dict[
         assert cause in error.cause
         assert str(error) == f"p died: {error.cause}"
         assert any("scripted:" in line for line in error.last_words)
-        assert is_gone(children[0])
+        assert is_gone(children[0].pid)
         for again in (runner.complete(ASK), runner.vocabulary(), runner.tokenize("x"), runner.distribution(ASK)):
             with pytest.raises(ChildDied) as later:
                 await again
@@ -329,11 +309,11 @@ def test_a_hang(tmp_path: Path, children: list[Process], streaming: bool) -> Non
             else:
                 await runner.complete(long_prompt)
         assert caught.value.cause == "hang"
-        assert time.monotonic() - began < 6
-        assert not is_gone(children[0])  # a hang is no death; leaving the context ends it
+        assert time.monotonic() - began < 60
+        assert not is_gone(children[0].pid)  # a hang is no death; leaving the context ends it
 
     run(tmp_path, body, hang_seconds=0.5, hang_after="4")
-    assert is_gone(children[0])
+    assert is_gone(children[0].pid)
 
 
 def test_a_refusal_leaves_the_child_at_work(tmp_path: Path) -> None:

@@ -1,14 +1,8 @@
-"""LiteLLM, which many programs put between themselves and a server, by OpenAI's, Anthropic's and the older way.
+"""LiteLLM, which many programs put between themselves and a server, by OpenAI's, Anthropic's and the older way."""
 
-In a process of its own: it is slow to import, and looks for its list of prices on the internet unless told not to.
-"""
-
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from litellm_program import said_by
 from live_server import Serve
 
 PROGRAM = """
@@ -35,16 +29,7 @@ print(json.dumps({"found": found, "vectors": len(vectors.data), "error": error})
 
 def test_litellm(serve: Serve, tiny: Path) -> None:
     server = serve(tiny)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, server.url],
-        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = said_by(PROGRAM, server.url)
     for whole, streamed, tokens in said["found"]:
         assert whole.startswith("A trilithon")
         assert streamed == whole

@@ -208,7 +208,7 @@ def test_whoever_leaves_ends_the_pull(server: Server, registry: RegistryStandIn,
         assert next(line for line in lines if line.get("completed"))["total"] == 400_004
     server.http.close()
     with ModelStore.open(configuration) as store:
-        for _ in range(200):
+        for _ in range(1200):
             held = try_lock(store.own, f"receive-sha256-{digest}")
             if held is not None:
                 held.release()

@@ -1,14 +1,8 @@
-"""LiteLLM as a client of Ollama's API: it looks at show first, and makes OpenAI's form of everything.
+"""LiteLLM as a client of Ollama's API: it looks at show first, and makes OpenAI's form of everything."""
 
-In a process of its own, as in test_litellm.
-"""
-
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from litellm_program import said_by
 from live_server import Serve
 
 from trilithon.models.synthetic import write_tiny_model
@@ -39,16 +33,7 @@ print(json.dumps({"found": found, "vectors": len(vectors.data), "info": dict(inf
 
 def test_litellm(serve: Serve, tmp_path: Path) -> None:
     server = serve(write_tiny_model(tmp_path / "talker.gguf", template=TEMPLATE), placement="llama.cpp@embedded/cpu")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, server.url],
-        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = said_by(PROGRAM, server.url)
     for whole, streamed, tokens in said["found"]:
         assert streamed.strip() == whole.strip()
         assert tokens == 5

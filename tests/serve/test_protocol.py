@@ -65,11 +65,11 @@ def test_a_byte_of_a_header_now_and_then_does_not_hold_a_connection(monkeypatch:
         writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")  # after an answer, too
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         with contextlib.suppress(ConnectionError):
-            for _ in range(200):
+            for _ in range(1200):
                 writer.write(b"G")
                 await writer.drain()
                 await asyncio.sleep(0.05)
-            raise AssertionError("held for ten seconds")
+            raise AssertionError("held for a minute")
         writer.close()
 
     at_the_door(SecurityOptions(), visit)
@@ -93,7 +93,7 @@ def test_a_client_that_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) ->
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         metrics = door.app.state.metrics
-        for _ in range(1000):
+        for _ in range(3000):
             if b'route="/endless"' in (await metrics.text(None))[0]:
                 break
             await asyncio.sleep(0.02)

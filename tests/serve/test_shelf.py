@@ -122,3 +122,29 @@ def test_a_file_is_read_once_however_many_ask_for_it_first(shelf: Shelf, monkeyp
     with ThreadPoolExecutor(6) as threads:
         files = set(threads.map(lambda _: shelf.file(entry).sha256, range(24)))
     assert (len(files), begun) == (1, ["read"])
+
+
+def test_the_outlook_is_told_without_reading_a_file_of_another_program(
+    configuration: Configuration, tiny: Path
+) -> None:
+    shelf = Shelf(configuration, read_board(), paths=[tiny])
+    (entry,) = shelf.models()
+    before = shelf.outlook(entry)
+    assert before.file.sha256 == ""
+    assert before.file.parameters
+    assert (before.placement, before.plan, before.refusal) == (shelf.placement(entry).name, None, "")
+    after = shelf.outlook(entry)  # `placement` computed it, and it was remembered
+    assert len(after.file.sha256) == 64
+    assert after.context == shelf.placement(entry).settings.context
+
+
+def test_the_outlook_follows_the_plan_and_says_what_cannot_run(configuration: Configuration, stored: str) -> None:
+    board = read_board()
+    shelf = Shelf(configuration, board)
+    plan = ModelPlan(sha256=stored, placement=SCRIPTED, board=board.identity(), campaign=1, sentence="so it was")
+    keep_plan(configuration.data, plan)
+    found = shelf.outlook(shelf.find("small:q4"))
+    assert (found.placement, found.plan, found.context) == (SCRIPTED, plan, 300)
+    nowhere = Shelf(configuration, board, placement="scripted@none/cpu").outlook(shelf.find("small:q4"))
+    assert nowhere.placement == ""
+    assert "scripted" in nowhere.refusal

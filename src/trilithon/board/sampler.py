@@ -38,20 +38,28 @@ class Sampler:
     """A context manager. `start` and `stop` enclose what is to be recorded, any number of times.
 
     What moves slowly is read with the first frame, each fourth and the last, with `whole_frames` with each. One that is
-    due before the last one is done is left out. `blind` is true once the search for sensors itself met a file that
-    does not answer: there will be no readings then.
+    due before the last one is done is left out. With `each_cpu` there is the load of each CPU too. `blind` is true once
+    the search for sensors itself met a file that does not answer: there will be no readings then.
     """
 
     def __init__(
-        self, machine: Machine = THIS_MACHINE, *, period_seconds: float = PERIOD_SECONDS, whole_frames: bool = False
+        self,
+        machine: Machine = THIS_MACHINE,
+        *,
+        period_seconds: float = PERIOD_SECONDS,
+        whole_frames: bool = False,
+        each_cpu: bool = False,
+        most_frames: int = _MOST_FRAMES,
     ):
         self._machine = machine
+        self._each_cpu = each_cpu
         self._whole = whole_frames
         self._period_ns = round(period_seconds * 1e9)
         self._sensors: Sensors | None = None
         self._thread: threading.Thread | None = None
         self._stopping = -1
-        self._frames: deque[Frame] = deque(maxlen=_MOST_FRAMES)
+        self._most_frames = most_frames
+        self._frames: deque[Frame] = deque(maxlen=most_frames)
         self.blind = False
 
     def __enter__(self) -> Self:
@@ -82,7 +90,7 @@ class Sampler:
         if self.blind or self._thread is not None:
             return
         # Waiting for a descriptor takes half the time of waiting for a threading.Event.
-        self._stopping, self._frames = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), deque(maxlen=_MOST_FRAMES)
+        self._stopping, self._frames = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), deque(maxlen=self._most_frames)
         # A daemon: one that a file holds for ever must not keep the program from ending.
         self._thread = threading.Thread(
             target=self._sample, args=(self._stopping, self._frames), name="sensors", daemon=True
@@ -111,7 +119,7 @@ class Sampler:
 
     def _sample(self, stopping: int, frames: deque[Frame]) -> None:
         if self._sensors is None:
-            self._sensors = Sensors(self._machine)
+            self._sensors = Sensors(self._machine, each_cpu=self._each_cpu)
         sensors, due_ns = self._sensors, time.monotonic_ns()
         bell = select.poll()
         bell.register(stopping, select.POLLIN)

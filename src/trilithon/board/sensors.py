@@ -33,7 +33,7 @@ _SLOW = 4
 _GARBLED = (OSError, ValueError, ArithmeticError)
 
 _MEMINFO = re.compile(
-    rb"^(MemAvailable|AnonPages|Buffers|Cached|Shmem|SwapTotal|SwapFree|CmaTotal|CmaFree): +(\d{1,15}) kB$",
+    rb"^(MemFree|MemAvailable|AnonPages|Buffers|Cached|Shmem|SwapTotal|SwapFree|CmaTotal|CmaFree): +(\d{1,15}) kB$",
     re.MULTILINE,
 )
 _NPU_CORE = re.compile(rb"Core(\d{1,2}): *(\d{1,3})%")
@@ -80,14 +80,14 @@ class Sensors:
     being read now, for when it does not answer.
     """
 
-    def __init__(self, machine: Machine = THIS_MACHINE):
+    def __init__(self, machine: Machine = THIS_MACHINE, *, each_cpu: bool = False):
         self.reading = ""
         self.closed: list[str] = []
         self.channels: tuple[Channel, ...] = ()
         self._live: list[_Held] = []
         self._frames = 0
         self._turn = object()
-        for probe in probes(machine):
+        for probe in probes(machine, each_cpu=each_cpu):
             self._hold(machine, probe)
         self._turn = object()
 
@@ -178,12 +178,12 @@ def _close(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-def probes(machine: Machine) -> Iterator[Probe]:
+def probes(machine: Machine, *, each_cpu: bool = False) -> Iterator[Probe]:
     """Everything that could be read, meters first: a frame carries the time of its beginning, and only power and
-    energy are held against the clock."""
+    energy are held against the clock. With `each_cpu` the load of each CPU by itself, beside that of its group."""
     yield from meters(machine)
     yield from _temperatures(machine)
-    yield from _clocks_and_loads(machine)
+    yield from _clocks_and_loads(machine, each_cpu)
     yield from _memory(machine)
 
 
@@ -198,7 +198,7 @@ def _temperatures(machine: Machine) -> Iterator[Probe]:
             yield number("temperature", chip, f"{folder}/temp1_input", 1e-3, every=_SLOW)
 
 
-def _clocks_and_loads(machine: Machine) -> Iterator[Probe]:
+def _clocks_and_loads(machine: Machine, each_cpu: bool) -> Iterator[Probe]:
     groups = _cpu_groups(machine)
     for name, (_, paths) in groups.items():
         if paths:
@@ -212,6 +212,8 @@ def _clocks_and_loads(machine: Machine) -> Iterator[Probe]:
             yield Probe("load", (path,), lambda data, _: parse_npu_load(data[0]), most_bytes=4096)
             break
     cpus = {name: members for name, (members, _) in groups.items() if members}
+    if each_cpu:
+        cpus |= {f"cpu{cpu}": (cpu,) for members in tuple(cpus.values()) for cpu in members}
     yield Probe("load", ("/proc/stat",), _CpuUse(cpus), tuple(cpus), _SLOW, most_bytes=1 << 16)
 
 
@@ -307,6 +309,7 @@ def _memory_kinds(data: bytes) -> dict[str, float]:
         raise ValueError("not a meminfo")
     kinds = {
         "available": found.get("MemAvailable"),
+        "free": found.get("MemFree"),
         "anonymous": found.get("AnonPages"),
         "page cache": _sum(found.get("Buffers"), found.get("Cached"), minus=found.get("Shmem")),
         "shared": found.get("Shmem"),

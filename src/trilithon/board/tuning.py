@@ -1,10 +1,9 @@
 """Clocks at their top for a while, and everything exactly as it was afterwards, however that while ends.
 
-Also a thread's CPUs and this process's limit of open files, for a while.
+Also this process's limit of open files, for a while.
 """
 
 import contextlib
-import os
 import resource
 import signal
 import threading
@@ -22,7 +21,7 @@ from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.board.tunables import Tunable, tunables
 from trilithon.errors import UserError
 
-__all__ = ["Outcome", "affinity", "open_files", "pinned"]
+__all__ = ["Outcome", "open_files", "pinned"]
 
 Tell = Callable[[str], None]
 
@@ -233,22 +232,6 @@ def _undisturbed() -> Iterator[None]:
 
 
 # -- this process
-
-
-@contextlib.contextmanager
-def affinity(cpus: Sequence[int]) -> Iterator[None]:
-    """The calling thread, and what it starts, on these CPUs alone. Raises UserError for one that it may not use."""
-    thread = threading.get_native_id()
-    before = os.sched_getaffinity(thread)
-    try:
-        os.sched_setaffinity(thread, cpus)
-    except OSError as error:
-        allowed = ",".join(map(str, sorted(before)))
-        raise UserError(f"CPUs {','.join(map(str, cpus)) or '(none)'}: this process may use {allowed}") from error
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(thread, before)
 
 
 @contextlib.contextmanager

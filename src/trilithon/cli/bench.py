@@ -56,6 +56,9 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("--keep-awake", is_flag=True, help="With --pin-clocks: switch deep idle states off as well.")
 @click.option("--resume", is_flag=True, help="Go on with the last campaign that was stopped.")
 @click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="What to print on stdout.")
+@click.option(
+    "--progress", type=click.Choice(["words", "json"]), default="words", help="On stderr: words, or JSON lines."
+)
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
     """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
@@ -88,7 +91,7 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.bench.plan import Plan
     from trilithon.results.store import Store
 
-    _refuse_beside("--resume goes on as it was planned", set(words) - {"resume", "output", "report_folder"})
+    _refuse_beside("--resume goes on as it was planned", set(words) - {"resume", "output", "progress", "report_folder"})
     with Store.open(configuration.results_database) as store:
         number = store.last_interrupted()
         if number is None:
@@ -102,6 +105,7 @@ def _measure(
 ) -> None:
     from trilithon.bench.campaign import run_campaign
     from trilithon.bench.prepare import prepare
+    from trilithon.cli.bench_steps import number_as_json, step_as_json
     from trilithon.cli.outcome import show_outcome
     from trilithon.cli.progress import CampaignProgress, reading
     from trilithon.cli.signals import run_stoppable
@@ -111,8 +115,11 @@ def _measure(
         click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
         if resume is not None:
             click.echo(f"going on with campaign {resume}", err=True)
-        with CampaignProgress() as progress:
+        as_json = words["progress"] == "json"
+        with contextlib.nullcontext(step_as_json) if as_json else CampaignProgress() as progress:
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
+    if as_json:
+        number_as_json(number)
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, prepared.board, configuration)

@@ -1,5 +1,7 @@
 """`trilithon convert` and `trilithon quantize`: another form of a model, made by its maker's tools."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from trilithon.cli.engine_progress import CompileProgress
     from trilithon.engines.convert import Converted
     from trilithon.settings import Configuration
+
+    _Maker = Callable[[Configuration, CompileProgress], Converted]
 
 __all__ = ["convert", "quantize"]
 
@@ -50,9 +54,9 @@ def convert(source: Path, target: str, output: Path | None, **words: Any) -> Non
         raise UserError(f"--{foreign[0].replace('_', '-')} means nothing with --to {target}; leave it out")
     if not source.exists():
         raise UserError(f"{source} does not exist; name the folder of a model, or a GGUF")
+    make = {"rkllm": _to_rkllm, "gguf": _to_gguf}[target](source, output, words)
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
-        make = {"rkllm": _to_rkllm, "gguf": _to_gguf}
-        made = make[target](source, output, words, load_configuration(), progress)
+        made = make(load_configuration(), progress)
     click.echo(made.path)
     for each in made.beside:
         click.echo(each, err=True)
@@ -83,13 +87,7 @@ def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     click.echo(made)
 
 
-def _to_rkllm(
-    source: Path,
-    output: Path | None,
-    words: dict[str, Any],
-    configuration: "Configuration",
-    progress: "CompileProgress",
-) -> "Converted":
+def _to_rkllm(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
     from trilithon.engines.convert import convert_to_rkllm
     from trilithon.models.rkllm_recipe import CHIPS, RkllmRecipe
 
@@ -99,18 +97,12 @@ def _to_rkllm(
     given = {name: words[name] for name in _FOR_RKLLM if words[name] is not None}
     given |= {"chip": given["chip"].lower(), "quantization": words["quant"].lower()}
     recipe = RkllmRecipe(source=source, **given)
-    return convert_to_rkllm(recipe, output or Path(recipe.file_name), configuration, progress)
+    return partial(convert_to_rkllm, recipe, output or Path(recipe.file_name))
 
 
-def _to_gguf(
-    source: Path,
-    output: Path | None,
-    words: dict[str, Any],
-    configuration: "Configuration",
-    progress: "CompileProgress",
-) -> "Converted":
+def _to_gguf(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
     from trilithon.engines.convert import convert_to_gguf
 
     kind = (words["quant"] or "f16").lower()
     target = output or Path(f"{source.absolute().name}-{kind}.gguf")
-    return convert_to_gguf(source, target, kind, configuration, progress, words["converter"])
+    return partial(convert_to_gguf, source, target, kind, converter=words["converter"])

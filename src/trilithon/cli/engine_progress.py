@@ -2,12 +2,10 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from trilithon.cli.progress_bar import ProgressBar
 from trilithon.units import format_duration
 
 __all__ = ["CompileProgress"]
@@ -16,37 +14,15 @@ __all__ = ["CompileProgress"]
 _LEAST_FRACTION = 0.03
 
 
-class CompileProgress:
+class CompileProgress(ProgressBar):
     """A context manager that is called with what is being done, and the fraction of it that is done."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        left = TextColumn("{task.fields[left]}")
+        super().__init__(TaskProgressColumn(), TimeElapsedColumn(), left, left="")
         self._shown = ("", -1)
         self._began = (0.0, 0.0)
         self._text = ""
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=None, left="")
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, text: str, fraction: float | None) -> None:
         left = self._left(text, fraction)

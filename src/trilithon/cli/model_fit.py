@@ -3,26 +3,12 @@
 from typing import Any
 
 from trilithon.board.snapshot import read_board
-from trilithon.engines.suitability import Verdict, what_runs
+from trilithon.engines.suitability import Verdict, memory_at, what_runs
 from trilithon.models.file import ModelFile
-from trilithon.models.gguf import read_gguf
-from trilithon.models.memory import MemoryNeed, memory_need
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["fit_json", "fit_lines", "memory_at"]
-
-_CONTEXTS = (2048, 8192, 32_768)
-
-
-def memory_at(file: ModelFile) -> dict[int, MemoryNeed]:
-    """By context, as far as the model goes; empty for formats whose need only their engine knows."""
-    if file.format != "gguf":
-        return {}
-    facts = read_gguf(file.path)
-    longest = facts.context_train or max(_CONTEXTS)
-    contexts = [context for context in _CONTEXTS if context <= longest] or [longest]
-    return {context: memory_need(facts, context) for context in contexts}
+__all__ = ["fit_json", "fit_lines"]
 
 
 def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:

@@ -2,47 +2,24 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn, TimeElapsedColumn
 
 from trilithon.bench.tally import Step
+from trilithon.cli.progress_bar import ProgressBar
 from trilithon.units import format_bytes, format_duration
 
 __all__ = ["CampaignProgress", "reading"]
 
 
-class CampaignProgress:
+class CampaignProgress(ProgressBar):
     """A context manager that is called with every Step of a campaign."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        runs = TextColumn("run {task.fields[number]} of {task.fields[planned]}")
+        left = TextColumn("{task.fields[left]}")
+        super().__init__(runs, TimeElapsedColumn(), left, number=0, planned="?", left="")
         self._last = ""
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("run {task.fields[number]} of {task.fields[planned]}"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=None, number=0, planned="?", left="")
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, step: Step) -> None:
         left = "" if step.remaining_seconds is None else f"about {format_duration(step.remaining_seconds)} left"

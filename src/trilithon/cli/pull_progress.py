@@ -3,14 +3,13 @@
 import json
 import sys
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
+from trilithon.cli.progress_bar import ProgressBar
 from trilithon.models.pull import Pulled, Step
 from trilithon.units import format_bytes, format_duration
 
@@ -21,31 +20,16 @@ _JSON_SECONDS = 0.5
 _WORDS = {"waiting": "another process fetches", "fetching": "fetching", "checking": "checking"}
 
 
-class PullProgress:
+class PullProgress(ProgressBar):
     """A context manager that is called with every Step; `finish` says what came of it. `kept` is how far it came."""
 
     def __init__(self, *, as_json: bool) -> None:
+        state = TextColumn("{task.fields[state]}")
+        super().__init__(state, description="", wanted=not as_json, visible=False, state="")
         self.kept = ""
         self._as_json = as_json
         self._shown: tuple[str, str] = ("", "")
         self._shown_at = 0.0
-        self._bar: Progress | None = None
-        console = Console(stderr=True)
-        if console.is_terminal and not as_json:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task("", total=None, state="", visible=False)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, step: Step) -> None:
         if step.stage == "fetching" and step.progress is not None:

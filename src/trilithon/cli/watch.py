@@ -16,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from trilithon.board.snapshot import Board
     from trilithon.board.sysfs import Machine
-    from trilithon.cli.watch_window import Window
+    from trilithon.board.window import Window
 
 __all__ = ["watch", "with_watch"]
 
@@ -51,8 +51,8 @@ def watch(machine: "Machine", *, as_json: bool, period_seconds: float = _PERIOD_
     """
     from trilithon.board.sampler import Sampler
     from trilithon.board.snapshot import read_board
+    from trilithon.board.window import Window
     from trilithon.cli.watch_screen import frame_json, plain_lines
-    from trilithon.cli.watch_window import Window
 
     live = sys.stdout.isatty() and not as_json
     with _stopped_by_signals(), Sampler(machine, period_seconds=period_seconds, whole_frames=True) as sampler:

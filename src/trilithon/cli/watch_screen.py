@@ -11,7 +11,7 @@ from rich.text import Text
 from trilithon.board.probes import Reading
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import parse_cpu_list
-from trilithon.cli.watch_window import Window
+from trilithon.board.window import Window
 from trilithon.units import format_bytes
 
 __all__ = ["frame_json", "plain_lines", "screen"]

@@ -1,15 +1,12 @@
 """Folders with builds of engines that the user added or had compiled here, kept in one small file."""
 
-import contextlib
-import fcntl
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trilithon.engines.whole_file import write_whole
+from trilithon.engines.whole_file import changing, write_whole
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
@@ -46,7 +43,7 @@ def add(configuration: Configuration, entry: Registered) -> None:
     """Keep it; an entry of the same folder is replaced. Raises UserError for a name that cannot be spelled, or that
     another folder has."""
     check_name(entry.name)
-    with _locked(configuration):
+    with changing(_file(configuration)):
         known = [e for e in registered(configuration) if e.folder != entry.folder]
         for other in known:
             if other.name == entry.name:
@@ -59,7 +56,7 @@ def add(configuration: Configuration, entry: Registered) -> None:
 
 def remove(configuration: Configuration, name: str) -> Registered:
     """Forget it; its folder stays. Raises UserError when there is none of that name."""
-    with _locked(configuration):
+    with changing(_file(configuration)):
         known = registered(configuration)
         for entry in known:
             if entry.name == name:
@@ -82,22 +79,6 @@ def built_folder(configuration: Configuration, name: str) -> Path:
 
 def _file(configuration: Configuration) -> Path:
     return configuration.data / "builds.json"
-
-
-@contextlib.contextmanager
-def _locked(configuration: Configuration) -> Iterator[None]:
-    """Reading and writing as one step, also with another process at it: it waits for us, and we for it."""
-    file = _file(configuration).with_suffix(".lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{file.parent} cannot be written: {error.strerror}; free some space there, check its permissions, or name "
-            "another folder with TRILITHON_DATA"
-        ) from error
 
 
 def _write(configuration: Configuration, entries: list[Registered]) -> None:

@@ -7,14 +7,15 @@ from trilithon.engines.base import Engine, Settings
 from trilithon.engines.table import engines
 from trilithon.models.file import ModelFile
 from trilithon.models.gguf import read_gguf
-from trilithon.models.memory import memory_need
+from trilithon.models.memory import MemoryNeed, memory_need
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["Verdict", "what_runs"]
+__all__ = ["Verdict", "memory_at", "what_runs"]
 
 _CONTEXT = 2048
 """The shortest that is of use: what does not fit with it does not fit at all."""
+_CONTEXTS = (2048, 8192, 32_768)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,16 @@ class Verdict:
 
     placement: str
     refusal: str
+
+
+def memory_at(file: ModelFile) -> dict[int, MemoryNeed]:
+    """By context, as far as the model goes; empty for formats whose need only their engine knows."""
+    if file.format != "gguf":
+        return {}
+    facts = read_gguf(file.path)
+    longest = facts.context_train or max(_CONTEXTS)
+    contexts = [context for context in _CONTEXTS if context <= longest] or [longest]
+    return {context: memory_need(facts, context) for context in contexts}
 
 
 def what_runs(file: ModelFile, board: Board, configuration: Configuration) -> list[Verdict]:

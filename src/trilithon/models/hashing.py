@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trilithon.errors import ModelError
 
-__all__ = ["Progress", "file_sha256", "remember_sha256"]
+__all__ = ["Progress", "file_sha256", "known_sha256", "remember_sha256"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -38,6 +38,14 @@ def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
     _remember(cache_folder, key, digest)
     return digest
+
+
+def known_sha256(path: Path, cache_folder: Path) -> str:
+    """The digest where it was computed before; empty where it was not. Nothing is read but its identity."""
+    try:
+        return _look_up(cache_folder, _key(path.stat())) or ""
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
 
 
 def remember_sha256(cache_folder: Path, status: os.stat_result, digest: str) -> None:

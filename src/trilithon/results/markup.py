@@ -5,7 +5,7 @@ from html import escape
 
 __all__ = ["Html", "element", "joined", "rows_of_cells", "table", "trusted"]
 
-_VOID = {"br", "col", "hr"}
+_VOID = {"br", "col", "hr", "input"}
 
 
 class Html(str):

@@ -4,17 +4,18 @@ One entry per weight file (its SHA-256) and board. A campaign that recommends no
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trilithon.engines.whole_file import write_whole
 from trilithon.errors import StoreError
 
 __all__ = ["ModelPlan", "keep_plan", "plans_path", "read_plan"]
 
 _NAME = "plans.json"
+_MODE = 0o644  # one user may measure, and another serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,10 @@ def keep_plan(data: Path, plan: ModelPlan) -> None:
     """In place of an older one. Raises StoreError when it cannot be written."""
     path = plans_path(data)
     others = [entry for entry in _read(path) if (entry.get("sha256"), entry.get("board")) != (plan.sha256, plan.board)]
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         data.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps([*others, asdict(plan)], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        new.replace(path)
+        write_whole(path, json.dumps([*others, asdict(plan)], indent=1, ensure_ascii=False) + "\n", mode=_MODE)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {error.strerror}; free space or mend its permissions") from error
 
 

@@ -19,10 +19,10 @@ from trilithon.units import format_number
 if TYPE_CHECKING:
     from trilithon.results.charts import Chart
 
-__all__ = ["render_report", "report_title", "write_report"]
+__all__ = ["DARK", "render_report", "report_title", "themed", "write_report"]
 
 # The charts' colours on a dark card: lighter blue, darker yellow, the rest as light as needed for contrast.
-_DARK = {
+DARK = {
     "cpu": "#4ba3e0",
     "gpu": "#e8aa2e",
     "npu": "#23b48c",
@@ -80,7 +80,7 @@ def render_report(
     body = [
         element("p", sentence, class_="verdict"),
         _comparisons(comparisons),
-        _charts(svgs, COLOURS),
+        _charts(svgs),
         _figures(rows),
         sections.quality(campaign),
         sections.answers(campaign),
@@ -95,7 +95,7 @@ def render_report(
         subtitle=_subtitle(campaign),
         version=joined([campaign.version]),
         light=_variables(COLOURS),
-        dark=_variables(_DARK),
+        dark=_variables(DARK),
         body=joined(body, "\n"),
     )
 
@@ -123,14 +123,17 @@ def _comparisons(comparisons: Sequence[str]) -> Html:
     return element("ul", *(element("li", one) for one in comparisons)) if comparisons else Html("")
 
 
-def _charts(svgs: Sequence[str], colours: Mapping[str, str]) -> Html:
-    cards = (element("figure", trusted(_themed(svg, colours))) for svg in svgs)
+def _charts(svgs: Sequence[str]) -> Html:
+    cards = (element("figure", trusted(themed(svg))) for svg in svgs)
     return element("section", *cards, class_="charts", aria_label="Charts") if svgs else Html("")
 
 
-def _themed(svg: str, colours: Mapping[str, str]) -> str:
-    """The same drawing in the page's colours and font, which follow the reader's light or dark."""
-    names = {colour: name for name, colour in colours.items()}
+def themed(svg: str) -> str:
+    """The same drawing in the page's colours and font, which follow the reader's light or dark: the variables are named
+    as in `charts.COLOURS`."""
+    from trilithon.results.charts import COLOURS
+
+    names = {colour: name for name, colour in COLOURS.items()}
     pattern = "|".join(map(re.escape, names))
 
     def style(found: re.Match[str]) -> str:

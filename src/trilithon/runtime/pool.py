@@ -12,6 +12,7 @@ from trilithon.engines.base import Placement
 from trilithon.errors import Hung
 from trilithon.runtime.memory_need import bytes_needed
 from trilithon.runtime.opening import open_runner
+from trilithon.runtime.pool_budget import Budget
 from trilithon.runtime.pool_dispatch import Dispatcher
 from trilithon.runtime.pool_keeper import Keeper, Open, State
 from trilithon.runtime.pool_queue import Busy, Waiter
@@ -76,6 +77,7 @@ class Pool:
         self._keep_alive_seconds = keep_alive_seconds
         self._longest_wait_seconds = longest_wait_seconds
         self._draining = False
+        self._reading = asyncio.Lock()
         self._dispatcher = Dispatcher(
             configuration,
             folder,
@@ -135,17 +137,25 @@ class Pool:
 
     def pin(self, key: str, placement: Placement) -> None:
         """Load it now, in the background, and whenever it is not there; never evict it. Where a request wants another
-        placement of it, that one is pinned from then on. Reads the model's header; raises ModelError, Busy, and
-        StartError when it cannot fit beside the other pins."""
+        placement of it, that one is pinned from then on. Reads the model's header, unless it was loaded before; raises
+        ModelError, Busy, and StartError when it cannot fit beside the other pins."""
         if self._draining:
             raise _stopping()
-        need_bytes = bytes_needed(placement)
+        known = self._dispatcher.history(key).need_of(placement)
+        need_bytes = bytes_needed(placement) if known is None else known
         refusal = self._dispatcher.refusal(key, placement, need_bytes)
         if refusal:
             raise refusal
         self._dispatcher.history(key).need = placement, need_bytes
         self._dispatcher.pins[key] = placement, need_bytes
         self._dispatcher.settle()
+
+    def unpin(self, key: str) -> bool:
+        """From now on it is kept as any other, for the pool's own time; False where it was not pinned."""
+        if self._dispatcher.pins.pop(key, None) is None:
+            return False
+        self.keep(key, self._keep_alive_seconds)
+        return True
 
     def keep(self, key: str, keep_alive_seconds: float) -> None:
         """Let it expire so many seconds from now, or from its last lease's end; 0 unloads it as soon as it is idle."""
@@ -191,6 +201,15 @@ class Pool:
     def evictions(self) -> int:
         return self._dispatcher.evictions
 
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Their keys, those that are not loaded just now included."""
+        return tuple(self._dispatcher.pins)
+
+    def budget(self) -> Budget | None:
+        """The memory there is for models; None where the kernel does not say."""
+        return self._dispatcher.budget()
+
     def loaded(self) -> tuple[Loaded, ...]:
         return tuple(self._describe(keeper) for keeper in self._dispatcher.keepers.values())
 
@@ -224,10 +243,14 @@ class Pool:
     async def _need(self, key: str, placement: Placement) -> int:
         history = self._dispatcher.history(key)
         known = history.need_of(placement)
-        if known is None:
-            known = await asyncio.to_thread(bytes_needed, placement)
-            history.need = placement, known
-        return known
+        if known is not None:
+            return known
+        async with self._reading:  # a header takes some megabytes; many first requests need it once
+            known = history.need_of(placement)
+            if known is None:
+                known = await asyncio.to_thread(bytes_needed, placement)
+                history.need = placement, known
+            return known
 
     def _admit(self, waiter: Waiter) -> None:
         """Into the queue, and on at once where there is a place. Raises Busy."""

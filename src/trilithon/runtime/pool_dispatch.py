@@ -121,7 +121,7 @@ class Dispatcher:
     def _load(self, claims: list[_Claim], now: float) -> set[str]:
         """Start what there is room for, in the order of the claims. The first one that has to wait makes the others
         wait too, or small models could keep a large one out for ever. The keys that are to take nobody new."""
-        budget = self._budget()
+        budget = self.budget()
         for claim in claims:
             refusal = self._refusal(claim.key, claim.placement, claim.need_bytes, budget)
             if refusal:
@@ -249,14 +249,14 @@ class Dispatcher:
 
     # -- memory
 
-    def _budget(self) -> Budget | None:
+    def budget(self) -> Budget | None:
         if self._budget_bytes is not None:
             return Budget(now=self._budget_bytes, whole=self._budget_bytes)
         return measured_budget(self.keepers.values())
 
     def refusal(self, key: str, placement: Placement, need_bytes: int) -> StartError | None:
         """Why it could never be loaded, whatever else is unloaded; None when it could."""
-        return self._refusal(key, placement, need_bytes, self._budget())
+        return self._refusal(key, placement, need_bytes, self.budget())
 
     def _refusal(self, key: str, placement: Placement, need_bytes: int, budget: Budget | None) -> StartError | None:
         pinned = [need for other, (_, need) in self.pins.items() if other != key]

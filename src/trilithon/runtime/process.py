@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trilithon.board.processes import ProcessState, oom_kills, read_process
+from trilithon.board.processes import oom_kills, read_process
 from trilithon.children import guard
 from trilithon.engines.base import Launch
 from trilithon.errors import Hung, StartError, UserError
@@ -126,19 +126,6 @@ class Process:
             oom_kills_before=self._oom_kills_before,
             oom_kills_after=self._oom_kills_after,
         )
-
-    def cpu_seconds(self) -> float | None:
-        """CPU time that it has used, user and system, all threads; None once it is gone."""
-        state = self._state()
-        return (state.user_ticks + state.system_ticks) / os.sysconf("SC_CLK_TCK") if state else None
-
-    def resident_bytes(self) -> int | None:
-        """Memory that it holds now, mapped files included; None once it is gone."""
-        state = self._state()
-        return state.resident_pages * os.sysconf("SC_PAGE_SIZE") if state else None
-
-    def _state(self) -> ProcessState | None:
-        return None if self.returncode is not None else read_process(self.pid)
 
     def _has_ended(self) -> bool:
         """Whether it has, also when asyncio has not heard of it yet: a crash just before our stop is a crash."""

@@ -12,12 +12,11 @@ from trilithon.errors import Refused
 from trilithon.serve.anthropic_bodies import CountBody, MessageBody, message_asked
 from trilithon.serve.anthropic_events import MessageWriter
 from trilithon.serve.dialects import caller_of, error_body, service_of
-from trilithon.serve.generation import End, Generation
 from trilithon.serve.openai import ERRORS, STREAMED
-from trilithon.serve.passing import event, headers_of, in_turn, timings_of, with_pictures
+from trilithon.serve.passing import event, headers_of, in_turn
 from trilithon.serve.problems import Problem
 from trilithon.serve.replying import EVENTS, Outgoing, Reply
-from trilithon.serve.service import Answer
+from trilithon.serve.typed_events import asked_of, events_of, read
 
 __all__ = ["router"]
 
@@ -30,8 +29,7 @@ router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
 async def messages(request: Request, body: MessageBody) -> Response:
     """An answer as blocks: thoughts, text, uses of tools; streamed as events, or whole."""
     asked = message_asked(body.model_dump(exclude_none=True))
-    await with_pictures(request, asked.chat["messages"])
-    generation = Generation(model=body.model, path="/v1/chat/completions", body=asked.chat, needs=asked.needs)
+    generation = await asked_of(request, body.model, asked)
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
@@ -40,9 +38,9 @@ async def messages(request: Request, body: MessageBody) -> Response:
             thoughtless = asked.thinks and "thinking" not in answer.placement.file.capabilities
             headers = headers_of(answer, (*asked.ignored, "thinking") if thoughtless else asked.ignored)
             if body.stream:
-                yield Outgoing(body=_events(answer, writer), content_type=EVENTS, headers=headers)
+                yield Outgoing(body=events_of(answer, writer), content_type=EVENTS, headers=headers)
             else:
-                await _read(answer, writer)
+                await read(answer, writer)
                 yield Outgoing(body=json.dumps(writer.message, ensure_ascii=False).encode(), headers=headers)
 
     return Reply(opening, _broken)
@@ -54,23 +52,6 @@ def _words(stops: str | list[str] | None) -> list[str]:
 
 def _broken(problem: Problem) -> bytes:
     return event(error_body("/v1/messages", problem), "error")
-
-
-async def _read(answer: Answer, writer: MessageWriter) -> None:
-    async for each in answer.events():
-        if isinstance(each, End):
-            writer.close(each, timings_of(answer))
-        else:
-            writer.feed(each)
-
-
-async def _events(answer: Answer, writer: MessageWriter) -> AsyncIterator[bytes]:
-    for found in writer.opening():
-        yield event(found, found["type"])
-    async for each in answer.events():
-        events = writer.close(each, timings_of(answer)) if isinstance(each, End) else writer.feed(each)
-        if events:
-            yield b"".join(event(found, found["type"]) for found in events)
 
 
 @router.post("/count_tokens", responses=ERRORS)

@@ -39,6 +39,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
         try:
             yield
         finally:
+            service.pulls.close()
             await service.pool.drain(options.drain_seconds)
 
     app = FastAPI(

@@ -4,8 +4,6 @@ A key is 256 random bits, so there is nothing to guess: one SHA-256 keeps it as 
 and costs a request a microsecond. Comparing takes the same time whichever key is right.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -14,12 +12,12 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trilithon.engines.whole_file import write_whole
+from trilithon.engines.whole_file import changing, write_whole
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
@@ -60,7 +58,7 @@ def add_key(configuration: Configuration, name: str) -> str:
         raise UserError(f"{name!r} is no name for a key: write letters, digits, dot, dash and underscore")
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with _locked(configuration):
+    with changing(key_store(configuration)):
         known = keys(configuration)
         if any(key.name == name for key in known):
             raise UserError(f"there is a key {name} already; choose another name, or run: trilithon key rm {name}")
@@ -72,7 +70,7 @@ def add_key(configuration: Configuration, name: str) -> str:
 
 def remove_key(configuration: Configuration, name: str) -> Key:
     """A running server refuses it from its next request on. Raises UserError when there is none of that name."""
-    with _locked(configuration):
+    with changing(key_store(configuration)):
         known = keys(configuration)
         for key in known:
             if key.name == name:
@@ -221,22 +219,6 @@ def _text(path: Path, *, closed_to: int, mend: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text ({error.reason}); check its path") from error
-
-
-@contextlib.contextmanager
-def _locked(configuration: Configuration) -> Iterator[None]:
-    """Reading and writing as one step, also with another process at it."""
-    file = key_store(configuration).with_suffix(".lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{file.parent} cannot be written: {error.strerror}; free some space there, check its permissions, or name "
-            "another folder with TRILITHON_DATA"
-        ) from error
 
 
 def _write(configuration: Configuration, known: Sequence[Key]) -> None:

@@ -14,13 +14,11 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from trilithon.engines.wanting import wanted
 from trilithon.errors import ModelError
 from trilithon.models.create import create as make
 from trilithon.models.manifest import Manifest
-from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository, parse_reference
-from trilithon.models.pull import Step, pull
-from trilithon.models.pull_plan import PullOptions
+from trilithon.models.names import ModelName, Repository
+from trilithon.models.pull import Step
 from trilithon.models.resolve import model_name
 from trilithon.models.store import ModelStore
 from trilithon.serve.admission import wrong
@@ -30,6 +28,7 @@ from trilithon.serve.ollama_convert import not_found
 from trilithon.serve.ollama_create import modelfile_of, uploaded_files
 from trilithon.serve.ollama_work import NDJSON, Tell, working
 from trilithon.serve.problems import Problem
+from trilithon.serve.pulls import local_name, pullable
 from trilithon.serve.service import Service
 from trilithon.serve.shelf import Shelf
 
@@ -50,10 +49,9 @@ router = APIRouter(tags=["Ollama"])
 @router.post("/api/pull", response_class=Response, responses=_PROGRESS)
 async def pull_model(request: Request, body: PullBody) -> Response:
     """A name of Ollama's registry, or hf.co/user/repo[:quant]. What came is kept when the client leaves."""
-    service, reference = service_of(request), _reference(body.model)
-    work = _pulling(service.shelf, reference, insecure=bool(body.insecure))
-    name = reference.local_name if isinstance(reference, Repository) else reference
-    return working(work, _replaced(service, str(name)), body.unknown, stream=body.stream is not False)
+    service, reference = service_of(request), pullable(body.model)
+    work = _pulling(service, reference, insecure=bool(body.insecure))
+    return working(work, _replaced(service, local_name(reference)), body.unknown, stream=body.stream is not False)
 
 
 @router.post("/api/push", response_class=JSONResponse, responses=ERRORS)
@@ -153,26 +151,9 @@ def _sum(digest: str) -> str:
 # Pulling
 
 
-def _reference(name: str) -> ModelName | Repository:
-    """Addresses are for the owner's own command line: who may use this API must not make the machine fetch them."""
-    if not name:
-        raise wrong("model", "model is required")
-    try:
-        found = parse_reference(name)
-    except ModelError as error:
-        raise wrong("model", str(error)) from error
-    if isinstance(found, ModelUrl | ModelPath):
-        raise wrong("model", "addresses and files are the owner's to pull, with trilithon pull; here, name a model")
-    if isinstance(found, Repository) and found.choice.casefold() == "latest":
-        return replace(found, choice="")
-    return found
-
-
-def _pulling(shelf: Shelf, reference: Reference, *, insecure: bool) -> Callable[[Tell], None]:
+def _pulling(service: Service, reference: ModelName | Repository, *, insecure: bool) -> Callable[[Tell], None]:
     def work(tell: Tell) -> None:
-        options = PullOptions(wanted=wanted(reference, shelf.board, shelf.configuration), insecure=insecure)
-        with ModelStore.open(shelf.configuration) as store:
-            pulled = pull(reference, store, options, _Telling(tell))
+        pulled = service.pulls.run(reference, _Telling(tell), insecure=insecure)
         for note in pulled.notes:
             tell({"status": f"note: {note}"})
 

@@ -34,6 +34,7 @@ from trilithon.serve.ollama_about import (
 )
 from trilithon.serve.ollama_bodies import ERRORS, CopyBody, NamedBody, ShowBody
 from trilithon.serve.ollama_convert import not_found
+from trilithon.serve.removing import remove
 from trilithon.serve.service import Service
 from trilithon.serve.shelf import Entry
 
@@ -84,10 +85,7 @@ async def delete(request: Request, body: NamedBody) -> Response:
     """A name of the store, and the files that no other name uses. Another program's models stay."""
     service = service_of(request)
     entry = await _entry(service, body.model)
-    if not await _with_store(service, lambda store: store.is_own(entry.manifest.name)):
-        raise wrong("model", f"model '{entry.name}' belongs to another program or folder; remove it there")
-    await service.unload(entry.name)
-    await _with_store(service, lambda store: store.remove(entry.manifest.name))
+    await remove(service, entry)
     return Response()
 
 

@@ -4,28 +4,21 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from trilithon.errors import Interrupted
 from trilithon.serve.admission import ignoring_header
+from trilithon.serve.library_threads import in_library_thread
 from trilithon.serve.ollama_answers import broken, line
-from trilithon.serve.problems import Problem
 from trilithon.serve.replying import Outgoing, Reply
 
 __all__ = ["NDJSON", "Tell", "working"]
 
 NDJSON: Final = "application/x-ndjson"
 _SUCCESS: Final = {"status": "success"}
-_MOST_AT_ONCE: Final = 8
-_RETRY_SECONDS: Final = 60.0
 
 Tell = Callable[[dict[str, Any]], None]
 """Sends one line. Raises Interrupted when nobody listens any more."""
-
-# Beside the loop's own threads, which look models up for every request: a pull takes an hour.
-_THREADS = ThreadPoolExecutor(max_workers=_MOST_AT_ONCE, thread_name_prefix="library")
-_PLACES = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
 
 def working(work: Callable[[Tell], None], done: Callable[[], None], ignored: tuple[str, ...], *, stream: bool) -> Reply:
@@ -61,7 +54,7 @@ async def _told(work: Callable[[Tell], None], done: Callable[[], None]) -> Async
             raise Interrupted("the client left; what came is kept")
         loop.call_soon_threadsafe(bodies.put_nowait, body)
 
-    task = loop.run_in_executor(_THREADS, _with_place(work), tell)
+    task = in_library_thread(lambda: work(tell))
     task.add_done_callback(lambda _: bodies.put_nowait(None))
     try:
         while (body := await bodies.get()) is not None:
@@ -72,22 +65,3 @@ async def _told(work: Callable[[Tell], None], done: Callable[[], None]) -> Async
     finally:
         left.set()
         task.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception())
-
-
-def _with_place(work: Callable[[Tell], None]) -> Callable[[Tell], None]:
-    """Raises Problem when so many are at work that this one would wait in silence."""
-    if not _PLACES.acquire(blocking=False):
-        raise Problem(
-            f"{_MOST_AT_ONCE} models are being fetched or made; wait until one is done",
-            status=503,
-            kind="overloaded_error",
-            retry_after_seconds=_RETRY_SECONDS,
-        )
-
-    def placed(tell: Tell) -> None:
-        try:
-            work(tell)
-        finally:
-            _PLACES.release()
-
-    return placed

@@ -5,6 +5,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
+import h11
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
@@ -33,6 +34,7 @@ class PatientProtocol(H11Protocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,10 +46,16 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._at_work():
+        if self._upgraded or self._at_work():
             self._headers_came()
         elif self._header_timer is None:
             self._await_headers()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """From now on the connection is another protocol's, which has its own ends to patience (it pings)."""
+        super().handle_websocket_upgrade(event)
+        self._upgraded = True
+        self._reads_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_came()

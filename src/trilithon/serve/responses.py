@@ -9,15 +9,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.generation import End, Generation
 from trilithon.serve.openai import STREAMED
-from trilithon.serve.passing import event, headers_of, in_turn, timings_of, with_pictures
+from trilithon.serve.passing import event, headers_of, in_turn
 from trilithon.serve.problems import problem_of
 from trilithon.serve.replying import EVENTS, Outgoing, Reply
 from trilithon.serve.request_record import note_broken
 from trilithon.serve.responses_bodies import ResponseBody, response_asked
 from trilithon.serve.responses_events import ResponseWriter
 from trilithon.serve.service import Answer
+from trilithon.serve.typed_events import asked_of, events_of, read
 
 __all__ = ["router"]
 
@@ -28,8 +28,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 async def respond(request: Request, body: ResponseBody) -> Response:
     """An answer as items: thoughts, messages, calls of functions; streamed as events, or whole."""
     asked = response_asked(body.model_dump(exclude_none=True))
-    await with_pictures(request, asked.chat["messages"])
-    generation = Generation(model=body.model, path="/v1/chat/completions", body=asked.chat, needs=asked.needs)
+    generation = await asked_of(request, body.model, asked)
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
@@ -39,28 +38,16 @@ async def respond(request: Request, body: ResponseBody) -> Response:
             if body.stream:
                 yield Outgoing(body=_events(answer, writer), content_type=EVENTS, headers=headers)
             else:
-                await _read(answer, writer)
+                await read(answer, writer)
                 yield Outgoing(body=json.dumps(writer.response, ensure_ascii=False).encode(), headers=headers)
 
     return Reply(opening)
 
 
-async def _read(answer: Answer, writer: ResponseWriter) -> None:
-    async for each in answer.events():
-        if isinstance(each, End):
-            writer.close(each, timings_of(answer))
-        else:
-            writer.feed(each)
-
-
 async def _events(answer: Answer, writer: ResponseWriter) -> AsyncIterator[bytes]:
     try:
-        for found in writer.opening():
-            yield event(found, found["type"])
-        async for each in answer.events():
-            events = writer.close(each, timings_of(answer)) if isinstance(each, End) else writer.feed(each)
-            if events:
-                yield b"".join(event(found, found["type"]) for found in events)
+        async for each in events_of(answer, writer):
+            yield each
     except TrilithonError as error:
         note_broken(error)
         for found in writer.failed(problem_of(error)):

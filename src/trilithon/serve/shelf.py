@@ -34,6 +34,7 @@ __all__ = ["Entry", "Outlook", "Shelf"]
 _ADOPTED_SECONDS = 10.0
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _SHORTEST_CONTEXT = 256
+_MOST_GLANCES = 512  # headers of models that somebody only looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,13 @@ class Entry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
     """What would run a model, told without reading more of its file than the header. `refusal` says why nothing would;
-    `plan` is the one that decides, where there is one. The file's `sha256` is empty where nobody computed it yet."""
+    `plan` is the one that is obeyed, where there is one, and `context` what it would be loaded with. The file's
+    `sha256` is empty where nobody computed it yet."""
 
     file: ModelFile
-    placement: str
-    plan: ModelPlan | None
+    placement: str = ""
+    context: int | None = None
+    plan: ModelPlan | None = None
     refusal: str = ""
 
 
@@ -89,6 +92,7 @@ class Shelf:
         self._own = tuple(map(_on_path, paths))
         self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
         self._files: dict[tuple[str, str], ModelFile] = {}
+        self._glances: dict[tuple[str, str, int, int, int], ModelFile] = {}
         self._reading: dict[tuple[str, str], threading.Lock] = {}
 
     @property
@@ -124,23 +128,28 @@ class Shelf:
         """`context` tokens are asked for; fewer where the model was trained for fewer. Raises ModelError and
         PlacementError."""
         file = self.file(entry)
-        wanted = max(context or self._context_of(entry), _SHORTEST_CONTEXT)
-        need = Need(context=wanted, shortest_prefix=0)
-        return self._placed(self._chosen(file), file, need)
+        return self._placed(self._chosen(file, self._plan(file)), file, self._need(entry, context))
 
     def outlook(self, entry: Entry) -> Outlook:
         """Raises ModelError for a file that cannot be read."""
         file = self._glanced(entry)
-        plan = self._plan(file)
         try:
-            return Outlook(file=file, placement=self._chosen(file).name, plan=plan)
+            plan = self._plan(file)
+            placed = self._placed(self._chosen(file, plan), file, self._need(entry, None))
         except PlacementError as error:
-            return Outlook(file=file, placement="", plan=plan, refusal=str(error))
+            return Outlook(file=file, refusal=str(error))
+        return Outlook(file=file, placement=placed.name, context=placed.settings.context, plan=plan)
 
     def _glanced(self, entry: Entry) -> ModelFile:
         stored = choose(entry.manifest, self._suits())
         with ModelStore.open(self._configuration) as store:
-            file = read_weights(entry.manifest, stored, store, None)
+            status = store.file_path(stored).stat()
+            key = (entry.digest, stored.name, status.st_ino, status.st_size, status.st_mtime_ns)
+            file = self._glances.get(key) or read_weights(entry.manifest, stored, store, None)
+        with self._lock:
+            if len(self._glances) >= _MOST_GLANCES:
+                self._glances.clear()
+            self._glances[key] = file
         if len(file.parts) > 1:
             return file
         return replace(file, sha256=stored.digest or known_sha256(file.path, self._configuration.cache))
@@ -152,10 +161,9 @@ class Shelf:
         plan = read_plan(self._configuration.data, file.sha256, self._board.identity())
         return plan if plan is not None and self._runs(parse_placement(plan.placement), file) else None
 
-    def _chosen(self, file: ModelFile) -> Spelling:
+    def _chosen(self, file: ModelFile, plan: ModelPlan | None) -> Spelling:
         if self._spelling:
             return self._spelling
-        plan = self._plan(file)
         if plan is not None:
             return parse_placement(plan.placement)
         usable = usable_here([file], self._configuration)
@@ -183,9 +191,10 @@ class Shelf:
                 pass  # one conversation at a time is all that this engine can
         return place(spelling, {}, need, [file], self._board, self._configuration)
 
-    def _context_of(self, entry: Entry) -> int:
-        asked = entry.manifest.parameters.get("num_ctx")
-        return asked if isinstance(asked, int) and asked > 0 else self._context
+    def _need(self, entry: Entry, context: int | None) -> Need:
+        said = entry.manifest.parameters.get("num_ctx")
+        own = said if isinstance(said, int) and said > 0 else self._context
+        return Need(context=max(context or own, _SHORTEST_CONTEXT), shortest_prefix=0)
 
     def _read(self, manifest: Manifest, stored: StoredFile) -> ModelFile:
         key = (stored.digest or str(stored.path), str(manifest.name))
