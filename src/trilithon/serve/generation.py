@@ -20,7 +20,8 @@ __all__ = ["AnswerReader", "End", "Generation", "Piece"]
 class Generation:
     """`model` is as the client named it; `path` and `body` are what the engine gets (without "model"). `needs` are the
     features without which the body cannot be honoured. `keep_alive_seconds` is None for the server's own, infinite
-    for ever; `context` is the least number of tokens that the client asked for, None for the server's own."""
+    for ever; `context` is the least number of tokens that the client asked for, None for the server's own.
+    `placement`, as placements are spelled, is where it has to run; empty for where the model runs best."""
 
     model: str
     path: str
@@ -28,6 +29,7 @@ class Generation:
     needs: frozenset[Feature] = field(default=frozenset())
     keep_alive_seconds: float | None = None
     context: int | None = None
+    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,7 +108,9 @@ class Service:
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
         """Raises ModelError, PlacementError, Busy, RunError, Problem."""
         started_ns = time.monotonic_ns()
-        entry, key, placement = await self._found(generation.model, generation.context, _task(generation))
+        entry, key, placement = await self._found(
+            generation.model, generation.context, _task(generation), generation.placement
+        )
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
         async with (
@@ -141,8 +143,9 @@ class Service:
     async def unload(self, model: str) -> bool:
         """As soon as it is idle; False where it was not loaded."""
         entry = await asyncio.to_thread(self.shelf.find, model)
-        gone = [await self.pool.unload(entry.name + suffix) for suffix in _SUFFIXES.values()]
-        return any(gone)
+        keys = {loaded.key for loaded in self.pool.loaded()} | {*self.pool.pinned}
+        own = [key for key in keys if key == entry.name or key.startswith(f"{entry.name} (")]
+        return any([await self.pool.unload(key) for key in own])
 
     async def entry(self, model: str) -> Entry:
         """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
@@ -157,17 +160,19 @@ class Service:
             raise Problem("which model? name one of GET /v1/models in the field model", status=400, field="model")
         return entries[0]
 
-    async def _found(self, model: str, context: int | None, task: Task = "generate") -> tuple[Entry, str, Placement]:
+    async def _found(
+        self, model: str, context: int | None, task: Task = "generate", spelled: str = ""
+    ) -> tuple[Entry, str, Placement]:
         """With the pool's key. A loaded runner with room enough is kept: clients that ask for another context each
         time must not reload it."""
         entry = await self.entry(model)
-        key = entry.name + _SUFFIXES[task]
+        key = entry.name + _SUFFIXES[task] + (f" ({spelled})" if spelled else "")
         for loaded in self.pool.loaded():
             if loaded.key == key and loaded.state != "leaving":
                 has = loaded.placement.settings.context or 0
                 if has >= min(context or 0, loaded.placement.file.context_train or has):
                     return entry, key, loaded.placement
-        placement = await asyncio.to_thread(self.shelf.placement, entry, context)
+        placement = await asyncio.to_thread(self.shelf.placement, entry, context, spelled)
         if task == "rank" and placement.file.pooling != "rank":
             raise Problem(f"{entry.name} does not rank texts; choose a model made for it", status=400, field="model")
         if task != "generate":

@@ -14,7 +14,7 @@ from trilithon.board.snapshot import Board
 from trilithon.engines.base import Placement
 from trilithon.engines.choice import suits_placements
 from trilithon.engines.placing import Need, place, usable_here
-from trilithon.engines.spelling import Spelling, parse_placement
+from trilithon.engines.spelling import SHORT_NAMES, Spelling, parse_placement
 from trilithon.engines.table import engines
 from trilithon.errors import ModelError, PlacementError
 from trilithon.models.adopt import find_adopted
@@ -124,11 +124,16 @@ class Shelf:
         """The weights that would run here, with what their header says. Raises ModelError."""
         return self._read(entry.manifest, choose(entry.manifest, self._suits()))
 
-    def placement(self, entry: Entry, context: int | None = None) -> Placement:
-        """`context` tokens are asked for; fewer where the model was trained for fewer. Raises ModelError and
-        PlacementError."""
+    def placement(self, entry: Entry, context: int | None = None, spelled: str = "") -> Placement:
+        """`context` tokens are asked for; fewer where the model was trained for fewer. `spelled` is a client's choice:
+        one of those that are offered, with other settings at most. Raises ModelError and PlacementError."""
         file = self.file(entry)
-        return self._placed(self._chosen(file, self._plan(file)), file, self._need(entry, context))
+        chosen = self._allowed(spelled, file) if spelled else self._chosen(file, self._plan(file))
+        return self._placed(chosen, file, self._need(entry, context))
+
+    def offered(self, entry: Entry) -> tuple[str, ...]:
+        """Every placement that can be asked for, what would run it first. Raises ModelError."""
+        return self._offered(self._glanced(entry))
 
     def outlook(self, entry: Entry) -> Outlook:
         """Raises ModelError for a file that cannot be read."""
@@ -171,6 +176,20 @@ class Shelf:
             reasons = "; ".join(missing for each in engines(self._configuration) if (missing := each.missing()))
             raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
         return usable[0]
+
+    def _offered(self, file: ModelFile) -> tuple[str, ...]:
+        plan = self._plan(file)
+        found = [self._spelling.name] if self._spelling else []
+        found += [plan.placement] if plan is not None else []
+        found += [spelling.name for spelling in usable_here([file], self._configuration)]
+        return tuple(dict.fromkeys(found))
+
+    def _allowed(self, spelled: str, file: ModelFile) -> Spelling:
+        """An engine's own options are its command line's: a client could name files of this machine by them."""
+        wanted, offered = parse_placement(spelled), self._offered(file)
+        if _bare(wanted) not in {_bare(parse_placement(each)) for each in offered}:
+            raise PlacementError(f"{spelled[:100]} cannot be chosen here; there are: {', '.join(offered) or 'none'}")
+        return wanted
 
     def _suits(self) -> Suits:
         return suits_placements([self._spelling.name] if self._spelling else [], self._configuration)
@@ -227,6 +246,14 @@ class Shelf:
         with self._lock:
             self._adopted = (time.monotonic(), found)
         return found
+
+
+def _bare(spelling: Spelling | None) -> tuple[object, ...]:
+    """Without what any placement can be asked for: threads, batches, context and the like."""
+    if spelling is None:
+        return ()
+    own = frozenset((name, value) for name, value in spelling.options.items() if name not in SHORT_NAMES)
+    return (spelling.engine, spelling.build, spelling.unit, own, *_bare(spelling.prefill))
 
 
 def _entry(manifest: Manifest) -> Entry:

@@ -1,0 +1,135 @@
+"""The pages on the server's own application: beside the API, at its port, behind its door, in its event loop."""
+
+import copy
+import importlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+from fastapi import FastAPI, Request
+from nicegui import app as pages_app
+from nicegui import context, ui
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import Scope
+
+from trilithon.web.frame import APPEARANCES, PATHS, Appearance, frame
+from trilithon.web.house import House, Visitor
+from trilithon.web.results.downloads import router_of
+from trilithon.web.texts import Texts, language_of, texts_for
+
+__all__ = ["PAGES", "install"]
+
+Build = Callable[[House, Visitor, Texts], Awaitable[None]]
+
+PAGES = {
+    "chat": "trilithon.web.chat.page:build",
+    "board": "trilithon.web.board.page:build",
+    "models": "trilithon.web.models.page:build",
+    "results": "trilithon.web.results.page:build",
+}
+"""What builds each page, imported when it is first asked for."""
+
+_STATIC = Path(__file__).parent / "static"
+_ASSETS = "/_pages"
+_OWN_PREFIXES = ("/_nicegui/", "/_nicegui_ws/", f"{_ASSETS}/")
+_RECONNECT_SECONDS = 10.0
+_LONGEST_BUILD_SECONDS = 30.0
+_QUASAR_LANGUAGES = {"en": "en-US", "ru": "ru"}
+
+
+def install(app: FastAPI, house: House) -> None:
+    """Once all routes of the API are there. NiceGUI keeps its state in its modules, so a process has one server with
+    pages."""
+    _forget_last()
+    pages_app.add_static_files(_ASSETS, _STATIC)
+    for name in PAGES:
+        _add_page(name, house)
+    app.include_router(router_of(house))
+    ui.run_with(
+        app,
+        title="Trilithon",
+        favicon=_STATIC / "icon.svg",
+        dark=None,
+        tailwind=False,
+        show_welcome_message=False,
+        binding_refresh_interval=None,
+        reconnect_timeout=_RECONNECT_SECONDS,
+        message_history_length=100,
+        cache_control_directives="private, max-age=86400",
+    )
+    _in_front(app)
+
+
+def _forget_last() -> None:
+    """Of an application that this process served before."""
+    pages_app.middleware_stack = None
+    pages_app.user_middleware.clear()
+
+
+def _in_front(app: FastAPI) -> None:
+    """A browser's request for a page is the pages', whatever the API has at that path; nothing else is."""
+    mounts = [route for route in app.router.routes if isinstance(route, Mount) and route.app is pages_app]
+    for each in mounts:
+        app.router.routes.remove(each)
+    app.router.routes.insert(0, cast(BaseRoute, _PagesMount("/", app=pages_app, name="pages")))
+
+
+class _PagesMount(Mount):
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if not _is_pages(scope):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _is_pages(scope: Scope) -> bool:
+    path = scope["path"]
+    if path.startswith(_OWN_PREFIXES) or path == "/favicon.ico":
+        return True
+    return path in PATHS.values() and scope["type"] == "http" and scope["method"] == "GET" and _wants_page(scope)
+
+
+def _wants_page(scope: Scope) -> bool:
+    """Browsers name HTML in `Accept` when they go to a page; clients of the API, which share some paths, do not."""
+    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
+
+
+def _add_page(name: str, house: House) -> None:
+    @ui.page(PATHS[name], response_timeout=_LONGEST_BUILD_SECONDS)
+    async def page(request: Request) -> None:
+        visitor = _visitor(request)
+        text = texts_for(visitor.language)
+        appearance = _appearance(request)
+        _set_out(name, text, appearance)
+        build = _builder(name)
+        leaving = bool(visitor.key_name)
+        with frame(text, active=name, appearance=appearance, leaving=leaving):
+            await build(house, visitor, text)
+
+
+def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
+    """Language, light or dark, and title belong to NiceGUI's page, which all who look at it share: each gets a copy."""
+    client = context.client
+    client.page = copy.copy(client.page)
+    client.page.language = _QUASAR_LANGUAGES[text.language]  # type: ignore[assignment]
+    client.page.dark = None if appearance == "auto" else appearance == "dark"
+    client.title = f"{text(f'frame.{name}')} - Trilithon"
+    ui.add_head_html(f'<link rel="stylesheet" href="{_ASSETS}/pages.css">')
+
+
+def _visitor(request: Request) -> Visitor:
+    chosen = request.cookies.get("trilithon-language", "")
+    return Visitor(
+        key_name=getattr(request.state, "key_name", ""),
+        address=request.client.host if request.client else "local",
+        language=language_of(chosen, request.headers.get("accept-language", "")),
+    )
+
+
+def _appearance(request: Request) -> Appearance:
+    chosen = request.cookies.get("trilithon-appearance", "")
+    return next((each for each in APPEARANCES if each == chosen), "auto")
+
+
+def _builder(name: str) -> Build:
+    module, _, function = PAGES[name].partition(":")
+    return cast(Build, getattr(importlib.import_module(module), function))

@@ -1,0 +1,1 @@
+"""The page of the board: the chip at work, its last minutes, and what the doctor finds."""

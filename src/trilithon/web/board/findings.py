@@ -1,0 +1,96 @@
+"""What the doctor finds, as a list with the commands to copy. Nothing is run from here."""
+
+import asyncio
+import json
+import time
+
+from nicegui import events, ui
+
+from trilithon.board import tuning_record
+from trilithon.board.doctor import Finding, findings
+from trilithon.board.snapshot import read_board
+from trilithon.web.board.readings import Watch
+from trilithon.web.house import House
+from trilithon.web.texts import Texts
+
+__all__ = ["FindingsList", "look"]
+
+_ICONS = {"good": "check_circle", "note": "info", "warning": "warning", "problem": "error"}
+_COLOURS = {"good": "good", "note": "muted", "warning": "warning", "problem": "bad"}
+_ORDER = ("problem", "warning", "note", "good")
+
+# Where a page has come over plain HTTP from another machine, browsers have the old way only.
+_COPY = """async () => {
+  const words = %s;
+  try { await navigator.clipboard.writeText(words); emit(true); return; } catch (error) {}
+  const field = document.createElement('textarea');
+  field.value = words;
+  document.body.append(field);
+  field.select();
+  let done = false;
+  try { done = document.execCommand('copy'); } catch (error) {}
+  field.remove();
+  emit(done);
+}"""
+
+
+async def look(house: House, watch: Watch) -> list[Finding]:
+    """As `trilithon doctor` does, the worst first."""
+
+    def read() -> list[Finding]:
+        configuration = house.configuration
+        board = read_board(watch.machine, (configuration.data, configuration.cache))
+        return [*findings(board, watch.machine), *tuning_record.findings(configuration.data, watch.machine)]
+
+    return sorted(await asyncio.to_thread(read), key=lambda finding: _ORDER.index(finding.severity))
+
+
+class FindingsList:
+    """The section of the page; `refresh` looks again."""
+
+    def __init__(self, house: House, watch: Watch, text: Texts):
+        self._house, self._watch, self._text = house, watch, text
+        with ui.row().classes("board-head"):
+            with ui.element("h2").props('id="findings"'):
+                ui.label(text("board.findings"))
+            self._again = ui.button(text("board.refresh"), icon="refresh", color=None, on_click=self.refresh)
+            self._again.props("flat dense no-caps").classes("board-again")
+        ui.label(text("board.findings_lead")).classes("muted")
+        self._list = ui.element("ul").classes("findings").props('aria-labelledby="findings"')
+        self._when = ui.label().classes("muted").props('role="status"')
+
+    async def refresh(self) -> None:
+        self._again.disable()
+        self._when.text = self._text("board.looking")
+        found = await look(self._house, self._watch)
+        self._list.clear()
+        with self._list:
+            for finding in found:
+                self._item(finding)
+        self._list.set_visibility(bool(found))
+        at = self._text("board.findings_at", time=time.strftime("%H:%M:%S"))
+        self._when.text = at if found else f"{self._text('board.findings_none')} {at}"
+        self._again.enable()
+
+    def _item(self, finding: Finding) -> None:
+        with ui.element("li").classes(f"finding finding-{finding.severity}"):
+            with ui.element("span").classes(f"severity {_COLOURS[finding.severity]}"):
+                ui.icon(_ICONS[finding.severity]).props('aria-hidden="true"')
+                ui.label(self._text(f"board.{finding.severity}"))
+            with ui.element("div").props('lang="en"').classes("said"):
+                ui.label(finding.subject).classes("subject")
+                ui.label(finding.message)
+            if finding.mend:
+                with ui.element("div").classes("mend"):
+                    with ui.element("code").props('lang="en" tabindex="0"'):
+                        ui.label(finding.mend)
+                    self._copying(finding.mend)
+
+    def _copying(self, command: str) -> None:
+        with ui.button(icon="content_copy", color=None).props("flat round dense").classes("board-again") as button:
+            button.props["aria-label"] = self._text("board.copy_of", command=command)
+            button.props["title"] = self._text("board.copy")
+        button.on("click", self._copied, js_handler=_COPY % json.dumps(command))
+
+    def _copied(self, event: events.GenericEventArguments) -> None:
+        ui.notify(self._text("board.copied" if event.args else "board.not_copied"))

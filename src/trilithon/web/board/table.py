@@ -1,0 +1,75 @@
+"""The picture in words, for those who hear the page and for those who copy from it. Pure."""
+
+from xml.sax.saxutils import escape
+
+from trilithon.board.sysfs import format_cpu_list
+from trilithon.web.board import words
+from trilithon.web.board.chip import Block, Chip
+from trilithon.web.texts import Texts
+
+__all__ = ["rows", "table"]
+
+
+def rows(chip: Chip, text: Texts) -> list[tuple[str, str]]:
+    """What it is, and its value; nothing for what is not known."""
+    found: list[tuple[str, str]] = []
+    for block in chip.blocks:
+        found += _block(block, text)
+    for seat in chip.seats:
+        what = text("board.seat_of", model=seat.model, unit=seat.unit.upper())
+        state = [] if seat.state == "ready" else [text(f"board.{seat.state}")]
+        doing = [text(f"board.{seat.role}"), *state, text("board.at_work", count=seat.users)]
+        found.append((what, ", ".join([seat.placement, *doing, words.size(seat.size_bytes, text)])))
+    found += [(text("board.zone_of", name=name), words.celsius(value, text)) for name, value in chip.temperatures]
+    found += [(text("board.power_of", name=name), words.watts(value, text)) for name, value in chip.watts]
+    found += _memory(chip, text)
+    return [*found, (text("board.running"), str(chip.running)), (text("board.waiting"), str(chip.waiting))]
+
+
+def _block(block: Block, text: Texts) -> list[tuple[str, str]]:
+    title = text(f"board.{block.part}")
+    if block.unit == "cpu" and block.cores:
+        cores = format_cpu_list([int(core.name) for core in block.cores])
+        title = " ".join(text("board.cluster", title=title, name=block.name, cores=cores).replace(" ,", ",").split())
+    found = []
+    if block.load is not None:
+        found.append((text("board.load_of", what=title), words.percent(block.load, text)))
+    if block.clock_hz is not None:
+        found.append((text("board.clock_of", what=title), words.clock(block.clock_hz, text, block.top_hz)))
+    if block.celsius is not None:
+        found.append((text("board.temperature_of", what=title), words.celsius(block.celsius, text)))
+    for core in block.cores:
+        name = text("board.core", name=core.name)
+        what = name if block.unit == "cpu" else f"{title}, {name}"
+        if core.load is not None:
+            found.append((text("board.load_of", what=what), words.percent(core.load, text)))
+        if core.clock_hz is not None:
+            found.append((text("board.clock_of", what=what), words.clock(core.clock_hz, text)))
+    return found
+
+
+def _memory(chip: Chip, text: Texts) -> list[tuple[str, str]]:
+    memory = chip.memory
+    found = []
+    if memory.total_bytes is not None:
+        found.append((text("board.memory_total"), words.size(memory.total_bytes, text)))
+    for kind, count in memory.kinds:
+        name = text(f"board.{kind.lower().replace(' ', '_')}")
+        found.append((text("board.memory_of", kind=name), words.size(count, text)))
+    if memory.swap_bytes is not None:
+        found.append((text("board.swap_of"), words.size(memory.swap_bytes, text)))
+    if memory.clock_hz is not None:
+        found.append((text("board.memory_clock_of"), words.clock(memory.clock_hz, text, memory.top_hz)))
+    if memory.celsius is not None:
+        what = text("board.memory")
+        found.append((text("board.temperature_of", what=what), words.celsius(memory.celsius, text)))
+    return found
+
+
+def table(chip: Chip, text: Texts) -> str:
+    """HTML."""
+    columns = "".join(f"<th scope='col'>{escape(text(f'board.{name}'))}</th>" for name in ("what", "value"))
+    body = "".join(
+        f"<tr><th scope='row'>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows(chip, text)
+    )
+    return f"<table class='board-table'><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,76 @@
+"""A question put to the service as every client's is, and what is known of the answer: how fast it came, and from
+where."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trilithon.serve.generation import Generation, Piece
+from trilithon.serve.openai_bodies import chat_body
+from trilithon.serve.service import Answer, Service
+from trilithon.web.chat.tree import Message, Wishes
+
+__all__ = ["Asked", "generation_of"]
+
+
+def generation_of(model: str, wishes: Wishes, messages: Sequence[Message], placement: str = "") -> Generation:
+    """Raises Problem for what the API would refuse too."""
+    told: list[dict[str, Any]] = [{"role": "system", "content": wishes.system}] if wishes.system.strip() else []
+    told += [{"role": message.role, "content": _content(message)} for message in messages]
+    body: dict[str, Any] = {"messages": told, "stream": True, "cache_prompt": True}
+    sampling = {"temperature": wishes.temperature, "top_p": wishes.top_p, "seed": wishes.seed}
+    body |= {name: value for name, value in sampling.items() if value is not None}
+    if wishes.max_tokens is not None:
+        body["max_tokens"] = wishes.max_tokens
+    admitted, needs = chat_body(body)
+    return Generation(
+        model=model,
+        path="/v1/chat/completions",
+        body=admitted.body,
+        needs=needs,
+        context=wishes.context,
+        placement=placement,
+    )
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.text
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
+    return [{"type": "text", "text": message.text}, *pictures]
+
+
+@dataclass
+class Asked:
+    """One answer under way. `figures`, once it is over: `first_seconds` to the first piece, the engine's own
+    `prefill_rate` and `decode_rate` (tokens per second), counts of tokens, and which unit did what."""
+
+    service: Service
+    caller: str
+    generation: Generation
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Closing it cancels the request. Raises TrilithonError."""
+        began_ns = time.monotonic_ns()
+        async with self.service.answer(self.generation, self.caller) as answer:
+            self.figures["placement"] = answer.placement.name
+            async for event in answer.events():
+                if isinstance(event, Piece):
+                    self.figures.setdefault("first_seconds", (time.monotonic_ns() - began_ns) / 1e9)
+                    yield event
+            self._add(answer)
+
+    def _add(self, answer: Answer) -> None:
+        ran = answer.provenance()
+        self.figures |= {name: ran[name] for name in ("engine", "prefill_unit", "decode_unit")}
+        timings = answer.end.timings if answer.end else None
+        if timings is None:
+            return
+        self.figures |= {"prompt_tokens": timings.prompt_n, "cached_tokens": timings.cache_n}
+        self.figures["answer_tokens"] = timings.predicted_n
+        if timings.prompt_n and timings.prompt_ms > 0:
+            self.figures["prefill_rate"] = timings.prompt_n / timings.prompt_ms * 1e3
+        if timings.predicted_n > 1 and timings.predicted_ms > 0:
+            self.figures["decode_rate"] = timings.predicted_n / timings.predicted_ms * 1e3

@@ -1,0 +1,122 @@
+"""A conversation as a tree: an edited question or another try at an answer is a branch beside the first, none is lost.
+
+Messages have numbers from 1 on in the order in which they were made; 0 is the root, before the first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+__all__ = ["Conversation", "Message", "Role", "Wishes"]
+
+Role = Literal["user", "assistant"]
+ROOT = 0
+_TITLE_CHARACTERS = 60
+
+
+@dataclass(slots=True, kw_only=True)
+class Message:
+    """`images` are data URLs. Of an answer: `placement` that was asked for where that was not the server's choice,
+    `figures` as `answering.figures_of` gives them, `error` why it is not whole."""
+
+    number: int
+    parent: int
+    role: Role
+    text: str = ""
+    thinking: str = ""
+    images: list[str] = field(default_factory=list)
+    placement: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Wishes:
+    """What the reader set; None and empty is the model's own."""
+
+    system: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    context: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Conversation:
+    """`chosen` is the branch taken below a message: its number by that of its parent."""
+
+    id: str
+    created: str
+    title: str = ""
+    model: str = ""
+    wishes: Wishes = field(default_factory=Wishes)
+    messages: dict[int, Message] = field(default_factory=dict)
+    chosen: dict[int, int] = field(default_factory=dict)
+
+    def add(self, parent: int, role: Role, text: str = "", **more: Any) -> Message:
+        """The new message, which is chosen. Raises KeyError for a parent that is not there."""
+        if parent != ROOT:
+            self.messages[parent]
+        made = Message(number=len(self.messages) + 1, parent=parent, role=role, text=text, **more)
+        self.messages[made.number] = made
+        self.chosen[parent] = made.number
+        if not self.title and role == "user":
+            self.title = " ".join(text.split())[:_TITLE_CHARACTERS]
+        return made
+
+    def path(self) -> list[Message]:
+        """What is shown, from the first message on."""
+        found, at = [], ROOT
+        while (number := self.chosen.get(at)) is not None:
+            found.append(self.messages[number])
+            at = number
+        return found
+
+    def before(self, number: int) -> list[Message]:
+        """From the first message to this one's parent."""
+        found, at = [], self.messages[number].parent
+        while at != ROOT:
+            found.append(self.messages[at])
+            at = self.messages[at].parent
+        return found[::-1]
+
+    def branches(self, number: int) -> list[int]:
+        """The numbers of this message and of those beside it, in the order in which they were made."""
+        parent = self.messages[number].parent
+        return [each.number for each in self.messages.values() if each.parent == parent]
+
+    def choose(self, number: int) -> None:
+        self.chosen[self.messages[number].parent] = number
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"messages": [asdict(message) for message in self.messages.values()]}
+
+    @classmethod
+    def of_json(cls, body: Mapping[str, Any]) -> "Conversation":
+        """Raises ValueError for what is no conversation."""
+        try:
+            messages = [_made(Message, each) for each in body["messages"]]
+            found: Conversation = _made(cls, {**body, "messages": {}, "chosen": {}})
+            found.wishes = _made(Wishes, body["wishes"])
+            found.messages = {message.number: message for message in messages}
+            found.chosen = {int(parent): int(number) for parent, number in body["chosen"].items()}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no conversation: {error}") from error
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError where following parents or choices would lead nowhere, or for ever in a circle."""
+        if list(self.messages) != list(range(1, len(self.messages) + 1)):
+            raise ValueError("the messages' numbers are not in order")
+        if any(not ROOT <= message.parent < message.number for message in self.messages.values()):
+            raise ValueError("a message has no parent before it")
+        chosen = {number: parent for parent, number in self.chosen.items()}
+        if any(number not in self.messages or self.messages[number].parent != chosen[number] for number in chosen):
+            raise ValueError("a branch is chosen that is not there")
+
+
+def _made(kind: type[Any], body: Mapping[str, Any]) -> Any:
+    known = {each.name for each in fields(kind)}
+    return kind(**{name: value for name, value in body.items() if name in known})

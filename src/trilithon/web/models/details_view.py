@@ -1,0 +1,153 @@
+"""A model told in full: what `trilithon show` says, in a dialog."""
+
+import asyncio
+
+from nicegui import ui
+
+from trilithon.models.file import ModelFile
+from trilithon.models.manifest import Manifest
+from trilithon.serve.shelf import Shelf
+from trilithon.units import format_bytes
+from trilithon.web.models.details import Details, Weights, read_details
+from trilithon.web.models.elements import box, folded, icon_button, words
+from trilithon.web.models.facts import abilities, parameters_text
+from trilithon.web.models.library import Row
+from trilithon.web.texts import Texts
+
+__all__ = ["DetailsView"]
+
+
+class DetailsView:
+    """One dialog for the whole page; what it held goes when it is shut."""
+
+    def __init__(self, shelf: Shelf, text: Texts):
+        self._shelf, self._text = shelf, text
+        with ui.dialog() as self._dialog, ui.card().classes("details") as self._card:
+            pass
+        self._dialog.on("hide", self._card.clear)
+
+    async def open(self, row: Row) -> None:
+        self._card.clear()
+        with self._card:
+            with box(classes="line"):
+                words("h2", row.name, "name")
+                icon_button("close", self._text("models.do.close"), self._dialog.close)
+            body = box(classes="body")
+        self._card.props["role"] = "document"
+        self._dialog.props["aria-label"] = row.name
+        self._dialog.open()
+        details = await asyncio.to_thread(read_details, row.entry, self._shelf)
+        if not body.is_deleted:
+            with body:
+                _Written(details, self._text).all()
+
+
+class _Written:
+    def __init__(self, details: Details, text: Texts):
+        self._details, self._text = details, text
+
+    def all(self) -> None:
+        manifest = self._details.manifest
+        if self._details.problem:
+            words("p", self._details.problem, "bad")
+        self._facts(manifest)
+        self._files()
+        for each in self._details.weights:
+            self._weights(each, named=len(self._details.weights) > 1)
+        self._folded_texts(manifest)
+
+    def _facts(self, manifest: Manifest) -> None:
+        first = next((each.file for each in self._details.weights if each.file), None)
+        pairs = _about_file(first, self._text) if first else []
+        pairs += [
+            ("size", format_bytes(manifest.size_bytes)),
+            ("source", manifest.source),
+            ("since", manifest.created[:16].replace("T", " ")),
+        ]
+        words("h3", self._text("models.show.facts"))
+        with box("dl"):
+            for key, value in pairs:
+                if value:
+                    words("dt", self._text(f"models.show.{key}"))
+                    words("dd", value)
+
+    def _files(self) -> None:
+        words("h3", self._text("models.show.files"))
+        with box("ul", "files"):
+            for each in self._details.files:
+                with box("li"):
+                    words("span", self._text(f"models.show.role_{each.role}"), "muted")
+                    words("span", each.name, "name")
+                    words("span", " · ".join(filter(None, (format_bytes(each.size_bytes), each.kind, each.place))))
+                    if each.is_missing:
+                        words("span", self._text("models.show.file_missing"), "bad")
+
+    def _weights(self, weights: Weights, *, named: bool) -> None:
+        if named:
+            words("h3", weights.name)
+        if weights.problem:
+            words("p", weights.problem, "bad")
+            return
+        words("h4" if named else "h3", self._text("models.show.memory"))
+        self._memory(weights)
+        words("h4" if named else "h3", self._text("models.show.runs"))
+        with box("ul", "runs"):
+            for verdict in weights.verdicts:
+                with box("li"):
+                    words("code", verdict.placement)
+                    refusal = verdict.refusal
+                    words("span", refusal or self._text("models.show.runs_yes"), "muted" if refusal else "good")
+
+    def _memory(self, weights: Weights) -> None:
+        if not weights.memory:
+            size = format_bytes(weights.file.size_bytes if weights.file else 0)
+            words("p", self._text("models.show.memory_unknown", size=size), "muted")
+            return
+        with box(classes="sideways").props('tabindex="0" role="group"') as around:
+            around.props["aria-label"] = self._text("models.show.memory")
+            with box("table"):
+                with box("thead"), box("tr"):
+                    for key in ("context", "weights", "cache", "work", "total"):
+                        words("th", self._text(f"models.show.memory_{key}")).props('scope="col"')
+                with box("tbody"):
+                    for context, need in weights.memory.items():
+                        with box("tr"):
+                            words("th", str(context)).props('scope="row"')
+                            for count in (need.weights_bytes, need.kv_bytes, need.compute_bytes, need.total_bytes):
+                                words("td", format_bytes(count))
+
+    def _folded_texts(self, manifest: Manifest) -> None:
+        details = self._details
+        texts = {
+            "settings": details.settings,
+            "system": details.system,
+            "template": details.template,
+            "license": details.license,
+            "modelfile": details.modelfile,
+            "header": "\n".join(f"{key} = {value}" for key, value in details.header),
+        }
+        if manifest.messages:
+            words("p", self._text("models.show.messages", count=len(manifest.messages)), "muted")
+        for key, content in texts.items():
+            if content:
+                with folded(self._text(f"models.show.{key}")):
+                    words("pre", content).props('tabindex="0"')
+
+
+def _about_file(file: ModelFile, text: Texts) -> list[tuple[str, str]]:
+    """What the header says, by the catalogue's keys."""
+
+    def tokens(count: int | None) -> str:
+        return text("models.show.tokens", count=count) if count else ""
+
+    return [
+        ("architecture", file.architecture),
+        ("parameters", parameters_text(file.parameters) if file.parameters else ""),
+        ("quantization", file.quantization),
+        ("context", tokens(file.context_train)),
+        ("vocabulary", tokens(file.vocabulary)),
+        ("can", ", ".join(text(f"models.can.{word}") for word in abilities(file))),
+        ("made_for", file.target_platform or ""),
+        ("cores", str(file.target_cores or "")),
+        ("converted", f"rkllm-toolkit {file.toolkit}" if file.toolkit else ""),
+    ]

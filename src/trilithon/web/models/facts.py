@@ -1,0 +1,76 @@
+"""What a model's header says of it, what would run it here, and how fast that was: read for the rows that are seen."""
+
+from dataclasses import dataclass
+
+from trilithon.errors import ModelError, StoreError
+from trilithon.models.file import ModelFile
+from trilithon.results.speeds import Speeds, last_speeds
+from trilithon.serve.shelf import Entry, Outlook, Shelf
+
+__all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """`can` are keys of the catalogue. `context` is what it would be loaded with, `context_train` what it was made
+    for. `is_planned`: a bench found that placement best. `refusal` says why nothing here would run it, `problem` why
+    nothing can be said of it."""
+
+    parameters: int | None = None
+    quantization: str = ""
+    architecture: str = ""
+    context: int | None = None
+    context_train: int | None = None
+    can: tuple[str, ...] = ()
+    placement: str = ""
+    is_planned: bool = False
+    speeds: Speeds | None = None
+    refusal: str = ""
+    problem: str = ""
+
+
+def read_facts(entry: Entry, shelf: Shelf) -> Facts:
+    """Reads the header of a file and no more of it. For a thread."""
+    try:
+        outlook = shelf.outlook(entry)
+        return _facts(outlook, _speeds(outlook, shelf))
+    except (ModelError, StoreError) as error:
+        return Facts(problem=str(error))
+
+
+def _facts(outlook: Outlook, speeds: Speeds | None) -> Facts:
+    file = outlook.file
+    return Facts(
+        parameters=file.parameters,
+        quantization=file.quantization,
+        architecture=file.architecture,
+        context=outlook.context,
+        context_train=file.context_train,
+        can=abilities(file),
+        placement=outlook.placement,
+        is_planned=outlook.plan is not None,
+        speeds=speeds,
+        refusal=outlook.refusal,
+    )
+
+
+def _speeds(outlook: Outlook, shelf: Shelf) -> Speeds | None:
+    named = outlook.plan.placement if outlook.plan else outlook.placement
+    return last_speeds(shelf.configuration.results_database, outlook.file.sha256, named, shelf.board)
+
+
+def abilities(file: ModelFile) -> tuple[str, ...]:
+    """A model that makes one vector of a text answers nothing."""
+    if file.pooling == "rank":
+        return ("rank",)
+    if file.pooling and file.pooling != "none":
+        return ("vectors",)
+    return ("chat", *(word for word in ("vision", "tools", "thinking") if word in file.capabilities))
+
+
+def parameters_text(count: int) -> str:
+    """ "494M", "7.62B": as models are called."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)

@@ -1,0 +1,122 @@
+"""Which models there are, as the page lists them: read from manifests alone, so that a thousand open at once."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from trilithon.models.manifest import Manifest, StoredFile
+from trilithon.models.resolve import weights_of
+from trilithon.models.store import ModelStore
+from trilithon.serve.shelf import Entry, Shelf
+
+__all__ = ["ROWS_ON_A_PAGE", "Library", "Order", "Place", "Row", "page_of", "pages_of", "read_library", "selected"]
+
+Place = Literal["store", "layer", "elsewhere"]
+"""Where a model lies: in the store itself, in a layer that is only read, or with its owner or another program."""
+Order = Literal["newest", "name", "largest"]
+
+ROWS_ON_A_PAGE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model. `missing` names the files of it that are gone: with one of these it cannot be loaded."""
+
+    entry: Entry
+    place: Place
+    quantizations: tuple[str, ...]
+    formats: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def is_removable(self) -> bool:
+        return self.place == "store"
+
+    @property
+    def searched(self) -> str:
+        """What the filter looks into."""
+        manifest = self.entry.manifest
+        return " ".join((self.name, *self.quantizations, *self.formats, manifest.source)).casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """`problems` are models whose manifest cannot be read, a line each that ends with the mend."""
+
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+
+
+def read_library(shelf: Shelf) -> Library:
+    """What can be served, and what of the store lacks a file. Raises ModelError."""
+    entries = shelf.models()
+    with ModelStore.open(shelf.configuration) as store:
+        listing = store.listing()
+        kept = {str(each.name): (each, root) for each, root in zip(listing.manifests, listing.roots, strict=True)}
+        served = {entry.name for entry in entries}
+        rows = []
+        for entry in entries:
+            manifest, root = kept.get(entry.name, (None, None))
+            place: Place = "elsewhere" if manifest != entry.manifest else _place(root == store.own.root)
+            rows.append(_row(entry, place))
+        rows += [
+            _row(Entry(name, manifest, ""), _place(root == store.own.root), store.missing(manifest))
+            for name, (manifest, root) in kept.items()
+            if name not in served
+        ]
+    return Library(tuple(rows), listing.problems)
+
+
+def _place(own: bool) -> Place:
+    return "store" if own else "layer"
+
+
+def _row(entry: Entry, place: Place, missing: Sequence[StoredFile] = ()) -> Row:
+    weights = weights_of(entry.manifest)
+    return Row(
+        entry=entry,
+        place=place,
+        quantizations=_each(file.quantization for file in weights),
+        formats=_each(file.format for file in weights),
+        missing=tuple(file.name for file in missing) or _without_weights(entry.manifest),
+    )
+
+
+def _without_weights(manifest: Manifest) -> tuple[str, ...]:
+    return () if weights_of(manifest) else ("weights",)
+
+
+def _each(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def selected(rows: Collection[Row], words: str, order: Order) -> list[Row]:
+    """Those that have every word of the filter in them, in this order; names decide between equals."""
+    wanted = words.casefold().split()
+    found = sorted((row for row in rows if all(word in row.searched for word in wanted)), key=_by_name)
+    match order:
+        case "newest":
+            found.sort(key=lambda row: datetime.fromisoformat(row.entry.modified).timestamp(), reverse=True)
+        case "largest":
+            found.sort(key=lambda row: row.entry.size_bytes, reverse=True)
+        case "name":
+            pass
+    return found
+
+
+def _by_name(row: Row) -> tuple[str, str]:
+    return row.name.casefold(), row.name
+
+
+def pages_of(rows: Collection[Row]) -> int:
+    return max(1, -(-len(rows) // ROWS_ON_A_PAGE))
+
+
+def page_of(rows: Sequence[Row], number: int) -> Sequence[Row]:
+    """`number` counts from 0."""
+    return rows[number * ROWS_ON_A_PAGE : (number + 1) * ROWS_ON_A_PAGE]

@@ -1,0 +1,50 @@
+"""The memory that loaded models take of what there is for them: a bar, and what each part of it is."""
+
+from trilithon.units import format_bytes
+from trilithon.web.models.elements import box, words
+from trilithon.web.models.live import Live, LoadedModel
+from trilithon.web.texts import Texts
+
+__all__ = ["MemoryView"]
+
+_COLOURS = 6  # of static/models.css
+
+
+class MemoryView:
+    def __init__(self, text: Texts):
+        self._text = text
+        with box("section", "panel memory"):
+            with box(classes="line"):
+                words("h2", text("models.memory.title"))
+                self._amount = words("span", classes="muted")
+            self._bar = box(classes="bar").props('role="img"')
+            self._legend = box("ul", "legend")
+
+    def show(self, live: Live) -> None:
+        budget, taken = live.budget_bytes, live.taken_bytes
+        amount = self._amount_text(budget, taken)
+        self._amount.set_text(amount)
+        self._bar.props["aria-label"] = f"{self._text('models.memory.label')}: {amount}"
+        self._bar.clear()
+        with self._bar:
+            for number, each in enumerate(live.loaded):
+                share = 100 * each.size_bytes / max(budget or 0, taken, 1)
+                part = box(classes=f"part colour-{number % _COLOURS} {each.state}")
+                part.style(f"width: {share:.2f}%")
+        self._legend.clear()
+        with self._legend:
+            for number, each in enumerate(live.loaded):
+                self._line(number, each)
+            if not live.loaded:
+                words("li", self._text("models.memory.nothing"), "muted")
+
+    def _amount_text(self, budget: int | None, taken: int) -> str:
+        if budget is None:
+            return self._text("models.memory.taken_only", taken=format_bytes(taken))
+        return self._text("models.memory.taken", taken=format_bytes(taken), budget=format_bytes(budget))
+
+    def _line(self, number: int, each: LoadedModel) -> None:
+        with box("li"):
+            box("span", f"dot colour-{number % _COLOURS}").props('aria-hidden="true"')
+            words("span", each.key, "name")
+            words("span", format_bytes(each.size_bytes), "muted")

@@ -1,0 +1,230 @@
+"""What takes the libraries of numbers and of charts, as a program of its own: `calculator` starts it.
+
+They weigh 90 MB, and an interpreter that draws lets no token of a stream through: not in the server's process. A
+question is a JSON array on a line of stdin: what, and what about; its answer a JSON object on a line of stdout.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from trilithon.errors import TrilithonError, UserError
+from trilithon.measure.metrics import HEADLINE
+from trilithon.measure.records import Campaign
+from trilithon.results.charts import STYLE, Chart
+from trilithon.results.compare import Comparison, Row, compare_placements, summarise
+from trilithon.results.formats import FORMATS, export_campaigns
+from trilithon.results.plots import as_svg, figures
+from trilithon.results.report import render_report, report_title, themed
+from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
+from trilithon.results.store import Store
+from trilithon.results.table import (
+    bandwidth_text,
+    failure_text,
+    interval_text,
+    quality_text,
+    render_csv,
+    sensor_lines,
+)
+from trilithon.results.verdict import verdict_sentence
+from trilithon.units import format_number
+
+__all__ = ["answered", "main"]
+
+_DOTS_PER_INCH = 144
+_FIGURES_CSV = "figures"
+
+
+def campaign(database: Path, number: int) -> dict[str, Any]:
+    """Everything that a closer look at a campaign shows: the same sentences, figures and charts as its report."""
+    found = _campaign(database, number)
+    rows = summarise(found)
+    charts = _charts(found, rows)
+    return {
+        "title": report_title(found, rows),
+        "started": found.started,
+        "status": found.status,
+        "source": found.source,
+        "board": str(found.board.get("description", "")),
+        "sentence": verdict_sentence(found),
+        "comparisons": comparison_lines(found),
+        "rows": list(map(_row, rows)),
+        "charts": [
+            {"name": name, "title": chart.title, "svg": themed(as_svg(chart))} for name, chart in charts.items()
+        ],
+        "warnings": warning_lines(found),
+        "remarks": [*remark_lines(found), *sensor_lines(rows)],
+        "failures": _failures(found),
+        "placements": [placement.name for placement in found.placements],
+    }
+
+
+def verdict(database: Path, number: int) -> dict[str, Any]:
+    found = _campaign(database, number)
+    return {"sentence": verdict_sentence(found), "rows": list(map(_row, summarise(found)))}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """A figure in words, as the report's table has it."""
+    return {
+        "placement": row.placement,
+        "model": row.model,
+        "test": row.test.name,
+        "question": row.test.question,
+        "metric": row.metric.name,
+        "title": row.metric.title,
+        "unit": row.metric.unit,
+        "median": format_number(row.estimate.median) if row.estimate else None,
+        "interval": interval_text(row.estimate) if row.estimate else None,
+        "runs": row.estimate.runs if row.estimate else 0,
+        "failure": None if row.estimate else failure_text(row),
+        "note": row.note if row.estimate else "",
+        "quality": quality_text(row.quality),
+        "bandwidth": bandwidth_text(row),
+    }
+
+
+def _failures(found: Campaign) -> list[str]:
+    """Each different one once."""
+    told: dict[str, int] = {}
+    for run in found.runs:
+        if run.outcome == "failed" and run.failure is not None:
+            line = f"{run.placement}: {run.failure.message}" + (f" – {run.failure.advice}" * bool(run.failure.advice))
+            told[line] = told.get(line, 0) + 1
+    return [f"{line} ({count} runs)" if count > 1 else line for line, count in told.items()]
+
+
+def compare(database: Path, a: tuple[int, str], b: tuple[int, str]) -> dict[str, Any]:
+    """The first beside the second, by every figure of the tests that both have."""
+    first = _campaign(database, a[0])
+    second = first if a[0] == b[0] else _campaign(database, b[0])
+    for found, name in ((first, a[1]), (second, b[1])):
+        names = [placement.name for placement in found.placements]
+        if name not in names:
+            raise UserError(f"campaign {found.id} has no placement {name}; it has {', '.join(names)}")
+    told = [_comparison(a, b, each) for each in compare_placements((first, a[1]), (second, b[1]), every_metric=True)]
+    if not told:
+        raise UserError(f"{a[0]}:{a[1]} and {b[0]}:{b[1]} have no test in common; choose two that measured the same")
+    medians = {side: _medians(found, name) for side, found, name in (("a", first, a[1]), ("b", second, b[1]))}
+    for each in told:
+        for side, known in medians.items():
+            each[side] = known.get((each["test"], each["metric"]))
+    return {"comparisons": told}
+
+
+def _comparison(a: tuple[int, str], b: tuple[int, str], found: Comparison) -> dict[str, Any]:
+    ratio = found.verdict.ratio
+    return {
+        "test": found.test.name,
+        "metric": found.metric.name,
+        "title": found.metric.title,
+        "unit": found.metric.unit,
+        "decides": found.metric.name == HEADLINE[found.test.kind],
+        "answer": found.verdict.answer,
+        "reason": found.verdict.reason,
+        "ratio": ratio and ratio.ratio,
+        "low": ratio and ratio.low,
+        "high": ratio and ratio.high,
+        "differs": list(found.differs),
+        "sentence": comparison_text(f"{a[0]}:{a[1]}", f"{b[0]}:{b[1]}", found),
+    }
+
+
+def _medians(found: Campaign, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row.test.name, row.metric.name): _row(row) for row in summarise(found) if row.placement == name}
+
+
+def picture(database: Path, number: int, name: str, form: str) -> dict[str, Any]:
+    """A chart as a file, in the colours of paper."""
+    found = _campaign(database, number)
+    charts = _charts(found, summarise(found))
+    if name not in charts:
+        raise UserError(f"campaign {number} has no chart {name}; it has {', '.join(charts) or 'none'}")
+    return {"data": base64.b64encode(_drawn(charts[name], form)).decode()}
+
+
+def _drawn(chart: Chart, form: str) -> bytes:
+    if form == "svg":
+        return as_svg(chart).encode()
+    file = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        chart.savefig(file, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return file.getvalue()
+
+
+def report(database: Path, number: int) -> dict[str, Any]:
+    found = _campaign(database, number)
+    rows = summarise(found)
+    svgs = [as_svg(chart) for chart in _charts(found, rows).values()]
+    page = render_report(found, rows, verdict_sentence(found), comparison_lines(found), svgs)
+    return {"text": page}
+
+
+def export(database: Path, wanted: Mapping[str, list[str] | None], form: str) -> dict[str, Any]:
+    """`wanted` are the placements of each campaign, all where it is None; `form` one of `formats.FORMATS`, or
+    "figures" for a table of medians with their intervals."""
+    with Store.open(database) as store:
+        found = [_only(store.campaign(int(number)), names) for number, names in wanted.items()]
+    if form == _FIGURES_CSV:
+        several = len(found) > 1
+        rows = [
+            replace(row, placement=f"{each.id}:{row.placement}") if several else row
+            for each in found
+            for row in summarise(each)
+        ]
+        return {"text": render_csv(rows), "note": ""}
+    if form not in FORMATS:
+        raise UserError(f"there is no format {form}; choose {', '.join((*FORMATS, _FIGURES_CSV))}")
+    exported = export_campaigns(found, form)
+    return {"text": exported.text, "note": exported.note}
+
+
+def _only(found: Campaign, names: list[str] | None) -> Campaign:
+    if names is None:
+        return found
+    return replace(
+        found,
+        placements=tuple(placement for placement in found.placements if placement.name in names),
+        runs=tuple(run for run in found.runs if run.placement in names),
+    )
+
+
+def _campaign(database: Path, number: int) -> Campaign:
+    with Store.open(database) as store:
+        return store.campaign(number)
+
+
+def _charts(found: Campaign, rows: list[Row]) -> dict[str, Chart]:
+    return figures(rows, source=report_title(found, rows))
+
+
+_ANSWERS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    each.__name__: each for each in (campaign, compare, export, picture, report, verdict)
+}
+
+
+def answered(line: str) -> dict[str, Any]:
+    """Errors that a user can mend are an answer too."""
+    what, database, *about = json.loads(line)
+    try:
+        return _ANSWERS[what](Path(database), *about)
+    except TrilithonError as error:
+        return {"error": str(error)}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        json.dump(answered(line), sys.stdout)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The small pieces that the views of this page are put together from."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
+
+from trilithon.results.markup import Html
+from trilithon.web.texts import Texts
+
+__all__ = ["box", "button", "downloads", "markup", "way", "words"]
+
+
+def words(tag: str, said: str = "", classes: str = "") -> TextElement:
+    """Text is shown as it is, whatever it holds."""
+    return TextElement(tag=tag, text=said).classes(classes)
+
+
+def box(tag: str = "div", classes: str = "") -> ui.element:
+    return ui.element(tag).classes(classes)
+
+
+def markup(content: Html, tag: str = "div", classes: str = "") -> ui.html:
+    """HTML that `results.markup` wrote, which is escaped already."""
+    return ui.html(content, sanitize=False, tag=tag).classes(classes)
+
+
+def button(said: str, act: Callable[[], Any], *, icon: str | None = None, classes: str = "act") -> ui.button:
+    return ui.button(said, on_click=act, icon=icon, color=None).props("unelevated no-caps").classes(classes)
+
+
+def way(said: str, address: str, *, label: str = "", classes: str = "") -> ui.link:
+    """A link with its own address; a download keeps the page."""
+    made = ui.link(said, address).classes(classes)
+    if label:
+        made.props["aria-label"] = label
+    return made
+
+
+def downloads(title: str, paths: Iterable[tuple[str, str]], text: Texts) -> ui.element:
+    """`paths` are forms and where each is to be had."""
+    with box("details", "folded downloads") as folded:
+        words("summary", title)
+        with box("ul", "ways"):
+            for form, path in paths:
+                with box("li"):
+                    made = way(text(f"results.form_{form}"), path)
+                    made.props["download"] = True
+    return folded

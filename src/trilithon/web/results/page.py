@@ -1,0 +1,44 @@
+"""The page of results: the list and the bench, or a closer look, as its address says."""
+
+from nicegui import context, ui
+
+from trilithon.web.house import House, Visitor
+from trilithon.web.results.bench_view import BenchView
+from trilithon.web.results.campaign_view import show_campaign, show_comparison
+from trilithon.web.results.desk import desk_of
+from trilithon.web.results.elements import box, way, words
+from trilithon.web.results.list_view import ListView
+from trilithon.web.results.query import Chosen, Query
+from trilithon.web.texts import Texts
+
+__all__ = ["build"]
+
+
+async def build(house: House, visitor: Visitor, text: Texts) -> None:
+    ui.add_head_html('<link rel="stylesheet" href="/_pages/results.css">')
+    request = context.client.request
+    parameters = dict(request.query_params) if request else {}
+    calculator = desk_of(house).calculator
+    with box(classes="results-page"):
+        if parameters.get("campaign", "").isdecimal():
+            show_campaign(calculator, int(parameters["campaign"][:15]), text)
+        elif "a" in parameters or "b" in parameters:
+            a, b = Chosen.read(parameters.get("a", "")), Chosen.read(parameters.get("b", ""))
+            if a is None or b is None:
+                words("p", text("results.not_two"), "bad")
+                way(text("results.back"), "/results")
+            else:
+                show_comparison(calculator, a, b, text)
+        else:
+            await _overview(house, Query.read(parameters), text)
+
+
+async def _overview(house: House, query: Query, text: Texts) -> None:
+    words("h1", text("results.title"))
+    words("p", text("results.lead"), "muted")
+    bench_place = box(classes="benching")
+    listed = ListView(house.store, query, text)
+    with bench_place:
+        bench = BenchView(house, text, listed.reload)
+    await listed.reload()
+    ui.timer(0, bench.fill, once=True)

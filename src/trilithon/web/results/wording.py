@@ -1,0 +1,63 @@
+"""Figures, verdicts and steps in the reader's language; what only English has words for stays as it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trilithon.units import format_number
+from trilithon.web.results.listing import Figure
+from trilithon.web.texts import Texts
+
+__all__ = ["figure_text", "metric_title", "quality_title", "sentence", "step_text", "test_title", "unit_title"]
+
+_STEPS = {
+    "waiting for an idle machine": "step_idle",
+    "loading": "step_loading",
+    "warming up": "step_warming",
+    "cold start": "step_cold",
+}
+
+
+def metric_title(name: str, text: Texts) -> str:
+    return text(f"results.metric_{name}")
+
+
+def unit_title(unit: str, text: Texts) -> str:
+    return text(f"results.unit_{unit.replace('/', '_per_')}")
+
+
+def test_title(name: str, text: Texts) -> str:
+    """llama-bench's names are the same everywhere."""
+    return text(f"results.test_{name}") if name in ("question", "cold") else name
+
+
+def quality_title(verdict: str, text: Texts) -> str:
+    """Of what `table.quality_text` says, and of nothing."""
+    return text(f"results.quality_{verdict if verdict.isalpha() else 'none'}")
+
+
+def figure_text(figure: Figure, text: Texts) -> str:
+    """ "52.1 tokens/s"."""
+    return f"{format_number(figure.median)} {unit_title(figure.metric.unit, text)}"
+
+
+def sentence(found: Mapping[str, Any], text: Texts) -> str:
+    """Of a comparison as `calculations` gives it."""
+    words = {
+        "test": test_title(found["test"], text),
+        "figure": metric_title(found["metric"], text),
+        "answer": text(f"results.answer_{found['answer'].replace(' ', '_')}"),
+    }
+    if found["answer"] == "not comparable":
+        return text("results.sentence_not_comparable", **words, reason=found["reason"])
+    if found["ratio"] is None:
+        return text("results.sentence_none", **words)
+    ratio = f"{found['ratio']:.3f}"
+    if found["low"] is None:
+        return text("results.sentence_open", **words, ratio=ratio)
+    return text("results.sentence", **words, ratio=ratio, low=f"{found['low']:.3f}", high=f"{found['high']:.3f}")
+
+
+def step_text(said: str, text: Texts) -> str:
+    """What the bench says that it does now."""
+    placement, _, doing = said.rpartition(": ")
+    return text(f"results.{_STEPS[doing]}", placement=placement) if doing in _STEPS else said

@@ -1,0 +1,14 @@
+"""A page that says who looks at it."""
+
+from nicegui import ui
+
+from trilithon.web.house import House, Visitor
+from trilithon.web.texts import Texts
+
+
+async def build(house: House, visitor: Visitor, text: Texts) -> None:
+    assert text.language == visitor.language
+    ui.html(f"<h1>{text('frame.chat')}</h1>", sanitize=False)
+    ui.label(f"visitor {visitor.key_name or 'without a key'}, models {len(house.service.shelf.models())}")
+    answer = ui.label("not asked")
+    ui.button("Ask", on_click=lambda: answer.set_text("asked"))
