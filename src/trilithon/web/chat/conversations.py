@@ -80,7 +80,9 @@ class Conversations:
 
     def _newest(self) -> Sequence[Path]:
         try:
-            dated = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem)]
+            dated = [
+                (path.stat().st_mtime_ns, path) for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem)
+            ]
         except OSError:
             return ()
         return [path for _, path in sorted(dated, reverse=True)]

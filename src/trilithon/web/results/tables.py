@@ -3,6 +3,7 @@
 A table of fifty lines is one element of NiceGUI's and not five hundred: a visit costs little, and a change is quick.
 """
 
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -72,7 +73,7 @@ def _cells(result: Result, chosen: Container[Chosen], text: Texts) -> dict[str, 
         "choose": tick,
         "campaign": link,
         "model": joined([result.model, *_quantization(result)]),
-        "placement": element("span", result.placement, class_=f"unit {_unit(result.unit)}"),
+        "placement": element("span", _breakable(result.placement), class_=f"unit {_unit(result.unit)}"),
         "figures": _figures(result, text),
         "quality": element("span", quality_title(result.verdict or "-", text), class_=f"badge {result.verdict}"),
         "build": joined([result.build]),
@@ -84,6 +85,11 @@ def _quantization(result: Result) -> list[Html]:
     if not result.quantization or result.quantization.casefold() in result.model.casefold():
         return []
     return [Html(" "), element("span", result.quantization, class_="muted")]
+
+
+def _breakable(placement: str) -> Html:
+    """A long one goes on in the next line where one of its parts begins."""
+    return joined(re.split(r"(?=[/,+:])", placement), Html("<wbr>"))
 
 
 def _unit(unit: str) -> str:

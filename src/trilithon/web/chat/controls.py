@@ -1,0 +1,136 @@
+"""Above a conversation: which model answers, what would run it here, its settings, and two placements side by side."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from nicegui import ui
+
+from trilithon.engines.spelling import parse_placement
+from trilithon.errors import TrilithonError
+from trilithon.results.speeds import last_speeds
+from trilithon.serve.shelf import Entry, Outlook
+from trilithon.web.chat.answer_view import icon_button
+from trilithon.web.chat.tree import Conversation, Wishes
+from trilithon.web.house import House
+from trilithon.web.texts import Texts
+
+__all__ = ["Controls"]
+
+# name: lowest, highest, step
+_NUMBERS: dict[str, tuple[float, float, float]] = {
+    "temperature": (0, 2, 0.1),
+    "top_p": (0.01, 1, 0.05),
+    "max_tokens": (1, 1 << 20, 1),
+    "seed": (0, (1 << 32) - 1, 1),
+    "context": (256, 1 << 20, 256),
+}
+_WHOLE = ("max_tokens", "seed", "context")
+
+
+class Controls:
+    def __init__(self, house: House, text: Texts, *, export: Callable[[str], None]):
+        self._house, self._text = house, text
+        self._entries: dict[str, Entry] = {}
+        self._outlook: Outlook | None = None
+        self._offered: tuple[str, ...] = ()
+        with ui.element("div").classes("choices-row"):
+            self._model = ui.select([], label=text("chat.model"), on_change=self._chosen).classes("model")
+            self._model.props("dense outlined options-dense")
+            self._model.props["aria-label"] = text("chat.model")
+            self._line = ui.label().classes("outlook muted")
+            icon_button("tune", text("chat.settings"), self._toggle(lambda: self._settings))
+            icon_button("compare", text("chat.compare"), self._toggle(lambda: self._compare))
+            with icon_button("download", text("chat.export"), lambda: None), ui.menu() as menu:
+                menu.props["aria-label"] = text("chat.export")
+                ui.menu_item("Markdown", lambda: export("md"))
+                ui.menu_item("JSON", lambda: export("json"))
+        self._fields: dict[str, Any] = {}
+        with ui.element("div").classes("settings panel") as self._settings:
+            self._fields["system"] = ui.textarea(text("chat.system")).props("autogrow dense").classes("broad")
+            for name, (least, most, step) in _NUMBERS.items():
+                self._fields[name] = ui.number(text(f"chat.{name}"), min=least, max=most, step=step)
+                self._fields[name].props("dense clearable")
+        with ui.element("div").classes("settings panel") as self._compare:
+            ui.label(text("chat.compare_how")).classes("broad muted")
+            self._sides = [ui.input(text(f"chat.{side}")).props("dense") for side in ("first_side", "second_side")]
+        self._settings.set_visibility(False)
+        self._compare.set_visibility(False)
+
+    def _toggle(self, part: Callable[[], ui.element]) -> Callable[[], None]:
+        def toggle() -> None:
+            part().set_visibility(not part().visible)
+
+        return toggle
+
+    async def load(self) -> None:
+        entries = await asyncio.to_thread(self._house.service.shelf.models)
+        self._entries = {entry.name: entry for entry in entries}
+        loaded = [each.key for each in self._house.service.pool.loaded() if each.key in self._entries]
+        self._model.set_options(list(self._entries), value=next(iter([*loaded, *self._entries]), None))
+        if not self._entries:
+            self._line.set_text(self._text("chat.no_models"))
+
+    def show(self, conversation: Conversation) -> None:
+        """As it was when it was last asked something."""
+        if conversation.model in self._entries:
+            self._model.set_value(conversation.model)
+        for each in fields(Wishes):
+            self._fields[each.name].set_value(getattr(conversation.wishes, each.name))
+
+    @property
+    def model(self) -> str:
+        return str(self._model.value or "")
+
+    def wishes(self) -> Wishes:
+        values = {name: field.value for name, field in self._fields.items()}
+        values |= {name: int(values[name]) for name in _WHOLE if values[name] is not None}
+        return Wishes(**{**values, "system": values["system"] or ""})
+
+    def sees(self) -> bool:
+        """Whether the model that is chosen sees pictures."""
+        return self._outlook is not None and self._outlook.file.vision_encoder is not None
+
+    def placements(self) -> list[str]:
+        """Where the next question goes: empty is the server's choice. Two while comparing."""
+        return [str(side.value).strip() for side in self._sides] if self._compare.visible else [""]
+
+    def in_turn(self) -> bool:
+        """Whether the two share a unit that has one tenant."""
+        try:
+            units = [parse_placement(each).unit for each in self.placements() if each]
+        except TrilithonError:
+            return False
+        return units.count("npu") > 1
+
+    async def _chosen(self) -> None:
+        """Say what would run it, once that is known."""
+        name = self.model
+        if name not in self._entries:
+            return
+        self._line.set_text("…")
+        self._outlook = None
+        try:
+            line = await asyncio.to_thread(self._about, self._entries[name])
+        except TrilithonError as error:
+            line = str(error)
+        if self.model == name and not self._line.is_deleted:
+            self._line.set_text(line)
+            for side, placement in zip(self._sides, (*self._offered[:2], *self._offered[:1], ""), strict=False):
+                side.set_value(placement)
+                side.set_autocomplete(list(self._offered))
+
+    def _about(self, entry: Entry) -> str:
+        shelf = self._house.service.shelf
+        outlook = shelf.outlook(entry)
+        self._outlook, self._offered = outlook, shelf.offered(entry)
+        if outlook.refusal:
+            return outlook.refusal
+        database = self._house.store
+        speeds = None
+        if database is not None:
+            speeds = last_speeds(database, outlook.file.sha256, outlook.placement, self._house.board)
+        if speeds is None or speeds.decode is None:
+            return self._text("chat.runs", placement=outlook.placement)
+        return self._text("chat.runs_at", placement=outlook.placement, rate=f"{speeds.decode:.1f}")

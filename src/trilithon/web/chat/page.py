@@ -1,0 +1,238 @@
+"""The chat's page: which conversation is shown, and what its reader does with it."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from nicegui import background_tasks, ui
+from nicegui.elements.mixins.text_element import TextElement
+
+from trilithon.errors import TrilithonError
+from trilithon.serve.problems import problem_of
+from trilithon.web.chat.answer_view import MessageView, icon_button
+from trilithon.web.chat.answering import Asked, generation_of
+from trilithon.web.chat.composer import Composer
+from trilithon.web.chat.controls import Controls
+from trilithon.web.chat.conversations import Conversations
+from trilithon.web.chat.exporting import as_markdown
+from trilithon.web.chat.sidebar import Sidebar
+from trilithon.web.chat.streaming import stream
+from trilithon.web.chat.tree import ROOT, Conversation, Message
+from trilithon.web.house import House, Visitor
+from trilithon.web.texts import Texts
+
+__all__ = ["build"]
+
+_SHOWN = 30
+"""Messages drawn at first, and with each look further back."""
+
+
+async def build(house: House, visitor: Visitor, text: Texts) -> None:
+    ui.add_head_html('<link rel="stylesheet" href="/_pages/chat.css">')
+    page = _Page(house, visitor, text)
+    await page.open()
+
+
+class _Page:
+    def __init__(self, house: House, visitor: Visitor, text: Texts):
+        self._house, self._visitor, self._text = house, visitor, text
+        self._kept = Conversations(house.configuration.data, visitor.key_name)
+        self._conversation = self._kept.begin()
+        self._shown = _SHOWN
+        self._work: set[asyncio.Task[Any]] = set()
+        TextElement(tag="h1", text=text("frame.chat")).classes("visually-hidden")
+        with ui.element("div").classes("chat"):
+            self._side = Sidebar(text, new=self._begin, show=self._show, rename=self._rename, remove=self._remove)
+            with ui.element("section").classes("talk") as talk:
+                talk.props["aria-label"] = text("chat.conversation")
+                self._controls = Controls(house, text, export=self._export)
+                with ui.element("div").classes("log"):
+                    self._turns = ui.element("div").classes("turns").props('role="log" tabindex="0"')
+                    self._turns.props["aria-label"] = text("chat.messages")
+                self._composer = Composer(text, send=self._send, stop=self._stop, sees=self._controls.sees)
+                self._told = ui.label().classes("visually-hidden").props('role="status"')
+        # The page closed: nobody reads on, and what came is kept.
+        ui.context.client.on_delete(self._stop)
+
+    async def open(self) -> None:
+        await self._controls.load()
+        await self._list()
+        self._draw()
+
+    # -- conversations
+
+    async def _list(self) -> None:
+        self._side.draw(await asyncio.to_thread(self._kept.headings), self._conversation.id)
+
+    async def _begin(self) -> None:
+        self._stop()
+        self._conversation = self._kept.begin()
+        await self._list()
+        self._draw()
+
+    async def _show(self, id_: str) -> None:
+        self._stop()
+        try:
+            self._conversation = await asyncio.to_thread(self._kept.read, id_)
+        except TrilithonError as error:
+            self._complain(error)
+            return
+        self._shown = _SHOWN
+        self._controls.show(self._conversation)
+        await self._list()
+        self._draw()
+
+    async def _rename(self, id_: str, title: str) -> None:
+        own = id_ == self._conversation.id
+        conversation = self._conversation if own else await asyncio.to_thread(self._kept.read, id_)
+        conversation.title = title.strip()[:200] or conversation.title
+        await self._keep(conversation)
+        await self._list()
+
+    async def _remove(self, id_: str) -> None:
+        await asyncio.to_thread(self._kept.remove, id_)
+        if id_ == self._conversation.id:
+            await self._begin()
+        else:
+            await self._list()
+
+    async def _keep(self, conversation: Conversation) -> None:
+        try:
+            await asyncio.to_thread(self._kept.keep, conversation)
+        except TrilithonError as error:
+            self._complain(error)
+
+    def _export(self, form: str) -> None:
+        conversation = self._conversation
+        if form == "md":
+            ui.download.content(as_markdown(conversation, self._text), f"{conversation.id}.md", "text/markdown")
+        else:
+            content = json.dumps(conversation.as_json(), ensure_ascii=False, indent=1)
+            ui.download.content(content, f"{conversation.id}.json", "application/json")
+
+    # -- what is shown
+
+    def _draw(self) -> None:
+        """All of the branch that is chosen, but for what is far back."""
+        self._turns.clear()
+        path = self._conversation.path()
+        with self._turns:
+            if not path:
+                with ui.element("div").classes("welcome"):
+                    TextElement(tag="h2", text=self._text("chat.welcome"))
+                    ui.label(self._text("chat.hint")).classes("muted")
+            if len(path) > self._shown:
+                ui.button(self._text("chat.earlier"), on_click=self._look_back).props("flat no-caps")
+            for message in path[-self._shown :]:
+                self._view(message)
+
+    def _look_back(self) -> None:
+        self._shown += _SHOWN
+        self._draw()
+
+    def _view(self, message: Message) -> MessageView:
+        view = MessageView(message, self._text)
+        with view.acts:
+            self._branches(message)
+            icon_button("content_copy", self._text("chat.copy"), lambda: ui.clipboard.write(message.text))
+            if message.role == "user":
+                icon_button("edit", self._text("chat.edit"), lambda: self._composer.edit(message))
+            else:
+                icon_button("refresh", self._text("chat.retry"), lambda: self._retry(message))
+        return view
+
+    def _branches(self, message: Message) -> None:
+        numbers = self._conversation.branches(message.number)
+        if len(numbers) < 2:
+            return
+        at = numbers.index(message.number)
+
+        def choose(step: int) -> Callable[[], Awaitable[None]]:
+            async def chosen() -> None:
+                self._conversation.choose(numbers[(at + step) % len(numbers)])
+                await self._keep(self._conversation)
+                self._draw()
+
+            return chosen
+
+        icon_button("chevron_left", self._text("chat.branch_before"), choose(-1))
+        ui.label(f"{at + 1}/{len(numbers)}").classes("branch")
+        icon_button("chevron_right", self._text("chat.branch_after"), choose(1))
+
+    # -- asking
+
+    async def _send(self, words: str, images: Sequence[str], edited: Message | None) -> None:
+        path = self._conversation.path()
+        parent = edited.parent if edited is not None else path[-1].number if path else ROOT
+        asked = self._conversation.add(parent, "user", words, images=list(images))
+        await self._answer(asked)
+
+    async def _retry(self, message: Message) -> None:
+        if not self._work:
+            await self._answer(self._conversation.messages[message.parent], message.placement)
+
+    async def _answer(self, asked: Message, placement: str = "") -> None:
+        conversation = self._conversation
+        conversation.model, conversation.wishes = self._controls.model, self._controls.wishes()
+        history = [*conversation.before(asked.number), asked]
+        places = [placement] if placement else self._controls.placements()
+        try:
+            generations = [generation_of(conversation.model, conversation.wishes, history, each) for each in places]
+        except TrilithonError as error:
+            self._complain(error)
+            return
+        messages = [conversation.add(asked.number, "assistant", placement=each) for each in places]
+        conversation.choose(messages[0].number)
+        self._draw_all_but(messages)
+        views = self._views_of(messages)
+        self._composer.at_work(True)
+        self._told.set_text(self._text("chat.answering"))
+        await self._keep(conversation)
+        await self._list()
+        caller = self._visitor.caller
+        asks = [Asked(self._house.service, caller, generation) for generation in generations]
+        work = background_tasks.create(self._run(conversation, asks, views), name="answer")
+        self._work.add(work)
+        work.add_done_callback(self._over)
+
+    def _draw_all_but(self, messages: Sequence[Message]) -> None:
+        """Those are drawn by their own views, which stay while they grow."""
+        last = self._conversation.chosen.pop(messages[0].parent)
+        self._draw()
+        self._conversation.chosen[messages[0].parent] = last
+
+    def _views_of(self, messages: Sequence[Message]) -> list[MessageView]:
+        with self._turns:
+            if len(messages) == 1:
+                return [self._view(messages[0])]
+            with ui.element("div").classes("side-by-side"):
+                return [self._view(message) for message in messages]
+
+    async def _run(self, conversation: Conversation, asks: Sequence[Asked], views: Sequence[MessageView]) -> None:
+        async def kept() -> None:
+            await self._keep(conversation)
+
+        streams = [stream(asked, view, kept) for asked, view in zip(asks, views, strict=True)]
+        if self._controls.in_turn():
+            while streams:
+                await streams.pop(0)
+        else:
+            await asyncio.gather(*streams)
+
+    def _over(self, work: "asyncio.Task[Any]") -> None:
+        self._work.discard(work)
+        if not self._turns.is_deleted and not self._turns.client.is_deleted:
+            self._composer.at_work(False)
+            self._told.set_text(self._text("chat.answered"))
+
+    def _stop(self) -> None:
+        for work in self._work:
+            work.cancel()
+
+    def _complain(self, error: TrilithonError) -> None:
+        if not self._turns.is_deleted:
+            with self._turns:
+                ui.notify(
+                    str(problem_of(error)), type="negative", close_button=self._text("chat.close"), timeout=10_000
+                )
