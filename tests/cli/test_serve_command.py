@@ -56,10 +56,11 @@ def workspaces(pid: int) -> list[Path]:
 
 def test_it_says_where_and_what_to_paste_and_sigterm_ends_it_with_0(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *SLOW)
-    assert served.said("for trilithon run").splitlines() == [
+    assert served.said("in a browser").splitlines() == [
         f"Trilithon 0.1.0 serves 1 model at {served.url}",
         f"for clients: OLLAMA_HOST={served.url} OPENAI_BASE_URL={served.url}/v1 ANTHROPIC_BASE_URL={served.url}",
         f"for trilithon run, ps and stop: TRILITHON_HOST={served.url}",
+        f"in a browser: {served.url}/",
     ]
     with client(served) as http:
         assert http.get("/api/version").json()["version"]
@@ -67,7 +68,7 @@ def test_it_says_where_and_what_to_paste_and_sigterm_ends_it_with_0(serving: Ser
     served.process.send_signal(signal.SIGTERM)
     assert served.ended() == 0
     assert not folder.exists()
-    assert served.errors.count("\n") == 3
+    assert served.errors.count("\n") == 4
 
 
 def test_without_models_it_says_how_to_get_one(serving: Serving) -> None:

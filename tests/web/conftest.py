@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from trilithon.board.snapshot import read_board
 from trilithon.runtime.pool import Pool
@@ -36,6 +36,7 @@ from trilithon.web.house import House
 FAST = "scripted/cpu:prefill=50000,decode=5000"
 ARTEFACTS = Path(__file__).parents[2] / "artefacts" / "web"
 PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)  # its own five seconds are little on a busy machine
 
 
 @dataclass

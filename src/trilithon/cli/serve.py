@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trilithon.serve.app import ServeOptions
     from trilithon.serve.service import Service
     from trilithon.settings import Configuration
+    from trilithon.web.house import House
 
 __all__ = ["keep_alive_seconds", "serve"]
 
@@ -52,6 +53,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--pin", "pins", multiple=True, metavar="MODEL", shell_complete=complete_model, help="Load and keep it.")
 @click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="For each key. [default: no limit]")
 @click.option("--allow-image-fetch", is_flag=True, help="Fetch pictures that a request names by an address.")
+@click.option("--no-pages", is_flag=True, help="The API alone, and no pages for browsers.")
 @click.option("--drain", default="30s", show_default=True, help="How long answers may go on when it is told to end.")
 @click.option("--verbose", is_flag=True, help="Log every request on stderr, a JSON object a line.")
 def serve(**words: Any) -> None:
@@ -89,7 +91,10 @@ def _serve(
 
     log_to(sys.stderr, level=logging.INFO if words["verbose"] else logging.WARNING)
     with opened_service(wishes, configuration, board) as (service, folder):
+        house = None if words["no_pages"] else _house(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
+        if not words["no_pages"]:
+            lines += _about_pages(sockets, house, tls=words["tls_cert"] is not None)
 
         def ready() -> None:
             click.echo("\n".join(lines), err=True)
@@ -107,11 +112,32 @@ def _serve(
             certificate=words["tls_cert"],
             private_key=words["tls_key"],
             leftovers=(folder, *files),
+            house=house,
             ready=ready,
             ending=ending,
         )
         keep_off_the_models_cpus(board)
         serve_until_told(service, listening, words["pins"])
+
+
+def _house(service: "Service", configuration: "Configuration", board: "Board") -> "House | None":
+    """None where the pages' library is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("nicegui") is None:
+        return None
+    from trilithon.web.house import House
+
+    return House(service=service, configuration=configuration, board=board, store=configuration.results_database)
+
+
+def _about_pages(sockets: "list[socket]", house: "House | None", *, tls: bool) -> list[str]:
+    from trilithon.cli.listening import url_of
+
+    if house is None:
+        return ["no pages for browsers: they need pip install 'trilithon[web]'"]
+    urls = [url for each in sockets if (url := url_of(each, tls=tls)).startswith("http")]
+    return [f"in a browser: {url}/" for url in urls[:1]]
 
 
 def keep_alive_seconds(text: str, *, name: str) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -24,6 +25,9 @@ from trilithon.serve.protocol import PatientProtocol
 from trilithon.serve.service import Service
 from trilithon.serve.shelf import Shelf
 from trilithon.settings import Configuration
+
+if TYPE_CHECKING:
+    from trilithon.web.house import House
 
 __all__ = ["Listening", "Wishes", "beside", "keep_off_the_models_cpus", "opened_service", "serve_until_told"]
 
@@ -50,14 +54,16 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """What the user asked of the network's side. `ready` and `ending` are called once each, in the server's thread;
-    `leftovers` are what has to go when the process ends at once."""
+    """What the user asked of the network's side. `house` is what the pages show, None for the API alone. `ready` and
+    `ending` are called once each, in the server's thread; `leftovers` are what has to go when the process ends at
+    once."""
 
     sockets: Sequence[socket]
     options: ServeOptions = field(default_factory=ServeOptions)
     certificate: Path | None = None
     private_key: Path | None = None
     leftovers: Sequence[Path] = ()
+    house: "House | None" = None
     ready: Callable[[], None] = lambda: None
     ending: Callable[[], None] = lambda: None
 
@@ -184,13 +190,17 @@ class _Server(uvicorn.Server):
 
 def _config(service: Service, listening: Listening) -> uvicorn.Config:
     app = create_app(service, listening.options)
+    if listening.house is not None:
+        from trilithon.web.app import install
+
+        install(app, listening.house)
     app.middleware_stack = app.build_middleware_stack()  # now, and not at the start, where uvicorn would exit
     config = uvicorn.Config(
         app,
         lifespan="on",
         loop="asyncio",
         http=PatientProtocol,
-        ws="none",
+        ws="none" if listening.house is None else "websockets-sansio",
         log_config=None,
         access_log=False,
         proxy_headers=False,

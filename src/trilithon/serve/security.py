@@ -6,6 +6,7 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would put a queue between a stream an
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -21,6 +22,7 @@ from trilithon.serve.origins import Origins, answer_headers, preflight_headers
 from trilithon.serve.plain_bodies import PlainBodies
 from trilithon.serve.problems import Problem
 from trilithon.serve.refusing import refuse
+from trilithon.serve.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
 
 __all__ = ["Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"]
 
@@ -66,21 +68,25 @@ def require_safe_bind(host: str, keys: Keyring, allow_without_key: bool) -> None
 
 def install(app: Starlette, options: SecurityOptions, keys: Keyring | None = None) -> None:
     """Put the door and the counting in front of the application; `app.state.metrics` counts, `app.state.security` are
-    the options. Raises UserError for options that are no good."""
+    the options, `app.state.sessions` the browsers that showed a key. Raises UserError for options that are no good."""
     HostNames(options.host_names), Origins(options.cors_origins)  # now, and not with the first request
     metrics = Metrics()
-    app.state.metrics, app.state.security = metrics, options
+    keys = keyring(options) if keys is None else keys
+    sessions = Sessions(keys)
+    app.state.metrics, app.state.security, app.state.sessions = metrics, options, sessions
     app.add_middleware(PlainBodies)
-    app.add_middleware(Guard, options=options, keys=keyring(options) if keys is None else keys)
+    app.add_middleware(Guard, options=options, keys=keys, sessions=sessions)
     app.add_middleware(Observed, metrics=metrics)  # added last, and so outermost: refusals are counted too
 
 
 class Guard:
-    """Leaves `key_name` in the request's state: the name of the key it came with, or empty."""
+    """Leaves `key_name` in the request's state: the name of the key it came with, or empty. A browser that has none
+    and wants a page is sent to where keys are shown."""
 
-    def __init__(self, app: ASGIApp, *, options: SecurityOptions, keys: Keyring):
+    def __init__(self, app: ASGIApp, *, options: SecurityOptions, keys: Keyring, sessions: Sessions | None = None):
         self._app = app
         self._keys = keys
+        self._sessions = Sessions(keys) if sessions is None else sessions
         self._hosts = HostNames(options.host_names)
         self._origins = Origins(options.cors_origins)
         self._limits = BodyLimits(most_bytes=options.body_limit_bytes, silence_seconds=options.body_silence_seconds)
@@ -102,10 +108,13 @@ class Guard:
                 return
             self._admit(scope, headers)
         except Problem as problem:
-            await refuse(scope, send, problem)
+            if problem.status == 401 and self._sessions.is_pages(scope) and _goes_there(scope, headers):
+                await _send_to_login(scope, send)
+            else:
+                await refuse(scope, send, problem)
             return
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            await self._app(scope, self._as_long_as_allowed(receive, headers), send)
         else:
             await self._within_limits(scope, receive, send, headers)
 
@@ -139,22 +148,40 @@ class Guard:
     def _admit(self, scope: Scope, headers: Headers) -> None:
         state = scope.setdefault("state", {})
         state["key_name"] = ""
-        if (scope.get("method"), scope["path"]) in _PUBLIC:
+        is_pages = self._sessions.is_pages(scope)
+        is_public = (scope.get("method"), scope["path"]) in _PUBLIC and not is_pages
+        if is_public or scope["path"] in (LOGIN_PATH, LOGOUT_PATH):
             return
-        state["key_name"] = self._key_name(headers)
+        state["key_name"] = self._key_name(headers, is_pages=is_pages)
+        if is_pages:  # one page is a hundred requests
+            return
         client = scope.get("client")
         self._require_pace(state["key_name"] or (caller_at(client[0]) if client else "local"))
 
-    def _key_name(self, headers: Headers) -> str:
-        shown = _shown_keys(headers)
+    def _as_long_as_allowed(self, receive: Receive, headers: Headers) -> Receive:
+        """A connection that stays open ends with the key that opened it."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            try:
+                self._key_name(headers, is_pages=True)
+            except Problem:
+                return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        return receiving
+
+    def _key_name(self, headers: Headers, *, is_pages: bool) -> str:
+        shown = _shown_keys(headers) or ([self._sessions.key_of(headers)] if is_pages else [])
         for secret in shown:
             name = self._keys.name_of(secret)
             if name is not None:
                 return name
         if not self._keys.required:
             return ""  # clients that insist on a key send a made-up one
+        needed = "a key is needed: Authorization: Bearer KEY, or x-api-key: KEY"
         raise Problem(
-            "the key is not known here" if shown else "a key is needed: Authorization: Bearer KEY, or x-api-key: KEY",
+            "the key is not known here" if any(shown) else needed,
             status=401,
             kind="authentication_error",
         )
@@ -198,6 +225,17 @@ def _shown_keys(headers: Headers) -> list[str]:
         if scheme.lower() == "bearer":
             found.append(secret.strip())
     return [each for each in found if each]
+
+
+def _goes_there(scope: Scope, headers: Headers) -> bool:
+    return scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
+
+
+async def _send_to_login(scope: Scope, send: Send) -> None:
+    place = f"{LOGIN_PATH}?next={quote(scope['path'])}".encode()
+    headers = [(b"location", place), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _announced(headers: Headers) -> int | None:

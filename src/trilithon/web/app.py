@@ -10,11 +10,12 @@ from fastapi import FastAPI, Request
 from nicegui import app as pages_app
 from nicegui import context, ui
 from starlette.routing import BaseRoute, Match, Mount
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trilithon.web import login
 from trilithon.web.frame import APPEARANCES, PATHS, Appearance, frame
 from trilithon.web.house import House, Visitor
-from trilithon.web.results.downloads import router_of
+from trilithon.web.results import downloads
 from trilithon.web.texts import Texts, language_of, texts_for
 
 __all__ = ["PAGES", "install"]
@@ -32,6 +33,16 @@ PAGES = {
 _STATIC = Path(__file__).parent / "static"
 _ASSETS = "/_pages"
 _OWN_PREFIXES = ("/_nicegui/", "/_nicegui_ws/", f"{_ASSETS}/")
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"referrer-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+]
 _RECONNECT_SECONDS = 10.0
 _LONGEST_BUILD_SECONDS = 30.0
 _QUASAR_LANGUAGES = {"en": "en-US", "ru": "ru"}
@@ -44,7 +55,9 @@ def install(app: FastAPI, house: House) -> None:
     pages_app.add_static_files(_ASSETS, _STATIC)
     for name in PAGES:
         _add_page(name, house)
-    app.include_router(router_of(house))
+    app.include_router(downloads.router_of(house))
+    app.include_router(login.router_of(app.state.sessions))
+    app.state.sessions.is_pages = _belongs_to_pages
     ui.run_with(
         app,
         title="Trilithon",
@@ -71,7 +84,28 @@ def _in_front(app: FastAPI) -> None:
     mounts = [route for route in app.router.routes if isinstance(route, Mount) and route.app is pages_app]
     for each in mounts:
         app.router.routes.remove(each)
-    app.router.routes.insert(0, cast(BaseRoute, _PagesMount("/", app=pages_app, name="pages")))
+    app.router.routes.insert(0, cast(BaseRoute, _PagesMount("/", app=_with_policy(pages_app), name="pages")))
+
+
+def _with_policy(app: ASGIApp) -> ASGIApp:
+    """Nothing of another host's, and no page of theirs around ours. NiceGUI's own scripts stand in the page, and Vue
+    makes functions of its templates."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return guarded
+
+
+def _belongs_to_pages(scope: Scope) -> bool:
+    """A browser's own requests, for which a cookie may stand in place of a key: pages, what they are made of, and
+    files of results, none of which changes anything."""
+    return _is_pages(scope) or (scope["path"].startswith("/results/") and scope.get("method") in ("GET", "HEAD"))
 
 
 class _PagesMount(Mount):

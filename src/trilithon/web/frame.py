@@ -86,8 +86,8 @@ def _choice(title: str, cookie: str, value: str, *, chosen: bool) -> None:
 
 def _way_out(text: Texts) -> None:
     title = text("frame.leave")
-    with ui.element("form").props('method="post" action="/logout"'):
-        with ui.element("button").props('type="submit"').classes("leave") as button:
-            button.props["aria-label"] = title
-            button.props["title"] = title
-            ui.icon("logout").props('aria-hidden="true"')
+    form = ui.element("form").props('method="post" action="/logout"')
+    with form, ui.element("button").props('type="submit"').classes("leave") as button:
+        button.props["aria-label"] = title
+        button.props["title"] = title
+        ui.icon("logout").props('aria-hidden="true"')
