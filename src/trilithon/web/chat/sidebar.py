@@ -68,7 +68,7 @@ class Sidebar:
 
             named.on("keydown.enter", done)
             with ui.row():
-                ui.button(self._text("chat.keep"), on_click=done).props("no-caps")
+                ui.button(self._text("chat.keep"), on_click=done).props("outline no-caps")
                 ui.button(self._text("chat.cancel"), on_click=dialog.close).props("flat no-caps")
         dialog.open()
 
