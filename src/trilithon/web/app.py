@@ -148,6 +148,7 @@ def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
     client.page.dark = None if appearance == "auto" else appearance == "dark"
     client.title = f"{text(f'frame.{name}')} - Trilithon"
     ui.add_head_html(f'<link rel="stylesheet" href="{_ASSETS}/pages.css">')
+    ui.add_head_html(f'<script defer src="{_ASSETS}/pages.js"></script>')
 
 
 def _visitor(request: Request) -> Visitor:

@@ -77,9 +77,9 @@ def _menu(title: str, icon: str) -> ui.menu:
 def _choice(title: str, cookie: str, value: str, *, chosen: bool) -> None:
     with ui.menu_item() as item:
         ui.label(title)
-        if chosen:
-            item.props["active"] = True
-            item.props["aria-current"] = "true"
+        item.props["active"] = chosen
+        item.props["role"] = "menuitemradio"
+        item.props["aria-checked"] = "true" if chosen else "false"
     keep = f"document.cookie = '{cookie}={value}; path=/; max-age=31536000; SameSite=Strict'; location.reload()"
     item.on("click", js_handler=f"() => {{ {keep} }}")
 

@@ -39,7 +39,9 @@ Serve = Callable[..., Server]
 def running(service: Service, options: ServeOptions | None) -> Iterator[Server]:
     listening = socket.create_server(("127.0.0.1", 0))
     uvicorn_server = uvicorn.Server(
-        uvicorn.Config(create_app(service, options), http=PatientProtocol, log_level="warning", lifespan="on")
+        uvicorn.Config(
+            create_app(service, options), http=PatientProtocol, loop="asyncio", log_level="warning", lifespan="on"
+        )
     )
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listening]}, name="server")
     thread.start()
