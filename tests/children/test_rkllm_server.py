@@ -452,8 +452,8 @@ def test_timings_have_the_right_units(rkllm, version):
     prompt = ids("p" * 26 + "[[" + "x" * 30 + "]]")
     timings = server.complete(prompt, n_predict=21, cache_prompt=False).json()["timings"]
     assert (timings["cache_n"], timings["prompt_n"], timings["predicted_n"]) == (0, 60, 21)
-    assert 60 <= timings["prompt_ms"] < 200
-    assert 100 <= timings["predicted_ms"] < 300
+    assert 60 <= timings["prompt_ms"] < 6000  # of a busy machine, and neither seconds nor microseconds
+    assert 100 <= timings["predicted_ms"] < 10_000
     assert timings["predicted_per_second"] == pytest.approx(20 / timings["predicted_ms"] * 1000)
 
 
