@@ -86,6 +86,54 @@ def test_the_disk_keeps_each_keys_own_and_a_damaged_one_hides_no_other(tmp_path:
     assert ann.headings() == []
 
 
+def test_two_pages_with_one_conversation_lose_nothing(tmp_path: Path) -> None:
+    first, second = Conversations(tmp_path, ""), Conversations(tmp_path, "")
+    tree = first.begin()
+    asked = tree.add(0, "user", "one")
+    first.keep(tree)
+    other = second.read(tree.id)
+    other.add(asked.number, "assistant", "by the second page")
+    tree.add(asked.number, "assistant", "by the first page")
+    second.keep(other)
+    first.keep(tree)
+    del other, tree
+    (heading,) = first.headings()
+    assert len(first.read(heading.id).messages) == 3
+
+
+def test_the_list_reads_the_beginning_alone(tmp_path: Path) -> None:
+    kept = Conversations(tmp_path, "")
+    tree = kept.begin()
+    tree.add(0, "user", 'say "\\ü\n"', images=["data:image/png;base64," + "A" * 10_000])
+    kept.keep(tree)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_bytes(path.read_bytes()[:6000])
+    assert [heading.title for heading in kept.headings()] == ['say "\\ü "']
+    kept.remove(tree.id)
+    assert kept.headings() == []
+
+
+def test_one_that_is_too_long_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trilithon.web.chat.conversations._MOST_BYTES", 1000)
+    kept = Conversations(tmp_path, "")
+    tree = kept.begin()
+    tree.add(0, "user", "short")
+    kept.keep(tree)
+    tree.add(1, "assistant", "long" * 300)
+    with pytest.raises(UserError, match="go on in a new one"):
+        kept.keep(tree)
+    (path,) = tmp_path.rglob("*.json")
+    assert "long" not in path.read_text()
+
+
+def test_words_that_are_none_and_speakers_that_are_nobody_are_no_conversation() -> None:
+    for damaged in ({"text": 5}, {"images": None}, {"images": [1]}, {"role": "system"}, {"error": None}):
+        body = conversation().as_json()
+        body["messages"] = [{"number": 1, "parent": 0, "role": "user"} | damaged]
+        with pytest.raises(ValueError, match=r"is none|nobody|no conversation"):
+            Conversation.of_json(body)
+
+
 def test_a_disk_that_is_closed_is_told(tmp_path: Path) -> None:
     (tmp_path / "conversations").write_text("in the way")
     kept = Conversations(tmp_path, "")

@@ -1,6 +1,6 @@
 """One message on the page: its words as they come, and what can be done with it once they are there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -13,6 +13,12 @@ from trilithon.web.texts import Texts
 
 __all__ = ["MessageView", "figures_words", "icon_button"]
 
+# A long thought is many elements, so that a word more does not send all of it again.
+_LONGEST_THOUGHT = 1000
+_LONGEST_GROUP = 4000
+_MOST_RECENT = 16
+_LEAST_LOAD_SECONDS = 0.1
+
 
 class MessageView:
     """`root` is the message's place. Finished blocks are drawn once; only the last one is drawn again."""
@@ -20,7 +26,8 @@ class MessageView:
     def __init__(self, message: Message, text: Texts):
         self.message, self._text = message, text
         self._blocks = Blocks()
-        self._thinking: ui.label | None = None
+        self._recent: list[ui.html] = []
+        self._thought: TextElement | None = None
         with ui.element("article").classes(f"message {message.role}") as self.root:
             self.root.props["aria-label"] = text(f"chat.{message.role}")
             if message.placement:
@@ -28,44 +35,61 @@ class MessageView:
             for url in message.images:
                 picture = ui.element("img").classes("picture")
                 picture.props["src"], picture.props["alt"] = url, text("chat.picture")
-            if message.thinking:
-                self.think(message.thinking)
+            with ui.element("details").classes("thinking") as self._thinking:
+                TextElement(tag="summary", text=text("chat.thinking"))
+                self._thoughts = ui.element("div")
             self._body = ui.element("div").classes("words")
             self._error = TextElement(tag="p", text="").classes("bad").props('role="alert"')
             self._figures = TextElement(tag="p", text="").classes("figures muted")
             self.acts = ui.element("div").classes("acts")
         with self._body:
-            self._whole = ui.html(self._html(message), sanitize=False)
+            self._finished = ui.element("div")
             self._rest = ui.html("", sanitize=False)
+        self._thinking.set_visibility(False)
+        self.think(message.thinking)
+        if message.role == "assistant":
+            self.write(message.text)
         self.show_end()
 
-    def _html(self, message: Message) -> str:
-        if message.role == "assistant":
-            return safe_markdown(message.text) if message.text else ""
-        return ""
+    @property
+    def is_gone(self) -> bool:
+        """Another branch or another conversation is shown now, or the page is closed."""
+        return self.root.is_deleted or self.root.client.is_deleted
 
     def think(self, text: str) -> None:
-        if self._thinking is None:
-            with self.root, ui.element("details").classes("thinking") as details:
-                with ui.element("summary"):
-                    ui.label(self._text("chat.thinking"))
-                self._thinking = ui.label()
-            if hasattr(self, "_body"):
-                details.move(self.root, target_index=self._body.parent_slot.children.index(self._body))  # type: ignore[union-attr]
-        self._thinking.set_text(self._thinking.text + text)
+        """More of what it thinks."""
+        if not text:
+            return
+        self._thinking.set_visibility(True)
+        if self._thought is None or len(self._thought.text) + len(text) > _LONGEST_THOUGHT:
+            with self._thoughts:
+                self._thought = TextElement(tag="span", text="")
+        self._thought.set_text(self._thought.text + text)
 
     def write(self, text: str) -> None:
         """More of an answer."""
-        finished = self._blocks.feed(text)
-        if finished:
-            with self._body:
-                drawn = ui.html("".join(map(safe_markdown, finished)), sanitize=False)
-            self._rest.move(self._body)
-            drawn.classes("block")
+        for blocks in _grouped(self._blocks.feed(text)):
+            self._recent.append(self._drawn("".join(map(safe_markdown, blocks))))
+            if len(self._recent) == _MOST_RECENT:
+                self._merge_recent()
         self._rest.content = safe_markdown(self._blocks.rest)
+
+    def _merge_recent(self) -> None:
+        """Into one element: with each step the browser goes through all elements that there are."""
+        whole = "".join(each.content for each in self._recent)
+        for each in self._recent:
+            each.delete()
+        self._recent.clear()
+        self._drawn(whole)
+
+    def _drawn(self, html: str) -> ui.html:
+        with self._finished:
+            return ui.html(html, sanitize=False).classes("block")
 
     def show_end(self) -> None:
         """What is known once it is over."""
+        if self.is_gone:
+            return
         message = self.message
         if message.role == "user":
             self._body.clear()
@@ -77,22 +101,46 @@ class MessageView:
         self._figures.set_visibility(bool(message.figures))
 
 
+def _grouped(blocks: Sequence[str]) -> Iterator[list[str]]:
+    """What is drawn as one: a whole answer as some, of which the browser lays out those that are seen."""
+    group: list[str] = []
+    for block in blocks:
+        group.append(block)
+        if sum(map(len, group)) > _LONGEST_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def figures_words(figures: dict[str, Any], text: Texts) -> str:
-    """One line: time to first token, rates, and which unit did what."""
-    said = []
+    """One line: time to first token, rates, which unit did what, and energy where there is a meter."""
+    said = [*_speed_words(figures, text), *_place_words(figures, text)]
+    if "joules_per_token" in figures:
+        said.append(text("chat.energy", joules=f"{figures['joules_per_token']:.2g}"))
+    if figures.get("cut"):
+        said.append(text("chat.cut"))
+    return " · ".join(said)
+
+
+def _speed_words(figures: dict[str, Any], text: Texts) -> Iterator[str]:
     if "first_seconds" in figures:
-        said.append(text("chat.first", seconds=f"{figures['first_seconds']:.2f}"))
+        loading = figures.get("load_seconds", 0.0)
+        key = "chat.first_loading" if loading > _LEAST_LOAD_SECONDS else "chat.first"
+        yield text(key, seconds=f"{figures['first_seconds']:.2f}", loading=f"{loading:.2f}")
     if "decode_rate" in figures:
-        said.append(text("chat.decode", rate=f"{figures['decode_rate']:.1f}", tokens=figures["answer_tokens"]))
+        yield text("chat.decode", rate=f"{figures['decode_rate']:.1f}", tokens=figures["answer_tokens"])
     if "prefill_rate" in figures:
-        said.append(text("chat.prefill", rate=f"{figures['prefill_rate']:.0f}", tokens=figures["prompt_tokens"]))
+        yield text("chat.prefill", rate=f"{figures['prefill_rate']:.0f}", tokens=figures["prompt_tokens"])
     if figures.get("cached_tokens"):
-        said.append(text("chat.cached", tokens=figures["cached_tokens"]))
+        yield text("chat.cached", tokens=figures["cached_tokens"])
+
+
+def _place_words(figures: dict[str, Any], text: Texts) -> Iterator[str]:
     if "decode_unit" in figures:
         units = {name: figures[name].upper() for name in ("prefill_unit", "decode_unit")}
         same = units["prefill_unit"] == units["decode_unit"]
-        said.append(text("chat.unit" if same else "chat.units", engine=figures["engine"], **units))
-    return " · ".join(said)
+        yield text("chat.unit" if same else "chat.units", engine=figures["engine"], **units)
 
 
 def icon_button(icon: str, title: str, act: Callable[[], Any]) -> ui.button:

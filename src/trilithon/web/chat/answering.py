@@ -1,6 +1,7 @@
 """A question put to the service as every client's is, and what is known of the answer: how fast it came, and from
 where."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.openai_bodies import chat_body
 from trilithon.serve.service import Answer, Service
+from trilithon.web.chat.energy import EnergyMeter
 from trilithon.web.chat.tree import Message, Wishes
 
 __all__ = ["Asked", "generation_of"]
@@ -43,28 +45,42 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 @dataclass
 class Asked:
-    """One answer under way. `figures`, once it is over: `first_seconds` to the first piece, the engine's own
-    `prefill_rate` and `decode_rate` (tokens per second), counts of tokens, and which unit did what."""
+    """One answer under way. `figures`, once it is over: `first_seconds` to the first piece, `load_seconds` of them for
+    the model, the engine's own `prefill_rate` and `decode_rate` (tokens per second), counts of tokens, which unit did
+    what, whether it was `cut` at the most tokens allowed, and `joules_per_token` of the decode where `metered`: not
+    for one of two at once, since a meter does not tell them apart."""
 
     service: Service
     caller: str
     generation: Generation
     figures: dict[str, Any] = field(default_factory=dict)
+    metered: bool = True
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Closing it cancels the request. Raises TrilithonError."""
-        began_ns = time.monotonic_ns()
-        async with self.service.answer(self.generation, self.caller) as answer:
-            self.figures["placement"] = answer.placement.name
-            async for event in answer.events():
-                if isinstance(event, Piece):
-                    self.figures.setdefault("first_seconds", (time.monotonic_ns() - began_ns) / 1e9)
-                    yield event
-            self._add(answer)
+        began_ns, first_ns = time.monotonic_ns(), 0
+        async with contextlib.AsyncExitStack() as around:
+            meter = await around.enter_async_context(EnergyMeter()) if self.metered else None
+            async with self.service.answer(self.generation, self.caller) as answer:
+                self.figures |= {"placement": answer.placement.name, "load_seconds": answer.load_seconds}
+                try:
+                    async for event in answer.events():
+                        if isinstance(event, Piece):
+                            first_ns = first_ns or time.monotonic_ns()
+                            self.figures["first_seconds"] = (first_ns - began_ns) / 1e9
+                            yield event
+                finally:
+                    self._add(answer)
+        joules = meter.joules_since(first_ns) if meter is not None and first_ns else None
+        if joules is not None and self.figures.get("answer_tokens", 0) > 1:
+            self.figures["joules_per_token"] = joules / (self.figures["answer_tokens"] - 1)
 
     def _add(self, answer: Answer) -> None:
+        """Of an answer that was stopped: only where it came from."""
         ran = answer.provenance()
         self.figures |= {name: ran[name] for name in ("engine", "prefill_unit", "decode_unit")}
+        if answer.end is not None and answer.end.reason == "length":
+            self.figures["cut"] = True
         timings = answer.end.timings if answer.end else None
         if timings is None:
             return

@@ -60,10 +60,10 @@ class Composer:
         self._root.on("drop", js_handler=take)
         self._root.on("dragover", js_handler="(event) => event.preventDefault()")
         ui.keyboard(on_key=self._key, ignore=[])
-        self._working = False
+        self.working = False
 
     def at_work(self, working: bool) -> None:
-        self._working = working
+        self.working = working
         title = self._text("chat.stop" if working else "chat.send")
         self._button.props["icon"] = "stop" if working else "send"
         self._button.props["aria-label"] = self._button.props["title"] = title
@@ -80,7 +80,7 @@ class Composer:
 
     def _key(self, event: events.KeyEventArguments) -> None:
         if event.key == "Escape" and event.action.keydown:
-            if self._working:
+            if self.working:
                 self._stop()
             else:
                 self._forget_edit()
@@ -90,14 +90,14 @@ class Composer:
         self._editing.clear()
 
     async def _pressed(self) -> None:
-        if self._working:
+        if self.working:
             self._stop()
         else:
             await self._pressed_enter()
 
     async def _pressed_enter(self) -> None:
         words = str(self._question.value or "").strip()
-        if self._working or not (words or self._images):
+        if self.working or not (words or self._images):
             return
         if self._images and not self._sees():
             self._refuse("chat.blind")

@@ -52,7 +52,7 @@ class Controls:
             for name, (least, most, step) in _NUMBERS.items():
                 self._fields[name] = ui.number(text(f"chat.{name}"), min=least, max=most, step=step)
                 self._fields[name].props("dense clearable")
-        with ui.element("div").classes("settings panel") as self._compare:
+        with ui.element("div").classes("settings panel sides") as self._compare:
             ui.label(text("chat.compare_how")).classes("broad muted")
             self._sides = [ui.input(text(f"chat.{side}")).props("dense") for side in ("first_side", "second_side")]
         self._settings.set_visibility(False)

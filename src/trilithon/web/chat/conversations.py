@@ -3,6 +3,8 @@
 import json
 import re
 import secrets
+import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +22,12 @@ _NOBODY = "local"  # where no key is asked for, everybody is one
 _MOST_BYTES = 64 << 20
 _MOST = 500
 _FOLDER_MODE = 0o700
+# A title stands near the file's beginning; the list is drawn often, and pictures make a file long.
+_TITLE = re.compile(r'"title": ("(?:[^"\\]|\\.)*")')
+_TITLE_WITHIN_BYTES = 4096
+
+_open: weakref.WeakValueDictionary[Path, Conversation] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,8 @@ class Heading:
 
 
 class Conversations:
-    """Of one key's owner. Everything raises UserError where the disk is full or closed."""
+    """Of one key's owner. Everything raises UserError where the disk is full or closed. A conversation that several
+    pages of this process show is one object, so that none of them writes over what another one added."""
 
     def __init__(self, data: Path, key_name: str):
         own = f"key-{key_name}" if _OWNER.fullmatch(key_name) else _NOBODY
@@ -41,10 +50,9 @@ class Conversations:
         """The newest first, 500 at most. What is damaged is not among them, and hides no other."""
         found = []
         for path in self._newest()[:_MOST]:
-            try:
-                found.append(Heading(path.stem, self.read(path.stem).title))
-            except UserError:
-                continue
+            title = _title(path)
+            if title is not None:
+                found.append(Heading(path.stem, title))
         return found
 
     def begin(self) -> Conversation:
@@ -53,6 +61,11 @@ class Conversations:
 
     def read(self, id_: str) -> Conversation:
         path = self._path(id_)
+        with _opening:
+            return _open.get(path) or _open.setdefault(path, self._read(path))
+
+    def _read(self, path: Path) -> Conversation:
+        id_ = path.stem
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise UserError(f"the conversation {id_} is too long to be shown; see {path.name} on the server")
@@ -62,16 +75,24 @@ class Conversations:
 
     def keep(self, conversation: Conversation) -> None:
         path = self._path(conversation.id)
+        content = json.dumps(conversation.as_json(), ensure_ascii=False)
+        if len(content.encode()) > _MOST_BYTES:
+            raise UserError("the conversation is too long to be kept; go on in a new one, with fewer pictures")
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-            write_whole(path, json.dumps(conversation.as_json(), ensure_ascii=False))
+            with _opening:
+                write_whole(path, content)
+                _open.setdefault(path, conversation)
         except OSError as error:
             raise UserError(
                 f"the conversation cannot be kept: {error.strerror}; free some space in {path.parent}"
             ) from error
 
     def remove(self, id_: str) -> None:
-        self._path(id_).unlink(missing_ok=True)
+        path = self._path(id_)
+        with _opening:
+            _open.pop(path, None)
+            path.unlink(missing_ok=True)
 
     def _path(self, id_: str) -> Path:
         if not _ID.fullmatch(id_):
@@ -86,3 +107,13 @@ class Conversations:
         except OSError:
             return ()
         return [path for _, path in sorted(dated, reverse=True)]
+
+
+def _title(path: Path) -> str | None:
+    """None for what is no conversation, as far as its beginning tells."""
+    try:
+        with path.open("rb") as file:
+            found = _TITLE.search(file.read(_TITLE_WITHIN_BYTES).decode("utf-8", "replace"))
+        return None if found is None else str(json.loads(found[1]))
+    except (OSError, ValueError):
+        return None

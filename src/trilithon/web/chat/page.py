@@ -26,6 +26,20 @@ __all__ = ["build"]
 
 _SHOWN = 30
 """Messages drawn at first, and with each look further back."""
+# Browsers lend the clipboard itself to https and to localhost alone; a board is mostly asked by http.
+_COPY = """
+(async text => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = document.createElement('textarea');
+  box.value = text;
+  box.style.position = 'fixed';
+  box.style.opacity = '0';
+  document.body.append(box);
+  box.select();
+  document.execCommand('copy');
+  box.remove();
+})(%s)
+"""
 
 
 async def build(house: House, visitor: Visitor, text: Texts) -> None:
@@ -39,7 +53,8 @@ class _Page:
         self._house, self._visitor, self._text = house, visitor, text
         self._kept = Conversations(house.configuration.data, visitor.key_name)
         self._conversation = self._kept.begin()
-        self._shown = _SHOWN
+        self._first = 0  # of the branch: what is drawn first
+        self._keeping = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
         TextElement(tag="h1", text=text("frame.chat")).classes("visually-hidden")
         with ui.element("div").classes("chat"):
@@ -66,19 +81,18 @@ class _Page:
         self._side.draw(await asyncio.to_thread(self._kept.headings), self._conversation.id)
 
     async def _begin(self) -> None:
-        self._stop()
+        await self._halt()
         self._conversation = self._kept.begin()
         await self._list()
         self._draw()
 
     async def _show(self, id_: str) -> None:
-        self._stop()
+        await self._halt()
         try:
             self._conversation = await asyncio.to_thread(self._kept.read, id_)
         except TrilithonError as error:
             self._complain(error)
             return
-        self._shown = _SHOWN
         self._controls.show(self._conversation)
         await self._list()
         self._draw()
@@ -91,6 +105,8 @@ class _Page:
         await self._list()
 
     async def _remove(self, id_: str) -> None:
+        if id_ == self._conversation.id:
+            await self._halt()
         await asyncio.to_thread(self._kept.remove, id_)
         if id_ == self._conversation.id:
             await self._begin()
@@ -99,7 +115,8 @@ class _Page:
 
     async def _keep(self, conversation: Conversation) -> None:
         try:
-            await asyncio.to_thread(self._kept.keep, conversation)
+            async with self._keeping:  # or the older of two states could be written last
+                await asyncio.to_thread(self._kept.keep, conversation)
         except TrilithonError as error:
             self._complain(error)
 
@@ -117,30 +134,38 @@ class _Page:
         """All of the branch that is chosen, but for what is far back."""
         self._turns.clear()
         path = self._conversation.path()
+        self._first = max(0, len(path) - _SHOWN)
         with self._turns:
             if not path:
                 with ui.element("div").classes("welcome"):
                     TextElement(tag="h2", text=self._text("chat.welcome"))
                     ui.label(self._text("chat.hint")).classes("muted")
-            if len(path) > self._shown:
-                ui.button(self._text("chat.earlier"), on_click=self._look_back).props("flat no-caps")
-            for message in path[-self._shown :]:
+            self._earlier = ui.button(self._text("chat.earlier"), on_click=self._look_back).props("flat no-caps")
+            self._earlier.set_visibility(self._first > 0)
+            for message in path[self._first :]:
                 self._view(message)
 
     def _look_back(self) -> None:
-        self._shown += _SHOWN
-        self._draw()
+        last, self._first = self._first, max(0, self._first - _SHOWN)
+        self._earlier.set_visibility(self._first > 0)
+        with self._turns:
+            for place, message in enumerate(self._conversation.path()[self._first : last], start=1):
+                self._view(message).root.move(self._turns, place)
 
     def _view(self, message: Message) -> MessageView:
         view = MessageView(message, self._text)
         with view.acts:
             self._branches(message)
-            icon_button("content_copy", self._text("chat.copy"), lambda: ui.clipboard.write(message.text))
+            icon_button("content_copy", self._text("chat.copy"), lambda: self._copy(message))
             if message.role == "user":
                 icon_button("edit", self._text("chat.edit"), lambda: self._composer.edit(message))
             else:
                 icon_button("refresh", self._text("chat.retry"), lambda: self._retry(message))
         return view
+
+    def _copy(self, message: Message) -> None:
+        ui.run_javascript(_COPY % json.dumps(message.text))
+        ui.notify(self._text("chat.copied"), timeout=2000)
 
     def _branches(self, message: Message) -> None:
         numbers = self._conversation.branches(message.number)
@@ -150,6 +175,7 @@ class _Page:
 
         def choose(step: int) -> Callable[[], Awaitable[None]]:
             async def chosen() -> None:
+                await self._halt()
                 self._conversation.choose(numbers[(at + step) % len(numbers)])
                 await self._keep(self._conversation)
                 self._draw()
@@ -166,11 +192,23 @@ class _Page:
         path = self._conversation.path()
         parent = edited.parent if edited is not None else path[-1].number if path else ROOT
         asked = self._conversation.add(parent, "user", words, images=list(images))
+        if path and edited is None:
+            with self._turns:
+                self._view(asked)
+        else:
+            self._draw()
         await self._answer(asked)
 
     async def _retry(self, message: Message) -> None:
-        if not self._work:
-            await self._answer(self._conversation.messages[message.parent], message.placement)
+        if self._composer.working:
+            return
+        conversation = self._conversation
+        conversation.chosen.pop(message.parent)
+        self._draw()
+        await self._answer(conversation.messages[message.parent], message.placement)
+        if message.parent not in conversation.chosen:  # it was refused
+            conversation.choose(message.number)
+            self._draw()
 
     async def _answer(self, asked: Message, placement: str = "") -> None:
         conversation = self._conversation
@@ -184,23 +222,17 @@ class _Page:
             return
         messages = [conversation.add(asked.number, "assistant", placement=each) for each in places]
         conversation.choose(messages[0].number)
-        self._draw_all_but(messages)
         views = self._views_of(messages)
         self._composer.at_work(True)
         self._told.set_text(self._text("chat.answering"))
         await self._keep(conversation)
         await self._list()
         caller = self._visitor.caller
-        asks = [Asked(self._house.service, caller, generation) for generation in generations]
-        work = background_tasks.create(self._run(conversation, asks, views), name="answer")
+        in_turn = len(places) == 1 or self._controls.in_turn()
+        asks = [Asked(self._house.service, caller, generation, metered=in_turn) for generation in generations]
+        work = background_tasks.create(self._run(conversation, asks, views, in_turn=in_turn), name="answer")
         self._work.add(work)
         work.add_done_callback(self._over)
-
-    def _draw_all_but(self, messages: Sequence[Message]) -> None:
-        """Those are drawn by their own views, which stay while they grow."""
-        last = self._conversation.chosen.pop(messages[0].parent)
-        self._draw()
-        self._conversation.chosen[messages[0].parent] = last
 
     def _views_of(self, messages: Sequence[Message]) -> list[MessageView]:
         with self._turns:
@@ -209,22 +241,30 @@ class _Page:
             with ui.element("div").classes("side-by-side"):
                 return [self._view(message) for message in messages]
 
-    async def _run(self, conversation: Conversation, asks: Sequence[Asked], views: Sequence[MessageView]) -> None:
+    async def _run(
+        self, conversation: Conversation, asks: Sequence[Asked], views: Sequence[MessageView], *, in_turn: bool
+    ) -> None:
         async def kept() -> None:
             await self._keep(conversation)
 
-        streams = [stream(asked, view, kept) for asked, view in zip(asks, views, strict=True)]
-        if self._controls.in_turn():
-            while streams:
-                await streams.pop(0)
+        pairs = list(zip(asks, views, strict=True))
+        if in_turn:
+            for asked, view in pairs:
+                await stream(asked, view, kept)
         else:
-            await asyncio.gather(*streams)
+            await asyncio.gather(*(stream(asked, view, kept) for asked, view in pairs))
 
     def _over(self, work: "asyncio.Task[Any]") -> None:
         self._work.discard(work)
         if not self._turns.is_deleted and not self._turns.client.is_deleted:
             self._composer.at_work(False)
             self._told.set_text(self._text("chat.answered"))
+
+    async def _halt(self) -> None:
+        """Stopped, and what came kept."""
+        self._stop()
+        if self._work:
+            await asyncio.wait(self._work)
 
     def _stop(self) -> None:
         for work in self._work:

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.problems import problem_of
@@ -18,10 +17,12 @@ _STEP_SECONDS = 0.1
 async def stream(asked: Asked, view: MessageView, kept: Callable[[], Awaitable[None]]) -> None:
     """Until it is over, or this task is cancelled: what came is kept either way. An error becomes the message's."""
     message = view.message
-    shown, thought, last = len(message.text), len(message.thinking), 0.0
+    shown, thought = len(message.text), len(message.thinking)
 
     def show() -> None:
         nonlocal shown, thought
+        if view.is_gone:
+            return
         if len(message.thinking) > thought:
             view.think(message.thinking[thought:])
         if len(message.text) > shown:
@@ -29,14 +30,10 @@ async def stream(asked: Asked, view: MessageView, kept: Callable[[], Awaitable[N
         shown, thought = len(message.text), len(message.thinking)
 
     try:
-        async with contextlib.aclosing(asked.pieces()) as pieces:  # type: ignore[type-var]
+        async with _now_and_then(show), contextlib.aclosing(asked.pieces()) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 message.text += piece.text
                 message.thinking += piece.reasoning
-                if time.monotonic() - last >= _STEP_SECONDS:
-                    show()
-                    last = time.monotonic()
-                    await asyncio.sleep(0)
     except TrilithonError as error:
         message.error = str(problem_of(error))
     finally:
@@ -44,3 +41,19 @@ async def stream(asked: Asked, view: MessageView, kept: Callable[[], Awaitable[N
         show()
         view.show_end()
         await asyncio.shield(kept())
+
+
+@contextlib.asynccontextmanager
+async def _now_and_then(act: Callable[[], None]) -> AsyncIterator[None]:
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(_STEP_SECONDS)
+            act()
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -4,8 +4,8 @@ Messages have numbers from 1 on in the order in which they were made; 0 is the r
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 __all__ = ["Conversation", "Message", "Role", "Wishes"]
 
@@ -42,7 +42,7 @@ class Wishes:
     context: int | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, weakref_slot=True)
 class Conversation:
     """`chosen` is the branch taken below a message: its number by that of its parent."""
 
@@ -90,7 +90,9 @@ class Conversation:
         self.chosen[self.messages[number].parent] = number
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"messages": [asdict(message) for message in self.messages.values()]}
+        """For a thread, too, while messages are added."""
+        whole = asdict(replace(self, messages={}, chosen=dict(self.chosen)))
+        return whole | {"messages": [asdict(message) for message in list(self.messages.values())]}
 
     @classmethod
     def of_json(cls, body: Mapping[str, Any]) -> "Conversation":
@@ -101,12 +103,23 @@ class Conversation:
             found.wishes = _made(Wishes, body["wishes"])
             found.messages = {message.number: message for message in messages}
             found.chosen = {int(parent): int(number) for parent, number in body["chosen"].items()}
+            found._check_words()
+            found._check_tree()
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no conversation: {error}") from error
-        found._check()
         return found
 
-    def _check(self) -> None:
+    def _check_words(self) -> None:
+        """Raises ValueError for what could not be shown."""
+        words = [self.title, self.model, self.wishes.system]
+        for message in self.messages.values():
+            words += [message.text, message.thinking, message.placement, message.error, *message.images]
+        if not all(isinstance(each, str) for each in words):
+            raise ValueError("what should be words is none")
+        if any(message.role not in get_args(Role) for message in self.messages.values()):
+            raise ValueError("a message is nobody's")
+
+    def _check_tree(self) -> None:
         """Raises ValueError where following parents or choices would lead nowhere, or for ever in a circle."""
         if list(self.messages) != list(range(1, len(self.messages) + 1)):
             raise ValueError("the messages' numbers are not in order")
