@@ -332,9 +332,10 @@ def test_narrow_dark_and_in_russian(site: Site, browser_page: Pages, tiny: Path,
 def test_the_demo_model_answers(site: Site, browser_page: Pages, demo: Path, screenshot: Shoot) -> None:
     page = browser_page()
     page.goto(site(demo, placement="llama.cpp/cpu").url)
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Temperature").fill("0")
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    for field, value in (("Temperature", "0"), ("Tokens at most", "40")):  # or it may go on to its context's end
+        page.get_by_label(field).fill(value)
+    page.get_by_role("button", name="Settings", exact=True).click()
     ask(page, "What is the capital of France?")
     expect(page.locator(".message.assistant .words")).to_contain_text("Paris", timeout=90_000)
     expect(page.locator(".message.assistant .figures")).to_contain_text("llama.cpp on the CPU", timeout=90_000)
