@@ -240,7 +240,7 @@ def _resident_megabytes(process: int) -> float:
 @contextlib.contextmanager
 def serving(*words: str | Path, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[str], str]]:
     """The port, the process and the first model's name."""
-    command = [str(Path(sys.executable).with_name("trilithon")), "serve", *map(str, words), "--port", "0"]
+    command = [str(Path(sys.executable).with_name("trilithon")), "serve", *map(str, words), "--port", "0", "--no-pages"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         assert process.stderr is not None
         said = ""
