@@ -36,9 +36,9 @@ from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import create_app
 from trilithon.serve.generation import Piece
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.protocol import PatientProtocol
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import load_configuration
 from trilithon.web.app import install
 from trilithon.web.chat import page as chat_page

@@ -17,8 +17,8 @@ from trilithon.board.snapshot import Board, read_board
 from trilithon.engines import rkllm as engine
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import workspace
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import load_configuration
 
 # The stand-in answers with what stands in [[ ]].

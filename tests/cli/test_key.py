@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trilithon.serve.keys import Keyring
+from trilithon.serve.door.keys import Keyring
 
 Program = Callable[..., Any]
 

@@ -13,8 +13,8 @@ from trilithon.board.snapshot import read_board
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import ServeOptions
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import Configuration, load_configuration
 
 

@@ -11,9 +11,9 @@ from live_server import Serve, Server
 from small_server import Door, at_the_door
 
 from trilithon.runtime.exchange import ChunkedBody
+from trilithon.serve.door.security import SecurityOptions
 from trilithon.serve.generation import AnswerReader
 from trilithon.serve.protocol import PatientProtocol
-from trilithon.serve.security import SecurityOptions
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:

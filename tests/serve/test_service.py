@@ -12,9 +12,9 @@ from trilithon.errors import ModelError
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.generation import Generation
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.problems import Problem
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import Configuration
 
 FAST = "scripted/cpu:prefill=50000,decode=5000"

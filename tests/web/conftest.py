@@ -24,11 +24,11 @@ from trilithon.board.snapshot import read_board
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import ServeOptions, create_app
-from trilithon.serve.keys import add_key, key_store
+from trilithon.serve.door.keys import add_key, key_store
+from trilithon.serve.door.security import SecurityOptions
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.protocol import PatientProtocol
-from trilithon.serve.security import SecurityOptions
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import Configuration, load_configuration
 from trilithon.web.app import install
 from trilithon.web.house import House

@@ -12,7 +12,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    from trilithon.serve.keys import keys
+    from trilithon.serve.door.keys import keys
     from trilithon.settings import load_configuration
 
     return [each.name for each in keys(load_configuration()) if each.name.startswith(incomplete)]
@@ -32,7 +32,7 @@ def key() -> None:
 @_JSON
 def add(name: str, as_json: bool) -> None:
     """Make a key and print it, this one time: only its hash is kept. NAME says whose it is, in logs too."""
-    from trilithon.serve.keys import add_key
+    from trilithon.serve.door.keys import add_key
     from trilithon.settings import load_configuration
 
     secret = add_key(load_configuration(), name)
@@ -44,7 +44,7 @@ def add(name: str, as_json: bool) -> None:
 @_JSON
 def list_command(as_json: bool) -> None:
     """List the names of the keys, and when they were made."""
-    from trilithon.serve.keys import keys
+    from trilithon.serve.door.keys import keys
     from trilithon.settings import load_configuration
 
     found = keys(load_configuration())
@@ -62,7 +62,7 @@ def list_command(as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_names)
 def remove(names: tuple[str, ...]) -> None:
     """Take keys back: the server refuses them from the next request on."""
-    from trilithon.serve.keys import remove_key
+    from trilithon.serve.door.keys import remove_key
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()

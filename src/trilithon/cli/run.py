@@ -162,7 +162,7 @@ def _own_server(
     from trilithon.cli.server_client import Address, Server
     from trilithon.cli.serving import Listening, Wishes, beside, opened_service
     from trilithon.serve.app import ServeOptions
-    from trilithon.serve.security import SecurityOptions
+    from trilithon.serve.door.security import SecurityOptions
 
     wishes = Wishes(
         paths=(file,) if file else (),

@@ -87,7 +87,7 @@ def _serve(
 
     from trilithon.cli.listening import notify
     from trilithon.cli.serving import Listening, keep_off_the_models_cpus, opened_service, serve_until_told
-    from trilithon.serve.logs import log_to
+    from trilithon.serve.watch.logs import log_to
 
     log_to(sys.stderr, level=logging.INFO if words["verbose"] else logging.WARNING)
     with opened_service(wishes, configuration, board) as (service, folder):
@@ -149,8 +149,8 @@ def keep_alive_seconds(text: str, *, name: str) -> float:
 
 def _options(words: Mapping[str, Any], configuration: "Configuration") -> "ServeOptions":
     from trilithon.serve.app import ServeOptions
-    from trilithon.serve.keys import key_store
-    from trilithon.serve.security import SecurityOptions
+    from trilithon.serve.door.keys import key_store
+    from trilithon.serve.door.security import SecurityOptions
 
     security = SecurityOptions(
         key_store=key_store(configuration),
@@ -184,7 +184,7 @@ def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tup
     from socket import AF_UNIX
 
     from trilithon.cli.listening import activated_sockets, listen, listen_unix
-    from trilithon.serve.security import keyring, require_safe_bind
+    from trilithon.serve.door.security import keyring, require_safe_bind
 
     keys = keyring(options.security)
     sockets, files = activated_sockets(), []

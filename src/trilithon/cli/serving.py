@@ -21,9 +21,9 @@ from trilithon.errors import TrilithonError, UserError
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.process import keep_to_cpus, workspace
 from trilithon.serve.app import ServeOptions, create_app
+from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.protocol import PatientProtocol
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Shelf
 from trilithon.settings import Configuration
 
 if TYPE_CHECKING:

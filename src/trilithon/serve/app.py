@@ -11,13 +11,19 @@ from starlette.responses import JSONResponse, Response
 
 from trilithon import __version__
 from trilithon.errors import TrilithonError
-from trilithon.serve import anthropic, llama, metrics, ollama, ollama_models, openai, responses
+from trilithon.serve import llama
+from trilithon.serve.anthropic import routes as anthropic
 from trilithon.serve.dialects import error_body
 from trilithon.serve.document import describe
+from trilithon.serve.door.security import SecurityOptions, install
+from trilithon.serve.ollama import models as ollama_models
+from trilithon.serve.ollama import routes as ollama
+from trilithon.serve.openai import responses
+from trilithon.serve.openai import routes as openai
 from trilithon.serve.problems import Problem, problem_of
 from trilithon.serve.request_record import note_broken
-from trilithon.serve.security import SecurityOptions, install
 from trilithon.serve.service import Service
+from trilithon.serve.watch import metrics
 
 __all__ = ["ServeOptions", "create_app"]
 

@@ -1,13 +1,33 @@
 """The OpenAPI document as it is true of this server: what the door answers stands with every route behind it."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-__all__ = ["describe"]
+__all__ = ["ERRORS", "STREAMED", "describe"]
 
+_STATUSES: Final = {
+    400: "a field is wrong, or cannot be honoured",
+    401: "no key, or a wrong one",
+    403: "not allowed from there",
+    404: "no such model",
+    413: "the body is too large",
+    429: "too many requests",
+    500: "the model could not be loaded",
+    501: "the engine cannot do that",
+    502: "the engine failed",
+    503: "busy; come back after Retry-After seconds",
+}
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}
+    for status, description in _STATUSES.items()
+}
+STREAMED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "the answer", "content": {"application/json": {}, "text/event-stream": {}}},
+    **ERRORS,
+}
 # Before a route is reached: no key, a foreign host or origin, a body that stops coming or is too long, too many
 # requests. See `security`.
 _AT_THE_DOOR = (401, 403, 408, 413, 429)

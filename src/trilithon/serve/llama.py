@@ -18,10 +18,11 @@ from trilithon.engines.base import Feature
 from trilithon.errors import Refused
 from trilithon.serve.admission import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, require_sound, wrong
 from trilithon.serve.dialects import service_of
+from trilithon.serve.document import ERRORS, STREAMED
 from trilithon.serve.generation import Generation
-from trilithon.serve.openai import ERRORS, STREAMED, broken_stream
-from trilithon.serve.openai_bodies import LONGEST_NAME, chat_body
-from trilithon.serve.openai_completions import prompts_of
+from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
+from trilithon.serve.openai.completions import prompts_of
+from trilithon.serve.openai.routes import broken_stream
 from trilithon.serve.passing import passed
 from trilithon.serve.problems import Problem
 from trilithon.serve.replying import Outgoing, Reply

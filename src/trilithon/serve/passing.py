@@ -15,8 +15,8 @@ from trilithon.runtime.relay import Outlet
 from trilithon.serve.admission import ignoring_header
 from trilithon.serve.dialects import caller_of, service_of
 from trilithon.serve.generation import Generation
-from trilithon.serve.image_kinds import picture_kind
-from trilithon.serve.images import ImagePolicy, fetch_image
+from trilithon.serve.images.kinds import picture_kind
+from trilithon.serve.images.reading import ImagePolicy, fetch_image
 from trilithon.serve.renaming import Renaming
 from trilithon.serve.replying import EVENTS, Opening, Outgoing, placement_header
 from trilithon.serve.service import Answer

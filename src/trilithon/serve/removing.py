@@ -4,8 +4,8 @@ import asyncio
 
 from trilithon.models.store import ModelStore, Removal
 from trilithon.serve.admission import wrong
+from trilithon.serve.library.shelf import Entry
 from trilithon.serve.service import Service
-from trilithon.serve.shelf import Entry
 
 __all__ = ["remove"]
 

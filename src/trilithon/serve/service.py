@@ -13,10 +13,10 @@ from trilithon.runtime.pool import Pool
 from trilithon.runtime.relay import Outlet, Relayed
 from trilithon.serve.fitting import fitted
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
+from trilithon.serve.library.pulls import Pulls
+from trilithon.serve.library.shelf import Entry, Shelf
 from trilithon.serve.problems import Problem
-from trilithon.serve.pulls import Pulls
 from trilithon.serve.request_record import note_first_token, note_generated
-from trilithon.serve.shelf import Entry, Shelf
 
 __all__ = ["Answer", "Service"]
 

@@ -15,7 +15,8 @@ import pytest
 from live_server import Serve
 from load import many, ready_again
 
-from trilithon.serve import ollama_answers, ollama_models, openai
+from trilithon.serve.ollama import answers, models
+from trilithon.serve.openai import routes
 
 _ROOM_BYTES = 80 << 20  # of which the store leaves 64 MiB to others
 
@@ -72,9 +73,9 @@ def test_a_clock_that_jumps_changes_dates_and_no_durations(
     with server.http.stream("POST", "/api/chat", json=asked(server.model, 100)) as answer:
         lines = answer.iter_lines()
         next(lines)
-        monkeypatch.setattr(ollama_answers, "time", later)
-        monkeypatch.setattr(openai, "time", later)
-        monkeypatch.setattr(ollama_models, "datetime", Jumped)
+        monkeypatch.setattr(answers, "time", later)
+        monkeypatch.setattr(routes, "time", later)
+        monkeypatch.setattr(models, "datetime", Jumped)
         last = list(lines)[-1]
     end = json.loads(last)
     assert end["done"] is True and end["eval_count"] == 100

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from trilithon.serve.keys import Keyring
+from trilithon.serve.door.keys import Keyring
+from trilithon.serve.door.security import SecurityOptions, install
 from trilithon.serve.protocol import PatientProtocol
-from trilithon.serve.security import SecurityOptions, install
 
 CHAT = "/v1/chat/completions"
 

@@ -11,7 +11,7 @@ from trilithon.board.snapshot import read_board
 from trilithon.models.manifest import Manifest
 from trilithon.models.names import ModelName
 from trilithon.models.store import ModelStore
-from trilithon.serve.shelf import Entry, Shelf
+from trilithon.serve.library.shelf import Entry, Shelf
 from trilithon.settings import Configuration
 from trilithon.web.models.library import ROWS_ON_A_PAGE, Row, page_of, pages_of, read_library, selected
 

@@ -10,8 +10,8 @@ from trilithon.models.pace import Progress
 from trilithon.models.pull import Step
 from trilithon.results.plans import ModelPlan, keep_plan
 from trilithon.results.speeds import Speeds
-from trilithon.serve.pulls import PullState
-from trilithon.serve.shelf import Shelf
+from trilithon.serve.library.pulls import PullState
+from trilithon.serve.library.shelf import Shelf
 from trilithon.settings import Configuration
 from trilithon.web.models.acts import possible
 from trilithon.web.models.details import read_details

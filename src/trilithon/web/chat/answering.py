@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trilithon.serve.generation import Generation, Piece
-from trilithon.serve.openai_bodies import chat_body
+from trilithon.serve.openai.bodies import chat_body
 from trilithon.serve.service import Answer, Service
 from trilithon.web.chat.energy import EnergyMeter
 from trilithon.web.chat.tree import Message, Wishes

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from nicegui import events, ui
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.image_kinds import picture_kind
+from trilithon.serve.images.kinds import picture_kind
 from trilithon.web.chat.answer_view import icon_button
 from trilithon.web.chat.tree import Message
 from trilithon.web.texts import Texts

@@ -10,7 +10,7 @@ from nicegui import ui
 from trilithon.engines.spelling import parse_placement
 from trilithon.errors import TrilithonError
 from trilithon.results.speeds import last_speeds
-from trilithon.serve.shelf import Entry, Outlook
+from trilithon.serve.library.shelf import Entry, Outlook
 from trilithon.web.chat.answer_view import icon_button
 from trilithon.web.chat.tree import Conversation, Wishes
 from trilithon.web.house import House

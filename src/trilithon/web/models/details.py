@@ -10,7 +10,8 @@ from trilithon.models.manifest import Manifest, StoredFile
 from trilithon.models.memory import MemoryNeed
 from trilithon.models.resolve import read_weights, weights_of
 from trilithon.models.store import ModelStore
-from trilithon.serve.ollama_about import (
+from trilithon.serve.library.shelf import Entry, Shelf
+from trilithon.serve.ollama.about import (
     About,
     about,
     license_text,
@@ -19,7 +20,6 @@ from trilithon.serve.ollama_about import (
     parameters_text,
     template_text,
 )
-from trilithon.serve.shelf import Entry, Shelf
 
 __all__ = ["Details", "FileLine", "Weights", "read_details"]
 

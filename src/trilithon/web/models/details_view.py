@@ -6,7 +6,7 @@ from nicegui import ui
 
 from trilithon.models.file import ModelFile
 from trilithon.models.manifest import Manifest
-from trilithon.serve.shelf import Shelf
+from trilithon.serve.library.shelf import Shelf
 from trilithon.units import format_bytes
 from trilithon.web.models.details import Details, Weights, read_details
 from trilithon.web.models.elements import box, folded, icon_button, words

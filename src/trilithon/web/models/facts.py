@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from trilithon.errors import ModelError, StoreError
 from trilithon.models.file import ModelFile
 from trilithon.results.speeds import Speeds, last_speeds
-from trilithon.serve.shelf import Entry, Outlook, Shelf
+from trilithon.serve.library.shelf import Entry, Outlook, Shelf
 
 __all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
 

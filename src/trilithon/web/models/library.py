@@ -8,7 +8,7 @@ from typing import Literal
 from trilithon.models.manifest import Manifest, StoredFile
 from trilithon.models.resolve import weights_of
 from trilithon.models.store import ModelStore
-from trilithon.serve.shelf import Entry, Shelf
+from trilithon.serve.library.shelf import Entry, Shelf
 
 __all__ = ["ROWS_ON_A_PAGE", "Library", "Order", "Place", "Row", "page_of", "pages_of", "read_library", "selected"]
 

@@ -5,8 +5,8 @@ from collections.abc import Awaitable
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
+from trilithon.serve.library.pulls import PullState
 from trilithon.serve.problems import problem_of
-from trilithon.serve.pulls import PullState
 from trilithon.serve.removing import remove
 from trilithon.units import format_bytes
 from trilithon.web.house import House, Visitor

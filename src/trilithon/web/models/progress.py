@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trilithon.models.pull import Step
-from trilithon.serve.pulls import PullState
+from trilithon.serve.library.pulls import PullState
 from trilithon.units import format_bytes, format_duration
 from trilithon.web.texts import Texts
 

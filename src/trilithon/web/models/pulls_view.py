@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from nicegui import ui
 
+from trilithon.serve.library.pulls import PullState
 from trilithon.serve.problems import Problem
-from trilithon.serve.pulls import PullState
 from trilithon.serve.service import Service
 from trilithon.web.models.elements import box, button, words
 from trilithon.web.models.progress import progress_of

@@ -8,7 +8,7 @@ from nicegui import ui
 from trilithon.engines.placing import usable_here
 from trilithon.errors import TrilithonError, UserError
 from trilithon.results.markup import element, joined
-from trilithon.serve.shelf import Shelf
+from trilithon.serve.library.shelf import Shelf
 from trilithon.web.house import House
 from trilithon.web.results.bench_run import TESTS, BenchState, Wish
 from trilithon.web.results.desk import desk_of

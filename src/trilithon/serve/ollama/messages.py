@@ -1,0 +1,124 @@
+"""A conversation in Ollama's form as the engines take it: pure functions.
+
+Ollama's tool calls have arguments as objects and may lack ids, its tool answers name a tool, and its pictures stand
+beside the text; llama-server wants OpenAI's form of each.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from trilithon.models.manifest import Message as KeptMessage
+from trilithon.serve.admission import require_few, require_sound, wrong
+from trilithon.serve.images.kinds import picture_kind
+from trilithon.serve.images.reading import ImagePolicy, decode_image
+from trilithon.serve.ollama.bodies import Message, ToolCall
+
+__all__ = ["conversation", "has_pictures", "question", "tools_of"]
+
+_MOST_PICTURES = 64
+_POLICY = ImagePolicy()
+
+
+def conversation(messages: Sequence[Message], system: str, before: Sequence[KeptMessage]) -> list[dict[str, Any]]:
+    """`system` and the messages `before` are the model's own; the client's system message goes before the model's.
+    Raises Problem for what is no picture, and for a role that there is not."""
+    require_few([image for message in messages for image in message.images or ()], _MOST_PICTURES, "images")
+    found: list[dict[str, Any]] = [{"role": each.role, "content": each.content} for each in before]
+    if system and not any(each["role"] == "system" for each in found[:1]) and not _begins_with_system(messages):
+        found.insert(0, {"role": "system", "content": system})
+    calls = _Calls()
+    for at, message in enumerate(messages):
+        found.append(_turn(message, calls, f"messages.{at}"))
+    return found
+
+
+def question(prompt: str, images: Sequence[str], system: str, before: Sequence[KeptMessage]) -> list[dict[str, Any]]:
+    """The conversation that a prompt stands for."""
+    asked = Message(role="user", content=prompt, images=list(images) or None)
+    return conversation([asked], system, before)
+
+
+def has_pictures(messages: Sequence[dict[str, Any]]) -> bool:
+    return any(isinstance(message.get("content"), list) for message in messages)
+
+
+def tools_of(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """OpenAI's form already; the type may be left out. Raises Problem."""
+    require_sound(tools)
+    found = []
+    for at, tool in enumerate(tools):
+        function = tool.get("function")
+        if tool.get("type") not in (None, "function") or not isinstance(function, dict) or not function.get("name"):
+            raise wrong(f"tools.{at}", f"tools.{at} is no function with a name; write type, function, function.name")
+        schema = {"type": "object", "properties": {}}
+        found.append({"type": "function", "function": {"parameters": schema} | _without_nulls(function)})
+    return found
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _begins_with_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0].role == "system"
+
+
+class _Calls:
+    """Calls that nobody has answered yet: a template matches answers by ids, which Ollama's clients may not send."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, str]] = []
+        self._count = 0
+
+    def add(self, call: ToolCall) -> str:
+        """Its id."""
+        own = call.id or f"call_{self._count}"
+        self._count += 1
+        self._open.append((own, call.function.name))
+        return own
+
+    def answered(self, message: Message) -> tuple[str, str]:
+        """Id and name of the call that a message answers: as it says, else the first open one of its tool."""
+        named = [each for each in self._open if message.tool_name in (None, "", each[1])]
+        if message.tool_call_id:
+            named = [each for each in self._open if each[0] == message.tool_call_id]
+        if not named:
+            return message.tool_call_id or f"call_{message.tool_name or 'unknown'}", message.tool_name or ""
+        self._open.remove(named[0])
+        return named[0]
+
+
+def _turn(message: Message, calls: _Calls, where: str) -> dict[str, Any]:
+    if message.role not in ("system", "user", "assistant", "tool", "developer"):
+        raise wrong(f"{where}.role", f"{where}.role {message.role!r} is none; write system, user, assistant or tool")
+    turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
+    turn["content"] = message.content or ""
+    if message.images:
+        turn["content"] = _with_pictures(message.content or "", message.images)
+    if message.thinking and message.role == "assistant":
+        turn["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(each, calls) for each in message.tool_calls]
+    if message.role == "tool":
+        turn["tool_call_id"], name = calls.answered(message)
+        if name:
+            turn["name"] = name
+    return turn
+
+
+def _call(call: ToolCall, calls: _Calls) -> dict[str, Any]:
+    require_sound(call.function.arguments)
+    arguments = json.dumps(call.function.arguments, ensure_ascii=False)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": calls.add(call), "type": "function", "function": function}
+
+
+def _with_pictures(text: str, images: Sequence[str]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+    for image in images:
+        data = decode_image(image, _POLICY)
+        url = f"data:image/{picture_kind(data)};base64,{base64.b64encode(data).decode('ascii')}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return parts

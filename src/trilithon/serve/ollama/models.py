@@ -1,0 +1,199 @@
+"""Ollama's API for what there is: list, show, running models, copies and removals."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from trilithon.errors import ModelError
+from trilithon.models.gguf import read_gguf
+from trilithon.models.gguf_header import HeaderReader
+from trilithon.models.resolve import model_name
+from trilithon.models.store import ModelStore
+from trilithon.runtime.pool import Loaded
+from trilithon.serve.admission import wrong
+from trilithon.serve.dialects import service_of
+from trilithon.serve.library.shelf import Entry
+from trilithon.serve.ollama import library
+from trilithon.serve.ollama.about import (
+    About,
+    about,
+    capabilities,
+    details,
+    expires_at,
+    license_text,
+    model_info,
+    modelfile_text,
+    parameters_text,
+    plain_values,
+    rfc3339,
+    template_text,
+)
+from trilithon.serve.ollama.bodies import ERRORS, CopyBody, NamedBody, ShowBody
+from trilithon.serve.ollama.convert import not_found
+from trilithon.serve.removing import remove
+from trilithon.serve.service import Service
+
+__all__ = ["router"]
+
+T = TypeVar("T")
+
+router = APIRouter(tags=["Ollama"])
+router.include_router(library.router)
+
+
+@router.get("/api/tags", responses=ERRORS)
+@router.head("/api/tags", include_in_schema=False)
+async def tags(request: Request) -> dict[str, Any]:
+    service = service_of(request)
+    return {"models": await _with_store(service, lambda store: _rows(service.shelf.models(), store))}
+
+
+@router.get("/api/ps", responses=ERRORS)
+async def ps(request: Request) -> dict[str, Any]:
+    """Loaded models, with the placement that each one runs on."""
+    service = service_of(request)
+    loaded = service.pool.loaded()
+    return {"models": await _with_store(service, lambda store: _running(loaded, service.shelf.models(), store))}
+
+
+@router.post("/api/show", responses=ERRORS)
+async def show(request: Request, body: ShowBody) -> dict[str, Any]:
+    service = service_of(request)
+    entry = await _entry(service, body.model)
+    return await _with_store(service, lambda store: _shown(entry, store, verbose=bool(body.verbose)))
+
+
+@router.post("/api/copy", response_class=Response, responses=ERRORS)
+async def copy(request: Request, body: CopyBody) -> Response:
+    """The same files under another name, in place of what had it."""
+    service = service_of(request)
+    for field, name in (("source", body.source), ("destination", body.destination)):
+        _require_name(name, field)
+    entry, target = await _entry(service, body.source), model_name(body.destination)
+    kept = await _with_store(service, lambda store: store.put(replace(entry.manifest, name=target)))
+    service.pool.keep(str(kept.name), 0)  # what had the name goes as soon as nobody works with it
+    return Response()
+
+
+@router.delete("/api/delete", response_class=Response, responses=ERRORS)
+async def delete(request: Request, body: NamedBody) -> Response:
+    """A name of the store, and the files that no other name uses. Another program's models stay."""
+    service = service_of(request)
+    entry = await _entry(service, body.model)
+    await remove(service, entry)
+    return Response()
+
+
+async def _with_store(service: Service, work: Callable[[ModelStore], T]) -> T:
+    """In a thread: disks are slow."""
+
+    def opened() -> T:
+        with ModelStore.open(service.shelf.configuration) as store:
+            return work(store)
+
+    return await asyncio.to_thread(opened)
+
+
+async def _entry(service: Service, name: str) -> Entry:
+    """Raises Problem, in Ollama's words, where there is none of that name."""
+    if not name:
+        raise wrong("model", "model is required")
+    try:
+        return await asyncio.to_thread(service.shelf.find, name)
+    except ModelError as error:
+        raise not_found(name) from error
+
+
+def _require_name(name: str, field: str) -> None:
+    try:
+        model_name(name)
+    except ModelError as error:
+        raise wrong(field, f"{field} {name[:80]!r} is invalid") from error
+
+
+def _about(entry: Entry, store: ModelStore) -> About | None:
+    """None where the file cannot be read: a list of models must not end at one that is broken."""
+    try:
+        return about(entry.manifest, store)
+    except ModelError:
+        return None
+
+
+def _row(entry: Entry, store: ModelStore) -> dict[str, Any]:
+    known = _about(entry, store)
+    return {
+        "name": entry.name,
+        "model": entry.name,
+        "modified_at": rfc3339(entry.modified),
+        "size": entry.size_bytes,
+        "digest": entry.digest,
+        "details": details(entry.manifest, known),
+        "capabilities": capabilities(known) if known else [],
+    }
+
+
+def _rows(entries: tuple[Entry, ...], store: ModelStore) -> list[dict[str, Any]]:
+    """The newest first, as Ollama lists them."""
+    rows = [_row(entry, store) for entry in entries]
+    return sorted(rows, key=lambda row: datetime.fromisoformat(row["modified_at"]), reverse=True)
+
+
+def _running(loaded: tuple[Loaded, ...], entries: tuple[Entry, ...], store: ModelStore) -> list[dict[str, Any]]:
+    """A model that was removed while it is loaded is not named any more."""
+    now = datetime.now(UTC)
+    by_name = {entry.name: entry for entry in entries}
+    found = []
+    for each in loaded:
+        entry = by_name.get(each.key) or by_name.get(each.key.partition(" (")[0])
+        if entry is not None and each.state != "leaving":
+            found.append(_running_row(each, entry, store, now))
+    return found
+
+
+def _running_row(loaded: Loaded, entry: Entry, store: ModelStore, now: datetime) -> dict[str, Any]:
+    row, placement = _row(entry, store), loaded.placement
+    prefill = placement.prefill or placement
+    return {name: row[name] for name in ("name", "model", "digest", "details")} | {
+        "size": loaded.size_bytes,
+        "size_vram": loaded.size_bytes if placement.unit != "cpu" else 0,
+        "expires_at": expires_at(loaded.expires_in_seconds, now),
+        "context_length": placement.settings.context or 0,
+        "placement": placement.name,
+        "engine": placement.build.engine,
+        "build": placement.build.name,
+        "prefill_unit": prefill.unit,
+        "decode_unit": placement.unit,
+        "state": loaded.state,
+        "pinned": loaded.pinned,
+        "requests": loaded.users,
+        "waiting": loaded.waiting,
+    }
+
+
+def _shown(entry: Entry, store: ModelStore, *, verbose: bool) -> dict[str, Any]:
+    manifest, known = entry.manifest, about(entry.manifest, store)
+    found: dict[str, Any] = {
+        "license": license_text(manifest, store),
+        "modelfile": modelfile_text(manifest),
+        "parameters": parameters_text(manifest),
+        "template": template_text(manifest, known, store),
+        "system": manifest.system,
+        "details": details(manifest, known),
+        "messages": [{"role": each.role, "content": each.content} for each in manifest.messages],
+        "model_info": model_info(known, verbose=verbose),
+        "capabilities": capabilities(known),
+        "modified_at": rfc3339(entry.modified),
+    }
+    encoder = known.file.vision_encoder
+    if encoder is not None and encoder.suffix.lower() == ".gguf":
+        with HeaderReader(encoder) as header:
+            found["projector_info"] = plain_values(header.values(), verbose=verbose)
+    if verbose and known.file.format == "gguf":
+        tensors = read_gguf(known.file.path).tensors
+        found["tensors"] = [{"name": each.name, "type": each.type, "shape": list(each.shape)} for each in tensors]
+    return {name: value for name, value in found.items() if value or name not in ("license", "system", "messages")}

@@ -1,0 +1,267 @@
+"""Ollama's API for running models: generate, chat, embeddings, and what clients look at first."""
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response
+
+from trilithon import __version__
+from trilithon.errors import ModelError, Refused
+from trilithon.runtime.faults import json_object, understood
+from trilithon.serve.admission import ignoring_header, wrong
+from trilithon.serve.dialects import caller_of, service_of
+from trilithon.serve.generation import Generation, Piece
+from trilithon.serve.ollama.answers import (
+    LineWriter,
+    broken,
+    chat_wrapped,
+    durations,
+    generate_wrapped,
+    line,
+)
+from trilithon.serve.ollama.bodies import ERRORS, ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
+from trilithon.serve.ollama.convert import Asked, Known, chat_asked, embed_asked, generate_asked, not_found
+from trilithon.serve.ollama.options import keep_alive_seconds, sampling_of
+from trilithon.serve.ollama.work import NDJSON
+from trilithon.serve.passing import headers_of, timings_of
+from trilithon.serve.replying import Opening, Outgoing, Reply
+from trilithon.serve.service import Answer, Service
+
+__all__ = ["known_model", "router"]
+
+_FOLLOWED: Final = "0.33.0"
+"""The Ollama whose API this is: clients hold features against its number."""
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {NDJSON: {}, "application/json": {}}, "description": "A line for each piece, or all at once"},
+    **ERRORS,
+}
+_NO_SUCH_PATH = (404, 501)
+
+router = APIRouter(tags=["Ollama"])
+
+
+@router.get("/", response_class=PlainTextResponse)
+@router.head("/", response_class=PlainTextResponse, include_in_schema=False)
+async def root() -> PlainTextResponse:
+    return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
+
+
+@router.get("/api/version", responses=ERRORS)
+@router.head("/api/version", include_in_schema=False)
+async def version() -> dict[str, str]:
+    """`version` is that of the Ollama whose API is followed."""
+    return {"version": _FOLLOWED, "trilithon": __version__}
+
+
+@router.get("/api/status", responses=ERRORS)
+async def status() -> dict[str, Any]:
+    """Nothing here asks a cloud."""
+    return {"cloud": {"disabled": True, "source": "trilithon"}}
+
+
+@router.post("/api/generate", response_class=Response, responses=_ANSWERS)
+async def generate(request: Request, body: GenerateBody) -> Response:
+    known = await known_model(request, body.model)
+    if not (body.prompt or body.suffix or body.images):
+        return _loading(request, body, known, LineWriter(body.model, generate_wrapped))
+    asked = generate_asked(body, known)
+    writer = LineWriter(body.model, generate_wrapped, asked.top_logprobs)
+    return _answering(request, asked, writer, stream=body.stream is not False)
+
+
+@router.post("/api/chat", response_class=Response, responses=_ANSWERS)
+async def chat(request: Request, body: ChatBody) -> Response:
+    known = await known_model(request, body.model)
+    if not body.messages:
+        return _loading(request, body, known, LineWriter(body.model, chat_wrapped))
+    asked = chat_asked(body, known)
+    writer = LineWriter(body.model, chat_wrapped, asked.top_logprobs)
+    return _answering(request, asked, writer, stream=body.stream is not False)
+
+
+@router.post("/api/embed", response_class=JSONResponse, responses=ERRORS)
+async def embed(request: Request, body: EmbedBody) -> Response:
+    await known_model(request, body.model)
+    return _embedding(request, body, one=False)
+
+
+@router.post("/api/embeddings", response_class=JSONResponse, responses=ERRORS)
+async def embeddings(request: Request, body: EmbeddingsBody) -> Response:
+    """The older form, for one text."""
+    await known_model(request, body.model)
+    fields = body.model_dump(exclude={"prompt"}, exclude_none=True)
+    return _embedding(request, EmbedBody.model_validate({"input": body.prompt or ""} | fields), one=True)
+
+
+async def known_model(request: Request, name: str) -> Known:
+    """Raises Problem, in Ollama's words, where there is none of that name."""
+    service = service_of(request)
+    if not name:
+        raise wrong("model", "model is required")
+    try:
+        entry = await service.entry(name)
+    except ModelError as error:
+        raise not_found(name) from error
+    for loaded in service.pool.loaded():
+        if loaded.key == entry.name:  # its header was read then
+            return Known(manifest=entry.manifest, file=loaded.placement.file)
+    return Known(manifest=entry.manifest, file=await asyncio.to_thread(service.shelf.file, entry))
+
+
+# Generating
+
+
+def _answering(request: Request, asked: Asked, writer: LineWriter, *, stream: bool) -> Reply:
+    service, caller = service_of(request), caller_of(request)
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        with _infilling(asked.generation):
+            async with service.answer(asked.generation, caller) as answer:
+                headers = headers_of(answer, asked.ignored)
+                bodies = _bodies(answer, writer)
+                if stream:
+                    lines = (line(body) async for body in bodies)
+                    yield Outgoing(body=lines, content_type=NDJSON, headers=headers)
+                else:
+                    whole = writer.gathered([body async for body in bodies])
+                    yield Outgoing(body=_json(whole), headers=headers)
+
+    return Reply(opening, broken)
+
+
+async def _bodies(answer: Answer, writer: LineWriter) -> AsyncIterator[dict[str, Any]]:
+    async for event in answer.events():
+        if isinstance(event, Piece):
+            for body in writer.piece(event):
+                yield body
+            continue
+        total_ns = time.monotonic_ns() - answer.started_ns
+        figures = durations(event.timings, total_ns=total_ns, load_seconds=answer.load_seconds)
+        for body in writer.end(event, {"timings": timings_of(answer)} | figures):
+            yield body
+
+
+@contextlib.contextmanager
+def _infilling(generation: Generation) -> Iterator[None]:
+    """An engine without that endpoint, or a model without the tokens for it, cannot fill in."""
+    try:
+        yield
+    except Refused as error:
+        if generation.path == "/infill" and error.status in _NO_SUCH_PATH:
+            raise wrong("suffix", f'"{generation.model}" does not support insert') from error
+        raise
+
+
+# Loading and unloading
+
+
+def _loading(request: Request, body: GenerateBody | ChatBody, known: Known, writer: LineWriter) -> Reply:
+    """What an empty prompt is for. `keep_alive` 0 unloads."""
+    service, caller = service_of(request), caller_of(request)
+    keep, sampling = keep_alive_seconds(body.keep_alive), sampling_of(body.options, known.manifest.parameters)
+    headers = ignoring_header((*body.unknown, *sampling.ignored))
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        started_ns, load_seconds = time.monotonic_ns(), 0.0
+        if keep == 0:
+            await service.unload(body.model)
+        else:
+            load_seconds = await service.load(body.model, caller, keep, sampling.context)
+        figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=load_seconds)
+        yield Outgoing(body=_json(writer.empty("unload" if keep == 0 else "load", figures)), headers=headers)
+
+    return Reply(opening)
+
+
+# Embeddings
+
+
+def _embedding(request: Request, body: EmbedBody, *, one: bool) -> Reply:
+    given = [body.input] if isinstance(body.input, str) else list(body.input or ())
+    texts = [text for text in given if text] if isinstance(body.input, str) else given
+    asked = embed_asked(body, texts)
+    return Reply(_embedded(service_of(request), caller_of(request), body, asked, one=one))
+
+
+def _embedded(service: Service, caller: str, body: EmbedBody, asked: Asked, *, one: bool) -> Opening:
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        started_ns = time.monotonic_ns()
+        if not asked.generation.body["input"]:
+            empty: dict[str, Any] = {"embedding": []} if one else {"model": body.model, "embeddings": []}
+            yield Outgoing(body=_json(empty), headers=ignoring_header(asked.ignored))
+            return
+        answer, found = await _vectors(service, caller, body, asked)
+        with understood("the embeddings", found):
+            vectors = [_shortened(each["embedding"], body.dimensions) for each in found["data"]]
+            count = int(found["usage"]["prompt_tokens"])
+        figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=answer.load_seconds)
+        told = {"model": body.model, "embeddings": vectors, **figures, "prompt_eval_count": count}
+        content = {"embedding": vectors[0]} if one else told
+        yield Outgoing(body=_json(content), headers=headers_of(answer, asked.ignored))
+
+    return opening
+
+
+async def _vectors(service: Service, caller: str, body: EmbedBody, asked: Asked) -> tuple[Answer, dict[str, Any]]:
+    try:
+        return await _posted(service, caller, asked.generation)
+    except Refused as error:
+        if body.truncate is False or (error.status >= 500 and "too large" not in str(error)):
+            raise
+        texts = asked.generation.body["input"]
+        cut, shorter = await _cut(service, caller, body, asked)
+        if not cut:
+            raise
+        assert len(texts) == len(shorter)
+        return await _posted(service, caller, embed_asked(body, shorter).generation)
+
+
+async def _cut(service: Service, caller: str, body: EmbedBody, asked: Asked) -> tuple[bool, list[Any]]:
+    """The texts that fit as they are, of the others as many tokens as do; and whether there are such."""
+    found, cut = [], False
+    for text in asked.generation.body["input"]:
+        generation = Generation(
+            model=body.model,
+            path="/tokenize",
+            body={"content": text, "add_special": True},
+            needs=asked.generation.needs,
+            keep_alive_seconds=asked.generation.keep_alive_seconds,
+            context=asked.generation.context,
+        )
+        answer, told = await _posted(service, caller, generation)
+        most = answer.placement.settings.context or math.inf
+        with understood("the tokens", told):
+            tokens = list(told["tokens"])
+        if len(tokens) > most - 1:
+            cut = True
+            found.append([*tokens[: int(most) - 2], tokens[-1]])  # the last one may mark the end
+        else:
+            found.append(text)
+    return cut, found
+
+
+async def _posted(service: Service, caller: str, generation: Generation) -> tuple[Answer, dict[str, Any]]:
+    async with service.answer(generation, caller) as answer:
+        return answer, json_object(b"".join([chunk async for chunk in answer.chunks()]))
+
+
+def _shortened(vector: list[float], dimensions: int | None) -> list[float]:
+    """The first so many numbers, at length 1 again."""
+    if not dimensions or dimensions >= len(vector):
+        return vector
+    length = math.hypot(*vector[:dimensions])
+    return [value / length if length else 0.0 for value in vector[:dimensions]]
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

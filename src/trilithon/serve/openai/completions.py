@@ -1,0 +1,142 @@
+"""OpenAI's older endpoint, which continues a text: its bodies to and from the engines' own `/completion`.
+
+It is converted and not passed through: not every engine has it, and llama-server gives log-probabilities in another
+form than clients of this endpoint know.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trilithon.children.wire import Timings
+from trilithon.engines.base import Feature
+from trilithon.serve.admission import Admitted, Rules, admit, require_few, require_short, wrong
+from trilithon.serve.generation import Piece
+from trilithon.serve.openai.bodies import LONGEST_NAME, MOST_CHOICES, Limits, Penalty, StopWords
+
+__all__ = ["CompletionBody", "completion_body", "legacy_logprobs", "prompts_of", "usage_of"]
+
+_MOST_PROMPTS: Final = 64
+_DEFAULT_TOKENS: Final = 16  # OpenAI's
+_MOST_LOGPROBS: Final = 20
+
+Prompt = str | list[int]
+
+
+class CompletionBody(BaseModel):
+    """`prompt` is a text, token ids, or several of either; each is answered `n` times, one after the other."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    prompt: str | list[Any] = ""
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Limits | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: StopWords | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logit_bias: dict[str, float] | list[Any] | None = None
+
+
+_RULES = Rules(
+    passed=frozenset(
+        {
+            *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "stop"),
+            *("typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
+            *("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
+            *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+            *("xtc_probability", "xtc_threshold", "grammar", "json_schema", "logit_bias"),
+            *("cache_prompt", "n_keep", "n_discard", "n_cache_reuse", "n_indent", "t_max_predict_ms"),
+            # read here, and not by the engine
+            *("prompt", "stream", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of"),
+        }
+    ),
+    neutral={"suffix": ("",), "id_slot": (-1,), "lora": ([],), "response_fields": ([],)},
+)
+_READ_HERE = ("prompt", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of")
+
+
+def completion_body(fields: Mapping[str, Any]) -> tuple[Admitted, frozenset[Feature]]:
+    """What the engine gets besides the prompt. Raises Problem, naming the field."""
+    admitted = admit({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    body = admitted.body
+    if body.get("best_of", 1) > body.get("n", 1):
+        raise wrong("best_of", "best_of cannot be more than n here; leave it out")
+    if body.get("echo") and "logprobs" in body:
+        raise wrong("logprobs", "logprobs of an echoed prompt cannot be given; leave out echo or logprobs")
+    limit = body.get("max_tokens", body.get("n_predict", _DEFAULT_TOKENS))
+    candidates = body.get("logprobs")
+    if "seed" in body and body["seed"] != -1:
+        body["seed"] %= 2**32
+    for name in _READ_HERE:
+        body.pop(name, None)
+    body |= {"n_predict": limit, "stream": True}
+    needs: set[Feature] = set()
+    if candidates is not None:
+        # Where none is asked for besides the token itself, the engine has still to say what that one's is.
+        body["n_probs"] = max(candidates, 1)
+        needs.add("logprobs")
+    if body.get("grammar") or body.get("json_schema"):
+        needs.add("grammar")
+    return admitted, frozenset(needs)
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> list[Prompt]:
+    """Raises Problem for what is no prompt, for too many and for too long ones."""
+    given: list[Any] = [prompt] if isinstance(prompt, str) or _is_tokens(prompt) else list(prompt)
+    require_few(given, _MOST_PROMPTS, "prompt")
+    if not given:
+        raise wrong("prompt", "prompt is empty; send a text")
+    for each in given:
+        if not isinstance(each, str) and not _is_tokens(each):
+            raise wrong("prompt", "prompt must be a text, a list of token ids, or a list of either")
+        if isinstance(each, str):
+            require_short(each, "prompt")
+    return given
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is int and 0 <= each < 2**31 for each in value)
+
+
+def legacy_logprobs(pieces: Sequence[Piece], offset: int, most: int) -> dict[str, Any]:
+    """Of `/completion`'s entries; `offset` is where in the text the first of them stands, `most` how many others are
+    told with each."""
+    entries = [entry for piece in pieces for entry in piece.logprobs]
+    tokens = [str(entry.get("token", "")) for entry in entries]
+    *offsets, _ = accumulate(map(len, tokens), initial=offset)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [entry.get("logprob") for entry in entries],
+        "top_logprobs": [
+            {str(top.get("token", "")): top.get("logprob") for top in entry.get("top_logprobs", ())[:most]}
+            for entry in entries
+        ],
+        "text_offset": offsets,
+    }
+
+
+def usage_of(timings: Sequence[Timings | None]) -> dict[str, Any]:
+    """Of all answers of a request together."""
+    known = [each for each in timings if each is not None]
+    prompt = sum(each.prompt_n + each.cache_n for each in known)
+    generated = sum(each.predicted_n for each in known)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": sum(each.cache_n for each in known)},
+    }

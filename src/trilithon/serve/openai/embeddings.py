@@ -1,0 +1,89 @@
+"""OpenAI's embeddings: what is asked, and the engines' vectors in the form that was asked for. Pure functions."""
+
+import base64
+import json
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from sys import byteorder
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trilithon.errors import Refused
+from trilithon.serve.admission import Admitted, Rules, admit, require_few, require_short, wrong
+from trilithon.serve.openai.bodies import LONGEST_NAME
+
+__all__ = ["EmbeddingBody", "embedding_body", "shaped"]
+
+_MOST_INPUTS: Final = 2048
+
+
+class EmbeddingBody(BaseModel):
+    """`dimensions` takes the first so many of each vector, at length 1 again, as models trained for it allow."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+
+
+_RULES = Rules(passed=frozenset({"input"}), neutral={})
+_READ_HERE = ("model", "encoding_format", "dimensions")
+
+
+def embedding_body(fields: Mapping[str, Any]) -> Admitted:
+    """What the engine gets. Raises Problem for what is no input."""
+    admitted = admit({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
+    given = fields["input"]
+    inputs = given if isinstance(given, list) else [given]
+    require_few(inputs, 1 << 20 if _is_tokens(inputs) else _MOST_INPUTS, "input")
+    if not inputs or any(each in ("", []) for each in inputs):
+        raise wrong("input", "input is empty; send a text")
+    if not _is_tokens(inputs) and not all(isinstance(each, str) or _is_tokens(each) for each in inputs):
+        raise wrong("input", "input must be a text, a list of token ids, or a list of either")
+    for each in inputs:
+        require_short(each if isinstance(each, str) else "", "input")
+    return admitted
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is int and each >= 0 for each in value)
+
+
+def shaped(content: bytes, *, model: str, dimensions: int | None, base64_wanted: bool) -> dict[str, Any]:
+    """The engine's answer as it was asked for. Raises Problem for more dimensions than there are, and Refused for
+    an answer of another form."""
+    try:
+        answer = json.loads(content)
+        vectors = [[float(number) for number in entry["embedding"]] for entry in answer["data"]]
+        usage = {name: int(answer["usage"][name]) for name in ("prompt_tokens", "total_tokens")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused("the engine answered no embeddings", status=502, cause="bad answer") from error
+    data = [
+        {"object": "embedding", "index": at, "embedding": _encoded(_cut(vector, dimensions), base64_wanted)}
+        for at, vector in enumerate(vectors)
+    ]
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _cut(vector: Sequence[float], dimensions: int | None) -> list[float]:
+    if dimensions is None or dimensions == len(vector):
+        return list(vector)
+    if dimensions > len(vector):
+        raise wrong("dimensions", f"this model's vectors have {len(vector)} dimensions; ask for no more")
+    cut = vector[:dimensions]
+    length = math.hypot(*cut)
+    return [number / length for number in cut] if length else list(cut)
+
+
+def _encoded(vector: list[float], base64_wanted: bool) -> list[float] | str:
+    """Little-endian 32-bit floats, as OpenAI's client unpacks them."""
+    if not base64_wanted:
+        return vector
+    packed = array("f", vector)
+    if byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode("ascii")

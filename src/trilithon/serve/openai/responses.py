@@ -1,0 +1,54 @@
+"""OpenAI's Responses API, without memory: each request brings its whole conversation."""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from trilithon.errors import TrilithonError
+from trilithon.serve.document import STREAMED
+from trilithon.serve.openai.responses_bodies import ResponseBody, response_asked
+from trilithon.serve.openai.responses_events import ResponseWriter
+from trilithon.serve.passing import event, headers_of, in_turn
+from trilithon.serve.problems import problem_of
+from trilithon.serve.replying import EVENTS, Outgoing, Reply
+from trilithon.serve.request_record import note_broken
+from trilithon.serve.service import Answer
+from trilithon.serve.typed_events import asked_of, events_of, read
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.post("/responses", responses=STREAMED)
+async def respond(request: Request, body: ResponseBody) -> Response:
+    """An answer as items: thoughts, messages, calls of functions; streamed as events, or whole."""
+    asked = response_asked(body.model_dump(exclude_none=True))
+    generation = await asked_of(request, body.model, asked)
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Outgoing]:
+        async with in_turn(request, [generation]) as (answer, _):
+            writer = ResponseWriter(model=body.model, created=int(time.time()), settings=asked.settings)
+            headers = headers_of(answer, asked.ignored)
+            if body.stream:
+                yield Outgoing(body=_events(answer, writer), content_type=EVENTS, headers=headers)
+            else:
+                await read(answer, writer)
+                yield Outgoing(body=json.dumps(writer.response, ensure_ascii=False).encode(), headers=headers)
+
+    return Reply(opening)
+
+
+async def _events(answer: Answer, writer: ResponseWriter) -> AsyncIterator[bytes]:
+    try:
+        async for each in events_of(answer, writer):
+            yield each
+    except TrilithonError as error:
+        note_broken(error)
+        for found in writer.failed(problem_of(error)):
+            yield event(found, found["type"])
