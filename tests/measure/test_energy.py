@@ -211,6 +211,12 @@ def test_of_several_meters_the_one_that_tells_most_counts() -> None:
     assert widest_meter(SensorLog()) is None
 
 
+def test_readings_beyond_reason_have_an_average() -> None:
+    """Their sum is more than a number can hold."""
+    broken = meter(tuple(1.7e308 for _ in AT))
+    assert widest_meter(log_of(broken, at_ns=AT)) == broken
+
+
 @given(
     st.lists(st.integers(0, 2**62)), st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False)), st.data()
 )

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
+from math import fsum
 
 from trilithon.measure.records import Sample, SensorLog, SensorValues
 
@@ -102,7 +102,7 @@ def _mean_watts(points: Points, meter: SensorValues) -> float | None:
     if len(points) < 2:
         return None
     if meter.quantity == "power":
-        return fmean(value for _, value in points)
+        return fsum(value / len(points) for _, value in points)  # an import may hold more than a sum can
     (first_ns, first), (last_ns, last) = points[0], points[-1]
     return (last - first) / ((last_ns - first_ns) / 1e9) if last_ns > first_ns else None
 
