@@ -16,6 +16,7 @@ __all__ = [
     "note_broken",
     "note_first_token",
     "note_generated",
+    "note_retried",
     "recording",
 ]
 
@@ -45,7 +46,8 @@ class Generated:
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """Times are monotonic. `route` is the route's pattern, empty for a request that reached none; `whole` is whether
-    the answer was sent to its end; `error` the kind of what went wrong inside, if anything did."""
+    the answer was sent to its end; `retried` how often an engine died before its first word; `error` the kind of what
+    went wrong inside, if anything did."""
 
     request_id: str
     method: str
@@ -59,6 +61,7 @@ class RequestRecord:
     first_token_ns: int | None = None
     ended_ns: int | None = None
     whole: bool = False
+    retried: int = 0
     error: str = ""
     generated: list[Generated] = field(default_factory=list)
 
@@ -116,6 +119,13 @@ def note_broken(error: Exception) -> None:
     if record is not None:
         cause = error.cause if isinstance(error, RunError) else ""
         record.error = f"{type(error).__name__}{': ' * bool(cause)}{cause}"
+
+
+def note_retried() -> None:
+    """The engine died before the first word of the answer, and is asked again."""
+    record = _current.get()
+    if record is not None:
+        record.retried += 1
 
 
 def note_generated(*, model: str, placement: str, prefill_unit: str, decode_unit: str, timings: Timings) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from trilithon.children.wire import Handed
 from trilithon.engines.base import Feature, Placement, Task
+from trilithon.errors import ChildDied
 from trilithon.runtime.pool import Pool
 from trilithon.runtime.relay import Outlet, Relayed
 from trilithon.serve.fitting import fitted
@@ -16,7 +17,7 @@ from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.library.pulls import Pulls
 from trilithon.serve.library.shelf import Entry, Shelf
 from trilithon.serve.problems import Problem
-from trilithon.serve.request_record import note_first_token, note_generated
+from trilithon.serve.request_record import note_first_token, note_generated, note_retried
 
 __all__ = ["Answer", "Service"]
 
@@ -106,20 +107,33 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
-        """Raises ModelError, PlacementError, Busy, RunError, Problem."""
+        """Entered with the first word of the answer there. An engine that died before gets the request once more: what
+        killed it may have been another one.
+
+        Raises ModelError, PlacementError, Busy, RunError, Problem."""
         started_ns = time.monotonic_ns()
         entry, key, placement = await self._found(
             generation.model, generation.context, _task(generation), generation.placement
         )
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
-        async with (
-            self.pool.lease(key, placement, caller=caller, keep_alive_seconds=generation.keep_alive_seconds) as lease,
-            lease.runner.relay(generation.path, body) as relayed,
-        ):
-            answer = Answer(entry, placement, started_ns, lease.load_seconds, lease.waited_seconds, relayed)
-            yield answer
-            answer.note()
+        keep = generation.keep_alive_seconds
+        for again in (True, False):
+            begun = False
+            try:
+                async with (
+                    self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep) as lease,
+                    lease.runner.relay(generation.path, body) as relayed,
+                ):
+                    begun = True
+                    answer = Answer(entry, placement, started_ns, lease.load_seconds, lease.waited_seconds, relayed)
+                    yield answer
+                    answer.note()
+                    return
+            except ChildDied:
+                if begun or not again:
+                    raise
+                note_retried()
 
     async def ask(self, generation: Generation, caller: str) -> tuple[list[Piece], Answer]:
         """All of a streamed answer at once; `answer.end` says how it ended. The body has to ask for a stream."""

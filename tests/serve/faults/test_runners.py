@@ -5,12 +5,14 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from live_server import Serve, Server
-from load import answered, children, many, ready_again
+from load import answered, body, children, many, ready_again
 
 SLOW = "scripted/cpu:prefill=50000,decode=200,np=4"
 
@@ -30,17 +32,65 @@ def test_a_runner_that_dies_fails_its_requests_alone(serve: Serve, tiny: Path, b
     others = children()
     server = serve(tiny, placement=SLOW, slots=4)
 
-    def strike() -> None:
-        os.kill(runner_pid(server), blow)
+    async def scenario() -> Counter[str]:
+        """Struck in the middle of an answer, beside three others."""
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            others = asyncio.create_task(many(server, 3, tokens=600))
+            async with client.stream("POST", "/v1/chat/completions", json=body(server, 600)) as answer:
+                pieces = answer.aiter_bytes()
+                await anext(pieces)
+                os.kill(runner_pid(server), blow)
+                rest = b"".join([piece async for piece in pieces])
+            assert b'"error"' in rest and b"[DONE]" not in rest
+            return await others
 
-    striking = threading.Thread(target=strike)
-    striking.start()
-    found = asyncio.run(many(server, 4, tokens=600))
-    striking.join()
-    assert found["whole"] + found["error"] + found["broken off"] == 4
-    assert found["error"] + found["broken off"] > 0
+    found = asyncio.run(scenario())
+    assert found["whole"] + found["error"] + found["broken off"] == 3
     ready_again(server)
     assert len(children() - others) == 1
+
+
+# Ollama's, OpenAI's and Anthropic's streams, and an answer in one piece.
+DOORS = {"/api/chat": True, "/v1/chat/completions": True, "/v1/messages": True, "/v1/completions": False}
+PREFILLING = "scripted/cpu:prefill=20,decode=5000"  # the words of `asked` take a second or two
+
+
+def asked(server: Server, door: str) -> httpx.Response:
+    said = " ".join(["stone"] * 15)
+    question = {"prompt": said} if "completions" in door and "chat" not in door else {}
+    body = {"model": server.model, "max_tokens": 5, "stream": DOORS[door]}
+    return server.http.post(door, json=body | (question or {"messages": [{"role": "user", "content": said}]}))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_death_before_the_first_word_costs_time_and_nothing_else(serve: Serve, tiny: Path, door: str) -> None:
+    others = children()
+    server = serve(tiny, placement=PREFILLING)
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(asked, server, door)
+        os.kill(runner_pid(server), signal.SIGSEGV)
+        answer = asking.result()
+    assert answer.status_code == 200, answer.text
+    assert "error" not in answer.text
+    assert answer.text.rstrip().endswith(("}", "[DONE]"))
+    assert server.pool.crashes == 1
+    assert len(children() - others) == 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_kills_an_engine_twice_is_told(serve: Serve, tiny: Path, door: str) -> None:
+    server = serve(tiny, placement=PREFILLING)
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(asked, server, door)
+        first = runner_pid(server)
+        os.kill(first, signal.SIGSEGV)
+        while (second := runner_pid(server)) == first:
+            time.sleep(0.01)
+        os.kill(second, signal.SIGSEGV)
+        answer = asking.result()
+    assert answer.status_code == 502, answer.text
+    assert "segmentation fault" in answer.text
+    assert server.pool.crashes == 2
 
 
 def test_fifty_deaths_under_load(serve: Serve, tiny: Path) -> None:

@@ -20,7 +20,7 @@ from trilithon.children.wire import Timings
 from trilithon.errors import ChildDied, ModelError
 from trilithon.serve.door.keys import Keyring
 from trilithon.serve.door.security import SecurityOptions, install
-from trilithon.serve.request_record import RequestRecord, note_broken, note_generated, recording
+from trilithon.serve.request_record import RequestRecord, note_broken, note_generated, note_retried, recording
 from trilithon.serve.watch.logs import JsonLines, log_request, log_to, without_secrets
 
 KEY = "trl-" + "k" * 43
@@ -96,6 +96,15 @@ def test_what_is_told_in_the_middle_of_an_answer_is_in_the_log_by_kind(log: io.S
         log_request(record)
     assert [line["error"] for line in lines(log)] == ["ChildDied: out of memory", "ModelError"]
     assert PROMPT not in log.getvalue()
+
+
+def test_a_death_that_nobody_heard_of_is_in_the_log(log: io.StringIO) -> None:
+    record = RequestRecord(request_id="abc", method="GET", path="/", began_ns=0, status=200, whole=True)
+    with recording(record):
+        log_request(record)
+        note_retried()
+        log_request(record)
+    assert [line.get("retried") for line in lines(log)] == [None, 1]
 
 
 def test_a_key_in_a_path_is_not_kept(log: io.StringIO) -> None:

@@ -22,7 +22,7 @@ from starlette.responses import StreamingResponse
 from trilithon.board.sysfs import Machine
 from trilithon.children.wire import Timings
 from trilithon.serve.door.security import SecurityOptions, install
-from trilithon.serve.request_record import Generated, RequestRecord, note_first_token, note_generated
+from trilithon.serve.request_record import Generated, RequestRecord, note_first_token, note_generated, note_retried
 from trilithon.serve.watch import metrics as module
 from trilithon.serve.watch.board_readings import BoardReadings
 from trilithon.serve.watch.metrics import Metrics
@@ -263,6 +263,7 @@ def application() -> FastAPI:
 
     @app.post("/api/generate")
     async def generate() -> dict[str, str]:
+        note_retried()
         note_first_token(time.monotonic_ns())
         note_generated(
             model="a:latest", placement="llama.cpp/cpu", prefill_unit="cpu", decode_unit="cpu", timings=TIMINGS
@@ -295,6 +296,7 @@ def test_requests_are_counted_by_route_and_never_by_path() -> None:
             assert found[f"{count} dialect=openai route=/v1/chat/completions status=200"] == 1
             assert found["trilithon_generated_tokens_total model=a:latest unit=cpu"] == 22
             assert found["trilithon_first_token_seconds_count model=a:latest unit=cpu"] == 2
+            assert found["trilithon_retried_total dialect=ollama"] == 1
             assert found["trilithon_requests_in_flight"] == 1  # this one
             assert "process_resident_memory_bytes" in found
 

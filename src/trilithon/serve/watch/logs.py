@@ -85,6 +85,8 @@ def log_request(record: RequestRecord) -> None:
         facts["first_token_seconds"] = round(record.first_token_seconds, 6)
     if record.generated:
         facts |= _answers(record)
+    if record.retried:
+        facts["retried"] = record.retried
     if record.error:
         facts["error"] = record.error
     level = logging.ERROR if record.error else logging.INFO

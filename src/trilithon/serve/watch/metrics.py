@@ -44,6 +44,9 @@ class Metrics:
         self._most_models = most_models
         self._models: set[str] = set()
         self._requests = self._counter("trilithon_requests", "Answered requests", "dialect", "route", "status")
+        self._retried = self._counter(
+            "trilithon_retried", "Requests asked again of an engine that had died before the first word", "dialect"
+        )
         self._seconds = self._histogram(
             "trilithon_request_seconds", "From a request to the end of its answer", _REQUEST_SECONDS, "dialect", "route"
         )
@@ -69,6 +72,8 @@ class Metrics:
         route = record.route or "none"
         self._requests.labels(record.dialect, route, str(record.status)).inc()
         self._seconds.labels(record.dialect, route).observe(record.seconds)
+        if record.retried:
+            self._retried.labels(record.dialect).inc(record.retried)
         for each in record.generated:
             self._count_answer(each)
         if record.generated and record.first_token_seconds is not None:
