@@ -237,7 +237,7 @@ def test_a_key_lets_in_beyond_this_machine(serving: Serving, tiny: Path, tmp_pat
         (("--pin", "no-such-model"), "no-such-model"),
         (("--port", "70000"), "70000"),
         (("--host-name", "http://x"), "is no host name"),
-        (("none.gguf",), "none.gguf"),
+        (("none.gguf",), "none.gguf is no file; name a .gguf"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(trilithon: Program, words: tuple[str, ...], message: str) -> None:

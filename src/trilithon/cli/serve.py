@@ -31,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
-@click.argument("files", nargs=-1, type=_FILE)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 takes a free one.")
 @click.option("--unix", type=click.Path(path_type=Path), help="Listen at a Unix socket; no port unless one is named.")
@@ -65,6 +65,11 @@ def serve(**words: Any) -> None:
     from trilithon.board.snapshot import read_board
     from trilithon.settings import load_configuration
 
+    for file in words["files"]:
+        if not file.is_file():
+            raise UserError(
+                f"{file} is no file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
+            )
     configuration, board = load_configuration(), read_board()
     options, wishes = _options(words, configuration), _wishes(words)
     if (words["tls_cert"] is None) != (words["tls_key"] is None):
