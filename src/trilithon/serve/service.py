@@ -10,7 +10,7 @@ from typing import Any
 from trilithon.children.wire import Handed
 from trilithon.engines.base import Feature, Placement, Task
 from trilithon.errors import ChildDied
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool import Busy, Pool
 from trilithon.runtime.relay import Outlet, Relayed
 from trilithon.serve.fitting import fitted
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
@@ -118,8 +118,8 @@ class Service:
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
         keep = generation.keep_alive_seconds
-        for again in (True, False):
-            begun = False
+        died, begun = None, False
+        while True:
             try:
                 async with (
                     self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep) as lease,
@@ -130,10 +130,15 @@ class Service:
                     yield answer
                     answer.note()
                     return
-            except ChildDied:
-                if begun or not again:
+            except ChildDied as error:
+                if begun or died:
                     raise
+                died = error
                 note_retried()
+            except Busy:
+                if begun or not died:
+                    raise
+                raise died from None  # it rests now: why is what matters
 
     async def ask(self, generation: Generation, caller: str) -> tuple[list[Piece], Answer]:
         """All of a streamed answer at once; `answer.end` says how it ended. The body has to ask for a stream."""
