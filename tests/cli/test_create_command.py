@@ -2,13 +2,12 @@
 
 import json
 import os
-import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standin_quantizer import QuantizerStandIn
 
 from trilithon.models.file import read_model_file
 from trilithon.models.gguf_writing import header
@@ -211,26 +210,21 @@ def test_paths_outlive_the_folder_of_the_modelfile(trilithon: Program, folder: P
 
 
 @pytest.fixture
-def quantizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for llama-quantize that does what Trilithon's own re-quantiser does, and notes its source."""
-    program = folder / "bin/llama-quantize"
-    program.parent.mkdir()
-    program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nfrom trilithon.models.synthetic import requantise\n"
-        "source, target, kind = sys.argv[-3:]\nprint('[   1/   1] all')\n"
-        f"Path({str(folder / 'source')!r}).write_text(source)\nrequantise(Path(source), Path(target), kind)\n"
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    return folder / "source"
+def quantizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> QuantizerStandIn:
+    standin = QuantizerStandIn(folder / "bin")
+    standin.install()
+    monkeypatch.setenv("PATH", f"{standin.folder}{os.pathsep}{os.environ['PATH']}")
+    return standin
 
 
-def test_the_finest_of_several_weights_is_quantised(trilithon: Program, folder: Path, quantizer: Path) -> None:
+def test_the_finest_of_several_weights_is_quantised(
+    trilithon: Program, folder: Path, quantizer: QuantizerStandIn
+) -> None:
     requantise(folder / "tiny-F16.gguf", folder / "tiny-Q4_0.gguf", "Q4_0")
     (folder / "Modelfile").write_text("FROM ./tiny-Q4_0.gguf\nFROM ./tiny-F16.gguf\n")
     done = trilithon("create", "small", "-q", "Q8_0")
     assert done.code == 0, done.stderr
-    assert Path(quantizer.read_text()).name == "tiny-F16.gguf"
+    assert quantizer.source.name == "tiny-F16.gguf"
     assert [file["quantization"] for file in shown(trilithon, "small")["files"]] == ["Q8_0"]
     (folder / "Modelfile").write_text("FROM ./tiny-Q4_0.gguf\n")
     assert "is Q4_0 already, and quantised twice it gets worse" in trilithon("create", "small", "-q", "Q8_0").stderr

@@ -15,6 +15,9 @@ PROGRAM = """#!/bin/sh
 echo "[   1/   2]  output_norm.weight - [  64, 1, 1, 1], type = f32, size = 0.003 MiB"
 echo "[   2/   2]  token_embd.weight - [  64, 512, 1, 1], type = f16, converting to q4_0"
 [ "$3" = Q8_0 ] && echo "error: disk says no" && exit 1
+[ "$3" = NVFP4 ] && echo "llama_quantize: invalid ftype 'NVFP4'" && exit 1
+[ "$3" = IQ1_S ] && echo " ERROR: this quantization requires an importance matrix!" && exit 1
+[ "$3" = Q4_1 ] && echo "llama_model_quantize: failed to quantize: basic_ios::clear: iostream error" && exit 1
 [ "$3" = Q5_0 ] && exec head -c 5000 "$1" > "$2"
 cp "$1" "$2"
 """
@@ -61,7 +64,15 @@ def test_the_file_comes_whole_and_progress_is_told(configuration: Configuration,
 
 @pytest.mark.usefixtures("build")
 @pytest.mark.parametrize(
-    ("kind", "words"), [("q8_0", "disk says no"), ("q5_0", "is cut short"), ("q9", "no quantization")]
+    ("kind", "words"),
+    [
+        ("q8_0", "disk says no"),
+        ("q5_0", "is cut short"),
+        ("q9", "no quantization"),
+        ("nvfp4", "^NVFP4 is unknown to the llama-quantize that is here; take for example Q4_K_M"),
+        ("iq1_s", "^IQ1_S needs an importance matrix; take for example Q4_K_M"),
+        ("q4_1", "is full; free some"),
+    ],
 )
 def test_failures_leave_nothing(
     configuration: Configuration, tiny: Path, tmp_path: Path, kind: str, words: str

@@ -1,12 +1,12 @@
 """`trilithon create`: a model after a Modelfile of Ollama's, with its weights in fewer bits where that is asked for."""
 
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trilithon.errors import ModelError, UserError
+from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -67,29 +67,17 @@ def _read(file: Path) -> "Modelfile":
 
 
 def _quantized(manifest: "Manifest", quant: str, store: "ModelStore", configuration: "Configuration") -> "Manifest":
-    """With one GGUF file in the place of its weights, which is in the store."""
     from trilithon.cli.engine_progress import CompileProgress
     from trilithon.cli.progress import reading
     from trilithon.cli.signals import stoppable
-    from trilithon.engines.quantize import WHOLE, quantize
-    from trilithon.engines.toolrun import conversions
-    from trilithon.models.manifest import StoredFile
-    from trilithon.models.resolve import place, weights_of
-    from trilithon.models.workshop import workshop
+    from trilithon.engines.quantized import plan_quantized, quantized
 
-    weights = [file for file in weights_of(manifest) if file.format == "gguf"]
-    if not weights:
-        raise ModelError(f"--quantize takes GGUF files, and {manifest.files[0].name} is none; leave it out")
-    finest = next((file for file in weights if file.quantization.upper() in WHOLE), weights[0])
-    name = f"{manifest.name.model}-{quant.lower()}.gguf"
-    folder = conversions(configuration)
-    folder.mkdir(parents=True, exist_ok=True)
-    with stoppable("stopped; nothing was kept"), workshop(folder / name) as work:
-        with CompileProgress() as progress:
-            path = quantize(place(manifest, finest, store), work.folder / name, quant, configuration, progress)
-        size = path.stat().st_size
-        digest = store.add(path, reading("keeping it"))
-    file = StoredFile(
-        role="weights", digest=digest, size_bytes=size, name=name, format="gguf", quantization=quant.upper()
-    )
-    return replace(manifest, files=(file, *(each for each in manifest.files if each.role != "weights")))
+    plan = plan_quantized(manifest, quant, store, configuration)
+    with stoppable("stopped; nothing was kept"), ExitStack() as bar:
+        progress, keep = bar.enter_context(CompileProgress()), reading("keeping it")
+
+        def keeping(done: int, total: int) -> None:
+            bar.close()
+            keep(done, total)
+
+        return quantized(plan, store, configuration, progress, keeping)

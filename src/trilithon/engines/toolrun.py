@@ -4,6 +4,7 @@ a line."""
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,9 @@ from trilithon.settings import Configuration
 __all__ = ["conversion_log", "conversions", "run_tool"]
 
 _END_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
+_PIECE_BYTES = 1 << 16
+_NICE = 10
 _TAIL_BYTES = 1 << 16
 # What would change the form of the output, or what is made.
 _HIDDEN = {"MAKEFLAGS", "DESTDIR", "CLICOLOR_FORCE", "CMAKE_BUILD_PARALLEL_LEVEL"}
@@ -44,19 +48,49 @@ def conversion_log(configuration: Configuration, output: Path) -> Path:
     return log
 
 
-def run_tool(words: Sequence[str], log: Path, on_line: Callable[[str], None], *, held: Sequence[int] = ()) -> None:
+def run_tool(
+    words: Sequence[str],
+    log: Path,
+    on_line: Callable[[str], None],
+    *,
+    held: Sequence[int] = (),
+    waiting: Callable[[], None] | None = None,
+    gently: bool = False,
+) -> None:
     """Run it to its end: each line goes to `log` and to `on_line`. Raises TrilithonError when it fails; on any way
-    out, what it started is gone. `held` are descriptors that it keeps open, also where it outlives us."""
+    out, what it started is gone. `held` are descriptors that it keeps open, also where it outlives us. `waiting` is
+    called at least twice a second, and may raise to end it. What runs `gently` leaves the cores to others."""
     with log.open("ab") as kept, _started(words, held) as process:
-        assert process.stdout is not None
+        if gently:
+            os.setpriority(os.PRIO_PROCESS, process.pid, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         kept.write(f"$ {' '.join(words)}\n".encode())
-        for line in process.stdout:
+        for line in _lines(process, waiting):
             kept.write(line)
             kept.flush()
             on_line(line.decode(errors="replace").rstrip())
         returncode = process.wait()
     if returncode:
         raise TrilithonError(f"{Path(words[0]).name} failed: {_why(log, returncode)} (log: {log})")
+
+
+def _lines(process: subprocess.Popen[bytes], waiting: Callable[[], None] | None) -> Iterator[bytes]:
+    """Each with its end; a tool that says nothing for long is waited for."""
+    assert process.stdout is not None
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    kept = b""
+    while True:
+        if waiting is not None:
+            waiting()
+        if not poll.poll(None if waiting is None else _LOOK_SECONDS * 1000):
+            continue
+        piece = os.read(process.stdout.fileno(), _PIECE_BYTES)
+        if not piece:
+            break
+        *lines, kept = (kept + piece).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if kept:
+        yield kept
 
 
 @contextlib.contextmanager
@@ -68,6 +102,7 @@ def _started(words: Sequence[str], held: Sequence[int]) -> Iterator[subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        bufsize=0,
         env=environment | {"LC_ALL": "C", "NINJA_STATUS": "[%f/%t] "},
         start_new_session=True,
         pass_fds=held,
@@ -98,4 +133,8 @@ def _why(log: Path, returncode: int) -> str:
         if re.search(pattern, text, re.IGNORECASE):
             return cause
     found = re.search(r"^.*(?:\berror: |CMake Error[^\n]*\n\s*).*$", text, re.MULTILINE)
-    return " ".join(found[0].split())[:300] if found else f"exit code {returncode}"
+    if found:
+        return " ".join(found[0].split())[:300]
+    if returncode < 0:
+        return f"ended by signal {-returncode} ({signal.strsignal(-returncode)})"
+    return f"exit code {returncode}"

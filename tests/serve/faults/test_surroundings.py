@@ -15,6 +15,7 @@ import pytest
 from live_server import Serve
 from load import many, ready_again
 
+from trilithon.models.gguf_writing import header
 from trilithon.serve.ollama import answers, models
 from trilithon.serve.openai import routes
 
@@ -51,6 +52,22 @@ def test_a_disk_that_is_full_takes_no_answer_away(small_disk: Path, serve: Serve
     ballast.unlink()
     assert server.http.post(f"/api/blobs/{digest}", content=content).status_code == 201
     ready_again(server)
+
+
+def test_a_model_in_fewer_bits_that_the_disk_cannot_take(
+    small_disk: Path, serve: Serve, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "f16.gguf").write_bytes(
+        header({"general.architecture": "llama", "general.file_type": 1}, [("token_embd.weight", (4096, 8192), "F16")])
+    )
+    os.truncate(home / "f16.gguf", (home / "f16.gguf").stat().st_size + 2 * 4096 * 8192)
+    server = serve(home / "f16.gguf")
+    for stream in (True, False):
+        body = {"model": "small", "from": server.model, "quantize": "Q8_0", "stream": stream}
+        answer = server.http.post("/api/create", json=body)
+        assert answer.status_code == 507, answer.text
+        assert "32.0 MiB are needed" in answer.json()["error"]
+    assert not (small_disk / "trilithon/models/blobs").exists()
 
 
 @pytest.mark.parametrize("jump_seconds", [-3e7, 3e7])

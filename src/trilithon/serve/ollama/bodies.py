@@ -158,7 +158,8 @@ class CopyBody(_Body):
 
 
 class CreateBody(NamedBody):
-    """`files` and `adapters` name blobs that were uploaded before: file name → sha256:digest."""
+    """`files` and `adapters` name blobs that were uploaded before: file name → sha256:digest. Older clients write
+    `quantization`."""
 
     base: Annotated[Name | None, Field(validation_alias="from")] = None
     files: Named | None = None
@@ -169,5 +170,6 @@ class CreateBody(NamedBody):
     parameters: dict[str, Any] | None = None
     messages: Annotated[list[Message], Field(max_length=MOST_MESSAGES)] | None = None
     quantize: Annotated[str, Field(max_length=32)] | None = None
+    quantization: Annotated[str, Field(max_length=32)] | None = None
     draft_files: Named | None = None
     stream: bool | None = None

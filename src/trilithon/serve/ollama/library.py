@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from trilithon.errors import ModelError
+from trilithon.errors import Interrupted, ModelError
 from trilithon.models.create import create as make
 from trilithon.models.manifest import Manifest
 from trilithon.models.names import ModelName, Repository
@@ -28,7 +28,8 @@ from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.ollama.bodies import ERRORS, CreateBody, NamedBody, PullBody
 from trilithon.serve.ollama.convert import not_found
 from trilithon.serve.ollama.create import modelfile_of, uploaded_files
-from trilithon.serve.ollama.work import NDJSON, Tell, working
+from trilithon.serve.ollama.quantizing import quantized_for
+from trilithon.serve.ollama.work import NDJSON, Client, Tell, Work, working
 from trilithon.serve.problems import Problem
 from trilithon.serve.service import Service
 
@@ -64,9 +65,9 @@ async def push_model(body: NamedBody) -> Response:
 @router.post("/api/create", response_class=Response, responses=_PROGRESS)
 async def create_model(request: Request, body: CreateBody) -> Response:
     """From a model that is here, or from uploaded blobs."""
-    for field in ("quantize", "draft_files"):
-        if getattr(body, field):
-            raise Problem(f"{field} is not done over the network; use trilithon create there", status=501, field=field)
+    if body.draft_files:
+        words = "draft_files is not done over the network; use trilithon create there"
+        raise Problem(words, status=501, field="draft_files")
     try:
         name = model_name(body.model)
     except ModelError as error:
@@ -151,11 +152,11 @@ def _sum(digest: str) -> str:
 # Pulling
 
 
-def _pulling(service: Service, reference: ModelName | Repository, *, insecure: bool) -> Callable[[Tell], None]:
-    def work(tell: Tell) -> None:
-        pulled = service.pulls.run(reference, _Telling(tell), insecure=insecure)
+def _pulling(service: Service, reference: ModelName | Repository, *, insecure: bool) -> Work:
+    def work(client: Client) -> None:
+        pulled = service.pulls.run(reference, _Telling(client.tell), insecure=insecure)
         for note in pulled.notes:
-            tell({"status": f"note: {note}"})
+            client.tell({"status": f"note: {note}"})
 
     return work
 
@@ -197,21 +198,38 @@ class _Telling:
 # Creating
 
 
-def _creating(shelf: Shelf, body: CreateBody) -> Callable[[Tell], None]:
-    def work(tell: Tell) -> None:
-        said = modelfile_of(body)
+def _creating(shelf: Shelf, body: CreateBody) -> Work:
+    """What takes long comes first: once it is done, whoever leaves has the model all the same."""
+    kind = body.quantize or body.quantization
+
+    def work(client: Client) -> None:
+        name, said = model_name(body.model), modelfile_of(body)
         with ModelStore.open(shelf.configuration) as store:
             base = _base(shelf, body, store)
+            before = {file.digest for file in base.files}
+            tell = client.tell
+            if kind:
+                base = quantized_for(client, replace(base, name=name), kind, store, shelf.configuration)
+                tell = _unless_gone(tell)
             for file in base.files:
                 if file.digest:
-                    tell({"status": f"using existing layer sha256:{file.digest}"})
-            created = make(model_name(body.model), said, _NOWHERE, store, lambda _: base)
+                    how = "using existing" if file.digest in before else "creating new"
+                    tell({"status": f"{how} layer sha256:{file.digest}"})
+            created = make(name, said, _NOWHERE, store, lambda _: base)
             tell({"status": "writing manifest"})
             store.put(created.manifest)
         for remark in created.remarks:
             tell({"status": f"note: {remark}"})
 
     return work
+
+
+def _unless_gone(tell: Tell) -> Tell:
+    def told(body: dict[str, Any]) -> None:
+        with contextlib.suppress(Interrupted):
+            tell(body)
+
+    return told
 
 
 def _base(shelf: Shelf, body: CreateBody, store: ModelStore) -> Manifest:

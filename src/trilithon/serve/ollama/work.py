@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from trilithon.errors import Interrupted
@@ -12,7 +13,7 @@ from trilithon.serve.library.threads import in_library_thread
 from trilithon.serve.ollama.answers import broken, line
 from trilithon.serve.replying import Outgoing, Reply
 
-__all__ = ["NDJSON", "Tell", "working"]
+__all__ = ["NDJSON", "Client", "Tell", "Work", "working"]
 
 NDJSON: Final = "application/x-ndjson"
 _SUCCESS: Final = {"status": "success"}
@@ -21,7 +22,19 @@ Tell = Callable[[dict[str, Any]], None]
 """Sends one line. Raises Interrupted when nobody listens any more."""
 
 
-def working(work: Callable[[Tell], None], done: Callable[[], None], ignored: tuple[str, ...], *, stream: bool) -> Reply:
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who waits for the work: `tell` as above, and `require`, which raises Interrupted when they left, for what takes
+    long and has nothing to tell."""
+
+    tell: Tell
+    require: Callable[[], None]
+
+
+Work = Callable[[Client], None]
+
+
+def working(work: Work, done: Callable[[], None], ignored: tuple[str, ...], *, stream: bool) -> Reply:
     """`work` runs in a thread, and `done` in the loop once it succeeded. What goes wrong before the first line is an
     ordinary error, with its status."""
 
@@ -45,16 +58,19 @@ async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> 
         yield line(body)
 
 
-async def _told(work: Callable[[Tell], None], done: Callable[[], None]) -> AsyncGenerator[dict[str, Any], None]:
+async def _told(work: Work, done: Callable[[], None]) -> AsyncGenerator[dict[str, Any], None]:
     loop, left = asyncio.get_running_loop(), threading.Event()
     bodies: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-    def tell(body: dict[str, Any]) -> None:
+    def require() -> None:
         if left.is_set():
             raise Interrupted("the client left; what came is kept")
+
+    def tell(body: dict[str, Any]) -> None:
+        require()
         loop.call_soon_threadsafe(bodies.put_nowait, body)
 
-    task = in_library_thread(lambda: work(tell))
+    task = in_library_thread(lambda: work(Client(tell, require)))
     task.add_done_callback(lambda _: bodies.put_nowait(None))
     try:
         while (body := await bodies.get()) is not None:
