@@ -1,16 +1,20 @@
 import math
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from trilithon.measure.statistics import (
     LEAST_RUNS,
     NEGLIGIBLE,
     RUNS_FOR_A_VERDICT,
     RUNS_FOR_AN_INTERVAL,
+    _median_weights,
     compare,
     interval,
     narrow_enough,
@@ -237,3 +241,20 @@ def test_narrow_enough() -> None:
     assert not narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0])
     assert narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0], relative_width=0.05)
     assert narrow_enough([7.0] * 5)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8, 13, 30, 101])
+def test_the_bootstrap_is_the_binomial_one(count: int) -> None:
+    below = np.arange(count + 1) / count
+    reached = (binom.sf((count + 1) // 2 - 1, count, below) + binom.sf(count // 2, count, below)) / 2
+    assert _median_weights(count) == pytest.approx(np.diff(reached), abs=1e-12)
+    assert sum(_median_weights(count)) == pytest.approx(1, abs=1e-12)
+
+
+def test_scipy_is_not_loaded_beside_a_measurement() -> None:
+    """Its 70 MB and its seconds come after the last run, with the verdict."""
+    words = "import trilithon.bench.campaign, sys; from trilithon.measure.statistics import narrow_enough, compare; "
+    words += "narrow_enough([1.0] * 9); print('scipy' in sys.modules); "
+    words += "compare([1.0] * 9, [1.1] * 9, higher_is_better=True); print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]

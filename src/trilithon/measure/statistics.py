@@ -1,7 +1,8 @@
 """From values, one per run, to intervals and verdicts. Pure: the same values always give the same answer.
 
 Why these methods and these constants: docs/methodology.md, "From runs to verdicts"; `benchmarks/verdicts.py`
-measures that they hold.
+measures that they hold. scipy's tests are imported where a verdict is made: they take 70 MB and most of a second, which
+a board that measures should keep for the models.
 """
 
 import math
@@ -13,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 __all__ = [
     "DISPLAY_LEVEL",
@@ -158,10 +158,21 @@ def _median_weights(count: int) -> _Array:
     smallest value. No random resampling is needed, since the rank of a resample's order statistic is binomial
     (Maritz and Jarrett 1978, Efron 1979). Of an even number, the lower and the upper median count half each.
     """
-    below = np.arange(count + 1) / count
     ranks = ((count + 1) // 2, count // 2 + 1)
-    reached = sum(stats.binom.sf(rank - 1, count, below) for rank in ranks) / 2
+    reached = [sum(_at_least(rank, count, below / count) for rank in ranks) / 2 for below in range(count + 1)]
     return np.diff(np.asarray(reached, dtype=float))
+
+
+def _at_least(rank: int, count: int, chance: float) -> float:
+    """The probability of `rank` or more successes in `count` tries, `rank` being above 0."""
+    if not 0 < chance < 1:
+        return chance
+    step = math.log(chance / (1 - chance))
+    start = math.lgamma(count + 1) + count * math.log(1 - chance)
+    terms = (
+        start - math.lgamma(hits + 1) - math.lgamma(count - hits + 1) + hits * step for hits in range(rank, count + 1)
+    )
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
 def _percentiles(values: _Array, weights: _Array, level: float) -> tuple[float, float]:
@@ -211,6 +222,8 @@ def _paired_ratio(logs: _Array, level: float) -> RatioResult:
 
 def _mann_whitney(a: _Array, b: _Array) -> float:
     """Exact without ties, else with the normal approximation corrected for them."""
+    from scipy import stats
+
     together = np.concatenate((a, b))
     distinct = len(np.unique(together))
     if distinct == 1:
@@ -220,6 +233,8 @@ def _mann_whitney(a: _Array, b: _Array) -> float:
 
 
 def _wilcoxon(differences: _Array) -> float:
+    from scipy import stats
+
     moved = differences[differences != 0]
     exact = len(np.unique(np.abs(moved))) == len(moved) <= _EXACT_VALUES
     if len(moved) < _RUNS_FOR_PAIRS:
