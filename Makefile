@@ -1,6 +1,8 @@
 # Nothing but Python 3.11+ with venv, and make, is needed here: each target makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Some environments forbid it; without it every process that a test starts compiles the sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for processes; a file's tests stay together, since they share servers.
 PARALLEL := -n 4 --dist loadfile
 
@@ -15,7 +17,7 @@ test: .venv/dev-installed  ## everything: lint, format, types, all tests
 
 check: .venv/dev-installed  ## the usual one before a commit: as test, without the slow tests
 	@$(MAKE) --no-print-directory static
-	$(BIN)/pytest -q -m "not slow" $(PARALLEL)
+	$(BIN)/pytest -q -m "not slow" --hypothesis-profile=usual $(PARALLEL)
 
 .PHONY: static
 static: .venv/dev-installed

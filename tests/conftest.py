@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from process_table import started_here
 
 from trilithon.models.demo import demo_model, has_demo_package
 from trilithon.models.synthetic import write_tiny_model
 
+settings.register_profile("usual", max_examples=25)  # `make test` takes the hundred that are the default
 _CACHE = Path(__file__).parent.parent / ".pytest_cache" / "demo"
 
 

@@ -82,6 +82,7 @@ def processes_of(folder_part: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_crash_is_a_failed_run_and_the_others_go_on(bench: Bench) -> None:
     bad = f"scripted/gpu:{FAST},crash_after=3"
     campaign = bench(GOOD, bad, rounds=3)
@@ -149,6 +150,7 @@ def test_one_failure_is_forgiven(bench: Bench, tmp_path: Path) -> None:
     assert [run.outcome for run in campaign.runs] == ["failed", "finished", "finished"]
 
 
+@pytest.mark.slow
 def test_rounds_are_interleaved_and_every_other_one_runs_backwards(bench: Bench) -> None:
     other = f"scripted/gpu:{FAST}"
     campaign = bench(GOOD, other, rounds=3)
@@ -172,6 +174,7 @@ def test_the_budget_ends_it_but_never_before_the_first_round(bench: Bench, round
     assert sorted((run.placement, run.round) for run in campaign.runs) == [(GOOD, 0), (other, 0)]
 
 
+@pytest.mark.slow
 def test_a_placement_that_was_given_up_does_not_hold_up_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "narrow_enough", lambda values: len(values) >= 5)
     campaign = bench(GOOD, f"{GOOD},crash_after=10", rounds=None, budget_seconds=60.0, tests=(PP, TG))
@@ -226,6 +229,7 @@ def cancelled_at(bench: Bench, moment: Callable[[Step], bool], *placements: str,
         return summary.id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["loading", "tg8", "quality"])
 def test_cancelled_it_leaves_nothing_behind_and_can_go_on(bench: Bench, words: str) -> None:
     slow = "scripted/cpu:prefill=50000,decode=50,load=0.2"
@@ -271,6 +275,7 @@ def test_it_does_not_go_on_with_another_file_of_the_same_name(bench: Bench, tmp_
         assert store.campaign(number).status == "interrupted"
 
 
+@pytest.mark.slow
 def test_quality_stands_beside_speed(bench: Bench) -> None:
     wrong = f"scripted/gpu:{FAST},wrong=1"
     campaign = bench(GOOD, wrong, quality=True, tests=(PP,))
@@ -324,6 +329,7 @@ def test_a_run_that_was_stopped_keeps_its_log(bench: Bench) -> None:
     assert "prompt tokens" in run.log
 
 
+@pytest.mark.slow
 def test_a_reference_that_failed_is_asked_again_on_resume(bench: Bench, tmp_path: Path) -> None:
     flaky = f"scripted/cpu:prefill=50000,decode=50,crash_after=2,flaky=1,flaky_file={tmp_path / 'starts'}"
     number = cancelled_at(bench, lambda step: "tg8" in step.text, flaky, quality=True)

@@ -71,6 +71,7 @@ def bench(tmp_path: Path, tiny: Path) -> Bench:
     return Bench(tmp_path, tiny)
 
 
+@pytest.mark.slow
 def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench) -> None:
     name = f"scripted/gpu:{FAST},crash_after=3"
     campaign = bench(name, f"scripted/cpu:{FAST}")
@@ -87,6 +88,7 @@ def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench)
     ]
 
 
+@pytest.mark.slow
 def test_the_next_campaign_starts_there(bench: Bench) -> None:
     bench(f"scripted/gpu:{FAST},crash_after=3")
     campaign = bench(f"scripted/gpu:{FAST},crash_after=3")
@@ -100,6 +102,7 @@ def test_a_placement_without_a_ladder_costs_nothing(bench: Bench) -> None:
     assert not [text for text in bench.told if "does it hold" in text or "what the model says" in text]
 
 
+@pytest.mark.slow
 def test_one_that_dies_in_use_goes_one_rung_down(bench: Bench) -> None:
     """The probe generates some ten tokens; these runs are longer."""
     tests = (Test(kind="tg", generated_tokens=64),)
@@ -110,6 +113,7 @@ def test_one_that_dies_in_use_goes_one_rung_down(bench: Bench) -> None:
     assert any("died" in remark for remark in campaign.runs[-1].remarks)
 
 
+@pytest.mark.slow
 def test_one_that_goes_on_dying_is_given_up(bench: Bench) -> None:
     tests = (Test(kind="tg", generated_tokens=64),)
     campaign = bench(f"scripted/gpu:{FAST},crash_after=40,error_after=40", tests=tests, rounds=6)
@@ -117,6 +121,7 @@ def test_one_that_goes_on_dying_is_given_up(bench: Bench) -> None:
     assert outcomes == ["failed", "failed", "failed", "failed", "skipped", "skipped"]
 
 
+@pytest.mark.slow
 def test_samples_of_unlike_settings_are_not_put_together(bench: Bench) -> None:
     tests = (Test(kind="pp", prompt_tokens=16), Test(kind="tg", generated_tokens=64))
     campaign = bench(f"scripted/gpu:{FAST},error_after=40", tests=tests, rounds=3)
@@ -124,6 +129,7 @@ def test_samples_of_unlike_settings_are_not_put_together(bench: Bench) -> None:
     assert "error_after" in campaign.placements[0].settings["options"]
 
 
+@pytest.mark.slow
 def test_one_that_quality_calls_broken_goes_one_rung_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong in a way that a short probe does not see."""
     monkeypatch.setattr("trilithon.runtime.ladder._GARBAGE_DIVERGENCE", 1e9)
@@ -135,6 +141,7 @@ def test_one_that_quality_calls_broken_goes_one_rung_down(bench: Bench, monkeypa
     assert any("called broken by the quality check" in remark for remark in campaign.runs[-1].remarks)
 
 
+@pytest.mark.slow
 def test_a_broken_reference_condemns_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trilithon.runtime.ladder._GARBAGE_DIVERGENCE", 1e9)
     monkeypatch.setattr("trilithon.bench.quality.BROKEN_PERPLEXITY", 1.0)
@@ -163,6 +170,7 @@ def test_stopped_before_the_first_round_there_is_nothing_to_go_on_with(bench: Be
         asyncio.run(run_campaign(prepared, store, stop))
 
 
+@pytest.mark.slow
 def test_garbage_is_seen_before_the_first_round(bench: Bench) -> None:
     campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1")
     assert any("wrong answers" in remark for remark in campaign.runs[-1].remarks)

@@ -202,6 +202,7 @@ def read(names: Mapping[str, str], tiny: Path, configuration: Configuration) -> 
     return asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_the_scripted_engine_is_as_wrong_as_it_was_told(tiny: Path, configuration: Configuration) -> None:
     fast = "prefill=1000000,decode=100000"
     names = {
@@ -228,6 +229,7 @@ def test_the_scripted_engine_is_as_wrong_as_it_was_told(tiny: Path, configuratio
     assert records["empty"].reasons == (EMPTY,)
 
 
+@pytest.mark.slow
 def test_a_real_model_with_random_weights(tiny: Path, configuration: Configuration) -> None:
     """Its answers are half characters as often as not: each position has its distribution all the same."""
     found = read({"one": "llama.cpp/cpu:t=1", "other": "llama.cpp/cpu:t=1,ub=128"}, tiny, configuration)
@@ -253,6 +255,7 @@ def test_an_engine_that_keeps_no_prefix_is_judged_by_prefill_alone() -> None:
     assert judge(replace(reading(0.001), decode={}), REFERENCE, "r").verdict == "broken"
 
 
+@pytest.mark.slow
 def test_every_position_by_decode_was_evaluated_alone(tiny: Path, configuration: Configuration) -> None:
     (found,) = read({"real": "llama.cpp@embedded/cpu"}, tiny, configuration).values()
     assert (len(found.prefill), len(found.decode)) == (POSITIONS, POSITIONS)

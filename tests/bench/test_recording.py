@@ -42,6 +42,7 @@ def measured(folder: Path, model: Path, options: str = "") -> Campaign:
         return store.campaign(number)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_the_log_of_a_run_encloses_its_samples_on_the_same_clock(tmp_path: Path, tiny: Path) -> None:
     campaign = measured(tmp_path, tiny)
@@ -66,6 +67,7 @@ def test_a_failed_run_keeps_its_log(tmp_path: Path, tiny: Path) -> None:
     assert first.sensor_log.sensors
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_machine_without_sensors_measures_all_the_same(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **script: str) -> Build:
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "capability", "said"),
     [

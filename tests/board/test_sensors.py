@@ -429,6 +429,7 @@ contents = (
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FILES), contents), st.dictionaries(st.sampled_from(FILES), contents))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_content_of_any_file_gives_plausible_readings_or_none(

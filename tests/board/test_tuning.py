@@ -761,6 +761,7 @@ class Failing(Machine):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+@pytest.mark.slow
 @given(failures=st.frozensets(st.integers(0, 60)), raises=st.booleans(), idle=st.booleans(), data=st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_fails_the_end_is_the_beginning(

@@ -62,6 +62,7 @@ def test_bench(model: Callable[..., Path], capsys: pytest.CaptureFixture[str], v
     assert "the context is 1024 tokens: the model was converted for no more" in err
 
 
+@pytest.mark.slow
 def test_a_crash_is_a_result(model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Its own cause is told, and not what was mended before: the context was too long, and was cut."""
     path = model(crash_after=1, answer=ANSWER, limit=1024)
@@ -71,6 +72,7 @@ def test_a_crash_is_a_result(model: Callable[..., Path], capsys: pytest.CaptureF
     assert "no placement worked" in err
 
 
+@pytest.mark.slow
 def test_safer_settings_are_tried_and_the_message_reaches_the_user(
     model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

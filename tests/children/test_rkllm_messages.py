@@ -49,6 +49,7 @@ def start_error(tmp_path: Path, library: Path, script: str) -> StartError:
     return caught.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fail", "cause", "advice"),
     [

@@ -54,6 +54,7 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.mark.slow
 def test_openai_calls_a_tool(client: openai.OpenAI) -> None:
     asked: Any = {
         "model": "stand",

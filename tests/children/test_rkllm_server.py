@@ -240,6 +240,7 @@ def _idle(server):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "more"), [*((version, {}) for version in VERSIONS), ("1.3.0", {"abort_finish": 0})]
 )
@@ -262,6 +263,7 @@ def test_closing_the_connection_ends_the_run(rkllm, version, more):
     assert server.complete(EXES, n_predict=2).json()["content"] == "xx"
 
 
+@pytest.mark.slow
 def test_closing_the_connection_ends_a_long_prefill(rkllm):
     server = rkllm(prefill_us=100_000)
     started = time.monotonic()
@@ -271,6 +273,7 @@ def test_closing_the_connection_ends_a_long_prefill(rkllm):
     assert time.monotonic() - started < 25  # the prompt alone would take 50 s
 
 
+@pytest.mark.slow
 def test_requests_wait_for_their_turn_in_order(rkllm):
     server = rkllm(decode_us=20_000, prefill_us=1000)
     wanted, answers = ["x" * 200, "one", "two", "three"], []  # the first is at work for 4 s, and the others come

@@ -434,6 +434,7 @@ def test_deaths(start, options, code, said):
         assert last - before > 30e6  # a step takes 0.5 ms at first
 
 
+@pytest.mark.slow
 def test_hang_is_alive_and_silent_until_the_client_goes(start):
     child, events = start(hang_after="2"), []
     patience = httpx.Timeout(60, read=2.0)

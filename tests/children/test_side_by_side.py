@@ -141,6 +141,7 @@ def assert_verdicts(campaign: Campaign) -> None:
     assert verdicts[RKLLM] in ("broken", "unknown")
 
 
+@pytest.mark.slow
 def test_four_of_them_each_crashing_once(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     placements = (WHEEL, NATIVE, FORK, RKLLM)
     assert_each_crashed_once(measured(files, placements, quality=False), placements, capsys)
@@ -160,6 +161,7 @@ def test_all_five_each_crashing_once(files: tuple[Path, Path], capsys: pytest.Ca
     assert_verdicts(campaign)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_both_files(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     model, converted = files
     words = ["--placement", WHEEL, "--placement", RKLLM, "--test", "tg", "-n", "8", "-r", "1", "--no-quality"]

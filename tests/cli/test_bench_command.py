@@ -171,6 +171,7 @@ def test_preset_article(trilithon: Program, home: Path, tiny: Path) -> None:
     assert (done.code, done.stderr) == (2, "error: --preset article says what to measure; leave -p out\n")
 
 
+@pytest.mark.slow
 def test_depth_and_pg_are_measured(trilithon: Program, home: Path, tiny: Path) -> None:
     words = ("-p", "16", "-n", "4", "-d", "32", "-pg", "8,4", "--test", "pp", "--test", "tg", "--test", "pg")
     done = trilithon(
@@ -498,6 +499,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_goes_on(
     completes(live, trilithon, home, after, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_by_a_signal_it_says_how_to_go_on(
     live: Live, trilithon: Program, home: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -517,6 +519,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
         completes(live, trilithon, home, before, monkeypatch)
 
 
+@pytest.mark.slow
 def test_stopped_while_the_machine_is_looked_at(home: Path, tiny: Path) -> None:
     """Signals that come before anything is measured end it as well."""
     process = subprocess.Popen(
@@ -584,6 +587,7 @@ def test_the_whole_thing_as_a_user_runs_it(home: Path, tiny: Path) -> None:
     assert re.search(r"^\[1/1\] llama.cpp/cpu:t=1: quality$", done.stderr, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_model_that_moved_cannot_be_resumed(trilithon: Program, home: Path, tmp_path: Path, tiny: Path) -> None:
     with Store.open(database(home)) as store:
         plan = {"model": str(tmp_path / "gone.gguf"), "tests": [{"kind": "pp"}], "placements": [GOOD], "variants": [{}]}
@@ -609,6 +613,7 @@ def test_a_round_that_was_made_up_for_is_no_failure(trilithon: Program, home: Pa
 # -- handover
 
 
+@pytest.mark.slow
 def test_a_handover_is_measured_beside_its_halves(trilithon: Program, home: Path, tiny: Path) -> None:
     halves = ("scripted/npu:prefill=4000,decode=25", "scripted/cpu:prefill=500,decode=1000")
     words = [word for name in (*halves, "+".join(halves)) for word in ("--placement", name)]

@@ -105,6 +105,7 @@ def test_what_show_prints(shown: dict[str, object], subject: str, lines: list[st
     assert shown_lines(shown, subject, {}) == lines  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_takes_long_is_told_and_what_is_quick_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     with waiting("loading a"):
         pass

@@ -163,6 +163,7 @@ def measuring(home: Path, tiny: Path, board: Machine) -> Iterator[subprocess.Pop
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_campaign_puts_the_clocks_back_and_may_go_on_pinned(
     measuring: subprocess.Popen[str], home: Path, board: Machine, number: signal.Signals

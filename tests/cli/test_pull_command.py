@@ -152,6 +152,7 @@ def test_two_chips_are_one_model(trilithon: Any, hub: HubStandIn) -> None:
     assert again["fetched_bytes"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_came(home: Path, registry: RegistryStandIn, number: signal.Signals) -> None:
     registry.fault = lambda asked: Fault(pace=400_000) if "blobs" in asked.path and not asked.is_look else None
@@ -198,6 +199,7 @@ def test_a_background_job_that_ignores_ctrl_c_ends_on_sigterm(home: Path, regist
     assert "Go on with: trilithon pull" in stderr
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal(home: Path, registry: RegistryStandIn) -> None:
     registry.fault = lambda asked: Fault(pace=700_000) if "blobs" in asked.path and not asked.is_look else None
     parent, child = pty.openpty()

@@ -107,6 +107,7 @@ def chat(served: Any, tmp_path: Path) -> Iterator[Chat]:
         yield start
 
 
+@pytest.mark.slow
 def test_questions_answers_and_an_end(chat: Chat) -> None:
     terminal = chat()
     for _ in range(2):
@@ -116,6 +117,7 @@ def test_questions_answers_and_an_end(chat: Chat) -> None:
     assert terminal.ended() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
 def test_a_key_at_the_prompt_ends_it_with_0(chat: Chat, key: str) -> None:
     terminal = chat()
@@ -123,6 +125,7 @@ def test_a_key_at_the_prompt_ends_it_with_0(chat: Chat, key: str) -> None:
     assert "Traceback" not in terminal.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("line", ["", "hello\n"])
 def test_a_signal_ends_it_with_130_and_puts_the_terminal_back(chat: Chat, number: signal.Signals, line: str) -> None:
@@ -228,6 +231,7 @@ def test_a_model_that_is_not_there_ends_it_at_once(served: Any) -> None:
         terminal.close()
 
 
+@pytest.mark.slow
 def test_without_a_server_it_has_one_of_its_own(tiny: Path, served: Any) -> None:
     terminal = Terminal(str(tiny), "--placement", "scripted/cpu:decode=500", environment=served.environment)
     try:

@@ -168,6 +168,7 @@ def test_thinking_goes_to_stderr(trilithon: Program, tmp_path: Path, pipe: Calla
     assert errors == "Let me see.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped")])
 def test_a_signal_ends_it_with_130_and_its_own_server_too(
     home: Path, tiny: Path, number: signal.Signals, said: str

@@ -54,6 +54,7 @@ def workspaces(pid: int) -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob(f"trilithon-{pid}-*"))
 
 
+@pytest.mark.slow
 def test_it_says_where_and_what_to_paste_and_sigterm_ends_it_with_0(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *SLOW)
     assert served.said("in a browser").splitlines() == [
@@ -76,6 +77,7 @@ def test_without_models_it_says_how_to_get_one(serving: Serving) -> None:
     assert "no model is here yet; fetch one: trilithon pull" in served.said("for clients")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number: signal.Signals) -> None:
     served = serving(tiny, *SLOW)
@@ -89,6 +91,7 @@ def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number
     assert goes(child)
 
 
+@pytest.mark.slow
 def test_the_limit_ends_what_takes_longer(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *ENDLESS, "--drain", "0.3s")
     with answering(served) as lines:
@@ -100,6 +103,7 @@ def test_the_limit_ends_what_takes_longer(serving: Serving, tiny: Path) -> None:
     assert goes(child)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once_and_leaves_nothing(serving: Serving, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "wire"
     served = serving(tiny, *ENDLESS, "--unix", path)
@@ -117,6 +121,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(serving: Serving, ti
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_no_new_clients_while_it_ends(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *SLOW)
     with answering(served):
@@ -138,6 +143,7 @@ def test_a_pinned_model_is_loaded_before_anybody_asks(serving: Serving, tiny: Pa
     assert found[0]["name"] == "tiny:latest"
 
 
+@pytest.mark.slow
 def test_a_unix_socket_alone(serving: Serving, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "wire"
     served = serving(tiny, *SLOW, "--unix", path, port="")
@@ -151,6 +157,7 @@ def test_a_unix_socket_alone(serving: Serving, tiny: Path, tmp_path: Path) -> No
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_systemd_hands_over_a_socket_and_is_told(tiny: Path, tmp_path: Path) -> None:
     started_by = (
         "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
@@ -187,6 +194,7 @@ def test_every_request_is_logged_when_asked_for(serving: Serving, tiny: Path) ->
     assert '"path": "/api/version"' in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
 def test_https(serving: Serving, tiny: Path, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -206,6 +214,7 @@ def test_https(serving: Serving, tiny: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "no model is loaded\n")
 
 
+@pytest.mark.slow
 def test_a_key_lets_in_beyond_this_machine(serving: Serving, tiny: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-twenty-four-chars\n")

@@ -138,6 +138,7 @@ def test_in_a_pipe_it_prints_one_frame_and_ends(trilithon: Program) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_json_lines_until_the_reader_goes(home: Path) -> None:
     child = subprocess.Popen([*COMMAND, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None

@@ -65,6 +65,7 @@ def fifth(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
 
+@pytest.mark.slow
 def test_it_is_measured_beside_the_others(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(tiny), "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json"]) == 0
     out, err = capsys.readouterr()

@@ -699,6 +699,7 @@ def remarked(campaign: Campaign) -> dict[str, str]:
     return {run.placement: "\n".join(run.remarks) for run in campaign.runs}
 
 
+@pytest.mark.slow
 def test_a_campaign_holds_it_against_the_cpu(measure: Callable[..., Campaign], tiny: Path) -> None:
     found = measure(tiny, "llama.cpp/cpu", "rk-llama.cpp/npu", CRASHING, quality=False)
     assert {run.outcome for run in found.runs} == {"finished"}

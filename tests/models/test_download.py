@@ -147,6 +147,7 @@ def test_a_wait_of_hours_is_refused(web: WebStandIn, store: ModelStore) -> None:
         fetch(store, url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

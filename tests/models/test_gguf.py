@@ -261,6 +261,7 @@ def text(content: bytes) -> bytes:
     return struct.pack("<Q", len(content)) + content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["empty strings", "small arrays", "long texts", "long keys", "holes", "skipped strings"]
 )
@@ -300,6 +301,7 @@ def test_a_header_of_many_small_things_costs_little(tmp_path: Path, kind: str) -
     assert time.process_time() - started < 20  # 0.1 to 3 s; what is not bounded takes minutes
 
 
+@pytest.mark.slow
 def test_absurd_lengths_take_no_memory(tiny: Path, header: bytes, tmp_path: Path) -> None:
     """Every 8 bytes of the header in turn become a huge number: each length and count is among them."""
     path = tmp_path / "huge.gguf"

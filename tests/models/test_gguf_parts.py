@@ -123,6 +123,7 @@ def test_other_names_are_no_parts(name: str) -> None:
     assert part_paths(Path(name)) == (Path(name),)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     part=st.integers(0, 2),

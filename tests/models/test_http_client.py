@@ -64,6 +64,7 @@ def dripping(piece: bytes, count: int = 100) -> Callable[[socket.socket], None]:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("piece", "words"),
     [

@@ -170,6 +170,7 @@ def _require_all(root: Path, count: int) -> None:
     assert lying_about(root) == []
 
 
+@pytest.mark.slow
 def test_cuts_and_kills_end_with_the_right_bytes(registry: RegistryStandIn, root: Path) -> None:
     assert _kill_again_and_again(root, registry, 4, seed=1) > 0
     _require_all(root, 4)

@@ -140,11 +140,13 @@ def killed_at_each(puller: Puller, folder: Path, text: str, chip: str, before: s
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_pull_from_a_registry(puller: Puller, registry: RegistryStandIn, tmp_path: Path, every: int) -> None:
     assert killed_at_each(puller, tmp_path / "stores", f"{registry.host}/library/m", "", "", every) > 80
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_pull_for_a_second_chip(puller: Puller, tmp_path: Path, every: int) -> None:
     assert killed_at_each(puller, tmp_path / "stores", "hf.co/u/M", "rk3576", "rk3588", every) > 40

@@ -117,6 +117,7 @@ def left_over(root: Path) -> set[str]:
         return entries(root) - known
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(root: Path) -> None:
     dice = random.Random(6)
     for seed in range(12):

@@ -124,6 +124,7 @@ def test_prune_finds_them_by_the_ledger(target: Path, ledger: Path) -> None:
     assert clear_abandoned(ledger) == clear_abandoned(ledger / "none") == (0, 0)
 
 
+@pytest.mark.slow
 def test_nothing_else_is_removed(target: Path, ledger: Path) -> None:
     """Whatever notes and names lead to."""
     mine = target.parent / "mine"

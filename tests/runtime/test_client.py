@@ -458,6 +458,7 @@ def test_a_long_message_buys_time_too() -> None:
     assert long - short == pytest.approx(4500)
 
 
+@pytest.mark.slow
 def test_slow_but_steady_is_no_hang(tmp_path: Path) -> None:
     pieces = [HEAD, *(chunk(data({"content": text})) for text in "abcdef"), chunk(data(END)), b"0\r\n\r\n"]
     handler = sends(*pieces, pause_seconds=0.3)
@@ -596,6 +597,7 @@ def test_a_prompt_in_long_batches_is_no_hang(tmp_path: Path) -> None:
     assert looks >= 3
 
 
+@pytest.mark.slow
 def test_a_timed_request_lives_while_its_slot_moves_and_hangs_when_it_stands_still(tmp_path: Path) -> None:
     looks = 0
 

@@ -187,6 +187,7 @@ def test_a_conversation_is_not_evaluated_twice(tiny: Path, home: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"crash_after": "2"}, {"error_after": "2"}, {"exit_after": "2"}])
 def test_a_failing_prefiller_costs_no_answer(
     tiny: Path, home: Path, fault: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -257,6 +258,7 @@ def test_a_dead_decoder_is_a_failed_request(tiny: Path, home: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_cancelling_in_the_middle_of_a_prefill_leaves_nothing(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         async with opened(scripted(tiny, home, {"prefill": "3000"}, {"prefill": "300"}), home) as pair:

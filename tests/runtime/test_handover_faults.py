@@ -109,6 +109,7 @@ def stopped(pid: int) -> bool:
 # -- one request
 
 
+@pytest.mark.slow
 def test_a_folder_may_be_used_again(tiny: Path, home: Path) -> None:
     """As the bench does between a cold and a warm start."""
 
@@ -199,6 +200,7 @@ def test_an_engine_that_will_not_end_in_half_a_character(tiny: Path, home: Path,
 # -- the prefilling side fails
 
 
+@pytest.mark.slow
 def test_a_prefiller_that_hangs_is_not_waited_for_a_minute(
     tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_prefiller_that_dies_while_it_saves(tiny: Path, home: Path, always: No
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_decoder_that_dies_or_hangs_at_the_restore_is_a_failed_request(tiny: Path, home: Path, always: None) -> None:
     async def scenario(number: signal.Signals, expected: type[Exception]) -> None:
         both = scripted(tiny, home, "prefill=50000", "prefill=2000")
@@ -277,6 +280,7 @@ def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["scripted", "llama.cpp"])
 def test_memory_that_is_full_costs_time_and_is_no_reason_to_stop(
     tiny: Path, home: Path, small_memory: Path, always: None, engine: str
@@ -344,6 +348,7 @@ def test_a_save_that_nobody_waits_for_any_more_leaves_no_file(tiny: Path, home: 
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_cancelled_at_any_moment_the_next_answer_is_right(tiny: Path, home: Path, always: None) -> None:
     prompts = [prompt_of(length, seed) for seed, length in enumerate((500, 350, 700))]
     requests = [Completion(prompt=p, max_tokens=24, ignore_eos=True, cache_prompt=True) for p in prompts]
@@ -386,6 +391,7 @@ def test_closing_while_the_prefiller_is_being_stopped_leaves_no_process(tiny: Pa
 # -- several at once
 
 
+@pytest.mark.slow
 def test_many_at_once_over_two_slots_with_the_prefiller_killed(
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +413,7 @@ def test_many_at_once_over_two_slots_with_the_prefiller_killed(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_one_is_prefilled_while_another_is_decoded(tiny: Path, home: Path, always: None) -> None:
     async def scenario() -> None:
         async with opened(embedded(tiny, home, slots=2, context=8192), home) as pair:
@@ -425,6 +432,7 @@ def test_one_is_prefilled_while_another_is_decoded(tiny: Path, home: Path, alway
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_the_next_is_prefilled_while_one_is_answered(tiny: Path, home: Path) -> None:
     """With one slot the second answer begins when the first one has ended; with two, long before."""
     both = scripted(tiny, home, "prefill=4000", "prefill=400,decode=50")
@@ -450,6 +458,7 @@ def test_the_next_is_prefilled_while_one_is_answered(tiny: Path, home: Path) -> 
     assert [asyncio.run(scenario(slots)) for slots in (1, 2)] == [False, True]
 
 
+@pytest.mark.slow
 def test_waiting_for_another_request_is_no_prefill(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         both = scripted(tiny, home, "prefill=50000", "prefill=2000,decode=50")
@@ -462,6 +471,7 @@ def test_waiting_for_another_request_is_no_prefill(tiny: Path, home: Path) -> No
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objection", ["", "it answers otherwise"])
 def test_a_prefiller_that_comes_late_is_tried_out_before_anything_is_handed_over(
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch, objection: str

@@ -161,6 +161,7 @@ def test_what_only_the_decoder_can_read_stays_with_it(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -230,6 +231,7 @@ def test_left_early_the_slot_is_free_and_the_next_answer_right(tiny: Path, home:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_many_at_once_over_two_slots(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         async with opened(pair_of(tiny, home, slots=2), home) as pair:

@@ -109,6 +109,7 @@ def test_what_holds_as_planned_stays_so(stand: Stand, file: ModelFile) -> None:
     assert stand(engine, placement).remembered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind", "cause"),
     [
@@ -140,6 +141,7 @@ def test_an_error_of_the_moment_is_no_fall(stand: Stand, file: ModelFile, tmp_pa
     assert (found.rung, found.falls) == ("", ())
 
 
+@pytest.mark.slow
 def test_rung_by_rung(stand: Stand, file: ModelFile) -> None:
     engine = Fragile(("crash_after", "1"), ("exit_after", "0"), ("refuse_start", "no"))
     found = stand(engine, engine.placement(file))

@@ -329,6 +329,7 @@ async def free() -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_it_is_held_while_loading_and_during_every_request_and_not_between(lock: Path, tmp_path: Path) -> None:
     async def whole() -> None:
         opening = opened(tmp_path / "a", load="1")

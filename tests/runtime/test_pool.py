@@ -322,6 +322,7 @@ def test_one_with_users_is_waited_for(tmp_path: Path, no_tenure: None) -> None:
     with_pool(tmp_path, body)
 
 
+@pytest.mark.slow
 def test_a_model_under_load_serves_a_while_before_another_pushes_it_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,6 +677,7 @@ def test_a_wait_has_an_end(tmp_path: Path) -> None:
 # -- runners that fail
 
 
+@pytest.mark.slow
 def test_a_crash_in_a_request_and_what_follows(
     tmp_path: Path, children: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -753,6 +755,7 @@ def test_those_who_do_not_leave_a_dead_runner_hinder_nobody(tmp_path: Path, monk
     with_pool(tmp_path, body)
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_replaced(tmp_path: Path, children: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Process.stop, "__defaults__", (90.0,))
     short = replace(ASK, prompt=[5])
@@ -987,6 +990,7 @@ class Storm:
         assert self.pool.waiting == 0 and all(each.users == 0 for each in self.pool.loaded())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_everybody_is_served_or_refused(
     tmp_path: Path, children: list[Process], no_tenure: None, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -290,6 +290,7 @@ def slow_answer(states: int, begin: bytes, end: bytes) -> Handler:
     return handle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [b"", HEAD, HEAD + chunk(b"data: 1\n\n")])
 def test_silence_while_the_slots_move_is_no_hang(tmp_path: Path, begin: bytes) -> None:
     """A place in a queue, an answer that is no stream, a call to a tool that is held back until it is whole."""
@@ -316,6 +317,7 @@ def test_silence_of_all_slots_is_a_hang(tmp_path: Path, begin: bytes) -> None:
     asyncio.run(talk())
 
 
+@pytest.mark.slow
 def test_no_prompt_is_waited_for_longer_than_a_context_takes(tmp_path: Path) -> None:
     """Two tokens take a second at the slowest; whatever the text, and pictures by their number."""
     picture = {"image_url": {"url": "x" * 100_000}}
@@ -348,6 +350,7 @@ def test_a_death_at_work_after_what_came(tmp_path: Path, options: dict[str, str]
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_hang_of_an_engine(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, hang_seconds=0.5, hang_after="4") as runner:
@@ -360,6 +363,7 @@ def test_a_hang_of_an_engine(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_one_after_another_in_one_slot_is_no_hang(tmp_path: Path) -> None:
     """The second waits for longer than any silence is allowed, and the first sends nothing while it is made."""
 

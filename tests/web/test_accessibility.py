@@ -23,6 +23,7 @@ def faults(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_page_has_a_serious_fault(site: Site, browser_page: Pages, tiny: Path, dark: bool) -> None:
     opened = site(tiny)

@@ -32,6 +32,7 @@ def test_a_page_speaks_with_the_server(
     screenshot(page, "frame-dark")
 
 
+@pytest.mark.slow
 def test_a_page_stays_connected_for_longer_than_a_header_is_waited_for(
     site: Callable, browser_page: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(PAGES, name, "plain_page:build")
 
 
+@pytest.mark.slow
 def test_the_ways_lead_to_the_pages(site: Site, browser_page: Pages) -> None:
     page = browser_page()
     page.goto(site().url)
@@ -28,6 +29,7 @@ def test_the_ways_lead_to_the_pages(site: Site, browser_page: Pages) -> None:
         expect(page).to_have_title(f"{name} - Trilithon")
 
 
+@pytest.mark.slow
 def test_light_or_dark_and_the_language_are_kept(site: Site, browser_page: Pages) -> None:
     page = browser_page()
     page.goto(site().url)

@@ -38,6 +38,7 @@ def log_in(page: Page, key: str) -> None:
     page.get_by_role("button", name="Log in").click()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/", "/board", "/models", "/results"])
 def test_a_page_is_shown_after_the_key_and_not_before(site: Site, browser_page: Pages, path: str) -> None:
     opened = site(keys=("ann",))
@@ -54,6 +55,7 @@ def test_a_page_is_shown_after_the_key_and_not_before(site: Site, browser_page: 
     assert opened.keys["ann"] not in cookie["value"]
 
 
+@pytest.mark.slow
 def test_logging_out_and_a_revoked_key_end_it(site: Site, browser_page: Pages, configuration: Any) -> None:
     opened = site(keys=("ann", "bob"))
     page = browser_page(expected=REFUSED)
@@ -68,6 +70,7 @@ def test_logging_out_and_a_revoked_key_end_it(site: Site, browser_page: Pages, c
     expect(page.get_by_role("heading", name="A key is needed")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_page_left_open_goes_to_the_login_when_its_key_does(
     site: Site, browser_page: Pages, configuration: Any
 ) -> None:

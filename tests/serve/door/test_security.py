@@ -253,6 +253,7 @@ def test_a_body_that_grows_too_long_is_cut_off_whatever_the_application_does() -
     at_the_door(SecurityOptions(body_limit_bytes=1 << 20), visit)
 
 
+@pytest.mark.slow
 def test_a_body_that_stops_is_given_up() -> None:
     async def visit(door: Door) -> None:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode()

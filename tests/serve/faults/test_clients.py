@@ -14,6 +14,7 @@ from load import body, children, many, open_files, ready_again
 BUSY = "scripted/cpu:prefill=100000,decode=5000,np=8"
 
 
+@pytest.mark.slow
 def test_many_at_once_are_answered_or_told_to_come_back(serve: Serve, tiny: Path) -> None:
     server = serve(tiny, placement=BUSY, slots=8, most_waiting=100)
     found = asyncio.run(many(server, 300))
@@ -44,6 +45,7 @@ def test_who_has_to_come_back_is_told_when(serve: Serve, tiny: Path) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_clients_that_vanish_leave_nothing_behind(serve: Serve, tiny: Path) -> None:
     others = children()
     server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=500,np=4", slots=4)

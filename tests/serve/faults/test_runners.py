@@ -27,6 +27,7 @@ def runner_pid(server: Server) -> int:
     raise AssertionError("nothing is at work")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
 def test_a_runner_that_dies_fails_its_requests_alone(serve: Serve, tiny: Path, blow: signal.Signals) -> None:
     others = children()
@@ -62,6 +63,7 @@ def asked(server: Server, door: str) -> httpx.Response:
     return server.http.post(door, json=body | (question or {"messages": [{"role": "user", "content": said}]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_a_death_before_the_first_word_costs_time_and_nothing_else(serve: Serve, tiny: Path, door: str) -> None:
     others = children()
@@ -93,6 +95,7 @@ def test_what_kills_an_engine_twice_is_told(serve: Serve, tiny: Path, door: str)
     assert server.pool.crashes == 2
 
 
+@pytest.mark.slow
 def test_fifty_deaths_under_load(serve: Serve, tiny: Path) -> None:
     others = children()
     server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=2000,np=4", slots=4)
@@ -119,6 +122,7 @@ def test_fifty_deaths_under_load(serve: Serve, tiny: Path) -> None:
     assert len(children() - others) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["crash_after=3", "oom_after=3", "exit_after=3", "error_after=3"])
 def test_faults_in_the_middle_of_an_answer_are_told(serve: Serve, tiny: Path, fault: str) -> None:
     server = serve(tiny, placement=f"scripted/cpu:prefill=50000,decode=2000,{fault}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from litellm_program import said_by
 from live_server import Serve
 
@@ -31,6 +32,7 @@ print(json.dumps({"found": found, "vectors": len(vectors.data), "info": dict(inf
 """
 
 
+@pytest.mark.slow
 def test_litellm(serve: Serve, tmp_path: Path) -> None:
     server = serve(write_tiny_model(tmp_path / "talker.gguf", template=TEMPLATE), placement="llama.cpp@embedded/cpu")
     said = said_by(PROGRAM, server.url)

@@ -139,6 +139,7 @@ def test_without_the_tool_the_mend_is_told(server: Server, monkeypatch: pytest.M
     assert answer.json()["error"].endswith("compile one with: trilithon engines build")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_whoever_leaves_ends_it(
     server: Server, configuration: Configuration, quantizer: QuantizerStandIn, silent: bool

@@ -87,6 +87,7 @@ def server(serve: Serve, tmp_path: Path) -> Server:
     return serve(model, placement="scripted/cpu:prefill=1000000,decode=1000000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FIELDS)
 def test_whatever_is_sent(server: Server, path: str) -> None:
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from litellm_program import said_by
 from live_server import Serve
 
@@ -27,6 +28,7 @@ print(json.dumps({"found": found, "vectors": len(vectors.data), "error": error})
 """
 
 
+@pytest.mark.slow
 def test_litellm(serve: Serve, tiny: Path) -> None:
     server = serve(tiny)
     said = said_by(PROGRAM, server.url)

@@ -136,6 +136,7 @@ def test_a_crash_in_the_middle(serve: Serve, tiny: Path, clients: Any) -> None:
     assert raised.value.status_code == 502
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_clients_leaving_ends_the_work(serve: Serve, tiny: Path, stream: bool) -> None:
     """At once, also where nothing is being sent: the next token would come in 100 s."""
@@ -252,6 +253,7 @@ def test_no_path_of_the_machine_is_told(llama: Server) -> None:
         assert "plain.gguf" not in content
 
 
+@pytest.mark.slow
 @pytest.mark.demo
 def test_the_demo_model_answers_and_stops(serve: Serve, demo: Path, clients: Any) -> None:
     """A base model: its form of prompt makes it answer, and ends the answer."""

@@ -96,6 +96,7 @@ def five_minutes(watch: Watch) -> list[Moment]:
     return moments
 
 
+@pytest.mark.slow
 def test_the_machine_itself_is_seen_and_its_values_change(tiny: Path, site, browser_page, screenshot) -> None:  # type: ignore[no-untyped-def]
     live = site(tiny)
     page = open_board(browser_page(width=1280, height=900), live.url)
@@ -109,6 +110,7 @@ def test_the_machine_itself_is_seen_and_its_values_change(tiny: Path, site, brow
     screenshot(page, "board-this-machine")
 
 
+@pytest.mark.slow
 def test_a_request_at_work_is_seen_where_its_model_sits(tiny: Path, site, browser_page) -> None:  # type: ignore[no-untyped-def]
     live = site(tiny, placement="scripted/cpu:prefill=50000,decode=5000")
     page = open_board(browser_page(), live.url)
@@ -122,6 +124,7 @@ def test_a_request_at_work_is_seen_where_its_model_sits(tiny: Path, site, browse
     expect(page.locator(".board-table")).to_contain_text("scripted/cpu")
 
 
+@pytest.mark.slow
 def test_an_rk3588_wide_and_its_finding_with_the_command(rk3588_site, work, browser_page, tmp_path, screenshot) -> None:  # type: ignore[no-untyped-def]
     live = rk3588_site(placement=HANDOVER)
     watch = watch_of(live.house)
@@ -147,6 +150,7 @@ def test_an_rk3588_wide_and_its_finding_with_the_command(rk3588_site, work, brow
     assert page.evaluate("navigator.clipboard.readText()") == command
 
 
+@pytest.mark.slow
 def test_looking_again_finds_what_has_changed(rk3588_site, browser_page, rk3588) -> None:  # type: ignore[no-untyped-def]
     live = rk3588_site()
     page = open_board(browser_page(), live.url)
@@ -158,6 +162,7 @@ def test_looking_again_finds_what_has_changed(rk3588_site, browser_page, rk3588)
     expect(subjects.filter(has_text="NPU clock")).to_have_count(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_narrow_and_in_russian(rk3588_site, browser_page, screenshot, dark) -> None:  # type: ignore[no-untyped-def]
     live = rk3588_site()
@@ -173,6 +178,7 @@ def test_narrow_and_in_russian(rk3588_site, browser_page, screenshot, dark) -> N
     screenshot(page, f"board-narrow-{'dark' if dark else 'light'}")
 
 
+@pytest.mark.slow
 def test_who_has_gone_costs_nothing(tiny: Path, site, browser_page) -> None:  # type: ignore[no-untyped-def]
     live = site(tiny)
     watch = watch_of(live.house)

@@ -44,6 +44,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_question_is_answered_and_kept(site: Site, browser_page: Pages, tiny: Path, screenshot: Shoot) -> None:
     opened = site(tiny)
     page = browser_page()
@@ -62,6 +63,7 @@ def test_a_question_is_answered_and_kept(site: Site, browser_page: Pages, tiny: 
     assert page.locator(".message.assistant .words").inner_text() == words
 
 
+@pytest.mark.slow
 def test_it_streams_and_escape_stops_it_and_what_came_stays(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny, placement=SLOW)
     page = browser_page()
@@ -78,6 +80,7 @@ def test_it_streams_and_escape_stops_it_and_what_came_stays(site: Site, browser_
     assert all(loaded.users == 0 for loaded in opened.service.pool.loaded())
 
 
+@pytest.mark.slow
 def test_an_edited_question_and_another_try_are_branches(site: Site, browser_page: Pages, tiny: Path) -> None:
     page = browser_page()
     page.goto(site(tiny).url)
@@ -97,6 +100,7 @@ def test_an_edited_question_and_another_try_are_branches(site: Site, browser_pag
     expect(page.locator(".message.assistant .branch")).to_have_text("1/2")
 
 
+@pytest.mark.slow
 def test_two_placements_side_by_side(site: Site, browser_page: Pages, tiny: Path, screenshot: Shoot) -> None:
     opened = site(tiny)
     page = browser_page()
@@ -125,6 +129,7 @@ def test_a_placement_that_is_not_offered_is_refused(site: Site, browser_page: Pa
     expect(page.get_by_text("cannot be chosen here")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_hostile_answer_is_shown_as_text(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny, placement=f"scripted/cpu:prefill=50000,decode=5000,text={HOSTILE}")
     page = browser_page()
@@ -138,6 +143,7 @@ def test_a_hostile_answer_is_shown_as_text(site: Site, browser_page: Pages, tiny
     assert page.locator(".message script, .message img, .message a[href^=javascript]").count() == 0
 
 
+@pytest.mark.slow
 def test_what_it_thinks_is_folded(site: Site, browser_page: Pages, tiny: Path) -> None:
     thought = "so and " * 600
     page = browser_page()
@@ -164,6 +170,7 @@ class Paragraphs(Asked):
         self.figures["cut"] = True
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_few_elements_and_whole(
     site: Site, browser_page: Pages, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +185,7 @@ def test_a_long_answer_is_few_elements_and_whole(
     assert page.locator(".message.assistant .block").count() < 30
 
 
+@pytest.mark.slow
 def test_two_that_need_the_npu_answer_in_turn(site: Site, browser_page: Pages, tiny: Path) -> None:
     page = browser_page()
     page.goto(site(tiny, placement="scripted/npu:prefill=50000,decode=60").url)
@@ -193,6 +201,7 @@ def test_two_that_need_the_npu_answer_in_turn(site: Site, browser_page: Pages, t
     expect(first.locator(".figures")).to_contain_text("scripted on the NPU")
 
 
+@pytest.mark.slow
 def test_a_closed_page_stops_the_answer_and_what_came_is_kept(
     site: Site, browser_page: Pages, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +221,7 @@ def test_a_closed_page_stops_the_answer_and_what_came_is_kept(
     assert "answer_tokens" not in answer.figures
 
 
+@pytest.mark.slow
 def test_another_branch_is_looked_at_while_an_answer_comes(site: Site, browser_page: Pages, tiny: Path) -> None:
     page = browser_page()
     page.goto(site(tiny, placement=SLOW).url)
@@ -231,6 +241,7 @@ def test_another_branch_is_looked_at_while_an_answer_comes(site: Site, browser_p
     expect(words).to_have_text(re.compile(r"\w+ \w+"))
 
 
+@pytest.mark.slow
 def test_of_a_long_conversation_the_newest_part_is_shown_first(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny)
     kept = Conversations(opened.house.configuration.data, "")
@@ -255,6 +266,7 @@ def test_of_a_long_conversation_the_newest_part_is_shown_first(site: Site, brows
     assert said[70] == "one more"
 
 
+@pytest.mark.slow
 def test_words_are_copied_as_they_were_written(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny, placement=f"scripted/cpu:prefill=50000,decode=5000,text={HOSTILE}")
     page = browser_page(permissions=["clipboard-read", "clipboard-write"])
@@ -271,6 +283,7 @@ def test_words_are_copied_as_they_were_written(site: Site, browser_page: Pages, 
         until(lambda said=said: page.evaluate(said) == HOSTILE)  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_each_key_has_its_own_conversations(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny, keys=("ann", "bob"))
     for name, seen in (("ann", 0), ("bob", 0), ("ann", 1)):
@@ -286,6 +299,7 @@ def test_each_key_has_its_own_conversations(site: Site, browser_page: Pages, tin
             expect(page.locator(".side .open")).to_have_text("a secret")
 
 
+@pytest.mark.slow
 def test_conversations_are_renamed_exported_and_deleted(site: Site, browser_page: Pages, tiny: Path) -> None:
     page = browser_page()
     page.goto(site(tiny).url)
@@ -317,6 +331,7 @@ def test_a_model_that_does_not_see_says_so(site: Site, browser_page: Pages, tiny
     expect(page.get_by_text("This model does not see pictures")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_narrow_dark_and_in_russian(site: Site, browser_page: Pages, tiny: Path, screenshot: Shoot) -> None:
     page = browser_page(width=390, height=800, language="ru-RU", dark=True)
     page.goto(site(tiny).url)

@@ -24,6 +24,7 @@ async def metered(machine: Machine, seconds: float) -> float | None:
     return None if joules is None else joules / ((time.monotonic_ns() - start_ns) / 1e9)
 
 
+@pytest.mark.slow
 def test_a_meter_tells_what_was_taken_and_a_machine_without_one_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "sys/class/hwmon/hwmon0"
     folder.mkdir(parents=True)

@@ -31,6 +31,7 @@ def row_of(page: Page, name: str) -> Locator:
     return page.locator("li.model").filter(has=page.get_by_role("heading", name=name, exact=True))
 
 
+@pytest.mark.slow
 def test_a_model_is_pulled_with_progress_and_is_then_in_the_list(
     site: Open, browser_page: Open, screenshot: Open, hub: HubStandIn
 ) -> None:
@@ -55,6 +56,7 @@ def test_a_model_is_pulled_with_progress_and_is_then_in_the_list(
     expect(page.get_by_text("hf.co/ann/Little-GGUF:F16 is here")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_pull_is_stopped_and_goes_on_where_it_was(
     site: Open, browser_page: Open, hub: HubStandIn, storage: WebStandIn, tiny: Path
 ) -> None:
@@ -75,6 +77,7 @@ def test_a_pull_is_stopped_and_goes_on_where_it_was(
     assert storage.sent_bytes < came + size
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_a_pull_is_one_line(
     site: Open, browser_page: Open, hub: HubStandIn, storage: WebStandIn
 ) -> None:
@@ -97,6 +100,7 @@ def test_what_goes_wrong_with_a_pull_is_one_line(
     expect(card).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_pull_of_the_api_is_shown_and_can_be_stopped(
     site: Open, browser_page: Open, hub: HubStandIn, storage: WebStandIn, tiny: Path
 ) -> None:
@@ -111,6 +115,7 @@ def test_a_pull_of_the_api_is_shown_and_can_be_stopped(
     expect(page.get_by_text("Stopped; what came is kept")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_pinned_and_unloaded(site: Open, browser_page: Open, keep: Open, screenshot: Open) -> None:
     one, two = keep("little:f16"), keep("other:f16")
     opened = site(placement="scripted/cpu:prefill=50000,decode=5000,load=0.3")
@@ -138,6 +143,7 @@ def test_a_model_is_loaded_pinned_and_unloaded(site: Open, browser_page: Open, k
     assert opened.service.pool.pinned == ()
 
 
+@pytest.mark.slow
 def test_what_the_api_loads_is_seen_without_asking(site: Open, browser_page: Open, tiny: Path) -> None:
     opened = site(tiny)
     page = models_page(opened, browser_page())
@@ -150,6 +156,7 @@ def test_what_the_api_loads_is_seen_without_asking(site: Open, browser_page: Ope
     expect(row).to_contain_text("leaves in")
 
 
+@pytest.mark.slow
 def test_why_a_model_is_not_loaded_is_said_beside_it(site: Open, browser_page: Open, keep: Open) -> None:
     name = keep("little:f16")
     page = models_page(site(placement="scripted/cpu:refuse_start=no_driver"), browser_page())
@@ -159,6 +166,7 @@ def test_why_a_model_is_not_loaded_is_said_beside_it(site: Open, browser_page: O
     assert "\n" not in alert.inner_text()
 
 
+@pytest.mark.slow
 def test_a_model_is_told_in_full(site: Open, browser_page: Open, keep: Open, screenshot: Open) -> None:
     hostile = "<img src=x onerror=alert(1)> MIT <script>alert(2)</script>"
     name = keep("little:f16", license_text=hostile, system="be brief", parameters={"temperature": 0.5})
@@ -182,6 +190,7 @@ def test_a_model_is_told_in_full(site: Open, browser_page: Open, keep: Open, scr
     expect(dialog).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_model_is_removed_only_after_a_question(site: Open, browser_page: Open, keep: Open, screenshot: Open) -> None:
     name, other = keep("little:f16"), keep("other:f16")
     opened = site()
@@ -201,6 +210,7 @@ def test_a_model_is_removed_only_after_a_question(site: Open, browser_page: Open
     assert opened.service.pool.loaded() == ()
 
 
+@pytest.mark.slow
 def test_a_thousand_models_are_filtered_ordered_and_turned(
     site: Open, browser_page: Open, thousand: int, screenshot: Open
 ) -> None:
@@ -218,6 +228,7 @@ def test_a_thousand_models_are_filtered_ordered_and_turned(
     expect(page.get_by_text("No model has “nothing like it”")).to_be_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1600, False)])
 def test_in_russian_narrow_and_wide(
     site: Open, browser_page: Open, keep: Open, screenshot: Open, hub: HubStandIn, width: int, *, dark: bool

@@ -57,6 +57,7 @@ def open_form(page, url):
     expect(question).not_to_be_checked()
 
 
+@pytest.mark.slow
 def test_a_bench_is_watched_to_its_verdict(site, configuration, tiny, browser_page, screenshot):
     opened = site(tiny)
     opened.run(opened.service.load(opened.model, "ann", 600))
@@ -80,6 +81,7 @@ def test_a_bench_is_watched_to_its_verdict(site, configuration, tiny, browser_pa
     assert opened.service.pool.loaded() == ()
 
 
+@pytest.mark.slow
 def test_a_bench_is_stopped_and_what_was_finished_kept(site, configuration, tiny, browser_page):
     opened = site(tiny)
     page = browser_page()
@@ -93,6 +95,7 @@ def test_a_bench_is_stopped_and_what_was_finished_kept(site, configuration, tiny
         assert [each.status for each in store.campaigns()] == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_bench_that_cannot_be_says_why(site, tiny, browser_page):
     opened = site(tiny)
     page = browser_page()

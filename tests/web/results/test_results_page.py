@@ -23,6 +23,7 @@ def lines(page):
     return page.locator("table.results tbody tr")
 
 
+@pytest.mark.slow
 def test_the_list_is_filtered_and_turned(results, browser_page, screenshot):
     page = browser_page()
     page.goto(f"{results.url}/results")
@@ -44,6 +45,7 @@ def test_the_list_is_filtered_and_turned(results, browser_page, screenshot):
     expect(lines(page)).to_have_count(50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "width", "dark", "verdict"), [("en-US", 1440, False, "Verdict"), ("ru-RU", 360, True, "Вывод")]
 )
@@ -62,6 +64,7 @@ def test_a_campaign_shows_its_verdict_charts_and_figures(
     screenshot(page, f"results-campaign-{language[:2]}-{width}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "width", "worse"), [("en-US", 1440, "A is worse, 0.4"), ("ru-RU", 360, "A хуже, отношение к B — 0.4")]
 )
@@ -77,6 +80,7 @@ def test_two_are_ticked_and_compared(results, browser_page, screenshot, language
     screenshot(page, f"results-compared-{language[:2]}-{width}")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_says_why(results, browser_page):
     page = browser_page()
     page.goto(f"{results.url}/results?a=12:rkllm/npu&b=12:gone")
@@ -87,6 +91,7 @@ def test_what_cannot_be_compared_says_why(results, browser_page):
     expect(page.get_by_text("there is no campaign 99")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_everything_is_to_be_had_as_a_file(results):
     with results.http as http:
         for form in ("csv", "json", "jsonl", "sql", "trilithon"):
@@ -106,6 +111,7 @@ def test_everything_is_to_be_had_as_a_file(results):
         assert http.get("/results/99/report.html").status_code == 400
 
 
+@pytest.mark.slow
 def test_files_are_behind_the_door(site, configuration, tiny):
     fill(configuration.results_database, 1)
     opened = site(tiny, keys=("ann",))
