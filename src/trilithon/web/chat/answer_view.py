@@ -1,6 +1,6 @@
 """One message on the page: its words as they come, and what can be done with it once they are there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -11,7 +11,7 @@ from trilithon.web.chat.tree import Message
 from trilithon.web.safe import safe_markdown
 from trilithon.web.texts import Texts
 
-__all__ = ["MessageView", "figures_words", "icon_button"]
+__all__ = ["MessageView", "figures_words"]
 
 # A long thought is many elements, so that a word more does not send all of it again.
 _LONGEST_THOUGHT = 1000
@@ -141,9 +141,3 @@ def _place_words(figures: dict[str, Any], text: Texts) -> Iterator[str]:
         units = {name: figures[name].upper() for name in ("prefill_unit", "decode_unit")}
         same = units["prefill_unit"] == units["decode_unit"]
         yield text("chat.unit" if same else "chat.units", engine=figures["engine"], **units)
-
-
-def icon_button(icon: str, title: str, act: Callable[[], Any]) -> ui.button:
-    button = ui.button(icon=icon, on_click=act).props("flat round dense size=sm")
-    button.props["aria-label"] = button.props["title"] = title
-    return button

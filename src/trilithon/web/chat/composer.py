@@ -8,8 +8,8 @@ from nicegui import events, ui
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.images.kinds import picture_kind
-from trilithon.web.chat.answer_view import icon_button
 from trilithon.web.chat.tree import Message
+from trilithon.web.elements import icon_button
 from trilithon.web.texts import Texts
 
 __all__ = ["Composer"]

@@ -11,8 +11,8 @@ from trilithon.engines.spelling import parse_placement
 from trilithon.errors import TrilithonError
 from trilithon.results.speeds import last_speeds
 from trilithon.serve.library.shelf import Entry, Outlook
-from trilithon.web.chat.answer_view import icon_button
 from trilithon.web.chat.tree import Conversation, Wishes
+from trilithon.web.elements import icon_button
 from trilithon.web.house import House
 from trilithon.web.texts import Texts
 

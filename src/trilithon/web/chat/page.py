@@ -10,7 +10,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.problems import problem_of
-from trilithon.web.chat.answer_view import MessageView, icon_button
+from trilithon.web.chat.answer_view import MessageView
 from trilithon.web.chat.answering import Asked, generation_of
 from trilithon.web.chat.composer import Composer
 from trilithon.web.chat.controls import Controls
@@ -19,6 +19,7 @@ from trilithon.web.chat.exporting import as_markdown
 from trilithon.web.chat.sidebar import Sidebar
 from trilithon.web.chat.streaming import stream
 from trilithon.web.chat.tree import ROOT, Conversation, Message
+from trilithon.web.elements import icon_button
 from trilithon.web.house import House, Visitor
 from trilithon.web.texts import Texts
 

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from trilithon.web.chat.answer_view import icon_button
 from trilithon.web.chat.conversations import Heading
+from trilithon.web.elements import icon_button
 from trilithon.web.texts import Texts
 
 __all__ = ["Sidebar"]

@@ -8,7 +8,7 @@ from nicegui import background_tasks, ui
 from trilithon.errors import TrilithonError
 from trilithon.serve.library.shelf import Shelf
 from trilithon.serve.problems import problem_of
-from trilithon.web.models.elements import box, icon_button, words
+from trilithon.web.elements import box, icon_button, words
 from trilithon.web.models.facts import Facts, read_facts
 from trilithon.web.models.library import ROWS_ON_A_PAGE, Library, Order, Row, page_of, pages_of, read_library, selected
 from trilithon.web.models.live import Live

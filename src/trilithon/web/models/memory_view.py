@@ -1,7 +1,7 @@
 """The memory that loaded models take of what there is for them: a bar, and what each part of it is."""
 
 from trilithon.units import format_bytes
-from trilithon.web.models.elements import box, words
+from trilithon.web.elements import box, words
 from trilithon.web.models.live import Live, LoadedModel
 from trilithon.web.texts import Texts
 

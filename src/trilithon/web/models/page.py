@@ -9,10 +9,10 @@ from trilithon.serve.library.pulls import PullState
 from trilithon.serve.problems import problem_of
 from trilithon.serve.removing import remove
 from trilithon.units import format_bytes
+from trilithon.web.elements import box, words
 from trilithon.web.house import House, Visitor
 from trilithon.web.models.acts import ACTS, Act
 from trilithon.web.models.details_view import DetailsView
-from trilithon.web.models.elements import box, words
 from trilithon.web.models.library import Row
 from trilithon.web.models.list_view import ListView
 from trilithon.web.models.live import Live, read_live

@@ -7,7 +7,8 @@ from nicegui import ui
 from trilithon.serve.library.pulls import PullState
 from trilithon.serve.problems import Problem
 from trilithon.serve.service import Service
-from trilithon.web.models.elements import box, button, words
+from trilithon.web.elements import box, words
+from trilithon.web.models.elements import button
 from trilithon.web.models.progress import progress_of
 from trilithon.web.texts import Texts
 

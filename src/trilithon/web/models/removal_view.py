@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from trilithon.units import format_bytes
-from trilithon.web.models.elements import box, button, words
+from trilithon.web.elements import box, words
+from trilithon.web.models.elements import button
 from trilithon.web.models.library import Row
 from trilithon.web.texts import Texts
 

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from trilithon.units import format_bytes, format_duration, format_number
+from trilithon.web.elements import box, icon_button, words
 from trilithon.web.models.acts import Act, possible
-from trilithon.web.models.elements import box, button, icon_button, words
+from trilithon.web.models.elements import button
 from trilithon.web.models.facts import Facts, parameters_text
 from trilithon.web.models.library import Row
 from trilithon.web.models.live import Live, LoadedModel

@@ -9,10 +9,11 @@ from trilithon.engines.placing import usable_here
 from trilithon.errors import TrilithonError, UserError
 from trilithon.results.markup import element, joined
 from trilithon.serve.library.shelf import Shelf
+from trilithon.web.elements import box, words
 from trilithon.web.house import House
 from trilithon.web.results.bench_run import TESTS, BenchState, Wish
 from trilithon.web.results.desk import desk_of
-from trilithon.web.results.elements import box, button, markup, words
+from trilithon.web.results.elements import button, markup
 from trilithon.web.results.progress_view import ProgressView
 from trilithon.web.texts import Texts
 

@@ -7,9 +7,10 @@ from nicegui import ui
 
 from trilithon.errors import TrilithonError
 from trilithon.results.markup import Html, element, joined, trusted
+from trilithon.web.elements import box, words
 from trilithon.web.results.calculator import Calculator
 from trilithon.web.results.downloads import FORMS, campaign_path, chart_path, report_path
-from trilithon.web.results.elements import box, downloads, markup, way, words
+from trilithon.web.results.elements import downloads, markup, way
 from trilithon.web.results.query import Chosen
 from trilithon.web.results.tables import comparison_table, figure_tables, sentences
 from trilithon.web.texts import Texts

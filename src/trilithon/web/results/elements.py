@@ -1,24 +1,15 @@
-"""The small pieces that the views of this page are put together from."""
+"""The small pieces that only the views of this page are put together from."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from nicegui import ui
-from nicegui.elements.mixins.text_element import TextElement
 
 from trilithon.results.markup import Html
+from trilithon.web.elements import box, words
 from trilithon.web.texts import Texts
 
-__all__ = ["box", "button", "downloads", "markup", "way", "words"]
-
-
-def words(tag: str, said: str = "", classes: str = "") -> TextElement:
-    """Text is shown as it is, whatever it holds."""
-    return TextElement(tag=tag, text=said).classes(classes)
-
-
-def box(tag: str = "div", classes: str = "") -> ui.element:
-    return ui.element(tag).classes(classes)
+__all__ = ["button", "downloads", "markup", "way"]
 
 
 def markup(content: Html, tag: str = "div", classes: str = "") -> ui.html:

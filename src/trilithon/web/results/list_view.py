@@ -9,8 +9,9 @@ from nicegui import ui
 
 from trilithon.errors import TrilithonError
 from trilithon.results.markup import Html
+from trilithon.web.elements import box, words
 from trilithon.web.results.downloads import FORMS, export_path
-from trilithon.web.results.elements import box, button, downloads, markup, words
+from trilithon.web.results.elements import button, downloads, markup
 from trilithon.web.results.listing import Screen, read_screen
 from trilithon.web.results.query import PAGE_SIZE, Chosen, Query
 from trilithon.web.results.tables import compare_address, options, results_table

@@ -2,11 +2,12 @@
 
 from nicegui import context, ui
 
+from trilithon.web.elements import box, words
 from trilithon.web.house import House, Visitor
 from trilithon.web.results.bench_view import BenchView
 from trilithon.web.results.campaign_view import show_campaign, show_comparison
 from trilithon.web.results.desk import desk_of
-from trilithon.web.results.elements import box, way, words
+from trilithon.web.results.elements import way
 from trilithon.web.results.list_view import ListView
 from trilithon.web.results.query import Chosen, Query
 from trilithon.web.texts import Texts

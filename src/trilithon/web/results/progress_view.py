@@ -4,9 +4,10 @@ from nicegui import ui
 
 from trilithon.errors import TrilithonError
 from trilithon.units import format_duration
+from trilithon.web.elements import box, words
 from trilithon.web.results.bench_run import BenchState
 from trilithon.web.results.desk import Desk
-from trilithon.web.results.elements import box, button, way, words
+from trilithon.web.results.elements import button, way
 from trilithon.web.results.tables import campaign_address
 from trilithon.web.results.wording import step_text
 from trilithon.web.texts import Texts

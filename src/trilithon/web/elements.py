@@ -1,0 +1,27 @@
+"""The small pieces that pages are put together from."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
+
+__all__ = ["Words", "box", "icon_button", "words"]
+
+Words = TextElement
+
+
+def words(tag: str, text: str = "", classes: str = "") -> Words:
+    """Text is shown as it is, whatever it holds."""
+    return Words(tag=tag, text=text).classes(classes)
+
+
+def box(tag: str = "div", classes: str = "") -> ui.element:
+    return ui.element(tag).classes(classes)
+
+
+def icon_button(icon: str, label: str, act: Callable[[], Any]) -> ui.button:
+    """`label` is what is heard, and what is seen when the pointer rests on it."""
+    made = ui.button(on_click=act, icon=icon, color=None).props("flat round dense").classes("act")
+    made.props["aria-label"] = made.props["title"] = label
+    return made
