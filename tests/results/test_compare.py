@@ -13,6 +13,8 @@ from trilithon.results.compare import (
     runs_note,
     summarise,
 )
+from trilithon.results.phrases import Phrases
+from trilithon.results.statements import comparison_lines
 from trilithon.results.verdict import recommended, verdict_sentence
 
 PP, TG = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
@@ -390,3 +392,88 @@ def test_the_recommended_placement_is_the_sentences() -> None:
     broken = campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 20) + runs(NPU, 90))
     assert recommended(broken) == []
     assert recommended(campaign([placement(CPU)], [])) == []
+
+
+# -- in another language
+
+
+DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        (
+            campaign(
+                [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
+            ),
+            (
+                "Лучше всего подходит llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее, чем rk-llama.cpp/npu"
+                " (1.30–1.32), его ответы служат эталоном; промпт быстрее всего читает rk-llama.cpp/npu (в 3.00 раза)."
+            ),
+        ),
+        (
+            campaign([placement(CPU, None, bandwidth_bytes_per_second=20e9)], runs(CPU, 43, 100)),
+            (
+                "Измерено только llama.cpp/cpu: decode — 43.0 tokens/s, 43% пропускной способности памяти,"
+                " ответы проверить не удалось."
+            ),
+        ),
+        (
+            campaign([placement(CPU, "reference")], runs(CPU, 43)),
+            "Измерено только llama.cpp/cpu: decode — 43.0 tokens/s, сверить ответы было не с чем.",
+        ),
+        (
+            campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90)),
+            (
+                "Лучше всего подходит llama.cpp/cpu: decode — 10.0 tokens/s, ответы верны; rk-llama.cpp/npu быстрее, но"
+                " его ответы испорчены."
+            ),
+        ),
+        (
+            campaign([placement(NPU, "broken")], runs(NPU, 90)),
+            "Ни одно размещение не годится: rk-llama.cpp/npu не годится: ответы испорчены.",
+        ),
+        (
+            campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3)),
+            (
+                "Лучше всего подходит rk-llama.cpp/npu: decode — 20.0 tokens/s, наравне с llama.cpp/cpu (20.0"
+                " tokens/s), ответы верны; промпт оно читает тоже быстрее всех, 300 tokens/s."
+            ),
+        ),
+        (
+            campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), *DIED]),
+            (
+                "Заработало только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны; rk-llama.cpp/npu: не удалось"
+                " прогонов: 2 из 2 (segmentation fault (SIGSEGV))."
+            ),
+        ),
+        (
+            campaign([placement(NPU)], DIED),
+            (
+                "Ни одно размещение не заработало: rk-llama.cpp/npu: не удалось прогонов: 2 из 2 (segmentation fault"
+                " (SIGSEGV))."
+            ),
+        ),
+        (
+            campaign([placement(CPU)], [*runs(CPU, 50), run(CPU, 5, outcome="failed", failure=CRASH)]),
+            (
+                "Измерено только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны, но не всё прошло гладко: не"
+                " удалось прогонов: 1 из 6 (segmentation fault (SIGSEGV))."
+            ),
+        ),
+        (campaign([placement(CPU)], []), "Ничего не измерено."),
+    ],
+)
+def test_the_same_is_said_in_russian(whole: Campaign, said: str) -> None:
+    assert verdict_sentence(whole, Phrases("ru")) == said
+
+
+def test_a_comparison_in_russian() -> None:
+    whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50) + runs(NPU, 40, shift=3))
+    assert comparison_lines(whole, Phrases("ru")) == [
+        "tg128, Decode: rk-llama.cpp/npu рядом с llama.cpp/cpu: хуже, отношение 0.801 (0.794–0.806)"
+    ]
+    few = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
+    (line,) = comparison_lines(few, Phrases("ru"))
+    assert ": несравнимо — 2 runs on each side" in line

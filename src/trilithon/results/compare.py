@@ -11,6 +11,7 @@ from trilithon.measure.records import Campaign, Failure, PlacementRecord, Qualit
 from trilithon.measure.roofline import fraction_of_bandwidth
 from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
+from trilithon.results.phrases import ENGLISH, Phrases
 
 __all__ = [
     "Comparison",
@@ -149,22 +150,29 @@ def _cut_off(run: Run) -> bool:
     return run.failure is not None and run.failure.kind == "interrupted"
 
 
-def runs_note(campaign: Campaign, placement: str, test: Test | None = None, given: int | None = None) -> str:
+def runs_note(
+    campaign: Campaign,
+    placement: str,
+    test: Test | None = None,
+    given: int | None = None,
+    phrases: Phrases = ENGLISH,
+) -> str:
     """What became of the placement's runs (those with this test) where all is not well; `given` of them gave a
     value. "failed 2 of 5: segmentation fault"."""
     runs = [run for run in counted_runs(campaign) if run.placement == placement]
     concerned = [run for run in runs if run.outcome != "finished" or test is None or any(_samples(run, test))]
     if not concerned:
-        return "was not measured"
+        return phrases("not_measured")
     parts = []
     for outcome in ("failed", "skipped"):
         causes = Counter(_cause(run.failure) for run in concerned if run.outcome == outcome)
         if causes:
             told = "; ".join(cause for cause in causes if cause)
-            parts.append(f"{outcome} {causes.total()} of {len(concerned)}" + (f": {told}" if told else ""))
+            why = phrases("causes", causes=told) if told else ""
+            parts.append(phrases(outcome, count=causes.total(), runs=len(concerned), causes=why))
     finished = sum(run.outcome == "finished" for run in concerned)
     if given is not None and given < finished:
-        parts.append(f"no value in {finished - given} of {len(concerned)}")
+        parts.append(phrases("no_value", count=finished - given, runs=len(concerned)))
     return ", ".join(parts)
 
 

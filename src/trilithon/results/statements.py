@@ -5,22 +5,29 @@ from collections import Counter
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, Run
 from trilithon.results.compare import Comparison, Row, compare_placements, summarise
+from trilithon.results.phrases import ENGLISH, Phrases
 
 __all__ = ["comparison_lines", "comparison_text", "remark_lines", "warning_lines"]
 
 
-def comparison_text(name: str, other: str, found: Comparison) -> str:
+def comparison_text(name: str, other: str, found: Comparison, phrases: Phrases = ENGLISH) -> str:
     """ "tg128, Decode: A beside B: better, 1.312 times (1.280–1.340)"."""
-    ratio = found.verdict.ratio
+    ratio, answer = found.verdict.ratio, found.verdict.answer.replace(" ", "_")
     interval = "" if ratio is None or ratio.low is None else f" ({ratio.low:.3f}–{ratio.high:.3f})"
-    figures = "" if ratio is None else f", {ratio.ratio:.3f} times{interval}"
-    names = name if name == other else f"{name} beside {other}"
-    differs = f"; differs: {', '.join(found.differs)}" if found.differs else ""
-    reason = f" – {found.verdict.reason}" if found.verdict.reason else ""
-    return f"{found.test.name}, {found.metric.title}: {names}: {found.verdict.answer}{figures}{reason}{differs}"
+    because = "because_not" if answer == "not_comparable" else "because"
+    return phrases(
+        "comparison",
+        test=phrases.test(found.test),
+        metric=phrases.metric(found.metric),
+        names=name if name == other else phrases("names", name=name, other=other),
+        answer=phrases(answer),
+        figures="" if ratio is None else phrases("figures", ratio=f"{ratio.ratio:.3f}", interval=interval),
+        reason=phrases(because, reason=found.verdict.reason) if found.verdict.reason else "",
+        differs=phrases("differs", facts=", ".join(found.differs)) if found.differs else "",
+    )
 
 
-def comparison_lines(campaign: Campaign) -> list[str]:
+def comparison_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str]:
     """Per test, every other placement beside the one with the best median that is not broken."""
     rows = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind] and row.estimate]
     lines = []
@@ -30,7 +37,9 @@ def comparison_lines(campaign: Campaign) -> list[str]:
         for row in of_test:
             if best is not None and row.placement != best.placement:
                 pairs = compare_placements((campaign, row.placement), (campaign, best.placement))
-                lines += [comparison_text(row.placement, best.placement, pair) for pair in pairs if pair.test == test]
+                lines += [
+                    comparison_text(row.placement, best.placement, pair, phrases) for pair in pairs if pair.test == test
+                ]
     return lines
 
 

@@ -6,31 +6,26 @@ from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, PlacementRecord, TestKind
 from trilithon.measure.statistics import Verdict
 from trilithon.results.compare import Estimate, Row, compare_runs, placement_of, runs_note, summarise
+from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
 
 __all__ = ["recommended", "verdict_sentence"]
 
 _DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
-_ANSWERS = {
-    "reference": "its answers are the reference",
-    "same": "its answers are right",
-    "degraded": "its answers are degraded",
-    "unknown": "its answers could not be checked",
-}
 
 
-def verdict_sentence(campaign: Campaign) -> str:
+def verdict_sentence(campaign: Campaign, phrases: Phrases = ENGLISH) -> str:
     """One sentence per model. Decode decides where it was measured: it is what a reader waits for. A broken
     placement is never recommended, a degraded one only where there is no sound one."""
     models = dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements)
     if not campaign.runs or not models:
-        return "Nothing was measured."
+        return phrases("nothing")
     headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
     sentences = []
     for model in models:
         names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
-        bench = _Bench(campaign, names, headlines)
-        sentences.append((f"{model}: " if len(models) > 1 else "") + bench.sentence() + ".")
+        told = _Bench(campaign, names, headlines, phrases).sentence() + "."
+        sentences.append(phrases("of_model", model=model, sentence=told) if len(models) > 1 else told)
     return " ".join(sentences)
 
 
@@ -40,7 +35,7 @@ def recommended(campaign: Campaign) -> list[PlacementRecord]:
     found = []
     for model in dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements):
         names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
-        bench = _Bench(campaign, names, headlines)
+        bench = _Bench(campaign, names, headlines, ENGLISH)
         if len(bench.pool) > 1:
             found.append(placement_of(campaign, bench.leader().placement))
     return found
@@ -50,7 +45,8 @@ class _Bench:
     """What one model's placements did, for one sentence about them. `decisive` are the rows of the test that
     decides, `pool` those of them that may be recommended, best first."""
 
-    def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[Row]):
+    def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[Row], phrases: Phrases):
+        self.say = phrases
         self.campaign = campaign
         self.names = names
         self.rows = [row for row in headlines if row.placement in names and row.estimate]
@@ -60,15 +56,16 @@ class _Bench:
 
     def sentence(self) -> str:
         if not self.decisive:
-            return "No placement worked: " + "; ".join(self._failures(self.names))
+            return self.say("none_worked", told="; ".join(self._failures(self.names)))
         if not self.pool:
-            return "No placement is to be used: " + "; ".join(self._left_out(None))
+            return self.say("none_usable", told="; ".join(self._left_out(None)))
         leader = self.leader()
-        lost = runs_note(self.campaign, leader.placement)
+        lost = runs_note(self.campaign, leader.placement, phrases=self.say)
         alone = len(self.names) == 1 and _quality(leader) == "reference"
-        answers = "there was nothing to hold its answers against" if alone else _ANSWERS[_quality(leader)]
-        head = self._head(leader) + _bandwidth(leader) + f"{',' if alone else ''} and {answers}"
-        head += f", though it {lost}" if lost else ""
+        answers = self.say("answers_unheld" if alone else f"answers_{_quality(leader)}")
+        head = self._head(leader) + self._bandwidth(leader)
+        head += self.say("answers_alone" if alone else "answers", answers=answers)
+        head += self.say("though", note=lost) if lost else ""
         return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
 
     def _of(self, kind: TestKind) -> list[Row]:
@@ -95,15 +92,16 @@ class _Bench:
         return leader
 
     def _head(self, leader: Row) -> str:
-        figure = f"{leader.metric.title.lower()} {_figure(leader)}"
+        metric = self.say.metric(leader.metric).lower()
+        leading = self.say("leading", metric=metric, figure=self._figure(leader))
         if len(self.names) == 1:
-            return f"{leader.placement} is the only placement measured: {figure}"
+            return self.say("only", placement=leader.placement, leading=leading)
         if len(self.decisive) == 1:
-            return f"{leader.placement} is the only placement that worked: {figure}"
+            return self.say("only_worked", placement=leader.placement, leading=leading)
         others = [(row, self._beside(leader, row)) for row in self.pool if row is not leader]
-        if others and all(verdict.answer == "not comparable" for _, verdict in others):
-            return f"{leader.placement} is likely the placement to use: {figure}{_against(leader, others)}"
-        return f"{leader.placement} is the placement to use: {figure}{_against(leader, others)}"
+        likely = others and all(verdict.answer == "not comparable" for _, verdict in others)
+        head = self.say("likely" if likely else "use", placement=leader.placement, leading=leading)
+        return head + self._against(leader, others)
 
     def _prefill(self, leader: Row) -> Iterator[str]:
         """Where prefill is faster, if not on the leader."""
@@ -114,9 +112,9 @@ class _Bench:
             return
         verdict = self._beside(ranked[0], own)
         if verdict.answer == "better":
-            yield f"prefill is fastest on {ranked[0].placement} ({_times(verdict, own)})"
+            yield self.say("prefill_elsewhere", placement=ranked[0].placement, times=self._times(verdict, own))
         elif len(ranked) > 1 and all(self._beside(own, row).answer == "better" for row in ranked if row is not own):
-            yield f"its prefill is the fastest too, {_figure(own)}"
+            yield self.say("prefill_too", figure=self._figure(own))
 
     def _left_out(self, leader: Row | None) -> Iterator[str]:
         """The placements that are not in question, each with its reason."""
@@ -125,29 +123,42 @@ class _Bench:
             if row.placement in recommended:
                 continue
             faster = leader is not None and self._beside(row, leader).answer == "better"
-            told = f"{row.placement} is faster, but its" if faster else f"{row.placement} is out: its"
-            yield f"{told} answers are {_quality(row)}"
+            yield self.say(f"{'faster_but' if faster else 'out'}_{_quality(row)}", placement=row.placement)
         worked = {row.placement for row in self.decisive}
         yield from self._failures([name for name in self.names if name not in worked])
 
     def _failures(self, names: Sequence[str]) -> Iterator[str]:
         for name in names:
             broken = placement_of(self.campaign, name).quality
-            told = ", and its answers are broken" if broken and broken.verdict == "broken" else ""
-            yield f"{name} {runs_note(self.campaign, name)}{told}"
+            note = runs_note(self.campaign, name, phrases=self.say)
+            is_broken = broken is not None and broken.verdict == "broken"
+            yield self.say("failure_broken" if is_broken else "failure", placement=name, note=note)
 
+    def _against(self, leader: Row, others: Sequence[tuple[Row, Verdict]]) -> str:
+        """What the leader is beside the next best, or beside all that it ties with."""
+        if not others:
+            return ""
+        ties = [row for row, verdict in others if verdict.answer == "same"]
+        if ties:
+            told = [self.say("figure_of", placement=row.placement, figure=self._figure(row)) for row in ties]
+            return self.say("tie", others=self.say("and").join(told))
+        other, verdict = others[0]
+        if verdict.answer == "not comparable":
+            figure = self._figure(other)
+            return self.say("beside", figure=figure, placement=other.placement, reason=verdict.reason)
+        times, extent = self._times(verdict, leader), _range(verdict, leader) or self.say("no_interval")
+        return self.say("as_fast", times=times, placement=other.placement, range=extent)
 
-def _against(leader: Row, others: Sequence[tuple[Row, Verdict]]) -> str:
-    """What the leader is beside the next best, or beside all that it ties with."""
-    if not others:
-        return ""
-    ties = [row for row, verdict in others if verdict.answer == "same"]
-    if ties:
-        return ", a tie with " + " and ".join(f"{row.placement} ({_figure(row)})" for row in ties)
-    other, verdict = others[0]
-    if verdict.answer == "not comparable":
-        return f", against {_figure(other)} on {other.placement} (not comparable: {verdict.reason})"
-    return f", {_times(verdict, leader)} as fast as {other.placement} ({_range(verdict, leader)})"
+    def _figure(self, row: Row) -> str:
+        return f"{format_number(_median(row))} {self.say.unit(row.metric)}"
+
+    def _bandwidth(self, row: Row) -> str:
+        fraction = row.fraction_of_bandwidth
+        return "" if fraction is None else self.say("bandwidth", percent=f"{fraction:.0%}")
+
+    def _times(self, verdict: Verdict, row: Row) -> str:
+        found = 1.0 if verdict.ratio is None else verdict.ratio.ratio
+        return self.say("times", ratio=_digits(found if row.metric.higher_is_better else 1 / found))
 
 
 def _estimate(row: Row) -> Estimate:
@@ -160,26 +171,13 @@ def _median(row: Row) -> float:
     return _estimate(row).median
 
 
-def _figure(row: Row) -> str:
-    return f"{format_number(_median(row))} {row.metric.unit}"
-
-
 def _quality(row: Row) -> str:
     return row.quality.verdict if row.quality else "unknown"
 
 
-def _bandwidth(row: Row) -> str:
-    return "" if row.fraction_of_bandwidth is None else f", {row.fraction_of_bandwidth:.0%} of the memory bandwidth"
-
-
-def _times(verdict: Verdict, row: Row) -> str:
-    found = 1.0 if verdict.ratio is None else verdict.ratio.ratio
-    return f"{_digits(found if row.metric.higher_is_better else 1 / found)} times"
-
-
 def _range(verdict: Verdict, row: Row) -> str:
     if verdict.ratio is None or verdict.ratio.low is None or verdict.ratio.high is None:
-        return "no interval"
+        return ""
     low, high = verdict.ratio.low, verdict.ratio.high
     return "–".join(map(_digits, (low, high) if row.metric.higher_is_better else (1 / high, 1 / low)))
 

@@ -35,6 +35,8 @@ from trilithon.results.table import (
 )
 from trilithon.results.verdict import verdict_sentence
 from trilithon.units import format_number
+from trilithon.web.results.wording import PagePhrases
+from trilithon.web.texts import texts_for
 
 __all__ = ["answered", "main"]
 
@@ -42,10 +44,10 @@ _DOTS_PER_INCH = 144
 _FIGURES_CSV = "figures"
 
 
-def campaign(database: Path, number: int) -> dict[str, Any]:
+def campaign(database: Path, number: int, language: str) -> dict[str, Any]:
     """Everything that a closer look at a campaign shows: the same sentences, figures and charts as its report."""
     found = _campaign(database, number)
-    rows = summarise(found)
+    rows, phrases = summarise(found), PagePhrases(texts_for(language))
     charts = _charts(found, rows)
     return {
         "title": report_title(found, rows),
@@ -53,8 +55,8 @@ def campaign(database: Path, number: int) -> dict[str, Any]:
         "status": found.status,
         "source": found.source,
         "board": str(found.board.get("description", "")),
-        "sentence": verdict_sentence(found),
-        "comparisons": comparison_lines(found),
+        "sentence": verdict_sentence(found, phrases),
+        "comparisons": comparison_lines(found, phrases),
         "rows": list(map(_row, rows)),
         "charts": [
             {"name": name, "title": chart.title, "svg": themed(as_svg(chart))} for name, chart in charts.items()
@@ -66,9 +68,9 @@ def campaign(database: Path, number: int) -> dict[str, Any]:
     }
 
 
-def verdict(database: Path, number: int) -> dict[str, Any]:
-    found = _campaign(database, number)
-    return {"sentence": verdict_sentence(found), "rows": list(map(_row, summarise(found)))}
+def verdict(database: Path, number: int, language: str) -> dict[str, Any]:
+    found, phrases = _campaign(database, number), PagePhrases(texts_for(language))
+    return {"sentence": verdict_sentence(found, phrases), "rows": list(map(_row, summarise(found)))}
 
 
 def _row(row: Row) -> dict[str, Any]:

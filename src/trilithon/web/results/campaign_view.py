@@ -17,8 +17,6 @@ from trilithon.web.texts import Texts
 
 __all__ = ["show_campaign", "show_comparison"]
 
-_LISTS = (("pairs", "comparisons"), ("failures", "failures"), ("warnings", "warnings"), ("remarks", "remarks"))
-
 
 def show_campaign(calculator: Calculator, campaign: int, text: Texts) -> None:
     """What takes its time follows; until then the page says so."""
@@ -29,7 +27,7 @@ def show_campaign(calculator: Calculator, campaign: int, text: Texts) -> None:
 
     async def fill() -> None:
         try:
-            found = await calculator.ask("campaign", campaign)
+            found = await calculator.ask("campaign", campaign, text.language)
         except TrilithonError as error:
             _complain(waiting, error, text)
             return
@@ -54,7 +52,7 @@ def _campaign(found: dict[str, Any], campaign: int, text: Texts) -> None:
     words("p", " · ".join([found["started"][:16].replace("T", " "), *state, found["board"]]), "muted")
     with box("section", "panel verdict"):
         words("h2", text("results.verdict"))
-        words("p", found["sentence"], "sentence").props('lang="en"')
+        words("p", found["sentence"], "sentence")
     with box(classes="line"):
         downloads(text("results.download"), [(form, campaign_path(form, campaign)) for form in FORMS], text)
         report = way(text("results.report"), report_path(campaign))
@@ -65,9 +63,11 @@ def _campaign(found: dict[str, Any], campaign: int, text: Texts) -> None:
         with box("section", "panel"):
             words("h2", text("results.figures"))
             markup(figure_tables(found["rows"], text), classes="figures")
-    for title, name in _LISTS:
+    if found["comparisons"]:
+        _lines(text("results.pairs"), found["comparisons"], text.language)
+    for name in ("failures", "warnings", "remarks"):
         if found[name]:
-            _lines(text(f"results.{title}"), found[name])
+            _lines(text(f"results.{name}"), found[name], "en")
 
 
 def _charts(charts: Sequence[dict[str, Any]], campaign: int, text: Texts) -> None:
@@ -85,11 +85,10 @@ def _charts(charts: Sequence[dict[str, Any]], campaign: int, text: Texts) -> Non
     section.props["aria-label"] = text("results.charts")
 
 
-def _lines(title: str, lines: Sequence[str]) -> None:
-    """What is told in English only."""
+def _lines(title: str, lines: Sequence[str], language: str) -> None:
     with box("section", "panel"):
         words("h2", title)
-        markup(joined(element("li", line) for line in lines), "ul", "told").props('lang="en"')
+        markup(joined(element("li", line) for line in lines), "ul", "told").props(f'lang="{language}"')
 
 
 def show_comparison(calculator: Calculator, a: Chosen, b: Chosen, text: Texts) -> None:

@@ -68,14 +68,14 @@ class ProgressView:
         if state.campaign is None:
             return
         try:
-            found = await self._desk.calculator.ask("verdict", state.campaign)
-            said, classes = found["sentence"], "sentence"
+            found = await self._desk.calculator.ask("verdict", state.campaign, self._text.language)
+            said, classes, language = found["sentence"], "sentence", self._text.language
         except TrilithonError as error:
-            said, classes = str(error), "bad"
+            said, classes, language = str(error), "bad", "en"
         if not self._end.is_deleted:
             self._end.clear()
             with self._end:
-                words("p", said, classes).props('lang="en"')
+                words("p", said, classes).props(f'lang="{language}"')
                 way(self._text("results.bench_look", campaign=state.campaign), campaign_address(state.campaign))
 
     def _cancel(self) -> None:

@@ -3,11 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trilithon.measure.metrics import Metric
+from trilithon.measure.records import Test
+from trilithon.results.phrases import Phrases
 from trilithon.units import format_number
 from trilithon.web.results.listing import Figure
 from trilithon.web.texts import Texts
 
-__all__ = ["figure_text", "metric_title", "quality_title", "sentence", "step_text", "test_title", "unit_title"]
+__all__ = [
+    "PagePhrases",
+    "figure_text",
+    "metric_title",
+    "quality_title",
+    "sentence",
+    "step_text",
+    "test_title",
+    "unit_title",
+]
 
 _STEPS = {
     "waiting for an idle machine": "step_idle",
@@ -15,6 +27,23 @@ _STEPS = {
     "warming up": "step_warming",
     "cold start": "step_cold",
 }
+
+
+class PagePhrases(Phrases):
+    """The sentences of `results`, with figures named as on the page around them."""
+
+    def __init__(self, text: Texts):
+        super().__init__(text.language)
+        self._text = text
+
+    def metric(self, metric: Metric) -> str:
+        return metric_title(metric.name, self._text)
+
+    def unit(self, metric: Metric) -> str:
+        return unit_title(metric.unit, self._text)
+
+    def test(self, test: Test) -> str:
+        return test_title(test.name, self._text)
 
 
 def metric_title(name: str, text: Texts) -> str:
