@@ -67,9 +67,9 @@ class Relayed:
     async def open(
         cls, client: Client, path: str, body: Mapping[str, Any], asked: Asked, *, most_tokens: int | None = None
     ) -> AsyncIterator["Relayed"]:
-        """Send the request and wait for the head of the answer; of a stream for its first piece too. Leaving closes the
-        connection, which cancels what is still under way. The prompt gets time for as many tokens as it may have, and
-        `most_tokens` at most. Raises Refused when the engine answers with an error."""
+        """Send the request and wait for the head of the answer. Leaving closes the connection, which cancels what is
+        still under way. The prompt gets time for as many tokens as it may have, and `most_tokens` at most. Raises
+        Refused when the engine answers with an error."""
         if body.get("stream"):
             body = {**body, "sse_ping_interval": NO_PINGS}
         tokens = min(_tokens_at_most(body), most_tokens or _LONGEST_PROMPT)
@@ -84,8 +84,6 @@ class Relayed:
 
             await asked(connect())
             await relayed[0]._read_head()
-            if body.get("stream"):
-                await relayed[0]._begin()
             yield relayed[0]
 
     @property
@@ -116,11 +114,6 @@ class Relayed:
             await self._asked(self._arrival())
         if self.status >= 400:
             raise refusal(self.status, await self.read())
-
-    async def _begin(self) -> None:
-        """Some engines send the head at once: until there is a piece, nobody has heard anything that binds."""
-        while not (self._content or self._exchange.complete):
-            await self._asked(self._arrival())
 
     async def _arrival(self, outlet: Outlet | None = None) -> None:
         """Until there is more; raises Disconnected, Hung."""

@@ -4,20 +4,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trilithon.children.wire import Handed
 from trilithon.engines.base import Feature, Placement, Task
-from trilithon.errors import ChildDied
-from trilithon.runtime.pool import Busy, Pool
-from trilithon.runtime.relay import Outlet, Relayed
+from trilithon.runtime.pool import Lease, Pool
+from trilithon.runtime.relay import Outlet
+from trilithon.serve.asking import Asking
 from trilithon.serve.fitting import fitted
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.library.pulls import Pulls
 from trilithon.serve.library.shelf import Entry, Shelf
 from trilithon.serve.problems import Problem
-from trilithon.serve.request_record import note_first_token, note_generated, note_retried
+from trilithon.serve.request_record import note_first_token, note_generated
 
 __all__ = ["Answer", "Service"]
 
@@ -30,47 +31,50 @@ class Answer:
     entry: Entry
     placement: Placement
     started_ns: int
-    load_seconds: float
-    waited_seconds: float
-    _relayed: Relayed
+    _asking: Asking
     end: End | None = field(default=None)
 
     @property
+    def load_seconds(self) -> float:
+        """What this request waited for the model to be loaded."""
+        return self._asking.lease.load_seconds
+
+    @property
     def content_type(self) -> str:
-        return self._relayed.content_type
+        return self._asking.relayed.content_type
 
     @property
     def handed(self) -> Handed | None:
-        return self._relayed.handed
+        return self._asking.relayed.handed
 
     def chunks(self, outlet: Outlet | None = None) -> AsyncIterator[bytes]:
         """What the outlet takes is not given here."""
-        return self._relayed.chunks(outlet)
+        return self._asking.chunks(outlet)
 
     async def events(self) -> AsyncIterator[Piece | End]:
         """Pieces of a streamed answer, `End` last."""
         reader = AnswerReader()
-        async for chunk in self._relayed.chunks():
+        async for chunk in self._asking.chunks():
             for piece in reader.feed(chunk):
                 yield piece
         end = reader.end()
         # Of a handover the stream tells the second half alone; these are of the request as a whole.
-        self.end = replace(end, timings=self._relayed.timings or end.timings)
+        self.end = replace(end, timings=self._asking.relayed.timings or end.timings)
         yield self.end
 
     def note(self) -> None:
         """For the log and the metrics of the request that this task works for."""
-        if self._relayed.timings is None:
+        if self._asking.relayed.timings is None:
             return
-        if self._relayed.content_type.startswith("text/event-stream"):
-            note_first_token(self._relayed.first_ns)
+        if self._asking.relayed.content_type.startswith("text/event-stream"):
+            note_first_token(self._asking.relayed.first_ns)
         ran = self.provenance()
         note_generated(
             model=self.entry.name,
             placement=ran["placement"],
             prefill_unit=ran["prefill_unit"],
             decode_unit=ran["decode_unit"],
-            timings=self._relayed.timings,
+            timings=self._asking.relayed.timings,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -107,38 +111,22 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
-        """Entered with the first word of the answer there. An engine that died before gets the request once more: what
-        killed it may have been another one.
-
-        Raises ModelError, PlacementError, Busy, RunError, Problem."""
+        """Raises ModelError, PlacementError, Busy, RunError, Problem."""
         started_ns = time.monotonic_ns()
         entry, key, placement = await self._found(
             generation.model, generation.context, _task(generation), generation.placement
         )
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
-        keep = generation.keep_alive_seconds
-        died, begun = None, False
-        while True:
-            try:
-                async with (
-                    self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep) as lease,
-                    lease.runner.relay(generation.path, body) as relayed,
-                ):
-                    begun = True
-                    answer = Answer(entry, placement, started_ns, lease.load_seconds, lease.waited_seconds, relayed)
-                    yield answer
-                    answer.note()
-                    return
-            except ChildDied as error:
-                if begun or died:
-                    raise
-                died = error
-                note_retried()
-            except Busy:
-                if begun or not died:
-                    raise
-                raise died from None  # it rests now: why is what matters
+
+        def take() -> AbstractAsyncContextManager[Lease]:
+            keep = generation.keep_alive_seconds
+            return self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep)
+
+        async with Asking(take, generation.path, body) as asking:
+            answer = Answer(entry, placement, started_ns, asking)
+            yield answer
+            answer.note()
 
     async def ask(self, generation: Generation, caller: str) -> tuple[list[Piece], Answer]:
         """All of a streamed answer at once; `answer.end` says how it ended. The body has to ask for a stream."""
