@@ -160,6 +160,8 @@ def test_a_long_prompt_goes_over_and_a_short_one_does_not(tiny: Path, home: Path
     async def scenario() -> None:
         async with opened(scripted(tiny, home, {}, {}), home) as pair:
             _, long = await text_of(pair, Completion(prompt=prompt_of(4000), max_tokens=4))
+            for tokens in (2, 4000) * 10:  # a move costs half a second: more than a busy machine adds to three tokens
+                pair.costs.move.learn(tokens, 500)
             _, short = await text_of(pair, Completion(prompt=prompt_of(3, 5), max_tokens=4))
         assert long.handed is not None and long.handed.prefill == "scripted/npu" and long.handed.reason == ""
         assert short.handed is not None and short.handed.prefill == short.handed.decode == "scripted/cpu"

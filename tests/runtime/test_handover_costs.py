@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,3 +116,20 @@ def test_one_odd_measurement_is_doubted_and_a_second_one_believed() -> None:
         cost.learn(100, 5000)
     found = cost.of(100)
     assert found is not None and found > 4000
+
+
+def test_a_change_is_believed_though_other_lengths_come_between() -> None:
+    """Else the cost of short prompts would stay what it was, in a conversation of long and short ones."""
+    cost = line(0, 1)
+    for tokens in (2, 4000) * 10:
+        cost.learn(tokens, 4000)
+    found = cost.of(2)
+    assert found is not None and found > 2000
+
+
+def test_a_burst_now_and_then_is_never_believed() -> None:
+    cost = line(10, 1)
+    for _ in range(5):
+        cost.learn(100, 5000)
+        cost.learn(100, 110)
+    assert cost.of(100) == pytest.approx(110, rel=1e-6)

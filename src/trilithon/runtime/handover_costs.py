@@ -15,9 +15,10 @@ the prefiller after the decoder's cache was brought to it."""
 
 # Weight that a measurement keeps when the next one comes: about the last ten count.
 _KEPT = 0.9
-# Times what was expected from which on a measurement is doubted, as a start from cold or another program's burst;
-# the next one like it is believed.
+# Times what was expected from which on a measurement is doubted, as a start from cold or another program's burst. A
+# second one is believed, unless one of like length (within _LIKE times) came between that was as expected.
 _ODD = 3.0
+_LIKE = 2.0
 
 
 @dataclass(slots=True)
@@ -29,15 +30,18 @@ class LinearCost:
     _ms: float = 0.0
     _tokens_squared: float = 0.0
     _product: float = 0.0
-    _doubting: bool = False
+    _doubted_tokens: int = 0
 
     def learn(self, tokens: int, ms: float) -> None:
         if tokens < 1 or ms < 0:
             return
         expected = self.of(tokens)
-        self._doubting = self._knows_a_line() and not self._doubting and ms > _ODD * (expected or 0.0) > 0
-        if self._doubting:
+        odd = self._knows_a_line() and ms > _ODD * (expected or 0.0) > 0
+        if odd and not self._doubted_tokens:
+            self._doubted_tokens = tokens
             return
+        if odd or max(tokens, self._doubted_tokens) <= _LIKE * min(tokens, self._doubted_tokens):
+            self._doubted_tokens = 0
         self._weight = _KEPT * self._weight + 1
         self._tokens = _KEPT * self._tokens + tokens
         self._ms = _KEPT * self._ms + ms

@@ -90,7 +90,8 @@ def test_what_kills_an_engine_twice_is_told(serve: Serve, tiny: Path, door: str)
             time.sleep(0.01)
         os.kill(second, signal.SIGSEGV)
         answer = asking.result()
-    assert answer.status_code == (200 if DOORS[door] else 502), answer.text  # of a stream, the head is there before
+    # A stream's head may be out before the second death, or not.
+    assert answer.status_code in ((200, 502) if DOORS[door] else (502,)), answer.text
     assert "segmentation fault" in answer.text
     ready_again(server, 20)
     assert server.pool.crashes == 2
