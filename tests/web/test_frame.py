@@ -62,5 +62,4 @@ def test_words_are_readable_in_the_dark(site: Site, browser_page: Pages) -> None
     page = browser_page(dark=True)
     page.goto(site().url)
     page.wait_for_function("window.did_handshake === true")
-    shown = page.locator(".page").evaluate("element => getComputedStyle(element).color")
-    assert shown == "rgb(230, 234, 240)"
+    expect(page.locator(".page")).to_have_css("color", "rgb(230, 234, 240)")

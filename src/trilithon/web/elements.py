@@ -1,12 +1,13 @@
 """The small pieces that pages are put together from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-__all__ = ["Words", "box", "icon_button", "words"]
+__all__ = ["Words", "box", "folded", "icon_button", "words"]
 
 Words = TextElement
 
@@ -18,6 +19,14 @@ def words(tag: str, text: str = "", classes: str = "") -> Words:
 
 def box(tag: str = "div", classes: str = "") -> ui.element:
     return ui.element(tag).classes(classes)
+
+
+@contextmanager
+def folded(title: str, classes: str = "folded") -> Iterator[ui.element]:
+    """Shut until somebody opens it, by the browser's own means."""
+    with box("details", classes) as made:
+        words("summary", title)
+        yield made
 
 
 def icon_button(icon: str, label: str, act: Callable[[], Any]) -> ui.button:

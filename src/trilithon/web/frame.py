@@ -10,6 +10,7 @@ from typing import Literal
 
 from nicegui import ui
 
+from trilithon.web.elements import box
 from trilithon.web.texts import LANGUAGES, Texts
 
 __all__ = ["APPEARANCES", "CONTENT", "PATHS", "Appearance", "frame"]
@@ -32,17 +33,17 @@ def frame(text: Texts, *, active: str, appearance: Appearance = "auto", leaving:
         ui.link(text("frame.skip"), f"#{CONTENT}").classes("skip")
         ui.link("Trilithon", "/").classes("brand").props('aria-hidden="true" tabindex="-1"')
         _ways(text, active)
-        with ui.element("div").classes("choices"):
+        with box(classes="choices"):
             _appearances(text, appearance)
             _languages(text)
             if leaving:
                 _way_out(text)
-    with ui.element("div").props(f'id="{CONTENT}" tabindex="-1"').classes("page"):
+    with box(classes="page").props(f'id="{CONTENT}" tabindex="-1"'):
         yield
 
 
 def _ways(text: Texts, active: str) -> None:
-    with ui.element("nav") as ways:
+    with box("nav") as ways:
         ways.props["aria-label"] = text("frame.pages")
         for name, path in PATHS.items():
             with ui.link(target=path).classes("way") as way:
@@ -86,8 +87,8 @@ def _choice(title: str, cookie: str, value: str, *, chosen: bool) -> None:
 
 def _way_out(text: Texts) -> None:
     title = text("frame.leave")
-    form = ui.element("form").props('method="post" action="/logout"')
-    with form, ui.element("button").props('type="submit"').classes("leave") as button:
+    form = box("form").props('method="post" action="/logout"')
+    with form, box("button").props('type="submit"').classes("leave") as button:
         button.props["aria-label"] = title
         button.props["title"] = title
         ui.icon("logout").props('aria-hidden="true"')

@@ -10,6 +10,7 @@ from trilithon.board import tuning_record
 from trilithon.board.doctor import Finding, findings
 from trilithon.board.snapshot import read_board
 from trilithon.web.board.readings import Watch
+from trilithon.web.elements import box, words
 from trilithon.web.house import House
 from trilithon.web.texts import Texts
 
@@ -51,12 +52,11 @@ class FindingsList:
     def __init__(self, house: House, watch: Watch, text: Texts):
         self._house, self._watch, self._text = house, watch, text
         with ui.row().classes("board-head"):
-            with ui.element("h2").props('id="findings"'):
-                ui.label(text("board.findings"))
+            words("h2", text("board.findings")).props('id="findings"')
             self._again = ui.button(text("board.refresh"), icon="refresh", color=None, on_click=self.refresh)
             self._again.props("flat dense no-caps").classes("board-again")
         ui.label(text("board.findings_lead")).classes("muted")
-        self._list = ui.element("ul").classes("findings").props('aria-labelledby="findings"')
+        self._list = box("ul", "findings").props('aria-labelledby="findings"')
         self._when = ui.label().classes("muted").props('role="status"')
 
     async def refresh(self) -> None:
@@ -73,17 +73,16 @@ class FindingsList:
         self._again.enable()
 
     def _item(self, finding: Finding) -> None:
-        with ui.element("li").classes(f"finding finding-{finding.severity}"):
-            with ui.element("span").classes(f"severity {_COLOURS[finding.severity]}"):
+        with box("li", f"finding finding-{finding.severity}"):
+            with box("span", f"severity {_COLOURS[finding.severity]}"):
                 ui.icon(_ICONS[finding.severity]).props('aria-hidden="true"')
                 ui.label(self._text(f"board.{finding.severity}"))
-            with ui.element("div").props('lang="en"').classes("said"):
+            with box(classes="said").props('lang="en"'):
                 ui.label(finding.subject).classes("subject")
                 ui.label(finding.message)
             if finding.mend:
-                with ui.element("div").classes("mend"):
-                    with ui.element("code").props('lang="en" tabindex="0"'):
-                        ui.label(finding.mend)
+                with box(classes="mend"):
+                    words("code", finding.mend).props('lang="en" tabindex="0"')
                     self._copying(finding.mend)
 
     def _copying(self, command: str) -> None:

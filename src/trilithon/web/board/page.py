@@ -10,6 +10,7 @@ from trilithon.web.board.picture import NARROW, WIDE, draw
 from trilithon.web.board.readings import PERIOD_SECONDS, Watch, watch_of
 from trilithon.web.board.style import PAGE_STYLE, STYLE
 from trilithon.web.board.table import table
+from trilithon.web.elements import box, folded, words
 from trilithon.web.house import House, Visitor
 from trilithon.web.texts import Texts
 
@@ -47,18 +48,16 @@ class _View:
         self._turn = 0
         self._shown: tuple[str, ...] = ()
         self._drawings: list[ui.html] = []
-        _heading("h1", text("frame.board"))
+        words("h1", text("frame.board"))
         ui.label(watch.board.describe()).classes("muted").props('lang="en"')
         ui.label(text("board.lead")).classes("muted")
         self._picture = ui.html("", sanitize=False).classes("board-picture")
         self._remarks = ui.label().classes("muted")
-        with ui.element("details").classes("board-words"):
-            with ui.element("summary"):
-                ui.label(text("board.table"))
+        with folded(text("board.table"), "board-words"):
             self._table = ui.html("", sanitize=False)
-        _heading("h2", text("board.lines"))
+        words("h2", text("board.lines"))
         self._wait = ui.label(text("board.lines_wait")).classes("muted")
-        self._grid = ui.element("div").classes("board-lines")
+        self._grid = box(classes="board-lines")
         self.refresh()
 
     def narrowed(self, event: events.GenericEventArguments) -> None:
@@ -108,11 +107,6 @@ class _View:
         self._drawings = []
         with self._grid:
             for chart in found:
-                with ui.element("section").classes("panel"):
-                    _heading("h3", self._text(f"board.lines_{chart.key}"))
+                with box("section", "panel"):
+                    words("h3", self._text(f"board.lines_{chart.key}"))
                     self._drawings.append(ui.html("", sanitize=False))
-
-
-def _heading(tag: str, words: str) -> None:
-    with ui.element(tag):
-        ui.label(words)

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nicegui import ui
-from nicegui.elements.mixins.text_element import TextElement
 
 from trilithon.web.chat.blocks import Blocks
 from trilithon.web.chat.tree import Message
+from trilithon.web.elements import Words, box, words
 from trilithon.web.safe import safe_markdown
 from trilithon.web.texts import Texts
 
@@ -27,23 +27,23 @@ class MessageView:
         self.message, self._text = message, text
         self._blocks = Blocks()
         self._recent: list[ui.html] = []
-        self._thought: TextElement | None = None
-        with ui.element("article").classes(f"message {message.role}") as self.root:
+        self._thought: Words | None = None
+        with box("article", f"message {message.role}") as self.root:
             self.root.props["aria-label"] = text(f"chat.{message.role}")
             if message.placement:
-                TextElement(tag="h3", text=message.placement).classes("placement")
+                words("h3", message.placement, "placement")
             for url in message.images:
-                picture = ui.element("img").classes("picture")
+                picture = box("img", "picture")
                 picture.props["src"], picture.props["alt"] = url, text("chat.picture")
-            with ui.element("details").classes("thinking") as self._thinking:
-                TextElement(tag="summary", text=text("chat.thinking"))
-                self._thoughts = ui.element("div")
-            self._body = ui.element("div").classes("words")
-            self._error = TextElement(tag="p", text="").classes("bad").props('role="alert"')
-            self._figures = TextElement(tag="p", text="").classes("figures muted")
-            self.acts = ui.element("div").classes("acts")
+            with box("details", "thinking") as self._thinking:
+                words("summary", text("chat.thinking"))
+                self._thoughts = box()
+            self._body = box(classes="words")
+            self._error = words("p", classes="bad").props('role="alert"')
+            self._figures = words("p", classes="figures muted")
+            self.acts = box(classes="acts")
         with self._body:
-            self._finished = ui.element("div")
+            self._finished = box()
             self._rest = ui.html("", sanitize=False)
         self._thinking.set_visibility(False)
         self.think(message.thinking)
@@ -63,7 +63,7 @@ class MessageView:
         self._thinking.set_visibility(True)
         if self._thought is None or len(self._thought.text) + len(text) > _LONGEST_THOUGHT:
             with self._thoughts:
-                self._thought = TextElement(tag="span", text="")
+                self._thought = words("span")
         self._thought.set_text(self._thought.text + text)
 
     def write(self, text: str) -> None:
@@ -94,7 +94,7 @@ class MessageView:
         if message.role == "user":
             self._body.clear()
             with self._body:
-                TextElement(tag="p", text=message.text).classes("asked")
+                words("p", message.text, "asked")
         self._error.set_text(message.error)
         self._error.set_visibility(bool(message.error))
         self._figures.set_text(figures_words(message.figures, self._text))

@@ -9,7 +9,7 @@ from nicegui import events, ui
 from trilithon.errors import TrilithonError
 from trilithon.serve.images.kinds import picture_kind
 from trilithon.web.chat.tree import Message
-from trilithon.web.elements import icon_button
+from trilithon.web.elements import box, icon_button
 from trilithon.web.texts import Texts
 
 __all__ = ["Composer"]
@@ -36,10 +36,10 @@ class Composer:
         self._text, self._send, self._stop, self._sees = text, send, stop, sees
         self._images: list[str] = []
         self._edited: Message | None = None
-        with ui.element("div").classes("composer") as self._root:
-            self._editing = ui.element("div")
-            self._pictures = ui.element("div").classes("pictures")
-            with ui.element("div").classes("row"):
+        with box(classes="composer") as self._root:
+            self._editing = box()
+            self._pictures = box(classes="pictures")
+            with box(classes="row"):
                 self._upload = ui.upload(
                     on_upload=self._uploaded,
                     on_rejected=lambda: self._refuse("chat.no_picture"),
@@ -132,8 +132,8 @@ class Composer:
         self._pictures.clear()
         with self._pictures:
             for at, url in enumerate(self._images):
-                with ui.element("figure"):
-                    picture = ui.element("img")
+                with box("figure"):
+                    picture = box("img")
                     picture.props["src"], picture.props["alt"] = url, self._text("chat.picture")
                     icon_button("close", self._text("chat.drop_picture"), functools.partial(self._drop, at))
 

@@ -12,7 +12,7 @@ from trilithon.errors import TrilithonError
 from trilithon.results.speeds import last_speeds
 from trilithon.serve.library.shelf import Entry, Outlook
 from trilithon.web.chat.tree import Conversation, Wishes
-from trilithon.web.elements import icon_button
+from trilithon.web.elements import box, icon_button
 from trilithon.web.house import House
 from trilithon.web.texts import Texts
 
@@ -35,7 +35,7 @@ class Controls:
         self._entries: dict[str, Entry] = {}
         self._outlook: Outlook | None = None
         self._offered: tuple[str, ...] = ()
-        with ui.element("div").classes("choices-row"):
+        with box(classes="choices-row"):
             self._model = ui.select([], label=text("chat.model"), on_change=self._chosen).classes("model")
             self._model.props("dense outlined options-dense")
             self._model.props["aria-label"] = text("chat.model")
@@ -47,12 +47,12 @@ class Controls:
                 ui.menu_item("Markdown", lambda: export("md"))
                 ui.menu_item("JSON", lambda: export("json"))
         self._fields: dict[str, Any] = {}
-        with ui.element("div").classes("settings panel") as self._settings:
+        with box(classes="settings panel") as self._settings:
             self._fields["system"] = ui.textarea(text("chat.system")).props("autogrow dense").classes("broad")
             for name, (least, most, step) in _NUMBERS.items():
                 self._fields[name] = ui.number(text(f"chat.{name}"), min=least, max=most, step=step)
                 self._fields[name].props("dense clearable")
-        with ui.element("div").classes("settings panel sides") as self._compare:
+        with box(classes="settings panel sides") as self._compare:
             ui.label(text("chat.compare_how")).classes("broad muted")
             self._sides = [ui.input(text(f"chat.{side}")).props("dense") for side in ("first_side", "second_side")]
         self._settings.set_visibility(False)

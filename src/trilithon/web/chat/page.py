@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nicegui import background_tasks, ui
-from nicegui.elements.mixins.text_element import TextElement
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.problems import problem_of
@@ -19,7 +18,7 @@ from trilithon.web.chat.exporting import as_markdown
 from trilithon.web.chat.sidebar import Sidebar
 from trilithon.web.chat.streaming import stream
 from trilithon.web.chat.tree import ROOT, Conversation, Message
-from trilithon.web.elements import icon_button
+from trilithon.web.elements import box, icon_button, words
 from trilithon.web.house import House, Visitor
 from trilithon.web.texts import Texts
 
@@ -57,14 +56,14 @@ class _Page:
         self._first = 0  # of the branch: what is drawn first
         self._keeping = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
-        TextElement(tag="h1", text=text("frame.chat")).classes("visually-hidden")
-        with ui.element("div").classes("chat"):
+        words("h1", text("frame.chat"), "visually-hidden")
+        with box(classes="chat"):
             self._side = Sidebar(text, new=self._begin, show=self._show, rename=self._rename, remove=self._remove)
-            with ui.element("section").classes("talk") as talk:
+            with box("section", "talk") as talk:
                 talk.props["aria-label"] = text("chat.conversation")
                 self._controls = Controls(house, text, export=self._export)
-                with ui.element("div").classes("log"):
-                    self._turns = ui.element("div").classes("turns").props('role="log" tabindex="0"')
+                with box(classes="log"):
+                    self._turns = box(classes="turns").props('role="log" tabindex="0"')
                     self._turns.props["aria-label"] = text("chat.messages")
                 self._composer = Composer(text, send=self._send, stop=self._stop, sees=self._controls.sees)
                 self._told = ui.label().classes("visually-hidden").props('role="status"')
@@ -138,8 +137,8 @@ class _Page:
         self._first = max(0, len(path) - _SHOWN)
         with self._turns:
             if not path:
-                with ui.element("div").classes("welcome"):
-                    TextElement(tag="h2", text=self._text("chat.welcome"))
+                with box(classes="welcome"):
+                    words("h2", self._text("chat.welcome"))
                     ui.label(self._text("chat.hint")).classes("muted")
             self._earlier = ui.button(self._text("chat.earlier"), on_click=self._look_back).props("flat no-caps")
             self._earlier.set_visibility(self._first > 0)
@@ -189,10 +188,10 @@ class _Page:
 
     # -- asking
 
-    async def _send(self, words: str, images: Sequence[str], edited: Message | None) -> None:
+    async def _send(self, question: str, images: Sequence[str], edited: Message | None) -> None:
         path = self._conversation.path()
         parent = edited.parent if edited is not None else path[-1].number if path else ROOT
-        asked = self._conversation.add(parent, "user", words, images=list(images))
+        asked = self._conversation.add(parent, "user", question, images=list(images))
         if path and edited is None:
             with self._turns:
                 self._view(asked)
@@ -239,7 +238,7 @@ class _Page:
         with self._turns:
             if len(messages) == 1:
                 return [self._view(messages[0])]
-            with ui.element("div").classes("side-by-side"):
+            with box(classes="side-by-side"):
                 return [self._view(message) for message in messages]
 
     async def _run(

@@ -3,10 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from nicegui import ui
-from nicegui.elements.mixins.text_element import TextElement
 
 from trilithon.web.chat.conversations import Heading
-from trilithon.web.elements import icon_button
+from trilithon.web.elements import box, icon_button, words
 from trilithon.web.texts import Texts
 
 __all__ = ["Sidebar"]
@@ -23,12 +22,12 @@ class Sidebar:
         remove: Callable[[str], Awaitable[None]],
     ):
         self._text, self._show, self._rename, self._remove = text, show, rename, remove
-        with ui.element("nav").classes("side") as self._root:
+        with box("nav", "side") as self._root:
             self._root.props["aria-label"] = text("chat.conversations")
-            with ui.element("div").classes("heads"):
+            with box(classes="heads"):
                 ui.button(text("chat.new"), icon="add", on_click=new).props("outline no-caps").classes("wide")
                 icon_button("list", text("chat.conversations"), self._toggle).classes("toggle")
-            self._list = ui.element("ul")
+            self._list = box("ul")
 
     def _toggle(self) -> None:
         self._root.classes(toggle="open-list")
@@ -41,10 +40,10 @@ class Sidebar:
 
     def _row(self, heading: Heading, *, current: bool) -> None:
         title = heading.title or self._text("chat.untitled")
-        with ui.element("li") as row:
+        with box("li") as row:
             if current:
                 row.props["aria-current"] = "true"
-            opening = TextElement(tag="button", text=title).classes("open").props('type="button"')
+            opening = words("button", title, "open").props('type="button"')
             opening.props["title"] = title
 
             async def show() -> None:
@@ -57,7 +56,7 @@ class Sidebar:
 
     def _ask_title(self, heading: Heading) -> None:
         with ui.dialog() as dialog, ui.card():
-            TextElement(tag="h2", text=self._text("chat.rename_title"))
+            words("h2", self._text("chat.rename_title"))
             named = (
                 ui.input(self._text("chat.title"), value=heading.title).props("autofocus maxlength=200").classes("wide")
             )
@@ -74,7 +73,7 @@ class Sidebar:
 
     def _ask_removal(self, heading: Heading) -> None:
         with ui.dialog() as dialog, ui.card():
-            TextElement(tag="h2", text=self._text("chat.remove_title"))
+            words("h2", self._text("chat.remove_title"))
             ui.label(heading.title or self._text("chat.untitled"))
 
             async def done() -> None:

@@ -8,9 +8,8 @@ from trilithon.models.file import ModelFile
 from trilithon.models.manifest import Manifest
 from trilithon.serve.library.shelf import Shelf
 from trilithon.units import format_bytes
-from trilithon.web.elements import box, icon_button, words
+from trilithon.web.elements import box, folded, icon_button, words
 from trilithon.web.models.details import Details, Weights, read_details
-from trilithon.web.models.elements import folded
 from trilithon.web.models.facts import abilities, parameters_text
 from trilithon.web.models.library import Row
 from trilithon.web.texts import Texts

@@ -1,14 +1,11 @@
 """The small pieces that only the views of this page are put together from."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from nicegui import ui
 
-from trilithon.web.elements import words
-
-__all__ = ["button", "folded"]
+__all__ = ["button"]
 
 
 def button(text: str, label: str, act: Callable[[], Any], *, icon: str | None = None, classes: str = "") -> ui.button:
@@ -16,11 +13,3 @@ def button(text: str, label: str, act: Callable[[], Any], *, icon: str | None = 
     made = ui.button(text, on_click=act, icon=icon, color=None).props("flat no-caps dense").classes(f"act {classes}")
     made.props["aria-label"] = label
     return made
-
-
-@contextmanager
-def folded(title: str) -> Iterator[None]:
-    """Shut until somebody opens it, by the browser's own means."""
-    with ui.element("details").classes("folded"):
-        words("summary", title)
-        yield

@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from trilithon.results.markup import Html
-from trilithon.web.elements import box, words
+from trilithon.web.elements import box, folded
 from trilithon.web.texts import Texts
 
 __all__ = ["button", "downloads", "markup", "way"]
@@ -29,13 +29,9 @@ def way(said: str, address: str, *, label: str = "", classes: str = "") -> ui.li
     return made
 
 
-def downloads(title: str, paths: Iterable[tuple[str, str]], text: Texts) -> ui.element:
+def downloads(title: str, paths: Iterable[tuple[str, str]], text: Texts) -> None:
     """`paths` are forms and where each is to be had."""
-    with box("details", "folded downloads") as folded:
-        words("summary", title)
-        with box("ul", "ways"):
-            for form, path in paths:
-                with box("li"):
-                    made = way(text(f"results.form_{form}"), path)
-                    made.props["download"] = True
-    return folded
+    with folded(title, "folded downloads"), box("ul", "ways"):
+        for form, path in paths:
+            with box("li"):
+                way(text(f"results.form_{form}"), path).props["download"] = True
