@@ -408,8 +408,8 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
                 [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
             ),
             (
-                "Лучше всего подходит llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее, чем rk-llama.cpp/npu"
-                " (1.30–1.32), его ответы служат эталоном; промпт быстрее всего читает rk-llama.cpp/npu (в 3.00 раза)."
+                "Лучше всех подходит llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее, чем rk-llama.cpp/npu"
+                " (1.30–1.32), его ответы служат эталоном; промпт быстрее всех читает rk-llama.cpp/npu (в 3.00 раза)."
             ),
         ),
         (
@@ -426,40 +426,40 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         (
             campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90)),
             (
-                "Лучше всего подходит llama.cpp/cpu: decode — 10.0 tokens/s, ответы верны; rk-llama.cpp/npu быстрее, но"
-                " его ответы испорчены."
+                "Лучше всех подходит llama.cpp/cpu: decode — 10.0 tokens/s, ответы верны; rk-llama.cpp/npu быстрее, но"
+                " ответы испорчены."
             ),
         ),
         (
             campaign([placement(NPU, "broken")], runs(NPU, 90)),
-            "Ни одно размещение не годится: rk-llama.cpp/npu не годится: ответы испорчены.",
+            "Ни одно размещение не годится: rk-llama.cpp/npu отпадает — ответы испорчены.",
         ),
         (
             campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3)),
             (
-                "Лучше всего подходит rk-llama.cpp/npu: decode — 20.0 tokens/s, наравне с llama.cpp/cpu (20.0"
-                " tokens/s), ответы верны; промпт оно читает тоже быстрее всех, 300 tokens/s."
+                "Лучше всех подходит rk-llama.cpp/npu: decode — 20.0 tokens/s, наравне с llama.cpp/cpu (20.0"
+                " tokens/s), ответы верны; промпт тоже читает быстрее всех, 300 tokens/s."
             ),
         ),
         (
             campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), *DIED]),
             (
-                "Заработало только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны; rk-llama.cpp/npu: не удалось"
-                " прогонов: 2 из 2 (segmentation fault (SIGSEGV))."
+                "Заработало только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны; rk-llama.cpp/npu — неудачных"
+                " прогонов 2 из 2: segmentation fault (SIGSEGV)."
             ),
         ),
         (
             campaign([placement(NPU)], DIED),
             (
-                "Ни одно размещение не заработало: rk-llama.cpp/npu: не удалось прогонов: 2 из 2 (segmentation fault"
-                " (SIGSEGV))."
+                "Ни одно размещение не заработало: rk-llama.cpp/npu — неудачных прогонов 2 из 2: segmentation fault"
+                " (SIGSEGV)."
             ),
         ),
         (
             campaign([placement(CPU)], [*runs(CPU, 50), run(CPU, 5, outcome="failed", failure=CRASH)]),
             (
-                "Измерено только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны, но не всё прошло гладко: не"
-                " удалось прогонов: 1 из 6 (segmentation fault (SIGSEGV))."
+                "Измерено только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны, но неудачных прогонов"
+                " 1 из 6: segmentation fault (SIGSEGV)."
             ),
         ),
         (campaign([placement(CPU)], []), "Ничего не измерено."),
@@ -472,8 +472,11 @@ def test_the_same_is_said_in_russian(whole: Campaign, said: str) -> None:
 def test_a_comparison_in_russian() -> None:
     whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50) + runs(NPU, 40, shift=3))
     assert comparison_lines(whole, Phrases("ru")) == [
-        "tg128, Decode: rk-llama.cpp/npu рядом с llama.cpp/cpu: хуже, отношение 0.801 (0.794–0.806)"
+        (
+            "tg128, Decode: rk-llama.cpp/npu в сравнении с llama.cpp/cpu: хуже, отношение 0.801 (0.794–0.806)"
+            " — на 19.9% меньше (p = 0.0079)"
+        )
     ]
     few = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
     (line,) = comparison_lines(few, Phrases("ru"))
-    assert ": несравнимо — 2 runs on each side" in line
+    assert ": несравнимо — прогонов с каждой стороны 2, нужно не меньше 5" in line

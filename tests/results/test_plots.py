@@ -1,5 +1,6 @@
 """The charts: who is in them, that they are sound XML, fit their frame, and come out the same each time."""
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -11,7 +12,8 @@ from matplotlib.image import imread
 
 from trilithon.measure.records import QualityRecord
 from trilithon.results.charts import spread
-from trilithon.results.compare import Estimate
+from trilithon.results.compare import Estimate, summarise
+from trilithon.results.phrases import Phrases
 from trilithon.results.plots import as_svg, figures, write_pngs
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,6 +27,24 @@ def charts(example):
 @pytest.fixture(scope="module")
 def sweep_charts(sweep):
     return figures(sweep)
+
+
+class Russian(Phrases):
+    """Figures named as the pages name them, for a Russian reader."""
+
+    def __init__(self):
+        super().__init__("ru")
+
+    def metric(self, metric):
+        return "Скорость"
+
+    def unit(self, metric):
+        return "токен/с"
+
+
+@pytest.fixture(scope="module")
+def russian_charts(example):
+    return figures(summarise(example.campaign, Russian()), phrases=Russian())
 
 
 def words(chart):
@@ -81,10 +101,25 @@ def test_lengths_and_depths_become_lines(sweep_charts):
         assert "rk-llama.cpp/npu+" in drawn
 
 
-def test_the_words_stay_inside_their_chart(charts, sweep_charts, example):
+def test_a_chart_speaks_the_readers_language(charts, russian_charts, sweep, example):
+    """All but the names of placements and of llama-bench's tests, and what a child died of; files keep their names."""
+    assert list(russian_charts) == list(charts)
+    same = [placement.name for placement in example.campaign.placements]
+    same += ["segmentation fault", "pp512", "tg128"]
+    for chart in russian_charts.values():
+        for line in (*words(chart), chart.title, *chart.description.split(". ")):
+            for name in sorted(same, key=len, reverse=True):
+                line = line.replace(name, "")
+            assert not re.search("[A-Za-z]", line), line
+    lines = figures(sweep, phrases=Russian())
+    assert list(lines) == list(figures(sweep))
+    assert "токенов в промпте" in words(lines["prefill-by-prompt-tokens"])
+
+
+def test_the_words_stay_inside_their_chart(charts, russian_charts, sweep_charts, example):
     name = "a-very-long-engine-name.cpp@with-a-build-of-its-own-armv8.2-a+dotprod/npu+llama.cpp@native/cpu" * 2
     long = figures([replace(row, placement=f"{row.placement}{name}") for row in example.rows])
-    for chart in (*charts.values(), *sweep_charts.values(), *long.values()):
+    for chart in (*charts.values(), *russian_charts.values(), *sweep_charts.values(), *long.values()):
         chart.draw_without_rendering()
         frame = chart.bbox
         for text in (*chart.texts, *(text for axes in chart.axes for text in axes.texts)):

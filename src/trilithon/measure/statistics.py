@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trilithon.measure.reasons import Say, english
+
 __all__ = [
     "DISPLAY_LEVEL",
     "LEAST_RUNS",
@@ -131,20 +133,21 @@ def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = 
     return by_round if _sees_more(by_round, whole) else whole
 
 
-def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = False) -> Verdict:
+def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = False, say: Say = english) -> Verdict:
     """What a is beside b. A difference is claimed where the interval of the ratio excludes 1, the rank test agrees
     at the same level, and the ratio is off 1 by NEGLIGIBLE or more."""
     if min(len(a), len(b)) < LEAST_RUNS:
-        had = f"{len(a)} and {len(b)} runs" if len(a) != len(b) else f"{len(a)} runs on each side"
-        return Verdict("not comparable", f"{had}; at least {LEAST_RUNS} on each side are needed")
+        few = "reason_few_each" if len(a) == len(b) else "reason_few"
+        return Verdict("not comparable", say(few, a=len(a), b=len(b), least=LEAST_RUNS))
     if not (_positive(np.asarray(a, dtype=float)) and _positive(np.asarray(b, dtype=float))):
-        return Verdict("not comparable", "a value is not above 0, so there is no ratio")
+        return Verdict("not comparable", say("reason_no_ratio"))
     found = ratio(a, b, paired=paired)
     if not _claims(found):
-        return Verdict("same", _shown_none(found), found)
+        return Verdict("same", say("reason_shown_none", percent=(found.smallest_effect or 0.0) * 100), found)
+    difference = _difference(found.ratio, say)
     if _size(found.ratio) < NEGLIGIBLE:
-        return Verdict("same", f"{_difference(found.ratio)}: less than the {NEGLIGIBLE:.0%} that counts", found)
-    words = f"{_difference(found.ratio)} (p {_p_words(found.p_value or 0.0)})"
+        return Verdict("same", say("reason_negligible", difference=difference, negligible=NEGLIGIBLE), found)
+    words = say("reason_claimed", difference=difference, p=_p_words(found.p_value or 0.0))
     return Verdict("better" if (found.ratio > 1) == higher_is_better else "worse", words, found)
 
 
@@ -295,16 +298,11 @@ def _size(found: float) -> float:
     return max(found, 1 / found) - 1
 
 
-def _difference(found: float) -> str:
+def _difference(found: float, say: Say) -> str:
     if found >= 2:
-        return f"{found:.3g} times as much"
-    return f"{abs(found - 1):.1%} {'more' if found > 1 else 'less'}"
+        return say("reason_times", ratio=found)
+    return say("reason_more" if found > 1 else "reason_less", share=abs(found - 1))
 
 
 def _p_words(p_value: float) -> str:
     return "< 0.0001" if p_value < 0.0001 else f"= {p_value:.2g}"
-
-
-def _shown_none(found: RatioResult) -> str:
-    effect = found.smallest_effect or 0.0
-    return f"no difference shown; one of {effect * 100:.1f}% would have been"

@@ -85,7 +85,7 @@ class Bar:
     """`parts` are stacked from zero, the last in full colour. Empty `parts`: no result, and `note` says why.
 
     `number` and `aside` are written at the end of the bar; `tag` stands beside the name ("broken", "degraded");
-    `broken` hatches the bar.
+    `broken` hatches the bar; `lacking` is what stands in the place of an empty one.
     """
 
     label: str
@@ -98,10 +98,11 @@ class Bar:
     tag: str = ""
     note: str = ""
     broken: bool = False
+    lacking: str = "no result"
 
     @property
     def words(self) -> str:
-        said = f"{self.number} {self.aside}".strip() if self.parts else f"no result, {self.note}"
+        said = f"{self.number} {self.aside}".strip() if self.parts else f"{self.lacking}, {self.note}"
         return f"{self.label}: {said}" + (f", {self.tag}" if self.tag else "")
 
 
@@ -143,7 +144,8 @@ def _draw_bar(axes: Axes, row: int, bar: Bar, ceiling: float) -> tuple[float, li
         axes.barh(middle, ceiling, _BAR, color=COLOURS["faint"])
     if not bar.parts:
         axes.plot((0, 0), (middle - _BAR / 2, middle + _BAR / 2), color=COLOURS["alarm"], linewidth=1.5)
-        note = _beside(axes, 0, middle, f"no result · {bar.note}" if bar.note else "no result", COLOURS["alarm"], False)
+        why = f"{bar.lacking} · {bar.note}" if bar.note else bar.lacking
+        note = _beside(axes, 0, middle, why, COLOURS["alarm"], False)
         _fit(note, _WIDTH - 2 * _MARGIN - 8)
         return 0.0, []
     _draw_parts(axes, middle, bar)

@@ -69,28 +69,29 @@ class Comparison:
     differs: tuple[str, ...]
 
 
-def summarise(campaign: Campaign) -> list[Row]:
+def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[Row]:
     """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`."""
     rows = []
     for placement in campaign.placements:
         for test in measured_tests(campaign):
             conditions = conditions_of(campaign, placement.name, test)
             rows += [
-                replace(_row(campaign, placement, test, each), conditions=conditions) for each in METRICS[test.kind]
+                replace(_row(campaign, placement, test, each, phrases), conditions=conditions)
+                for each in METRICS[test.kind]
             ]
     return rows
 
 
 def compare_placements(
-    a: tuple[Campaign, str], b: tuple[Campaign, str], *, every_metric: bool = False
+    a: tuple[Campaign, str], b: tuple[Campaign, str], *, every_metric: bool = False, phrases: Phrases = ENGLISH
 ) -> list[Comparison]:
     """The first placement beside the second in each test that both campaigns have: by the headline figure, or by
     every figure. Raises KeyError for a placement that its campaign lacks."""
     (first, name), (second, other) = a, b
-    differs = _differs(first, placement_of(first, name), second, placement_of(second, other))
+    differs = _differs(first, placement_of(first, name), second, placement_of(second, other), phrases)
     theirs = measured_tests(second)
     return [
-        Comparison(test, metric, compare_runs(a, b, test, metric), differs)
+        Comparison(test, metric, compare_runs(a, b, test, metric, phrases), differs)
         for test in measured_tests(first)
         if test in theirs
         for metric in METRICS[test.kind]
@@ -98,16 +99,19 @@ def compare_placements(
     ]
 
 
-def compare_runs(a: tuple[Campaign, str], b: tuple[Campaign, str], test: Test, metric: Metric) -> Verdict:
+def compare_runs(
+    a: tuple[Campaign, str], b: tuple[Campaign, str], test: Test, metric: Metric, phrases: Phrases = ENGLISH
+) -> Verdict:
     """The verdict on one figure. Rounds are paired where one campaign measured both sides in the same rounds."""
     first, second = placement_of(*a), placement_of(*b)
-    reason = _other_model(first.model, second.model)
-    if reason:
-        return Verdict("not comparable", reason)
+    if _are_other_models(first.model, second.model):
+        names = {"a": first.model.get("name"), "b": second.model.get("name")}
+        return Verdict("not comparable", phrases("other_models", **names))
     ours, theirs = _values(*a, test, metric), _values(*b, test, metric)
     for (campaign, name), values in ((a, ours), (b, theirs)):
         if not values:
-            return Verdict("not comparable", f"{name} {runs_note(campaign, name, test, 0)}")
+            note = runs_note(campaign, name, test, 0, phrases)
+            return Verdict("not comparable", phrases("failure", placement=name, note=note))
     rounds = sorted(number for number, _ in ours)
     paired = (
         _interleaved(a[0], b[0])
@@ -119,14 +123,16 @@ def compare_runs(a: tuple[Campaign, str], b: tuple[Campaign, str], test: Test, m
         [value for _, value in sorted(theirs)],
         higher_is_better=metric.higher_is_better,
         paired=paired,
+        say=phrases,
     )
 
 
-def differences(a: PlacementRecord, b: PlacementRecord) -> tuple[str, ...]:
+def differences(a: PlacementRecord, b: PlacementRecord, phrases: Phrases = ENGLISH) -> tuple[str, ...]:
     """The must-match facts that are not equal, "name before → after". Only where there are none may runs be put
     together. A fact that one side does not have counts as "unknown"."""
     names = dict.fromkeys((*a.must_match, *b.must_match))
-    pairs = ((name, a.must_match.get(name, "unknown"), b.must_match.get(name, "unknown")) for name in names)
+    unknown = phrases("unknown")
+    pairs = ((name, a.must_match.get(name, unknown), b.must_match.get(name, unknown)) for name in names)
     return tuple(f"{name} {_short(before)} → {_short(after)}" for name, before, after in pairs if before != after)
 
 
@@ -176,17 +182,19 @@ def runs_note(
     return ", ".join(parts)
 
 
-def _differs(a: Campaign, first: PlacementRecord, b: Campaign, second: PlacementRecord) -> tuple[str, ...]:
+def _differs(
+    a: Campaign, first: PlacementRecord, b: Campaign, second: PlacementRecord, phrases: Phrases
+) -> tuple[str, ...]:
     """Two programs keep different facts: between them only what both kept can be held side by side, setting by
     setting."""
     if a.source == b.source:
-        return differences(first, second)
+        return differences(first, second, phrases)
     facts, others = _told(first), _told(second)
-    known = [
+    one, other = (
         replace(record, must_match={name: told[name] for name in facts if name in others})
         for record, told in ((first, facts), (second, others))
-    ]
-    return (f"measured by {a.source} → {b.source}", *differences(*known))
+    )
+    return (phrases("measured_by", a=a.source, b=b.source), *differences(one, other, phrases))
 
 
 def _told(record: PlacementRecord) -> dict[str, str]:
@@ -198,7 +206,7 @@ def _told(record: PlacementRecord) -> dict[str, str]:
     return settings | dict(record.must_match)
 
 
-def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric) -> Row:
+def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric, phrases: Phrases) -> Row:
     values = [value for _, value in _values(campaign, placement.name, test, metric)]
     estimate = _estimate(values) if values else None
     return Row(
@@ -209,7 +217,7 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
         estimate=estimate,
         quality=placement.quality,
         fraction_of_bandwidth=_fraction(placement, test, metric, estimate),
-        note=runs_note(campaign, placement.name, test, len(values)),
+        note=runs_note(campaign, placement.name, test, len(values), phrases),
         values=tuple(values),
     )
 
@@ -255,21 +263,20 @@ def _model_name(model: Mapping[str, Any]) -> str:
     return name if known else f"{name} {quantization}"
 
 
-def _other_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Why two files are not the same model at all; empty when they are, whatever their quantization.
+def _are_other_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two files are not the same model at all, whatever their quantization.
 
     A file's parameter count says more than its name, which is the publisher's; the name decides where a count is
     missing.
     """
     if a.get("sha256") and a.get("sha256") == b.get("sha256"):
-        return ""
-    told = f"different models: {a.get('name')} and {b.get('name')}"
+        return False
     if len({each["architecture"] for each in (a, b) if each.get("architecture") not in (None, "", "unknown")}) > 1:
-        return told
+        return True
     if a.get("parameters") and b.get("parameters"):
         fewer, more = sorted((a["parameters"], b["parameters"]))
-        return "" if more <= fewer * (1 + _SAME_PARAMETERS) else told
-    return "" if str(a.get("name", "")).casefold() == str(b.get("name", "")).casefold() else told
+        return bool(more > fewer * (1 + _SAME_PARAMETERS))
+    return str(a.get("name", "")).casefold() != str(b.get("name", "")).casefold()
 
 
 def _interleaved(a: Campaign, b: Campaign) -> bool:

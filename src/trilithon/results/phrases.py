@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from importlib import resources
 
 from trilithon.measure.metrics import Metric
+from trilithon.measure.reasons import REASONS
 from trilithon.measure.records import Test
 
 __all__ = ["ENGLISH", "Phrases"]
 
 
 class Phrases:
-    """`phrases("tie", others=…)`, from the catalogue of the language beside this module. Raises KeyError for a key or a
-    value that is not there, and FileNotFoundError for a language without a catalogue."""
+    """`phrases("tie", others=…)`, from the catalogue of the language beside this module; the English of a verdict's
+    reasons stands where they are given. Raises KeyError for a key or a value that is not there, and FileNotFoundError
+    for a language without a catalogue."""
 
     def __init__(self, language: str):
         self._known = _catalogue(language)
@@ -34,7 +36,7 @@ class Phrases:
 @functools.cache
 def _catalogue(language: str) -> Mapping[str, str]:
     file = resources.files(__package__) / f"phrases.{language}.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return REASONS | tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 ENGLISH = Phrases("en")

@@ -13,6 +13,7 @@ from trilithon.measure.records import Campaign, Test
 from trilithon.results import report_sections as sections
 from trilithon.results.compare import Row
 from trilithon.results.markup import Html, element, joined, table, trusted
+from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.table import bandwidth_text, failure_text, interval_text, lacks_results
 from trilithon.units import format_number
 
@@ -39,12 +40,12 @@ DARK = {
 _HEADS = ("Placement", "Quality", "Figure", "Median", "95% interval", "Unit", "Runs")
 
 
-def report_title(campaign: Campaign, rows: Sequence[Row]) -> str:
+def report_title(campaign: Campaign, rows: Sequence[Row], phrases: Phrases = ENGLISH) -> str:
     """ "Qwen3 1.7B Q8_0 on Orange Pi 5 Plus"."""
     names = dict.fromkeys([row.model for row in rows] or [str(p.model.get("name", "")) for p in campaign.placements])
     description = str(campaign.board.get("description", "")).split(" · ")[0]
-    board = str(campaign.board.get("model") or description or "an unknown board")
-    return f"{', '.join(name for name in names if name) or 'No model'} on {board}"
+    board = str(campaign.board.get("model") or description or phrases("unknown_board"))
+    return phrases("title", models=", ".join(filter(None, names)) or phrases("no_model"), board=board)
 
 
 def write_report(

@@ -14,7 +14,6 @@ def comparison_text(name: str, other: str, found: Comparison, phrases: Phrases =
     """ "tg128, Decode: A beside B: better, 1.312 times (1.280–1.340)"."""
     ratio, answer = found.verdict.ratio, found.verdict.answer.replace(" ", "_")
     interval = "" if ratio is None or ratio.low is None else f" ({ratio.low:.3f}–{ratio.high:.3f})"
-    because = "because_not" if answer == "not_comparable" else "because"
     return phrases(
         "comparison",
         test=phrases.test(found.test),
@@ -22,7 +21,7 @@ def comparison_text(name: str, other: str, found: Comparison, phrases: Phrases =
         names=name if name == other else phrases("names", name=name, other=other),
         answer=phrases(answer),
         figures="" if ratio is None else phrases("figures", ratio=f"{ratio.ratio:.3f}", interval=interval),
-        reason=phrases(because, reason=found.verdict.reason) if found.verdict.reason else "",
+        reason=phrases("because", reason=found.verdict.reason) if found.verdict.reason else "",
         differs=phrases("differs", facts=", ".join(found.differs)) if found.differs else "",
     )
 
@@ -36,7 +35,7 @@ def comparison_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str
         best = _best(of_test)
         for row in of_test:
             if best is not None and row.placement != best.placement:
-                pairs = compare_placements((campaign, row.placement), (campaign, best.placement))
+                pairs = compare_placements((campaign, row.placement), (campaign, best.placement), phrases=phrases)
                 lines += [
                     comparison_text(row.placement, best.placement, pair, phrases) for pair in pairs if pair.test == test
                 ]

@@ -10,6 +10,7 @@ from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import QualityRecord
 from trilithon.results.compare import Estimate, Row
 from trilithon.results.conditions import Conditions, condition_lines
+from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
 
 __all__ = [
@@ -36,10 +37,10 @@ _MAIN = {*HEADLINE.values(), "thinking_seconds", "total_seconds"}
 _STYLES = {"broken": "bold red", "degraded": "yellow", "same": "green"}
 
 
-def interval_text(estimate: Estimate) -> str:
+def interval_text(estimate: Estimate, phrases: Phrases = ENGLISH) -> str:
     """ "51.8–52.6", or "two runs" where they were too few for an interval."""
     if estimate.low is None or estimate.high is None:
-        return {1: "one run", 2: "two runs"}.get(estimate.runs, f"{estimate.runs} runs")
+        return phrases({1: "one_run", 2: "two_runs"}.get(estimate.runs, "runs"), count=estimate.runs)
     return f"{format_number(estimate.low)}–{format_number(estimate.high)}"
 
 
@@ -51,8 +52,8 @@ def estimate_text(row: Row) -> str:
     return f"{format_number(row.estimate.median)} ({interval_text(row.estimate)}){unit}"
 
 
-def failure_text(row: Row) -> str:
-    return row.note or "no result"
+def failure_text(row: Row, phrases: Phrases = ENGLISH) -> str:
+    return row.note or phrases("no_result")
 
 
 def quality_text(quality: QualityRecord | None) -> str:

@@ -78,7 +78,7 @@ class _Bench:
         return sorted(rows, key=_median, reverse=bool(rows) and rows[0].metric.higher_is_better)
 
     def _beside(self, a: Row, b: Row) -> Verdict:
-        return compare_runs((self.campaign, a.placement), (self.campaign, b.placement), a.test, a.metric)
+        return compare_runs((self.campaign, a.placement), (self.campaign, b.placement), a.test, a.metric, self.say)
 
     def leader(self) -> Row:
         """The best; among those that tie with it, the one whose prefill is clearly faster."""

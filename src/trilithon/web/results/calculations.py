@@ -21,6 +21,7 @@ from trilithon.measure.records import Campaign
 from trilithon.results.charts import STYLE, Chart
 from trilithon.results.compare import Comparison, Row, compare_placements, summarise
 from trilithon.results.formats import FORMATS, export_campaigns
+from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.plots import as_svg, figures
 from trilithon.results.report import render_report, report_title, themed
 from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
@@ -47,17 +48,18 @@ _FIGURES_CSV = "figures"
 def campaign(database: Path, number: int, language: str) -> dict[str, Any]:
     """Everything that a closer look at a campaign shows: the same sentences, figures and charts as its report."""
     found = _campaign(database, number)
-    rows, phrases = summarise(found), PagePhrases(texts_for(language))
-    charts = _charts(found, rows)
+    phrases = _phrases(language)
+    rows = summarise(found, phrases)
+    charts = _charts(found, rows, phrases)
     return {
-        "title": report_title(found, rows),
+        "title": report_title(found, rows, phrases),
         "started": found.started,
         "status": found.status,
         "source": found.source,
         "board": str(found.board.get("description", "")),
         "sentence": verdict_sentence(found, phrases),
         "comparisons": comparison_lines(found, phrases),
-        "rows": list(map(_row, rows)),
+        "rows": [_row(row, phrases) for row in rows],
         "charts": [
             {"name": name, "title": chart.title, "svg": themed(as_svg(chart))} for name, chart in charts.items()
         ],
@@ -69,11 +71,16 @@ def campaign(database: Path, number: int, language: str) -> dict[str, Any]:
 
 
 def verdict(database: Path, number: int, language: str) -> dict[str, Any]:
-    found, phrases = _campaign(database, number), PagePhrases(texts_for(language))
-    return {"sentence": verdict_sentence(found, phrases), "rows": list(map(_row, summarise(found)))}
+    found, phrases = _campaign(database, number), _phrases(language)
+    rows = [_row(row, phrases) for row in summarise(found, phrases)]
+    return {"sentence": verdict_sentence(found, phrases), "rows": rows}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _phrases(language: str) -> Phrases:
+    return PagePhrases(texts_for(language))
+
+
+def _row(row: Row, phrases: Phrases) -> dict[str, Any]:
     """A figure in words, as the report's table has it."""
     return {
         "placement": row.placement,
@@ -84,9 +91,9 @@ def _row(row: Row) -> dict[str, Any]:
         "title": row.metric.title,
         "unit": row.metric.unit,
         "median": format_number(row.estimate.median) if row.estimate else None,
-        "interval": interval_text(row.estimate) if row.estimate else None,
+        "interval": interval_text(row.estimate, phrases) if row.estimate else None,
         "runs": row.estimate.runs if row.estimate else 0,
-        "failure": None if row.estimate else failure_text(row),
+        "failure": None if row.estimate else failure_text(row, phrases),
         "note": row.note if row.estimate else "",
         "quality": quality_text(row.quality),
         "bandwidth": bandwidth_text(row),
@@ -103,7 +110,7 @@ def _failures(found: Campaign) -> list[str]:
     return [f"{line} ({count} runs)" if count > 1 else line for line, count in told.items()]
 
 
-def compare(database: Path, a: tuple[int, str], b: tuple[int, str]) -> dict[str, Any]:
+def compare(database: Path, a: tuple[int, str], b: tuple[int, str], language: str) -> dict[str, Any]:
     """The first beside the second, by every figure of the tests that both have."""
     first = _campaign(database, a[0])
     second = first if a[0] == b[0] else _campaign(database, b[0])
@@ -111,17 +118,20 @@ def compare(database: Path, a: tuple[int, str], b: tuple[int, str]) -> dict[str,
         names = [placement.name for placement in found.placements]
         if name not in names:
             raise UserError(f"campaign {found.id} has no placement {name}; it has {', '.join(names)}")
-    told = [_comparison(a, b, each) for each in compare_placements((first, a[1]), (second, b[1]), every_metric=True)]
+    phrases = _phrases(language)
+    pairs = compare_placements((first, a[1]), (second, b[1]), every_metric=True, phrases=phrases)
+    told = [_comparison(a, b, each, phrases) for each in pairs]
     if not told:
         raise UserError(f"{a[0]}:{a[1]} and {b[0]}:{b[1]} have no test in common; choose two that measured the same")
-    medians = {side: _medians(found, name) for side, found, name in (("a", first, a[1]), ("b", second, b[1]))}
+    sides = (("a", first, a[1]), ("b", second, b[1]))
+    medians = {side: _medians(found, name, phrases) for side, found, name in sides}
     for each in told:
         for side, known in medians.items():
             each[side] = known.get((each["test"], each["metric"]))
     return {"comparisons": told}
 
 
-def _comparison(a: tuple[int, str], b: tuple[int, str], found: Comparison) -> dict[str, Any]:
+def _comparison(a: tuple[int, str], b: tuple[int, str], found: Comparison, phrases: Phrases) -> dict[str, Any]:
     ratio = found.verdict.ratio
     return {
         "test": found.test.name,
@@ -135,18 +145,20 @@ def _comparison(a: tuple[int, str], b: tuple[int, str], found: Comparison) -> di
         "low": ratio and ratio.low,
         "high": ratio and ratio.high,
         "differs": list(found.differs),
-        "sentence": comparison_text(f"{a[0]}:{a[1]}", f"{b[0]}:{b[1]}", found),
+        "sentence": comparison_text(f"{a[0]}:{a[1]}", f"{b[0]}:{b[1]}", found, phrases),
     }
 
 
-def _medians(found: Campaign, name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row.test.name, row.metric.name): _row(row) for row in summarise(found) if row.placement == name}
+def _medians(found: Campaign, name: str, phrases: Phrases) -> dict[tuple[str, str], dict[str, Any]]:
+    own = (row for row in summarise(found, phrases) if row.placement == name)
+    return {(row.test.name, row.metric.name): _row(row, phrases) for row in own}
 
 
-def picture(database: Path, number: int, name: str, form: str) -> dict[str, Any]:
+def picture(database: Path, number: int, name: str, form: str, language: str) -> dict[str, Any]:
     """A chart as a file, in the colours of paper."""
     found = _campaign(database, number)
-    charts = _charts(found, summarise(found))
+    phrases = _phrases(language)
+    charts = _charts(found, summarise(found, phrases), phrases)
     if name not in charts:
         raise UserError(f"campaign {number} has no chart {name}; it has {', '.join(charts) or 'none'}")
     return {"data": base64.b64encode(_drawn(charts[name], form)).decode()}
@@ -164,7 +176,7 @@ def _drawn(chart: Chart, form: str) -> bytes:
 def report(database: Path, number: int) -> dict[str, Any]:
     found = _campaign(database, number)
     rows = summarise(found)
-    svgs = [as_svg(chart) for chart in _charts(found, rows).values()]
+    svgs = [as_svg(chart) for chart in _charts(found, rows, ENGLISH).values()]
     page = render_report(found, rows, verdict_sentence(found), comparison_lines(found), svgs)
     return {"text": page}
 
@@ -203,8 +215,8 @@ def _campaign(database: Path, number: int) -> Campaign:
         return store.campaign(number)
 
 
-def _charts(found: Campaign, rows: list[Row]) -> dict[str, Chart]:
-    return figures(rows, source=report_title(found, rows))
+def _charts(found: Campaign, rows: list[Row], phrases: Phrases) -> dict[str, Chart]:
+    return figures(rows, source=report_title(found, rows, phrases), phrases=phrases)
 
 
 _ANSWERS: Mapping[str, Callable[..., dict[str, Any]]] = {

@@ -76,11 +76,11 @@ def _charts(charts: Sequence[dict[str, Any]], campaign: int, text: Texts) -> Non
         with box(classes="chart-grid"):
             for chart in charts:
                 with box("figure", "panel chart"):
-                    markup(trusted(chart["svg"]), classes="drawing").props('lang="en"')
+                    markup(trusted(chart["svg"]), classes="drawing")
                     with box("figcaption"):
                         for form in ("png", "svg"):
                             label = text("results.chart_download", title=chart["title"], form=form.upper())
-                            path = chart_path(campaign, chart["name"], form)
+                            path = chart_path(campaign, chart["name"], form, text.language)
                             way(text(f"results.chart_{form}"), path, label=label).props["download"] = True
     section.props["aria-label"] = text("results.charts")
 
@@ -99,9 +99,8 @@ def show_comparison(calculator: Calculator, a: Chosen, b: Chosen, text: Texts) -
 
     async def fill() -> None:
         try:
-            found = (await calculator.ask("compare", [a.campaign, a.placement], [b.campaign, b.placement]))[
-                "comparisons"
-            ]
+            sides = [a.campaign, a.placement], [b.campaign, b.placement]
+            found = (await calculator.ask("compare", *sides, text.language))["comparisons"]
         except TrilithonError as error:
             _complain(waiting, error, text)
             return

@@ -16,6 +16,7 @@ from trilithon.web.house import House
 from trilithon.web.results.desk import desk_of
 from trilithon.web.results.listing import read_wanted
 from trilithon.web.results.query import Query
+from trilithon.web.texts import language_of
 
 __all__ = ["FORMS", "campaign_path", "chart_path", "export_path", "report_path", "router_of"]
 
@@ -42,8 +43,8 @@ def campaign_path(form: str, campaign: int) -> str:
     return f"{_PREFIX}/export?" + urlencode({"form": form, "campaign": campaign})
 
 
-def chart_path(campaign: int, name: str, form: Literal["png", "svg"]) -> str:
-    return f"{_PREFIX}/{campaign}/charts/{quote(name)}.{form}"
+def chart_path(campaign: int, name: str, form: Literal["png", "svg"], language: str) -> str:
+    return f"{_PREFIX}/{campaign}/charts/{quote(name)}.{form}?{urlencode({'language': language})}"
 
 
 def report_path(campaign: int) -> str:
@@ -81,8 +82,11 @@ def router_of(house: House) -> APIRouter:
         return HTMLResponse((await calculator.ask("report", campaign))["text"])
 
     @router.get("/{campaign}/charts/{name}.{form}")
-    async def chart(campaign: int, name: str, form: Literal["png", "svg"]) -> Response:
-        answer = await calculator.ask("picture", campaign, name, form)
+    async def chart(
+        request: Request, campaign: int, name: str, form: Literal["png", "svg"], language: str = ""
+    ) -> Response:
+        language = language_of(language, request.headers.get("accept-language", ""))
+        answer = await calculator.ask("picture", campaign, name, form, language)
         safe = re.sub(r"[^a-z0-9-]+", "-", name)
         return _file(base64.b64decode(answer["data"]), _PICTURES[form], f"campaign-{campaign}-{safe}.{form}")
 
