@@ -180,6 +180,20 @@ def test_what_each_test_needs() -> None:
 # -- the question
 
 
+def test_what_guesses_ahead_is_measured_by_the_question_alone(tiny: Path, tmp_path: Path) -> None:
+    async def body(runner: Runner) -> Sample:
+        for test in (Test(kind="tg", generated_tokens=8), Test(kind="pg", prompt_tokens=16, generated_tokens=8)):
+            with pytest.raises(RunError, match="after a random prompt comes no text"):
+                await measure(runner, test)
+        prefill = await measure(runner, Test(kind="pp", prompt_tokens=16))
+        assert prefill.prompt_evaluated == 16
+        return await measure(runner, Test(kind="question", question="stone water tree " * 40))
+
+    sample = real(tmp_path, tiny, body, context=2048, speculation="ngram-mod")
+    assert 0 <= sample.marks["guessed_right_tokens"] <= sample.marks["guessed_tokens"]
+    assert sample.marks["guessed_tokens"] > 0
+
+
 def test_a_question_with_thinking(tmp_path: Path) -> None:
     async def body(runner: Runner) -> Sample:
         return await measure(runner, QUESTION)

@@ -9,6 +9,7 @@ import pytest
 from trilithon.engines import llamacpp, llamacpp_argv, programs
 from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.llamacpp import LlamaCpp
+from trilithon.engines.speculation import SPECULATIONS
 from trilithon.models.file import ModelFile, read_model_file
 from trilithon.settings import Configuration
 
@@ -23,6 +24,7 @@ SETTINGS = Settings(
     kv_type_v="iq4_nl",
     flash_attention="on",
     full_window_cache=True,
+    speculation="ngram-map-k4v",
 )
 
 
@@ -169,6 +171,7 @@ def test_the_command_line_of_a_program(file: ModelFile, server: Build, tmp_path:
         "--ctx-checkpoints": "0",
         "--chat-template": file.prompt_form.template,
         "--swa-full": "",
+        "--spec-type": "ngram-map-k4v",
     }
     assert {name: options.get(name) for name in expected} == expected
 
@@ -192,6 +195,7 @@ def test_the_parameters_of_the_embedded_one(file: ModelFile, tmp_path: Path) -> 
         "n_ctx_checkpoints": 0,
         "chat_template": file.prompt_form.template,
         "swa_full": True,
+        "speculative.types": "COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K4V",
         "socket": str(tmp_path / "wire.sock"),
         "use_jinja": True,
     }
@@ -215,6 +219,8 @@ def plain(value: object) -> str | None:
         return None
     if value is True:
         return "on"
+    if str(value).startswith("COMMON_SPECULATIVE_TYPE_"):
+        return str(value)[24:].lower().replace("_", "-")
     text = str(value).removeprefix("LLAMA_FLASH_ATTN_TYPE_")
     flash = {"ENABLED": "on", "DISABLED": "off", "AUTO": "auto"}
     return flash.get(text) or (text[10:].lower() if text.startswith("GGML_TYPE_") else text)
@@ -230,22 +236,24 @@ def test_what_is_left_open_is_not_said(file: ModelFile, server: Build, tmp_path:
 
 
 def test_the_wheel_knows_every_word(file: ModelFile, tmp_path: Path) -> None:
-    """All parameters and all KV types, in the installed version."""
+    """All parameters, all KV types and all ways to guess ahead, in the installed version."""
     values = values_of(a_placement(file, embedded(), SETTINGS), tmp_path)
     values.pop("socket")
     code = """
 import json, sys, xllamacpp
 from trilithon.children.embedded import _assign
 parameters = xllamacpp.CommonParams()
-values, kinds, flash = json.loads(sys.argv[1])
+values, kinds, flash, guesses = json.loads(sys.argv[1])
 for name, value in values.items():
     _assign(xllamacpp, parameters, name, value)
 for kind in kinds:
     _assign(xllamacpp, parameters, "cache_type_k", f"GGML_TYPE_{kind.upper()}")
 for word in flash:
     _assign(xllamacpp, parameters, "flash_attn_type", f"LLAMA_FLASH_ATTN_TYPE_{word}")
+for word in guesses:
+    _assign(xllamacpp, parameters, "speculative.types", f"COMMON_SPECULATIVE_TYPE_{word.upper().replace('-', '_')}")
 print("all known", parameters.n_ubatch, parameters.cpuparams.n_threads, parameters.model.path)
 """
-    told = json.dumps([values, llamacpp._KV_TYPES, list(llamacpp_argv.FLASH_ATTENTION.values())])
+    told = json.dumps([values, llamacpp._KV_TYPES, list(llamacpp_argv.FLASH_ATTENTION.values()), SPECULATIONS])
     done = subprocess.run([sys.executable, "-c", code, told], capture_output=True, text=True)
     assert done.stdout == f"all known 111 3 {file.path}\n", done.stderr

@@ -607,6 +607,20 @@ def test_the_ladder_gives_up_the_least_first(fork: Callable[..., Fork], file: Mo
         assert it.engine.refusal(file, it.build, "npu", rung.settings) == ""
 
 
+def test_decode_on_the_cpu_and_the_models_own_guesses_exclude_each_other(
+    fork: Callable[..., Fork], file: ModelFile
+) -> None:
+    it = fork("unimatrix099")
+    both = Settings(speculation="draft-mtp", options=(("cpu_decode", "32"),))
+    assert "leave cpu_decode or spec=draft-mtp out" in it.engine.refusal(file, it.build, "npu", both)
+    for alone in (replace(both, options=()), replace(both, speculation="ngram-mod")):
+        assert it.engine.refusal(file, it.build, "npu", alone) == ""
+    rungs = it.engine.ladder(placement(it, file, Settings(speculation="draft-mtp")))
+    assert "decode on the CPU" not in [rung.name for rung in rungs]
+    for rung in rungs:
+        assert it.engine.refusal(file, it.build, "npu", rung.settings) == ""
+
+
 def test_rungs_that_do_not_apply(fork: Callable[..., Fork], file: ModelFile) -> None:
     it = fork()
     options = (("pipeline", "W4A4_HADAMARD"), ("cores", "1"))

@@ -186,6 +186,44 @@ def test_every_metric_on_request() -> None:
     assert answers_by_name["total_seconds"] == answers_by_name["words"] == "same"
 
 
+def answered(placement: str, words: int, *others: Sample) -> list[Run]:
+    """`words` in about a second, five times."""
+    asked = Test(kind="question", question="?")
+    return [
+        run(
+            placement,
+            number,
+            Sample(
+                test=asked,
+                started_ns=0,
+                finished_ns=10**9 + number * 10**6,
+                answer_at_ns=(5, 10**9 + number * 10**6),
+                answer_text="a " * words,
+            ),
+            *others,
+        )
+        for number in range(5)
+    ]
+
+
+def test_the_question_decides_where_it_alone_was_put_to_all() -> None:
+    """As to what guesses ahead: after a random prompt that says nothing."""
+    guessing = f"{CPU}:spec=ngram-mod"
+    whole = campaign(
+        [placement(CPU, "reference"), placement(guessing)], answered(CPU, 10, decoded(50)) + answered(guessing, 30)
+    )
+    said = verdict_sentence(whole)
+    assert said.startswith(f"{guessing} is the placement to use: words per second"), said
+    assert "3.00 times as fast as llama.cpp/cpu" in said
+    assert "was not measured" not in said
+    # Where decode was measured of all, it decides.
+    both = answered(CPU, 10, decoded(50)) + answered(guessing, 30, decoded(40))
+    assert verdict_sentence(replace(whole, runs=tuple(both))).startswith(f"{CPU} is the placement to use: decode")
+    # One that failed in the question does not make it the less complete test.
+    failed = answered(CPU, 10, decoded(50)) + runs(guessing, 40)
+    assert verdict_sentence(replace(whole, runs=tuple(failed))).startswith(f"{CPU} is the placement to use: decode")
+
+
 def test_rounds_of_one_campaign_are_paired_and_those_of_two_are_not() -> None:
     drift = [1 + n / 20 for n in range(10)]
     ours = [run(CPU, n, decoded(50 * drift[n] * (1 + JITTER[n] / 100))) for n in range(10)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trilithon.measure.records import Campaign, Outcome, Run
+from trilithon.measure.records import Campaign, Outcome, Run, Sample, Test
 from trilithon.results.statements import remark_lines, warning_lines
 
 BUSY = "other programs used 30% of one CPU"
@@ -45,6 +45,22 @@ def test_a_remark_disturbs_nothing_and_is_told_once(campaign: Campaign) -> None:
     found = with_runs(campaign, ([], [SAFER]), ([], [SAFER, SAFER]), ([], [SAFER, "cold load not measured"]))
     assert warning_lines(found) == []
     assert remark_lines(found) == [f"{NAME}: {SAFER}", f"{NAME}: cold load not measured (1 of 3 runs)"]
+
+
+def test_how_much_was_guessed_right_is_told_of_all_runs(campaign: Campaign) -> None:
+    guessing = tuple(
+        replace(placement, settings={"speculation": "ngram-mod"}) if placement.name == NAME else placement
+        for placement in campaign.placements
+    )
+    found = with_runs(replace(campaign, placements=guessing), ([], []), ([], []))
+    assert remark_lines(found) == [f"{NAME}: no tokens were guessed ahead"]
+    asked = Sample(test=Test(kind="question", question="?"), started_ns=0, finished_ns=1)
+    samples = [
+        replace(asked, marks={"guessed_tokens": 1000, "guessed_right_tokens": right} if right else {})
+        for right in (900, 0, 300)
+    ]
+    found = replace(found, runs=tuple(replace(run, samples=tuple(samples)) for run in found.runs))
+    assert remark_lines(found) == [f"{NAME}: 4,000 tokens were guessed ahead, 60% of them right"]
 
 
 def test_runs_that_were_skipped_do_not_count(campaign: Campaign) -> None:

@@ -67,6 +67,7 @@ terminate called after throwing an instance of 'vk::DeviceLostError'
     ("returncode", "log", "cause"),
     [
         (1, NOT_A_GGUF, "not a GGUF file"),
+        (1, "error: invalid argument: --spec-type", "this build does not know one of its options"),
         (1, TRUNCATED, "model file cut short or damaged"),
         (1, NO_MEMORY, "out of memory"),
         (1, V_CACHE, "a quantized V cache needs flash attention"),

@@ -116,6 +116,26 @@ def test_the_answers_are_the_decoders_own(tmp_path: Path, home: Path, always: No
     asyncio.run(scenario())
 
 
+def test_a_decoder_that_guesses_ahead_takes_a_brought_cache(tiny: Path, home: Path, always: None) -> None:
+    plain = embedded(tiny, home)
+    guessing = replace(plain, settings=replace(plain.settings, speculation="ngram-simple"))
+    words = "the quick brown fox jumps over the lazy dog and then it runs far away from here. " * 8
+    request = Completion(prompt=words, max_tokens=200, ignore_eos=True)
+
+    async def scenario() -> None:
+        async with opened(guessing, home) as pair:
+            assert pair.off == ""
+            _, finished = await text_of(pair, request)
+            assert finished.handed is not None and finished.handed.prefill_tokens > 100
+            assert finished.timings is not None and finished.timings.predicted_n == 200
+            assert finished.timings.draft_n > 0
+            _, again = await text_of(pair, replace(request, cache_prompt=True))
+            assert again.timings is not None and again.timings.predicted_n == 200
+            assert pair.evaluated_again == 0 and pair.notices == ()
+
+    asyncio.run(scenario())
+
+
 def test_a_chat_is_handed_over_too(tiny: Path, home: Path, always: None) -> None:
     chat = Chat(messages=[("user", "tell me about the sea and the wind and the waves")], max_tokens=8)
 

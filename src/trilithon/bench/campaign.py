@@ -262,7 +262,7 @@ class _Campaign:
                     if isinstance(caught, Hung | ChildDied):
                         raise
                     error = caught
-                    yield None, (f"{test.name} not measured: {caught}",)
+                    yield None, (f"{test.name} not measured: {str(caught).removeprefix(f'{test.name}: ')}",)
                 else:
                     done += 1
                     yield sample, ()

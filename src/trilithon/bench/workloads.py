@@ -72,6 +72,11 @@ async def ask(runner: Runner, question: str, max_tokens: int) -> str:
 
 
 async def _synthetic(runner: Runner, test: Test) -> Sample:
+    if test.generated_tokens and runner.placement.settings.speculation:
+        raise RunError(
+            f"{test.name}: after a random prompt comes no text, and how well that is guessed ahead says nothing",
+            cause="speculation is measured by the question alone",
+        )
     base = await _random_tokens(runner, test.depth)
     if base:  # fills the KV cache; the measured request finds it there
         await runner.timed(Completion(prompt=base, max_tokens=0))
@@ -130,7 +135,9 @@ async def _question(runner: Runner, test: Test) -> Sample:
         thinking_text="".join(token.text for token in thinking),
         answer_text="".join(token.text for token in answer).strip(),
         stop_reason=finished.reason,
-        marks=({"first_piece_at_ns": tokens[0].at_ns} if tokens else {}) | _handover_marks(finished),
+        marks=({"first_piece_at_ns": tokens[0].at_ns} if tokens else {})
+        | _handover_marks(finished)
+        | _speculation_marks(timings),
     )
 
 
@@ -152,6 +159,12 @@ def _handover_marks(finished: Finished) -> dict[str, int]:
     if handed is None or not handed.transfer_bytes:
         return {}
     return {"prefill_elsewhere_ns": round(handed.prefill_ms * 1e6), "transfer_ns": round(handed.transfer_ms * 1e6)}
+
+
+def _speculation_marks(timings: Timings) -> dict[str, int]:
+    if not timings.draft_n:
+        return {}
+    return {"guessed_tokens": timings.draft_n, "guessed_right_tokens": timings.draft_accepted}
 
 
 async def _chat(runner: Runner, question: str, max_tokens: int) -> tuple[list[Token], Finished]:

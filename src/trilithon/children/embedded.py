@@ -48,6 +48,8 @@ def _assign(module: Any, parameters: Any, path: str, value: Any) -> None:
     try:
         if name in _ENUMERATIONS:
             value = getattr(getattr(module, _ENUMERATIONS[name]), value)
+        if name == "types":
+            value = [getattr(module.common_speculative_type, value)]
         if name == "lora_adapters":
             value = [module.CommonAdapterLoraInfo(path, 1.0) for path in value]
         setattr(holder, name, value)

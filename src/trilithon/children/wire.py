@@ -29,7 +29,8 @@ class Timings:
     """The engine's own clock for one request.
 
     `prompt_n` counts the prompt tokens evaluated now, `cache_n` those taken from the KV cache. `predicted_ms`
-    starts when the first token is sampled, so it covers `predicted_n - 1` decode steps.
+    starts when the first token is sampled, so it covers `predicted_n - 1` decode steps. With speculation,
+    `draft_n` tokens were guessed ahead and `draft_accepted` of them were right.
     """
 
     cache_n: int
@@ -37,6 +38,8 @@ class Timings:
     prompt_ms: float
     predicted_n: int
     predicted_ms: float
+    draft_n: int = 0
+    draft_accepted: int = 0
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "Timings":
@@ -46,6 +49,8 @@ class Timings:
             prompt_ms=float(body.get("prompt_ms", 0.0)),
             predicted_n=int(body.get("predicted_n", 0)),
             predicted_ms=float(body.get("predicted_ms", 0.0)),
+            draft_n=int(body.get("draft_n", 0)),
+            draft_accepted=int(body.get("draft_n_accepted", 0)),
         )
 
 

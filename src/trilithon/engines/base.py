@@ -70,6 +70,7 @@ class Settings:
     What is loaded to `embed` makes vectors of texts, and to `rank` says how well texts answer a
     query; it chats no more.
     `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
+    `speculation` is how tokens are guessed ahead, so that one step checks several (see `speculation.SPECULATIONS`).
     """
 
     threads: int | None = None
@@ -83,6 +84,7 @@ class Settings:
     full_window_cache: bool = False
     slots: int = 1
     task: Task = "generate"
+    speculation: str | None = None
     options: tuple[tuple[str, str], ...] = ()
 
 

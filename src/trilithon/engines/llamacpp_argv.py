@@ -42,6 +42,7 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
         "pooling": "mean" if pools and not placement.file.pooling else "",
         "mmproj": str(placement.file.vision_encoder or ""),
         "lora": [str(path) for path, _ in placement.file.adapters],
+        "spec-type": "" if pools else settings.speculation,
     }
 
 
@@ -83,6 +84,7 @@ COMMON_PARAMS = {
     "pooling": ("pooling_type",),
     "mmproj": ("mmproj.path",),
     "lora": ("lora_adapters",),
+    "spec-type": ("speculative.types",),
 }
 
 
@@ -105,6 +107,8 @@ def embedded_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str,
             value = f"LLAMA_FLASH_ATTN_TYPE_{FLASH_ATTENTION[value]}"
         if name == "pooling":
             value = f"LLAMA_POOLING_TYPE_{value.upper()}"
+        if name == "spec-type":
+            value = f"COMMON_SPECULATIVE_TYPE_{value.upper().replace('-', '_')}"
         values |= dict.fromkeys(COMMON_PARAMS[name], value)
     # -P: a json.py in the folder that the user happens to be in is not ours.
     return (sys.executable, "-P", "-m", "trilithon.children.embedded", json.dumps(values))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, Engine, Placement, Settings
+from trilithon.engines.speculation import refusal_of_speculation
 from trilithon.engines.spelling import SHORT_NAMES, Spelling
 from trilithon.engines.table import engine, engines
 from trilithon.errors import PlacementError
@@ -67,7 +68,8 @@ def place(
     refusals = []
     for file in files:
         settings = _settings(spelling, {**variant, **spelling.options}, need, file, board)
-        refusal = chosen.refusal(file, build, spelling.unit, settings)
+        refusal = refusal_of_speculation(file, build, settings)
+        refusal = refusal or chosen.refusal(file, build, spelling.unit, settings)
         if not refusal:
             break
         refusals.append(refusal)

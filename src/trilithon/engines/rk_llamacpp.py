@@ -79,6 +79,7 @@ class RkLlamaCpp:
             or _refusal_of_build(build)
             or _refusal_of_board(board)
             or refusal_of_options(settings, _backend_of(build), _device(board))
+            or _refusal_of_guesses(settings)
         )
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
@@ -140,6 +141,13 @@ def _refusal_of_file(file: ModelFile, build: Build, unit: Unit, settings: Settin
     return ""
 
 
+def _refusal_of_guesses(settings: Settings) -> str:
+    """With cpu_decode the few tokens of a check go to a plain copy of the weights: 529 ms for four, beside 224."""
+    if settings.speculation == "draft-mtp" and choice(settings).cpu_decode is not None:
+        return "cpu_decode is slow at checking guesses; leave cpu_decode or spec=draft-mtp out"
+    return ""
+
+
 def _refusal_of_build(build: Build) -> str:
     backend = _backend_of(build)
     if not any(Path(build.where).parent.glob("libggml-rknpu2.so*")):
@@ -197,7 +205,8 @@ def _steps(
         yield f"pipeline {pipeline}", partial(with_option, name="pipeline", value=pipeline)
     if len(chosen.cores) != 1:
         yield "one NPU core", partial(with_option, name="cores", value=str(min(chosen.cores, default=0)))
-    if "RKNPU_CPU_DECODE" in backend.variables and chosen.cpu_decode is None:
+    routed = "RKNPU_CPU_DECODE" in backend.variables and placement.settings.speculation != "draft-mtp"
+    if routed and chosen.cpu_decode is None:
         yield "decode on the CPU", partial(with_option, name="cpu_decode", value=_LONE_CPU_DECODE)
     if chosen.pipeline != ("CPU_STANDARD",):
         yield "NPU not used", partial(with_option, name="pipeline", value="CPU_STANDARD")

@@ -201,7 +201,7 @@ class ScriptedEngine:
                 name="builtin",
                 version=__version__,
                 units=get_args(Unit),
-                features=frozenset(get_args(Feature)),
+                features=frozenset(get_args(Feature)) - {"speculation"},
                 where="trilithon",
             )
         ]

@@ -24,6 +24,7 @@ SHORT_NAMES = {
     "ctv": "kv_type_v",
     "fa": "flash_attention",
     "np": "slots",
+    "spec": "speculation",
 }
 
 

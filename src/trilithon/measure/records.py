@@ -59,7 +59,7 @@ class Sample:
     `prompt_evaluated` counts prompt tokens evaluated now, `prompt_cached` those taken from the KV cache;
     `decode_steps` is the number of decode steps that `decode_ns` covers.
     `thinking_at_ns` and `answer_at_ns` are the arrivals of the pieces of the reasoning and of the visible answer.
-    `marks` names further moments (`…_at_ns`, monotonic) and durations (`…_ns`), by name.
+    `marks` names further moments (`…_at_ns`, monotonic), durations (`…_ns`) and counts (`…_tokens`), by name.
     """
 
     test: Test

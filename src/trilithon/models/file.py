@@ -26,7 +26,8 @@ class ModelFile:
 
     What a converted file was made for, where it says so: `target_platform` (a chip), `target_cores` of its NPU,
     `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
-    a file beside it (.rknn, or mmproj…gguf). `adapters` are LoRA files, each with its scale.
+    a file beside it (.rknn, or mmproj…gguf). `adapters` are LoRA files, each with its scale. `draft_layers` only guess
+    further tokens, for speculation.
 
     Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. `pooling` is
     how it makes one vector of a text, empty where it does not say. A `synthetic` one has random weights: its speed is a
@@ -45,6 +46,7 @@ class ModelFile:
     vocabulary: int | None = None
     bytes_per_token: int | None = None
     sliding_window: int | None = None
+    draft_layers: int = 0
     prompt_form: PromptForm | None = None
     target_platform: str | None = None
     target_cores: int | None = None
@@ -97,6 +99,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         vocabulary=facts.vocabulary,
         bytes_per_token=bytes_per_token(facts),
         sliding_window=facts.sliding_window,
+        draft_layers=facts.draft_layers,
         prompt_form=prompt_form_for(facts, imposed),
         vision_encoder=projector,
         parts=facts.parts,

@@ -58,7 +58,8 @@ def warning_lines(campaign: Campaign) -> list[str]:
 
 
 def remark_lines(campaign: Campaign) -> list[str]:
-    """What else there is to know of the runs, each once: "A: runs with flash attention off (2 of 5 runs)"."""
+    """What else there is to know of the runs, each once: "A: runs with flash attention off (2 of 5 runs)"; and how much
+    of what was guessed ahead was right."""
     lines = []
     for placement in campaign.placements:
         runs = _runs(campaign, placement.name)
@@ -66,7 +67,17 @@ def remark_lines(campaign: Campaign) -> list[str]:
         for remark, count in counts.items():
             part = f" ({count} of {len(runs)} runs)" if count < len(runs) else ""
             lines.append(f"{placement.name}: {remark}{part}")
+        if placement.settings.get("speculation"):
+            lines.append(f"{placement.name}: {_guesses(runs)}")
     return lines
+
+
+def _guesses(runs: list[Run]) -> str:
+    marks = [sample.marks for run in runs for sample in run.samples]
+    guessed, right = (sum(each.get(name, 0) for each in marks) for name in ("guessed_tokens", "guessed_right_tokens"))
+    if not guessed:
+        return "no tokens were guessed ahead"
+    return f"{guessed:,} tokens were guessed ahead, {right / guessed:.0%} of them right"
 
 
 def _runs(campaign: Campaign, placement: str) -> list[Run]:

@@ -50,7 +50,7 @@ class _Bench:
         self.campaign = campaign
         self.names = names
         self.rows = [row for row in headlines if row.placement in names and row.estimate]
-        self.decisive = self._ranked(next((kind for kind in _DECIDES if self._of(kind)), "tg"))
+        self.decisive = self._ranked(self._decides())
         self.pool = [row for row in self.decisive if _quality(row) not in ("broken", "degraded")]
         self.pool = self.pool or [row for row in self.decisive if _quality(row) == "degraded"]
 
@@ -67,6 +67,12 @@ class _Bench:
         head += self.say("answers_alone" if alone else "answers", answers=answers)
         head += self.say("though", note=lost) if lost else ""
         return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
+
+    def _decides(self) -> TestKind:
+        """The question, where it was put to all that decoded and to others besides, as to those that speculate."""
+        kinds = [kind for kind in _DECIDES if self._of(kind)] or ["tg"]
+        first, asked = ({row.placement for row in self._of(kind)} for kind in (kinds[0], "question"))
+        return "question" if first < asked else kinds[0]
 
     def _of(self, kind: TestKind) -> list[Row]:
         """The rows of the first test of this kind, which is the plainest one."""

@@ -88,6 +88,12 @@ _SHORTER = "shorten the prompt, or choose a longer context"
 _BOARD_RESET = "let only one process use the NPU at a time; `dmesg` says more, a restart of the board clears it"
 
 _KNOWN = (
+    # llama.cpp: the command line
+    _Known(
+        "this build does not know one of its options",
+        "use a newer build of the engine, or leave the setting out that the last lines name",
+        ("error: invalid argument: --", "error while handling argument"),
+    ),
     # llama.cpp: the file
     _Known("not a GGUF file", _FETCH_AGAIN, ("invalid magic characters", "failed to read magic")),
     _Known(

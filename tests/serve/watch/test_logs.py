@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -78,6 +79,18 @@ def test_a_request_is_one_line_without_what_was_said(log: io.StringIO) -> None:
     assert (line["prefill_seconds"], line["decode_seconds"]) == (0.01, 0.06)
     assert line["seconds"] > 0
     assert line["level"] == "info"
+
+
+def test_guesses_are_told_where_there_were_any(log: io.StringIO) -> None:
+    record = RequestRecord(request_id="abc", method="GET", path="/", began_ns=0, status=200, whole=True)
+    plain = Timings(cache_n=3, prompt_n=5, prompt_ms=10.0, predicted_n=7, predicted_ms=60.0)
+    with recording(record):
+        for timings in (plain, replace(plain, draft_n=8, draft_accepted=6)):
+            note_generated(model="a", placement="p", prefill_unit="cpu", decode_unit="cpu", timings=timings)
+            log_request(record)
+    without, with_guesses = lines(log)
+    assert "guessed_tokens" not in without
+    assert (with_guesses["guessed_tokens"], with_guesses["guessed_right_tokens"]) == (8, 6)
 
 
 def test_what_breaks_is_told_by_kind_and_place(log: io.StringIO) -> None:

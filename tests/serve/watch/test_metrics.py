@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,16 @@ def test_tokens_are_counted_where_they_were_made(tmp_path: Path) -> None:
     assert found["trilithon_token_seconds_sum model=a:latest unit=cpu"] == pytest.approx(0.04)  # ten steps in 400 ms
     assert found["trilithon_requests_total dialect=ollama route=/api/chat status=200"] == 1
     assert found["trilithon_request_seconds_sum dialect=ollama route=/api/chat"] == 2
+
+
+def test_guesses_are_counted_where_there_were_any(tmp_path: Path) -> None:
+    metrics = bare(tmp_path)
+    metrics.count(record(generated=[answer()]))
+    assert not any(name.startswith("trilithon_guessed") for name in read(metrics))
+    metrics.count(record(generated=[answer(timings=replace(TIMINGS, draft_n=8, draft_accepted=6))]))
+    found = read(metrics)
+    assert found["trilithon_guessed_tokens_total model=a:latest unit=cpu"] == 8
+    assert found["trilithon_guessed_right_tokens_total model=a:latest unit=cpu"] == 6
 
 
 def test_what_was_not_measured_is_not_counted(tmp_path: Path) -> None:

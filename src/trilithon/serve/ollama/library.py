@@ -66,7 +66,7 @@ async def push_model(body: NamedBody) -> Response:
 async def create_model(request: Request, body: CreateBody) -> Response:
     """From a model that is here, or from uploaded blobs."""
     if body.draft_files:
-        words = "draft_files is not done over the network; use trilithon create there"
+        words = "a draft model is not used here; leave draft_files out"
         raise Problem(words, status=501, field="draft_files")
     try:
         name = model_name(body.model)

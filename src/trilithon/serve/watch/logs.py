@@ -102,6 +102,8 @@ def without_secrets(text: str) -> str:
 
 def _answers(record: RequestRecord) -> dict[str, Any]:
     last = record.generated[-1]
+    guessed = sum(each.timings.draft_n for each in record.generated)
+    right = sum(each.timings.draft_accepted for each in record.generated)
     return {
         "model": last.model,
         "placement": last.placement,
@@ -112,6 +114,7 @@ def _answers(record: RequestRecord) -> dict[str, Any]:
         "generated_tokens": sum(each.timings.predicted_n for each in record.generated),
         "prefill_seconds": round(sum(each.timings.prompt_ms for each in record.generated) / 1e3, 6),
         "decode_seconds": round(sum(each.timings.predicted_ms for each in record.generated) / 1e3, 6),
+        **({"guessed_tokens": guessed, "guessed_right_tokens": right} if guessed else {}),
     }
 
 

@@ -54,6 +54,8 @@ class Metrics:
         self._prompt = self._counter("trilithon_prompt_tokens", "Prompt tokens evaluated", "model", "unit")
         self._cached = self._counter("trilithon_cached_tokens", "Prompt tokens taken from the cache", "model", "unit")
         self._generated = self._counter("trilithon_generated_tokens", "Tokens generated", "model", "unit")
+        self._guessed = self._counter("trilithon_guessed_tokens", "Tokens guessed ahead", "model", "unit")
+        self._right = self._counter("trilithon_guessed_right_tokens", "Of those, the right ones", "model", "unit")
         self._prefill = self._counter("trilithon_prefill_seconds", "Time of evaluating prompts", "model", "unit")
         self._decode = self._counter("trilithon_decode_seconds", "Time of generating", "model", "unit")
         self._first = self._histogram(
@@ -94,6 +96,9 @@ class Metrics:
         self._cached.labels(model, answer.prefill_unit).inc(max(timings.cache_n, 0))
         self._prefill.labels(model, answer.prefill_unit).inc(max(timings.prompt_ms, 0.0) / 1e3)
         self._generated.labels(model, answer.decode_unit).inc(max(timings.predicted_n, 0))
+        if timings.draft_n > 0:
+            self._guessed.labels(model, answer.decode_unit).inc(timings.draft_n)
+            self._right.labels(model, answer.decode_unit).inc(max(timings.draft_accepted, 0))
         self._decode.labels(model, answer.decode_unit).inc(max(timings.predicted_ms, 0.0) / 1e3)
         if answer.token_seconds is not None:
             self._token.labels(model, answer.decode_unit).observe(answer.token_seconds)
