@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from live_server import Serve
 
 
@@ -31,6 +32,19 @@ def test_a_completion_whole_and_streamed(serve: Serve, tiny: Path) -> None:
     lines = http.post("/completion", json={"prompt": "hello", "n_predict": 3, "stream": True}).text.split("\n\n")
     pieces = [json.loads(line.removeprefix("data: ")) for line in lines if line]
     assert "".join(piece["content"] for piece in pieces) == whole["content"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_guessed_ahead_is_told_and_counted(serve: Serve, tiny: Path, stream: bool) -> None:
+    http = serve(tiny, placement="llama.cpp@embedded/cpu:t=1,spec=ngram-map-k").http
+    said = "the quick brown fox jumps over the lazy dog and then it runs far away from here. " * 12
+    body = {"prompt": said, "n_predict": 300, "ignore_eos": True, "temperature": 0, "stream": stream}
+    answer = http.post("/completion", json=body).text
+    timings = json.loads(answer.split("\n\n")[-2].removeprefix("data: ") if stream else answer)["timings"]
+    assert 0 <= timings["draft_n_accepted"] <= timings["draft_n"] and timings["draft_n"] > 0
+    counted = http.get("/metrics").text
+    for name, count in (("guessed", timings["draft_n"]), ("guessed_right", timings["draft_n_accepted"])):
+        assert f'trilithon_{name}_tokens_total{{model="tiny:latest",unit="cpu"}} {count:.1f}' in counted
 
 
 def test_health_and_props(serve: Serve, tiny: Path) -> None:
