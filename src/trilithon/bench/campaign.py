@@ -14,17 +14,17 @@ from pathlib import Path
 from trilithon import __version__
 from trilithon.bench.checks import Reading, settle, warnings_between
 from trilithon.bench.footing import Footing
+from trilithon.bench.judging import Judging
 from trilithon.bench.plan import in_turn
 from trilithon.bench.prepare import Prepared, record_of
-from trilithon.bench.quality import QualityReading, judge, not_judged, read_quality
 from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.bench.tally import FAILURES, MOST_ROUNDS, Observer, Tally
-from trilithon.bench.workloads import DEFAULT_QUESTION, measure, measure_cold, warm_up
+from trilithon.bench.workloads import measure, measure_cold, warm_up
 from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.board.sampler import Sampler
 from trilithon.engines.base import Placement
 from trilithon.errors import ChildDied, Hung, Interrupted, RunError, UserError
-from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
 from trilithon.results.compare import differences
 from trilithon.results.store import Store
 from trilithon.runtime.opening import open_runner
@@ -144,8 +144,6 @@ class _Campaign:
             for placement in in_turn(self._prepared.placements, number):
                 if not self._tally.is_done(placement.name, number) and not self._tally.spent(number):
                     await self._measure(placement, number)
-
-    # -- rounds
 
     async def _measure(self, placement: Placement, number: int) -> None:
         if self._tally.given_up(placement.name):
@@ -271,64 +269,16 @@ class _Campaign:
             if error is not None and not done:
                 raise error
 
-    # -- quality
-
     async def _judge_all(self) -> None:
         waiting = [p for p in self._prepared.placements if p.name not in self._judged]
         if not waiting:
             return
-        reference = self._prepared.reference
-        if reference.file.synthetic:
-            record = not_judged(reference.name)
-            self._tell(record.reasons[0])
-            for placement in waiting:
+        judging = Judging(
+            self._prepared.reference, lambda p: self._open(p, self._fresh_folder()), self._lower, self._tell
+        )
+        async with contextlib.aclosing(judging.of(waiting)) as judged:
+            async for placement, record in judged:
                 self._store.set_quality(self.id, placement.name, record)
-            return
-        reading = await self._read_quality(reference)
-        own = self._verdict(reading, None)
-        if own.verdict == "broken":
-            reading = RunError(f"{reference.name}, the reference, is broken itself: {'; '.join(own.reasons)}")
-        for placement in waiting:
-            if placement is reference:
-                record = own
-            elif isinstance(reading, RunError):
-                record = self._verdict(reading, None)
-            else:
-                record = await self._judged_or_lowered(placement, reading)
-            self._store.set_quality(self.id, placement.name, record)
-
-    async def _judged_or_lowered(self, placement: Placement, reference: QualityReading) -> QualityRecord:
-        """A placement that is broken, or breaks down, gets one more chance with safer settings."""
-        reading = await self._read_quality(placement)
-        record = self._verdict(reading, reference)
-        if record.verdict != "broken" and not isinstance(reading, RunError):
-            return record
-        failed = RunError("; ".join(record.reasons), cause="called broken by the quality check")
-        lowered = await self._lower(placement, reading if isinstance(reading, RunError) else failed)
-        return self._verdict(await self._read_quality(lowered), reference) if lowered else record
-
-    def _verdict(
-        self, reading: QualityReading | RunError, reference: QualityReading | RunError | None
-    ) -> QualityRecord:
-        name = self._prepared.reference.name
-        for failed in (reading, reference):
-            if isinstance(failed, RunError):
-                return QualityRecord(verdict="unknown", reference=name, reasons=(str(failed),))
-        assert isinstance(reading, QualityReading) and not isinstance(reference, RunError)
-        return judge(reading, reference, name)
-
-    async def _read_quality(self, placement: Placement) -> QualityReading | RunError:
-        self._tell(f"{placement.name}: quality")
-        # The text grows request by request on top of the KV cache, which a model with a sliding window else drops.
-        windowed = placement.file.sliding_window is not None
-        placement = replace(placement, settings=replace(placement.settings, full_window_cache=windowed))
-        try:
-            async with self._open(placement, self._fresh_folder()) as runner:
-                return await read_quality(runner, DEFAULT_QUESTION)
-        except RunError as error:
-            return error
-
-    # -- what both need
 
     def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[Runner]:
         return open_runner(placement, folder, self._prepared.configuration, self._tell)
