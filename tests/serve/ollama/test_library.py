@@ -94,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({}, 400, "neither 'from' or 'files'"),
     ({"files": {"m.gguf": f"sha256:{'0' * 64}"}}, 400, "there is no blob"),
     ({"files": {"m.gguf": "../../etc/passwd"}}, 400, "there is no blob"),
-    ({"from": "y", "draft_files": {"m.gguf": f"sha256:{'0' * 64}"}}, 501, "trilithon create"),
+    ({"from": "y", "draft_files": {"m.gguf": f"sha256:{'0' * 64}"}}, 501, "leave draft_files out"),
     ({"from": "y", "model": "../x"}, 400, "is invalid"),
     ({"from": "y", "parameters": {"temperature": "hot"}}, 400, "temperature"),
     ({"from": "y", "messages": [{"role": "tool", "content": ""}]}, 400, "role"),
