@@ -92,10 +92,10 @@ def _serve(
 
     from trilithon.cli.listening import notify
     from trilithon.cli.serving import Listening, keep_off_the_models_cpus, opened_service, serve_until_told
-    from trilithon.serve.watch.logs import log_to
+    from trilithon.serve.watch.logs import logged_to
 
-    log_to(sys.stderr, level=logging.INFO if words["verbose"] else logging.WARNING)
-    with opened_service(wishes, configuration, board) as (service, folder):
+    level = logging.INFO if words["verbose"] else logging.WARNING
+    with logged_to(sys.stderr, level=level), opened_service(wishes, configuration, board) as (service, folder):
         house = None if words["no_pages"] else _house(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
         if not words["no_pages"]:

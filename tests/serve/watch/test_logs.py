@@ -22,7 +22,7 @@ from trilithon.errors import ChildDied, ModelError
 from trilithon.serve.door.keys import Keyring
 from trilithon.serve.door.security import SecurityOptions, install
 from trilithon.serve.request_record import RequestRecord, note_broken, note_generated, note_retried, recording
-from trilithon.serve.watch.logs import JsonLines, log_request, log_to, without_secrets
+from trilithon.serve.watch.logs import JsonLines, log_request, logged_to, without_secrets
 
 KEY = "trl-" + "k" * 43
 PROMPT = "what I asked in confidence"
@@ -30,12 +30,9 @@ PROMPT = "what I asked in confidence"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    root, stream = logging.getLogger(), io.StringIO()
-    before, level = root.handlers[:], root.level
-    log_to(stream)
-    yield stream
-    root.handlers[:] = before
-    root.setLevel(level)
+    stream = io.StringIO()
+    with logged_to(stream):
+        yield stream
 
 
 def lines(log: io.StringIO) -> list[dict[str, Any]]:

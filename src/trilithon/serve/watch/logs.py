@@ -1,10 +1,11 @@
 """The server's log: a JSON object a line. What people ask, what models answer, and keys are never in it."""
 
+import contextlib
 import json
 import logging
 import re
-import sys
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 from trilithon.errors import TrilithonError
 from trilithon.serve.request_record import RequestRecord, current_record
 
-__all__ = ["JsonLines", "log_request", "log_to", "without_secrets"]
+__all__ = ["JsonLines", "log_request", "logged_to", "without_secrets"]
 
 _log = logging.getLogger("trilithon.request")
 _LONGEST_MESSAGE = 1000
@@ -31,11 +32,13 @@ _SECRETS = (
 )
 
 
-def log_to(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> logging.Handler:
-    """Everything that this process logs goes there, and nowhere else. Returns the handler, to be removed again."""
+@contextlib.contextmanager
+def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[None]:
+    """Everything that this process logs meanwhile goes there, and nowhere else."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
+    before, level_before = root.handlers[:], root.level
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -45,7 +48,11 @@ def log_to(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> logging
         logger.propagate = name != "uvicorn.access"  # its lines hold queries; ours say more
     for name in ("httpx", "httpcore"):  # at INFO they write down every address that is asked
         logging.getLogger(name).setLevel(logging.WARNING)
-    return handler
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level_before)
 
 
 class JsonLines(logging.Formatter):
