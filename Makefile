@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Some environments forbid it; without it every process that a test starts compiles the sources anew.
 export PYTHONDONTWRITEBYTECODE :=
-# Most tests wait for processes; a file's tests stay together, since they share servers.
-PARALLEL := -n 4 --dist loadfile
+# Most tests wait for processes; a file's tests stay together, since they share servers, in the order of tests/conftest.py.
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench test check docs format clean
 

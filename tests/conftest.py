@@ -68,6 +68,20 @@ def _skipped_for_something_missing(reporter: pytest.TerminalReporter) -> int:
     return sum("missing" in reason or "could not import" in reason for reason in reasons)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that may take longest first: begun last, they would keep one worker at it while the others are done."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    items[:] = [item for tests in sorted(files.values(), key=_longest_first) for item in tests]
+
+
+def _longest_first(tests: list[pytest.Item]) -> tuple[float, int]:
+    """A test that needs more time than usual says so itself."""
+    marks = [mark for test in tests for mark in test.iter_markers("timeout")]
+    return -max((float(mark.args[0]) for mark in marks), default=0.0), -len(tests)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -128,6 +128,14 @@ def test_the_words_stay_inside_their_chart(charts, russian_charts, sweep_charts,
             assert box.x1 <= frame.x1 + 1, text
 
 
+def test_a_long_foot_is_broken_between_words(example):
+    source = "Qwen2.5 0.5B Instruct in F16 and in Q8_0 on an Orange Pi 5 Plus with 16 GB, an unknown " + "kernel" * 60
+    for chart in figures(example.rows, source=source).values():
+        foot = words(chart)[-3:]
+        assert " ".join(foot[:-1]) in source and len(foot[0]) > 40
+        assert foot[-1].startswith("kernel") and "…" in foot[-1]  # one word too long for a line
+
+
 def test_one_placement_and_one_run_are_enough(example):
     rows = [
         replace(row, estimate=Estimate(row.estimate.median, None, None, 1), values=row.values[:1])
@@ -185,7 +193,7 @@ def test_pngs(charts, tmp_path):
     assert [path.stem for path in paths] == list(charts)
     for path in paths:
         height, width, _ = imread(path).shape
-        assert width == 800
+        assert width == 896
         assert height > 300
 
 

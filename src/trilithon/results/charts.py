@@ -14,8 +14,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 __all__ = ["COLOURS", "STYLE", "Bar", "Chart", "Line", "bar_chart", "line_chart", "spread"]
 
@@ -43,8 +45,12 @@ STYLE: Any = {
 }
 
 _DOTS = 144  # per inch, while laying out: at fewer, hinting makes the words narrower than they come out
-_WIDTH, _MARGIN = 400.0, 14.0  # points: legible on a phone's width, two abreast on a screen
+_WIDTH, _MARGIN = (
+    336.0,
+    12.0,
+)  # points: a phone's width in CSS pixels, so words keep their size; two abreast on a screen
 _HEAD, _ROW, _LINE = 54.0, 38.0, 12.0
+_FOOT_SIZE = 7.5
 _BAR = 0.40  # of a row
 _LINES_HEIGHT = 230.0
 _MARKERS = "osD^vPX"
@@ -119,6 +125,7 @@ class Line:
 
 def bar_chart(title: str, subtitle: str, bars: Sequence[Bar], foot: Sequence[str], *, ceiling: float = 0.0) -> Chart:
     """Horizontal bars from the top in the order given; `ceiling` draws the length that none can pass."""
+    foot = _in_lines(foot)
     base = _MARGIN + _LINE * len(foot)
     height = base + _ROW * len(bars) + _HEAD
     with matplotlib.rc_context(STYLE):
@@ -239,13 +246,35 @@ def _fit(text: Text, width: float) -> None:
         text.set_text(f"{words[: keep // 2]}…{words[-(keep // 2) :]}")
 
 
+def _in_lines(sentences: Sequence[str]) -> list[str]:
+    """The foot's sentences, broken between words where one is wider than the chart."""
+    lines: list[str] = []
+    for sentence in sentences:
+        line = ""
+        for word in sentence.split():
+            longer = f"{line} {word}".lstrip()
+            if line and _foot_width(longer) > _WIDTH - 2 * _MARGIN:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _foot_width(words: str) -> float:
+    """In points."""
+    font = FontProperties(family=STYLE["font.family"], size=_FOOT_SIZE)
+    return float(text_to_path.get_text_width_height_descent(words, font, ismath=False)[0])
+
+
 def _draw_foot(chart: Chart, foot: Sequence[str]) -> None:
-    for row, words in enumerate(reversed(foot)):
-        chart.write(words, _MARGIN, 9 + _LINE * row, size=7.5, color=COLOURS["muted"])
+    for row, words in enumerate(foot, start=1):
+        chart.write(words, _MARGIN, 9 + _LINE * (len(foot) - row), size=_FOOT_SIZE, color=COLOURS["muted"])
 
 
 def line_chart(title: str, subtitle: str, lines: Sequence[Line], foot: Sequence[str], *, x_title: str) -> Chart:
     """Lines from zero up with their intervals; each is named at its end, in its colour."""
+    foot = _in_lines(foot)
     base = 2 * _MARGIN + 22 + _LINE * len(foot)
     height = base + _LINES_HEIGHT + _HEAD
     said = "; ".join(f"{line.label}: " + ", ".join(f"{x:g} {y:.4g}" for x, y, *_ in line.points) for line in lines)

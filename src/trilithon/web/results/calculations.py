@@ -9,20 +9,17 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-import matplotlib
 
 from trilithon.errors import TrilithonError, UserError
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign
-from trilithon.results.charts import STYLE, Chart
+from trilithon.results.charts import Chart
 from trilithon.results.compare import Comparison, Row, compare_placements, summarise
 from trilithon.results.formats import FORMATS, export_campaigns
 from trilithon.results.phrases import ENGLISH, Phrases
-from trilithon.results.plots import as_svg, figures
+from trilithon.results.plots import as_png, as_svg, figures
 from trilithon.results.report import render_report, report_title, themed
 from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
 from trilithon.results.store import Store
@@ -41,7 +38,6 @@ from trilithon.web.texts import texts_for
 
 __all__ = ["answered", "main"]
 
-_DOTS_PER_INCH = 144
 _FIGURES_CSV = "figures"
 
 
@@ -161,16 +157,8 @@ def picture(database: Path, number: int, name: str, form: str, language: str) ->
     charts = _charts(found, summarise(found, phrases), phrases)
     if name not in charts:
         raise UserError(f"campaign {number} has no chart {name}; it has {', '.join(charts) or 'none'}")
-    return {"data": base64.b64encode(_drawn(charts[name], form)).decode()}
-
-
-def _drawn(chart: Chart, form: str) -> bytes:
-    if form == "svg":
-        return as_svg(chart).encode()
-    file = BytesIO()
-    with matplotlib.rc_context(STYLE):
-        chart.savefig(file, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    return file.getvalue()
+    drawn = as_svg(charts[name]).encode() if form == "svg" else as_png(charts[name])
+    return {"data": base64.b64encode(drawn).decode()}
 
 
 def report(database: Path, number: int) -> dict[str, Any]:
