@@ -325,6 +325,7 @@ def test_other_models_and_settings_are_known_apart(configuration: Configuration,
         replace(placement, file=replace(file, quantization="Q3_K")),
         replace(placement, file=replace(file, architecture="mamba")),
         replace(placement, settings=replace(placement.settings, flash_attention="on")),
+        replace(placement, settings=replace(placement.settings, speculation="ngram-mod")),
         replace(placement, unit="npu"),
         replace(placement, build=replace(placement.build, where="elsewhere")),
     ):

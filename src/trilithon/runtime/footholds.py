@@ -108,12 +108,12 @@ def _folder(configuration: Configuration) -> Path:
 
 
 def _file(configuration: Configuration, placement: Placement) -> Path:
-    """Per build, unit, architecture, quantisation, and what the user himself set of what rungs change."""
+    """Per build, unit, architecture, quantisation, and what the user himself set that may be what it falls over."""
     settings = placement.settings
     identity = (
         (placement.build.engine, placement.build.where, placement.unit),
         (placement.file.architecture, placement.file.quantization),
-        (settings.flash_attention, settings.kv_type_k, settings.kv_type_v, settings.options),
+        (settings.flash_attention, settings.kv_type_k, settings.kv_type_v, settings.speculation, settings.options),
     )
     return _folder(configuration) / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.json"
 
