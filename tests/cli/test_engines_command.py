@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from trilithon.board.snapshot import read_board
 from trilithon.cli.engine_progress import CompileProgress
 from trilithon.cli.engine_rows import BuildRow, render
 from trilithon.engines import programs
 from trilithon.engines.base import Build, Device
+from trilithon.engines.placing import Need, place
+from trilithon.engines.spelling import parse_placement
+from trilithon.models.file import read_model_file
+from trilithon.runtime.footholds import recall, remember
+from trilithon.settings import load_configuration
 
 Program = Callable[..., Any]
 
@@ -261,6 +267,16 @@ def test_check_says_what_works(trilithon: Program) -> None:
         ["✓", "handover"],
     ]
     assert done.stderr == "trying llama.cpp@embedded/cpu\n"
+
+
+def test_check_anew_forgets_what_was_found(trilithon: Program, tiny: Path) -> None:
+    configuration = load_configuration()
+    file = read_model_file(tiny, configuration.cache)
+    placement = place(parse_placement("llama.cpp@embedded/cpu"), {}, Need(), [file], read_board(), configuration)
+    remember(configuration, placement, "one layer less", ())
+    done = trilithon("engines", "check", "embedded", "--anew")
+    assert (done.code, recall(configuration, placement)) == (0, None)
+    assert done.stderr.startswith("llama.cpp@embedded/cpu: forgot what was found for 1 kind of model\n")
 
 
 def test_check_fails_with_what_fails(trilithon: Program, home: Path) -> None:

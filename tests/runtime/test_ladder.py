@@ -12,7 +12,7 @@ from trilithon.engines.scripted import ScriptedEngine
 from trilithon.errors import ChildDied, RunError, StartError
 from trilithon.models.file import ModelFile, read_model_file
 from trilithon.runtime import footholds
-from trilithon.runtime.footholds import Fall, known_of, recall, remember
+from trilithon.runtime.footholds import Fall, forget, known_of, recall, remember
 from trilithon.runtime.ladder import Foothold, Probe, foothold, lower, probe
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -387,3 +387,13 @@ def test_what_is_known_of_a_build(configuration: Configuration, file: ModelFile)
     found = list(known_of(configuration, placement.build, "gpu"))
     assert {(known.architecture, known.rung) for known in found} == {("llama", "less one"), ("gemma3", "")}
     assert list(known_of(configuration, placement.build, "cpu")) == []
+
+
+def test_what_was_known_is_forgotten_when_asked(configuration: Configuration, file: ModelFile) -> None:
+    placement = Fragile(("seed", "1")).placement(file)
+    elsewhere = replace(placement, build=replace(placement.build, where="elsewhere"))
+    for each in (placement, replace(placement, file=replace(file, architecture="gemma3")), elsewhere):
+        remember(configuration, each, "less one", ())
+    assert [forget(configuration, placement.build, unit) for unit in ("cpu", "gpu", "gpu")] == [0, 2, 0]
+    assert recall(configuration, placement) is None
+    assert recall(configuration, elsewhere) is not None

@@ -130,9 +130,10 @@ def build(version: str | None, **words: Any) -> None:
 
 @engines.command("check")
 @click.argument("name", required=False, shell_complete=_complete_builds)
+@click.option("--anew", is_flag=True, help="Forget first which safer settings were found to be needed.")
 @_JSON
 @click.pass_context
-def check(context: click.Context, name: str | None, as_json: bool) -> None:
+def check(context: click.Context, name: str | None, anew: bool, as_json: bool) -> None:
     """Run a tiny model through the build NAME (BUILD or ENGINE@BUILD; all if left out), and say what works.
 
     A unit whose only devices are software is tried only when its build is named. Exit code 1 when something fails.
@@ -142,6 +143,8 @@ def check(context: click.Context, name: str | None, as_json: bool) -> None:
 
     configuration = load_configuration()
     wanted = _wanted(name, configuration)
+    if anew:
+        _forget(wanted, configuration)
     try:
         trials = run_stoppable(_try_out(wanted, configuration))
     except Interrupted:
@@ -151,6 +154,15 @@ def check(context: click.Context, name: str | None, as_json: bool) -> None:
     else:
         _print_trials(trials)
     context.exit(0 if all(trial.works for trial in trials) else 1)
+
+
+def _forget(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") -> None:
+    from trilithon.runtime.footholds import forget
+
+    for build, unit in wanted:
+        if count := forget(configuration, build, unit):
+            models = f"{count} kind{'s' * (count > 1)} of model"
+            click.echo(f"{build.engine}@{build.name}/{unit}: forgot what was found for {models}", err=True)
 
 
 def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Build]":

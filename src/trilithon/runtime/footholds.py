@@ -18,7 +18,7 @@ from trilithon.engines.whole_file import write_whole
 from trilithon.errors import UserError
 from trilithon.settings import Configuration
 
-__all__ = ["Fall", "Known", "known_of", "recall", "remember"]
+__all__ = ["Fall", "Known", "forget", "known_of", "recall", "remember"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +82,25 @@ def remember(configuration: Configuration, placement: Placement, rung: str, fall
 
 def known_of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[Known]:
     """What is known of a build on a unit, for people."""
+    for _, kept in _of(configuration, build, unit):
+        if kept["state"] == _state(build, unit):
+            yield _known(kept)
+
+
+def forget(configuration: Configuration, build: Build, unit: Unit) -> int:
+    """Of how many kinds of model something was known of a build on a unit; it is found out anew. Raises OSError where
+    the folder cannot be written."""
+    files = [file for file, _ in _of(configuration, build, unit)]
+    for file in files:
+        file.unlink(missing_ok=True)  # another process may forget the same
+    return len(files)
+
+
+def _of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for file in sorted(_folder(configuration).glob("*.json")):
         kept = _read(file)
-        if kept and (kept["where"], kept["unit"], kept["state"]) == (build.where, unit, _state(build, unit)):
-            yield _known(kept)
+        if kept and (kept["where"], kept["unit"]) == (build.where, unit):
+            yield file, kept
 
 
 def _read(file: Path) -> Mapping[str, Any] | None:
