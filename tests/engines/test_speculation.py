@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from drafting_model import write_drafting_model
 
 from trilithon.board.snapshot import read_board
-from trilithon.children.wire import Completion, Finished, Token
+from trilithon.children.wire import Completion, Finished, Timings, Token
 from trilithon.engines.base import Placement
 from trilithon.engines.placing import Need, place
 from trilithon.engines.speculation import SPECULATIONS
@@ -54,9 +55,23 @@ def test_what_cannot_be_done_is_refused(file: ModelFile, configuration: Configur
     assert said in str(caught.value)
 
 
-def test_layers_of_the_models_own_may_guess(file: ModelFile, configuration: Configuration) -> None:
-    found = placed("llama.cpp@embedded/cpu:spec=draft-mtp", replace(file, draft_layers=1), configuration)
-    assert found.settings.speculation == "draft-mtp"
+@pytest.mark.parametrize("right", [True, False])
+def test_layers_of_the_models_own_guess(configuration: Configuration, tmp_path: Path, right: bool) -> None:
+    model = read_model_file(write_drafting_model(tmp_path / "m.gguf", right=right), configuration.cache)
+
+    async def answer(more: str) -> tuple[str, Timings]:
+        placement = placed(f"llama.cpp@embedded/cpu:t=1,c=1024{more}", model, configuration)
+        async with open_runner(placement, tmp_path / f"r{more}", configuration) as runner:
+            events, finished = await runner.complete(Completion(prompt="hello", max_tokens=60, ignore_eos=True))
+            assert finished.timings is not None
+            return "".join(event.text for event in events if isinstance(event, Token)), finished.timings
+
+    plain, _ = asyncio.run(answer(""))
+    guessed, timings = asyncio.run(answer(",spec=draft-mtp"))
+    assert guessed == plain
+    assert timings.draft_n > 20
+    # The last guesses may go beyond the end of the answer.
+    assert timings.draft_accepted >= timings.draft_n - 3 if right else timings.draft_accepted < timings.draft_n / 2
 
 
 def test_what_makes_vectors_guesses_nothing(file: ModelFile, configuration: Configuration, tmp_path: Path) -> None:
