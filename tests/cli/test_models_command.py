@@ -149,6 +149,21 @@ def test_show_says_what_it_is(trilithon: Program, store: ModelStore, tiny: Path)
     assert data["parameters"] == {"temperature": 0.5}
 
 
+def test_show_says_what_a_file_is(trilithon: Program, tiny: Path, tmp_path: Path) -> None:
+    said = trilithon("show", tiny).stdout
+    assert said.startswith(f"{tiny}\n  architecture  llama\n")
+    assert "KV cache" in said and "llama.cpp/cpu  yes" in said
+    data = json.loads(trilithon("show", tiny, "--json").stdout)
+    assert (data["path"], data["size_bytes"]) == (str(tiny), tiny.stat().st_size)
+    assert data["facts"]["architecture"] == "llama" and data["fit"]["memory"]
+    assert trilithon("show", tiny, "--modelfile").stdout == f"FROM {tiny}\n"
+    other = tmp_path / "text.gguf"
+    other.write_text("no model")
+    for words in (("show", other), ("show", tmp_path / "none.gguf"), ("show", other, "--json")):
+        done = trilithon(*words)
+        assert done.code == 2 and is_one_line(done.stderr)
+
+
 def test_show_of_a_damaged_file_says_so(trilithon: Program, store: ModelStore) -> None:
     keep(store, "bad", b"PK\x03\x04")
     assert "problem" in trilithon("show", "bad").stdout
@@ -163,7 +178,9 @@ def test_show_of_a_damaged_file_says_so(trilithon: Program, store: ModelStore) -
         (("rm", "none"), "there is no none:latest"),
         (("cp", "none", "other"), "there is no none:latest"),
         (("verify", "none"), "there is no none:latest"),
-        (("show", "../x"), "not the name of a model"),
+        (("show", "../x"), "does not exist"),
+        (("show", "../x", "--modelfile"), "does not exist"),
+        (("rm", "../x"), "not the name of a model"),
         (("rm", "a/../b"), "does not fit"),
         (("cp", "kept", "a b"), "does not fit"),
         (("cp", "kept", "kept"), "is there already"),

@@ -1,23 +1,41 @@
-"""What `trilithon show` says of a model: what it is, its files and settings, the memory it takes, what runs it here."""
+"""What `trilithon show` says of a model, or of a file: what it is, the memory it takes, what runs it here."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from trilithon.cli.model_fit import fit_json, fit_lines
 from trilithon.cli.model_rows import aligned, day, model_row, place_of
 from trilithon.errors import ModelError
-from trilithon.models.file import ModelFile
+from trilithon.models.file import ModelFile, read_model_file
 from trilithon.models.manifest import Manifest, StoredFile
+from trilithon.models.modelfile import to_modelfile
 from trilithon.models.resolve import read_weights, weights_of
 from trilithon.models.store import ModelStore
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["show_json", "show_lines"]
+__all__ = ["modelfile", "show_json", "show_lines"]
 
 
-def show_lines(manifest: Manifest, store: ModelStore, configuration: Configuration) -> list[str]:
-    """What it is, its files, how it is talked to, the memory it takes and what runs it here."""
+def show_lines(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> list[str]:
+    """What it is, its files, how it is talked to, the memory it takes and what runs it here. Raises ModelError for a
+    file that is no model."""
+    return _file_lines(found, configuration) if isinstance(found, Path) else _lines(found, store, configuration)
+
+
+def show_json(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
+    """`facts` of weights are what their header says, `fit` the memory they take and what runs them here; of weights
+    that cannot be read `problem` says why. Raises ModelError for a file that is no model."""
+    return _file_json(found, configuration) if isinstance(found, Path) else _json(found, store, configuration)
+
+
+def modelfile(found: Manifest | Path) -> str:
+    """What `trilithon create` would make it of. Raises ModelError for a file that is no model."""
+    return f"FROM {read_model_file(found, None).path}\n" if isinstance(found, Path) else to_modelfile(found)
+
+
+def _lines(manifest: Manifest, store: ModelStore, configuration: Configuration) -> list[str]:
     lines = [str(manifest.name), *_about(manifest, store), "", "files"]
     lines += [f"  {line}" for line in aligned([_file_cells(file, store) for file in manifest.files])]
     talk = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
@@ -32,9 +50,7 @@ def show_lines(manifest: Manifest, store: ModelStore, configuration: Configurati
     return lines
 
 
-def show_json(manifest: Manifest, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
-    """`facts` of weights are what their header says, `fit` the memory they take and what runs them here; of weights
-    that cannot be read `problem` says why."""
+def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
     files = []
     for file in manifest.files:
         row = asdict(file) | {"path": str(file.path) if file.path else None, "place": place_of(file, store)}
@@ -47,6 +63,18 @@ def show_json(manifest: Manifest, store: ModelStore, configuration: Configuratio
         files.append(row)
     whole = asdict(manifest) | {"name": str(manifest.name), "files": files, "parameters": dict(manifest.parameters)}
     return asdict(model_row(manifest, store.root_of(manifest.name), store)) | whole
+
+
+def _file_lines(path: Path, configuration: Configuration) -> list[str]:
+    file = read_model_file(path, None)
+    pairs = [*_facts(file), ("size", format_bytes(file.size_bytes))]
+    return [str(file.path), *(f"  {line}" for line in aligned(pairs)), "", *fit_lines(file, configuration)]
+
+
+def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
+    file = read_model_file(path, None)
+    about = {"path": str(file.path), "size_bytes": file.size_bytes, "facts": dict(_facts(file))}
+    return about | {"fit": fit_json(file, configuration)}
 
 
 def _read(manifest: Manifest, file: StoredFile, store: ModelStore) -> ModelFile:

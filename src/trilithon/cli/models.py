@@ -81,25 +81,25 @@ def list_models(verbose: bool, as_json: bool) -> None:
 
 
 @click.command("show")
-@click.argument("name", shell_complete=complete_model)
+@click.argument("model", shell_complete=complete_model_or_file)
 @click.option("--modelfile", is_flag=True, help="Print the Modelfile that `trilithon create` would make it of.")
 @_JSON
-def show(name: str, modelfile: bool, as_json: bool) -> None:
-    """Say what the model NAME is: its files and settings, the memory it takes, and what runs it here."""
+def show(model: str, modelfile: bool, as_json: bool) -> None:
+    """Say what MODEL is (a name as in trilithon list, or a file), the memory it takes, and what runs it here."""
     from trilithon.cli import model_show
-    from trilithon.models.modelfile import to_modelfile
+    from trilithon.models.resolve import meant
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
     with _store() as store:
-        manifest = _find(name, store)
+        found = meant(model, store, _adopted)
         if modelfile:
-            click.echo(to_modelfile(manifest), nl=False)
+            click.echo(model_show.modelfile(found), nl=False)
         elif as_json:
-            said = model_show.show_json(manifest, store, configuration)
+            said = model_show.show_json(found, store, configuration)
             click.echo(json.dumps(said, indent=2, ensure_ascii=False))
         else:
-            click.echo("\n".join(model_show.show_lines(manifest, store, configuration)))
+            click.echo("\n".join(model_show.show_lines(found, store, configuration)))
 
 
 @click.command("rm")

@@ -23,6 +23,7 @@ __all__ = [
     "companions",
     "find_model",
     "locate",
+    "meant",
     "model_name",
     "place",
     "read_weights",
@@ -81,16 +82,26 @@ def resolve(
     adopted: Adopted | None = None,
     progress: Progress | None = None,
 ) -> ModelFile:
-    found = _meant(reference, store, adopted)
+    found = meant(reference, store, adopted)
     if isinstance(found, Path):
         return read_model_file(found, cache, progress)
     return read_weights(found, choose(found, suits), store, cache, progress)
 
 
 def locate(reference: str, store: ModelStore, suits: Suits, adopted: Adopted | None = None) -> Path:
-    """The path that an engine opens. A file of that name, relative to where we are, goes before a model."""
-    found = _meant(reference, store, adopted)
+    """The path that an engine opens."""
+    found = meant(reference, store, adopted)
     return found if isinstance(found, Path) else place(found, choose(found, suits), store)
+
+
+def meant(reference: str, store: ModelStore, adopted: Adopted | None = None) -> Path | Manifest:
+    """The absolute path of a file, or a model. A file of that name, relative to where we are, goes before a model."""
+    found = ModelPath(Path(reference)) if _is_file(reference) else parse_reference(reference)
+    if isinstance(found, ModelPath):
+        return found.path.absolute()
+    if isinstance(found, ModelUrl):
+        raise ModelError(f"{reference[:80]} is fetched first: trilithon pull {reference[:80]}")
+    return find_model(found.local_name if isinstance(found, Repository) else found, store, adopted)
 
 
 def read_weights(
@@ -130,15 +141,6 @@ def _projector(manifest: Manifest, file: StoredFile) -> StoredFile | None:
 def _coarseness(projector: StoredFile) -> int:
     kind = projector.quantization
     return PROJECTOR_ORDER.index(kind) if kind in PROJECTOR_ORDER else len(PROJECTOR_ORDER)
-
-
-def _meant(reference: str, store: ModelStore, adopted: Adopted | None) -> Path | Manifest:
-    found = ModelPath(Path(reference)) if _is_file(reference) else parse_reference(reference)
-    if isinstance(found, ModelPath):
-        return found.path.absolute()
-    if isinstance(found, ModelUrl):
-        raise ModelError(f"{reference[:80]} is fetched first: trilithon pull {reference[:80]}")
-    return find_model(found.local_name if isinstance(found, Repository) else found, store, adopted)
 
 
 def choose(manifest: Manifest, suits: Suits) -> StoredFile:
