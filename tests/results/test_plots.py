@@ -193,7 +193,7 @@ def test_pngs(charts, tmp_path):
     assert [path.stem for path in paths] == list(charts)
     for path in paths:
         height, width, _ = imread(path).shape
-        assert width == 896
+        assert width == 960
         assert height > 300
 
 

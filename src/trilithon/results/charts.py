@@ -14,10 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
 
 __all__ = ["COLOURS", "STYLE", "Bar", "Chart", "Line", "bar_chart", "line_chart", "spread"]
 
@@ -45,14 +43,11 @@ STYLE: Any = {
 }
 
 _DOTS = 144  # per inch, while laying out: at fewer, hinting makes the words narrower than they come out
-_WIDTH, _MARGIN = (
-    336.0,
-    12.0,
-)  # points: a phone's width in CSS pixels, so words keep their size; two abreast on a screen
+_WIDTH, _MARGIN = 320.0, 10.0  # points; a phone is 360 CSS pixels wide, and two stand abreast on a screen
 _HEAD, _ROW, _LINE = 54.0, 38.0, 12.0
 _FOOT_SIZE = 7.5
 _BAR = 0.40  # of a row
-_LINES_HEIGHT = 230.0
+_LINES_HEIGHT, _NAMES = 230.0, 0.40  # the names beside the lines take so much of the width at the most
 _MARKERS = "osD^vPX"
 
 
@@ -248,23 +243,21 @@ def _fit(text: Text, width: float) -> None:
 
 def _in_lines(sentences: Sequence[str]) -> list[str]:
     """The foot's sentences, broken between words where one is wider than the chart."""
+    scratch = Figure(dpi=_DOTS)
+    FigureCanvasAgg(scratch)
+    text = scratch.text(0, 0, "", size=_FOOT_SIZE, family=STYLE["font.family"])
     lines: list[str] = []
     for sentence in sentences:
         line = ""
         for word in sentence.split():
             longer = f"{line} {word}".lstrip()
-            if line and _foot_width(longer) > _WIDTH - 2 * _MARGIN:
+            text.set_text(longer)
+            if line and _width(text) > _WIDTH - 2 * _MARGIN:
                 lines.append(line)
                 longer = word
             line = longer
         lines.append(line)
     return lines
-
-
-def _foot_width(words: str) -> float:
-    """In points."""
-    font = FontProperties(family=STYLE["font.family"], size=_FOOT_SIZE)
-    return float(text_to_path.get_text_width_height_descent(words, font, ismath=False)[0])
 
 
 def _draw_foot(chart: Chart, foot: Sequence[str]) -> None:
@@ -282,9 +275,9 @@ def line_chart(title: str, subtitle: str, lines: Sequence[Line], foot: Sequence[
         chart = Chart(height, title=title, subtitle=subtitle, description=said)
         names = [chart.write(_named(line), 0, 0, size=8.5) for line in lines]
         for name in names:
-            if _width(name) > _WIDTH * 0.36:
+            if _width(name) > _WIDTH * _NAMES:
                 name.set_text(name.get_text().replace("+", "+\n").replace(" · ", "\n· "))
-            _fit(name, _WIDTH * 0.36)
+            _fit(name, _WIDTH * _NAMES)
         right = _WIDTH - _MARGIN - 16 - max((_width(name) for name in names), default=0.0)
         axes = chart.area(_MARGIN + 30, base, right, height - _HEAD)
         for index, line in enumerate(lines):

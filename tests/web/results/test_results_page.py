@@ -61,6 +61,10 @@ def test_a_campaign_shows_its_verdict_charts_and_figures(
     expect(page.get_by_role("heading", name=verdict)).to_be_visible()
     expect(page.locator(".chart svg[role=img]")).to_have_count(3)
     expect(page.locator(".figures table")).to_have_count(2)
+    hidden = page.locator(".figures .scroll").evaluate_all(
+        "all => all.map(each => each.scrollWidth - each.clientWidth)"
+    )
+    assert max(hidden) <= 1, "every figure is seen without scrolling aside"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     screenshot(page, f"results-campaign-{language[:2]}-{width}")
 

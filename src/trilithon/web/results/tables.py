@@ -25,6 +25,20 @@ __all__ = [
     "sentences",
 ]
 
+_KINDS = {
+    "figure": "figure",
+    "median": "number value",
+    "interval": "number",
+    "unit": "",
+    "runs": "number named",
+    "bandwidth": "number named",
+    "remark": "named",
+    "a": "number named",
+    "b": "number named",
+    "ratio": "number value named",
+    "ratio_interval": "number named",
+}
+"""Classes of a figure's cells by column. Where the heads have no room, "named" ones have the name before them."""
 _COLUMNS = ("choose", "campaign", "model", "placement", "figures", "quality", "build", "started")
 
 
@@ -167,29 +181,35 @@ def _placement_body(placement: str, rows: Sequence[Mapping[str, Any]], names: Se
 
 
 def _figure_cells(row: Mapping[str, Any], names: Sequence[str], text: Texts) -> list[Html]:
-    cells = [
-        element("td", metric_title(row["metric"], text)),
-        element("td", row["median"] or "–", class_="number value"),
-        element("td", row["interval"] or "–", class_="number"),
-        element("td", unit_title(row["unit"], text)),
-        element("td", str(row["runs"]), class_="number"),
-    ]
-    cells += [element("td", row["bandwidth"], class_="number")] * ("bandwidth" in names)
-    return cells + [element("td", row["note"])] * ("remark" in names)
+    said = {
+        "figure": metric_title(row["metric"], text),
+        "median": row["median"] or "–",
+        "interval": row["interval"] or "–",
+        "unit": unit_title(row["unit"], text),
+        "runs": str(row["runs"]),
+        "bandwidth": row["bandwidth"],
+        "remark": row["note"],
+    }
+    return [_cell(name, said[name], text) for name in names if name in said]
+
+
+def _cell(column: str, said: str, text: Texts) -> Html:
+    """It says its column's name too, for screens where the heads have no room."""
+    return element("td", said, class_=_KINDS[column], data_title=text(f"results.column_{column}"))
 
 
 def comparison_table(found: Sequence[Mapping[str, Any]], caption: str, text: Texts) -> Html:
     """Every figure of the two beside each other."""
-    heads = [text("results.column_figure"), text("results.column_a"), text("results.column_b")]
-    heads += [text(f"results.column_{name}") for name in ("ratio", "ratio_interval", "answer")]
+    names = ("figure", "a", "b", "ratio", "ratio_interval", "answer")
+    heads = [text(f"results.column_{name}") for name in names]
     lines = (
         element(
             "tr",
             element("th", f"{test_title(each['test'], text)}, {metric_title(each['metric'], text)}", scope="row"),
-            element("td", _side(each["a"], text), class_="number"),
-            element("td", _side(each["b"], text), class_="number"),
-            element("td", "–" if each["ratio"] is None else f"{each['ratio']:.3f}", class_="number value"),
-            element("td", "–" if each["low"] is None else f"{each['low']:.3f}–{each['high']:.3f}", class_="number"),
+            _cell("a", _side(each["a"], text), text),
+            _cell("b", _side(each["b"], text), text),
+            _cell("ratio", "–" if each["ratio"] is None else f"{each['ratio']:.3f}", text),
+            _cell("ratio_interval", "–" if each["low"] is None else f"{each['low']:.3f}–{each['high']:.3f}", text),
             element(
                 "td", text(f"results.answer_{each['answer'].replace(' ', '_')}"), class_=f"answer {each['answer']}"
             ),
@@ -206,7 +226,7 @@ def _side(row: Mapping[str, Any] | None, text: Texts) -> str:
 
 
 def _table(caption: str, heads: Sequence[str], bodies: Sequence[Html]) -> Html:
-    """Where the page is too narrow for it, it scrolls by itself."""
+    """Where the page is too narrow for it, it scrolls by itself; on a phone each line becomes a card."""
     head = element("thead", element("tr", *(element("th", title, scope="col") for title in heads)))
     whole = element("table", element("caption", caption), head, *bodies)
     return element("div", whole, class_="scroll", role="region", aria_label=caption, tabindex="0")
