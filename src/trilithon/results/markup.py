@@ -30,19 +30,22 @@ def joined(parts: Iterable[str], separator: str = "") -> Html:
     return Html(separator.join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
-def rows_of_cells(cells: Iterable[Sequence[str]]) -> Html:
-    """Table rows; the first cell of each is its heading."""
-    return joined(
-        (
-            element("tr", element("th", first, scope="row"), *(element("td", cell, class_="text") for cell in rest))
-            for first, *rest in cells
-        ),
-        "\n",
+def rows_of_cells(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    """Table rows; the first cell of each is its heading. The others say their column's head too, for pages where the
+    heads have no room."""
+    return joined((_row(heads, row) for row in rows), "\n")
+
+
+def _row(heads: Sequence[str], row: Sequence[str]) -> Html:
+    cells = (
+        element("td", cell, class_="text named", data_title=head) for head, cell in zip(heads[1:], row[1:], strict=True)
     )
+    return element("tr", element("th", row[0], scope="row"), *cells)
 
 
 def table(caption: str, heads: Sequence[str], *bodies: str, numbers: Container[str] = ()) -> Html:
-    """A table that scrolls by itself where the page is too narrow for it. `numbers` are the heads over numbers."""
+    """A table that scrolls by itself where the page is too narrow for it; on a phone each row is a card. `numbers` are
+    the heads over numbers."""
     head = element(
         "tr", *(element("th", text, scope="col", class_="number" if text in numbers else None) for text in heads)
     )

@@ -191,14 +191,14 @@ def _cells(row: Row, heads: Sequence[str], *shared: Html) -> list[Html]:
     estimate = row.estimate
     cells = [
         *shared,
-        element("td", row.metric.title, class_="text"),
+        element("td", row.metric.title, class_="text figure"),
         element("td", format_number(estimate.median) if estimate else "–", class_="number value"),
         element("td", interval_text(estimate) if estimate else "–", class_="number"),
         element("td", row.metric.unit, class_="text"),
-        element("td", str(estimate.runs) if estimate else "0", class_="number"),
+        element("td", str(estimate.runs) if estimate else "0", class_="number named", data_title="Runs"),
     ]
     if "Of bandwidth" in heads:
-        cells.append(element("td", bandwidth_text(row), class_="number"))
+        cells.append(element("td", bandwidth_text(row), class_="number named", data_title="Of bandwidth"))
     if "Remarks" in heads:
-        cells.append(element("td", row.note, class_="text"))
+        cells.append(element("td", row.note, class_="text named", data_title="Remarks"))
     return cells

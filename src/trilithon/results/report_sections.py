@@ -25,7 +25,7 @@ def quality(campaign: Campaign) -> Html:
     if not judged:
         return Html("")
     heads = ("Placement", "Verdict", "KL divergence", "Same top token", "Perplexity", "Positions", "Reasons")
-    body = rows_of_cells((name, *_quality_cells(record)) for name, record in judged)
+    body = rows_of_cells(heads, ((name, *_quality_cells(record)) for name, record in judged))
     references = ", ".join(sorted({record.reference for _, record in judged}))
     return _section(
         "Is the answer still right?",
@@ -153,7 +153,8 @@ def measured(campaign: Campaign) -> Html:
     """Board, builds, settings, files, kernel and governors: what has to be equal for numbers to be compared."""
     heads = ("Placement", "Engine and build", "Unit", "Settings")
     builds = rows_of_cells(
-        (p.name, f"{p.engine} {p.build_version} ({p.build})", p.unit, _settings(p)) for p in campaign.placements
+        heads,
+        ((p.name, f"{p.engine} {p.build_version} ({p.build})", p.unit, _settings(p)) for p in campaign.placements),
     )
     files = {str(p.model.get("sha256") or p.model.get("name")): p.model for p in campaign.placements}
     parts = [table("Builds and settings", heads, builds)]
@@ -217,7 +218,8 @@ def _fact(name: str, value: Any) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> Html:
-    pairs = [part for name, fact in facts.items() for part in (element("dt", _named(name)), element("dd", fact))]
+    known = ((name, fact) for name, fact in facts.items() if fact)
+    pairs = [part for name, fact in known for part in (element("dt", _named(name)), element("dd", fact))]
     return element("dl", *pairs) if pairs else Html("")
 
 

@@ -11,6 +11,8 @@ from stored import fill
 
 from trilithon.results.formats import import_campaigns
 
+BEYOND = "all => all.map(each => each.scrollWidth - each.clientWidth)"
+
 
 @pytest.fixture
 def results(site, configuration, tiny):
@@ -128,3 +130,13 @@ def test_files_are_behind_the_door(site, configuration, tiny):
             assert http.get(path).status_code == 401
         key = {"Authorization": f"Bearer {opened.keys['ann']}"}
         assert http.get(paths[0], headers=key).status_code == 200
+
+
+def test_the_report_fits_a_phone(results, browser_page):
+    page = browser_page(width=360)
+    page.goto(f"{results.url}/results/12/report.html")
+    expect(page.get_by_role("heading", name="Every figure")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert max(page.locator(".scroll").evaluate_all(BEYOND)) <= 1
+    named = page.locator("td.named").first
+    assert page.evaluate("cell => getComputedStyle(cell, '::before').content", named.element_handle()) != "none"
