@@ -165,10 +165,10 @@ def test_loaded_once_and_used_again(tmp_path: Path, children: list[Process]) -> 
 
 def test_two_requests_for_one_unloaded_model_load_it_once(tmp_path: Path, children: list[Process]) -> None:
     async def body(pool: Pool) -> None:
-        what = placement(load="0.1", slots=2)
+        what = placement(load="0.5", slots=2)
         holders = [Holder(pool, "a", what) for _ in range(5)]
-        await asyncio.sleep(0.02)
-        assert only(pool).state == "loading" and pool.waiting == 5 and only(pool).pid is None
+        await until(lambda: pool.waiting == 5)
+        assert only(pool).state == "loading" and only(pool).pid is None
         await until(lambda: pool.waiting == 3)
         assert only(pool).users == 2 and only(pool).waiting == 3
         await holders[0].end()
@@ -240,8 +240,8 @@ def test_a_model_that_cannot_be_read_is_told(tmp_path: Path, tiny: Path) -> None
 
 def test_cancelled_while_loading_others_get_it(tmp_path: Path, children: list[Process]) -> None:
     async def body(pool: Pool) -> None:
-        first, second = Holder(pool, "a", placement(load="0.1")), Holder(pool, "a", placement(load="0.1"))
-        await asyncio.sleep(0.02)
+        first, second = Holder(pool, "a", placement(load="0.5")), Holder(pool, "a", placement(load="0.5"))
+        await until(lambda: pool.waiting == 2)
         first.task.cancel()
         await second.has_it()
         await second.end()
@@ -253,8 +253,8 @@ def test_cancelled_while_loading_others_get_it(tmp_path: Path, children: list[Pr
 
 def test_a_load_that_nobody_waits_for_goes_on_and_expires(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
-        alone = Holder(pool, "a", placement(load="0.1"))
-        await asyncio.sleep(0.02)
+        alone = Holder(pool, "a", placement(load="0.5"))
+        await until(lambda: pool.waiting == 1)
         alone.task.cancel()
         await until(lambda: only(pool).state == "ready")
         assert only(pool).users == 0 and pool.waiting == 0
@@ -310,6 +310,7 @@ def test_one_with_users_is_waited_for(tmp_path: Path, no_tenure: None) -> None:
         other = Holder(pool, "b", placement(mib=600))
         await until(lambda: pool.waiting == 1)
         again = Holder(pool, "a", placement(mib=600))
+        await until(lambda: pool.waiting == 2)
         await asyncio.sleep(0.1)
         assert keys(pool) == ["a"] and other.lease is None and again.lease is None and pool.waiting == 2
         await busy.end()
@@ -357,7 +358,7 @@ def test_small_ones_do_not_keep_a_large_one_out(tmp_path: Path, no_tenure: None)
     async def body(pool: Pool) -> None:
         busy = [await Holder(pool, key, placement(mib=400)).has_it() for key in "ab"]
         large = Holder(pool, "large", placement(mib=900))
-        await asyncio.sleep(0.02)
+        await until(lambda: pool.waiting == 1)
         small = Holder(pool, "small", placement(mib=100))
         await asyncio.sleep(0.05)
         assert large.lease is None and small.lease is None
@@ -488,8 +489,9 @@ def test_unload_waits_for_the_users_and_those_who_wait_load_it_again(tmp_path: P
         assert not await pool.unload("a")
         busy = await Holder(pool, "a", placement()).has_it()
         unloading = asyncio.create_task(pool.unload("a"))
-        await asyncio.sleep(0.02)
+        await until(lambda: only(pool).state == "leaving")
         later = Holder(pool, "a", placement())
+        await until(lambda: pool.waiting == 1)
         await asyncio.sleep(0.05)
         assert only(pool).state == "leaving" and not unloading.done() and later.lease is None
         await busy.end()
@@ -505,8 +507,8 @@ def test_unload_waits_for_the_users_and_those_who_wait_load_it_again(tmp_path: P
 
 def test_unload_while_it_loads(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
-        wanted = Holder(pool, "a", placement(load="0.1"))
-        await asyncio.sleep(0.02)
+        wanted = Holder(pool, "a", placement(load="0.5"))
+        await until(lambda: pool.waiting == 1)
         unloading = asyncio.create_task(pool.unload("a"))
         await wanted.has_it()
         await wanted.end()
@@ -525,6 +527,7 @@ def test_another_placement_replaces_the_first_when_that_is_idle(tmp_path: Path) 
         larger = Holder(pool, "a", large)
         await until(lambda: pool.waiting == 1)
         smaller = Holder(pool, "a", small)
+        await until(lambda: pool.waiting == 2)
         await asyncio.sleep(0.05)
         assert only(pool).placement == small and larger.lease is None and smaller.lease is None
         await busy.end()
