@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 import pytest
+from drafting_model import write_drafting_model
 
 from trilithon.cli.models import complete_model, complete_model_or_file
 from trilithon.models import adopt
@@ -162,6 +163,12 @@ def test_show_says_what_a_file_is(trilithon: Program, tiny: Path, tmp_path: Path
     for words in (("show", other), ("show", tmp_path / "none.gguf"), ("show", other, "--json")):
         done = trilithon(*words)
         assert done.code == 2 and is_one_line(done.stderr)
+
+
+def test_show_says_that_a_model_guesses_ahead(trilithon: Program, tiny: Path, tmp_path: Path) -> None:
+    guessing = write_drafting_model(tmp_path / "m.gguf", right=False)
+    assert "guesses ahead  with layers of its own: spec=draft-mtp" in trilithon("show", guessing).stdout
+    assert "guesses" not in trilithon("show", tiny).stdout
 
 
 def test_show_of_a_damaged_file_says_so(trilithon: Program, store: ModelStore) -> None:

@@ -122,6 +122,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         ("quantisation", file.quantization),
         ("context", context),
         ("vocabulary", f"{file.vocabulary} tokens" if file.vocabulary else ""),
+        ("guesses ahead", "with layers of its own: spec=draft-mtp" if file.draft_layers else ""),
         ("can", ", ".join(sorted(file.capabilities))),
         ("made for", file.target_platform or ""),
         ("NPU cores", str(file.target_cores or "")),
