@@ -17,6 +17,7 @@ from trilithon.engines.spelling import parse_placement
 from trilithon.engines.table import engine
 from trilithon.errors import PlacementError
 from trilithon.models.file import ModelFile, read_model_file
+from trilithon.runtime import handover
 from trilithon.runtime.opening import open_runner
 from trilithon.settings import Configuration
 
@@ -72,6 +73,31 @@ def test_layers_of_the_models_own_guess(configuration: Configuration, tmp_path: 
     assert timings.draft_n > 20
     # The last guesses may go beyond the end of the answer.
     assert timings.draft_accepted >= timings.draft_n - 3 if right else timings.draft_accepted < timings.draft_n / 2
+
+
+@pytest.mark.parametrize("way", ["draft-mtp", "ngram-simple"])
+def test_a_decoder_guesses_on_top_of_a_brought_cache(
+    configuration: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The prefiller guesses nothing, and its cache has nothing for the layers that do."""
+    monkeypatch.setattr(handover.Costs, "way", lambda costs, **_: "prefiller")
+    model = read_model_file(write_drafting_model(tmp_path / "m.gguf", right=True), configuration.cache)
+    prompt = "the quick brown fox jumps over the lazy dog and then it runs far away. " * 4
+
+    async def answer(text: str, place: Path) -> tuple[str, Finished]:
+        async with open_runner(placed(text, model, configuration), place, configuration) as runner:
+            events, finished = await runner.complete(Completion(prompt=prompt, max_tokens=80, ignore_eos=True))
+            return "".join(event.text for event in events if isinstance(event, Token)), finished
+
+    async def scenario() -> None:
+        one = "llama.cpp@embedded/cpu:t=1,c=1024"
+        plain, _ = await answer(one, tmp_path / "a")
+        guessed, finished = await answer(f"{one}+{one},spec={way}", tmp_path / "b")
+        assert guessed == plain
+        assert finished.handed is not None and finished.handed.prefill_tokens > 100, finished.handed
+        assert finished.timings is not None and finished.timings.draft_accepted > 0
+
+    asyncio.run(scenario())
 
 
 def test_what_makes_vectors_guesses_nothing(file: ModelFile, configuration: Configuration, tmp_path: Path) -> None:
