@@ -1,6 +1,7 @@
 """What the servers that are written in Python have in common: fields of requests, figures of answers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,13 @@ def test_figures_of_any_answer_are_finite(timings: Timings) -> None:
 def test_the_rate_is_of_the_steps_between_tokens() -> None:
     body = timings_body(Timings(cache_n=0, prompt_n=10, prompt_ms=100.0, predicted_n=5, predicted_ms=400.0))
     assert (body["prompt_per_second"], body["predicted_per_second"], body["predicted_per_token_ms"]) == (100, 10, 100)
+
+
+def test_guesses_are_told_where_there_were_any() -> None:
+    timings = Timings(cache_n=0, prompt_n=1, prompt_ms=1.0, predicted_n=5, predicted_ms=4.0, draft_n=7)
+    assert Timings.parse(timings_body(timings)) == timings
+    assert timings_body(timings)["draft_n_accepted"] == 0
+    assert "draft_n" not in timings_body(replace(timings, draft_n=0))
 
 
 def test_metrics_add_up() -> None:

@@ -458,6 +458,18 @@ def test_keep_alive_counts_from_the_end_and_the_last_wish_counts(tmp_path: Path)
     with_pool(tmp_path, body)
 
 
+def test_who_wishes_nothing_leaves_the_wish_before(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> None:
+        await once(pool, "a", placement(), keep_alive_seconds=math.inf)
+        await once(pool, "a", placement())
+        assert only(pool).expires_in_seconds is None
+        ending = await Holder(pool, "a", placement(slots=1), keep_alive_seconds=0.0).has_it()
+        assert pool._kept("a", placement()) > 0  # who comes after the end did not wish it
+        await ending.end()
+
+    with_pool(tmp_path, body)
+
+
 def test_nought_lets_those_who_wait_have_it(tmp_path: Path, children: list[Process]) -> None:
     async def body(pool: Pool) -> None:
         await asyncio.gather(*(once(pool, "a", placement(), keep_alive_seconds=0) for _ in range(5)))

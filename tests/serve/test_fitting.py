@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,22 @@ def test_a_base_model_is_stopped_where_its_form_ends(base: ModelFile) -> None:
     assert body["repeat_penalty"] == form.repeat_penalty
     assert fitted(CHAT, {"repeat_penalty": 1.5}, base, "m")["repeat_penalty"] == 1.5
     assert fitted("/completion", {"prompt": "a"}, base, "m") == {"prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        {"response_format": {"type": "json_object"}},
+        {"json_schema": {"type": "object"}},
+        {"grammar": 'root ::= "a"'},
+    ],
+)
+def test_what_a_grammar_holds_is_not_stopped(base: ModelFile, held: dict[str, Any]) -> None:
+    """It may begin with the lines' ends that stop a base model, and would be empty then."""
+    body = {"messages": [], "stop": "END", **held}
+    assert fitted(CHAT, body, base, "m") == body
+    assert "stop" in fitted(CHAT, {"response_format": {"type": "text"}}, base, "m")
 
 
 def test_a_model_with_a_template_gets_what_was_sent(tmp_path: Path) -> None:

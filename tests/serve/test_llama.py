@@ -47,6 +47,14 @@ def test_what_was_guessed_ahead_is_told_and_counted(serve: Serve, tiny: Path, st
         assert f'trilithon_{name}_tokens_total{{model="tiny:latest",unit="cpu"}} {count:.1f}' in counted
 
 
+def test_what_is_guessed_ahead_has_no_probabilities(serve: Serve, tiny: Path) -> None:
+    http = serve(tiny, placement="llama.cpp@embedded/cpu:t=1,spec=ngram-map-k").http
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    answer = http.post("/v1/chat/completions", json=chat | {"logprobs": True})
+    assert answer.status_code == 400 and "without spec" in answer.json()["error"]["message"]
+    assert http.post("/v1/chat/completions", json=chat).status_code == 200
+
+
 def test_health_and_props(serve: Serve, tiny: Path) -> None:
     http = serve(tiny).http
     assert http.get("/health").json() == {"status": "ok"}

@@ -16,6 +16,8 @@ from trilithon.serve.problems import Problem, problem_of
         (UserError("no"), 400),
         (Refused("too long", status=400), 400),
         (Refused("no HTTP status at all", status=7), 502),
+        (Refused("input is too large to process. increase the physical batch size", status=500), 400),
+        (Refused("vector::_M_range_check: __n (which is 7)", status=500), 400),
         (StartError("not started", advice="free memory"), 500),
         (ChildDied("died"), 502),
         (Hung("hung"), 502),

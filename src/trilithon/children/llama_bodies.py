@@ -133,6 +133,7 @@ def fitting(tokens: list[int], context: int) -> list[int]:
 
 
 def timings_body(timings: Timings) -> dict[str, float]:
+    guesses = {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_accepted} if timings.draft_n else {}
     steps = max(timings.predicted_n - 1, 0)
     return {
         "cache_n": timings.cache_n,
@@ -144,6 +145,7 @@ def timings_body(timings: Timings) -> dict[str, float]:
         "predicted_ms": timings.predicted_ms,
         "predicted_per_token_ms": timings.predicted_ms / steps if steps else 0.0,
         "predicted_per_second": steps / timings.predicted_ms * 1e3 if timings.predicted_ms else 0.0,
+        **guesses,
     }
 
 

@@ -93,7 +93,7 @@ class Pool:
         self, key: str, placement: Placement, *, caller: str, keep_alive_seconds: float | None = None
     ) -> AsyncIterator[Lease]:
         """A runner of `placement` to work with. `keep_alive_seconds` from its end on: 0 unloads it when it is idle,
-        infinity never, None is the pool's own; the wish of the last lease counts.
+        infinity never; the wish of the last lease that had one counts, and until there is one the pool's own.
 
         Raises Busy, StartError (and whatever else a start fails with), ModelError.
         """
@@ -102,7 +102,7 @@ class Pool:
             placement=placement,
             need_bytes=await self._need(key, placement),
             caller=caller,
-            keep_alive_seconds=self._keep_alive_seconds if keep_alive_seconds is None else keep_alive_seconds,
+            keep_alive_seconds=self._kept(key, placement) if keep_alive_seconds is None else keep_alive_seconds,
             came=time.monotonic(),
             granted=asyncio.get_running_loop().create_future(),
         )
@@ -122,6 +122,12 @@ class Pool:
         finally:
             keeper.release()
             self._dispatcher.settle()
+
+    def _kept(self, key: str, placement: Placement) -> float:
+        """What was wished before for this runner, unless that was to end it."""
+        keeper = self._dispatcher.keepers.get(key)
+        wished = keeper.keep_alive_seconds if keeper and keeper.placement == placement else 0.0
+        return wished or self._keep_alive_seconds
 
     async def unload(self, key: str) -> bool:
         """End its runner, once those who work with it are done, and its pin; False when there is none. Those who wait

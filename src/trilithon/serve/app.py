@@ -77,6 +77,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        at, why = first["loc"][-1], first["ctx"]["error"]
+        return _answer(request, Problem(f"the body is no JSON: {why} at its character {at}", status=400))
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     return _answer(request, Problem(f"{where or 'body'}: {first['msg']}", status=400, field=where))
 

@@ -45,7 +45,7 @@ def problem_of(error: Exception) -> Problem:
                 str(error), status=503, kind="overloaded_error", retry_after_seconds=error.retry_after_seconds
             )
         case Refused():
-            known = error.status if 400 <= error.status < 600 else 502
+            known = 400 if _is_the_clients(error) else error.status if 400 <= error.status < 600 else 502
             return Problem(str(error), status=known, kind="invalid_request_error" if known < 500 else "server_error")
         case StartError():
             return Problem(_with_advice(error), status=500, kind="server_error")
@@ -60,6 +60,11 @@ def problem_of(error: Exception) -> Problem:
         case TrilithonError():
             return Problem(str(error), status=500, kind="server_error")
     raise error
+
+
+def _is_the_clients(error: Refused) -> bool:
+    """llama-server answers with 500 where what was sent is at fault."""
+    return any(words in str(error) for words in ("input is too large to process", "vector::_M_range_check"))
 
 
 def _with_advice(error: RunError) -> str:

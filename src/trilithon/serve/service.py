@@ -212,5 +212,8 @@ def _require(generation: Generation, placement: Placement) -> None:
     """Raises Problem for what the placement cannot do."""
     for need in sorted(generation.needs - placement.build.features):
         raise Problem(f"{placement.name} {_WORDS[need]}; leave that out, or choose another placement", status=400)
+    if "logprobs" in generation.needs and placement.settings.speculation:
+        words = "guesses tokens ahead, and computes no probabilities for those; leave that out, or choose a placement"
+        raise Problem(f"{placement.name} {words} without spec", status=400, field="logprobs")
     if "vision" in generation.needs and placement.file.vision_encoder is None:
         raise Problem(f"{generation.model} does not see images; choose a model with a vision encoder", status=400)

@@ -81,6 +81,12 @@ def test_a_developer_is_what_templates_call_system() -> None:
     assert chat(messages=[{"role": "developer", "content": "short"}])["messages"][0]["role"] == "system"
 
 
+def test_a_role_that_no_template_knows_is_named() -> None:
+    with pytest.raises(Problem, match="there is no role 'bogus'") as caught:
+        chat(messages=[{"role": "bogus", "content": "x"}])
+    assert caught.value.field == "messages.0.role"
+
+
 def test_a_tool_called_by_its_name_is_the_only_one() -> None:
     body = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "clock"}})
     assert body["tools"] == TOOLS[:1]

@@ -155,6 +155,8 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise wrong(f"{where}.role", f"{where} has no role; write system, user, assistant or tool")
+    if role not in ("system", "developer", "user", "assistant", "tool", "function"):
+        raise wrong(f"{where}.role", f"{where}: there is no role {role[:40]!r}; write system, user, assistant or tool")
     if role == "function":
         raise wrong(f"{where}.role", f"{where}: functions gave way to tools; write the role tool")
     if message.get("audio") is not None:
