@@ -49,3 +49,21 @@ def test_each_dialect_has_its_form() -> None:
     assert error_body("/api/chat", problem) == {"error": "no such model"}
     assert error_body("/v1/messages/count_tokens", problem)["error"]["type"] == "not_found_error"
     assert error_body("/v1/models", problem)["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (Problem("no such model", status=404, field="model"), "model_not_found"),
+        (Problem("no such file", status=404), None),
+        (
+            Problem("request (9 tokens) exceeds the available context size (8 tokens)", status=400),
+            "context_length_exceeded",
+        ),
+        (Problem("no key", status=401), "invalid_api_key"),
+        (Problem("too many", status=429), "rate_limit_exceeded"),
+        (Problem("broken", status=500), None),
+    ],
+)
+def test_codes_are_openais_words(problem: Problem, code: str | None) -> None:
+    assert error_body("/v1/chat/completions", problem)["error"]["code"] == code

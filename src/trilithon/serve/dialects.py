@@ -34,6 +34,15 @@ def error_body(path: str, problem: Problem) -> dict[str, Any]:
             "message": str(problem),
             "type": problem.kind,
             "param": problem.field or None,
-            "code": problem.status,
+            "code": _code(problem),
         }
     }
+
+
+def _code(problem: Problem) -> str | None:
+    """OpenAI's words, where it has one that clients look for."""
+    if problem.status == 404 and problem.field == "model":
+        return "model_not_found"
+    if "exceeds the available context size" in str(problem):
+        return "context_length_exceeded"
+    return {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(problem.status)

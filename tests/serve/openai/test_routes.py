@@ -269,3 +269,12 @@ def test_the_demo_model_answers_and_stops(serve: Serve, demo: Path, clients: Any
     assert "Paris" in text
     assert "Q:" not in text
     assert reasons[-1] == "stop"
+
+
+def test_a_prompt_counts_once_however_many_answers(serve: Serve, tiny: Path) -> None:
+    http = serve(tiny, placement="scripted/cpu:prefill=1000000,decode=1000000").http
+    body = {"model": "tiny", "prompt": ["one two three", "four"], "max_tokens": 2}
+    once, twice = (http.post("/v1/completions", json=body | {"n": n}).json()["usage"] for n in (1, 2))
+    assert twice["prompt_tokens"] == once["prompt_tokens"] > 0
+    assert twice["completion_tokens"] == 2 * once["completion_tokens"]
+    assert twice["total_tokens"] == twice["prompt_tokens"] + twice["completion_tokens"]

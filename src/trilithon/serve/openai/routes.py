@@ -104,6 +104,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
         raise Problem("echo needs the prompt as a text; send one, or leave out echo", status=400, field="echo")
     asked = [(prompt, choice) for prompt in prompts for choice in range(body.n or 1)]
     whole = CompletionAsked(
+        choices=body.n or 1,
         id=f"cmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=body.model,

@@ -21,7 +21,7 @@ __all__ = ["CompletionAsked", "completed"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionAsked:
     """A request to `/v1/completions` as it is answered: one generation for each choice, with what is repeated before
-    it."""
+    it; `choices` of them to each prompt."""
 
     id: str
     created: int
@@ -30,6 +30,7 @@ class CompletionAsked:
     echoes: Sequence[str]
     candidates: int | None
     usage: bool
+    choices: int
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
@@ -72,7 +73,7 @@ async def _whole_completion(asked: CompletionAsked, answers: AsyncIterator[Answe
         choices.append(asked.choice(len(choices), text, pieces, len(echo), answer.end.reason if answer.end else None))
         timings.append(answer.end.timings if answer.end else None)
         provenance = timings_of(answer)
-    return asked.chunk(choices, usage=usage_of(timings), timings=provenance)
+    return asked.chunk(choices, usage=usage_of(timings, asked.choices), timings=provenance)
 
 
 async def _completion_events(asked: CompletionAsked, answers: AsyncIterator[Answer]) -> AsyncIterator[bytes]:
@@ -90,5 +91,5 @@ async def _completion_events(asked: CompletionAsked, answers: AsyncIterator[Answ
                 yield event(asked.chunk([asked.choice(at, "", (), offset, each.reason)], timings=timings_of(answer)))
         at += 1
     if asked.usage:
-        yield event(asked.chunk([], usage=usage_of(ends)))
+        yield event(asked.chunk([], usage=usage_of(ends, asked.choices)))
     yield b"data: [DONE]\n\n"
