@@ -69,8 +69,31 @@ def test_the_version_heads_the_changelog() -> None:
     assert heads[0] == PROJECT["version"]
 
 
-def test_pictures_and_links_exist() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+def _links(document: Path) -> list[str]:
+    """The targets of a document's links and pictures, less the addresses of other hosts."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    return [target for target in targets if "://" not in target]
+
+
+def _anchors(document: Path) -> set[str]:
+    """What GitHub makes of headings: lower case, words joined by hyphens, punctuation dropped."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_pictures_and_links_exist(document: Path) -> None:
+    for target in _links(document):
+        path, _, anchor = target.partition("#")
+        linked = (document.parent / path) if path else document
+        assert linked.exists(), target
+        assert not anchor or anchor in _anchors(linked), target
+
+
+def test_the_index_links_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in _links(index)}
+    assert {path.resolve() for path in DOCUMENTS} - {index.resolve()} <= linked
+    assert index.resolve() in {(ROOT / target).resolve() for target in _links(ROOT / "README.md")}
