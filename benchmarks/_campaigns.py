@@ -11,13 +11,13 @@ from pathlib import Path
 from _placements import configuration_with, demo_path
 
 from trilithon.bench.campaign import run_campaign
-from trilithon.bench.plan import Plan
 from trilithon.bench.prepare import prepare
+from trilithon.bench.setup import CampaignSetup
 from trilithon.measure.records import Campaign, Test
 from trilithon.measure.statistics import Answer
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.results.compare import compare_placements
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 
 __all__ = ["found_slowdowns", "same_as_itself"]
 
@@ -31,7 +31,7 @@ def same_as_itself(comparisons: int) -> Counter[Answer]:
     configuration = configuration_with()
     answers: Counter[Answer] = Counter()
     while answers.total() < comparisons:
-        plan = Plan(
+        plan = CampaignSetup(
             model=demo_path(configuration),
             tests=_REAL_TESTS,
             placements=("llama.cpp@embedded/cpu", "llama.cpp@embedded/cpu:fa=auto"),
@@ -49,7 +49,7 @@ def found_slowdowns(comparisons: int, slowdown: float) -> Counter[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         model = write_tiny_model(Path(folder) / "tiny.gguf")
         while answers.total() < comparisons:
-            plan = Plan(
+            plan = CampaignSetup(
                 model=model,
                 tests=(Test(kind="tg", generated_tokens=64),),
                 placements=("scripted/cpu:decode=200,noise=0.01", f"scripted/cpu:decode={200 / slowdown},noise=0.01"),
@@ -61,14 +61,14 @@ def found_slowdowns(comparisons: int, slowdown: float) -> Counter[Answer]:
     return answers
 
 
-def _answers(plan: Plan) -> Iterator[Answer]:
+def _answers(plan: CampaignSetup) -> Iterator[Answer]:
     campaign = _measured(plan)
     first, second = (placement.name for placement in campaign.placements)
     for comparison in compare_placements((campaign, first), (campaign, second)):
         yield comparison.verdict.answer
 
 
-def _measured(plan: Plan) -> Campaign:
+def _measured(plan: CampaignSetup) -> Campaign:
     with tempfile.TemporaryDirectory() as folder:
         configuration = replace(configuration_with(), data=Path(folder))
         with Store.open(configuration.results_database) as store:

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trilithon.bench.plan import Plan, resolve
+from trilithon.bench.setup import CampaignSetup, resolve
 from trilithon.bench.workloads import measure, warm_up
 from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
 from trilithon.measure.metrics import HEADLINE, metrics_of
 from trilithon.measure.records import Test
-from trilithon.models.demo import demo_model
-from trilithon.models.file import read_model_file
+from trilithon.models.fetch.demo import demo_model
+from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration, load_configuration
@@ -42,7 +42,7 @@ def resolved(
     *,
     keep_window: bool = False,
 ) -> list[Placement]:
-    plan = Plan(model=model, tests=tuple(tests), placements=tuple(spelled))
+    plan = CampaignSetup(model=model, tests=tuple(tests), placements=tuple(spelled))
     found = resolve(plan, read_model_file(model, configuration.cache), read_board(), configuration)
     if not keep_window:
         return found

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample, Test
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.web.results.listing import read_screen
 from trilithon.web.results.query import Query
 from trilithon.web.results.tables import results_table

@@ -16,7 +16,7 @@ from statistics import median
 from _figures import Bound, Figure, arguments, report
 from _placements import TESTS, configuration_with, demo_path, rates_of, resolved
 
-from trilithon.bench.plan import in_turn
+from trilithon.bench.setup import in_turn
 from trilithon.engines.table import engine
 from trilithon.measure.statistics import interval
 from trilithon.settings import Configuration

@@ -20,7 +20,7 @@ from statistics import median
 from _figures import Bound, Figure, arguments, report
 from _placements import configuration_with, demo_path, resolved
 
-from trilithon.children.wire import Completion, Finished
+from trilithon.engines.wire.messages import Completion, Finished
 from trilithon.measure.records import Test
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.process import workspace

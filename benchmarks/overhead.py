@@ -17,7 +17,7 @@ from statistics import median
 from _figures import Bound, Figure, arguments, report
 from _placements import configuration_with, demo_path, opened, resolved
 
-from trilithon.children.wire import Completion
+from trilithon.engines.wire.messages import Completion
 
 _REQUEST = Completion(prompt=[2], max_tokens=256, ignore_eos=True)
 _COMMANDS = {"--help": 0.2, "doctor": 1.0}

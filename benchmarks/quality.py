@@ -17,7 +17,7 @@ from _placements import configuration_with, demo_path, opened, resolved
 from trilithon.bench.quality import QualityReading, judge, read_quality
 from trilithon.bench.workloads import DEFAULT_QUESTION
 from trilithon.measure.records import QualityRecord
-from trilithon.models.synthetic import requantise, scramble_block
+from trilithon.models.synthetic.tiny import requantise, scramble_block
 from trilithon.settings import Configuration
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _figures import Bound, Figure, arguments, report
 
-from trilithon.board.sampler import Sampler
+from trilithon.board.sensors.sampler import Sampler
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 
 _TREE = Path(__file__).parent.parent / "tests" / "board" / "trees" / "rk3588_vendor.toml"

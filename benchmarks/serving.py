@@ -34,7 +34,7 @@ from _figures import Bound, Figure, arguments, report
 from _placements import demo_path
 
 from trilithon.board.snapshot import read_board
-from trilithon.results.plans import ModelPlan, keep_plan
+from trilithon.results.plans import Plan, keep_plan
 from trilithon.settings import load_configuration
 
 _TOKENS = 128
@@ -225,7 +225,7 @@ def with_plans(model: Path, folder: Path, plans: dict[str, str]) -> Iterator[lis
             file.write(b"\0" * number)  # a plan belongs to a content
         with files[-1].open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        plan = ModelPlan(sha256=digest, placement=placement, board=board, campaign=0, sentence="")
+        plan = Plan(sha256=digest, placement=placement, board=board, campaign=0, sentence="")
         keep_plan(folder / "data", plan)
     yield files
 

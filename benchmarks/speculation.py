@@ -17,9 +17,9 @@ from statistics import median
 from _figures import Bound, Figure, arguments, report
 from _placements import demo_path, opened, resolved
 
-from trilithon.bench.plan import in_turn
-from trilithon.children.wire import Chat, Finished, Token
+from trilithon.bench.setup import in_turn
 from trilithon.engines.base import Placement
+from trilithon.engines.wire.messages import Chat, Finished, Token
 from trilithon.measure.records import Test
 from trilithon.measure.statistics import interval
 from trilithon.settings import Configuration, load_configuration

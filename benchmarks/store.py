@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trilithon.models.manifest import Manifest, StoredFile, now
 from trilithon.models.names import ModelName
-from trilithon.models.store import ModelStore
-from trilithon.models.upkeep import prune
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.upkeep import prune
 
 _TARGET_SECONDS = 0.3
 

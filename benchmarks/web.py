@@ -32,18 +32,18 @@ from _web_results import MOST_SECONDS, fill_store, page_seconds
 from playwright.sync_api import Page, sync_playwright
 
 from trilithon.board.snapshot import read_board
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import create_app
+from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.generation import Piece
-from trilithon.serve.library.shelf import Shelf
-from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.serve.service import Service
 from trilithon.settings import load_configuration
 from trilithon.web.app import install
 from trilithon.web.chat import page as chat_page
-from trilithon.web.chat.answering import Asked
-from trilithon.web.house import House
+from trilithon.web.chat.answering import Question
+from trilithon.web.context import AppContext
 
 _TOKENS_PER_SECOND = 400
 _PARTS = 10
@@ -55,7 +55,7 @@ _BOUNDS = [
 ]
 
 
-class Steady(Asked):
+class Steady(Question):
     """Words from a list, in paragraphs, lists and listings, at a steady rate."""
 
     tokens = 20_000
@@ -92,11 +92,11 @@ def pages(folder: Path, model: Path) -> Iterator[str]:
     configuration = load_configuration({**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")})
     board = read_board()
     with workspace() as private, socket.create_server(("127.0.0.1", 0)) as listening:
-        shelf = Shelf(configuration, board, paths=[model], placement="scripted/cpu")
+        shelf = Catalog(configuration, board, paths=[model], placement="scripted/cpu")
         service = Service(shelf, Pool(configuration, private))
         app = create_app(service)
         store = configuration.results_database
-        install(app, House(service=service, configuration=configuration, board=board, store=store))
+        install(app, AppContext(service=service, configuration=configuration, board=board, store=store))
         server = uvicorn.Server(
             uvicorn.Config(app, http=PatientProtocol, ws="websockets-sansio", loop="asyncio", log_level="error")
         )

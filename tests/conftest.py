@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from process_table import started_here
 
-from trilithon.models.demo import demo_model, has_demo_package
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.fetch.demo import demo_model, has_demo_package
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 # No deadline: a busy machine is not a fault. `make test` takes the hundred examples that are the default.
 settings.register_profile("full", deadline=None)

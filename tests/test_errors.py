@@ -4,7 +4,7 @@ import re
 import pytest
 
 from trilithon import errors
-from trilithon.errors import Refused, RunError, TrilithonError, UserError
+from trilithon.errors import EngineError, RunError, TrilithonError, UserError
 
 
 def drawn_tree() -> dict[str, str | None]:
@@ -53,7 +53,7 @@ def test_a_failed_run_carries_what_is_known_of_it():
         "look",
         ("one", "two"),
     )
-    refused = Refused("no", status=503, cause="refused")
+    refused = EngineError("no", status=503, cause="refused")
     assert (refused.status, refused.kind, refused.last_words) == (503, "refused", ())
     assert not isinstance(refused, UserError)
     with pytest.raises(TrilithonError, match="no"):

@@ -22,12 +22,12 @@ raises them: `Busy` in runtime.pool_queue, and `Problem` in serve.problems.
 __all__ = [
     "ChildDied",
     "DownloadError",
-    "Hung",
+    "EngineError",
+    "EngineTimeout",
     "Interrupted",
     "ModelError",
     "NoRoom",
     "PlacementError",
-    "Refused",
     "RunError",
     "StartError",
     "StoreError",
@@ -84,11 +84,11 @@ class ChildDied(RunError):
     kind = "died"
 
 
-class Hung(RunError):
+class EngineTimeout(RunError):
     kind = "hung"
 
 
-class Refused(RunError):
+class EngineError(RunError):
     """The engine answered with an error; `status` is its HTTP status."""
 
     kind = "refused"

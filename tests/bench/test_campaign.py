@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from trilithon.bench import campaign as module
-from trilithon.bench import tally
+from trilithon.bench import progress as tally
 from trilithon.bench.campaign import run_campaign
-from trilithon.bench.plan import Plan
 from trilithon.bench.prepare import Prepared, prepare
-from trilithon.bench.tally import Step
+from trilithon.bench.progress import CampaignStep
+from trilithon.bench.setup import CampaignSetup
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign, Run, Test
-from trilithon.models.synthetic import write_tiny_model
-from trilithon.results.store import Store
+from trilithon.models.synthetic.tiny import write_tiny_model
+from trilithon.results.store.database import Store
 from trilithon.settings import Configuration
 
 PP = Test(kind="pp", prompt_tokens=16)
@@ -45,11 +45,11 @@ class Bench:
     def __init__(self, configuration: Configuration, model: Path):
         self.configuration = configuration
         self.model = model
-        self.steps: list[Step] = []
+        self.steps: list[CampaignStep] = []
 
-    def plan(self, *placements: str, **more: object) -> Plan:
+    def plan(self, *placements: str, **more: object) -> CampaignSetup:
         words: dict[str, object] = {"model": self.model, "tests": (PP, TG), "quality": False, "rounds": 1, **more}
-        return Plan(placements=placements, **words)  # type: ignore[arg-type]
+        return CampaignSetup(placements=placements, **words)  # type: ignore[arg-type]
 
     def prepared(self, *placements: str, **more: object) -> Prepared:
         return prepare(self.plan(*placements, **more), self.configuration)
@@ -206,14 +206,14 @@ def test_the_log_of_the_child_is_kept(bench: Bench) -> None:
     assert "llama" in run.log or "load" in run.log
 
 
-def cancelled_at(bench: Bench, moment: Callable[[Step], bool], *placements: str, **more: object) -> int:
+def cancelled_at(bench: Bench, moment: Callable[[CampaignStep], bool], *placements: str, **more: object) -> int:
     """Cancel a campaign when `moment` comes; returns its number."""
     prepared = bench.prepared(*placements, **more)
 
     async def work(store: Store) -> None:
         loop = asyncio.get_running_loop()
 
-        def observe(step: Step) -> None:
+        def observe(step: CampaignStep) -> None:
             if moment(step):
                 loop.call_later(0.05, task.cancel)
 

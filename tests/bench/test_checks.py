@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trilithon.bench.checks import Policy, Reading, UnitClock, settle, warnings_between
-from trilithon.board.probes import Channel, Quantity
-from trilithon.board.sampler import Recording
-from trilithon.board.sensors import Frame
+from trilithon.bench.checks import BoardReading, Policy, UnitClock, settle, warnings_between
+from trilithon.board.sensors.probes import Channel, Quantity
+from trilithon.board.sensors.sampler import Recording
+from trilithon.board.sensors.sensors import Frame
 from trilithon.board.sysfs import Machine
 
 FOLDER = "/sys/devices/system/cpu/cpufreq/policy0"
@@ -28,7 +28,7 @@ POLICY = Policy(
 )
 MEMORY = UnitClock(governor="performance", current_hz=2_112_000_000, top_hz=2_112_000_000)
 NPU = UnitClock(governor="performance", current_hz=1_000_000_000, top_hz=1_000_000_000)
-QUIET = Reading(
+QUIET = BoardReading(
     at_ns=0,
     busy_ticks={0: 0, 1: 0},
     stolen_ticks={0: 0, 1: 0},
@@ -44,7 +44,7 @@ QUIET = Reading(
 LATER = replace(QUIET, at_ns=10_000_000_000)
 
 
-def with_policy(reading: Reading, policy: Policy) -> Reading:
+def with_policy(reading: BoardReading, policy: Policy) -> BoardReading:
     return replace(reading, policies={"policy0": policy})
 
 
@@ -117,7 +117,7 @@ def test_heat_swap_memory_and_its_clock() -> None:
     )
 
 
-def with_unit(reading: Reading, name: str, clock: UnitClock) -> Reading:
+def with_unit(reading: BoardReading, name: str, clock: UnitClock) -> BoardReading:
     return replace(reading, units={**reading.units, name: clock})
 
 
@@ -193,7 +193,7 @@ def test_any_clocks_give_words_and_never_an_error(
 
 
 def test_what_is_not_counted_is_not_warned_of() -> None:
-    nothing = Reading(
+    nothing = BoardReading(
         at_ns=5,
         busy_ticks={},
         stolen_ticks={},
@@ -257,7 +257,7 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
     for cpu in (0, 1):
         write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", "2\n")
         write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", "5\n")
-    reading = Reading.take(Machine(tmp_path))
+    reading = BoardReading.take(Machine(tmp_path))
     assert reading.busy_ticks == {0: 43, 1: 40}
     assert reading.stolen_ticks == {0: 3, 1: 0}
     assert reading.policies == {
@@ -280,7 +280,7 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
 
 
 def test_an_empty_machine_gives_an_empty_reading(tmp_path: Path) -> None:
-    reading = Reading.take(Machine(tmp_path))
+    reading = BoardReading.take(Machine(tmp_path))
     assert (reading.busy_ticks, reading.policies, reading.oom_kills, reading.throttle_events) == ({}, {}, None, None)
 
 
@@ -302,15 +302,15 @@ def test_garbled_counters_give_a_reading_all_the_same(files: dict[str, str]) -> 
             place = Path(f"{root}{path}")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(text.encode("utf-8", "surrogatepass"))
-        reading = Reading.take(Machine(Path(root)))
-        assert isinstance(warnings_between(reading, Reading.take(Machine(Path(root))), own_cpu_seconds=0.0), tuple)
+        reading = BoardReading.take(Machine(Path(root)))
+        assert isinstance(warnings_between(reading, BoardReading.take(Machine(Path(root))), own_cpu_seconds=0.0), tuple)
 
 
 def test_load_on_this_machine_is_background_unless_it_is_our_own() -> None:
-    before, deadline = Reading.take(), time.monotonic() + 0.3
+    before, deadline = BoardReading.take(), time.monotonic() + 0.3
     while time.monotonic() < deadline:
         pass
-    after = Reading.take()
+    after = BoardReading.take()
     busy_seconds = (sum(after.busy_ticks.values()) - sum(before.busy_ticks.values())) / TICKS
     assert any("other programs used" in text for text in warnings_between(before, after, own_cpu_seconds=0.0))
     own = warnings_between(before, after, own_cpu_seconds=busy_seconds)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.bench.plan import Plan, resolve
 from trilithon.bench.quality import POSITIONS, QualityReading, judge, judge_answer, read_quality
+from trilithon.bench.setup import CampaignSetup, resolve
 from trilithon.board.snapshot import read_board
 from trilithon.engines.table import engine
 from trilithon.errors import RunError
 from trilithon.measure.records import Test
-from trilithon.models.file import read_model_file
+from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -181,7 +181,7 @@ def configuration(tmp_path: Path) -> Configuration:
 def read(names: Mapping[str, str], tiny: Path, configuration: Configuration) -> dict[str, QualityReading]:
     """By label, what the placement of that spelling says."""
     file = read_model_file(tiny, configuration.cache)
-    plan = Plan(model=tiny, tests=(Test(kind="pp", prompt_tokens=16),), placements=tuple(names.values()))
+    plan = CampaignSetup(model=tiny, tests=(Test(kind="pp", prompt_tokens=16),), placements=tuple(names.values()))
     placements = resolve(plan, file, read_board(), configuration)
 
     async def work() -> dict[str, QualityReading]:

@@ -7,15 +7,15 @@ import pytest
 
 from trilithon.bench import campaign as module
 from trilithon.bench.campaign import run_campaign
-from trilithon.bench.plan import Plan
 from trilithon.bench.prepare import prepare
 from trilithon.bench.recording import recording_remarks, sensor_log
-from trilithon.board.probes import Channel
-from trilithon.board.sampler import Recording, Sampler
-from trilithon.board.sensors import Frame
+from trilithon.bench.setup import CampaignSetup
+from trilithon.board.sensors.probes import Channel
+from trilithon.board.sensors.sampler import Recording, Sampler
+from trilithon.board.sensors.sensors import Frame
 from trilithon.board.sysfs import Machine
 from trilithon.measure.records import Campaign, SensorLog, SensorValues, Test
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.settings import Configuration
 
 
@@ -30,7 +30,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(folder: Path, model: Path, options: str = "") -> Campaign:
     configuration = Configuration(data=folder / "data", cache=folder / "cache", hang_seconds=20.0)
-    plan = Plan(
+    plan = CampaignSetup(
         model=model,
         placements=(f"scripted/cpu:prefill=50000,decode=40{options}",),
         tests=(Test(kind="tg", generated_tokens=24),),

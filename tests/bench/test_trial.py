@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from trilithon.bench import trial as module
-from trilithon.bench.trial import Answer, Trial, reference_answer, try_out
-from trilithon.engines import programs
-from trilithon.engines.base import Build, Placement, Rung
-from trilithon.engines.llamacpp import LlamaCpp
-from trilithon.engines.scripted import ScriptedEngine
+from trilithon.bench.trial import Trial, TrialAnswer, reference_answer, try_out
+from trilithon.engines.base import Build, FallbackStep, Placement
+from trilithon.engines.llamacpp import programs
+from trilithon.engines.llamacpp.engine import LlamaCpp
+from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.table import engine
 from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
@@ -26,7 +26,7 @@ def packaged(configuration: Configuration) -> Build:
     return next(build for build in engine("llama.cpp", configuration).builds() if build.name == "embedded")
 
 
-def tried(build: Build, configuration: Configuration, *, reference: Answer | None = None) -> Trial:
+def tried(build: Build, configuration: Configuration, *, reference: TrialAnswer | None = None) -> Trial:
     async def act() -> Trial:
         with workspace() as folder:
             found = reference or await reference_answer(configuration, folder)
@@ -49,7 +49,7 @@ def test_the_packaged_build_works(configuration: Configuration) -> None:
 
 
 def test_another_answer_than_the_reference_fails(configuration: Configuration) -> None:
-    wrong = Answer(tokens=(1, 2, 3), next={token: -math.log(64) for token in range(448, 512)})
+    wrong = TrialAnswer(tokens=(1, 2, 3), next={token: -math.log(64) for token in range(448, 512)})
     trial = tried(packaged(configuration), configuration, reference=wrong)
     assert not trial.works
     assert outcomes(trial) == {
@@ -110,14 +110,14 @@ def test_the_ladder_is_gone_down(configuration: Configuration, monkeypatch: pyte
     build = replace(scripted(monkeypatch, crash_after="1"), features=frozenset())
     monkeypatch.setattr(ScriptedEngine, "builds", lambda _: [build])
 
-    def ladder(_: object, placement: Placement) -> tuple[Rung, ...]:
-        def rung(name: str, **options: str) -> Rung:
-            return Rung(name=name, settings=replace(placement.settings, options=tuple(options.items())))
+    def ladder(_: object, placement: Placement) -> tuple[FallbackStep, ...]:
+        def rung(name: str, **options: str) -> FallbackStep:
+            return FallbackStep(name=name, settings=replace(placement.settings, options=tuple(options.items())))
 
         return rung("no flash attention", crash_after="2"), rung("fewer layers", prefill="100000")
 
     monkeypatch.setattr(ScriptedEngine, "ladder", ladder)
-    nothing = Answer(tokens=(), next={})
+    nothing = TrialAnswer(tokens=(), next={})
     monkeypatch.setattr(module, "reference_answer", lambda *_: nothing)
 
     async def act() -> Trial:
@@ -133,6 +133,6 @@ def test_a_build_that_takes_no_such_file_is_not_tried(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LlamaCpp, "refusal", lambda *_: "it runs RKLLM files alone")
-    trial = tried(packaged(configuration), configuration, reference=Answer((), {}))
+    trial = tried(packaged(configuration), configuration, reference=TrialAnswer((), {}))
     assert (trial.tried, trial.works) == (False, True)
     assert trial.findings[0].detail.endswith("it runs RKLLM files alone")

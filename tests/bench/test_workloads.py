@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from trilithon.bench.workloads import QUESTION_TOKENS, ask, measure, measure_cold, tokens_needed, warm_up
-from trilithon.children.wire import Completion, Finished
 from trilithon.engines.base import Placement, Settings
 from trilithon.engines.table import engine
-from trilithon.errors import ChildDied, Refused, RunError
+from trilithon.engines.wire.messages import Completion, Finished
+from trilithon.errors import ChildDied, EngineError, RunError
 from trilithon.measure.records import Sample, Test
 from trilithon.measure.words import split_words
-from trilithon.models.file import ModelFile, read_model_file
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
@@ -146,7 +146,7 @@ def test_the_context_that_is_asked_for_is_enough_to_the_token(tmp_path: Path, te
 
 def test_a_context_that_is_too_small_is_refused(tiny: Path, tmp_path: Path) -> None:
     async def body(runner: Runner) -> None:
-        with pytest.raises(Refused, match="context size"):
+        with pytest.raises(EngineError, match="context size"):
             await measure(runner, Test(kind="pp", prompt_tokens=1100))
 
     real(tmp_path, tiny, body)
@@ -281,7 +281,7 @@ def test_an_answer_that_ends_in_half_a_character(
     async def half(self: Runner, request: Any) -> Any:
         asked.append(request.max_tokens)
         if len(asked) <= refusals:
-            raise Refused("the engine refused (500): output that does not match the expected form", status=500)
+            raise EngineError("the engine refused (500): output that does not match the expected form", status=500)
         return await stream(self, request)
 
     monkeypatch.setattr(Runner, "complete", half)

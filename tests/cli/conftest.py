@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from trilithon.bench import campaign
-from trilithon.cli import chat_screen
+from trilithon.cli.chat import screen as chat_screen
 from trilithon.cli.main import run
 
 PROGRAM = str(Path(sys.executable).with_name("trilithon"))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from trilithon.bench.tally import Step
+from trilithon.bench.progress import CampaignStep
 from trilithon.cli import progress
 from trilithon.cli.progress import CampaignProgress, reading
 
-STEP = Step(text="llama.cpp/cpu: pp512", runs_done=2, runs_planned=10, remaining_seconds=75.0)
+STEP = CampaignStep(text="llama.cpp/cpu: pp512", runs_done=2, runs_planned=10, remaining_seconds=75.0)
 
 
 def test_lines_go_to_stderr_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from trilithon.engines.choice import suits_placements
 from trilithon.errors import PlacementError
-from trilithon.models.manifest import StoredFile
+from trilithon.models.store.manifest import StoredFile
 from trilithon.settings import Configuration
 
 

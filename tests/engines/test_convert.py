@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from trilithon.engines.convert import convert_to_gguf, convert_to_rkllm
+from trilithon.engines.rkllm.recipe import RkllmRecipe
 from trilithon.errors import TrilithonError, UserError
-from trilithon.models.rkllm_recipe import RkllmRecipe
 from trilithon.settings import Configuration
 
 TOOLKIT = """

@@ -14,8 +14,8 @@ MODULE = '''
 
 from dataclasses import replace
 
-from trilithon.engines.base import Build, Launch, ModelFile, Placement, Rung, Settings, Unit
-from trilithon.engines.llamacpp_argv import embedded_argv
+from trilithon.engines.base import Build, Launch, ModelFile, Placement, FallbackStep, Settings, Unit
+from trilithon.engines.llamacpp.argv import embedded_argv
 from trilithon.settings import Configuration
 
 
@@ -43,8 +43,8 @@ class Pretend:
             return Launch(argv=("/bin/sh", "-c", "echo pretend: the batch is too large; kill -SEGV $$"), socket=socket)
         return Launch(argv=embedded_argv(placement, socket, slots), socket=socket, tenancy="npu")
 
-    def ladder(self, placement: Placement) -> tuple[Rung, ...]:
-        return (Rung(name="micro-batch 64", settings=replace(placement.settings, micro_batch=64)),)
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        return (FallbackStep(name="micro-batch 64", settings=replace(placement.settings, micro_batch=64)),)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         return ("the pretend engine only pretends",)

@@ -71,7 +71,7 @@ def test_a_name_that_a_placement_cannot_spell(configuration: Configuration, name
 
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
 def test_any_other_name_can_be_spelled(name: str) -> None:
-    from trilithon.engines.spelling import parse_placement
+    from trilithon.engines.placement_spec import parse_placement
 
     check_name(name)
     assert parse_placement(f"engine@{name}/cpu").build == name

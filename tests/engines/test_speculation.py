@@ -9,15 +9,15 @@ import pytest
 from drafting_model import write_drafting_model
 
 from trilithon.board.snapshot import read_board
-from trilithon.children.wire import Completion, Finished, Timings, Token
 from trilithon.engines.base import Placement
+from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import Need, place
 from trilithon.engines.speculation import SPECULATIONS
-from trilithon.engines.spelling import parse_placement
 from trilithon.engines.table import engine
+from trilithon.engines.wire.messages import Completion, Finished, Timings, Token
 from trilithon.errors import PlacementError
-from trilithon.models.file import ModelFile, read_model_file
-from trilithon.runtime import handover
+from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.runtime.handover import handover
 from trilithon.runtime.opening import open_runner
 from trilithon.settings import Configuration
 

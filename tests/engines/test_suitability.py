@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.snapshot import read_board
-from trilithon.engines.suitability import Verdict, what_runs
-from trilithon.models.file import ModelFile, read_model_file
+from trilithon.engines.suitability import Suitability, what_runs
+from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.settings import load_configuration
 
 
@@ -18,7 +18,7 @@ def verdicts(file: ModelFile, memory_bytes: int | None = 1 << 34) -> dict[str, s
     board = replace(read_board(), memory_bytes=memory_bytes)
     found = what_runs(file, board, load_configuration())
     assert found == sorted(found, key=lambda each: bool(each.refusal))
-    assert all(isinstance(each, Verdict) and "\n" not in each.refusal for each in found)
+    assert all(isinstance(each, Suitability) and "\n" not in each.refusal for each in found)
     return {each.placement: each.refusal for each in found}
 
 

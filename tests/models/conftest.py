@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trilithon.models.store import ModelStore
+from trilithon.models.store.model_store import ModelStore
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from trilithon.measure.metrics import METRICS
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
-from trilithon.results.compare import Estimate, Row, summarise
+from trilithon.results.compare import ComparisonRow, Estimate, summarise
 
 MODEL = "Qwen3 1.7B Q8_0"
 PREFILL = Test(kind="pp", prompt_tokens=512)
@@ -77,7 +77,7 @@ _BOARD = {
 @dataclass(frozen=True)
 class Example:
     campaign: Campaign
-    rows: list[Row]
+    rows: list[ComparisonRow]
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def example() -> Example:
 
 
 @pytest.fixture(scope="session")
-def sweep() -> list[Row]:
+def sweep() -> list[ComparisonRow]:
     """Prefill by prompt length and decode by depth; the GPU fails, the NPU is broken."""
     random, rows = Random(5), []
     for name, rate, verdict in [
@@ -149,10 +149,10 @@ def _runs() -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def _row(name: str, test: Test, values: list[float], quality: QualityRecord) -> Row:
+def _row(name: str, test: Test, values: list[float], quality: QualityRecord) -> ComparisonRow:
     ordered = sorted(values)
     middle = ordered[len(ordered) // 2] if ordered else None
-    return Row(
+    return ComparisonRow(
         placement=name,
         model=MODEL,
         test=test,

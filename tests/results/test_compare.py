@@ -5,8 +5,8 @@ import pytest
 from trilithon.measure.metrics import METRICS
 from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.results.compare import (
+    ComparisonRow,
     Estimate,
-    Row,
     compare_placements,
     differences,
     measured_tests,
@@ -86,7 +86,7 @@ def campaign(placements: list[PlacementRecord], found: list[Run], **fields: obje
     return replace(whole, **fields)  # type: ignore[arg-type]
 
 
-def estimate(row: Row) -> Estimate:
+def estimate(row: ComparisonRow) -> Estimate:
     assert row.estimate is not None
     return row.estimate
 

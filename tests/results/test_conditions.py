@@ -14,8 +14,8 @@ from trilithon.measure.records import Campaign, PlacementRecord, Run, Sample, Se
 from trilithon.results.compare import summarise
 from trilithon.results.conditions import Conditions, condition_lines, conditions_of
 from trilithon.results.formats import export_campaigns, import_campaigns
-from trilithon.results.report import render_report
-from trilithon.results.store import Store
+from trilithon.results.report.page import render_report
+from trilithon.results.store.database import Store
 from trilithon.results.table import render_csv, render_jsonl, render_markdown, render_terminal
 
 SECOND = 10**9

@@ -18,9 +18,9 @@ from trilithon.errors import UserError
 from trilithon.measure.metrics import metrics_of
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.results.formats import FORMATS, Format, export_campaigns, import_campaigns, import_file
-from trilithon.results.llama_bench import figures
-from trilithon.results.llama_bench_columns import COLUMNS
-from trilithon.results.store import Store
+from trilithon.results.llama_bench.columns import COLUMNS
+from trilithon.results.llama_bench.rows import figures
+from trilithon.results.store.database import Store
 
 DATA = Path(__file__).parent / "data"
 REAL: tuple[Format, ...] = ("json", "jsonl", "csv", "sql")

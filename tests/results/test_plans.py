@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.errors import StoreError
-from trilithon.results.plans import ModelPlan, keep_plan, plans_path, read_plan
+from trilithon.results.plans import Plan, keep_plan, plans_path, read_plan
 
-PLAN = ModelPlan(sha256="a" * 64, placement="llama.cpp/cpu", board="Orange Pi 5", campaign=3, sentence="It is best.")
+PLAN = Plan(sha256="a" * 64, placement="llama.cpp/cpu", board="Orange Pi 5", campaign=3, sentence="It is best.")
 
 
 def test_a_plan_is_read_back_for_its_file_and_board_alone(tmp_path: Path) -> None:
@@ -21,8 +21,8 @@ def test_a_plan_is_read_back_for_its_file_and_board_alone(tmp_path: Path) -> Non
 
 
 def test_a_later_one_takes_the_place_of_an_older(tmp_path: Path) -> None:
-    later = ModelPlan(sha256="a" * 64, placement="rkllm/npu", board="Orange Pi 5", campaign=4, sentence="")
-    other = ModelPlan(sha256="c" * 64, placement="llama.cpp/gpu", board="Orange Pi 5", campaign=5, sentence="")
+    later = Plan(sha256="a" * 64, placement="rkllm/npu", board="Orange Pi 5", campaign=4, sentence="")
+    other = Plan(sha256="c" * 64, placement="llama.cpp/gpu", board="Orange Pi 5", campaign=5, sentence="")
     for plan in (PLAN, other, later):
         keep_plan(tmp_path, plan)
     assert read_plan(tmp_path, "a" * 64, "Orange Pi 5") == later

@@ -10,7 +10,7 @@ from trilithon.errors import StoreError
 from trilithon.measure.records import Campaign, PlacementRecord, Run, Sample, Test
 from trilithon.results.compare import summarise
 from trilithon.results.speeds import last_speeds
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 
 SHA, NAME = "ab" * 32, "llama.cpp/cpu"
 PREFILL, DECODE = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Progress, Timings, Token
-from trilithon.errors import Hung, Refused
+from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, PromptProgress, Timings, Token
+from trilithon.errors import EngineError, EngineTimeout
 from trilithon.runtime.client import Client, Disconnected
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -110,7 +110,7 @@ def bare(event: Event) -> tuple[Any, ...]:
     match event:
         case Token():
             return ("token", event.text, event.reasoning)
-        case Progress():
+        case PromptProgress():
             return ("progress", event.processed, event.total)
         case Finished():
             return ("finished", event.reason, event.timings)
@@ -288,7 +288,7 @@ def test_a_refusal_with_its_status(tmp_path: Path, status: str, content: bytes, 
         lambda: ask(tmp_path, sends(whole(status, content))),
         lambda: call_tokenize(tmp_path, status, content),
     ):
-        with pytest.raises(Refused, match=f"refused \\({code}\\)") as caught:
+        with pytest.raises(EngineError, match=f"refused \\({code}\\)") as caught:
             trial()
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -310,7 +310,7 @@ def call_tokenize(folder: Path, status: str, content: bytes) -> Any:
 )
 def test_an_error_in_the_middle_of_a_stream(tmp_path: Path, line: bytes) -> None:
     handler = sends(HEAD, chunk(data({"content": "a"})), chunk(line), b"0\r\n\r\n")
-    with pytest.raises(Refused, match="the cache is full") as caught:
+    with pytest.raises(EngineError, match="the cache is full") as caught:
         ask(tmp_path, handler)
     assert caught.value.status == 507
 
@@ -331,7 +331,7 @@ def test_an_error_in_the_middle_of_a_stream(tmp_path: Path, line: bytes) -> None
 )
 def test_garbage_in_a_stream_is_the_engines_error(tmp_path: Path, line: bytes) -> None:
     for request in (ASK, CHAT):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(EngineError) as caught:
             ask(tmp_path, sends(HEAD, chunk(line), b"0\r\n\r\n"), request)
         assert (caught.value.status, caught.value.cause) == (502, "bad answer")
         if b"progress" in line:
@@ -344,7 +344,7 @@ def test_garbage_in_a_stream_is_the_engines_error(tmp_path: Path, line: bytes) -
 def test_garbage_in_an_answer_is_the_engines_error(tmp_path: Path, content: bytes) -> None:
     handler = sends(whole("200 OK", content))
     for method, arguments in (("tokenize", ("x",)), ("vocabulary", ()), ("distribution", (ASK,))):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(EngineError) as caught:
             call(tmp_path, handler, method, *arguments)
         assert (caught.value.status, caught.value.cause) == (502, "bad answer")
 
@@ -415,7 +415,7 @@ def hung(folder: Path, handler: Handler, request: Completion | Chat, *, after: t
         async with Server(folder, handler) as server:
             client = Client(server.socket, hang_seconds=0.3)
             began = time.monotonic()
-            with pytest.raises(Hung, match=r"no sign of life for 0\.\d+ s"):
+            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.\d+ s"):
                 await both(client, request)
             assert after[0] <= time.monotonic() - began < after[1]
 
@@ -469,7 +469,7 @@ def test_a_call_that_is_never_answered(tmp_path: Path) -> None:
     async def talk() -> None:
         async with Server(tmp_path, silent) as server:
             client = Client(server.socket, hang_seconds=0.2)
-            with pytest.raises(Hung, match=r"no sign of life for 0\.2 s"):
+            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.2 s"):
                 await client.tokenize("x")
             assert await client.ready() is False
 
@@ -545,7 +545,7 @@ def test_a_refusal_closes_the_connection_too(tmp_path: Path) -> None:
 
     async def talk() -> None:
         async with Server(tmp_path, handle) as server:
-            with pytest.raises(Refused):
+            with pytest.raises(EngineError):
                 await read(Client(server.socket), ASK)
             await asyncio.wait_for(hung_up.wait(), 60)
 
@@ -571,7 +571,7 @@ def test_timings_without_a_stream(tmp_path: Path) -> None:
 
 def test_an_answer_without_timings_is_the_engines_error(tmp_path: Path) -> None:
     handler = routed({b"/completion": sends(whole("200 OK", b'{"stop": true}'))})
-    with pytest.raises(Refused, match="another form"):
+    with pytest.raises(EngineError, match="another form"):
         call(tmp_path, handler, "timed", Completion(prompt=[1], max_tokens=3))
 
 
@@ -611,7 +611,7 @@ def test_a_timed_request_lives_while_its_slot_moves_and_hangs_when_it_stands_sti
         async with Server(tmp_path, routed({b"/completion": silent, b"/slots": slots})) as server:
             client = Client(server.socket, hang_seconds=0.4)
             begun = time.monotonic()
-            with pytest.raises(Hung, match=r"no sign of life for 0\.4 s"):
+            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.4 s"):
                 await client.timed(Completion(prompt=[], max_tokens=3))
             return time.monotonic() - begun
 

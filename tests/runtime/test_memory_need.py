@@ -6,9 +6,9 @@ import pytest
 
 from trilithon.board.sysfs import Machine
 from trilithon.engines.base import Placement, Settings
-from trilithon.engines.scripted import ScriptedEngine
+from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.errors import StartError
-from trilithon.models.file import read_model_file
+from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.memory_need import bytes_needed, refuse_without_room
 
 

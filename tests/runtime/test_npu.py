@@ -16,24 +16,24 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.sysfs import Machine
-from trilithon.children.wire import Completion
 from trilithon.engines.base import Launch, Placement, Settings
-from trilithon.engines.scripted import ScriptedEngine
+from trilithon.engines.scripted.engine import ScriptedEngine
+from trilithon.engines.wire.messages import Completion
 from trilithon.errors import RunError, UserError
-from trilithon.models.file import ModelFile
+from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime import npu
-from trilithon.runtime.npu import Tenancy, lock_path, strangers
+from trilithon.runtime.npu import NpuLock, lock_path, other_npu_users
 from trilithon.runtime.runner import Runner
 
 # A tenant as a program of its own: argv is the lock, the log, the turns, and the seconds of each.
 TENANT = """
 import asyncio, os, sys
 from pathlib import Path
-from trilithon.runtime.npu import Tenancy
+from trilithon.runtime.npu import NpuLock
 
 async def work(lock, log, turns, seconds):
     note = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    tenancy = Tenancy("model", path=Path(lock), limit_seconds=30)
+    tenancy = NpuLock("model", path=Path(lock), limit_seconds=30)
     for _ in range(int(turns)):
         async with tenancy.turn():
             os.write(note, f"{os.getpid()} in\\n".encode())
@@ -81,7 +81,7 @@ def notes(tmp_path: Path) -> list[list[str]]:
 async def taken_within(seconds: float, **more: object) -> float:
     """Seconds that it took to get a turn."""
     began = time.monotonic()
-    async with Tenancy("late", limit_seconds=seconds, **more).turn():  # type: ignore[arg-type]
+    async with NpuLock("late", limit_seconds=seconds, **more).turn():  # type: ignore[arg-type]
         return time.monotonic() - began
 
 
@@ -176,7 +176,7 @@ def test_a_program_that_only_locks_the_file_is_waited_for_and_waits(lock: Path) 
         other.communicate()
 
     async def holds() -> None:
-        async with Tenancy("ours").turn():
+        async with NpuLock("ours").turn():
             with lock.open() as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with lock.open() as file:
@@ -195,10 +195,10 @@ def test_any_user_can_make_the_file_and_any_other_can_lock_it(tmp_path: Path) ->
     code = """
 import asyncio, os, sys
 from pathlib import Path
-from trilithon.runtime.npu import Tenancy
+from trilithon.runtime.npu import NpuLock
 os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o077)
 async def turn():
-    async with Tenancy("x", path=Path(sys.argv[1]), limit_seconds=1).turn():
+    async with NpuLock("x", path=Path(sys.argv[1]), limit_seconds=1).turn():
         print(Path(sys.argv[1]).read_text(), end="")
 asyncio.run(turn())
 """
@@ -222,7 +222,7 @@ asyncio.run(turn())
 
 def test_a_lock_that_was_removed_while_somebody_waits(lock: Path) -> None:
     async def whole() -> None:
-        async with Tenancy("first").turn():
+        async with NpuLock("first").turn():
             waiting = asyncio.create_task(taken_within(60))
             await asyncio.sleep(0.05)
             lock.unlink()
@@ -283,14 +283,14 @@ def board(tmp_path: Path) -> Machine:
 
 def test_strangers_on_the_npu_are_seen(board: Machine) -> None:
     """Not the display's server (a card), not another render node, not our own children."""
-    assert strangers(board) == (
+    assert other_npu_users(board) == (
         "process 41 (rkllama) has the NPU open too",
         "process 45 (unknown) has the NPU open too",
     )
 
 
 def test_without_an_npu_nobody_is_looked_for(tmp_path: Path) -> None:
-    assert strangers(Machine(tmp_path)) == ()
+    assert other_npu_users(Machine(tmp_path)) == ()
 
 
 # -- runners
@@ -429,7 +429,7 @@ def test_a_child_that_dies_frees_it(lock: Path, tmp_path: Path) -> None:
 def test_strangers_are_noticed_and_named_when_it_dies(
     lock: Path, tmp_path: Path, board: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trilithon.runtime.runner.strangers", lambda: strangers(board))
+    monkeypatch.setattr("trilithon.runtime.runner.strangers", lambda: other_npu_users(board))
 
     async def whole() -> None:
         async with opened(tmp_path / "a", crash_after="5") as runner:
@@ -445,7 +445,7 @@ def test_a_start_that_waits_says_for_whom(lock: Path, tmp_path: Path) -> None:
     told: list[str] = []
 
     async def whole() -> None:
-        other = Tenancy("other")
+        other = NpuLock("other")
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(other.turn())
             start = asyncio.create_task(opened(tmp_path / "a", waiting=told.append).__aenter__())
@@ -462,7 +462,7 @@ def test_a_start_that_waits_says_for_whom(lock: Path, tmp_path: Path) -> None:
 
 def test_an_engine_elsewhere_waits_for_nobody(lock: Path, tmp_path: Path) -> None:
     async def whole() -> None:
-        async with Tenancy("held").turn():
+        async with NpuLock("held").turn():
             engine = ScriptedEngine()
             async with opened_plainly(engine, tmp_path / "a") as runner:
                 await runner.complete(ASK)

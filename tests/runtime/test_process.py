@@ -14,7 +14,7 @@ import pytest
 from process_table import goes, is_gone
 
 from trilithon.engines.base import Launch
-from trilithon.errors import Hung, StartError, UserError
+from trilithon.errors import EngineTimeout, StartError, UserError
 from trilithon.runtime import process as process_module
 from trilithon.runtime.process import Process, keep_to_cpus, workspace
 
@@ -164,7 +164,7 @@ def test_a_process_that_the_kernel_holds(log: Path, monkeypatch: pytest.MonkeyPa
             # The nearest thing to a driver that never returns: a kill that does not arrive.
             patch.setattr("trilithon.runtime.process._KILL_SECONDS", 0.05)
             patch.setattr(os, "killpg", lambda pid, number: None)
-            with pytest.raises(Hung, match="restart the board"):
+            with pytest.raises(EngineTimeout, match="restart the board"):
                 await process.stop(grace_seconds=0)
 
     process = with_process(launch("sleep", "60"), log, body)

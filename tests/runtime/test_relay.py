@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.children.wire import Timings
 from trilithon.engines.base import Placement, Settings
-from trilithon.engines.scripted import ScriptedEngine
-from trilithon.errors import ChildDied, Hung, Refused, RunError
-from trilithon.models.file import ModelFile
+from trilithon.engines.scripted.engine import ScriptedEngine
+from trilithon.engines.wire.messages import Timings
+from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError
+from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.relay import Relayed, timings_in
 from trilithon.runtime.runner import Runner
@@ -219,7 +219,7 @@ def test_timings_of_anything(tail: bytes) -> None:
 def test_a_refusal_comes_before_the_block(tmp_path: Path, content: bytes) -> None:
     async def talk() -> None:
         async with serving(tmp_path, sends(whole("400 Bad", content))) as client:
-            with pytest.raises(Refused, match="no such field") as caught:
+            with pytest.raises(EngineError, match="no such field") as caught:
                 async with relayed(client):
                     raise AssertionError("it was entered")
             assert caught.value.status == 400
@@ -298,7 +298,7 @@ def test_silence_while_the_slots_move_is_no_hang(tmp_path: Path, begin: bytes) -
 def test_silence_of_all_slots_is_a_hang(tmp_path: Path, begin: bytes) -> None:
     async def talk() -> None:
         async with serving(tmp_path, slow_answer(1, begin, b"")) as client:
-            with pytest.raises(Hung, match=r"no sign of life for 0\.8 s"):
+            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.8 s"):
                 async with relayed(client, {}) as answer:
                     await answer.read()
 
@@ -313,7 +313,7 @@ def test_no_prompt_is_waited_for_longer_than_a_context_takes(tmp_path: Path) -> 
 
         async def talk(body: dict[str, Any]) -> None:
             async with serving(tmp_path, slow_answer(0, b"", b"")) as client:
-                with pytest.raises(Hung, match=r"1\.8 s"):
+                with pytest.raises(EngineTimeout, match=r"1\.8 s"):
                     async with Relayed.open(client, "/completion", body, asked, most_tokens=2):
                         pass
 
@@ -346,7 +346,7 @@ def test_a_hang_of_an_engine(tmp_path: Path) -> None:
                 with pytest.raises(RunError) as caught:
                     async with runner.relay("/completion", {**ASK, "stream": streamed}) as answer:
                         await answer.read()
-                assert isinstance(caught.value, Hung)
+                assert isinstance(caught.value, EngineTimeout)
 
     asyncio.run(scenario())
 
@@ -491,7 +491,7 @@ def test_a_hang_is_seen_behind_an_outlet(tmp_path: Path) -> None:
     async def scenario() -> None:
         line = Line(100)
         async with serving(tmp_path, handle) as client, relayed(client, {"prompt": [1], "stream": True}) as answer:
-            with pytest.raises(Hung):
+            with pytest.raises(EngineTimeout):
                 line.taken += [content async for content in answer.chunks(line)]
         assert b"data: 4" in b"".join(line.taken)
 

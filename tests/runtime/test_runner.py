@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from process_table import is_gone
 
-from trilithon.children.wire import Chat, Completion, Finished, Token
 from trilithon.engines.base import Launch, Placement, Settings
-from trilithon.engines.scripted import ScriptedEngine
-from trilithon.errors import ChildDied, Hung, Refused, RunError, StartError
-from trilithon.models.file import ModelFile
+from trilithon.engines.scripted.engine import ScriptedEngine
+from trilithon.engines.wire.messages import Chat, Completion, Finished, Token
+from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError, StartError
+from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime import process as process_module
 from trilithon.runtime.process import Process
 from trilithon.runtime.runner import Runner
@@ -302,7 +302,7 @@ def test_a_hang(tmp_path: Path, children: list[Process], streaming: bool) -> Non
 
     async def body(runner: Runner) -> None:
         began = time.monotonic()
-        with pytest.raises(Hung, match=r"no sign of life for 0\.5 s") as caught:
+        with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.5 s") as caught:
             if streaming:
                 async for _ in runner.stream(long_prompt):
                     pass
@@ -318,7 +318,7 @@ def test_a_hang(tmp_path: Path, children: list[Process], streaming: bool) -> Non
 
 def test_a_refusal_leaves_the_child_at_work(tmp_path: Path) -> None:
     async def body(runner: Runner) -> None:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(EngineError) as caught:
             await runner.complete(Completion(prompt=[5] * 600, max_tokens=1))
         assert 400 <= caught.value.status < 500
         await runner.complete(ASK)
@@ -332,6 +332,6 @@ def test_errors_that_are_asked_for(tmp_path: Path, options: dict[str, str]) -> N
         for asked in (runner.complete(ASK), runner.complete(Chat(messages=[("user", "hi")], max_tokens=20))):
             with pytest.raises(RunError) as caught:
                 await asked
-            assert isinstance(caught.value, Refused)
+            assert isinstance(caught.value, EngineError)
 
     run(tmp_path, body, **options)

@@ -10,10 +10,10 @@ import pytest
 from live_server import FAST, Serve, Server, running
 
 from trilithon.board.snapshot import read_board
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import ServeOptions
-from trilithon.serve.library.shelf import Shelf
+from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.service import Service
 from trilithon.settings import Configuration, load_configuration
 
@@ -38,7 +38,7 @@ def serve(configuration: Configuration) -> Iterator[Serve]:
             **pool: Any,
         ) -> Server:
             chosen = replace(configuration, hang_seconds=hang_seconds)
-            shelf = Shelf(chosen, read_board(), paths=paths, placement=placement, slots=slots)
+            shelf = Catalog(chosen, read_board(), paths=paths, placement=placement, slots=slots)
             folder = live.enter_context(workspace())
             return live.enter_context(running(Service(shelf, Pool(chosen, folder, **pool)), options))
 

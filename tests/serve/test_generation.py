@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.errors import Refused
+from trilithon.errors import EngineError
 from trilithon.serve.generation import AnswerReader, End, Piece
 
 TIMINGS = {"cache_n": 3, "prompt_n": 5, "prompt_ms": 10.0, "predicted_n": 2, "predicted_ms": 4.0}
@@ -65,20 +65,20 @@ def test_a_completion_says_what_ended_it() -> None:
     ],
 )
 def test_an_error_in_the_middle_is_the_engines_words(content: bytes) -> None:
-    with pytest.raises(Refused, match="too hot"):
+    with pytest.raises(EngineError, match="too hot"):
         AnswerReader().feed(content)
 
 
 @pytest.mark.parametrize("content", [b"data: nonsense\n", b"data: [1]\n"])
 def test_what_is_no_json_object_is_refused(content: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(EngineError):
         AnswerReader().feed(content)
 
 
 def test_an_answer_that_breaks_off_is_no_answer() -> None:
     reader = AnswerReader()
     reader.feed(sse(chat({"content": "a"})))
-    with pytest.raises(Refused, match="broke off"):
+    with pytest.raises(EngineError, match="broke off"):
         reader.end()
 
 
@@ -86,5 +86,5 @@ def test_an_answer_that_breaks_off_is_no_answer() -> None:
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     try:
         AnswerReader().feed(content)
-    except Refused as error:
+    except EngineError as error:
         assert error.status == 502

@@ -9,11 +9,11 @@ import pytest
 
 from trilithon.board.snapshot import read_board
 from trilithon.errors import ModelError
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import workspace
+from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.generation import Generation
-from trilithon.serve.library.shelf import Shelf
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.service import Service
 from trilithon.settings import Configuration
 
@@ -27,7 +27,7 @@ def within(configuration: Configuration, tiny: Path) -> Callable[..., None]:
 
     def run(scenario: Scenario, placement: str = FAST) -> None:
         async def whole() -> None:
-            shelf = Shelf(configuration, read_board(), paths=[tiny], placement=placement)
+            shelf = Catalog(configuration, read_board(), paths=[tiny], placement=placement)
             with workspace() as folder:
                 pool = Pool(configuration, folder)
                 try:
@@ -104,7 +104,7 @@ def test_what_cannot_be_is_said(within: Callable[..., None]) -> None:
         with pytest.raises(ModelError):
             await service.ask(Generation(model="nobody", path="/completion", body={}), "somebody")
         sees = Generation(model="tiny", path="/completion", body={}, needs=frozenset({"vision"}))
-        with pytest.raises(Problem, match="image"):
+        with pytest.raises(ApiError, match="image"):
             await service.ask(sees, "somebody")
 
     within(scenario)

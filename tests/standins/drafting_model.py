@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 _EMBEDDING, _HEADS, _VOCABULARY, _EXPERTS, _HIDDEN = 64, 4, 512, 2, 64
 

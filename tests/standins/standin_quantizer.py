@@ -10,7 +10,7 @@ __all__ = ["QuantizerStandIn"]
 _PROGRAM = """#!{python}
 import os, sys, time
 from pathlib import Path
-from trilithon.models.synthetic import requantise
+from trilithon.models.synthetic.tiny import requantise
 source, target, kind = sys.argv[-3:]
 notes = Path({notes!r})
 (notes / "source").write_text(source)

@@ -21,17 +21,17 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from trilithon.board.snapshot import read_board
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import workspace
+from trilithon.serve.access.keys import add_key, key_store
+from trilithon.serve.access.security import SecurityOptions
 from trilithon.serve.app import ServeOptions, create_app
-from trilithon.serve.door.keys import add_key, key_store
-from trilithon.serve.door.security import SecurityOptions
-from trilithon.serve.library.shelf import Shelf
-from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.serve.service import Service
 from trilithon.settings import Configuration, load_configuration
 from trilithon.web.app import install
-from trilithon.web.house import House
+from trilithon.web.context import AppContext
 
 FAST = "scripted/cpu:prefill=50000,decode=5000"
 ARTEFACTS = Path(__file__).parents[2] / "artefacts" / "web"
@@ -44,7 +44,7 @@ class Site:
     """`url` to open; `house` to look into, but for the pool, which lives in the server's loop; `keys` by name."""
 
     url: str
-    house: House
+    house: AppContext
     keys: dict[str, str] = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -88,16 +88,16 @@ def site(configuration: Configuration) -> Iterator[OpenSite]:
             placement: str = FAST,
             keys: Sequence[str] = (),
             slots: int = 1,
-            shelf: Shelf | None = None,
+            shelf: Catalog | None = None,
             security: SecurityOptions | None = None,
             **pool: Any,
         ) -> Site:
             board = read_board()
             secret_keys = {name: add_key(configuration, name) for name in keys}
-            shelf = shelf or Shelf(configuration, board, paths=paths, placement=placement, slots=slots)
+            shelf = shelf or Catalog(configuration, board, paths=paths, placement=placement, slots=slots)
             folder = live.enter_context(workspace())
             service = Service(shelf, Pool(configuration, folder, **pool))
-            house = House(
+            house = AppContext(
                 service=service, configuration=configuration, board=board, store=configuration.results_database
             )
             security = security or SecurityOptions(key_store=key_store(configuration))
@@ -109,7 +109,7 @@ def site(configuration: Configuration) -> Iterator[OpenSite]:
 
 
 @contextlib.contextmanager
-def _running(house: House, security: SecurityOptions) -> Iterator[Site]:
+def _running(house: AppContext, security: SecurityOptions) -> Iterator[Site]:
     app = create_app(house.service, ServeOptions(security=security, drain_seconds=2.0))
     install(app, house)
     listening = socket.create_server(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.web.app import PAGES
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from trilithon.serve.door.keys import remove_key
+from trilithon.serve.access.keys import remove_key
 
 Site = Callable[..., Any]
 Pages = Callable[..., Page]

@@ -12,21 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trilithon import __version__
-from trilithon.bench.checks import Reading, settle, warnings_between
-from trilithon.bench.footing import Footing
-from trilithon.bench.judging import Judging
-from trilithon.bench.plan import in_turn
+from trilithon.bench.checks import BoardReading, settle, warnings_between
+from trilithon.bench.fallback import FallbackState
 from trilithon.bench.prepare import Prepared, record_of
+from trilithon.bench.progress import FAILURES, MOST_ROUNDS, Observer, StoppingRule
+from trilithon.bench.quality_check import QualityCheck
 from trilithon.bench.recording import recording_remarks, sensor_log
-from trilithon.bench.tally import FAILURES, MOST_ROUNDS, Observer, Tally
+from trilithon.bench.setup import in_turn
 from trilithon.bench.workloads import measure, measure_cold, warm_up
 from trilithon.board.bandwidth import measure_bandwidth
-from trilithon.board.sampler import Sampler
+from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
-from trilithon.errors import ChildDied, Hung, Interrupted, RunError, UserError
+from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, UserError
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
 from trilithon.results.compare import differences
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
@@ -44,8 +44,8 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign.
     """
     with workspace() as folder, Sampler() as sampler:
-        tally = Tally(prepared.plan, len(prepared.placements))
-        footing = Footing(prepared, folder / "footing", lambda text: observer(tally.step(text)))
+        tally = StoppingRule(prepared.plan, len(prepared.placements))
+        footing = FallbackState(prepared, folder / "footing", lambda text: observer(tally.step(text)))
         try:
             prepared = await footing.find()
         except asyncio.CancelledError:
@@ -70,7 +70,7 @@ class _Campaign:
         observer: Observer,
         folder: Path,
         sampler: Sampler,
-        footing: Footing,
+        footing: FallbackState,
         resume: int | None,
     ):
         self._prepared = prepared
@@ -81,7 +81,7 @@ class _Campaign:
         self._folder = folder
         self._folders = 0
         self._judged: set[str] = set()
-        self._tally = Tally(prepared.plan, len(prepared.placements))
+        self._tally = StoppingRule(prepared.plan, len(prepared.placements))
         self.id = self._begin() if resume is None else self._go_on(resume)
 
     def _begin(self) -> int:
@@ -181,7 +181,7 @@ class _Campaign:
         limit = _SETTLE_FIRST_SECONDS if self._tally.first_run else _SETTLE_SECONDS
         warnings = await settle(limit_seconds=limit)
         remarks: tuple[str, ...] = ()
-        before, own_before = Reading.take(), _own_cpu_seconds()
+        before, own_before = BoardReading.take(), _own_cpu_seconds()
         run = Run(
             placement=placement.name,
             round=number,
@@ -217,7 +217,7 @@ class _Campaign:
         finally:
             recording = self._sampler.stop()
         own_cpu_seconds = _own_cpu_seconds() - own_before
-        warnings += warnings_between(before, Reading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
+        warnings += warnings_between(before, BoardReading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
         logs = _logs(placement, folder)
         remarks += (*recording_remarks(recording), *self._footing.remarks(placement, logs))
         run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings, remarks=remarks)
@@ -257,7 +257,7 @@ class _Campaign:
                 try:
                     sample = await measure(runner, test)
                 except RunError as caught:
-                    if isinstance(caught, Hung | ChildDied):
+                    if isinstance(caught, EngineTimeout | ChildDied):
                         raise
                     error = caught
                     yield None, (f"{test.name} not measured: {str(caught).removeprefix(f'{test.name}: ')}",)
@@ -273,7 +273,7 @@ class _Campaign:
         waiting = [p for p in self._prepared.placements if p.name not in self._judged]
         if not waiting:
             return
-        judging = Judging(
+        judging = QualityCheck(
             self._prepared.reference, lambda p: self._open(p, self._fresh_folder()), self._lower, self._tell
         )
         async with contextlib.aclosing(judging.of(waiting)) as judged:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from trilithon.board.cooling import read_cooling
 from trilithon.board.devfreq import devfreq_entries
-from trilithon.board.sampler import Recording
+from trilithon.board.sensors.sampler import Recording
 from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count, parse_time_in_state
 
-__all__ = ["Policy", "Reading", "UnitClock", "settle", "warnings_between"]
+__all__ = ["BoardReading", "Policy", "UnitClock", "settle", "warnings_between"]
 
 WINDOW_SECONDS = 0.25
 # A quarter of a second holds 25 scheduler ticks per CPU, so 10% is the least that can be told from a stray tick.
@@ -68,7 +68,7 @@ class UnitClock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class BoardReading:
     """The machine's counters at one moment (`at_ns` monotonic). What the kernel does not count is None or absent.
 
     `busy_ticks` and `stolen_ticks` are per CPU: programs and kernel at work, and time that a hypervisor took.
@@ -88,7 +88,7 @@ class Reading:
     throttle_events: int | None
 
     @classmethod
-    def take(cls, machine: Machine = THIS_MACHINE) -> "Reading":
+    def take(cls, machine: Machine = THIS_MACHINE) -> "BoardReading":
         busy, stolen = _cpu_ticks(machine)
         counters = machine.fields("/proc/vmstat", None)
         return cls(
@@ -126,7 +126,7 @@ async def settle(machine: Machine = THIS_MACHINE, *, limit_seconds: float) -> tu
 
 
 def warnings_between(
-    before: Reading, after: Reading, *, own_cpu_seconds: float, recording: Recording = _NO_RECORDING
+    before: BoardReading, after: BoardReading, *, own_cpu_seconds: float, recording: Recording = _NO_RECORDING
 ) -> tuple[str, ...]:
     """What disturbed the time between two readings, in words with figures.
 
@@ -145,7 +145,7 @@ def warnings_between(
     )
 
 
-def _background(before: Reading, after: Reading, own_cpu_seconds: float) -> Iterator[str]:
+def _background(before: BoardReading, after: BoardReading, own_cpu_seconds: float) -> Iterator[str]:
     elapsed = (after.at_ns - before.at_ns) / 1e9
     if elapsed <= 0:
         return
@@ -157,7 +157,7 @@ def _background(before: Reading, after: Reading, own_cpu_seconds: float) -> Iter
         yield f"the hypervisor took {stolen:.0%} of one CPU"
 
 
-def _throttled(before: Reading, after: Reading) -> Iterator[str]:
+def _throttled(before: BoardReading, after: BoardReading) -> Iterator[str]:
     for name, now in after.policies.items():
         earlier = before.policies.get(name)
         if earlier is None:
@@ -184,12 +184,12 @@ def _slowed_fraction(before: Policy, after: Policy) -> float | None:
     return 1 - spent[max(spent)] / total if total > 0 else None
 
 
-def _was_busy(cpus: tuple[int, ...], before: Reading, after: Reading) -> bool:
+def _was_busy(cpus: tuple[int, ...], before: BoardReading, after: BoardReading) -> bool:
     wanted = BUSY_FRACTION * (after.at_ns - before.at_ns) / 1e9 * _TICKS_PER_SECOND
     return any(after.busy_ticks.get(cpu, 0) - before.busy_ticks.get(cpu, 0) > wanted for cpu in cpus)
 
 
-def _cooled(before: Reading, after: Reading) -> Iterator[str]:
+def _cooled(before: BoardReading, after: BoardReading) -> Iterator[str]:
     for device, now in after.cooling.items():
         earlier = before.cooling.get(device, 0)
         if now > earlier:
@@ -198,7 +198,7 @@ def _cooled(before: Reading, after: Reading) -> Iterator[str]:
             yield f"throttled: cooling had slowed {device} from the beginning, by step {earlier}"
 
 
-def _governors_changed(before: Reading, after: Reading) -> Iterator[str]:
+def _governors_changed(before: BoardReading, after: BoardReading) -> Iterator[str]:
     changes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     earlier = _governors(before)
     for name, new in _governors(after).items():
@@ -209,12 +209,12 @@ def _governors_changed(before: Reading, after: Reading) -> Iterator[str]:
         yield f"clock governor changed from {old} to {new}: {', '.join(names)}"
 
 
-def _governors(reading: Reading) -> dict[str, str | None]:
+def _governors(reading: BoardReading) -> dict[str, str | None]:
     of_policies = {name: policy.governor for name, policy in reading.policies.items()}
     return of_policies | {name: clock.governor for name, clock in reading.units.items()}
 
 
-def _unit_clocks_fell(before: Reading, after: Reading, recording: Recording) -> Iterator[str]:
+def _unit_clocks_fell(before: BoardReading, after: BoardReading, recording: Recording) -> Iterator[str]:
     """GPU and NPU only where their clocks are pinned: else they fall as soon as a unit idles, as it does at the end.
     Memory is never idle while something runs."""
     for unit, now in after.units.items():
@@ -244,7 +244,7 @@ def _recorded(quantity: str, name: str, recording: Recording) -> list[float]:
     return [value for frame in recording.frames for n in places if (value := frame.values[n]) is not None]
 
 
-def _hot(after: Reading, recording: Recording) -> Iterator[str]:
+def _hot(after: BoardReading, recording: Recording) -> Iterator[str]:
     """Said only where the CPU keeps no count of throttling: one that does is more exact than a temperature."""
     if after.throttle_events is not None:
         return
@@ -257,7 +257,7 @@ def _hot(after: Reading, recording: Recording) -> Iterator[str]:
         yield f"hot: up to {celsius:.0f} °C ({zone})"
 
 
-def _swapped(before: Reading, after: Reading) -> Iterator[str]:
+def _swapped(before: BoardReading, after: BoardReading) -> Iterator[str]:
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     for word, old, new in (
         ("in", before.swapped_in_pages, after.swapped_in_pages),
@@ -268,7 +268,7 @@ def _swapped(before: Reading, after: Reading) -> Iterator[str]:
             yield f"swapped {count / 2**20:.0f} MiB {word}"
 
 
-def _killed(before: Reading, after: Reading) -> Iterator[str]:
+def _killed(before: BoardReading, after: BoardReading) -> Iterator[str]:
     kills = _increase(before.oom_kills, after.oom_kills)
     if kills:
         yield f"memory ran out: the kernel killed {kills} process{'es' * (kills > 1)}"

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trilithon.bench.plan import Plan, reference_placement, resolve
+from trilithon.bench.setup import CampaignSetup, reference_placement, resolve
 from trilithon.board.snapshot import Board, read_board
-from trilithon.board.tuning import Outcome
+from trilithon.board.tuning.pinning import Outcome
 from trilithon.engines.base import Placement
 from trilithon.errors import ModelError
 from trilithon.measure.records import PlacementRecord
-from trilithon.models.file import ModelFile, read_model_file
-from trilithon.models.hashing import Progress
+from trilithon.models.files.hashing import Progress
+from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.settings import Configuration
 
 __all__ = ["Prepared", "prepare", "record_of"]
@@ -22,7 +22,7 @@ class Prepared:
     """A plan that can run here. `reference` is what quality is held against; it may be none of `placements`.
     `pinned` says of each clock that was to be pinned what came of it."""
 
-    plan: Plan
+    plan: CampaignSetup
     board: Board
     placements: tuple[Placement, ...]
     reference: Placement
@@ -36,7 +36,7 @@ class Prepared:
 
 
 def prepare(
-    plan: Plan, configuration: Configuration, progress: Progress | None = None, pinned: Sequence[Outcome] = ()
+    plan: CampaignSetup, configuration: Configuration, progress: Progress | None = None, pinned: Sequence[Outcome] = ()
 ) -> Prepared:
     """Read the files and the machine, and resolve the placements; clocks are pinned before. Raises ModelError and
     PlacementError."""

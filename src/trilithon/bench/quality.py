@@ -11,7 +11,7 @@ from importlib.resources import files
 from statistics import fmean
 
 from trilithon.bench.workloads import ask
-from trilithon.children.wire import Completion
+from trilithon.engines.wire.messages import Completion
 from trilithon.errors import RunError
 from trilithon.measure.divergence import SAME_DIVERGENCE, agreement, kl_divergence, surprise
 from trilithon.measure.records import QualityRecord

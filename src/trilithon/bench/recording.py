@@ -1,6 +1,6 @@
 """What the sampler took during a run, as the record that is stored with it."""
 
-from trilithon.board.sampler import Recording
+from trilithon.board.sensors.sampler import Recording
 from trilithon.measure.records import SensorLog, SensorValues
 
 __all__ = ["recording_remarks", "sensor_log"]

@@ -6,21 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from trilithon.bench.plan import Plan, resolve
+from trilithon.bench.setup import CampaignSetup, resolve
 from trilithon.board.snapshot import read_board
-from trilithon.children.wire import Completion
-from trilithon.engines.base import Build, Placement, Rung, Unit
+from trilithon.engines.base import Build, FallbackStep, Placement, Unit
 from trilithon.engines.table import engine, engines
+from trilithon.engines.wire.messages import Completion
 from trilithon.errors import PlacementError, RunError
 from trilithon.measure.divergence import kl_divergence
-from trilithon.models.file import read_model_file
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.files.model_file import read_model_file
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["LIMIT_DIVERGENCE", "Answer", "Finding", "Trial", "reference_answer", "try_out"]
+__all__ = ["LIMIT_DIVERGENCE", "Trial", "TrialAnswer", "TrialResult", "reference_answer", "try_out"]
 
 LIMIT_DIVERGENCE = 0.1
 """Nats from the reference's next-token distribution. Other kernels differ by 1e-6, 8-bit weights and activations on
@@ -33,7 +33,7 @@ _CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TrialResult:
     """`absent`: the build does not claim it, or it cannot be tried here."""
 
     capability: str
@@ -48,7 +48,7 @@ class Trial:
     placement: str
     build: Build
     unit: Unit
-    findings: tuple[Finding, ...]
+    findings: tuple[TrialResult, ...]
     rung: str = ""
 
     @property
@@ -62,7 +62,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TrialAnswer:
     """What a placement says to the fixed text: its tokens, and the log-probabilities of the next one by token id."""
 
     tokens: tuple[int, ...]
@@ -73,20 +73,20 @@ class Answer:
 class _Report:
     """The findings so far; what raises RunError becomes a failing one, and ends the trial."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[TrialResult] = field(default_factory=list)
     step: str = "load"
 
     def begin(self, capability: str) -> None:
         self.step = capability
 
     def note(self, fails: bool, detail: str) -> None:
-        self.findings.append(Finding(self.step, "fails" if fails else "works", detail))
+        self.findings.append(TrialResult(self.step, "fails" if fails else "works", detail))
 
     def absent(self, detail: str) -> None:
-        self.findings.append(Finding(self.step, "absent", detail))
+        self.findings.append(TrialResult(self.step, "absent", detail))
 
 
-async def reference_answer(configuration: Configuration, folder: Path) -> Answer | None:
+async def reference_answer(configuration: Configuration, folder: Path) -> TrialAnswer | None:
     """What the build that came as a package says on the CPU; None where there is none."""
     for each in engines(configuration):
         for build in each.builds():
@@ -95,14 +95,14 @@ async def reference_answer(configuration: Configuration, folder: Path) -> Answer
             placement = _placement(build, "cpu", configuration, folder)
             async with open_runner(placement, folder / "reference", configuration) as runner:
                 tokens = await runner.tokenize(_TEXT)
-                return Answer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
+                return TrialAnswer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
     return None
 
 
 async def try_out(
     build: Build,
     unit: Unit,
-    reference: Answer | None,
+    reference: TrialAnswer | None,
     configuration: Configuration,
     folder: Path,
     *,
@@ -114,10 +114,10 @@ async def try_out(
     try:
         placement = _placement(build, unit, configuration, folder)
     except PlacementError as error:
-        return Trial(name, build, unit, (Finding("load", "absent", str(error)),))
-    rungs: Sequence[Rung] = engine(build.engine, configuration).ladder(placement)
+        return Trial(name, build, unit, (TrialResult("load", "absent", str(error)),))
+    rungs: Sequence[FallbackStep] = engine(build.engine, configuration).ladder(placement)
     own: Trial | None = None
-    for number, rung in enumerate([Rung(name="", settings=placement.settings), *rungs]):
+    for number, rung in enumerate([FallbackStep(name="", settings=placement.settings), *rungs]):
         attempt = replace(placement, settings=rung.settings)
         place = folder / f"{build.name}-{unit}-{number}"
         findings = await _findings(attempt, reference, configuration, place, waiting)
@@ -131,11 +131,11 @@ async def try_out(
 
 async def _findings(
     placement: Placement,
-    reference: Answer | None,
+    reference: TrialAnswer | None,
     configuration: Configuration,
     folder: Path,
     waiting: Callable[[str], None] | None,
-) -> tuple[Finding, ...]:
+) -> tuple[TrialResult, ...]:
     report = _Report()
     started_ns = time.monotonic_ns()
     try:
@@ -147,7 +147,7 @@ async def _findings(
     return tuple(report.findings)
 
 
-async def _try(runner: Runner, build: Build, reference: Answer | None, report: _Report) -> None:
+async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, report: _Report) -> None:
     report.begin("tokenise")
     tokens = await runner.tokenize(_TEXT)
     differs = reference is not None and tuple(tokens) != reference.tokens
@@ -169,7 +169,7 @@ async def _try(runner: Runner, build: Build, reference: Answer | None, report: _
         await _try_handover(runner, prompt, report)
 
 
-def _hold(found: Mapping[int, float], reference: Answer | None, report: _Report) -> None:
+def _hold(found: Mapping[int, float], reference: TrialAnswer | None, report: _Report) -> None:
     if reference is None:
         report.absent("there is no build from a package to hold them against")
         return
@@ -211,6 +211,6 @@ def _placement(build: Build, unit: Unit, configuration: Configuration, folder: P
     path = folder / "tiny.gguf"
     if not path.exists():
         write_tiny_model(path)
-    plan = Plan(model=path, tests=(), placements=(f"{build.engine}@{build.name}/{unit}",))
+    plan = CampaignSetup(model=path, tests=(), placements=(f"{build.engine}@{build.name}/{unit}",))
     (placement,) = resolve(plan, read_model_file(path, folder), read_board(), configuration)
     return placement

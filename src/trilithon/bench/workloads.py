@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trilithon.bench.pagecache import bring_in, evict
-from trilithon.children.wire import Chat, Completion, Finished, Timings, Token
-from trilithon.errors import Refused, RunError
+from trilithon.engines.wire.messages import Chat, Completion, Finished, Timings, Token
+from trilithon.errors import EngineError, RunError
 from trilithon.measure.records import Sample, Test
 from trilithon.runtime.runner import Runner
 
@@ -43,7 +43,7 @@ async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
         tokens = await _random_tokens(runner, max(length, 1))
         try:
             await _timed(runner, Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
-        except Refused:
+        except EngineError:
             if length <= 1:
                 raise
             continue  # its test comes next, and tells
@@ -62,7 +62,7 @@ async def ask(runner: Runner, question: str, max_tokens: int) -> str:
         try:
             tokens, _ = await _chat(runner, question, limit)
             break
-        except Refused as error:
+        except EngineError as error:
             if _HALF_A_CHARACTER not in str(error):
                 raise
     else:
@@ -146,7 +146,7 @@ async def _timed(runner: Runner, request: Completion) -> Finished:
     here: then once more, with a whole character at every step."""
     try:
         return await runner.timed(request)
-    except Refused as error:
+    except EngineError as error:
         if _HALF_A_CHARACTER not in str(error):
             raise
     plain = (await runner.tokenize(" a", add_special=False))[-1]

@@ -6,8 +6,11 @@ paragraph for each. Findings about engines are not made here.
 
 from dataclasses import replace
 
-from trilithon.board import clock_rules, gpu_rules, npu_rules, system_rules
 from trilithon.board.finding import Finding, Severity
+from trilithon.board.rules import clocks as clock_rules
+from trilithon.board.rules import gpu as gpu_rules
+from trilithon.board.rules import npu as npu_rules
+from trilithon.board.rules import system as system_rules
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
 

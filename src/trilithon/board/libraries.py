@@ -12,7 +12,7 @@ from trilithon.board.sysfs import Machine
 __all__ = [
     "KNOWN_RKLLM_VERSIONS",
     "RKLLM",
-    "Runtime",
+    "NpuRuntime",
     "environment",
     "find_library",
     "find_runtimes",
@@ -31,7 +31,7 @@ _VERSION = re.compile(r"\d[\w.+-]{0,30}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class NpuRuntime:
     """An NPU runtime: `library` is its file's name; `version` what it calls itself, None where it does not say."""
 
     library: str
@@ -39,10 +39,10 @@ class Runtime:
     version: str | None
 
 
-def find_runtimes(machine: Machine) -> tuple[Runtime, ...]:
+def find_runtimes(machine: Machine) -> tuple[NpuRuntime, ...]:
     """Every copy of librkllmrt.so and librknnrt.so, of each the one first that the loader takes."""
     return tuple(
-        Runtime(library=library, path=path, version=stated_version(machine, path, library))
+        NpuRuntime(library=library, path=path, version=stated_version(machine, path, library))
         for library in _MARKERS
         for path in _copies(machine, library)
     )

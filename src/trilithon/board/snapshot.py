@@ -12,7 +12,7 @@ from typing import Any
 
 from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu
 from trilithon.board.devfreq import DevfreqUnit, devfreq_entries
-from trilithon.board.libraries import Runtime, find_runtimes
+from trilithon.board.libraries import NpuRuntime, find_runtimes
 from trilithon.board.processors import Cluster, big_cpus, chip_facts, physical_cores, read_clusters
 from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
@@ -60,7 +60,7 @@ class Board:
     gpu: Gpu | None
     vulkan: tuple[VulkanDriver, ...]
     npu: Npu | None
-    runtimes: tuple[Runtime, ...]
+    runtimes: tuple[NpuRuntime, ...]
     clocks: tuple[Clock, ...]
     swaps: tuple[Swap, ...]
     disks: tuple[Disk, ...]

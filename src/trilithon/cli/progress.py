@@ -5,7 +5,7 @@ import time
 
 from rich.progress import TextColumn, TimeElapsedColumn
 
-from trilithon.bench.tally import Step
+from trilithon.bench.progress import CampaignStep
 from trilithon.cli.progress_bar import ProgressBar
 from trilithon.units import format_bytes, format_duration
 
@@ -21,7 +21,7 @@ class CampaignProgress(ProgressBar):
         super().__init__(runs, TimeElapsedColumn(), left, number=0, planned="?", left="")
         self._last = ""
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: CampaignStep) -> None:
         left = "" if step.remaining_seconds is None else f"about {format_duration(step.remaining_seconds)} left"
         number = min(step.runs_done + 1, step.runs_planned)
         if self._bar is not None:

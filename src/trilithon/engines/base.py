@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from trilithon.models.file import ModelFile
+from trilithon.models.files.model_file import ModelFile
 
 __all__ = [
     "Build",
     "Device",
     "Engine",
+    "FallbackStep",
     "Feature",
     "FlashAttention",
     "Launch",
     "ModelFile",
     "Placement",
-    "Rung",
     "Settings",
     "Task",
     "Unit",
@@ -104,7 +104,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
+class FallbackStep:
     """A safer way to run the same placement: `settings` in place of its own; `name` says in words what is given up
     ("flash attention off")."""
 
@@ -149,7 +149,7 @@ class Engine(Protocol):
     def launch(self, placement: Placement, folder: Path) -> Launch:
         """The child to start; it may keep files in `folder`, which is private and goes with the runner."""
 
-    def ladder(self, placement: Placement) -> tuple[Rung, ...]:
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
         """Safer settings to try when the placement dies, hangs or answers wrongly, the least loss first. Each rung
         holds what the ones before it gave up. Empty where nothing is known to help."""
 

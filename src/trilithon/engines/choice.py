@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trilithon.engines.base import Settings
-from trilithon.engines.spelling import Spelling, parse_placement
+from trilithon.engines.placement_spec import PlacementSpec, parse_placement
 from trilithon.engines.table import engine, engines
-from trilithon.models.file import ModelFile
-from trilithon.models.manifest import StoredFile
-from trilithon.models.resolve import Suits
+from trilithon.models.files.model_file import ModelFile
+from trilithon.models.store.manifest import StoredFile
+from trilithon.models.store.resolve import Suits
 from trilithon.settings import Configuration
 
 __all__ = ["suits_placements"]
@@ -33,11 +33,11 @@ def suits_placements(placements: Sequence[str], configuration: Configuration) ->
     return suits
 
 
-def _halves(spelling: Spelling) -> list[Spelling]:
+def _halves(spelling: PlacementSpec) -> list[PlacementSpec]:
     return [spelling] if spelling.prefill is None else [spelling.prefill, spelling]
 
 
-def _could_run(spelling: Spelling, probe: ModelFile, configuration: Configuration) -> bool:
+def _could_run(spelling: PlacementSpec, probe: ModelFile, configuration: Configuration) -> bool:
     chosen = engine(spelling.engine, configuration)
     return any(
         not chosen.refusal(probe, build, spelling.unit, Settings())

@@ -14,11 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trilithon.engines.source import DEFAULT_VERSION, fetch, open_source
+from trilithon.engines.llamacpp.source import DEFAULT_VERSION, fetch, open_source
+from trilithon.engines.rkllm.recipe import RkllmRecipe, check_recipe, toolkit_calls
 from trilithon.engines.toolrun import conversion_log, conversions, run_tool
 from trilithon.errors import TrilithonError, UserError
-from trilithon.models.rkllm_recipe import RkllmRecipe, check_recipe, toolkit_calls
-from trilithon.models.workshop import Workshop, publish, workshop
+from trilithon.models.store.staging import StagingDir, publish, staging_dir
 from trilithon.settings import Configuration
 
 __all__ = ["GGUF_TYPES", "Converted", "Progress", "convert_to_gguf", "convert_to_rkllm"]
@@ -69,7 +69,7 @@ def convert_to_rkllm(recipe: RkllmRecipe, output: Path, configuration: Configura
         made = work.folder / output.name
         calls = work.folder / "calls.json"
         calls.write_text(json.dumps(toolkit_calls(_absolute(recipe), made, cuda=cuda)), encoding="utf-8")
-        run_tool([str(python), str(_driver()), str(calls)], log, _Watch(progress), held=[work.lock])
+        run_tool([str(python), str(_driver()), str(calls)], log, _ConvertProgress(progress), held=[work.lock])
         calls.unlink()
         if not made.is_file() or not made.stat().st_size:
             raise TrilithonError(f"rkllm-toolkit ended well and wrote no file; see what it said in {log}")
@@ -105,14 +105,14 @@ def convert_to_gguf(
             raise UserError(f"{place} has no {program.name}; name another source of llama.cpp with --converter")
         made = work.folder / output.name
         words = [str(python), str(program), str(source.absolute()), "--outfile", str(made), "--outtype", kind]
-        run_tool(words, log, _Watch(progress, "converting"), held=[work.lock])
+        run_tool(words, log, _ConvertProgress(progress, "converting"), held=[work.lock])
         if not made.is_file() or not made.stat().st_size:
             raise TrilithonError(f"the converter ended well and wrote no file; see what it said in {log}")
         publish(made, output)
         return Converted(output, log)
 
 
-class _Watch:
+class _ConvertProgress:
     """Tells from a tool's lines what it does and how far it is."""
 
     def __init__(self, progress: Progress, stage: str = "") -> None:
@@ -186,7 +186,7 @@ def _answer(python: Path, words: list[str]) -> dict[str, Any]:
 
 
 def _driver() -> Path:
-    return Path(str(files("trilithon").joinpath("children", "rkllm_toolkit.py")))
+    return Path(str(files("trilithon").joinpath("engines", "rkllm", "child", "toolkit.py")))
 
 
 def _absolute(recipe: RkllmRecipe) -> RkllmRecipe:
@@ -217,9 +217,9 @@ def _require_free(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _work(output: Path, configuration: Configuration) -> Iterator[Workshop]:
+def _work(output: Path, configuration: Configuration) -> Iterator[StagingDir]:
     try:
-        with workshop(output, conversions(configuration)) as work:
+        with staging_dir(output, conversions(configuration)) as work:
             yield work
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror}; name another file with --output") from error

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, Engine, Placement, Settings
+from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec
 from trilithon.engines.speculation import refusal_of_speculation
-from trilithon.engines.spelling import SHORT_NAMES, Spelling
 from trilithon.engines.table import engine, engines
 from trilithon.errors import PlacementError
-from trilithon.models.file import ModelFile
+from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
 __all__ = ["Need", "place", "usable_here"]
@@ -33,9 +33,9 @@ class Need:
     mend: str = "ask for less"
 
 
-def usable_here(files: Sequence[ModelFile], configuration: Configuration) -> list[Spelling]:
+def usable_here(files: Sequence[ModelFile], configuration: Configuration) -> list[PlacementSpec]:
     """Every way to run one of the files that nobody has to ask for by name."""
-    spellings: list[Spelling] = []
+    spellings: list[PlacementSpec] = []
     for each in engines(configuration):
         if each.only_when_named:
             continue
@@ -49,12 +49,12 @@ def usable_here(files: Sequence[ModelFile], configuration: Configuration) -> lis
         for build, unit in pairs:
             alone = sum(other == unit for _, other in pairs) == 1
             name = f"{each.name}/{unit}" if alone else f"{each.name}@{build.name}/{unit}"
-            spellings.append(Spelling(name, each.name, build.name, unit, {}))
+            spellings.append(PlacementSpec(name, each.name, build.name, unit, {}))
     return spellings
 
 
 def place(
-    spelling: Spelling,
+    spelling: PlacementSpec,
     variant: Mapping[str, str],
     need: Need,
     files: Sequence[ModelFile],
@@ -82,8 +82,8 @@ def place(
 
 
 def _handover(
-    spelling: Spelling,
-    prefill: Spelling,
+    spelling: PlacementSpec,
+    prefill: PlacementSpec,
     variant: Mapping[str, str],
     need: Need,
     files: Sequence[ModelFile],
@@ -110,7 +110,7 @@ def _handover(
     return replace(second, name=f"{first.name}+{second.name}", settings=settings, prefill=first)
 
 
-def _build(spelling: Spelling, chosen: Engine) -> Build:
+def _build(spelling: PlacementSpec, chosen: Engine) -> Build:
     builds = [build for build in chosen.builds() if spelling.unit in build.units]
     builds.sort(key=lambda build: build.only_when_named(spelling.unit))  # what computes in software comes last
     if spelling.build is not None:
@@ -123,7 +123,7 @@ def _build(spelling: Spelling, chosen: Engine) -> Build:
     )
 
 
-def _settings(spelling: Spelling, words: Mapping[str, str], need: Need, file: ModelFile, board: Board) -> Settings:
+def _settings(spelling: PlacementSpec, words: Mapping[str, str], need: Need, file: ModelFile, board: Board) -> Settings:
     known = {SHORT_NAMES[name]: value for name, value in words.items() if name in SHORT_NAMES}
     own = tuple((name, value) for name, value in words.items() if name not in SHORT_NAMES)
     numbers = {}

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trilithon.engines.whole_file import changing, write_whole
 from trilithon.errors import UserError
+from trilithon.files import changing, replace_file
 from trilithon.settings import Configuration
 
 __all__ = ["Registered", "add", "built_folder", "check_name", "registered", "remove"]
@@ -82,4 +82,4 @@ def _file(configuration: Configuration) -> Path:
 
 
 def _write(configuration: Configuration, entries: list[Registered]) -> None:
-    write_whole(_file(configuration), json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1))
+    replace_file(_file(configuration), json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1))

@@ -2,7 +2,7 @@
 own all the same: a guess that it would not have made is dropped."""
 
 from trilithon.engines.base import Build, Settings
-from trilithon.models.file import ModelFile
+from trilithon.models.files.model_file import ModelFile
 
 __all__ = ["SPECULATIONS", "refusal_of_speculation"]
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Engine, Settings
 from trilithon.engines.table import engines
-from trilithon.models.file import ModelFile
-from trilithon.models.gguf import read_gguf
-from trilithon.models.memory import MemoryNeed, memory_need
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.memory import MemoryNeed, memory_need
+from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["Verdict", "memory_at", "what_runs"]
+__all__ = ["Suitability", "memory_at", "what_runs"]
 
 _CONTEXT = 2048
 """The shortest that is of use: what does not fit with it does not fit at all."""
@@ -19,7 +19,7 @@ _CONTEXTS = (2048, 8192, 32_768)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Suitability:
     """`placement` as `bench` takes it; of an engine without a build its name alone. `refusal` is empty where the
     file can run there."""
 
@@ -37,7 +37,7 @@ def memory_at(file: ModelFile) -> dict[int, MemoryNeed]:
     return {context: memory_need(facts, context) for context in contexts}
 
 
-def what_runs(file: ModelFile, board: Board, configuration: Configuration) -> list[Verdict]:
+def what_runs(file: ModelFile, board: Board, configuration: Configuration) -> list[Suitability]:
     """Every engine's word on the file, unit by unit; engines and devices that have to be asked for by name are left
     out. Those that can run it stand first."""
     too_large = _too_large(file, board)
@@ -50,16 +50,16 @@ def what_runs(file: ModelFile, board: Board, configuration: Configuration) -> li
     return sorted(verdicts, key=lambda verdict: bool(verdict.refusal))
 
 
-def _of_engine(engine: Engine, file: ModelFile, too_large: str) -> list[Verdict]:
+def _of_engine(engine: Engine, file: ModelFile, too_large: str) -> list[Suitability]:
     builds = engine.builds()
     if not builds:
-        return [Verdict(engine.name, engine.missing())]
+        return [Suitability(engine.name, engine.missing())]
     pairs = [(build, unit) for build in builds for unit in build.units if not build.only_when_named(unit)]
     verdicts = []
     for build, unit in pairs:
         alone = sum(other == unit for _, other in pairs) == 1
         name = f"{engine.name}/{unit}" if alone else f"{engine.name}@{build.name}/{unit}"
-        verdicts.append(Verdict(name, engine.refusal(file, build, unit, Settings()) or too_large))
+        verdicts.append(Suitability(name, engine.refusal(file, build, unit, Settings()) or too_large))
     return verdicts
 
 

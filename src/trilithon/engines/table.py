@@ -9,10 +9,10 @@ from trilithon.settings import Configuration
 __all__ = ["ENGINES", "engine", "engines"]
 
 ENGINES = {
-    "llama.cpp": "trilithon.engines.llamacpp:LlamaCpp",
-    "rk-llama.cpp": "trilithon.engines.rk_llamacpp:RkLlamaCpp",
-    "rkllm": "trilithon.engines.rkllm:Rkllm",
-    "scripted": "trilithon.engines.scripted:ScriptedEngine",
+    "llama.cpp": "trilithon.engines.llamacpp.engine:LlamaCpp",
+    "rk-llama.cpp": "trilithon.engines.rk_llamacpp.engine:RkLlamaCpp",
+    "rkllm": "trilithon.engines.rkllm.engine:Rkllm",
+    "scripted": "trilithon.engines.scripted.engine:ScriptedEngine",
 }
 
 

@@ -15,8 +15,8 @@ from trilithon.results.phrases import ENGLISH, Phrases
 
 __all__ = [
     "Comparison",
+    "ComparisonRow",
     "Estimate",
-    "Row",
     "compare_placements",
     "compare_runs",
     "counted_runs",
@@ -42,7 +42,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ComparisonRow:
     """One figure of one placement in one test. `estimate` is None when no run gave it; `note` then says why
     ("failed 5 of 5: segmentation fault"). `fraction_of_bandwidth` is set for decode where it is known."""
 
@@ -69,7 +69,7 @@ class Comparison:
     differs: tuple[str, ...]
 
 
-def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[Row]:
+def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[ComparisonRow]:
     """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`."""
     rows = []
     for placement in campaign.placements:
@@ -206,10 +206,10 @@ def _told(record: PlacementRecord) -> dict[str, str]:
     return settings | dict(record.must_match)
 
 
-def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric, phrases: Phrases) -> Row:
+def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric, phrases: Phrases) -> ComparisonRow:
     values = [value for _, value in _values(campaign, placement.name, test, metric)]
     estimate = _estimate(values) if values else None
-    return Row(
+    return ComparisonRow(
         placement=placement.name,
         model=_model_name(placement.model),
         test=test,

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign
-from trilithon.results.codec import from_json, to_json
-from trilithon.results.llama_bench import campaigns_from, rows_of
-from trilithon.results.llama_bench_text import RENDERERS, looks_like_rows, read_csv, read_sql, typed_rows
+from trilithon.results.llama_bench.rows import campaigns_from, rows_of
+from trilithon.results.llama_bench.text import RENDERERS, looks_like_rows, read_csv, read_sql, typed_rows
+from trilithon.results.store.codec import from_json, to_json
 
 __all__ = ["FORMATS", "Export", "Format", "export_campaigns", "import_campaigns", "import_file"]
 

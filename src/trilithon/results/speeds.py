@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.board.snapshot import Board
-from trilithon.results.store_errors import refuse_foreign, translated
+from trilithon.results.store.errors import refuse_foreign, translated
 
 __all__ = ["Speeds", "last_speeds"]
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, Run
-from trilithon.results.compare import Comparison, Row, compare_placements, summarise
+from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
 
 __all__ = ["comparison_lines", "comparison_text", "remark_lines", "warning_lines"]
@@ -84,7 +84,7 @@ def _runs(campaign: Campaign, placement: str) -> list[Run]:
     return [run for run in campaign.runs if run.placement == placement and run.outcome != "skipped"]
 
 
-def _best(rows: list[Row]) -> Row | None:
+def _best(rows: list[ComparisonRow]) -> ComparisonRow | None:
     sound = [row for row in rows if row.estimate and not (row.quality and row.quality.verdict == "broken")]
     sign = 1 if rows[0].metric.higher_is_better else -1
     return max(sound, key=lambda row: sign * row.estimate.median if row.estimate else 0.0, default=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import QualityRecord
-from trilithon.results.compare import Estimate, Row
+from trilithon.results.compare import ComparisonRow, Estimate
 from trilithon.results.conditions import Conditions, condition_lines
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
@@ -44,7 +44,7 @@ def interval_text(estimate: Estimate, phrases: Phrases = ENGLISH) -> str:
     return f"{format_number(estimate.low)}–{format_number(estimate.high)}"
 
 
-def estimate_text(row: Row) -> str:
+def estimate_text(row: ComparisonRow) -> str:
     """ "52.1 (51.8–52.6) tokens/s", or why there is none."""
     if row.estimate is None:
         return failure_text(row)
@@ -52,7 +52,7 @@ def estimate_text(row: Row) -> str:
     return f"{format_number(row.estimate.median)} ({interval_text(row.estimate)}){unit}"
 
 
-def failure_text(row: Row, phrases: Phrases = ENGLISH) -> str:
+def failure_text(row: ComparisonRow, phrases: Phrases = ENGLISH) -> str:
     return row.note or phrases("no_result")
 
 
@@ -60,19 +60,19 @@ def quality_text(quality: QualityRecord | None) -> str:
     return quality.verdict if quality else "–"
 
 
-def bandwidth_text(row: Row) -> str:
+def bandwidth_text(row: ComparisonRow) -> str:
     return "" if row.fraction_of_bandwidth is None else f"{row.fraction_of_bandwidth:.0%}"
 
 
-def short_title(row: Row) -> str:
+def short_title(row: ComparisonRow) -> str:
     return row.metric.title.split(" (")[0]
 
 
-def lacks_results(rows: Iterable[Row]) -> bool:
+def lacks_results(rows: Iterable[ComparisonRow]) -> bool:
     return all(row.estimate is None for row in rows)
 
 
-def render_terminal(rows: Sequence[Row], *, width: int, colour: bool) -> str:
+def render_terminal(rows: Sequence[ComparisonRow], *, width: int, colour: bool) -> str:
     """An aligned table that fits `width` columns. A question's lesser figures share one line."""
     from rich import box
     from rich.console import Console
@@ -106,29 +106,29 @@ def render_terminal(rows: Sequence[Row], *, width: int, colour: bool) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def _remarks(rows: Sequence[Row]) -> list[str]:
+def _remarks(rows: Sequence[ComparisonRow]) -> list[str]:
     """What became of the other runs, where a figure rests on some only, and what the sensors told."""
     told = (f"{row.placement}, {row.test.name}: {row.note}" for row in rows if row.estimate and row.note)
     return [*dict.fromkeys(told), *sensor_lines(rows)]
 
 
-def sensor_lines(rows: Iterable[Row]) -> list[str]:
+def sensor_lines(rows: Iterable[ComparisonRow]) -> list[str]:
     """What the sensors told while the rows' placements were measured, a line each."""
     by_test = {(row.placement, row.test): row.conditions for row in rows if row.conditions is not None}
     return condition_lines([(placement, test, conditions) for (placement, test), conditions in by_test.items()])
 
 
-def _by_test(rows: Sequence[Row]) -> list[list[Row]]:
+def _by_test(rows: Sequence[ComparisonRow]) -> list[list[ComparisonRow]]:
     """The rows of each test together, tests and rows in the order they came."""
-    groups: dict[Any, list[Row]] = {}
+    groups: dict[Any, list[ComparisonRow]] = {}
     for row in rows:
         groups.setdefault(row.test, []).append(row)
     return list(groups.values())
 
 
-def _lines(group: Sequence[Row]) -> list[tuple[tuple[str, ...], str]]:
+def _lines(group: Sequence[ComparisonRow]) -> list[tuple[tuple[str, ...], str]]:
     """The lines of one test, each with its verdict: the test is named once, a placement at its first line."""
-    runs: dict[tuple[str, str], list[Row]] = {}
+    runs: dict[tuple[str, str], list[ComparisonRow]] = {}
     for row in group:
         runs.setdefault((row.placement, row.model), []).append(row)
     several_models = len({model for _, model in runs}) > 1
@@ -143,7 +143,7 @@ def _lines(group: Sequence[Row]) -> list[tuple[tuple[str, ...], str]]:
     return lines
 
 
-def _figures(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
+def _figures(rows: Sequence[ComparisonRow]) -> list[tuple[str, str, ComparisonRow]]:
     """Title, text and row of each line of one placement in one test."""
     if lacks_results(rows):
         return [("", failure_text(rows[0]), rows[0])]
@@ -156,14 +156,14 @@ def _figures(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
     return lines
 
 
-def _median_text(row: Row) -> str:
+def _median_text(row: ComparisonRow) -> str:
     if row.estimate is None:
         return ""
     counted = row.metric.unit == "words"
     return f"{row.estimate.median:.0f} words" if counted else f"{format_number(row.estimate.median)} {row.metric.unit}"
 
 
-def _flat(row: Row) -> Mapping[str, str | float | int | None]:
+def _flat(row: ComparisonRow) -> Mapping[str, str | float | int | None]:
     estimate, quality = row.estimate, row.quality
     return {
         "placement": row.placement,
@@ -195,7 +195,7 @@ def _flat_conditions(conditions: Conditions) -> Mapping[str, str | float | None]
     }
 
 
-def render_csv(rows: Sequence[Row]) -> str:
+def render_csv(rows: Sequence[ComparisonRow]) -> str:
     """One line per figure, full precision; an unknown value is an empty cell."""
     text = StringIO()
     writer = csv.DictWriter(text, list(_flat(rows[0])) if rows else ["placement"], lineterminator="\n")
@@ -204,13 +204,13 @@ def render_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def render_jsonl(rows: Sequence[Row]) -> str:
+def render_jsonl(rows: Sequence[ComparisonRow]) -> str:
     """One object per line with the columns of the CSV, and the value of each run."""
     objects = (dict(_flat(row)) | {"values": list(row.values)} for row in rows)
     return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
 
 
-def render_markdown(rows: Sequence[Row]) -> str:
+def render_markdown(rows: Sequence[ComparisonRow]) -> str:
     heads = ("model", "test", "placement", "figure", "median (95% interval)", "runs", "quality", "of bandwidth")
     lines: list[tuple[str, ...]] = [heads, ("---", "---", "---", "---", "---:", "---:", "---", "---:")]
     for row in rows:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, PlacementRecord, TestKind
 from trilithon.measure.statistics import Verdict
-from trilithon.results.compare import Estimate, Row, compare_runs, placement_of, runs_note, summarise
+from trilithon.results.compare import ComparisonRow, Estimate, compare_runs, placement_of, runs_note, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
 
@@ -45,7 +45,7 @@ class _Bench:
     """What one model's placements did, for one sentence about them. `decisive` are the rows of the test that
     decides, `pool` those of them that may be recommended, best first."""
 
-    def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[Row], phrases: Phrases):
+    def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[ComparisonRow], phrases: Phrases):
         self.say = phrases
         self.campaign = campaign
         self.names = names
@@ -74,19 +74,19 @@ class _Bench:
         first, asked = ({row.placement for row in self._of(kind)} for kind in (kinds[0], "question"))
         return "question" if first < asked else kinds[0]
 
-    def _of(self, kind: TestKind) -> list[Row]:
+    def _of(self, kind: TestKind) -> list[ComparisonRow]:
         """The rows of the first test of this kind, which is the plainest one."""
         rows = [row for row in self.rows if row.test.kind == kind]
         return [row for row in rows if row.test == rows[0].test]
 
-    def _ranked(self, kind: TestKind) -> list[Row]:
+    def _ranked(self, kind: TestKind) -> list[ComparisonRow]:
         rows = self._of(kind)
         return sorted(rows, key=_median, reverse=bool(rows) and rows[0].metric.higher_is_better)
 
-    def _beside(self, a: Row, b: Row) -> Verdict:
+    def _beside(self, a: ComparisonRow, b: ComparisonRow) -> Verdict:
         return compare_runs((self.campaign, a.placement), (self.campaign, b.placement), a.test, a.metric, self.say)
 
-    def leader(self) -> Row:
+    def leader(self) -> ComparisonRow:
         """The best; among those that tie with it, the one whose prefill is clearly faster."""
         best, *others = self.pool
         prefill = {row.placement: row for row in self._of("pp")}
@@ -97,7 +97,7 @@ class _Bench:
                 leader = row if faster else leader
         return leader
 
-    def _head(self, leader: Row) -> str:
+    def _head(self, leader: ComparisonRow) -> str:
         metric = self.say.metric(leader.metric).lower()
         leading = self.say("leading", metric=metric, figure=self._figure(leader))
         if len(self.names) == 1:
@@ -109,7 +109,7 @@ class _Bench:
         head = self.say("likely" if likely else "use", placement=leader.placement, leading=leading)
         return head + self._against(leader, others)
 
-    def _prefill(self, leader: Row) -> Iterator[str]:
+    def _prefill(self, leader: ComparisonRow) -> Iterator[str]:
         """Where prefill is faster, if not on the leader."""
         usable = {row.placement for row in self.pool}
         ranked = [row for row in self._ranked("pp") if row.placement in usable]
@@ -122,7 +122,7 @@ class _Bench:
         elif len(ranked) > 1 and all(self._beside(own, row).answer == "better" for row in ranked if row is not own):
             yield self.say("prefill_too", figure=self._figure(own))
 
-    def _left_out(self, leader: Row | None) -> Iterator[str]:
+    def _left_out(self, leader: ComparisonRow | None) -> Iterator[str]:
         """The placements that are not in question, each with its reason."""
         recommended = {row.placement for row in self.pool}
         for row in self.decisive:
@@ -140,7 +140,7 @@ class _Bench:
             is_broken = broken is not None and broken.verdict == "broken"
             yield self.say("failure_broken" if is_broken else "failure", placement=name, note=note)
 
-    def _against(self, leader: Row, others: Sequence[tuple[Row, Verdict]]) -> str:
+    def _against(self, leader: ComparisonRow, others: Sequence[tuple[ComparisonRow, Verdict]]) -> str:
         """What the leader is beside the next best, or beside all that it ties with."""
         if not others:
             return ""
@@ -155,33 +155,33 @@ class _Bench:
         times, extent = self._times(verdict, leader), _range(verdict, leader) or self.say("no_interval")
         return self.say("as_fast", times=times, placement=other.placement, range=extent)
 
-    def _figure(self, row: Row) -> str:
+    def _figure(self, row: ComparisonRow) -> str:
         return f"{format_number(_median(row))} {self.say.unit(row.metric)}"
 
-    def _bandwidth(self, row: Row) -> str:
+    def _bandwidth(self, row: ComparisonRow) -> str:
         fraction = row.fraction_of_bandwidth
         return "" if fraction is None else self.say("bandwidth", percent=f"{fraction:.0%}")
 
-    def _times(self, verdict: Verdict, row: Row) -> str:
+    def _times(self, verdict: Verdict, row: ComparisonRow) -> str:
         found = 1.0 if verdict.ratio is None else verdict.ratio.ratio
         return self.say("times", ratio=_digits(found if row.metric.higher_is_better else 1 / found))
 
 
-def _estimate(row: Row) -> Estimate:
+def _estimate(row: ComparisonRow) -> Estimate:
     if row.estimate is None:
         raise ValueError(f"{row.placement} has no estimate")
     return row.estimate
 
 
-def _median(row: Row) -> float:
+def _median(row: ComparisonRow) -> float:
     return _estimate(row).median
 
 
-def _quality(row: Row) -> str:
+def _quality(row: ComparisonRow) -> str:
     return row.quality.verdict if row.quality else "unknown"
 
 
-def _range(verdict: Verdict, row: Row) -> str:
+def _range(verdict: Verdict, row: ComparisonRow) -> str:
     if verdict.ratio is None or verdict.ratio.low is None or verdict.ratio.high is None:
         return ""
     low, high = verdict.ratio.low, verdict.ratio.high

@@ -9,10 +9,20 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Progress, Timings, Token
-from trilithon.errors import Hung, Refused
+from trilithon.engines.wire.messages import (
+    Candidate,
+    Chat,
+    Completion,
+    Event,
+    Finished,
+    Moved,
+    PromptProgress,
+    Timings,
+    Token,
+)
+from trilithon.errors import EngineError, EngineTimeout
+from trilithon.runtime.engine_errors import Disconnected, hung, json_object, refusal, translated, understood
 from trilithon.runtime.exchange import Exchange
-from trilithon.runtime.faults import Disconnected, hung, json_object, refusal, translated, understood
 
 __all__ = ["Client", "Disconnected"]
 
@@ -42,7 +52,7 @@ class Client:
         """True once the model is loaded; False while it loads, does not answer, or while nobody listens yet."""
         try:
             return bool(await self._call("GET", "/health"))
-        except (Disconnected, Refused, Hung):
+        except (Disconnected, EngineError, EngineTimeout):
             return False
 
     async def vocabulary(self) -> int:
@@ -133,9 +143,9 @@ class Client:
             return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
 
     async def watch(self, arrived: Callable[[float], Awaitable[bool]], limit: float) -> None:
-        """Until `arrived`, asked to wait so many seconds, says yes. Raises Hung when no slot showed any progress for
-        `limit` seconds while a prompt is evaluated (in large batches, each of which may take that long), for
-        `hang_seconds` where there is decoding."""
+        """Until `arrived`, asked to wait so many seconds, says yes. Raises EngineTimeout when no slot showed any
+        progress for `limit` seconds while a prompt is evaluated (in large batches, each of which may take that long),
+        or for `hang_seconds` while decoding."""
         loop, allowed = asyncio.get_running_loop(), limit
         state, since = None, loop.time()
         while not await arrived(self.hang_seconds / _LOOKS):
@@ -155,9 +165,9 @@ class Client:
         """Whether no slot is at work; True also of a server that does not say. It answers between two batches."""
         try:
             slots = await self._fetch("GET", "/slots")
-        except (Refused, Disconnected):
+        except (EngineError, Disconnected):
             return True
-        except Hung:
+        except EngineTimeout:
             return False
         return not _PROCESSING.search(slots)
 
@@ -165,7 +175,7 @@ class Client:
         """What the server is at; None when it does not say (in the middle of a long batch it does not)."""
         try:
             return await self._fetch("GET", "/slots", allowance=self.hang_seconds / _LOOKS)
-        except (Hung, Refused, Disconnected):
+        except (EngineTimeout, EngineError, Disconnected):
             return None
 
     def _allowance(self, request: Completion | Chat) -> float:
@@ -257,7 +267,7 @@ def _parse(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 def _completion_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
     progress = message.get("prompt_progress")
     if progress:
-        return [Progress(at_ns, int(progress["processed"]), int(progress["total"]))]
+        return [PromptProgress(at_ns, int(progress["processed"]), int(progress["total"]))]
     if message.get("stop") and not message.get("content"):
         return []
     return [Token(at_ns, str(message.get("content") or ""))]

@@ -3,8 +3,8 @@
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Placement
 from trilithon.errors import StartError
-from trilithon.models.gguf import read_gguf
-from trilithon.models.memory import kv_cache_bytes
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.memory import kv_cache_bytes
 from trilithon.units import format_bytes
 
 __all__ = ["available_bytes", "bytes_needed", "cache_bytes", "refuse_without_room"]

@@ -17,7 +17,7 @@ from trilithon.board.accelerators import read_npu
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.errors import RunError, UserError
 
-__all__ = ["Tenancy", "lock_path", "strangers"]
+__all__ = ["NpuLock", "lock_path", "other_npu_users"]
 
 WAIT_SECONDS = 600.0  # a long prompt of another program takes minutes on these boards
 _VARIABLE = "TRILITHON_NPU_LOCK"
@@ -43,7 +43,7 @@ def lock_path() -> Path:
     return next(shared, _FOLDERS[-1]) / _NAME
 
 
-class Tenancy:
+class NpuLock:
     """The turns of one child, whose name for other people is `name`. Its own requests may overlap: only other
     processes are kept out. `waiting` is told about once a second for whom it waits."""
 
@@ -117,7 +117,7 @@ class Tenancy:
         )
 
 
-def strangers(machine: Machine = THIS_MACHINE) -> tuple[str, ...]:
+def other_npu_users(machine: Machine = THIS_MACHINE) -> tuple[str, ...]:
     """Other processes that have the NPU's device open, one line each: they may not wait for their turn. Those of other
     users show only to root. The display's server may open any card, so that only the NPU's own node counts."""
     npu = read_npu(machine, None)

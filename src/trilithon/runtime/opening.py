@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
-from trilithon.runtime.handover import Handover
+from trilithon.runtime.handover.handover import Handover
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trilithon.board.processes import oom_kills, read_process
-from trilithon.children import guard
 from trilithon.engines.base import Launch
-from trilithon.errors import Hung, StartError, UserError
+from trilithon.engines.wire import guard
+from trilithon.errors import EngineTimeout, StartError, UserError
 from trilithon.runtime.diagnostics import Diagnosis, diagnose
 
 __all__ = ["Process", "keep_to_cpus", "workspace"]
@@ -113,7 +113,9 @@ class Process:
             async with asyncio.timeout(_KILL_SECONDS):
                 await self.wait()
         except TimeoutError:
-            raise Hung(f"process {self.pid} does not end: a driver holds it in the kernel; restart the board") from None
+            raise EngineTimeout(
+                f"process {self.pid} does not end: a driver holds it in the kernel; restart the board"
+            ) from None
 
     def diagnose(self) -> Diagnosis:
         """Why it ended; while it runs, what its log tells so far."""

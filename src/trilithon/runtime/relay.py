@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import h11
 
-from trilithon.children.wire import NO_PINGS, Finished, Handed, Timings
+from trilithon.engines.wire.messages import NO_PINGS, Finished, Handed, Timings
 from trilithon.runtime.client import Client
+from trilithon.runtime.engine_errors import refusal, translated
 from trilithon.runtime.exchange import Exchange
-from trilithon.runtime.faults import refusal, translated
 
-__all__ = ["Outlet", "Relayed", "timings_in"]
+__all__ = ["DirectWriter", "Relayed", "timings_in"]
 
 Asked = Callable[[Awaitable[None]], Awaitable[None]]
 """Waits for it, and explains what goes wrong."""
@@ -32,7 +32,7 @@ _LONGEST_PROMPT = 1 << 17
 _PICTURES = frozenset({"image_data", "image_url", "input_audio", "multimodal_data"})
 
 
-class Outlet(Protocol):
+class DirectWriter(Protocol):
     """Where bytes can go at once, and nobody has to be woken up for them."""
 
     def free(self) -> bool:
@@ -94,7 +94,7 @@ class Relayed:
     def content_type(self) -> str:
         return self._exchange.content_type
 
-    async def chunks(self, outlet: Outlet | None = None) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, outlet: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
         """The body's bytes; what arrived together comes together. What came while the reader waited goes into the
         outlet as long as that is free, and is not given here."""
         while not self.complete:
@@ -115,7 +115,7 @@ class Relayed:
         if self.status >= 400:
             raise refusal(self.status, await self.read())
 
-    async def _arrival(self, outlet: Outlet | None = None) -> None:
+    async def _arrival(self, outlet: DirectWriter | None = None) -> None:
         """Until there is more; raises Disconnected, Hung."""
         with translated(self._limit):
             await self._client.watch(functools.partial(self._arrived, outlet), self._limit)
@@ -135,7 +135,7 @@ class Relayed:
             self._tail_bytes -= len(self._tail.popleft())
         return content
 
-    async def _arrived(self, outlet: Outlet | None, seconds: float) -> bool:
+    async def _arrived(self, outlet: DirectWriter | None, seconds: float) -> bool:
         before_ns = self.last_ns
         passed_on = None if outlet is None else functools.partial(self._passed_on, outlet)
         with contextlib.suppress(TimeoutError), self._exchange.diverted(passed_on):
@@ -143,7 +143,7 @@ class Relayed:
             return True
         return self.last_ns != before_ns
 
-    def _passed_on(self, outlet: Outlet) -> bool:
+    def _passed_on(self, outlet: DirectWriter) -> bool:
         """Whether all that came went on, and more is to come."""
         if not outlet.free():
             return False

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trilithon.children.wire import Candidate, Chat, Completion, Event, Finished, Moved, Timings
 from trilithon.engines.base import Engine, Launch, Placement
-from trilithon.errors import ChildDied, Hung, StartError
+from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, Moved, Timings
+from trilithon.errors import ChildDied, EngineTimeout, StartError
 from trilithon.runtime.client import Client, Disconnected
-from trilithon.runtime.npu import Tenancy, strangers
+from trilithon.runtime.npu import NpuLock, other_npu_users
 from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
 
@@ -38,7 +38,7 @@ class _Work:
 
 
 class Runner:
-    """Use `Runner.open`. Every request raises RunError (ChildDied, Hung, Refused) when the placement fails."""
+    """Use `Runner.open`. Every request raises RunError (ChildDied, EngineTimeout, Refused) when the placement fails."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Runner:
             async with self._working(), contextlib.aclosing(self.client.stream(request)) as events:
                 async for event in events:
                     yield event
-        except (Disconnected, Hung) as error:
+        except (Disconnected, EngineTimeout) as error:
             raise await self._explained(error) from error
 
     @contextlib.asynccontextmanager
@@ -189,10 +189,10 @@ class Runner:
     async def _asked(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
-        except (Disconnected, Hung) as error:
+        except (Disconnected, EngineTimeout) as error:
             raise await self._explained(error) from error
 
-    async def _explained(self, error: Disconnected | Hung) -> Disconnected | Hung | ChildDied:
+    async def _explained(self, error: Disconnected | EngineTimeout) -> Disconnected | EngineTimeout | ChildDied:
         """A broken connection is the child's death, if it dies of it; a hang may be one that nobody reported."""
         with contextlib.suppress(TimeoutError):
             seconds = _DEATH_SECONDS if isinstance(error, Disconnected) else 0.1
@@ -212,7 +212,7 @@ async def _tenancy(launch: Launch, name: str, waiting: Callable[[str], None] | N
     """How to take turns on the unit, and who else has it open."""
     if launch.tenancy is None:
         return contextlib.nullcontext, ()
-    return Tenancy(name, waiting=waiting).turn, await asyncio.to_thread(strangers)
+    return NpuLock(name, waiting=waiting).turn, await asyncio.to_thread(other_npu_users)
 
 
 async def _until_ready(

@@ -12,18 +12,18 @@ from starlette.responses import JSONResponse, Response
 from trilithon import __version__
 from trilithon.errors import TrilithonError
 from trilithon.serve import llama
+from trilithon.serve.access.security import SecurityOptions, install
 from trilithon.serve.anthropic import routes as anthropic
-from trilithon.serve.dialects import error_body
-from trilithon.serve.document import describe
-from trilithon.serve.door.security import SecurityOptions, install
+from trilithon.serve.http.dialects import error_body
+from trilithon.serve.http.errors import ApiError, api_error_of
+from trilithon.serve.http.openapi import describe
+from trilithon.serve.monitoring import metrics
 from trilithon.serve.ollama import models as ollama_models
 from trilithon.serve.ollama import routes as ollama
 from trilithon.serve.openai import responses
 from trilithon.serve.openai import routes as openai
-from trilithon.serve.problems import Problem, problem_of
 from trilithon.serve.request_record import note_broken
 from trilithon.serve.service import Service
-from trilithon.serve.watch import metrics
 
 __all__ = ["ServeOptions", "create_app"]
 
@@ -68,7 +68,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = api_error_of(error)
     if problem.status >= 500:
         note_broken(error)
     return _answer(request, problem)
@@ -79,19 +79,19 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         at, why = first["loc"][-1], first["ctx"]["error"]
-        return _answer(request, Problem(f"the body is no JSON: {why} at its character {at}", status=400))
+        return _answer(request, ApiError(f"the body is no JSON: {why} at its character {at}", status=400))
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _answer(request, Problem(f"{where or 'body'}: {first['msg']}", status=400, field=where))
+    return _answer(request, ApiError(f"{where or 'body'}: {first['msg']}", status=400, field=where))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    found = Problem(str(error.detail), status=error.status_code, kind=kind)
+    found = ApiError(str(error.detail), status=error.status_code, kind=kind)
     return _answer(request, found, error.headers)
 
 
-def _answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def _answer(request: Request, problem: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     more = dict(headers or {})
     if problem.retry_after_seconds is not None:
         more["Retry-After"] = str(max(1, round(problem.retry_after_seconds)))

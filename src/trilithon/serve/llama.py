@@ -15,17 +15,17 @@ from starlette.responses import JSONResponse, Response
 
 from trilithon import __version__
 from trilithon.engines.base import Feature
-from trilithon.errors import Refused
-from trilithon.serve.admission import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, require_sound, wrong
-from trilithon.serve.dialects import service_of
-from trilithon.serve.document import ERRORS, STREAMED
+from trilithon.errors import EngineError
 from trilithon.serve.generation import Generation
+from trilithon.serve.http.dialects import service_of
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.openapi import ERRORS, STREAMED
+from trilithon.serve.http.streaming import Outgoing, Reply
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
 from trilithon.serve.openai.completions import prompts_of
 from trilithon.serve.openai.routes import broken_stream
-from trilithon.serve.passing import passed
-from trilithon.serve.problems import Problem
-from trilithon.serve.replying import Outgoing, Reply
+from trilithon.serve.passthrough import passed
+from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, require_sound, wrong
 
 __all__ = ["router"]
 
@@ -37,21 +37,21 @@ _MOST_DOCUMENTS = 1024
 _OURS = ("id_slot", "lora", "response_fields")
 
 
-class _Body(BaseModel):
+class _LlamaBody(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: Name | None = None
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(_LlamaBody):
     content: str | list[Any]
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(_LlamaBody):
     tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1 << 20)]
 
 
-class TemplateBody(_Body):
+class TemplateBody(_LlamaBody):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -61,13 +61,13 @@ class TemplateBody(_Body):
     add_generation_prompt: bool | None = None
 
 
-class RerankBody(_Body):
+class RerankBody(_LlamaBody):
     query: str
     documents: Annotated[list[Any], Field(min_length=1, max_length=_MOST_DOCUMENTS)] | None = None
     texts: Annotated[list[Any], Field(min_length=1, max_length=_MOST_DOCUMENTS)] | None = None
 
 
-class PlainCompletionBody(_Body):
+class PlainCompletionBody(_LlamaBody):
     prompt: str | list[Any]
     stream: bool | None = None
 
@@ -124,7 +124,7 @@ def _require_texts(messages: Sequence[Mapping[str, Any]]) -> None:
 async def _forwarded(
     request: Request,
     path: str,
-    body: _Body,
+    body: _LlamaBody,
     *,
     needs: frozenset[Feature] = frozenset(),
     ignored: Sequence[str] = (),
@@ -142,11 +142,11 @@ async def _forwarded(
         try:
             async with answered() as outgoing:
                 yield outgoing
-        except Refused as error:
+        except EngineError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             message = f"the engine that runs this model has no {path.rpartition('/')[2]}; choose another placement"
-            raise Problem(message, status=HTTPStatus.NOT_IMPLEMENTED, kind="not_supported_error") from error
+            raise ApiError(message, status=HTTPStatus.NOT_IMPLEMENTED, kind="not_supported_error") from error
 
     return Reply(opening, broken_stream)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.errors import RunError
 
 __all__ = [

@@ -8,17 +8,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trilithon.children.wire import Handed
 from trilithon.engines.base import Feature, Placement, Task
-from trilithon.runtime.pool import Lease, Pool
-from trilithon.runtime.relay import Outlet
-from trilithon.serve.asking import Asking
-from trilithon.serve.fitting import fitted
+from trilithon.engines.wire.messages import Handed
+from trilithon.runtime.pool.pool import Lease, Pool
+from trilithon.runtime.relay import DirectWriter
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
+from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
-from trilithon.serve.library.pulls import Pulls
-from trilithon.serve.library.shelf import Entry, Shelf
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.request_defaults import fitted
 from trilithon.serve.request_record import note_first_token, note_generated
+from trilithon.serve.retry import RetriedRequest
 
 __all__ = ["Answer", "Service"]
 
@@ -28,10 +28,10 @@ class Answer:
     """One request at work. Read it once, by `chunks` (the engine's bytes as they are) or by `events`; closing what
     gave it cancels the request."""
 
-    entry: Entry
+    entry: CatalogEntry
     placement: Placement
     started_ns: int
-    _asking: Asking
+    _asking: RetriedRequest
     end: End | None = field(default=None)
 
     @property
@@ -47,7 +47,7 @@ class Answer:
     def handed(self) -> Handed | None:
         return self._asking.relayed.handed
 
-    def chunks(self, outlet: Outlet | None = None) -> AsyncIterator[bytes]:
+    def chunks(self, outlet: DirectWriter | None = None) -> AsyncIterator[bytes]:
         """What the outlet takes is not given here."""
         return self._asking.chunks(outlet)
 
@@ -104,7 +104,7 @@ class Answer:
 class Service:
     """`caller` tells clients apart, so that they are served in turn."""
 
-    def __init__(self, shelf: Shelf, pool: Pool):
+    def __init__(self, shelf: Catalog, pool: Pool):
         self.shelf = shelf
         self.pool = pool
         self.pulls = Pulls(shelf)
@@ -123,7 +123,7 @@ class Service:
             keep = generation.keep_alive_seconds
             return self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep)
 
-        async with Asking(take, generation.path, body) as asking:
+        async with RetriedRequest(take, generation.path, body) as asking:
             answer = Answer(entry, placement, started_ns, asking)
             yield answer
             answer.note()
@@ -154,22 +154,22 @@ class Service:
         own = [key for key in keys if key == entry.name or key.startswith(f"{entry.name} (")]
         return any([await self.pool.unload(key) for key in own])
 
-    async def entry(self, model: str) -> Entry:
+    async def entry(self, model: str) -> CatalogEntry:
         """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
         return await asyncio.to_thread(self._entry, model)
 
-    def _entry(self, model: str) -> Entry:
+    def _entry(self, model: str) -> CatalogEntry:
         if model:
             return self.shelf.find(model)
         names = {loaded.key.partition(" (")[0] for loaded in self.pool.loaded()}
         entries = [entry for entry in self.shelf.models() if not names or entry.name in names]
         if len(entries) != 1:
-            raise Problem("which model? name one of GET /v1/models in the field model", status=400, field="model")
+            raise ApiError("which model? name one of GET /v1/models in the field model", status=400, field="model")
         return entries[0]
 
     async def _found(
         self, model: str, context: int | None, task: Task = "generate", spelled: str = ""
-    ) -> tuple[Entry, str, Placement]:
+    ) -> tuple[CatalogEntry, str, Placement]:
         """With the pool's key. A loaded runner with room enough is kept: clients that ask for another context each
         time must not reload it."""
         entry = await self.entry(model)
@@ -181,7 +181,7 @@ class Service:
                     return entry, key, loaded.placement
         placement = await asyncio.to_thread(self.shelf.placement, entry, context, spelled)
         if task == "rank" and placement.file.pooling != "rank":
-            raise Problem(f"{entry.name} does not rank texts; choose a model made for it", status=400, field="model")
+            raise ApiError(f"{entry.name} does not rank texts; choose a model made for it", status=400, field="model")
         if task != "generate":
             settings = replace(placement.settings, task=task, slots=1)
             placement = replace(placement, settings=settings, prefill=None)
@@ -211,9 +211,9 @@ _WORDS: Mapping[Feature, str] = {
 def _require(generation: Generation, placement: Placement) -> None:
     """Raises Problem for what the placement cannot do."""
     for need in sorted(generation.needs - placement.build.features):
-        raise Problem(f"{placement.name} {_WORDS[need]}; leave that out, or choose another placement", status=400)
+        raise ApiError(f"{placement.name} {_WORDS[need]}; leave that out, or choose another placement", status=400)
     if "logprobs" in generation.needs and placement.settings.speculation:
         words = "guesses tokens ahead, and computes no probabilities for those; leave that out, or choose a placement"
-        raise Problem(f"{placement.name} {words} without spec", status=400, field="logprobs")
+        raise ApiError(f"{placement.name} {words} without spec", status=400, field="logprobs")
     if "vision" in generation.needs and placement.file.vision_encoder is None:
-        raise Problem(f"{generation.model} does not see images; choose a model with a vision encoder", status=400)
+        raise ApiError(f"{generation.model} does not see images; choose a model with a vision encoder", status=400)

@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilithon.web import login
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.frame import APPEARANCES, PATHS, Appearance, frame
-from trilithon.web.house import House, Visitor
 from trilithon.web.results import downloads
 from trilithon.web.texts import Texts, language_of, texts_for
 
 __all__ = ["PAGES", "install"]
 
-Build = Callable[[House, Visitor, Texts], Awaitable[None]]
+Build = Callable[[AppContext, PageSession, Texts], Awaitable[None]]
 
 PAGES = {
     "chat": "trilithon.web.chat.page:build",
@@ -48,7 +48,7 @@ _LONGEST_BUILD_SECONDS = 30.0
 _QUASAR_LANGUAGES = {"en": "en-US", "ru": "ru"}
 
 
-def install(app: FastAPI, house: House) -> None:
+def install(app: FastAPI, house: AppContext) -> None:
     """Once all routes of the API are there. NiceGUI keeps its state in its modules, so a process has one server with
     pages."""
     _forget_last()
@@ -127,7 +127,7 @@ def _wants_page(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
 
 
-def _add_page(name: str, house: House) -> None:
+def _add_page(name: str, house: AppContext) -> None:
     @ui.page(PATHS[name], response_timeout=_LONGEST_BUILD_SECONDS)
     async def page(request: Request) -> None:
         visitor = _visitor(request)
@@ -151,9 +151,9 @@ def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
     ui.add_head_html(f'<script defer src="{_ASSETS}/pages.js"></script>')
 
 
-def _visitor(request: Request) -> Visitor:
+def _visitor(request: Request) -> PageSession:
     chosen = request.cookies.get("trilithon-language", "")
-    return Visitor(
+    return PageSession(
         key_name=getattr(request.state, "key_name", ""),
         address=request.client.host if request.client else "local",
         language=language_of(chosen, request.headers.get("accept-language", "")),

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, quote, unquote
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from trilithon.serve.door.limits import caller_at
-from trilithon.serve.door.sessions import COOKIE, LOGIN_PATH, LOGOUT_PATH, Sessions, token_in
+from trilithon.serve.access.limits import caller_at
+from trilithon.serve.access.sessions import COOKIE, LOGIN_PATH, LOGOUT_PATH, Sessions, token_in
 from trilithon.web.frame import PATHS
 from trilithon.web.texts import Texts, language_of, texts_for
 

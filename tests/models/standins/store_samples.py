@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from trilithon.errors import ModelError
-from trilithon.models.manifest import Manifest, StoredFile, now
 from trilithon.models.names import ModelName, parse_reference
-from trilithon.models.store import ModelStore
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
 
 CONTENT = random.Random(1).randbytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.anthropic.bodies import message_asked
 from trilithon.serve.anthropic.events import MessageWriter
 from trilithon.serve.generation import End, Piece
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
 
 TIMINGS = Timings(cache_n=3, prompt_n=4, prompt_ms=1.0, predicted_n=5, predicted_ms=2.0)
 EVENTS: dict[str, type[BaseModel]] = {
@@ -193,7 +193,7 @@ def test_a_form_is_held() -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_named(field: str, value: Any) -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(ApiError) as raised:
         message_asked({"max_tokens": 1, "messages": USER, field: value})
     assert raised.value.field.startswith(field)
     assert raised.value.status == 400
@@ -221,7 +221,7 @@ def test_whatever_comes_it_is_taken_or_refused(messages: list[dict[str, Any]], m
     for fields in ({"thinking": more}, {"output_config": more}, {"tools": messages, "tool_choice": more}):
         try:
             asked = message_asked({"max_tokens": 1, "messages": messages, "system": messages, **fields})
-        except Problem as problem:
+        except ApiError as problem:
             assert problem.status == 400
             continue
         json.dumps(asked.chat)

@@ -9,7 +9,7 @@ import pytest
 from anthropic import Anthropic
 from live_server import Serve, Server
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 USER: Any = [{"role": "user", "content": "hello"}]
 TEMPLATE = "{%- for m in messages -%}{{ m.role + ': ' + m.content + '\\n' }}{%- endfor -%}"

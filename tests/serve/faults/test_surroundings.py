@@ -15,7 +15,7 @@ import pytest
 from live_server import Serve
 from load import many, ready_again
 
-from trilithon.models.gguf_writing import header
+from trilithon.models.files.gguf_writer import header
 from trilithon.serve.ollama import answers, models
 from trilithon.serve.openai import routes
 

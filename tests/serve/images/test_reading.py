@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.images.addresses import Address, is_public, resolve
 from trilithon.serve.images.kinds import picture_kind, picture_size
 from trilithon.serve.images.reading import ImagePolicy, decode_image, fetch_image
-from trilithon.serve.problems import Problem
 
 HERE = ipaddress.ip_address("127.0.0.1")
 NO_FETCHING = ImagePolicy()
@@ -73,7 +73,7 @@ def fetched(url: str, policy: ImagePolicy = NO_FETCHING) -> bytes:
 
 
 def refused(url: str, policy: ImagePolicy = NO_FETCHING) -> str:
-    with pytest.raises(Problem) as told:
+    with pytest.raises(ApiError) as told:
         fetched(url, policy)
     assert told.value.status == 400
     assert len(str(told.value)) < 300
@@ -127,14 +127,14 @@ def test_base64_in_all_the_forms_that_clients_send() -> None:
     "text", ["", "%%%", "aGk", "Zm9v!", "é", "a", "data:", "data:image/png;base64", "data:image/png;base64,!"]
 )
 def test_base64_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Problem):
+    with pytest.raises(ApiError):
         decode_image(text, NO_FETCHING)
 
 
 @given(st.text(max_size=100))
 def test_any_text_is_a_picture_or_a_problem(text: str) -> None:
     for form in (text, f"data:{text}", f"data:;base64,{text}"):
-        with pytest.raises(Problem):
+        with pytest.raises(ApiError):
             decode_image(form, NO_FETCHING)
 
 
@@ -284,12 +284,12 @@ def onward(to: str) -> bytes:
     return answer(b"", "302 Found", f"Location: {to}\r\n")
 
 
-def at_the_web(reply: Reply, url: str, **policy: Any) -> tuple[bytes | Problem, Web]:
-    async def run() -> tuple[bytes | Problem, Web]:
+def at_the_web(reply: Reply, url: str, **policy: Any) -> tuple[bytes | ApiError, Web]:
+    async def run() -> tuple[bytes | ApiError, Web]:
         async with opened(reply) as web:
             try:
                 return await fetch_image(url.replace("PORT", str(web.port)), web.policy(**policy)), web
-            except Problem as problem:
+            except ApiError as problem:
                 return problem, web
 
     return asyncio.run(run())
@@ -316,7 +316,7 @@ def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("to", ["http://inner.example/x", "//inner.example/x", "http://inner:80/", "https://inner/"])
 def test_a_redirect_is_judged_like_the_first_address(to: str) -> None:
     found, web = at_the_web(lambda _: onward(to), "http://pictures.example:PORT/")
-    assert isinstance(found, Problem)
+    assert isinstance(found, ApiError)
     assert "public internet" in str(found)
     assert len(web.asked) == 1
 
@@ -324,7 +324,7 @@ def test_a_redirect_is_judged_like_the_first_address(to: str) -> None:
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://x/", "http://user:word@x.example/", "http://[", "data:,x"])
 def test_a_redirect_to_what_is_no_address_is_refused(to: str) -> None:
     found, web = at_the_web(lambda _: onward(to), "http://pictures.example:PORT/")
-    assert isinstance(found, Problem)
+    assert isinstance(found, ApiError)
     assert len(web.asked) == 1
 
 
@@ -336,7 +336,7 @@ def test_redirects_are_followed_three_times() -> None:
     found, _ = at_the_web(functools.partial(reply, 3), "http://pictures.example:PORT/0")
     assert found == png()
     found, web = at_the_web(functools.partial(reply, 4), "http://pictures.example:PORT/0")
-    assert isinstance(found, Problem)
+    assert isinstance(found, ApiError)
     assert len(web.asked) == 4
 
 
@@ -346,7 +346,7 @@ def test_one_address_in_a_private_network_spoils_them_all() -> None:
 
     async def run() -> None:
         async with opened(lambda _: answer(png())) as web:
-            with pytest.raises(Problem, match="public internet"):
+            with pytest.raises(ApiError, match="public internet"):
                 await fetch_image(f"http://x.example:{web.port}/", replace(web.policy(), looks_up=mixed))
             assert web.asked == []
 
@@ -368,7 +368,7 @@ def test_one_address_in_a_private_network_spoils_them_all() -> None:
 )
 def test_what_a_server_may_do_wrong(reply: bytes) -> None:
     found, _ = at_the_web(lambda _: reply, "http://pictures.example:PORT/", most_bytes=1000)
-    assert isinstance(found, Problem)
+    assert isinstance(found, ApiError)
     assert found.status == 400
 
 
@@ -376,13 +376,13 @@ def test_a_server_that_takes_its_time_is_left() -> None:
     began = time.monotonic()
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + png()[:20]
     found, _ = at_the_web(lambda _: half, "http://pictures.example:PORT/slow", limit_seconds=0.3)
-    assert isinstance(found, Problem)
+    assert isinstance(found, ApiError)
     assert "within" in str(found)
     assert time.monotonic() - began < 10
 
 
 def test_a_name_that_leads_nowhere_is_told() -> None:
-    with pytest.raises(Problem, match="not known"):
+    with pytest.raises(ApiError, match="not known"):
         asyncio.run(resolve("no-such-host.invalid", 80))
-    with pytest.raises(Problem):
+    with pytest.raises(ApiError):
         asyncio.run(resolve("x" * 70 + ".example", 80))

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.models.gguf_header import SkippedArray
-from trilithon.models.manifest import Manifest, StoredFile, now
+from trilithon.models.files.gguf_header import SkippedArray
 from trilithon.models.names import ModelName
-from trilithon.models.store import ModelStore
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.serve.ollama.about import (
-    About,
+    ModelDescription,
     about,
     capabilities,
     details,
@@ -44,11 +44,11 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 @pytest.fixture
-def known(tiny: Path, store: ModelStore) -> About:
+def known(tiny: Path, store: ModelStore) -> ModelDescription:
     return about(manifest_of(tiny), store)
 
 
-def test_details_are_all_filled(known: About, tiny: Path) -> None:
+def test_details_are_all_filled(known: ModelDescription, tiny: Path) -> None:
     found = details(manifest_of(tiny), known)
     assert found == {
         "parent_model": "",
@@ -65,20 +65,20 @@ def test_details_are_all_filled(known: About, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(999, "1.00K"), (494_030_000, "494.03M"), (7_600_000_000, "7.6B")])
-def test_parameters_are_counted_as_ollama_counts(known: About, tiny: Path, count: int, text: str) -> None:
+def test_parameters_are_counted_as_ollama_counts(known: ModelDescription, tiny: Path, count: int, text: str) -> None:
     told = replace(known, file=replace(known.file, parameters=count))
     assert details(manifest_of(tiny), told)["parameter_size"] == text
 
 
-def test_capabilities_are_in_ollamas_words(known: About) -> None:
+def test_capabilities_are_in_ollamas_words(known: ModelDescription) -> None:
     assert capabilities(known) == ["completion"]
     file = replace(known.file, capabilities=frozenset({"tools", "thinking", "vision"}))
-    filling = About(file, {"tokenizer.ggml.fim_pre_token_id": 5})
+    filling = ModelDescription(file, {"tokenizer.ggml.fim_pre_token_id": 5})
     assert capabilities(filling) == ["completion", "vision", "tools", "insert", "thinking"]
-    assert capabilities(About(file, {"llama.pooling_type": 1})) == ["embedding"]
+    assert capabilities(ModelDescription(file, {"llama.pooling_type": 1})) == ["embedding"]
 
 
-def test_a_headers_values_fit_into_json(known: About) -> None:
+def test_a_headers_values_fit_into_json(known: ModelDescription) -> None:
     info = model_info(known, verbose=False)
     assert info["general.architecture"] == "llama"
     assert info["llama.context_length"] == 2048
@@ -89,7 +89,9 @@ def test_a_headers_values_fit_into_json(known: About) -> None:
     json.dumps(plain_values(odd, verbose=True), allow_nan=False)
 
 
-def test_the_template_is_the_one_that_is_obeyed(tmp_path: Path, tiny: Path, store: ModelStore, known: About) -> None:
+def test_the_template_is_the_one_that_is_obeyed(
+    tmp_path: Path, tiny: Path, store: ModelStore, known: ModelDescription
+) -> None:
     assert "Q: " in template_text(manifest_of(tiny), known, store)
     own = write_tiny_model(tmp_path / "own.gguf", template="{% if tools %}{% endif %}own")
     manifest = manifest_of(own)

@@ -7,33 +7,33 @@ from typing import Any
 
 import pytest
 
-from trilithon.models.capabilities import Capability
-from trilithon.models.file import ModelFile
-from trilithon.models.manifest import Manifest, Message, now
+from trilithon.models.files.capabilities import Capability
+from trilithon.models.files.model_file import ModelFile
 from trilithon.models.names import ModelName
-from trilithon.serve.ollama.bodies import ChatBody, EmbedBody, GenerateBody
-from trilithon.serve.ollama.convert import Asked, Known, chat_asked, embed_asked, generate_asked
-from trilithon.serve.problems import Problem
+from trilithon.models.store.manifest import Manifest, PresetMessage, now
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.ollama.bodies import EmbedBody, GenerateBody, OllamaChatBody
+from trilithon.serve.ollama.convert import KnownModel, OllamaRequest, chat_asked, embed_asked, generate_asked
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 ADD = {"type": "function", "function": {"name": "add", "description": None, "parameters": {"type": "object"}}}
 
 
-def known(*can: Capability, **said: Any) -> Known:
+def known(*can: Capability, **said: Any) -> KnownModel:
     file = ModelFile(
         path=Path("m.gguf"), format="gguf", name="m", architecture="llama", quantization="Q8_0", size_bytes=1,
         sha256="", capabilities=frozenset(can),
     )  # fmt: skip
     name = ModelName("registry.ollama.ai", "library", "m", "latest")
-    return Known(manifest=Manifest(name=name, files=(), source="", created=now(), **said), file=file)
+    return KnownModel(manifest=Manifest(name=name, files=(), source="", created=now(), **said), file=file)
 
 
-def chat(model: Known, *messages: dict[str, Any], **fields: Any) -> Asked:
-    return chat_asked(ChatBody.model_validate({"model": "m", "messages": list(messages)} | fields), model)
+def chat(model: KnownModel, *messages: dict[str, Any], **fields: Any) -> OllamaRequest:
+    return chat_asked(OllamaChatBody.model_validate({"model": "m", "messages": list(messages)} | fields), model)
 
 
-def generate(model: Known, **fields: Any) -> Asked:
+def generate(model: KnownModel, **fields: Any) -> OllamaRequest:
     return generate_asked(GenerateBody.model_validate({"model": "m", "prompt": "hi"} | fields), model)
 
 
@@ -52,7 +52,7 @@ def test_a_chat_is_the_engines_chat() -> None:
 
 
 def test_a_models_own_words_come_first() -> None:
-    model = known(system="be brief", messages=(Message("user", "a"), Message("assistant", "b")))
+    model = known(system="be brief", messages=(PresetMessage("user", "a"), PresetMessage("assistant", "b")))
     roles = [each["role"] for each in chat(model, user("hi")).generation.body["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
     own = chat(model, {"role": "system", "content": "be long"}, user("hi")).generation.body["messages"]
@@ -84,10 +84,10 @@ def test_tools_and_their_answers_get_ids() -> None:
 
 
 def test_tools_need_a_model_that_calls_them() -> None:
-    with pytest.raises(Problem, match='"m" does not support tools'):
+    with pytest.raises(ApiError, match='"m" does not support tools'):
         chat(known(), user("hi"), tools=[ADD])
     for tools in ([{"type": "search"}], [{"function": {}}]):
-        with pytest.raises(Problem, match="no function"):
+        with pytest.raises(ApiError, match="no function"):
             chat(known("tools"), user("hi"), tools=tools)
 
 
@@ -97,7 +97,7 @@ def test_pictures_stand_in_the_message() -> None:
         assert picture["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"
         assert asked.generation.needs == {"vision"}
     for image in ("no base64!", base64.b64encode(b"text").decode(), "/etc/passwd", "http://example.com/a.png"):
-        with pytest.raises(Problem) as caught:
+        with pytest.raises(ApiError) as caught:
             chat(known(), user("what?", images=[image]))
         assert caught.value.status == 400
 
@@ -122,9 +122,9 @@ def test_thinking_is_switched_by_the_template(think: object, fields: dict[str, A
 def test_who_cannot_think_is_told_only_when_asked_to() -> None:
     assert "chat_template_kwargs" not in chat(known(), user("hi"), think=False).generation.body
     assert chat(known(parameters={"think": True}), user("hi"))
-    with pytest.raises(Problem, match='"m" does not support thinking'):
+    with pytest.raises(ApiError, match='"m" does not support thinking'):
         chat(known(), user("hi"), think=True)
-    with pytest.raises(Problem, match="invalid value for 'think'"):
+    with pytest.raises(ApiError, match="invalid value for 'think'"):
         chat(known("thinking"), user("hi"), think="much")
     quiet = chat(known("thinking", parameters={"think": False}), user("hi")).generation.body
     assert quiet["chat_template_kwargs"] == {"enable_thinking": False}
@@ -137,7 +137,7 @@ def test_a_form_is_a_grammars_business() -> None:
         assert asked.generation.needs == {"grammar"}
     schema = chat(known(), user("hi"), format=SCHEMA).generation.body["response_format"]
     assert schema["json_schema"]["schema"] == SCHEMA
-    with pytest.raises(Problem, match="format"):
+    with pytest.raises(ApiError, match="format"):
         chat(known(), user("hi"), format={"enum": ["x" * 300_000]})
 
 
@@ -149,7 +149,7 @@ def test_prompts_with_a_form_of_their_own_are_completed() -> None:
     filled = generate(known(), suffix="end").generation
     assert (filled.path, filled.body["input_prefix"], filled.body["input_suffix"]) == ("/infill", "hi", "end")
     for more in ({"think": True}, {"format": "json"}, {"images": [PIXEL]}):
-        with pytest.raises(Problem, match="the model's own template"):
+        with pytest.raises(ApiError, match="the model's own template"):
             generate(known(), raw=True, **more)
 
 

@@ -13,11 +13,11 @@ from live_server import Serve, Server
 from standin_registry import RegistryStandIn
 from standin_web import Fault
 
-from trilithon.models.locks import try_lock
+from trilithon.models.fetch.pull import PullStep
 from trilithon.models.names import parse_reference
-from trilithon.models.pull import Step
-from trilithon.models.store import ModelStore
-from trilithon.serve.ollama.library import _Telling
+from trilithon.models.store.locks import try_lock
+from trilithon.models.store.model_store import ModelStore
+from trilithon.serve.ollama.library import _CreateReport
 from trilithon.settings import Configuration
 
 
@@ -187,13 +187,13 @@ def test_a_model_that_cannot_be_read_is_still_listed(
 
 def test_steps_are_told_in_ollamas_words() -> None:
     told: list[dict[str, Any]] = []
-    telling = _Telling(told.append)
-    telling(Step("looking", str(parse_reference("a"))))
+    telling = _CreateReport(told.append)
+    telling(PullStep("looking", str(parse_reference("a"))))
     assert told == []
-    telling(Step("chosen", "the smallest that is good"))
-    telling(Step("checking", "m.gguf"))
-    telling(Step("checking", "m.gguf"))
-    telling(Step("keeping", "m"))
+    telling(PullStep("chosen", "the smallest that is good"))
+    telling(PullStep("checking", "m.gguf"))
+    telling(PullStep("checking", "m.gguf"))
+    telling(PullStep("keeping", "m"))
     words = ["pulling manifest", "the smallest that is good", "verifying sha256 digest", "writing manifest"]
     assert [each["status"] for each in told] == words
     json.dumps(told)

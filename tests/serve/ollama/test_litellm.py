@@ -6,7 +6,7 @@ import pytest
 from litellm_program import said_by
 from live_server import Serve
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 TEMPLATE = "{% if tools %}{{ tools }}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 PROGRAM = """

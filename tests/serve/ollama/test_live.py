@@ -12,7 +12,7 @@ import ollama
 import pytest
 from live_server import Serve, Server
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 LLAMA = "llama.cpp@embedded/cpu"
 TEMPLATE = (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.ollama.options import keep_alive_seconds, sampling_of
-from trilithon.serve.problems import Problem
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_how_long_a_model_stays(given_: float | str | None, seconds: float | Non
 
 @pytest.mark.parametrize("text", ["soon", "5 m", "m", "5x", "1h30", "--1", "1e3", "∞", "nan", "9" * 100])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(Problem, match="keep_alive") as caught:
+    with pytest.raises(ApiError, match="keep_alive") as caught:
         keep_alive_seconds(text)
     assert (caught.value.status, caught.value.field) == (400, "keep_alive")
 
@@ -51,7 +51,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_any_keep_alive_is_seconds_or_a_problem(value: float | str) -> None:
     try:
         found = keep_alive_seconds(value)
-    except Problem:
+    except ApiError:
         return
     assert found is None or found >= 0
 
@@ -104,6 +104,6 @@ def test_what_means_nothing_is_named_and_nulls_are_nothing() -> None:
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ApiError) as caught:
         sampling_of(options, {})
     assert caught.value.status == 400

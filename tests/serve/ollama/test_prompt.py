@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.ollama.prompt import render_prompt
-from trilithon.serve.problems import Problem
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_single_prompts_need_is_rendered(template: str, text: str) -> None:
      "{{ if and .System .Prompt }}{{ end }}", "{{ if .System }}" * 30 + "{{ end }}" * 30, "{{ else if .System }}"],
 )  # fmt: skip
 def test_what_goes_further_is_refused(template: str) -> None:
-    with pytest.raises(Problem, match="template") as caught:
+    with pytest.raises(ApiError, match="template") as caught:
         render_prompt(template, system="", prompt="hi")
     assert caught.value.status == 400
 
@@ -42,7 +42,7 @@ def test_what_goes_further_is_refused(template: str) -> None:
 def test_any_template_is_rendered_or_refused(template: str, prompt: str) -> None:
     try:
         render_prompt(template, system="", prompt=prompt)
-    except Problem:
+    except ApiError:
         return
 
 
@@ -53,6 +53,6 @@ def test_a_prompt_is_never_taken_for_a_template(prompt: str) -> None:
 
 def test_a_hostile_template_costs_no_time() -> None:
     began = time.process_time()
-    with pytest.raises(Problem):
+    with pytest.raises(ApiError):
         render_prompt("{{ " * 300_000, system="", prompt="")
     assert time.process_time() - began < 5

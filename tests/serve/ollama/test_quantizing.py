@@ -17,11 +17,11 @@ from standin_quantizer import QuantizerStandIn
 
 from trilithon.engines.toolrun import conversions
 from trilithon.errors import Interrupted
-from trilithon.models.store import ModelStore
-from trilithon.models.synthetic import requantise
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.synthetic.tiny import requantise
 from trilithon.serve.ollama.bodies import CreateBody
 from trilithon.serve.ollama.library import _creating
-from trilithon.serve.ollama.work import Client
+from trilithon.serve.ollama.progress_stream import ProgressStream
 from trilithon.settings import Configuration
 
 
@@ -205,6 +205,6 @@ def test_whoever_leaves_at_the_very_end_has_the_model(server: Server) -> None:
         if body["status"].startswith("creating"):
             raise Interrupted("the client left")
 
-    _creating(server.service.shelf, CreateBody.model_validate(asked()))(Client(tell, lambda: None))
+    _creating(server.service.shelf, CreateBody.model_validate(asked()))(ProgressStream(tell, lambda: None))
     assert told[-1] == "writing manifest"
     assert "small:latest" in [row["name"] for row in server.http.get("/api/tags").json()["models"]]

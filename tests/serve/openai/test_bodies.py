@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.errors import Refused
+from trilithon.errors import EngineError
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.openai.bodies import chat_body
 from trilithon.serve.openai.completions import completion_body, prompts_of
 from trilithon.serve.openai.embeddings import embedding_body, shaped
-from trilithon.serve.problems import Problem
 
 USER = [{"role": "user", "content": "hi"}]
 TOOLS = [
@@ -38,7 +38,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 def test_whatever_the_messages_are_they_are_taken_or_refused_by_name(messages: list[dict[str, Any]]) -> None:
     try:
         admitted, _ = chat_body({"messages": messages})
-    except Problem as problem:
+    except ApiError as problem:
         assert problem.status == 400
         assert problem.field.startswith("messages.") or not problem.field
         return
@@ -58,7 +58,7 @@ def test_whatever_is_asked_of_the_answers_form(fields: dict[str, Any]) -> None:
         return  # the model of the body refuses these
     try:
         chat_body({"messages": USER, **fields})
-    except Problem as problem:
+    except ApiError as problem:
         assert problem.status == 400
 
 
@@ -82,7 +82,7 @@ def test_a_developer_is_what_templates_call_system() -> None:
 
 
 def test_a_role_that_no_template_knows_is_named() -> None:
-    with pytest.raises(Problem, match="there is no role 'bogus'") as caught:
+    with pytest.raises(ApiError, match="there is no role 'bogus'") as caught:
         chat(messages=[{"role": "bogus", "content": "x"}])
     assert caught.value.field == "messages.0.role"
 
@@ -91,9 +91,9 @@ def test_a_tool_called_by_its_name_is_the_only_one() -> None:
     body = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "clock"}})
     assert body["tools"] == TOOLS[:1]
     assert body["tool_choice"] == "required"
-    with pytest.raises(Problem, match="must name one of the tools"):
+    with pytest.raises(ApiError, match="must name one of the tools"):
         chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "other"}})
-    with pytest.raises(Problem, match="there are none"):
+    with pytest.raises(ApiError, match="there are none"):
         chat(tool_choice="required")
 
 
@@ -133,7 +133,7 @@ def test_what_the_placement_must_be_able_to_do(fields: dict[str, Any], needs: se
     ],
 )
 def test_what_cannot_be_honoured_is_named(field: str, value: Any) -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(ApiError) as raised:
         chat(**{field: value})
     assert raised.value.field == field
     assert raised.value.status == 400
@@ -153,7 +153,7 @@ def test_prompts_of_every_kind() -> None:
     assert prompts_of(["a", "b"]) == ["a", "b"]
     assert prompts_of([[1], "b"]) == [[1], "b"]
     for wrong in ([], [1, "a"], [None], [[1.5]], [-1], ["a"] * 100):
-        with pytest.raises(Problem):
+        with pytest.raises(ApiError):
             prompts_of(wrong)
 
 
@@ -163,7 +163,7 @@ def test_a_completion_is_a_stream_of_the_engines_own() -> None:
     assert admitted.ignored == ("user",)
     assert needs == {"logprobs"}
     for name, value in {"suffix": "b", "best_of": 3, "id_slot": 1}.items():
-        with pytest.raises(Problem, match=name):
+        with pytest.raises(ApiError, match=name):
             completion_body({"prompt": "a", name: value})
 
 
@@ -174,7 +174,7 @@ def test_a_completion_is_a_stream_of_the_engines_own() -> None:
 def test_vectors_keep_their_values(vector: list[float], dimensions: int, packed: bool) -> None:
     answer = json.dumps({"data": [{"embedding": vector}], "usage": {"prompt_tokens": 1, "total_tokens": 1}}).encode()
     if dimensions > len(vector):
-        with pytest.raises(Problem, match="dimensions"):
+        with pytest.raises(ApiError, match="dimensions"):
             shaped(answer, model="m", dimensions=dimensions, base64_wanted=packed)
         return
     entry = shaped(answer, model="m", dimensions=dimensions, base64_wanted=packed)["data"][0]["embedding"]
@@ -190,12 +190,12 @@ def test_inputs_are_taken_or_refused(given: Any) -> None:
     if isinstance(given, str | list):
         try:
             assert embedding_body({"model": "m", "input": given}).body == {"input": given}
-        except Problem as problem:
+        except ApiError as problem:
             assert problem.field == "input"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"data": []}', b'{"data": [{"embedding": "x"}], "usage": {}}'])
 def test_an_engine_that_answers_no_vectors(content: bytes) -> None:
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(EngineError) as raised:
         shaped(content, model="m", dimensions=None, base64_wanted=False)
     assert raised.value.status == 502

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live_server import Serve, Server
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 WORDS = st.sampled_from(
     [

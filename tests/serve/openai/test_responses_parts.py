@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.openai.responses_bodies import response_asked
 from trilithon.serve.openai.responses_events import ResponseWriter
-from trilithon.serve.problems import Problem
 
 TIMINGS = Timings(cache_n=3, prompt_n=4, prompt_ms=1.0, predicted_n=5, predicted_ms=2.0)
 EVENTS: dict[str, type[BaseModel]] = {
@@ -96,7 +96,7 @@ def test_tokens_agree() -> None:
 def test_what_broke_off_says_so() -> None:
     writer = ResponseWriter(model="m", created=1, settings={})
     writer.feed(Piece(text="half"))
-    *_, last = writer.failed(Problem("it died", status=502))
+    *_, last = writer.failed(ApiError("it died", status=502))
     assert last["type"] == "response.failed"
     assert last["response"]["error"]["message"] == "it died"
     assert last["response"]["output"][0]["status"] == "incomplete"
@@ -160,7 +160,7 @@ def test_a_conversation_with_a_call() -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_named(field: str, value: Any) -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(ApiError) as raised:
         response_asked({"model": "m", "input": "hi", field: value})
     assert raised.value.field.startswith(field)
     assert raised.value.status == 400
@@ -188,7 +188,7 @@ ANYTHING = st.recursive(
 def test_whatever_comes_it_is_taken_or_refused(items: list[dict[str, Any]], more: dict[str, Any]) -> None:
     try:
         asked = response_asked({"input": items, "text": more, "reasoning": more})
-    except Problem as problem:
+    except ApiError as problem:
         assert problem.status == 400
         return
     json.dumps(asked.chat)

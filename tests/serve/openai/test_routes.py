@@ -12,7 +12,7 @@ import pytest
 from live_server import Serve, Server
 from openai import OpenAI
 
-from trilithon.models.synthetic import write_tiny_model
+from trilithon.models.synthetic.tiny import write_tiny_model
 
 USER: Any = [{"role": "user", "content": "hello"}]
 LLAMA = "llama.cpp/cpu"

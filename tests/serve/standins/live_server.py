@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 
 from trilithon.serve.app import ServeOptions, create_app
-from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.serve.service import Service
 
 FAST = "scripted/cpu:prefill=50000,decode=5000"

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from trilithon.serve.door.keys import Keyring
-from trilithon.serve.door.security import SecurityOptions, install
-from trilithon.serve.protocol import PatientProtocol
+from trilithon.serve.access.keys import Keyring
+from trilithon.serve.access.security import SecurityOptions, install
+from trilithon.serve.http.protocol import PatientProtocol
 
 CHAT = "/v1/chat/completions"
 

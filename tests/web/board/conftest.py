@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from trilithon.board.probes import Quantity
-from trilithon.board.sensors import Sensors, readings
+from trilithon.board.sensors.probes import Quantity
+from trilithon.board.sensors.sensors import Sensors, readings
 from trilithon.board.snapshot import Board, read_board
 from trilithon.board.sysfs import Machine
 from trilithon.engines.base import Build, Placement, Settings, Unit
-from trilithon.models.file import read_model_file
-from trilithon.runtime.pool import Loaded
+from trilithon.models.files.model_file import read_model_file
+from trilithon.runtime.pool.pool import Loaded
 from trilithon.web.board.chip import values_of
 
 _BOARDS = Path(__file__).parents[2] / "board" / "conftest.py"

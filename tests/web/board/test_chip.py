@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from trilithon.board.probes import Quantity
+from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
-from trilithon.runtime.pool import Loaded
+from trilithon.runtime.pool.pool import Loaded
 from trilithon.web.board.chip import Chip, read_chip
 
 Plant = Callable[..., Machine]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trilithon.board.snapshot import Board, read_board
 from trilithon.web.board.chip import read_chip
-from trilithon.web.board.history import Chart, Line, charts
+from trilithon.web.board.history import HistoryChart, HistoryLine, charts
 from trilithon.web.board.lines import draw_chart
 from trilithon.web.board.readings import Moment
 from trilithon.web.board.table import rows, table
@@ -47,8 +47,8 @@ def test_many_moments_give_few_points_and_the_newest_is_one() -> None:
 
 
 def test_a_pause_is_no_line() -> None:
-    line = Line("cpu", tuple((float(ago), 0.5) for ago in (200, 199, 20, 19)))
-    svg = draw_chart(Chart("load", "load", (line,), 1.0), ENGLISH, width=400)
+    line = HistoryLine("cpu", tuple((float(ago), 0.5) for ago in (200, 199, 20, 19)))
+    svg = draw_chart(HistoryChart("load", "load", (line,), 1.0), ENGLISH, width=400)
     path = next(each for each in ET.fromstring(svg).iter(f"{SVG}path") if each.get("class") == "lines-0")
     assert path.attrib["d"].count("M") == 2
     assert path.attrib["d"].count("L") == 2

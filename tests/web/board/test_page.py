@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from trilithon.board.probes import Quantity
+from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
 from trilithon.web.board.readings import Moment, Watch, watch_of

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trilithon.board.probes import Quantity
+from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
-from trilithon.runtime.pool import Loaded
-from trilithon.web.board.chip import MEMORY_KINDS, Block, Chip, Core, Memory, Seat, read_chip
+from trilithon.runtime.pool.pool import Loaded
+from trilithon.web.board.chip import MEMORY_KINDS, Block, Chip, Core, Memory, PlacedModel, read_chip
 from trilithon.web.board.picture import NARROW, WIDE, draw
 from trilithon.web.board.style import standalone
 from trilithon.web.board.svg import fitted, text_width
@@ -64,7 +64,7 @@ memories = st.builds(
     celsius=heats,
 )
 seats = st.builds(
-    Seat,
+    PlacedModel,
     unit=st.sampled_from(["cpu", "gpu", "npu"]),
     model=words,
     placement=words,

@@ -9,7 +9,7 @@ from typing import Any
 
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.settings import load_configuration
 from trilithon.web.board.readings import Watch
 

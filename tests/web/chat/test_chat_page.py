@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from trilithon.serve.generation import Piece
-from trilithon.web.chat.answering import Asked
+from trilithon.web.chat.answering import Question
 from trilithon.web.chat.conversations import Conversations
 
 Site = Callable[..., Any]
@@ -159,7 +159,7 @@ def test_what_it_thinks_is_folded(site: Site, browser_page: Pages, tiny: Path) -
     assert thinking.locator("span").count() > 1  # so that a word more does not send all of it again
 
 
-class Paragraphs(Asked):
+class Paragraphs(Question):
     """A hundred, in little steps."""
 
     async def pieces(self) -> AsyncIterator[Piece]:

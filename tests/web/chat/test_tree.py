@@ -12,7 +12,7 @@ from trilithon.errors import TrilithonError, UserError
 from trilithon.web.chat.answering import generation_of
 from trilithon.web.chat.blocks import Blocks
 from trilithon.web.chat.conversations import Conversations
-from trilithon.web.chat.tree import Conversation, Wishes
+from trilithon.web.chat.tree import ChatSettings, Conversation
 
 
 def conversation() -> Conversation:
@@ -173,10 +173,10 @@ def test_a_listing_without_end_is_cut_and_goes_on_as_one() -> None:
 def test_a_question_is_what_the_api_takes() -> None:
     tree = conversation()
     asked = tree.add(0, "user", "what?", images=["data:image/png;base64,AA=="])
-    wishes = Wishes(system="be short", temperature=0.5, max_tokens=7, seed=3, context=512)
+    wishes = ChatSettings(system="be short", temperature=0.5, max_tokens=7, seed=3, context=512)
     found = generation_of("m", wishes, [asked], "llama.cpp/cpu")
     assert (found.model, found.context, found.placement, found.needs) == ("m", 512, "llama.cpp/cpu", {"vision"})
     assert [message["role"] for message in found.body["messages"]] == ["system", "user"]
     assert (found.body["temperature"], found.body["max_tokens"], found.body["seed"]) == (0.5, 7, 3)
     with pytest.raises(TrilithonError):
-        generation_of("m", Wishes(temperature=float("nan")), [asked])
+        generation_of("m", ChatSettings(temperature=float("nan")), [asked])

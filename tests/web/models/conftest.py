@@ -7,9 +7,9 @@ import pytest
 from standin_hub import HubRepository, HubStandIn
 from standin_web import Fault, WebStandIn
 
-from trilithon.models.manifest import Manifest, StoredFile
 from trilithon.models.names import ModelName
-from trilithon.models.store import ModelStore
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
 from trilithon.settings import Configuration
 
 Keep = Callable[..., str]

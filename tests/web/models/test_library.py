@@ -8,18 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.board.snapshot import read_board
-from trilithon.models.manifest import Manifest
 from trilithon.models.names import ModelName
-from trilithon.models.store import ModelStore
-from trilithon.serve.library.shelf import Entry, Shelf
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.model_store import ModelStore
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.settings import Configuration
-from trilithon.web.models.library import ROWS_ON_A_PAGE, Row, page_of, pages_of, read_library, selected
+from trilithon.web.models.library import ROWS_ON_A_PAGE, ModelListRow, page_of, pages_of, read_library, selected
 
 
-def row(name: str, *, created: str = "2026-01-01T00:00:00+00:00", quantization: str = "Q4_K_M") -> Row:
+def row(name: str, *, created: str = "2026-01-01T00:00:00+00:00", quantization: str = "Q4_K_M") -> ModelListRow:
     made = ModelName("registry.ollama.ai", "library", *name.split(":"))
     manifest = Manifest(name=made, files=(), source="the hub", created=created)
-    return Row(entry=Entry(name, manifest, ""), place="store", quantizations=(quantization,), formats=("gguf",))
+    return ModelListRow(
+        entry=CatalogEntry(name, manifest, ""), place="store", quantizations=(quantization,), formats=("gguf",)
+    )
 
 
 def names(rows: object) -> list[str]:
@@ -36,7 +38,7 @@ def test_what_can_be_served_and_what_lacks_a_file(
         kept = next(each for each in store.list() if str(each.name) == whole)
         store.own.root.joinpath("manifests", *kept.name.parts[:2], "odd").mkdir()
         store.own.root.joinpath("manifests", *kept.name.parts[:2], "odd", "x.json").write_text("{")
-    library = read_library(Shelf(configuration, read_board(), paths=[tiny]))
+    library = read_library(Catalog(configuration, read_board(), paths=[tiny]))
     found = {each.name: each for each in library.rows}
     assert sorted(found) == [broken, "tiny:latest", whole]
     assert (found[whole].place, found[whole].missing, found[whole].is_removable) == ("store", (), True)
@@ -49,7 +51,7 @@ def test_what_can_be_served_and_what_lacks_a_file(
 def test_a_layers_model_is_read_only(configuration: Configuration, keep: Callable[..., str], tmp_path: Path) -> None:
     name = keep("small:f16")
     layered = replace(configuration, data=tmp_path / "other", stores=(configuration.data / "models",))
-    (found,) = read_library(Shelf(layered, read_board())).rows
+    (found,) = read_library(Catalog(layered, read_board())).rows
     assert (found.name, found.place, found.is_removable) == (name, "layer", False)
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.snapshot import read_board
-from trilithon.models.pace import Progress
-from trilithon.models.pull import Step
-from trilithon.results.plans import ModelPlan, keep_plan
+from trilithon.models.fetch.pull import PullStep
+from trilithon.models.fetch.transfer_rate import TransferProgress
+from trilithon.results.plans import Plan, keep_plan
 from trilithon.results.speeds import Speeds
-from trilithon.serve.library.pulls import PullState
-from trilithon.serve.library.shelf import Shelf
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.catalog.pulls import PullState
 from trilithon.settings import Configuration
 from trilithon.web.models.acts import possible
 from trilithon.web.models.details import read_details
 from trilithon.web.models.facts import Facts, parameters_text, read_facts
-from trilithon.web.models.library import Row, read_library
-from trilithon.web.models.live import Live, LoadedModel
+from trilithon.web.models.library import ModelListRow, read_library
+from trilithon.web.models.live import Live, ShownModel
 from trilithon.web.models.progress import progress_of
 from trilithon.web.models.row_view import facts_words, marks, speed_words, state_words
 from trilithon.web.texts import texts_for
@@ -27,13 +27,13 @@ FAST = "scripted/cpu:prefill=50000"
 
 
 @pytest.fixture
-def small(configuration: Configuration, keep: Callable[..., str]) -> Row:
+def small(configuration: Configuration, keep: Callable[..., str]) -> ModelListRow:
     keep("small:f16", synthetic=True, parameters={"num_ctx": 512})
-    (row,) = read_library(Shelf(configuration, read_board())).rows
+    (row,) = read_library(Catalog(configuration, read_board())).rows
     return row
 
 
-def loaded(**changes: object) -> LoadedModel:
+def loaded(**changes: object) -> ShownModel:
     values = {
         "key": "m:1",
         "name": "m:1",
@@ -45,16 +45,16 @@ def loaded(**changes: object) -> LoadedModel:
         "waiting": 0,
         "expires_in_seconds": 300.0,
     }
-    return LoadedModel(**(values | changes))  # type: ignore[arg-type]
+    return ShownModel(**(values | changes))  # type: ignore[arg-type]
 
 
-def live(*models: LoadedModel, pinned: tuple[str, ...] = (), trouble: str = "") -> Live:
+def live(*models: ShownModel, pinned: tuple[str, ...] = (), trouble: str = "") -> Live:
     troubles = (("m:1", trouble),) if trouble else ()
     return Live(loaded=models, pinned=frozenset(pinned), troubles=troubles, budget_bytes=8 << 30)
 
 
-def test_the_header_tells_what_it_is(configuration: Configuration, small: Row) -> None:
-    facts = read_facts(small.entry, Shelf(configuration, read_board(), placement=FAST))
+def test_the_header_tells_what_it_is(configuration: Configuration, small: ModelListRow) -> None:
+    facts = read_facts(small.entry, Catalog(configuration, read_board(), placement=FAST))
     assert (facts.placement, facts.context, facts.context_train, facts.can) == (FAST, 512, 2048, ("chat",))
     words = facts_words(small, facts, TEXT)
     assert words.endswith("parameters · F16 · 333.5 KiB · context 512 of 2048")
@@ -63,32 +63,32 @@ def test_the_header_tells_what_it_is(configuration: Configuration, small: Row) -
     assert speed_words(facts, TEXT) == "speed not measured yet"
 
 
-def test_a_plan_is_named_as_what_it_is(configuration: Configuration, small: Row) -> None:
+def test_a_plan_is_named_as_what_it_is(configuration: Configuration, small: ModelListRow) -> None:
     board, digest = read_board(), small.entry.manifest.files[0].digest
-    plan = ModelPlan(sha256=digest, placement=FAST, board=board.identity(), campaign=1, sentence="so it was")
+    plan = Plan(sha256=digest, placement=FAST, board=board.identity(), campaign=1, sentence="so it was")
     keep_plan(configuration.data, plan)
-    facts = read_facts(small.entry, Shelf(configuration, board))
+    facts = read_facts(small.entry, Catalog(configuration, board))
     assert (facts.placement, facts.is_planned) == (FAST, True)
 
 
-def test_what_cannot_run_or_be_read_is_said(configuration: Configuration, small: Row) -> None:
-    facts = read_facts(small.entry, Shelf(configuration, read_board(), placement="scripted@none/cpu"))
+def test_what_cannot_run_or_be_read_is_said(configuration: Configuration, small: ModelListRow) -> None:
+    facts = read_facts(small.entry, Catalog(configuration, read_board(), placement="scripted@none/cpu"))
     assert facts.placement == ""
     assert "scripted" in facts.refusal
     path = configuration.data / "models" / "blobs" / f"sha256-{small.entry.manifest.files[0].digest}"
     content = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(b"X" * len(content))
-    facts = read_facts(small.entry, Shelf(configuration, read_board()))
+    facts = read_facts(small.entry, Catalog(configuration, read_board()))
     assert facts.problem
     assert "\n" not in facts.problem
-    details = read_details(small.entry, Shelf(configuration, read_board()))
+    details = read_details(small.entry, Catalog(configuration, read_board()))
     assert details.problem
     assert details.weights[0].problem
 
 
-def test_details_hold_what_show_says(configuration: Configuration, small: Row) -> None:
-    details = read_details(small.entry, Shelf(configuration, read_board()))
+def test_details_hold_what_show_says(configuration: Configuration, small: ModelListRow) -> None:
+    details = read_details(small.entry, Catalog(configuration, read_board()))
     (weights,) = details.weights
     assert list(weights.memory) == [2048]
     assert any(not verdict.refusal for verdict in weights.verdicts)
@@ -137,7 +137,7 @@ def test_parameters_as_models_are_called(count: int, text: str) -> None:
     assert parameters_text(count) == text
 
 
-def pulling(step: Step, **more: object) -> PullState:
+def pulling(step: PullStep, **more: object) -> PullState:
     return PullState(number=1, name="m", local_name="m:latest", step=step, **more)  # type: ignore[arg-type]
 
 
@@ -145,23 +145,23 @@ def pulling(step: Step, **more: object) -> PullState:
 def test_every_stage_of_a_pull_has_words(language: str) -> None:
     text = texts_for(language)
     for stage in ("looking", "chosen", "waiting", "fetching", "checking", "keeping"):
-        assert "file" in progress_of(pulling(Step(stage, "file")), text).doing  # type: ignore[arg-type]
+        assert "file" in progress_of(pulling(PullStep(stage, "file")), text).doing  # type: ignore[arg-type]
     for outcome in ("done", "failed", "stopped"):
-        assert progress_of(pulling(Step("looking", "m"), outcome=outcome), text).doing
+        assert progress_of(pulling(PullStep("looking", "m"), outcome=outcome), text).doing
 
 
 def test_a_pull_tells_how_far_how_fast_and_how_long() -> None:
-    progress = Progress(1 << 30, 4 << 30, 8 << 20, 340.0)
-    found = progress_of(pulling(Step("fetching", "m.gguf", 1, 2, "", progress)), TEXT)
+    progress = TransferProgress(1 << 30, 4 << 30, 8 << 20, 340.0)
+    found = progress_of(pulling(PullStep("fetching", "m.gguf", 1, 2, "", progress)), TEXT)
     assert found.doing == "Fetching m.gguf (1/2)"
     assert found.amount == "1.0 GiB of 4.0 GiB · 8.0 MiB/s · about 5:40 left"
     assert found.fraction == 0.25
-    unknown = progress_of(pulling(Step("fetching", "m.gguf", 1, 1, "", Progress(5, None))), TEXT)
+    unknown = progress_of(pulling(PullStep("fetching", "m.gguf", 1, 1, "", TransferProgress(5, None))), TEXT)
     assert (unknown.amount, unknown.fraction) == ("5 B", None)
 
 
 def test_a_failed_pull_says_why_and_a_done_one_what_there_is_to_know(tmp_path: Path) -> None:
-    failed = progress_of(pulling(Step("looking", "m"), outcome="failed", problem="no room; free some"), TEXT)
+    failed = progress_of(pulling(PullStep("looking", "m"), outcome="failed", problem="no room; free some"), TEXT)
     assert (failed.doing, failed.amount) == ("Failed", "no room; free some")
-    done = progress_of(pulling(Step("keeping", "m"), outcome="done", notes=("its tokenizer is denied",)), TEXT)
+    done = progress_of(pulling(PullStep("keeping", "m"), outcome="done", notes=("its tokenizer is denied",)), TEXT)
     assert (done.doing, done.amount) == ("m:latest is here", "its tokenizer is denied")

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from trilithon.cli.main import main
 from trilithon.errors import UserError
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.web.results.bench_run import TESTS, BenchState, Wish, arguments, read_progress
 
 QUICK = "scripted/cpu:prefill=50000,decode=5000 scripted/cpu:prefill=50000,decode=2000"

@@ -11,7 +11,7 @@ from stored import fill
 
 from trilithon.errors import StoreError
 from trilithon.results.compare import summarise
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.web.results.listing import read_screen, read_wanted
 from trilithon.web.results.query import PAGE_SIZE, Chosen, Query
 

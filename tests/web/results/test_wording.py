@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.measure.metrics import METRICS
-from trilithon.results.charts import COLOURS
-from trilithon.results.report import DARK
-from trilithon.web.results.listing import Result, Screen
+from trilithon.results.report.charts import COLOURS
+from trilithon.results.report.page import DARK
+from trilithon.web.results.listing import Result, ResultsScreen
 from trilithon.web.results.query import Query
 from trilithon.web.results.tables import figure_tables, options, results_table
 from trilithon.web.results.wording import metric_title, quality_title, sentence, step_text, unit_title
@@ -52,7 +52,7 @@ def test_stored_text_is_never_markup(said):
     result = Result(campaign=1, status="finished", verdict="", figures=(), failed=0, **dict.fromkeys(names, said))
     row = dict.fromkeys(("placement", "question", "median", "interval", "note", "bandwidth"), said)
     row |= {"test": "question", "metric": "words", "unit": "words", "quality": "same", "runs": 1, "failure": None}
-    screen = Screen(query=Query(), results=(result,), total=1)
+    screen = ResultsScreen(query=Query(), results=(result,), total=1)
     for html in (results_table(screen, (), text), figure_tables([row], text), options([said], said, said)):
         assert "<img" not in html and "&lt;img" in html
 

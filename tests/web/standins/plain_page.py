@@ -2,11 +2,11 @@
 
 from nicegui import ui
 
-from trilithon.web.house import House, Visitor
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.texts import Texts
 
 
-async def build(house: House, visitor: Visitor, text: Texts) -> None:
+async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
     assert text.language == visitor.language
     ui.html(f"<h1>{text('frame.chat')}</h1>", sanitize=False)
     ui.label(f"visitor {visitor.key_name or 'without a key'}, models {len(house.service.shelf.models())}")

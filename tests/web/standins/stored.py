@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 
 __all__ = ["campaign", "fill"]
 

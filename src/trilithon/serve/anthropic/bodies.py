@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trilithon.engines.base import Feature
-from trilithon.serve.admission import MOST_MESSAGES, MOST_TOOLS, Rules, admit, wrong
 from trilithon.serve.openai.bodies import LONGEST_NAME, StopWords, chat_body
+from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, Rules, validate, wrong
 
 __all__ = ["CountBody", "MessageAsked", "MessageBody", "message_asked"]
 
@@ -66,7 +66,7 @@ class MessageAsked:
 
 def message_asked(fields: Mapping[str, Any]) -> MessageAsked:
     """Raises Problem, naming the field."""
-    admitted = admit({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
     body, ignored = admitted.body, set(admitted.ignored)
     messages = _system(body.get("system"), ignored)
     for at, message in enumerate(body["messages"]):

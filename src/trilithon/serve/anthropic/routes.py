@@ -8,15 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from trilithon.errors import Refused
+from trilithon.errors import EngineError
 from trilithon.serve.anthropic.bodies import CountBody, MessageBody, message_asked
 from trilithon.serve.anthropic.events import MessageWriter
-from trilithon.serve.dialects import caller_of, error_body, service_of
-from trilithon.serve.document import ERRORS, STREAMED
-from trilithon.serve.passing import event, headers_of, in_turn
-from trilithon.serve.problems import Problem
-from trilithon.serve.replying import EVENTS, Outgoing, Reply
-from trilithon.serve.typed_events import asked_of, events_of, read
+from trilithon.serve.http.dialects import caller_of, error_body, service_of
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.openapi import ERRORS, STREAMED
+from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
+from trilithon.serve.http.typed_events import asked_of, events_of, read
+from trilithon.serve.passthrough import event, headers_of, in_turn
 
 __all__ = ["router"]
 
@@ -50,7 +50,7 @@ def _words(stops: str | list[str] | None) -> list[str]:
     return [stops] if isinstance(stops, str) else stops or []
 
 
-def _broken(problem: Problem) -> bytes:
+def _broken(problem: ApiError) -> bytes:
     return event(error_body("/v1/messages", problem), "error")
 
 
@@ -73,4 +73,4 @@ def _field(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)[name]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"the engine answered no {name}", status=502, cause="bad answer") from error
+        raise EngineError(f"the engine answered no {name}", status=502, cause="bad answer") from error

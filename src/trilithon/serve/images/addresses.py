@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import socket
 
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
 
 __all__ = ["Address", "is_public", "resolve"]
 
@@ -41,7 +41,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Problem(f"the picture's host {host[:100]} is not known; check its address", status=400) from error
+        raise ApiError(f"the picture's host {host[:100]} is not known; check its address", status=400) from error
     # A scope ("%eth0") would make a link-local address look like another one.
     return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
 

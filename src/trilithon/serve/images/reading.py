@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.images.addresses import Address, is_public, resolve
 from trilithon.serve.images.kinds import picture_kind, picture_size
-from trilithon.serve.problems import Problem
 from trilithon.units import format_bytes
 
 if TYPE_CHECKING:  # needed only where fetching is allowed
@@ -154,5 +154,5 @@ def _require_size(size_bytes: int, policy: ImagePolicy) -> None:
         raise _problem(f"the picture is over {format_bytes(policy.most_bytes)}; send a smaller one")
 
 
-def _problem(text: str) -> Problem:
-    return Problem(text, status=400, field="image")
+def _problem(text: str) -> ApiError:
+    return ApiError(text, status=400, field="image")

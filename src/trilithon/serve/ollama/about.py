@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from trilithon.errors import ModelError
-from trilithon.models.file import ModelFile, read_model_file
-from trilithon.models.gguf_header import SkippedArray, Value
-from trilithon.models.gguf_parts import read_header
-from trilithon.models.manifest import Manifest
-from trilithon.models.modelfile import to_modelfile
-from trilithon.models.resolve import place, weights_of
-from trilithon.models.store import ModelStore
-from trilithon.models.template import GO_TEMPLATE
+from trilithon.models.create.modelfile import to_modelfile
+from trilithon.models.files.gguf_header import SkippedArray, Value
+from trilithon.models.files.gguf_parts import read_header
+from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.files.prompt_form import GO_TEMPLATE
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import place, weights_of
 
 __all__ = [
-    "About",
+    "ModelDescription",
     "about",
     "capabilities",
     "details",
@@ -49,7 +49,7 @@ _FOR_EVER = timedelta(seconds=2**63 // 10**9)
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ModelDescription:
     """The weights that stand first, and the values of a GGUF's header, empty for another format."""
 
     file: ModelFile
@@ -61,7 +61,7 @@ class About:
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def about(manifest: Manifest, store: ModelStore) -> About:
+def about(manifest: Manifest, store: ModelStore) -> ModelDescription:
     """Raises ModelError for what cannot be read."""
     weights = weights_of(manifest)
     if not weights:
@@ -75,12 +75,12 @@ def about(manifest: Manifest, store: ModelStore) -> About:
 
 
 @functools.lru_cache(maxsize=_MOST_REMEMBERED)
-def _read(path: Path, *identity: int) -> About:
+def _read(path: Path, *identity: int) -> ModelDescription:
     file = read_model_file(path, None)
-    return About(file, read_header(path).values if file.format == "gguf" else {})
+    return ModelDescription(file, read_header(path).values if file.format == "gguf" else {})
 
 
-def details(manifest: Manifest, known: About | None) -> dict[str, Any]:
+def details(manifest: Manifest, known: ModelDescription | None) -> dict[str, Any]:
     """Every field filled; `known` is None where the header cannot be read, and the manifest has to do."""
     first = next(iter(weights_of(manifest)), None)
     file = known.file if known else None
@@ -108,7 +108,7 @@ def _parameter_size(manifest: Manifest, file: ModelFile | None) -> str:
     return f"{named[1]}{named[2].upper()}" if named else _UNKNOWN
 
 
-def capabilities(known: About) -> list[str]:
+def capabilities(known: ModelDescription) -> list[str]:
     """In Ollama's words. A model that only makes vectors of texts completes nothing."""
     if known.number("pooling_type"):
         return ["embedding"]
@@ -120,7 +120,7 @@ def capabilities(known: About) -> list[str]:
     return [*found, *(["thinking"] if "thinking" in can else [])]
 
 
-def model_info(known: About, *, verbose: bool) -> dict[str, Any]:
+def model_info(known: ModelDescription, *, verbose: bool) -> dict[str, Any]:
     """The header's values; arrays only where asked for, and those that nobody keeps as null."""
     file = known.file
     found = {"general.architecture": file.architecture} | plain_values(known.values, verbose=verbose)
@@ -144,7 +144,7 @@ def _plain(value: Value, *, verbose: bool) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def template_text(manifest: Manifest, known: About, store: ModelStore) -> str:
+def template_text(manifest: Manifest, known: ModelDescription, store: ModelStore) -> str:
     """The one that is obeyed; where nobody here has one, Ollama's own in Go's language."""
     if manifest.template:
         return manifest.template

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
 
 __all__ = ["LineWriter", "Wrapped", "broken", "chat_wrapped", "durations", "generate_wrapped", "line", "timestamp"]
 
@@ -35,7 +35,7 @@ def line(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def broken(problem: Problem) -> bytes:
+def broken(problem: ApiError) -> bytes:
     """For a stream that has begun."""
     return line({"error": str(problem)})
 
@@ -70,7 +70,7 @@ def durations(timings: Timings | None, *, total_ns: int, load_seconds: float) ->
 
 
 @dataclass(slots=True)
-class _Call:
+class _PendingCall:
     id: str = ""
     name: str = ""
     arguments: str = ""
@@ -84,7 +84,7 @@ class LineWriter:
     model: str
     wrapped: Wrapped
     top_logprobs: int | None = None
-    _calls: dict[int, _Call] = field(default_factory=dict)
+    _calls: dict[int, _PendingCall] = field(default_factory=dict)
     _told: int = 0
 
     def piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ class LineWriter:
             number = int(delta.get("index") or 0)
             if number not in self._calls and self._calls:
                 yield from self._whole_calls()
-            call, function = self._calls.setdefault(number, _Call()), delta.get("function") or {}
+            call, function = self._calls.setdefault(number, _PendingCall()), delta.get("function") or {}
             call.id = delta.get("id") or call.id
             call.name = function.get("name") or call.name
             call.arguments += function.get("arguments") or ""

@@ -8,19 +8,19 @@ from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from trilithon.serve.admission import MOST_MESSAGES, MOST_PROMPT_CHARACTERS, MOST_TOOLS
+from trilithon.serve.validation import MOST_MESSAGES, MOST_PROMPT_CHARACTERS, MOST_TOOLS
 
 __all__ = [
     "ERRORS",
-    "ChatBody",
     "CopyBody",
     "CreateBody",
     "EmbedBody",
     "EmbeddingsBody",
     "ErrorBody",
     "GenerateBody",
-    "Message",
     "NamedBody",
+    "OllamaChatBody",
+    "OllamaMessage",
     "PullBody",
     "ShowBody",
 ]
@@ -60,7 +60,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-class _Body(BaseModel):
+class _OllamaBody(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, populate_by_name=True)
 
     @property
@@ -69,27 +69,27 @@ class _Body(BaseModel):
         return tuple(name for name, value in (self.model_extra or {}).items() if value is not None)
 
 
-class ToolCallFunction(_Body):
+class ToolCallFunction(_OllamaBody):
     name: Name
     arguments: dict[str, Any] = {}
 
 
-class ToolCall(_Body):
+class OllamaToolCall(_OllamaBody):
     id: Name | None = None
     function: ToolCallFunction
 
 
-class Message(_Body):
+class OllamaMessage(_OllamaBody):
     role: Annotated[str, Field(max_length=32)]
     content: Text | None = None
     thinking: Text | None = None
     images: Images | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
+    tool_calls: Annotated[list[OllamaToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_name: Name | None = None
     tool_call_id: Name | None = None
 
 
-class _Asking(_Body):
+class _OllamaRequestBody(_OllamaBody):
     """What generate and chat have in common."""
 
     model: Name = ""
@@ -104,7 +104,7 @@ class _Asking(_Body):
     top_logprobs: Annotated[int, Field(ge=0, le=_MOST_TOP_LOGPROBS)] | None = None
 
 
-class GenerateBody(_Asking):
+class GenerateBody(_OllamaRequestBody):
     prompt: Text | None = None
     suffix: Text | None = None
     system: Text | None = None
@@ -114,12 +114,12 @@ class GenerateBody(_Asking):
     images: Images | None = None
 
 
-class ChatBody(_Asking):
-    messages: Annotated[list[Message], Field(max_length=MOST_MESSAGES)] | None = None
+class OllamaChatBody(_OllamaRequestBody):
+    messages: Annotated[list[OllamaMessage], Field(max_length=MOST_MESSAGES)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
 
 
-class EmbedBody(_Body):
+class EmbedBody(_OllamaBody):
     model: Name = ""
     input: Text | Annotated[list[Text], Field(max_length=_MOST_INPUTS)] | None = None
     truncate: bool | None = None
@@ -128,7 +128,7 @@ class EmbedBody(_Body):
     options: dict[str, Any] | None = None
 
 
-class EmbeddingsBody(_Body):
+class EmbeddingsBody(_OllamaBody):
     """The older form, for one text."""
 
     model: Name = ""
@@ -137,7 +137,7 @@ class EmbeddingsBody(_Body):
     options: dict[str, Any] | None = None
 
 
-class NamedBody(_Body):
+class NamedBody(_OllamaBody):
     """Older clients write `name`."""
 
     model: Annotated[Name, Field(validation_alias=AliasChoices("model", "name"))] = ""
@@ -152,7 +152,7 @@ class PullBody(NamedBody):
     stream: bool | None = None
 
 
-class CopyBody(_Body):
+class CopyBody(_OllamaBody):
     source: Name = ""
     destination: Name = ""
 
@@ -168,7 +168,7 @@ class CreateBody(NamedBody):
     license: Text | list[Text] | None = None
     system: Text | None = None
     parameters: dict[str, Any] | None = None
-    messages: Annotated[list[Message], Field(max_length=MOST_MESSAGES)] | None = None
+    messages: Annotated[list[OllamaMessage], Field(max_length=MOST_MESSAGES)] | None = None
     quantize: Annotated[str, Field(max_length=32)] | None = None
     quantization: Annotated[str, Field(max_length=32)] | None = None
     draft_files: Named | None = None

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trilithon.engines.base import Feature, ModelFile
-from trilithon.models.manifest import Manifest
-from trilithon.serve.admission import require_schema, wrong
+from trilithon.models.store.manifest import Manifest
 from trilithon.serve.generation import Generation
-from trilithon.serve.ollama.bodies import ChatBody, EmbedBody, GenerateBody
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.ollama.bodies import EmbedBody, GenerateBody, OllamaChatBody
 from trilithon.serve.ollama.messages import conversation, has_pictures, question, tools_of
-from trilithon.serve.ollama.options import Sampling, keep_alive_seconds, sampling_of
+from trilithon.serve.ollama.options import SamplingOptions, keep_alive_seconds, sampling_of
 from trilithon.serve.ollama.prompt import render_prompt
-from trilithon.serve.problems import Problem
+from trilithon.serve.validation import require_schema, wrong
 
-__all__ = ["Asked", "Known", "chat_asked", "embed_asked", "generate_asked", "not_found"]
+__all__ = ["KnownModel", "OllamaRequest", "chat_asked", "embed_asked", "generate_asked", "not_found"]
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETION: Final = "/completion"
@@ -24,7 +24,7 @@ _WORDS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownModel:
     """The model that was asked: what its manifest says, and the file that would run."""
 
     manifest: Manifest
@@ -32,7 +32,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class OllamaRequest:
     """`ignored` are fields that the client set and that mean nothing here; `top_logprobs` is how many alternatives it
     wants with each token, None for no log-probabilities."""
 
@@ -41,7 +41,7 @@ class Asked:
     top_logprobs: int | None = None
 
 
-def chat_asked(body: ChatBody, known: Known) -> Asked:
+def chat_asked(body: OllamaChatBody, known: KnownModel) -> OllamaRequest:
     """Raises Problem for what does not fit, and for what the model cannot do."""
     sampling = sampling_of(body.options, known.manifest.parameters)
     messages = conversation(body.messages or (), known.manifest.system, known.manifest.messages)
@@ -53,7 +53,7 @@ def chat_asked(body: ChatBody, known: Known) -> Asked:
     return _asked(body, _CHAT, fields, sampling)
 
 
-def generate_asked(body: GenerateBody, known: Known) -> Asked:
+def generate_asked(body: GenerateBody, known: KnownModel) -> OllamaRequest:
     """Raises Problem for what does not fit, and for what the model cannot do."""
     if body.raw and (body.template or body.system or body.context):
         raise wrong("raw", "raw mode does not support template, system, or context")
@@ -75,7 +75,7 @@ def generate_asked(body: GenerateBody, known: Known) -> Asked:
     return _asked(body, _COMPLETION, {"prompt": prompt}, sampling)
 
 
-def embed_asked(body: EmbedBody, inputs: list[Any]) -> Asked:
+def embed_asked(body: EmbedBody, inputs: list[Any]) -> OllamaRequest:
     """`inputs` are texts, or tokens of one each."""
     sampling = sampling_of(body.options, {})
     generation = Generation(
@@ -87,10 +87,12 @@ def embed_asked(body: EmbedBody, inputs: list[Any]) -> Asked:
         context=sampling.context,
     )
     chosen = tuple(f"options.{name}" for name in body.options or {} if name != "num_ctx")
-    return Asked(generation=generation, ignored=(*body.unknown, *chosen))
+    return OllamaRequest(generation=generation, ignored=(*body.unknown, *chosen))
 
 
-def _asked(body: ChatBody | GenerateBody, path: str, fields: Mapping[str, Any], sampling: Sampling) -> Asked:
+def _asked(
+    body: OllamaChatBody | GenerateBody, path: str, fields: Mapping[str, Any], sampling: SamplingOptions
+) -> OllamaRequest:
     chats = path == _CHAT
     limit = {"max_tokens" if chats else "n_predict": sampling.most_tokens} if sampling.most_tokens >= 0 else {}
     form = _form(body.format)
@@ -111,20 +113,20 @@ def _asked(body: ChatBody | GenerateBody, path: str, fields: Mapping[str, Any], 
         context=sampling.context,
     )
     ignored = (*body.unknown, *sampling.ignored, *_meaningless(body))
-    return Asked(generation=generation, ignored=ignored, top_logprobs=top)
+    return OllamaRequest(generation=generation, ignored=ignored, top_logprobs=top)
 
 
-def _meaningless(body: ChatBody | GenerateBody) -> list[str]:
+def _meaningless(body: OllamaChatBody | GenerateBody) -> list[str]:
     """A prompt that is too long is always told, and never cut or shifted."""
     names = [name for name in ("truncate", "shift") if getattr(body, name)]
     if isinstance(body, GenerateBody) and body.context:
         names.append("context")  # deprecated: /api/chat took its place
-    if isinstance(body, ChatBody):
+    if isinstance(body, OllamaChatBody):
         names += {f"messages.{name}": None for message in body.messages or () for name in message.unknown}
     return names
 
 
-def _thinking(body: ChatBody | GenerateBody, known: Known) -> dict[str, Any]:
+def _thinking(body: OllamaChatBody | GenerateBody, known: KnownModel) -> dict[str, Any]:
     """Models that can think do so unless told otherwise, by their template's own word."""
     wanted = known.manifest.parameters.get("think") if body.think is None else body.think
     if isinstance(wanted, str) and wanted not in _EFFORTS:
@@ -157,7 +159,7 @@ def _form(form: str | Mapping[str, Any] | None) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(form)}}}
 
 
-def _top_logprobs(body: ChatBody | GenerateBody) -> int | None:
+def _top_logprobs(body: OllamaChatBody | GenerateBody) -> int | None:
     if not body.logprobs:
         if body.top_logprobs:
             raise wrong("top_logprobs", "top_logprobs needs logprobs; send logprobs: true too")
@@ -171,6 +173,6 @@ def _probabilities(top: int | None, *, chats: bool) -> dict[str, Any]:
     return {"logprobs": True, "top_logprobs": max(top, 1)} if chats else {"n_probs": max(top, 1)}
 
 
-def not_found(name: str) -> Problem:
+def not_found(name: str) -> ApiError:
     """In Ollama's words, which its clients look for."""
-    return Problem(f"model '{name[:200]}' not found", status=404, kind="not_found_error", field="model")
+    return ApiError(f"model '{name[:200]}' not found", status=404, kind="not_found_error", field="model")

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.file_names import quantization_of
-from trilithon.models.gguf import read_gguf
-from trilithon.models.gguf_header import HeaderReader
-from trilithon.models.manifest import FileFormat, Message, Role, StoredFile, safe_file_name
-from trilithon.models.modelfile import Modelfile
-from trilithon.models.parameters import PASSED_OVER, Parameter, check_parameter
-from trilithon.models.store import ModelStore
-from trilithon.serve.admission import require_sound, wrong
+from trilithon.models.create.modelfile import Modelfile
+from trilithon.models.files.file_names import quantization_of
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.gguf_header import HeaderReader
+from trilithon.models.store.manifest import FileFormat, PresetMessage, Role, StoredFile, safe_file_name
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.parameters import PASSED_OVER, Parameter, check_parameter
 from trilithon.serve.ollama.bodies import CreateBody
+from trilithon.serve.validation import require_sound, wrong
 
 __all__ = ["modelfile_of", "uploaded_files"]
 
@@ -33,7 +33,7 @@ def modelfile_of(body: CreateBody) -> Modelfile:
     for at, each in enumerate(body.messages or ()):
         if each.role not in _ROLES:
             raise wrong(f"messages.{at}.role", f"messages.{at}.role {each.role!r} is none of {', '.join(_ROLES)}")
-        messages.append(Message(each.role, each.content or ""))
+        messages.append(PresetMessage(each.role, each.content or ""))
     return Modelfile(
         sources=(body.base or _UPLOADED,),
         parameters=_parameters(body.parameters or {}),

@@ -15,23 +15,23 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from trilithon.errors import Interrupted, ModelError
-from trilithon.models.create import create as make
-from trilithon.models.manifest import Manifest
+from trilithon.models.create.from_modelfile import create as make
+from trilithon.models.fetch.pull import PullStep
 from trilithon.models.names import ModelName, Repository
-from trilithon.models.pull import Step
-from trilithon.models.resolve import model_name
-from trilithon.models.store import ModelStore
-from trilithon.serve.admission import wrong
-from trilithon.serve.dialects import service_of
-from trilithon.serve.library.pulls import local_name, pullable
-from trilithon.serve.library.shelf import Shelf
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import model_name
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.catalog.pulls import local_name, pullable
+from trilithon.serve.http.dialects import service_of
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.ollama.bodies import ERRORS, CreateBody, NamedBody, PullBody
 from trilithon.serve.ollama.convert import not_found
 from trilithon.serve.ollama.create import modelfile_of, uploaded_files
+from trilithon.serve.ollama.progress_stream import NDJSON, ProgressStream, Tell, Work, working
 from trilithon.serve.ollama.quantizing import quantized_for
-from trilithon.serve.ollama.work import NDJSON, Client, Tell, Work, working
-from trilithon.serve.problems import Problem
 from trilithon.serve.service import Service
+from trilithon.serve.validation import wrong
 
 __all__ = ["router"]
 
@@ -57,7 +57,7 @@ async def pull_model(request: Request, body: PullBody) -> Response:
 
 @router.post("/api/push", response_class=JSONResponse, responses=ERRORS)
 async def push_model(body: NamedBody) -> Response:
-    raise Problem(
+    raise ApiError(
         f"models are not pushed from here; push {body.model[:80]!r} with the program that it came from", status=501
     )
 
@@ -67,7 +67,7 @@ async def create_model(request: Request, body: CreateBody) -> Response:
     """From a model that is here, or from uploaded blobs."""
     if body.draft_files:
         words = "a draft model is not used here; leave draft_files out"
-        raise Problem(words, status=501, field="draft_files")
+        raise ApiError(words, status=501, field="draft_files")
     try:
         name = model_name(body.model)
     except ModelError as error:
@@ -136,7 +136,7 @@ def _announced(request: Request) -> int | None:
 
 
 def _not_twice() -> None:
-    raise Problem(
+    raise ApiError(
         "the same file is being sent by another client; wait until it is there", status=503, retry_after_seconds=5.0
     )
 
@@ -153,22 +153,22 @@ def _sum(digest: str) -> str:
 
 
 def _pulling(service: Service, reference: ModelName | Repository, *, insecure: bool) -> Work:
-    def work(client: Client) -> None:
-        pulled = service.pulls.run(reference, _Telling(client.tell), insecure=insecure)
+    def work(client: ProgressStream) -> None:
+        pulled = service.pulls.run(reference, _CreateReport(client.tell), insecure=insecure)
         for note in pulled.notes:
             client.tell({"status": f"note: {note}"})
 
     return work
 
 
-class _Telling:
+class _CreateReport:
     """A pull's steps in Ollama's words."""
 
     def __init__(self, tell: Tell):
         self._tell = tell
         self._told = ""
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: PullStep) -> None:
         """Nothing is said while it looks, so that an unknown model can still be a 404."""
         if step.stage == "looking":
             return
@@ -198,11 +198,11 @@ class _Telling:
 # Creating
 
 
-def _creating(shelf: Shelf, body: CreateBody) -> Work:
+def _creating(shelf: Catalog, body: CreateBody) -> Work:
     """What takes long comes first: once it is done, whoever leaves has the model all the same."""
     kind = body.quantize or body.quantization
 
-    def work(client: Client) -> None:
+    def work(client: ProgressStream) -> None:
         name, said = model_name(body.model), modelfile_of(body)
         with ModelStore.open(shelf.configuration) as store:
             base = _base(shelf, body, store)
@@ -232,7 +232,7 @@ def _unless_gone(tell: Tell) -> Tell:
     return told
 
 
-def _base(shelf: Shelf, body: CreateBody, store: ModelStore) -> Manifest:
+def _base(shelf: Catalog, body: CreateBody, store: ModelStore) -> Manifest:
     """What FROM would bring: the model that is named, or the uploaded files, with the adapters."""
     adapters = uploaded_files(body.adapters or {}, store, adapters=True)
     if not body.base:

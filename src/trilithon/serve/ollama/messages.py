@@ -9,11 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from trilithon.models.manifest import Message as KeptMessage
-from trilithon.serve.admission import require_few, require_sound, wrong
+from trilithon.models.store.manifest import PresetMessage
 from trilithon.serve.images.kinds import picture_kind
 from trilithon.serve.images.reading import ImagePolicy, decode_image
-from trilithon.serve.ollama.bodies import Message, ToolCall
+from trilithon.serve.ollama.bodies import OllamaMessage, OllamaToolCall
+from trilithon.serve.validation import require_few, require_sound, wrong
 
 __all__ = ["conversation", "has_pictures", "question", "tools_of"]
 
@@ -21,7 +21,9 @@ _MOST_PICTURES = 64
 _POLICY = ImagePolicy()
 
 
-def conversation(messages: Sequence[Message], system: str, before: Sequence[KeptMessage]) -> list[dict[str, Any]]:
+def conversation(
+    messages: Sequence[OllamaMessage], system: str, before: Sequence[PresetMessage]
+) -> list[dict[str, Any]]:
     """`system` and the messages `before` are the model's own; the client's system message goes before the model's.
     Raises Problem for what is no picture, and for a role that there is not."""
     require_few([image for message in messages for image in message.images or ()], _MOST_PICTURES, "images")
@@ -34,9 +36,9 @@ def conversation(messages: Sequence[Message], system: str, before: Sequence[Kept
     return found
 
 
-def question(prompt: str, images: Sequence[str], system: str, before: Sequence[KeptMessage]) -> list[dict[str, Any]]:
+def question(prompt: str, images: Sequence[str], system: str, before: Sequence[PresetMessage]) -> list[dict[str, Any]]:
     """The conversation that a prompt stands for."""
-    asked = Message(role="user", content=prompt, images=list(images) or None)
+    asked = OllamaMessage(role="user", content=prompt, images=list(images) or None)
     return conversation([asked], system, before)
 
 
@@ -61,7 +63,7 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _begins_with_system(messages: Sequence[Message]) -> bool:
+def _begins_with_system(messages: Sequence[OllamaMessage]) -> bool:
     return bool(messages) and messages[0].role == "system"
 
 
@@ -72,14 +74,14 @@ class _Calls:
         self._open: list[tuple[str, str]] = []
         self._count = 0
 
-    def add(self, call: ToolCall) -> str:
+    def add(self, call: OllamaToolCall) -> str:
         """Its id."""
         own = call.id or f"call_{self._count}"
         self._count += 1
         self._open.append((own, call.function.name))
         return own
 
-    def answered(self, message: Message) -> tuple[str, str]:
+    def answered(self, message: OllamaMessage) -> tuple[str, str]:
         """Id and name of the call that a message answers: as it says, else the first open one of its tool."""
         named = [each for each in self._open if message.tool_name in (None, "", each[1])]
         if message.tool_call_id:
@@ -90,7 +92,7 @@ class _Calls:
         return named[0]
 
 
-def _turn(message: Message, calls: _Calls, where: str) -> dict[str, Any]:
+def _turn(message: OllamaMessage, calls: _Calls, where: str) -> dict[str, Any]:
     if message.role not in ("system", "user", "assistant", "tool", "developer"):
         raise wrong(f"{where}.role", f"{where}.role {message.role!r} is none; write system, user, assistant or tool")
     turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
@@ -108,7 +110,7 @@ def _turn(message: Message, calls: _Calls, where: str) -> dict[str, Any]:
     return turn
 
 
-def _call(call: ToolCall, calls: _Calls) -> dict[str, Any]:
+def _call(call: OllamaToolCall, calls: _Calls) -> dict[str, Any]:
     require_sound(call.function.arguments)
     arguments = json.dumps(call.function.arguments, ensure_ascii=False)
     function = {"name": call.function.name, "arguments": arguments}

@@ -10,17 +10,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from trilithon.errors import ModelError
-from trilithon.models.gguf import read_gguf
-from trilithon.models.gguf_header import HeaderReader
-from trilithon.models.resolve import model_name
-from trilithon.models.store import ModelStore
-from trilithon.runtime.pool import Loaded
-from trilithon.serve.admission import wrong
-from trilithon.serve.dialects import service_of
-from trilithon.serve.library.shelf import Entry
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.gguf_header import HeaderReader
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import model_name
+from trilithon.runtime.pool.pool import Loaded
+from trilithon.serve.catalog.catalog import CatalogEntry
+from trilithon.serve.http.dialects import service_of
 from trilithon.serve.ollama import library
 from trilithon.serve.ollama.about import (
-    About,
+    ModelDescription,
     about,
     capabilities,
     details,
@@ -35,8 +34,9 @@ from trilithon.serve.ollama.about import (
 )
 from trilithon.serve.ollama.bodies import ERRORS, CopyBody, NamedBody, ShowBody
 from trilithon.serve.ollama.convert import not_found
-from trilithon.serve.removing import remove
+from trilithon.serve.removal import remove
 from trilithon.serve.service import Service
+from trilithon.serve.validation import wrong
 
 __all__ = ["router"]
 
@@ -99,7 +99,7 @@ async def _with_store(service: Service, work: Callable[[ModelStore], T]) -> T:
     return await asyncio.to_thread(opened)
 
 
-async def _entry(service: Service, name: str) -> Entry:
+async def _entry(service: Service, name: str) -> CatalogEntry:
     """Raises Problem, in Ollama's words, where there is none of that name."""
     if not name:
         raise wrong("model", "model is required")
@@ -116,7 +116,7 @@ def _require_name(name: str, field: str) -> None:
         raise wrong(field, f"{field} {name[:80]!r} is invalid") from error
 
 
-def _about(entry: Entry, store: ModelStore) -> About | None:
+def _about(entry: CatalogEntry, store: ModelStore) -> ModelDescription | None:
     """None where the file cannot be read: a list of models must not end at one that is broken."""
     try:
         return about(entry.manifest, store)
@@ -124,7 +124,7 @@ def _about(entry: Entry, store: ModelStore) -> About | None:
         return None
 
 
-def _row(entry: Entry, store: ModelStore) -> dict[str, Any]:
+def _row(entry: CatalogEntry, store: ModelStore) -> dict[str, Any]:
     known = _about(entry, store)
     return {
         "name": entry.name,
@@ -137,13 +137,13 @@ def _row(entry: Entry, store: ModelStore) -> dict[str, Any]:
     }
 
 
-def _rows(entries: tuple[Entry, ...], store: ModelStore) -> list[dict[str, Any]]:
+def _rows(entries: tuple[CatalogEntry, ...], store: ModelStore) -> list[dict[str, Any]]:
     """The newest first, as Ollama lists them."""
     rows = [_row(entry, store) for entry in entries]
     return sorted(rows, key=lambda row: datetime.fromisoformat(row["modified_at"]), reverse=True)
 
 
-def _running(loaded: tuple[Loaded, ...], entries: tuple[Entry, ...], store: ModelStore) -> list[dict[str, Any]]:
+def _running(loaded: tuple[Loaded, ...], entries: tuple[CatalogEntry, ...], store: ModelStore) -> list[dict[str, Any]]:
     """A model that was removed while it is loaded is not named any more."""
     now = datetime.now(UTC)
     by_name = {entry.name: entry for entry in entries}
@@ -155,7 +155,7 @@ def _running(loaded: tuple[Loaded, ...], entries: tuple[Entry, ...], store: Mode
     return found
 
 
-def _running_row(loaded: Loaded, entry: Entry, store: ModelStore, now: datetime) -> dict[str, Any]:
+def _running_row(loaded: Loaded, entry: CatalogEntry, store: ModelStore, now: datetime) -> dict[str, Any]:
     row, placement = _row(entry, store), loaded.placement
     prefill = placement.prefill or placement
     return {name: row[name] for name in ("name", "model", "digest", "details")} | {
@@ -175,7 +175,7 @@ def _running_row(loaded: Loaded, entry: Entry, store: ModelStore, now: datetime)
     }
 
 
-def _shown(entry: Entry, store: ModelStore, *, verbose: bool) -> dict[str, Any]:
+def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str, Any]:
     manifest, known = entry.manifest, about(entry.manifest, store)
     found: dict[str, Any] = {
         "license": license_text(manifest, store),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trilithon.errors import ModelError
-from trilithon.models.parameters import check_parameter
-from trilithon.serve.admission import require_sound, wrong
+from trilithon.models.store.parameters import check_parameter
+from trilithon.serve.validation import require_sound, wrong
 
-__all__ = ["Sampling", "keep_alive_seconds", "sampling_of"]
+__all__ = ["SamplingOptions", "keep_alive_seconds", "sampling_of"]
 
 # time.ParseDuration of Go.
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
@@ -44,7 +44,7 @@ _MOST_STOP_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class SamplingOptions:
     """`body` in llama-server's words, without the limit of tokens (`most_tokens`, -1 for none). `context` is how many
     tokens were asked for; `ignored` are the options that the client set and that mean nothing here."""
 
@@ -78,7 +78,7 @@ def _duration(text: str) -> float:
     return sign * sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(given))
 
 
-def sampling_of(given: Mapping[str, Any] | None, model: Mapping[str, Any]) -> Sampling:
+def sampling_of(given: Mapping[str, Any] | None, model: Mapping[str, Any]) -> SamplingOptions:
     """`given` are the client's options, `model` what its Modelfile says, which the client's go before. Raises Problem
     for a value that does not fit."""
     asked = {name: value for name, value in (given or {}).items() if value is not None}
@@ -93,7 +93,7 @@ def sampling_of(given: Mapping[str, Any] | None, model: Mapping[str, Any]) -> Sa
         if len(stop) > _MOST_STOP_WORDS:
             raise wrong("options.stop", f"stop has {len(stop)} words; send {_MOST_STOP_WORDS} at most")
         body["stop"] = stop
-    return Sampling(
+    return SamplingOptions(
         body=body,
         most_tokens=max(options.get("num_predict", -1), -1),
         context=options.get("num_ctx"),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from trilithon.serve.admission import wrong
+from trilithon.serve.validation import wrong
 
 __all__ = ["render_prompt"]
 

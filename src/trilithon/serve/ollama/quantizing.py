@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from trilithon.engines.quantize import find_quantizer
-from trilithon.engines.quantized import Quantizing, plan_quantized, quantized
+from trilithon.engines.llamacpp.quantize import find_quantizer
+from trilithon.engines.llamacpp.quantized import Quantizing, plan_quantized, quantized
 from trilithon.errors import ModelError, NoRoom, UserError
-from trilithon.models.manifest import Manifest
-from trilithon.models.store import ModelStore
-from trilithon.serve.admission import wrong
-from trilithon.serve.ollama.work import Client
-from trilithon.serve.problems import Problem
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.model_store import ModelStore
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.ollama.progress_stream import ProgressStream
+from trilithon.serve.validation import wrong
 from trilithon.settings import Configuration
 
 __all__ = ["quantized_for"]
@@ -25,13 +25,13 @@ _TURN = threading.Lock()
 
 
 def quantized_for(
-    client: Client, manifest: Manifest, kind: str, store: ModelStore, configuration: Configuration
+    client: ProgressStream, manifest: Manifest, kind: str, store: ModelStore, configuration: Configuration
 ) -> Manifest:
     """The manifest with other weights, which are in the store. Raises Problem, before the client is told anything, for
     what cannot be done here, and Interrupted when the client leaves before the weights are in the store."""
     plan = _plan(manifest, kind, store, configuration)
     with _turn():
-        telling = _Telling(client, plan)
+        telling = _QuantiseReport(client, plan)
         return quantized(plan, store, configuration, telling.step, telling.keeping, waiting=client.require, gently=True)
 
 
@@ -45,7 +45,7 @@ def _plan(manifest: Manifest, kind: str, store: ModelStore, configuration: Confi
     try:
         find_quantizer(configuration)
     except UserError as error:
-        raise Problem(str(error), status=501, field="quantize") from error
+        raise ApiError(str(error), status=501, field="quantize") from error
     return plan
 
 
@@ -54,7 +54,7 @@ def _turn() -> Iterator[None]:
     """Each takes every core for minutes. Whoever waited for that would hold one of the few threads in which models are
     fetched: so they are told to come again."""
     if not _TURN.acquire(blocking=False):
-        raise Problem(
+        raise ApiError(
             "another model is being quantised; wait until it is done",
             status=503,
             kind="overloaded_error",
@@ -66,8 +66,8 @@ def _turn() -> Iterator[None]:
         _TURN.release()
 
 
-class _Telling:
-    def __init__(self, client: Client, plan: Quantizing):
+class _QuantiseReport:
+    def __init__(self, client: ProgressStream, plan: Quantizing):
         self._client = client
         self._status = f"quantizing {plan.weights.quantization} model to {plan.kind}"
         self._size_bytes = plan.weights.size_bytes

@@ -13,11 +13,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from trilithon import __version__
-from trilithon.errors import ModelError, Refused
-from trilithon.runtime.faults import json_object, understood
-from trilithon.serve.admission import ignoring_header, wrong
-from trilithon.serve.dialects import caller_of, service_of
+from trilithon.errors import EngineError, ModelError
+from trilithon.runtime.engine_errors import json_object, understood
 from trilithon.serve.generation import Generation, Piece
+from trilithon.serve.http.dialects import caller_of, service_of
+from trilithon.serve.http.streaming import Opening, Outgoing, Reply
 from trilithon.serve.ollama.answers import (
     LineWriter,
     broken,
@@ -26,13 +26,13 @@ from trilithon.serve.ollama.answers import (
     generate_wrapped,
     line,
 )
-from trilithon.serve.ollama.bodies import ERRORS, ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
-from trilithon.serve.ollama.convert import Asked, Known, chat_asked, embed_asked, generate_asked, not_found
+from trilithon.serve.ollama.bodies import ERRORS, EmbedBody, EmbeddingsBody, GenerateBody, OllamaChatBody
+from trilithon.serve.ollama.convert import KnownModel, OllamaRequest, chat_asked, embed_asked, generate_asked, not_found
 from trilithon.serve.ollama.options import keep_alive_seconds, sampling_of
-from trilithon.serve.ollama.work import NDJSON
-from trilithon.serve.passing import headers_of, timings_of
-from trilithon.serve.replying import Opening, Outgoing, Reply
+from trilithon.serve.ollama.progress_stream import NDJSON
+from trilithon.serve.passthrough import headers_of, timings_of
 from trilithon.serve.service import Answer, Service
+from trilithon.serve.validation import ignoring_header, wrong
 
 __all__ = ["known_model", "router"]
 
@@ -77,7 +77,7 @@ async def generate(request: Request, body: GenerateBody) -> Response:
 
 
 @router.post("/api/chat", response_class=Response, responses=_ANSWERS)
-async def chat(request: Request, body: ChatBody) -> Response:
+async def chat(request: Request, body: OllamaChatBody) -> Response:
     known = await known_model(request, body.model)
     if not body.messages:
         return _loading(request, body, known, LineWriter(body.model, chat_wrapped))
@@ -100,7 +100,7 @@ async def embeddings(request: Request, body: EmbeddingsBody) -> Response:
     return _embedding(request, EmbedBody.model_validate({"input": body.prompt or ""} | fields), one=True)
 
 
-async def known_model(request: Request, name: str) -> Known:
+async def known_model(request: Request, name: str) -> KnownModel:
     """Raises Problem, in Ollama's words, where there is none of that name."""
     service = service_of(request)
     if not name:
@@ -111,14 +111,14 @@ async def known_model(request: Request, name: str) -> Known:
         raise not_found(name) from error
     for loaded in service.pool.loaded():
         if loaded.key == entry.name:  # its header was read then
-            return Known(manifest=entry.manifest, file=loaded.placement.file)
-    return Known(manifest=entry.manifest, file=await asyncio.to_thread(service.shelf.file, entry))
+            return KnownModel(manifest=entry.manifest, file=loaded.placement.file)
+    return KnownModel(manifest=entry.manifest, file=await asyncio.to_thread(service.shelf.file, entry))
 
 
 # Generating
 
 
-def _answering(request: Request, asked: Asked, writer: LineWriter, *, stream: bool) -> Reply:
+def _answering(request: Request, asked: OllamaRequest, writer: LineWriter, *, stream: bool) -> Reply:
     service, caller = service_of(request), caller_of(request)
 
     @contextlib.asynccontextmanager
@@ -154,7 +154,7 @@ def _infilling(generation: Generation) -> Iterator[None]:
     """An engine without that endpoint, or a model without the tokens for it, cannot fill in."""
     try:
         yield
-    except Refused as error:
+    except EngineError as error:
         if generation.path == "/infill" and error.status in _NO_SUCH_PATH:
             raise wrong("suffix", f'"{generation.model}" does not support insert') from error
         raise
@@ -163,7 +163,7 @@ def _infilling(generation: Generation) -> Iterator[None]:
 # Loading and unloading
 
 
-def _loading(request: Request, body: GenerateBody | ChatBody, known: Known, writer: LineWriter) -> Reply:
+def _loading(request: Request, body: GenerateBody | OllamaChatBody, known: KnownModel, writer: LineWriter) -> Reply:
     """What an empty prompt is for. `keep_alive` 0 unloads."""
     service, caller = service_of(request), caller_of(request)
     keep, sampling = keep_alive_seconds(body.keep_alive), sampling_of(body.options, known.manifest.parameters)
@@ -192,7 +192,7 @@ def _embedding(request: Request, body: EmbedBody, *, one: bool) -> Reply:
     return Reply(_embedded(service_of(request), caller_of(request), body, asked, one=one))
 
 
-def _embedded(service: Service, caller: str, body: EmbedBody, asked: Asked, *, one: bool) -> Opening:
+def _embedded(service: Service, caller: str, body: EmbedBody, asked: OllamaRequest, *, one: bool) -> Opening:
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
         started_ns = time.monotonic_ns()
@@ -212,10 +212,12 @@ def _embedded(service: Service, caller: str, body: EmbedBody, asked: Asked, *, o
     return opening
 
 
-async def _vectors(service: Service, caller: str, body: EmbedBody, asked: Asked) -> tuple[Answer, dict[str, Any]]:
+async def _vectors(
+    service: Service, caller: str, body: EmbedBody, asked: OllamaRequest
+) -> tuple[Answer, dict[str, Any]]:
     try:
         return await _posted(service, caller, asked.generation)
-    except Refused as error:
+    except EngineError as error:
         if body.truncate is False or (error.status >= 500 and "too large" not in str(error)):
             raise
         texts = asked.generation.body["input"]
@@ -226,7 +228,7 @@ async def _vectors(service: Service, caller: str, body: EmbedBody, asked: Asked)
         return await _posted(service, caller, embed_asked(body, shorter).generation)
 
 
-async def _cut(service: Service, caller: str, body: EmbedBody, asked: Asked) -> tuple[bool, list[Any]]:
+async def _cut(service: Service, caller: str, body: EmbedBody, asked: OllamaRequest) -> tuple[bool, list[Any]]:
     """The texts that fit as they are, of the others as many tokens as do; and whether there are such."""
     found, cut = [], False
     for text in asked.generation.body["input"]:

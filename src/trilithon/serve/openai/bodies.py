@@ -11,22 +11,22 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from trilithon.engines.base import Feature
-from trilithon.serve.admission import (
+from trilithon.serve.validation import (
     MOST_MESSAGES,
     MOST_TOOLS,
-    Admitted,
     Rules,
-    admit,
+    ValidatedBody,
     require_schema,
     require_short,
+    validate,
     wrong,
 )
 
 __all__ = [
     "LONGEST_NAME",
     "MOST_CHOICES",
-    "ChatBody",
     "Limits",
+    "OpenAIChatBody",
     "StopWords",
     "_form_needs",
     "_messages",
@@ -44,7 +44,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopWords = str | Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)]
 
 
-class ChatBody(BaseModel):
+class OpenAIChatBody(BaseModel):
     """What is stated here is checked; see `_RULES` for the rest. `n` answers are made one after the other."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -76,7 +76,7 @@ class ChatBody(BaseModel):
 
 
 _RULES = Rules(
-    passed=frozenset(ChatBody.model_fields) - {"model", "n"}
+    passed=frozenset(OpenAIChatBody.model_fields) - {"model", "n"}
     | {
         *("n_predict", "typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
         *("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
@@ -108,10 +108,10 @@ _PARTS = ("text", "image_url", "refusal")
 _ROLES = {"developer": "system"}
 
 
-def chat_body(fields: Mapping[str, Any]) -> tuple[Admitted, frozenset[Feature]]:
+def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Feature]]:
     """What the engine gets for a chat, less the model's name and `n`, and what it must be able to do for it. Raises
     Problem, naming the field."""
-    admitted = admit({name: value for name, value in fields.items() if name not in ("model", "n")}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name not in ("model", "n")}, _RULES)
     body = admitted.body
     body["messages"] = _messages(fields["messages"])
     _one_limit(body)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trilithon.serve.passing import event
+from trilithon.serve.passthrough import event
 
 __all__ = ["Merging", "merged", "with_seed"]
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trilithon.children.wire import Timings
 from trilithon.engines.base import Feature
-from trilithon.serve.admission import Admitted, Rules, admit, require_few, require_short, wrong
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import Piece
 from trilithon.serve.openai.bodies import LONGEST_NAME, MOST_CHOICES, Limits, Penalty, StopWords
+from trilithon.serve.validation import Rules, ValidatedBody, require_few, require_short, validate, wrong
 
 __all__ = ["CompletionBody", "completion_body", "legacy_logprobs", "prompts_of", "usage_of"]
 
@@ -69,9 +69,9 @@ _RULES = Rules(
 _READ_HERE = ("prompt", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of")
 
 
-def completion_body(fields: Mapping[str, Any]) -> tuple[Admitted, frozenset[Feature]]:
+def completion_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Feature]]:
     """What the engine gets besides the prompt. Raises Problem, naming the field."""
-    admitted = admit({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
     body = admitted.body
     if body.get("best_of", 1) > body.get("n", 1):
         raise wrong("best_of", "best_of cannot be more than n here; leave it out")

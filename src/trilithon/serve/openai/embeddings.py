@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trilithon.errors import Refused
-from trilithon.serve.admission import Admitted, Rules, admit, require_few, require_short, wrong
+from trilithon.errors import EngineError
 from trilithon.serve.openai.bodies import LONGEST_NAME
+from trilithon.serve.validation import Rules, ValidatedBody, require_few, require_short, validate, wrong
 
 __all__ = ["EmbeddingBody", "embedding_body", "shaped"]
 
@@ -34,9 +34,9 @@ _RULES = Rules(passed=frozenset({"input"}), neutral={})
 _READ_HERE = ("model", "encoding_format", "dimensions")
 
 
-def embedding_body(fields: Mapping[str, Any]) -> Admitted:
+def embedding_body(fields: Mapping[str, Any]) -> ValidatedBody:
     """What the engine gets. Raises Problem for what is no input."""
-    admitted = admit({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
     given = fields["input"]
     inputs = given if isinstance(given, list) else [given]
     require_few(inputs, 1 << 20 if _is_tokens(inputs) else _MOST_INPUTS, "input")
@@ -61,7 +61,7 @@ def shaped(content: bytes, *, model: str, dimensions: int | None, base64_wanted:
         vectors = [[float(number) for number in entry["embedding"]] for entry in answer["data"]]
         usage = {name: int(answer["usage"][name]) for name in ("prompt_tokens", "total_tokens")}
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused("the engine answered no embeddings", status=502, cause="bad answer") from error
+        raise EngineError("the engine answered no embeddings", status=502, cause="bad answer") from error
     data = [
         {"object": "embedding", "index": at, "embedding": _encoded(_cut(vector, dimensions), base64_wanted)}
         for at, vector in enumerate(vectors)

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.document import STREAMED
+from trilithon.serve.http.errors import api_error_of
+from trilithon.serve.http.openapi import STREAMED
+from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
+from trilithon.serve.http.typed_events import asked_of, events_of, read
 from trilithon.serve.openai.responses_bodies import ResponseBody, response_asked
 from trilithon.serve.openai.responses_events import ResponseWriter
-from trilithon.serve.passing import event, headers_of, in_turn
-from trilithon.serve.problems import problem_of
-from trilithon.serve.replying import EVENTS, Outgoing, Reply
+from trilithon.serve.passthrough import event, headers_of, in_turn
 from trilithon.serve.request_record import note_broken
 from trilithon.serve.service import Answer
-from trilithon.serve.typed_events import asked_of, events_of, read
 
 __all__ = ["router"]
 
@@ -50,5 +50,5 @@ async def _events(answer: Answer, writer: ResponseWriter) -> AsyncIterator[bytes
             yield each
     except TrilithonError as error:
         note_broken(error)
-        for found in writer.failed(problem_of(error)):
+        for found in writer.failed(api_error_of(error)):
             yield event(found, found["type"])

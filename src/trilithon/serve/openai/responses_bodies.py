@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trilithon.engines.base import Feature
-from trilithon.serve.admission import MOST_MESSAGES, MOST_TOOLS, Rules, admit, wrong
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
+from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, Rules, validate, wrong
 
 __all__ = ["ResponseAsked", "ResponseBody", "response_asked"]
 
@@ -75,7 +75,7 @@ def response_asked(fields: Mapping[str, Any]) -> ResponseAsked:
     for name, meant in _MEANT.items():
         if fields.get(name) is not None and fields[name] not in _RULES.neutral[name]:
             raise wrong(name, f"{name}: {meant}")
-    admitted = admit({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
     body, ignored = admitted.body, list(admitted.ignored)
     conversation = _Conversation()
     if body.get("instructions"):

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
-from trilithon.serve.problems import Problem
+from trilithon.serve.http.errors import ApiError
 
 __all__ = ["ResponseWriter"]
 
@@ -67,7 +67,7 @@ class ResponseWriter:
         }
         return [*events, self._state("response.incomplete" if cut else "response.completed")]
 
-    def failed(self, problem: Problem) -> list[dict[str, Any]]:
+    def failed(self, problem: ApiError) -> list[dict[str, Any]]:
         """It broke off in the middle."""
         events = self._leave("incomplete")
         self.response |= {"status": "failed", "error": {"code": "server_error", "message": str(problem)}}

@@ -12,20 +12,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from trilithon.errors import Refused
-from trilithon.serve.dialects import error_body, service_of
-from trilithon.serve.document import ERRORS, STREAMED
+from trilithon.errors import EngineError
+from trilithon.serve.catalog.catalog import CatalogEntry
 from trilithon.serve.generation import Generation
-from trilithon.serve.library.shelf import Entry
-from trilithon.serve.openai.bodies import ChatBody, chat_body
+from trilithon.serve.http.dialects import error_body, service_of
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.openapi import ERRORS, STREAMED
+from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing, Reply
+from trilithon.serve.model_names import ModelNames
+from trilithon.serve.openai.bodies import OpenAIChatBody, chat_body
 from trilithon.serve.openai.choices import Merging, merged, with_seed
 from trilithon.serve.openai.completions import CompletionBody, completion_body, prompts_of
 from trilithon.serve.openai.embeddings import EmbeddingBody, embedding_body, shaped
 from trilithon.serve.openai.texts import CompletionAsked, completed
-from trilithon.serve.passing import event, headers_of, in_turn, passed, with_pictures
-from trilithon.serve.problems import Problem
-from trilithon.serve.renaming import Renaming
-from trilithon.serve.replying import EVENTS, Opening, Outgoing, Reply
+from trilithon.serve.passthrough import event, headers_of, in_turn, passed, with_pictures
 from trilithon.serve.service import Answer
 
 __all__ = ["broken_stream", "router"]
@@ -33,13 +33,13 @@ __all__ = ["broken_stream", "router"]
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
-def broken_stream(problem: Problem) -> bytes:
+def broken_stream(problem: ApiError) -> bytes:
     """What goes wrong in the middle, as OpenAI's clients read it."""
     return event(error_body("/v1/", problem))
 
 
 @router.post("/chat/completions", responses=STREAMED)
-async def chat(request: Request, body: ChatBody) -> Response:
+async def chat(request: Request, body: OpenAIChatBody) -> Response:
     """A chat. Tools, JSON and JSON schemas, log-probabilities, images as data URLs, `n` answers, streamed or whole;
     llama-server's own sampling fields too."""
     admitted, needs = chat_body(body.model_dump(exclude_none=True))
@@ -70,7 +70,7 @@ def _several(request: Request, asked: Sequence[Generation], ignored: Sequence[st
 
 async def _whole(answer: Answer, model: str) -> bytes:
     content = b"".join([chunk async for chunk in answer.chunks()])
-    return Renaming(answer.placement.file.path, model).whole(content)
+    return ModelNames(answer.placement.file.path, model).whole(content)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
         found = json.loads(content)
         found["choices"][0]
     except (ValueError, TypeError, LookupError) as error:
-        raise Refused("the engine answered no chat completion", status=502, cause="bad answer") from error
+        raise EngineError("the engine answered no chat completion", status=502, cause="bad answer") from error
     assert isinstance(found, dict)
     return found
 
@@ -86,7 +86,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 async def _numbered(answers: AsyncIterator[Answer], model: str) -> AsyncIterator[bytes]:
     merging, choice = Merging(), 0
     async for answer in answers:
-        renaming = Renaming(answer.placement.file.path, model)
+        renaming = ModelNames(answer.placement.file.path, model)
         async for chunk in answer.chunks():
             if named := merging.feed(renaming.feed(chunk), choice):
                 yield named
@@ -101,7 +101,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     admitted, needs = completion_body(fields)
     prompts = prompts_of(body.prompt)
     if body.echo and not all(isinstance(prompt, str) for prompt in prompts):
-        raise Problem("echo needs the prompt as a text; send one, or leave out echo", status=400, field="echo")
+        raise ApiError("echo needs the prompt as a text; send one, or leave out echo", status=400, field="echo")
     asked = [(prompt, choice) for prompt in prompts for choice in range(body.n or 1)]
     whole = CompletionAsked(
         choices=body.n or 1,
@@ -163,10 +163,10 @@ async def model(request: Request, name: str) -> JSONResponse:
     return JSONResponse(_anthropic_model(entry) if "anthropic-version" in request.headers else _model(entry))
 
 
-def _model(entry: Entry) -> dict[str, Any]:
+def _model(entry: CatalogEntry) -> dict[str, Any]:
     created = int(datetime.fromisoformat(entry.modified).timestamp())
     return {"id": entry.name, "object": "model", "created": created, "owned_by": "trilithon"}
 
 
-def _anthropic_model(entry: Entry) -> dict[str, Any]:
+def _anthropic_model(entry: CatalogEntry) -> dict[str, Any]:
     return {"type": "model", "id": entry.name, "display_name": entry.name, "created_at": entry.modified}

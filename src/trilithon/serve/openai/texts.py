@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi import Request
 
-from trilithon.children.wire import Timings
+from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import Generation, Piece
+from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing
 from trilithon.serve.openai.completions import legacy_logprobs, usage_of
-from trilithon.serve.passing import event, headers_of, in_turn, timings_of
-from trilithon.serve.replying import EVENTS, Opening, Outgoing
+from trilithon.serve.passthrough import event, headers_of, in_turn, timings_of
 from trilithon.serve.service import Answer
 
 __all__ = ["CompletionAsked", "completed"]

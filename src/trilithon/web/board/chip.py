@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trilithon.board.probes import PLAUSIBLE, Quantity, Reading
 from trilithon.board.processors import Cluster, ClusterKind
+from trilithon.board.sensors.probes import PLAUSIBLE, Quantity, Reading
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Placement
 from trilithon.engines.base import Unit as UnitName
-from trilithon.runtime.pool import Loaded
-from trilithon.runtime.pool_keeper import State
+from trilithon.runtime.pool.loaded_model import State
+from trilithon.runtime.pool.pool import Loaded
 
 __all__ = [
     "MEMORY_KINDS",
@@ -23,8 +23,8 @@ __all__ = [
     "Chip",
     "Core",
     "Memory",
+    "PlacedModel",
     "Role",
-    "Seat",
     "Values",
     "read_chip",
     "values_of",
@@ -71,7 +71,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class PlacedModel:
     """A model on a unit; `role` is what it does there, "whole" where one unit does all."""
 
     unit: UnitName
@@ -107,11 +107,11 @@ class Chip:
     memory: Memory
     temperatures: tuple[tuple[str, float], ...]
     watts: tuple[tuple[str, float], ...]
-    seats: tuple[Seat, ...]
+    seats: tuple[PlacedModel, ...]
     running: int
     waiting: int
 
-    def sitting(self, unit: UnitName) -> tuple[Seat, ...]:
+    def sitting(self, unit: UnitName) -> tuple[PlacedModel, ...]:
         return tuple(seat for seat in self.seats if seat.unit == unit)
 
 
@@ -257,7 +257,7 @@ def _memory(board: Board, values: Values, zones: dict[str, float]) -> Memory:
     )
 
 
-def _seats(loaded: Loaded) -> Iterable[Seat]:
+def _seats(loaded: Loaded) -> Iterable[PlacedModel]:
     """Two of a handover: prefill on one unit, decode on another."""
     placement = loaded.placement
     if placement.prefill is None:
@@ -265,8 +265,8 @@ def _seats(loaded: Loaded) -> Iterable[Seat]:
     return [_seat(loaded, placement.prefill, "prefill"), _seat(loaded, placement, "decode")]
 
 
-def _seat(loaded: Loaded, placement: Placement, role: Role) -> Seat:
-    return Seat(
+def _seat(loaded: Loaded, placement: Placement, role: Role) -> PlacedModel:
+    return PlacedModel(
         unit=placement.unit,
         model=loaded.key,
         placement=loaded.placement.name,

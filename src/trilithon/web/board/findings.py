@@ -6,12 +6,12 @@ import time
 
 from nicegui import events, ui
 
-from trilithon.board import tuning_record
 from trilithon.board.doctor import Finding, findings
 from trilithon.board.snapshot import read_board
+from trilithon.board.tuning import record as tuning_record
 from trilithon.web.board.readings import Watch
+from trilithon.web.context import AppContext
 from trilithon.web.elements import box, words
-from trilithon.web.house import House
 from trilithon.web.texts import Texts
 
 __all__ = ["FindingsList", "look"]
@@ -35,7 +35,7 @@ _COPY = """async () => {
 }"""
 
 
-async def look(house: House, watch: Watch) -> list[Finding]:
+async def look(house: AppContext, watch: Watch) -> list[Finding]:
     """As `trilithon doctor` does, the worst first."""
 
     def read() -> list[Finding]:
@@ -49,7 +49,7 @@ async def look(house: House, watch: Watch) -> list[Finding]:
 class FindingsList:
     """The section of the page; `refresh` looks again."""
 
-    def __init__(self, house: House, watch: Watch, text: Texts):
+    def __init__(self, house: AppContext, watch: Watch, text: Texts):
         self._house, self._watch, self._text = house, watch, text
         with ui.row().classes("board-head"):
             words("h2", text("board.findings")).props('id="findings"')

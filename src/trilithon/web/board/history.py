@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trilithon.board.probes import PLAUSIBLE, Quantity
+from trilithon.board.sensors.probes import PLAUSIBLE, Quantity
 from trilithon.web.board.readings import Moment
 from trilithon.web.texts import Texts
 
-__all__ = ["MOST_LINES", "Chart", "Line", "charts"]
+__all__ = ["MOST_LINES", "HistoryChart", "HistoryLine", "charts"]
 
 MOST_LINES = 6
 """That can be told apart in one chart."""
@@ -25,7 +25,7 @@ _Wanted = tuple[str, Callable[[Moment], float | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class HistoryLine:
     """`points` are seconds ago and values, in the order of time."""
 
     name: str
@@ -33,16 +33,16 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class HistoryChart:
     """`key` is the text that names it, `quantity` what `words.figure` takes, `top` the upper edge, over 0."""
 
     key: str
     quantity: str
-    lines: tuple[Line, ...]
+    lines: tuple[HistoryLine, ...]
     top: float
 
 
-def charts(moments: Sequence[Moment], text: Texts, *, memory_bytes: float | None = None) -> tuple[Chart, ...]:
+def charts(moments: Sequence[Moment], text: Texts, *, memory_bytes: float | None = None) -> tuple[HistoryChart, ...]:
     """Those for which there are values."""
     if not moments:
         return ()
@@ -112,7 +112,9 @@ def _plausible(moment: Moment, quantity: Quantity, name: str) -> float | None:
     return value if value is not None and least <= value <= most else None
 
 
-def _chart(key: str, quantity: str, wanted: Sequence[_Wanted], moments: Sequence[Moment], top: float | None) -> Chart:
+def _chart(
+    key: str, quantity: str, wanted: Sequence[_Wanted], moments: Sequence[Moment], top: float | None
+) -> HistoryChart:
     now_ns = moments[-1].at_ns
     step = -(-len(moments) // _MOST_POINTS)
     kept = moments[::-step][::-1]  # the newest is among them
@@ -121,9 +123,9 @@ def _chart(key: str, quantity: str, wanted: Sequence[_Wanted], moments: Sequence
         values = (((now_ns - moment.at_ns) / 1e9, value_of(moment)) for moment in kept)
         points = tuple((ago, value) for ago, value in values if value is not None)
         if points:
-            lines.append(Line(name, points))
+            lines.append(HistoryLine(name, points))
     highest = max((value for line in lines for _, value in line.points), default=0.0)
-    return Chart(key, quantity, tuple(lines), max(top, highest) if top else _round_up(highest))
+    return HistoryChart(key, quantity, tuple(lines), max(top, highest) if top else _round_up(highest))
 
 
 def _round_up(value: float) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trilithon.web.board import words
-from trilithon.web.board.history import Chart, Line
+from trilithon.web.board.history import HistoryChart, HistoryLine
 from trilithon.web.board.readings import KEPT_SECONDS
 from trilithon.web.board.svg import Sheet, fitted, text_width
 from trilithon.web.texts import Texts
@@ -16,7 +16,7 @@ _SAMPLE = 26.0
 _GAP_SECONDS = 8.0  # longer without a value: nobody looked, and no line is drawn
 
 
-def draw_chart(chart: Chart, text: Texts, *, width: float) -> str:
+def draw_chart(chart: HistoryChart, text: Texts, *, width: float) -> str:
     """An SVG with its own legend, which says what each line is now."""
     sheet = Sheet()
     left, right = _SIDE, width - _SIDE
@@ -37,7 +37,7 @@ def draw_chart(chart: Chart, text: Texts, *, width: float) -> str:
     )
 
 
-def _steps(line: Line, top: float, left: float, right: float) -> str:
+def _steps(line: HistoryLine, top: float, left: float, right: float) -> str:
     steps, before = [], None
     for ago, value in line.points:
         x = right - (right - left) * min(ago, KEPT_SECONDS) / KEPT_SECONDS

@@ -4,14 +4,14 @@ from nicegui import events, ui
 
 from trilithon.web.board.chip import Chip, read_chip
 from trilithon.web.board.findings import FindingsList
-from trilithon.web.board.history import Chart, charts
+from trilithon.web.board.history import HistoryChart, charts
 from trilithon.web.board.lines import draw_chart
 from trilithon.web.board.picture import NARROW, WIDE, draw
 from trilithon.web.board.readings import PERIOD_SECONDS, Watch, watch_of
 from trilithon.web.board.style import PAGE_STYLE, STYLE
 from trilithon.web.board.table import table
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, folded, words
-from trilithon.web.house import House, Visitor
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
@@ -27,7 +27,7 @@ tell();
 """
 
 
-async def build(house: House, visitor: Visitor, text: Texts) -> None:
+async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
     ui.add_css(STYLE + PAGE_STYLE)
     watch = watch_of(house)
     view = _View(watch, text)
@@ -101,7 +101,7 @@ class _View:
         for drawing, chart in zip(self._drawings, found, strict=True):
             drawing.content = draw_chart(chart, self._text, width=_CHART_WIDTH)
 
-    def _lay_out(self, found: tuple[Chart, ...]) -> None:
+    def _lay_out(self, found: tuple[HistoryChart, ...]) -> None:
         self._wait.set_visibility(not found)
         self._grid.clear()
         self._drawings = []

@@ -6,7 +6,7 @@ Pure: the same chip gives the same SVG. Colour repeats what position and words s
 from collections.abc import Sequence
 
 from trilithon.web.board import words
-from trilithon.web.board.chip import Block, Chip, Core, Seat
+from trilithon.web.board.chip import Block, Chip, Core, PlacedModel
 from trilithon.web.board.memory import draw_memory
 from trilithon.web.board.style import BODY, INSET, LINE, SMALL, TITLE
 from trilithon.web.board.svg import Sheet, fitted, text_width
@@ -258,7 +258,7 @@ def _core(sheet: Sheet, core: Core, text: Texts, place: tuple[float, float, floa
     sheet.closed()
 
 
-def _pill(sheet: Sheet, seat: Seat, text: Texts, x: float, y: float, width: float) -> float:
+def _pill(sheet: Sheet, seat: PlacedModel, text: Texts, x: float, y: float, width: float) -> float:
     """A model where it sits: its name, and beside or below it what it does there. Gives its lower edge."""
     doing = [] if seat.role == "whole" else [text(f"board.{seat.role}")]
     if seat.state != "ready":

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trilithon.board.probes import Quantity
-from trilithon.board.sampler import Sampler
+from trilithon.board.sensors.probes import Quantity
+from trilithon.board.sensors.sampler import Sampler
+from trilithon.board.sensors.window import Window
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import THIS_MACHINE, Machine
-from trilithon.board.window import Window
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.serve.service import Service
 from trilithon.web.board.chip import values_of
-from trilithon.web.house import House
+from trilithon.web.context import AppContext
 
 __all__ = ["KEPT_SECONDS", "PERIOD_SECONDS", "Moment", "Watch", "watch_of"]
 
@@ -114,7 +114,7 @@ class Watch:
 _WATCHES: weakref.WeakKeyDictionary[Service, Watch] = weakref.WeakKeyDictionary()
 
 
-def watch_of(house: House, machine: Machine = THIS_MACHINE) -> Watch:
+def watch_of(house: AppContext, machine: Machine = THIS_MACHINE) -> Watch:
     """The house's own: made when first asked for, and gone with its service."""
     found = _WATCHES.get(house.service)
     if found is None:

@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from trilithon.web.chat.blocks import Blocks
-from trilithon.web.chat.tree import Message
+from trilithon.web.chat.tree import ChatMessage
 from trilithon.web.elements import Words, box, words
 from trilithon.web.safe import safe_markdown
 from trilithon.web.texts import Texts
@@ -23,7 +23,7 @@ _LEAST_LOAD_SECONDS = 0.1
 class MessageView:
     """`root` is the message's place. Finished blocks are drawn once; only the last one is drawn again."""
 
-    def __init__(self, message: Message, text: Texts):
+    def __init__(self, message: ChatMessage, text: Texts):
         self.message, self._text = message, text
         self._blocks = Blocks()
         self._recent: list[ui.html] = []

@@ -11,12 +11,12 @@ from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.openai.bodies import chat_body
 from trilithon.serve.service import Answer, Service
 from trilithon.web.chat.energy import EnergyMeter
-from trilithon.web.chat.tree import Message, Wishes
+from trilithon.web.chat.tree import ChatMessage, ChatSettings
 
-__all__ = ["Asked", "generation_of"]
+__all__ = ["Question", "generation_of"]
 
 
-def generation_of(model: str, wishes: Wishes, messages: Sequence[Message], placement: str = "") -> Generation:
+def generation_of(model: str, wishes: ChatSettings, messages: Sequence[ChatMessage], placement: str = "") -> Generation:
     """Raises Problem for what the API would refuse too."""
     told: list[dict[str, Any]] = [{"role": "system", "content": wishes.system}] if wishes.system.strip() else []
     told += [{"role": message.role, "content": _content(message)} for message in messages]
@@ -36,7 +36,7 @@ def generation_of(model: str, wishes: Wishes, messages: Sequence[Message], place
     )
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
+def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
     if not message.images:
         return message.text
     pictures = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
@@ -44,7 +44,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 
 @dataclass
-class Asked:
+class Question:
     """One answer under way. `figures`, once it is over: `first_seconds` to the first piece, `load_seconds` of them for
     the model, the engine's own `prefill_rate` and `decode_rate` (tokens per second), counts of tokens, which unit did
     what, whether it was `cut` at the most tokens allowed, and `joules_per_token` of the decode where `metered`: not

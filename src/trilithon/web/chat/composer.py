@@ -8,7 +8,7 @@ from nicegui import events, ui
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.images.kinds import picture_kind
-from trilithon.web.chat.tree import Message
+from trilithon.web.chat.tree import ChatMessage
 from trilithon.web.elements import box, icon_button
 from trilithon.web.texts import Texts
 
@@ -28,14 +28,14 @@ _TAKE_PICTURES = """
 }
 """
 
-Send = Callable[[str, Sequence[str], Message | None], Awaitable[None]]
+Send = Callable[[str, Sequence[str], ChatMessage | None], Awaitable[None]]
 
 
 class Composer:
     def __init__(self, text: Texts, *, send: Send, stop: Callable[[], None], sees: Callable[[], bool]):
         self._text, self._send, self._stop, self._sees = text, send, stop, sees
         self._images: list[str] = []
-        self._edited: Message | None = None
+        self._edited: ChatMessage | None = None
         with box(classes="composer") as self._root:
             self._editing = box()
             self._pictures = box(classes="pictures")
@@ -68,7 +68,7 @@ class Composer:
         self._button.props["icon"] = "stop" if working else "send"
         self._button.props["aria-label"] = self._button.props["title"] = title
 
-    def edit(self, message: Message) -> None:
+    def edit(self, message: ChatMessage) -> None:
         """Its words again, to be sent as a branch beside it."""
         self._edited, self._images = message, list(message.images)
         self._question.set_value(message.text)

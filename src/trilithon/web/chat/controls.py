@@ -7,13 +7,13 @@ from typing import Any
 
 from nicegui import ui
 
-from trilithon.engines.spelling import parse_placement
+from trilithon.engines.placement_spec import parse_placement
 from trilithon.errors import TrilithonError
 from trilithon.results.speeds import last_speeds
-from trilithon.serve.library.shelf import Entry, Outlook
-from trilithon.web.chat.tree import Conversation, Wishes
+from trilithon.serve.catalog.catalog import CatalogEntry, Outlook
+from trilithon.web.chat.tree import ChatSettings, Conversation
+from trilithon.web.context import AppContext
 from trilithon.web.elements import box, icon_button
-from trilithon.web.house import House
 from trilithon.web.texts import Texts
 
 __all__ = ["Controls"]
@@ -30,9 +30,9 @@ _WHOLE = ("max_tokens", "seed", "context")
 
 
 class Controls:
-    def __init__(self, house: House, text: Texts, *, export: Callable[[str], None]):
+    def __init__(self, house: AppContext, text: Texts, *, export: Callable[[str], None]):
         self._house, self._text = house, text
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, CatalogEntry] = {}
         self._outlook: Outlook | None = None
         self._offered: tuple[str, ...] = ()
         with box(classes="choices-row"):
@@ -76,17 +76,17 @@ class Controls:
         """As it was when it was last asked something."""
         if conversation.model in self._entries:
             self._model.set_value(conversation.model)
-        for each in fields(Wishes):
+        for each in fields(ChatSettings):
             self._fields[each.name].set_value(getattr(conversation.wishes, each.name))
 
     @property
     def model(self) -> str:
         return str(self._model.value or "")
 
-    def wishes(self) -> Wishes:
+    def wishes(self) -> ChatSettings:
         values = {name: field.value for name, field in self._fields.items()}
         values |= {name: int(values[name]) for name in _WHOLE if values[name] is not None}
-        return Wishes(**{**values, "system": values["system"] or ""})
+        return ChatSettings(**{**values, "system": values["system"] or ""})
 
     def sees(self) -> bool:
         """Whether the model that is chosen sees pictures."""
@@ -121,7 +121,7 @@ class Controls:
                 side.set_value(placement)
                 side.set_autocomplete(list(self._offered))
 
-    def _about(self, entry: Entry) -> str:
+    def _about(self, entry: CatalogEntry) -> str:
         shelf = self._house.service.shelf
         outlook = shelf.outlook(entry)
         self._outlook, self._offered = outlook, shelf.offered(entry)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trilithon.engines.whole_file import write_whole
 from trilithon.errors import UserError
+from trilithon.files import replace_file
 from trilithon.web.chat.tree import Conversation
 
 __all__ = ["Conversations", "Heading"]
@@ -81,7 +81,7 @@ class Conversations:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
             with _opening:
-                write_whole(path, content)
+                replace_file(path, content)
                 _open.setdefault(path, conversation)
         except OSError as error:
             raise UserError(

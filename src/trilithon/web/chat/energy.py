@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from trilithon.bench.recording import sensor_log
-from trilithon.board.meters import meters
-from trilithon.board.sampler import Sampler
+from trilithon.board.sensors.meters import meters
+from trilithon.board.sensors.sampler import Sampler
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.measure.energy import energy_by_counter, energy_by_power, widest_meter
 from trilithon.measure.records import SensorLog

@@ -8,18 +8,18 @@ from typing import Any
 from nicegui import background_tasks, ui
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.problems import problem_of
+from trilithon.serve.http.errors import api_error_of
 from trilithon.web.chat.answer_view import MessageView
-from trilithon.web.chat.answering import Asked, generation_of
+from trilithon.web.chat.answering import Question, generation_of
 from trilithon.web.chat.composer import Composer
 from trilithon.web.chat.controls import Controls
 from trilithon.web.chat.conversations import Conversations
 from trilithon.web.chat.exporting import as_markdown
 from trilithon.web.chat.sidebar import Sidebar
 from trilithon.web.chat.streaming import stream
-from trilithon.web.chat.tree import ROOT, Conversation, Message
+from trilithon.web.chat.tree import ROOT, ChatMessage, Conversation
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, icon_button, words
-from trilithon.web.house import House, Visitor
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
@@ -42,14 +42,14 @@ _COPY = """
 """
 
 
-async def build(house: House, visitor: Visitor, text: Texts) -> None:
+async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
     ui.add_head_html('<link rel="stylesheet" href="/_pages/chat.css">')
-    page = _Page(house, visitor, text)
+    page = _ChatPage(house, visitor, text)
     await page.open()
 
 
-class _Page:
-    def __init__(self, house: House, visitor: Visitor, text: Texts):
+class _ChatPage:
+    def __init__(self, house: AppContext, visitor: PageSession, text: Texts):
         self._house, self._visitor, self._text = house, visitor, text
         self._kept = Conversations(house.configuration.data, visitor.key_name)
         self._conversation = self._kept.begin()
@@ -152,7 +152,7 @@ class _Page:
             for place, message in enumerate(self._conversation.path()[self._first : last], start=1):
                 self._view(message).root.move(self._turns, place)
 
-    def _view(self, message: Message) -> MessageView:
+    def _view(self, message: ChatMessage) -> MessageView:
         view = MessageView(message, self._text)
         with view.acts:
             self._branches(message)
@@ -163,11 +163,11 @@ class _Page:
                 icon_button("refresh", self._text("chat.retry"), lambda: self._retry(message))
         return view
 
-    def _copy(self, message: Message) -> None:
+    def _copy(self, message: ChatMessage) -> None:
         ui.run_javascript(_COPY % json.dumps(message.text))
         ui.notify(self._text("chat.copied"), timeout=2000)
 
-    def _branches(self, message: Message) -> None:
+    def _branches(self, message: ChatMessage) -> None:
         numbers = self._conversation.branches(message.number)
         if len(numbers) < 2:
             return
@@ -188,7 +188,7 @@ class _Page:
 
     # -- asking
 
-    async def _send(self, question: str, images: Sequence[str], edited: Message | None) -> None:
+    async def _send(self, question: str, images: Sequence[str], edited: ChatMessage | None) -> None:
         path = self._conversation.path()
         parent = edited.parent if edited is not None else path[-1].number if path else ROOT
         asked = self._conversation.add(parent, "user", question, images=list(images))
@@ -199,7 +199,7 @@ class _Page:
             self._draw()
         await self._answer(asked)
 
-    async def _retry(self, message: Message) -> None:
+    async def _retry(self, message: ChatMessage) -> None:
         if self._composer.working:
             return
         conversation = self._conversation
@@ -210,7 +210,7 @@ class _Page:
             conversation.choose(message.number)
             self._draw()
 
-    async def _answer(self, asked: Message, placement: str = "") -> None:
+    async def _answer(self, asked: ChatMessage, placement: str = "") -> None:
         conversation = self._conversation
         conversation.model, conversation.wishes = self._controls.model, self._controls.wishes()
         history = [*conversation.before(asked.number), asked]
@@ -229,12 +229,12 @@ class _Page:
         await self._list()
         caller = self._visitor.caller
         in_turn = len(places) == 1 or self._controls.in_turn()
-        asks = [Asked(self._house.service, caller, generation, metered=in_turn) for generation in generations]
+        asks = [Question(self._house.service, caller, generation, metered=in_turn) for generation in generations]
         work = background_tasks.create(self._run(conversation, asks, views, in_turn=in_turn), name="answer")
         self._work.add(work)
         work.add_done_callback(self._over)
 
-    def _views_of(self, messages: Sequence[Message]) -> list[MessageView]:
+    def _views_of(self, messages: Sequence[ChatMessage]) -> list[MessageView]:
         with self._turns:
             if len(messages) == 1:
                 return [self._view(messages[0])]
@@ -242,7 +242,7 @@ class _Page:
                 return [self._view(message) for message in messages]
 
     async def _run(
-        self, conversation: Conversation, asks: Sequence[Asked], views: Sequence[MessageView], *, in_turn: bool
+        self, conversation: Conversation, asks: Sequence[Question], views: Sequence[MessageView], *, in_turn: bool
     ) -> None:
         async def kept() -> None:
             await self._keep(conversation)
@@ -274,5 +274,5 @@ class _Page:
         if not self._turns.is_deleted:
             with self._turns:
                 ui.notify(
-                    str(problem_of(error)), type="negative", close_button=self._text("chat.close"), timeout=10_000
+                    str(api_error_of(error)), type="negative", close_button=self._text("chat.close"), timeout=10_000
                 )

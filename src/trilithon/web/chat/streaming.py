@@ -5,16 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.problems import problem_of
+from trilithon.serve.http.errors import api_error_of
 from trilithon.web.chat.answer_view import MessageView
-from trilithon.web.chat.answering import Asked
+from trilithon.web.chat.answering import Question
 
 __all__ = ["stream"]
 
 _STEP_SECONDS = 0.1
 
 
-async def stream(asked: Asked, view: MessageView, kept: Callable[[], Awaitable[None]]) -> None:
+async def stream(asked: Question, view: MessageView, kept: Callable[[], Awaitable[None]]) -> None:
     """Until it is over, or this task is cancelled: what came is kept either way. An error becomes the message's."""
     message = view.message
     shown, thought = len(message.text), len(message.thinking)
@@ -35,7 +35,7 @@ async def stream(asked: Asked, view: MessageView, kept: Callable[[], Awaitable[N
                 message.text += piece.text
                 message.thinking += piece.reasoning
     except TrilithonError as error:
-        message.error = str(problem_of(error))
+        message.error = str(api_error_of(error))
     finally:
         message.figures = asked.figures
         show()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-__all__ = ["Conversation", "Message", "Role", "Wishes"]
+__all__ = ["ChatMessage", "ChatSettings", "Conversation", "Role"]
 
 Role = Literal["user", "assistant"]
 ROOT = 0
@@ -15,7 +15,7 @@ _TITLE_CHARACTERS = 60
 
 
 @dataclass(slots=True, kw_only=True)
-class Message:
+class ChatMessage:
     """`images` are data URLs. Of an answer: `placement` that was asked for where that was not the server's choice,
     `figures` as `answering.figures_of` gives them, `error` why it is not whole."""
 
@@ -31,7 +31,7 @@ class Message:
 
 
 @dataclass(slots=True, kw_only=True)
-class Wishes:
+class ChatSettings:
     """What the reader set; None and empty is the model's own."""
 
     system: str = ""
@@ -50,22 +50,22 @@ class Conversation:
     created: str
     title: str = ""
     model: str = ""
-    wishes: Wishes = field(default_factory=Wishes)
-    messages: dict[int, Message] = field(default_factory=dict)
+    wishes: ChatSettings = field(default_factory=ChatSettings)
+    messages: dict[int, ChatMessage] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
 
-    def add(self, parent: int, role: Role, text: str = "", **more: Any) -> Message:
+    def add(self, parent: int, role: Role, text: str = "", **more: Any) -> ChatMessage:
         """The new message, which is chosen. Raises KeyError for a parent that is not there."""
         if parent != ROOT:
             self.messages[parent]
-        made = Message(number=len(self.messages) + 1, parent=parent, role=role, text=text, **more)
+        made = ChatMessage(number=len(self.messages) + 1, parent=parent, role=role, text=text, **more)
         self.messages[made.number] = made
         self.chosen[parent] = made.number
         if not self.title and role == "user":
             self.title = " ".join(text.split())[:_TITLE_CHARACTERS]
         return made
 
-    def path(self) -> list[Message]:
+    def path(self) -> list[ChatMessage]:
         """What is shown, from the first message on."""
         found, at = [], ROOT
         while (number := self.chosen.get(at)) is not None:
@@ -73,7 +73,7 @@ class Conversation:
             at = number
         return found
 
-    def before(self, number: int) -> list[Message]:
+    def before(self, number: int) -> list[ChatMessage]:
         """From the first message to this one's parent."""
         found, at = [], self.messages[number].parent
         while at != ROOT:
@@ -98,9 +98,9 @@ class Conversation:
     def of_json(cls, body: Mapping[str, Any]) -> "Conversation":
         """Raises ValueError for what is no conversation."""
         try:
-            messages = [_made(Message, each) for each in body["messages"]]
+            messages = [_made(ChatMessage, each) for each in body["messages"]]
             found: Conversation = _made(cls, {**body, "messages": {}, "chosen": {}})
-            found.wishes = _made(Wishes, body["wishes"])
+            found.wishes = _made(ChatSettings, body["wishes"])
             found.messages = {message.number: message for message in messages}
             found.chosen = {int(parent): int(number) for parent, number in body["chosen"].items()}
             found._check_words()

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trilithon.engines.suitability import Verdict, memory_at, what_runs
+from trilithon.engines.suitability import Suitability, memory_at, what_runs
 from trilithon.errors import ModelError
-from trilithon.models.file import ModelFile
-from trilithon.models.manifest import Manifest, StoredFile
-from trilithon.models.memory import MemoryNeed
-from trilithon.models.resolve import read_weights, weights_of
-from trilithon.models.store import ModelStore
-from trilithon.serve.library.shelf import Entry, Shelf
+from trilithon.models.files.memory import MemoryNeed
+from trilithon.models.files.model_file import ModelFile
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import read_weights, weights_of
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.ollama.about import (
-    About,
+    ModelDescription,
     about,
     license_text,
     model_info,
@@ -47,7 +47,7 @@ class Weights:
 
     name: str
     memory: Mapping[int, MemoryNeed]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Suitability, ...]
     file: ModelFile | None = None
     problem: str = ""
 
@@ -68,7 +68,7 @@ class Details:
     problem: str = ""
 
 
-def read_details(entry: Entry, shelf: Shelf) -> Details:
+def read_details(entry: CatalogEntry, shelf: Catalog) -> Details:
     """For a thread. What cannot be read is said in it."""
     manifest = entry.manifest
     with ModelStore.open(shelf.configuration) as store:
@@ -89,7 +89,7 @@ def read_details(entry: Entry, shelf: Shelf) -> Details:
         )
 
 
-def _about(manifest: Manifest, store: ModelStore) -> tuple[About | None, str]:
+def _about(manifest: Manifest, store: ModelStore) -> tuple[ModelDescription | None, str]:
     try:
         return about(manifest, store), ""
     except ModelError as error:
@@ -107,7 +107,7 @@ def _file_line(file: StoredFile, store: ModelStore, *, is_missing: bool) -> File
     )
 
 
-def _weights(manifest: Manifest, file: StoredFile, store: ModelStore, shelf: Shelf) -> Weights:
+def _weights(manifest: Manifest, file: StoredFile, store: ModelStore, shelf: Catalog) -> Weights:
     try:
         read = read_weights(manifest, file, store, None)
         verdicts = what_runs(read, shelf.board, shelf.configuration)
@@ -116,7 +116,7 @@ def _weights(manifest: Manifest, file: StoredFile, store: ModelStore, shelf: She
         return Weights(name=file.name, memory={}, verdicts=(), problem=str(error))
 
 
-def _header(known: About) -> tuple[tuple[str, str], ...]:
+def _header(known: ModelDescription) -> tuple[tuple[str, str], ...]:
     """Without the lists, which nobody reads."""
     values = ((key, value) for key, value in model_info(known, verbose=False).items() if value is not None)
     return tuple((key, _short(str(value))) for key, value in values)[:_MOST_SHOWN]

@@ -4,14 +4,14 @@ import asyncio
 
 from nicegui import ui
 
-from trilithon.models.file import ModelFile
-from trilithon.models.manifest import Manifest
-from trilithon.serve.library.shelf import Shelf
+from trilithon.models.files.model_file import ModelFile
+from trilithon.models.store.manifest import Manifest
+from trilithon.serve.catalog.catalog import Catalog
 from trilithon.units import format_bytes
 from trilithon.web.elements import box, folded, icon_button, words
 from trilithon.web.models.details import Details, Weights, read_details
 from trilithon.web.models.facts import abilities, parameters_text
-from trilithon.web.models.library import Row
+from trilithon.web.models.library import ModelListRow
 from trilithon.web.texts import Texts
 
 __all__ = ["DetailsView"]
@@ -20,13 +20,13 @@ __all__ = ["DetailsView"]
 class DetailsView:
     """One dialog for the whole page; what it held goes when it is shut."""
 
-    def __init__(self, shelf: Shelf, text: Texts):
+    def __init__(self, shelf: Catalog, text: Texts):
         self._shelf, self._text = shelf, text
         with ui.dialog() as self._dialog, ui.card().classes("details") as self._card:
             pass
         self._dialog.on("hide", self._card.clear)
 
-    async def open(self, row: Row) -> None:
+    async def open(self, row: ModelListRow) -> None:
         self._card.clear()
         with self._card:
             with box(classes="line"):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from trilithon.errors import ModelError, StoreError
-from trilithon.models.file import ModelFile
+from trilithon.models.files.model_file import ModelFile
 from trilithon.results.speeds import Speeds, last_speeds
-from trilithon.serve.library.shelf import Entry, Outlook, Shelf
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry, Outlook
 
 __all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
 
@@ -29,7 +29,7 @@ class Facts:
     problem: str = ""
 
 
-def read_facts(entry: Entry, shelf: Shelf) -> Facts:
+def read_facts(entry: CatalogEntry, shelf: Catalog) -> Facts:
     """Reads the header of a file and no more of it. For a thread."""
     try:
         outlook = shelf.outlook(entry)
@@ -54,7 +54,7 @@ def _facts(outlook: Outlook, speeds: Speeds | None) -> Facts:
     )
 
 
-def _speeds(outlook: Outlook, shelf: Shelf) -> Speeds | None:
+def _speeds(outlook: Outlook, shelf: Catalog) -> Speeds | None:
     named = outlook.plan.placement if outlook.plan else outlook.placement
     return last_speeds(shelf.configuration.results_database, outlook.file.sha256, named, shelf.board)
 

@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from trilithon.models.manifest import Manifest, StoredFile
-from trilithon.models.resolve import weights_of
-from trilithon.models.store import ModelStore
-from trilithon.serve.library.shelf import Entry, Shelf
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import weights_of
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 
-__all__ = ["ROWS_ON_A_PAGE", "Library", "Order", "Place", "Row", "page_of", "pages_of", "read_library", "selected"]
+__all__ = [
+    "ROWS_ON_A_PAGE",
+    "Library",
+    "ModelListRow",
+    "Order",
+    "Place",
+    "page_of",
+    "pages_of",
+    "read_library",
+    "selected",
+]
 
 Place = Literal["store", "layer", "elsewhere"]
 """Where a model lies: in the store itself, in a layer that is only read, or with its owner or another program."""
@@ -20,10 +30,10 @@ ROWS_ON_A_PAGE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ModelListRow:
     """One model. `missing` names the files of it that are gone: with one of these it cannot be loaded."""
 
-    entry: Entry
+    entry: CatalogEntry
     place: Place
     quantizations: tuple[str, ...]
     formats: tuple[str, ...]
@@ -48,11 +58,11 @@ class Row:
 class Library:
     """`problems` are models whose manifest cannot be read, a line each that ends with the mend."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ModelListRow, ...]
     problems: tuple[str, ...]
 
 
-def read_library(shelf: Shelf) -> Library:
+def read_library(shelf: Catalog) -> Library:
     """What can be served, and what of the store lacks a file. Raises ModelError."""
     entries = shelf.models()
     with ModelStore.open(shelf.configuration) as store:
@@ -65,7 +75,7 @@ def read_library(shelf: Shelf) -> Library:
             place: Place = "elsewhere" if manifest != entry.manifest else _place(root == store.own.root)
             rows.append(_row(entry, place))
         rows += [
-            _row(Entry(name, manifest, ""), _place(root == store.own.root), store.missing(manifest))
+            _row(CatalogEntry(name, manifest, ""), _place(root == store.own.root), store.missing(manifest))
             for name, (manifest, root) in kept.items()
             if name not in served
         ]
@@ -76,9 +86,9 @@ def _place(own: bool) -> Place:
     return "store" if own else "layer"
 
 
-def _row(entry: Entry, place: Place, missing: Sequence[StoredFile] = ()) -> Row:
+def _row(entry: CatalogEntry, place: Place, missing: Sequence[StoredFile] = ()) -> ModelListRow:
     weights = weights_of(entry.manifest)
-    return Row(
+    return ModelListRow(
         entry=entry,
         place=place,
         quantizations=_each(file.quantization for file in weights),
@@ -95,7 +105,7 @@ def _each(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in words if word))
 
 
-def selected(rows: Collection[Row], words: str, order: Order) -> list[Row]:
+def selected(rows: Collection[ModelListRow], words: str, order: Order) -> list[ModelListRow]:
     """Those that have every word of the filter in them, in this order; names decide between equals."""
     wanted = words.casefold().split()
     found = sorted((row for row in rows if all(word in row.searched for word in wanted)), key=_by_name)
@@ -109,14 +119,14 @@ def selected(rows: Collection[Row], words: str, order: Order) -> list[Row]:
     return found
 
 
-def _by_name(row: Row) -> tuple[str, str]:
+def _by_name(row: ModelListRow) -> tuple[str, str]:
     return row.name.casefold(), row.name
 
 
-def pages_of(rows: Collection[Row]) -> int:
+def pages_of(rows: Collection[ModelListRow]) -> int:
     return max(1, -(-len(rows) // ROWS_ON_A_PAGE))
 
 
-def page_of(rows: Sequence[Row], number: int) -> Sequence[Row]:
+def page_of(rows: Sequence[ModelListRow], number: int) -> Sequence[ModelListRow]:
     """`number` counts from 0."""
     return rows[number * ROWS_ON_A_PAGE : (number + 1) * ROWS_ON_A_PAGE]

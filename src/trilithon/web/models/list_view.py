@@ -6,25 +6,34 @@ from collections.abc import Callable, Sequence
 from nicegui import background_tasks, ui
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.library.shelf import Shelf
-from trilithon.serve.problems import problem_of
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.http.errors import api_error_of
 from trilithon.web.elements import box, icon_button, words
 from trilithon.web.models.facts import Facts, read_facts
-from trilithon.web.models.library import ROWS_ON_A_PAGE, Library, Order, Row, page_of, pages_of, read_library, selected
+from trilithon.web.models.library import (
+    ROWS_ON_A_PAGE,
+    Library,
+    ModelListRow,
+    Order,
+    page_of,
+    pages_of,
+    read_library,
+    selected,
+)
 from trilithon.web.models.live import Live
 from trilithon.web.models.row_view import RowView
 from trilithon.web.texts import Texts
 
-__all__ = ["ListView"]
+__all__ = ["ModelList"]
 
 _ORDERS: tuple[Order, ...] = ("newest", "name", "largest")
 _PATIENCE_MS = 250  # after the last letter
 
 
-class ListView:
+class ModelList:
     """`make` builds the view of a row in the place where it is called."""
 
-    def __init__(self, shelf: Shelf, text: Texts, make: Callable[[Row], RowView]):
+    def __init__(self, shelf: Catalog, text: Texts, make: Callable[[ModelListRow], RowView]):
         self._shelf, self._text, self._make = shelf, text, make
         self._library = Library((), ())
         self._page = 0
@@ -57,7 +66,7 @@ class ListView:
         try:
             self._library = await asyncio.to_thread(read_library, self._shelf)
         except TrilithonError as error:
-            self._library = Library((), (str(problem_of(error)),))
+            self._library = Library((), (str(api_error_of(error)),))
         if not self._list.is_deleted:
             self._facts.clear()
             self._fill()
@@ -95,7 +104,7 @@ class ListView:
             self._reading.cancel()
         self._reading = background_tasks.create(self._read(list(self._views.values())), name="facts of models")
 
-    def _around(self, found: Sequence[Row], rows: Sequence[Row]) -> None:
+    def _around(self, found: Sequence[ModelListRow], rows: Sequence[ModelListRow]) -> None:
         """What stands before and after the rows."""
         filtering = (self._filter.value or "").strip()
         none = self._text("models.list.no_match", words=filtering) if filtering else self._text("models.list.none")

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from trilithon.runtime.pool import Loaded, Pool
+from trilithon.runtime.pool.pool import Loaded, Pool
 
-__all__ = ["Live", "LoadedModel", "model_of", "read_live"]
+__all__ = ["Live", "ShownModel", "model_of", "read_live"]
 
 State = Literal["loading", "ready", "leaving"]
 
@@ -15,7 +15,7 @@ _STEP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
+class ShownModel:
     """A model may be loaded twice, to answer and to make vectors; `key` tells which. `expires_in_seconds` is None for
     never, and rounded."""
 
@@ -34,7 +34,7 @@ class LoadedModel:
 class Live:
     """`pinned` and `troubles` (why a model failed last) are by name; `budget_bytes` is None where nobody knows."""
 
-    loaded: tuple[LoadedModel, ...]
+    loaded: tuple[ShownModel, ...]
     pinned: frozenset[str]
     troubles: tuple[tuple[str, str], ...]
     budget_bytes: int | None
@@ -43,7 +43,7 @@ class Live:
     def taken_bytes(self) -> int:
         return sum(each.size_bytes for each in self.loaded)
 
-    def of(self, name: str) -> tuple[LoadedModel, ...]:
+    def of(self, name: str) -> tuple[ShownModel, ...]:
         return tuple(each for each in self.loaded if each.name == name)
 
     def trouble(self, name: str) -> str:
@@ -66,9 +66,9 @@ def read_live(pool: Pool) -> Live:
     )
 
 
-def _loaded(each: Loaded) -> LoadedModel:
+def _loaded(each: Loaded) -> ShownModel:
     left = each.expires_in_seconds
-    return LoadedModel(
+    return ShownModel(
         key=each.key,
         name=model_of(each.key),
         placement=each.placement.name,

@@ -2,7 +2,7 @@
 
 from trilithon.units import format_bytes
 from trilithon.web.elements import box, words
-from trilithon.web.models.live import Live, LoadedModel
+from trilithon.web.models.live import Live, ShownModel
 from trilithon.web.texts import Texts
 
 __all__ = ["MemoryView"]
@@ -43,7 +43,7 @@ class MemoryView:
             return self._text("models.memory.taken_only", taken=format_bytes(taken))
         return self._text("models.memory.taken", taken=format_bytes(taken), budget=format_bytes(budget))
 
-    def _line(self, number: int, each: LoadedModel) -> None:
+    def _line(self, number: int, each: ShownModel) -> None:
         with box("li"):
             box("span", f"dot colour-{number % _COLOURS}").props('aria-hidden="true"')
             words("span", each.key, "name")

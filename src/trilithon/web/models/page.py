@@ -5,16 +5,16 @@ from collections.abc import Awaitable
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.library.pulls import PullState
-from trilithon.serve.problems import problem_of
-from trilithon.serve.removing import remove
+from trilithon.serve.catalog.pulls import PullState
+from trilithon.serve.http.errors import api_error_of
+from trilithon.serve.removal import remove
 from trilithon.units import format_bytes
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, words
-from trilithon.web.house import House, Visitor
 from trilithon.web.models.acts import ACTS, Act
 from trilithon.web.models.details_view import DetailsView
-from trilithon.web.models.library import Row
-from trilithon.web.models.list_view import ListView
+from trilithon.web.models.library import ModelListRow
+from trilithon.web.models.list_view import ModelList
 from trilithon.web.models.live import Live, read_live
 from trilithon.web.models.memory_view import MemoryView
 from trilithon.web.models.pulls_view import PullsView
@@ -28,14 +28,14 @@ _LOOK_SECONDS = 0.5
 _TOLD: dict[Act, str] = {"load": "loaded", "unload": "unloaded", "pin": "pinned", "unpin": "unpinned"}
 
 
-async def build(house: House, visitor: Visitor, text: Texts) -> None:
-    page = _Page(house, visitor, text)
+async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
+    page = _ModelsPage(house, visitor, text)
     await page.list.reload()
     ui.timer(_LOOK_SECONDS, page.look)
 
 
-class _Page:
-    def __init__(self, house: House, visitor: Visitor, text: Texts):
+class _ModelsPage:
+    def __init__(self, house: AppContext, visitor: PageSession, text: Texts):
         self._service, self._visitor, self._text = house.service, visitor, text
         self._live: Live | None = None
         self._pulls: tuple[PullState, ...] = ()
@@ -45,11 +45,11 @@ class _Page:
             self._told = words("p", classes="visually-hidden").props('role="status"')
             self._memory = MemoryView(text)
             self._pulling = PullsView(house.service, text)
-            self.list = ListView(house.service.shelf, text, self._row)
+            self.list = ModelList(house.service.shelf, text, self._row)
             self._details = DetailsView(house.service.shelf, text)
             self._removal = RemovalView(text, self._remove)
 
-    def _row(self, row: Row) -> RowView:
+    def _row(self, row: ModelListRow) -> RowView:
         return RowView(row, self._text, self._do, self._details.open, self._ask)
 
     async def look(self) -> None:
@@ -75,7 +75,7 @@ class _Page:
         try:
             await work
         except TrilithonError as error:
-            problem = str(problem_of(error))
+            problem = str(api_error_of(error))
         self._mark(name, busy=False)
         self._say(name, problem, self._text(told, name=name))
 
@@ -93,18 +93,18 @@ class _Page:
             view.complain(problem)
         self._told.set_text(problem or told)
 
-    def _ask(self, row: Row) -> None:
+    def _ask(self, row: ModelListRow) -> None:
         loaded = self._live is not None and bool(self._live.of(row.name))
         self._removal.open(row, loaded=loaded)
 
-    async def _remove(self, row: Row) -> None:
+    async def _remove(self, row: ModelListRow) -> None:
         problem, told = "", ""
         try:
             removal = await remove(self._service, row.entry)
             told = self._text("models.remove.done", name=row.name, size=format_bytes(removal.freed_bytes))
             told = " ".join((told, *removal.kept))
         except TrilithonError as error:
-            problem = str(problem_of(error))
+            problem = str(api_error_of(error))
         if not self._root.is_deleted:
             await self.list.reload()
         self._say(row.name, problem, told)

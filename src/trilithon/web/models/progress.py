@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from trilithon.models.pull import Step
-from trilithon.serve.library.pulls import PullState
+from trilithon.models.fetch.pull import PullStep
+from trilithon.serve.catalog.pulls import PullState
 from trilithon.units import format_bytes, format_duration
 from trilithon.web.texts import Texts
 
-__all__ = ["Progress", "progress_of"]
+__all__ = ["ShownProgress", "progress_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ShownProgress:
     """`fraction` is None where nobody knows how much is to come. `doing` and `amount` are in the reader's language."""
 
     doing: str
@@ -19,27 +19,27 @@ class Progress:
     fraction: float | None
 
 
-def progress_of(state: PullState, text: Texts) -> Progress:
+def progress_of(state: PullState, text: Texts) -> ShownProgress:
     match state.outcome:
         case "done":
-            return Progress(text("models.pull.done", name=state.local_name), " ".join(state.notes), 1.0)
+            return ShownProgress(text("models.pull.done", name=state.local_name), " ".join(state.notes), 1.0)
         case "failed":
-            return Progress(text("models.pull.failed"), state.problem, None)
+            return ShownProgress(text("models.pull.failed"), state.problem, None)
         case "stopped":
-            return Progress(text("models.pull.stopped"), _amount(state.step, text), None)
+            return ShownProgress(text("models.pull.stopped"), _amount(state.step, text), None)
         case "running":
             doing = text("models.pull.stopping") if state.stopping else _doing(state.step, text)
-            return Progress(doing, _amount(state.step, text), _fraction(state.step))
+            return ShownProgress(doing, _amount(state.step, text), _fraction(state.step))
 
 
-def _doing(step: Step, text: Texts) -> str:
+def _doing(step: PullStep, text: Texts) -> str:
     if step.stage == "chosen":
         return step.text
     doing = text(f"models.pull.{step.stage}", what=step.text)
     return f"{doing} ({step.number}/{step.count})" if step.count > 1 else doing
 
 
-def _amount(step: Step, text: Texts) -> str:
+def _amount(step: PullStep, text: Texts) -> str:
     """ "1.2 GiB of 4.0 GiB · 8.1 MiB/s · about 5:40 left"."""
     progress = step.progress
     if progress is None:
@@ -54,7 +54,7 @@ def _amount(step: Step, text: Texts) -> str:
     return " · ".join(parts)
 
 
-def _fraction(step: Step) -> float | None:
+def _fraction(step: PullStep) -> float | None:
     progress = step.progress
     if progress is None or not progress.total_bytes:
         return None

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from nicegui import ui
 
-from trilithon.serve.library.pulls import PullState
-from trilithon.serve.problems import Problem
+from trilithon.serve.catalog.pulls import PullState
+from trilithon.serve.http.errors import ApiError
 from trilithon.serve.service import Service
 from trilithon.web.elements import box, words
 from trilithon.web.models.elements import button
@@ -60,9 +60,9 @@ class PullsView:
         pool = self._service.pool
         try:
             if not name:
-                raise Problem(self._text("models.pull.empty"), status=400)
+                raise ApiError(self._text("models.pull.empty"), status=400)
             self._service.pulls.start(name, lambda local: pool.keep(local, 0))
-        except Problem as problem:
+        except ApiError as problem:
             self._complain(str(problem))
             return False
         self._complain("")

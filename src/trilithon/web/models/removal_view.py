@@ -7,7 +7,7 @@ from nicegui import ui
 from trilithon.units import format_bytes
 from trilithon.web.elements import box, words
 from trilithon.web.models.elements import button
-from trilithon.web.models.library import Row
+from trilithon.web.models.library import ModelListRow
 from trilithon.web.texts import Texts
 
 __all__ = ["RemovalView"]
@@ -16,13 +16,13 @@ __all__ = ["RemovalView"]
 class RemovalView:
     """`remove` is called with the row when the answer is yes."""
 
-    def __init__(self, text: Texts, remove: Callable[[Row], Awaitable[None]]):
+    def __init__(self, text: Texts, remove: Callable[[ModelListRow], Awaitable[None]]):
         self._text, self._remove = text, remove
         with ui.dialog() as self._dialog, ui.card().classes("asking") as self._card:
             pass
         self._dialog.on("hide", self._card.clear)
 
-    def open(self, row: Row, *, loaded: bool) -> None:
+    def open(self, row: ModelListRow, *, loaded: bool) -> None:
         self._card.clear()
         title = self._text("models.remove.title", name=row.name)
         with self._card:
@@ -38,6 +38,6 @@ class RemovalView:
         self._dialog.props["aria-label"] = title
         self._dialog.open()
 
-    async def _sure(self, row: Row) -> None:
+    async def _sure(self, row: ModelListRow) -> None:
         self._dialog.close()
         await self._remove(row)

@@ -9,8 +9,8 @@ from trilithon.web.elements import box, icon_button, words
 from trilithon.web.models.acts import Act, possible
 from trilithon.web.models.elements import button
 from trilithon.web.models.facts import Facts, parameters_text
-from trilithon.web.models.library import Row
-from trilithon.web.models.live import Live, LoadedModel
+from trilithon.web.models.library import ModelListRow
+from trilithon.web.models.live import Live, ShownModel
 from trilithon.web.texts import Texts
 
 __all__ = ["Doing", "RowView", "facts_words", "marks", "speed_words", "state_words"]
@@ -24,11 +24,11 @@ _ICONS: dict[Act, str] = {"load": "play_arrow", "unload": "eject", "pin": "push_
 class RowView:
     def __init__(
         self,
-        row: Row,
+        row: ModelListRow,
         text: Texts,
         do: Doing,
-        open_details: Callable[[Row], Awaitable[None]],
-        ask: Callable[[Row], None],
+        open_details: Callable[[ModelListRow], Awaitable[None]],
+        ask: Callable[[ModelListRow], None],
     ):
         self.row, self._text = row, text
         self._expected = ""
@@ -100,7 +100,7 @@ class RowView:
         self._more.set_text(more)
 
 
-def facts_words(row: Row, facts: Facts | None, text: Texts) -> str:
+def facts_words(row: ModelListRow, facts: Facts | None, text: Texts) -> str:
     """ "494M parameters · Q4_K_M · 379.4 MiB · context 4096 of 32768"."""
     kinds = ", ".join(row.quantizations) or (facts.quantization if facts else "") or ", ".join(row.formats)
     parts = [kinds, format_bytes(row.entry.size_bytes)]
@@ -124,7 +124,7 @@ def speed_words(facts: Facts, text: Texts) -> str:
     return " · ".join(parts) if speeds else " · ".join([text("models.row.unknown_speed"), *parts])
 
 
-def marks(row: Row, text: Texts) -> list[str]:
+def marks(row: ModelListRow, text: Texts) -> list[str]:
     """What sets it apart from others."""
     found = [text(f"models.row.{row.place}")] if row.place != "store" else []
     if row.entry.manifest.synthetic:
@@ -148,7 +148,7 @@ def state_words(name: str, live: Live, expected: str, text: Texts) -> tuple[str,
     )
 
 
-def _more(each: LoadedModel, expected: str, text: Texts) -> str:
+def _more(each: ShownModel, expected: str, text: Texts) -> str:
     parts = [format_bytes(each.size_bytes)]
     if each.placement != expected:
         parts.insert(0, text("models.state.on", placement=each.placement))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from trilithon.engines.base import Launch
 from trilithon.errors import TrilithonError, UserError
 from trilithon.measure.records import TestKind
-from trilithon.runtime.pool import Pool
+from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import Process, workspace
 from trilithon.settings import Configuration
 from trilithon.units import parse_duration, parse_integers

@@ -7,14 +7,14 @@ from nicegui import ui
 
 from trilithon.engines.placing import usable_here
 from trilithon.errors import TrilithonError, UserError
-from trilithon.results.markup import element, joined
-from trilithon.serve.library.shelf import Shelf
+from trilithon.results.report.markup import element, joined
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.web.context import AppContext
 from trilithon.web.elements import box, words
-from trilithon.web.house import House
 from trilithon.web.results.bench_run import TESTS, BenchState, Wish
-from trilithon.web.results.desk import desk_of
 from trilithon.web.results.elements import button, markup
 from trilithon.web.results.progress_view import ProgressView
+from trilithon.web.results.service import results_service_of
 from trilithon.web.texts import Texts
 
 __all__ = ["BenchView"]
@@ -27,9 +27,9 @@ _USUAL = ("pp", "tg", "question")
 class BenchView:
     """`ended` is awaited when a bench that somebody watches here is over."""
 
-    def __init__(self, house: House, text: Texts, ended: Callable[[], Awaitable[None]]):
+    def __init__(self, house: AppContext, text: Texts, ended: Callable[[], Awaitable[None]]):
         self._house, self._text, self._ended = house, text, ended
-        self._desk = desk_of(house)
+        self._desk = results_service_of(house)
         self._shown: BenchState | None = None
         self._progress = ProgressView(self._desk, text)
         with box("details", "panel folded bench") as self._form:
@@ -38,7 +38,7 @@ class BenchView:
             words("p", text("results.bench_lead"), "muted")
             self._placements: dict[str, ui.checkbox] = {}
             self._fields()
-        self._asking = _Asking(text)
+        self._asking = _ConfirmDialog(text)
         ui.timer(_LOOK_SECONDS, self._look)
 
     def _fields(self) -> None:
@@ -142,7 +142,7 @@ class BenchView:
             await self._ended()
 
 
-class _Asking:
+class _ConfirmDialog:
     """Whether the models that are loaded may go."""
 
     def __init__(self, text: Texts):
@@ -175,7 +175,7 @@ def _field(label: str, hint: str, value: str = "") -> ui.input:
     return field
 
 
-def _placements(shelf: Shelf, name: str) -> list[str]:
+def _placements(shelf: Catalog, name: str) -> list[str]:
     """Every way to run it here, and the one that it is served on."""
     entry = shelf.find(name)
     served = shelf.outlook(entry).placement

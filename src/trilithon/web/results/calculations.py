@@ -15,14 +15,14 @@ from typing import Any
 from trilithon.errors import TrilithonError, UserError
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign
-from trilithon.results.charts import Chart
-from trilithon.results.compare import Comparison, Row, compare_placements, summarise
+from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
 from trilithon.results.formats import FORMATS, export_campaigns
 from trilithon.results.phrases import ENGLISH, Phrases
-from trilithon.results.plots import as_png, as_svg, figures
-from trilithon.results.report import render_report, report_title, themed
+from trilithon.results.report.charts import Chart
+from trilithon.results.report.page import render_report, report_title, themed
+from trilithon.results.report.plots import as_png, as_svg, figures
 from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
-from trilithon.results.store import Store
+from trilithon.results.store.database import Store
 from trilithon.results.table import (
     bandwidth_text,
     failure_text,
@@ -76,7 +76,7 @@ def _phrases(language: str) -> Phrases:
     return PagePhrases(texts_for(language))
 
 
-def _row(row: Row, phrases: Phrases) -> dict[str, Any]:
+def _row(row: ComparisonRow, phrases: Phrases) -> dict[str, Any]:
     """A figure in words, as the report's table has it."""
     return {
         "placement": row.placement,
@@ -203,7 +203,7 @@ def _campaign(database: Path, number: int) -> Campaign:
         return store.campaign(number)
 
 
-def _charts(found: Campaign, rows: list[Row], phrases: Phrases) -> dict[str, Chart]:
+def _charts(found: Campaign, rows: list[ComparisonRow], phrases: Phrases) -> dict[str, Chart]:
     return figures(rows, source=report_title(found, rows, phrases), phrases=phrases)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
-from trilithon.results.markup import Html, element, joined, trusted
+from trilithon.results.report.markup import Html, element, joined, trusted
 from trilithon.web.elements import box, words
 from trilithon.web.results.calculator import Calculator
 from trilithon.web.results.downloads import FORMS, campaign_path, chart_path, report_path

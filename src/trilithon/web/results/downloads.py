@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from trilithon.errors import UserError
-from trilithon.web.house import House
-from trilithon.web.results.desk import desk_of
+from trilithon.web.context import AppContext
 from trilithon.web.results.listing import read_wanted
 from trilithon.web.results.query import Query
+from trilithon.web.results.service import results_service_of
 from trilithon.web.texts import language_of
 
 __all__ = ["FORMS", "campaign_path", "chart_path", "export_path", "report_path", "router_of"]
@@ -51,9 +51,9 @@ def report_path(campaign: int) -> str:
     return f"{_PREFIX}/{campaign}/report.html"
 
 
-def router_of(house: House) -> APIRouter:
+def router_of(house: AppContext) -> APIRouter:
     """Its lifespan ends with the bench stopped and the calculator gone."""
-    desk = desk_of(house)
+    desk = results_service_of(house)
     calculator = desk.calculator
 
     @contextlib.asynccontextmanager

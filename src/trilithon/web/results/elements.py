@@ -5,7 +5,7 @@ from typing import Any
 
 from nicegui import ui
 
-from trilithon.results.markup import Html
+from trilithon.results.report.markup import Html
 from trilithon.web.elements import box, folded
 from trilithon.web.texts import Texts
 

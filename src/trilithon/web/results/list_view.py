@@ -8,16 +8,16 @@ from typing import Any
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
-from trilithon.results.markup import Html
+from trilithon.results.report.markup import Html
 from trilithon.web.elements import box, words
 from trilithon.web.results.downloads import FORMS, export_path
 from trilithon.web.results.elements import button, downloads, markup
-from trilithon.web.results.listing import Screen, read_screen
+from trilithon.web.results.listing import ResultsScreen, read_screen
 from trilithon.web.results.query import PAGE_SIZE, Chosen, Query
 from trilithon.web.results.tables import compare_address, options, results_table
 from trilithon.web.texts import Texts
 
-__all__ = ["ListView"]
+__all__ = ["ResultList"]
 
 _FILTERS = ("model", "quantization", "placement", "build")
 _DAYS = ("since", "until")
@@ -26,11 +26,11 @@ _TICKED = "(event) => emit(event.target.value, event.target.checked)"
 _COMPARED = 2
 
 
-class ListView:
+class ResultList:
     def __init__(self, database: Path | None, query: Query, text: Texts):
         self._database, self._query, self._text = database, query, text
         self._chosen: list[Chosen] = []
-        self._screen = Screen(query=query)
+        self._screen = ResultsScreen(query=query)
         self._selects: dict[str, ui.html] = {}
         with box("section", "panel results-list"):
             self._filter_row()
@@ -79,7 +79,7 @@ class ListView:
         try:
             self._screen = await asyncio.to_thread(read_screen, self._database, self._query)
         except TrilithonError as error:
-            problem, self._screen = str(error), Screen(query=self._query)
+            problem, self._screen = str(error), ResultsScreen(query=self._query)
         if not self._table.is_deleted:
             self._query = self._screen.query
             self._problem.set_text(problem)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from trilithon.measure.metrics import HEADLINE, METRICS, Metric
 from trilithon.measure.records import Test, TestKind
-from trilithon.results import rows
-from trilithon.results.store_errors import refuse_foreign, translated
-from trilithon.results.writer import is_alive
+from trilithon.results.store import rows
+from trilithon.results.store.errors import refuse_foreign, translated
+from trilithon.results.store.writer import is_alive
 from trilithon.web.results.query import PAGE_SIZE, Query
 
-__all__ = ["Choices", "Figure", "Result", "Screen", "read_screen", "read_wanted"]
+__all__ = ["Choices", "Figure", "Result", "ResultsScreen", "read_screen", "read_wanted"]
 
 _BUSY_SECONDS = 5.0
 _FROM = " FROM placements JOIN campaigns ON campaigns.id = campaign_id WHERE "
@@ -86,7 +86,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Screen:
+class ResultsScreen:
     """`total` counts all that the query finds, of which `results` are one page."""
 
     query: Query
@@ -99,16 +99,16 @@ class Screen:
         return max(1, -(-self.total // PAGE_SIZE))
 
 
-def read_screen(database: Path | None, query: Query) -> Screen:
+def read_screen(database: Path | None, query: Query) -> ResultsScreen:
     """Nothing is written, and nothing has to be there. A page beyond the last is the last. Raises StoreError."""
     if database is None or not database.is_file():
-        return Screen(query=query)
+        return ResultsScreen(query=query)
     with _reading(database) as connection:
         where, values = query.where()
         total = int(connection.execute(f"SELECT COUNT(*){_FROM}{where}", values).fetchone()[0])
         page = min(query.page, max(0, total - 1) // PAGE_SIZE)
         found = connection.execute(_PAGE.format(where=where), [*values, PAGE_SIZE, page * PAGE_SIZE]).fetchall()
-        return Screen(
+        return ResultsScreen(
             query=replace(query, page=page),
             results=_results(connection, found),
             total=total,

@@ -2,24 +2,24 @@
 
 from nicegui import context, ui
 
+from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, words
-from trilithon.web.house import House, Visitor
 from trilithon.web.results.bench_view import BenchView
 from trilithon.web.results.campaign_view import show_campaign, show_comparison
-from trilithon.web.results.desk import desk_of
 from trilithon.web.results.elements import way
-from trilithon.web.results.list_view import ListView
+from trilithon.web.results.list_view import ResultList
 from trilithon.web.results.query import Chosen, Query
+from trilithon.web.results.service import results_service_of
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
 
 
-async def build(house: House, visitor: Visitor, text: Texts) -> None:
+async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
     ui.add_head_html('<link rel="stylesheet" href="/_pages/results.css">')
     request = context.client.request
     parameters = dict(request.query_params) if request else {}
-    calculator = desk_of(house).calculator
+    calculator = results_service_of(house).calculator
     with box(classes="results-page"):
         if parameters.get("campaign", "").isdecimal():
             show_campaign(calculator, int(parameters["campaign"][:15]), text)
@@ -34,11 +34,11 @@ async def build(house: House, visitor: Visitor, text: Texts) -> None:
             await _overview(house, Query.read(parameters), text)
 
 
-async def _overview(house: House, query: Query, text: Texts) -> None:
+async def _overview(house: AppContext, query: Query, text: Texts) -> None:
     words("h1", text("results.title"))
     words("p", text("results.lead"), "muted")
     bench_place = box(classes="benching")
-    listed = ListView(house.store, query, text)
+    listed = ResultList(house.store, query, text)
     with bench_place:
         bench = BenchView(house, text, listed.reload)
     await listed.reload()

@@ -6,8 +6,8 @@ from trilithon.errors import TrilithonError
 from trilithon.units import format_duration
 from trilithon.web.elements import box, words
 from trilithon.web.results.bench_run import BenchState
-from trilithon.web.results.desk import Desk
 from trilithon.web.results.elements import button, way
+from trilithon.web.results.service import ResultsService
 from trilithon.web.results.tables import campaign_address
 from trilithon.web.results.wording import step_text
 from trilithon.web.texts import Texts
@@ -16,7 +16,7 @@ __all__ = ["ProgressView"]
 
 
 class ProgressView:
-    def __init__(self, desk: Desk, text: Texts):
+    def __init__(self, desk: ResultsService, text: Texts):
         self._desk, self._text = desk, text
         with box("section", "panel running") as self._root:
             self._title = words("h2")

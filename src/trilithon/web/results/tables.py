@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
 
-from trilithon.results.markup import Html, element, joined
-from trilithon.web.results.listing import Result, Screen
+from trilithon.results.report.markup import Html, element, joined
+from trilithon.web.results.listing import Result, ResultsScreen
 from trilithon.web.results.query import Chosen
 from trilithon.web.results.wording import figure_text, metric_title, quality_title, sentence, test_title, unit_title
 from trilithon.web.texts import Texts
@@ -60,7 +60,7 @@ def options(values: Iterable[str], chosen: str, all_of_them: str) -> Html:
     )
 
 
-def results_table(screen: Screen, chosen: Container[Chosen], text: Texts) -> Html:
+def results_table(screen: ResultsScreen, chosen: Container[Chosen], text: Texts) -> Html:
     """The content of the `<table>`: each cell says its column's name too, for screens where a line is a card."""
     titles = {name: text(f"results.column_{name}") for name in _COLUMNS}
     head = element("tr", *(element("th", title, scope="col") for title in titles.values()))

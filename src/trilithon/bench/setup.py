@@ -1,0 +1,128 @@
+"""What a campaign will measure, as plain data that a later `--resume` can read, and the placements it means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trilithon.bench.workloads import tokens_needed
+from trilithon.board.snapshot import Board
+from trilithon.engines.base import Placement
+from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.placing import Need, place, usable_here
+from trilithon.engines.table import engines
+from trilithon.errors import PlacementError
+from trilithon.measure.records import Test
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+
+__all__ = ["CampaignSetup", "in_turn", "reference_placement", "resolve"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignSetup:
+    """A campaign before it runs. `placements` are spelled; empty means every one that can run the file.
+
+    `also` are the same model's files in other forms (.rkllm): each placement takes the first that its engine runs.
+    `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
+    rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
+    to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
+    `keep_awake` switches the CPUs' deep idle states off as well.
+    """
+
+    model: Path
+    tests: tuple[Test, ...]
+    also: tuple[Path, ...] = ()
+    placements: tuple[str, ...] = ()
+    variants: tuple[Mapping[str, str], ...] = field(default=({},))
+    rounds: int | None = None
+    budget_seconds: float | None = None
+    reference: Path | None = None
+    quality: bool = True
+    pin_clocks: bool = False
+    keep_awake: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "model": str(self.model),
+            "also": [str(path) for path in self.also],
+            "reference": str(self.reference) if self.reference else None,
+            "variants": [dict(variant) for variant in self.variants],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "CampaignSetup":
+        known = {name: data[name] for name in (f.name for f in fields(cls)) if name in data}
+        return cls(
+            **known
+            | {
+                "model": Path(data["model"]),
+                "also": tuple(map(Path, data.get("also", ()))),
+                "reference": Path(data["reference"]) if data.get("reference") else None,
+                "tests": tuple(Test(**test) for test in data["tests"]),
+                "placements": tuple(data["placements"]),
+                "variants": tuple(data["variants"]),
+            }
+        )
+
+
+def resolve(
+    plan: CampaignSetup, file: ModelFile, board: Board, configuration: Configuration, *, also: Sequence[ModelFile] = ()
+) -> list[Placement]:
+    """The placements that the plan means here, each with its own name. `also` are the files of `plan.also`.
+
+    Raises PlacementError for one that was spelled and cannot run, or when none can.
+    """
+    spellings = [parse_placement(text) for text in plan.placements]
+    if len({spelling.name for spelling in spellings}) < len(spellings):
+        raise PlacementError("a placement is named twice; tell them apart by @BUILD or by a setting")
+    files, need = (file, *also), _need(plan.tests)
+    found = [
+        place(spelling, variant, need, files, board, configuration)
+        for spelling in spellings or usable_here(files, configuration)
+        for variant in plan.variants
+    ]
+    # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
+    found = list({placement.name: placement for placement in found}.values())
+    if not found:
+        reasons = "; ".join(missing for each in engines(configuration) if (missing := each.missing()))
+        raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+    return found
+
+
+def reference_placement(
+    plan: CampaignSetup,
+    placements: Sequence[Placement],
+    file: ModelFile,
+    board: Board,
+    configuration: Configuration,
+    *,
+    also: Sequence[ModelFile] = (),
+) -> Placement:
+    """What quality is held against: `file`, or the first of `also`, on the CPU. One of `placements` where it is among
+    them, else another."""
+    files = (file, *also)
+    for placement in placements:
+        if placement.unit == "cpu" and placement.file in files and placement.prefill is None:
+            return placement
+    for spelling in usable_here(files, configuration):
+        if spelling.unit == "cpu":
+            found = place(spelling, {}, _need(plan.tests), files, board, configuration)
+            return replace(found, name=f"{spelling.text} with {found.file.path.name}")
+    if placements[0].file in files:
+        return placements[0]
+    raise PlacementError(f"no CPU placement here can run {file.path.name}, which --reference names")
+
+
+def _need(tests: Sequence[Test]) -> Need:
+    # Not a question's: an answer that fills the context ends there.
+    longest = max((tokens_needed(test) for test in tests if test.kind in ("pp", "tg", "pg")), default=0)
+    depths = [test.depth for test in tests if test.depth > 0]
+    need = Need(least_context=longest, asker="the tests", mend="make -p, -n or -d smaller")
+    need = replace(need, context=max([need.context, *map(tokens_needed, tests)]))
+    return replace(need, shortest_prefix=min(depths)) if depths else need
+
+
+def in_turn(placements: Sequence[Placement], round: int) -> list[Placement]:  # noqa: A002 - the measuring term
+    """The order of one round: every other round runs backwards, so that no placement always goes first."""
+    return list(placements) if round % 2 == 0 else list(reversed(placements))

@@ -1,0 +1,217 @@
+"""What was changed on this machine and by whom, on disk before the first change: SIGKILL and power cuts undo nothing.
+
+One file in the data folder; a lock beside it, held as long as its owner may still change something.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trilithon.board.finding import Finding
+from trilithon.board.processes import read_process
+from trilithon.board.sysfs import THIS_MACHINE, Machine
+from trilithon.board.tuning.changes import Change, put_back
+from trilithon.errors import UserError
+
+__all__ = ["Record", "Restored", "drop", "findings", "load", "lock", "new_record", "restore", "restore_command", "save"]
+
+# Root may put back what a record says, and its folder belongs to a user: nothing but these is ever written.
+_TUNABLE = re.compile(
+    r"/sys/devices/system/cpu/cpufreq/[\w-]+/[\w-]+(/[\w-]+)?"
+    r"|/sys/devices/system/cpu/cpu\d+/cpuidle/state\d+/disable"
+    r"|/sys/class/devfreq/(?!\.)[^/\0]+/(governor|min_freq|max_freq|userspace/set_freq)"
+    r"|/sys/kernel/debug/rknpu/freq|/proc/rknpu/freq",
+    re.ASCII,
+)
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """`boot_id` is None where the kernel tells none; `start_ticks` names the owner together with `pid`."""
+
+    boot_id: str | None
+    pid: int
+    start_ticks: int
+    changes: tuple[Change, ...]
+
+    def owner_lives(self) -> bool:
+        state = read_process(self.pid)
+        return state is not None and not state.ended and state.start_ticks == self.start_ticks
+
+    def is_of_this_boot(self, machine: Machine) -> bool:
+        return self.boot_id == _boot_id(machine)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """`done` is false where something is still to be put back; the record then holds it."""
+
+    done: bool
+    lines: tuple[str, ...]
+
+
+def new_record(changes: Sequence[Change], machine: Machine = THIS_MACHINE) -> Record:
+    """This process's own."""
+    state = read_process(os.getpid())
+    ticks = state.start_ticks if state else 0
+    return Record(boot_id=_boot_id(machine), pid=os.getpid(), start_ticks=ticks, changes=tuple(changes))
+
+
+def save(record: Record, folder: Path) -> None:
+    """Whole or not at all, and on the disk when this returns. Raises UserError where it cannot be kept."""
+    path = _path(folder)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            data = json.dumps(asdict(record), indent=1).encode("ascii")
+            if os.write(descriptor, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fresh.replace(path)
+        _sync(folder)
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; clocks are changed only where it can be written down what they were: "
+            "make room, or set TRILITHON_DATA to a folder of yours"
+        ) from error
+
+
+def load(folder: Path) -> Record | None:
+    """None when there is none. Raises UserError for one that is closed to this user or garbled."""
+    path = _path(folder)
+    try:
+        with path.open("rb") as file:
+            data = json.loads(file.read(_MOST_BYTES))
+        return _parsed(data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run: {restore_command(folder)}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} is no record of clocks: remove it and restart the board, which resets them") from error
+
+
+def drop(folder: Path) -> None:
+    """Raises UserError when the folder does not let go of it."""
+    try:
+        _path(folder).unlink(missing_ok=True)
+        _sync(folder)
+    except OSError as error:
+        raise UserError(f"{_path(folder)}: {error.strerror}; all is put back: remove it") from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Only one process of the machine changes clocks or puts them back. Raises UserError, naming the other one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = _path(folder).with_suffix(".lock")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; set TRILITHON_DATA to a folder of yours") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(_in_use(load(folder))) from None
+        record = load(folder)
+        if record is not None and record.pid != os.getpid() and record.owner_lives():
+            raise UserError(_in_use(record))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def restore(folder: Path, machine: Machine = THIS_MACHINE) -> Restored:
+    """Put back what a record says; call it under `lock`. Raises UserError for a record that cannot be read."""
+    record = load(folder)
+    if record is None:
+        return Restored(True, ())
+    if not record.is_of_this_boot(machine):
+        drop(folder)
+        return Restored(True, ("the machine was started anew since, and has the kernel's own clocks: nothing to do",))
+    undone = put_back(record.changes, machine)
+    if undone.failed:
+        save(new_record(undone.failed, machine), folder)
+        return Restored(False, undone.lines)
+    drop(folder)
+    return Restored(True, (*undone.lines, f"put back what process {record.pid} had left"))
+
+
+def findings(folder: Path, machine: Machine = THIS_MACHINE) -> Iterator[Finding]:
+    """For the doctor: clocks that a process has pinned, or has left so."""
+    try:
+        record = load(folder)
+    except UserError as error:
+        yield Finding("clocks-left", "problem", "clocks", str(error))
+        return
+    if record is None:
+        return
+    if not record.is_of_this_boot(machine):
+        message = "a record of pinned clocks is left from before the machine was started anew; they are as usual"
+        yield Finding("clocks-left", "note", "clocks", message, "trilithon doctor --restore")
+    elif record.owner_lives():
+        yield Finding("clocks-left", "note", "clocks", f"process {record.pid} keeps them at their top until it ends")
+    else:
+        message = f"process {record.pid} has pinned them and was killed; they are not as they were"
+        yield Finding("clocks-left", "warning", "clocks", message, restore_command(folder))
+
+
+def restore_command(folder: Path) -> str:
+    """For a shell; sudo would look for the record in root's own folder, and for the program on root's path."""
+    program = Path(sys.executable).with_name("trilithon")
+    words = ["sudo", "env", f"TRILITHON_DATA={folder}", str(program) if program.exists() else "trilithon"]
+    return shlex.join([*words, "doctor", "--restore"])
+
+
+def _path(folder: Path) -> Path:
+    return folder / "tuning.json"
+
+
+def _boot_id(machine: Machine) -> str | None:
+    return machine.text("/proc/sys/kernel/random/boot_id")
+
+
+def _in_use(record: Record | None) -> str:
+    who = f"process {record.pid}" if record else "another process"
+    return f"{who} has set the clocks and still runs: it puts them back when it ends; wait for it, or stop it"
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parsed(data: Any) -> Record:
+    changes = tuple(_change(each) for each in data["changes"])
+    boot_id, pid, ticks = data["boot_id"], data["pid"], data["start_ticks"]
+    if not isinstance(boot_id, str | None) or not isinstance(pid, int) or not isinstance(ticks, int):
+        raise TypeError("not the owner's names")
+    return Record(boot_id=boot_id, pid=pid, start_ticks=ticks, changes=changes)
+
+
+def _change(data: Any) -> Change:
+    path, old, new, effective = (data[name] for name in ("path", "old", "new", "effective"))
+    if not isinstance(old, str | None) or not isinstance(new, str | None) or not isinstance(effective, bool):
+        raise TypeError("not the values of a file")
+    if not _TUNABLE.fullmatch(path):
+        raise ValueError(f"not a file to tune: {path}")
+    return Change(path, old, new, effective)

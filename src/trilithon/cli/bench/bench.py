@@ -1,0 +1,270 @@
+"""`trilithon bench`: the words of a measurement; the work is done in trilithon.bench."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from trilithon.cli.models.commands import complete_model_or_file
+from trilithon.errors import TrilithonError, UserError
+from trilithon.units import parse_duration, parse_integers
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.bench.setup import CampaignSetup
+    from trilithon.board.snapshot import Board
+    from trilithon.board.tuning.pinning import Outcome
+    from trilithon.measure.records import Campaign, Test
+    from trilithon.results.store.database import Store
+    from trilithon.settings import Configuration
+
+__all__ = ["bench"]
+
+_KINDS = ("pp", "tg", "pg", "question", "cold")
+_FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
+
+
+@click.command("bench")
+@click.argument("model", required=False, shell_complete=complete_model_or_file)
+@click.option("-p", "--n-prompt", default="512", show_default=True, help="Prompt lengths for pp, 0 for none.")
+@click.option("-n", "--n-gen", default="128", show_default=True, help="Generated tokens for tg, 0 for none.")
+@click.option("-pg", "pg", multiple=True, metavar="P,N", help="A prompt of P tokens, then N generated, as one figure.")
+@click.option("-d", "--n-depth", default="0", show_default=True, help="Tokens in the KV cache before pp, tg and pg.")
+@click.option("-r", "--repetitions", type=click.IntRange(1, 1000), help="Rounds. [default: 5 or more, as time allows]")
+@click.option("-t", "--threads", help="Threads. [default: one per fast core]")
+@click.option("-b", "--batch-size", help="Batch size. [default: 2048]")
+@click.option("-ub", "--ubatch-size", help="Micro-batch size. [default: 512]")
+@click.option("-ctk", "--cache-type-k", help="Type of K in the KV cache. [default: f16]")
+@click.option("-ctv", "--cache-type-v", help="Type of V in the KV cache. [default: f16]")
+@click.option("-fa", "--flash-attn", help="Flash attention: on, off or auto. [default: auto]")
+@click.option("--placement", multiple=True, metavar="P", help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.")
+@click.option(
+    "--also", multiple=True, metavar="MODEL", help="The same model for other engines, such as an .rkllm file."
+)
+@click.option("--test", "tests", multiple=True, type=click.Choice(_KINDS), help="Only these tests.")
+@click.option("--question", help="The question to ask. [default: tell me about openai]")
+@click.option("--preset", type=click.Choice(["article"]), help="article: pp512, tg128 and the question.")
+@click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
+@click.option("--reference", metavar="MODEL", help="What to hold quality against. [default: the MODEL measured]")
+@click.option("--no-quality", is_flag=True, help="Leave the quality check out; the verdict then says so.")
+@click.option("--pin-clocks", is_flag=True, help="Take all clocks to their top meanwhile; needs root.")
+@click.option("--keep-awake", is_flag=True, help="With --pin-clocks: switch deep idle states off as well.")
+@click.option("--resume", is_flag=True, help="Go on with the last campaign that was stopped.")
+@click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="What to print on stdout.")
+@click.option(
+    "--progress", type=click.Choice(["words", "json"]), default="words", help="On stderr: words, or JSON lines."
+)
+@click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
+def bench(**words: Any) -> None:
+    """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
+
+    Values may be lists and ranges as in llama-bench: 512,1024 and 128-512+128. Lists for -t, -b, -ub, -ctk, -ctv and
+    -fa make one placement of each combination. A placement's own settings go behind a colon:
+    --placement llama.cpp/cpu:t=4,fa=off.
+
+    Every number is the median over runs with a 95% interval; a run has a process of its own, and the runs of all
+    placements are interleaved. Everything is kept: see trilithon results.
+    """
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    if words["resume"]:
+        _resume(words, configuration)
+    else:
+        _start(words, configuration)
+
+
+def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
+    from trilithon.results.store.database import Store
+
+    plan = _plan(words, configuration)
+    with Store.open(configuration.results_database) as store:
+        _measure(plan, store, configuration, words, resume=None)
+
+
+def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
+    from trilithon.bench.setup import CampaignSetup
+    from trilithon.results.store.database import Store
+
+    _refuse_beside("--resume goes on as it was planned", set(words) - {"resume", "output", "progress", "report_folder"})
+    with Store.open(configuration.results_database) as store:
+        number = store.last_interrupted()
+        if number is None:
+            raise UserError("there is no stopped campaign to go on with; start one with trilithon bench")
+        plan = CampaignSetup.from_json(store.campaign(number).plan)
+        _measure(plan, store, configuration, words, resume=number)
+
+
+def _measure(
+    plan: "CampaignSetup",
+    store: "Store",
+    configuration: "Configuration",
+    words: Mapping[str, Any],
+    *,
+    resume: int | None,
+) -> None:
+    from trilithon.bench.campaign import run_campaign
+    from trilithon.bench.prepare import prepare
+    from trilithon.cli.bench.outcome import show_outcome
+    from trilithon.cli.bench.steps import number_as_json, step_as_json
+    from trilithon.cli.progress import CampaignProgress, reading
+    from trilithon.cli.signals import run_stoppable
+
+    with _pinned(plan, configuration) as pinned:
+        prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"), pinned)
+        click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
+        if resume is not None:
+            click.echo(f"going on with campaign {resume}", err=True)
+        as_json = words["progress"] == "json"
+        with contextlib.nullcontext(step_as_json) if as_json else CampaignProgress() as progress:
+            number = run_stoppable(run_campaign(prepared, store, progress, resume))
+    if as_json:
+        number_as_json(number)
+    campaign = store.campaign(number)
+    show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
+    _keep_plans(campaign, prepared.board, configuration)
+    if not any(run.outcome == "finished" for run in campaign.runs):
+        raise TrilithonError(f"no placement worked; what they said: trilithon results show {number} -o json")
+
+
+def _keep_plans(campaign: "Campaign", board: "Board", configuration: "Configuration") -> None:
+    """What was found best is what `trilithon serve` runs a model on."""
+    from trilithon.results.plans import Plan, keep_plan
+    from trilithon.results.verdict import recommended, verdict_sentence
+
+    for placement in recommended(campaign):
+        plan = Plan(
+            sha256=str(placement.model.get("sha256", "")),
+            placement=placement.name,
+            board=board.identity(),
+            campaign=campaign.id,
+            sentence=verdict_sentence(campaign),
+        )
+        keep_plan(configuration.data, plan)
+
+
+@contextlib.contextmanager
+def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[tuple[Outcome, ...]]":
+    """Clocks at their top where the plan says so, and put back however the measurement ends."""
+    if not plan.pin_clocks:
+        yield ()
+        return
+    from trilithon.board.sysfs import THIS_MACHINE
+    from trilithon.board.tuning.pinning import pinned
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    with pinned(configuration.data, tell, idle_states=plan.keep_awake, machine=THIS_MACHINE) as outcomes:
+        for outcome in outcomes:
+            tell(outcome.line())
+        if not outcomes:
+            tell("no clock is pinned: the kernel of this machine lets none be set")
+        yield outcomes
+
+
+def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "CampaignSetup":
+    from trilithon.bench.setup import CampaignSetup
+
+    if words["question"] is not None and not words["question"].strip():
+        raise UserError("--question is empty; write what to ask")
+    if words["no_quality"]:
+        _refuse_beside("--no-quality holds nothing against a reference", {"reference"})
+    if not words["pin_clocks"]:
+        _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
+    budget = words["time_budget"]
+    return CampaignSetup(
+        # With other forms beside it, no single file has to suit all placements.
+        model=_model(words["model"], () if words["also"] else words["placement"], configuration),
+        tests=tuple(_tests(words)),
+        also=tuple(_model(text, (), configuration) for text in words["also"]),
+        placements=tuple(words["placement"]),
+        variants=tuple(_variants(words)),
+        rounds=words["repetitions"],
+        budget_seconds=None if budget is None else parse_duration(budget, name="--time-budget"),
+        reference=None if words["reference"] is None else _model(words["reference"], (), configuration),
+        quality=not words["no_quality"],
+        pin_clocks=words["pin_clocks"],
+        keep_awake=words["keep_awake"],
+    )
+
+
+def _refuse_beside(reason: str, names: AbstractSet[str]) -> None:
+    """What the user wrote is never ignored: refuse those of the parameters `names` that were given."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            word = "MODEL" if isinstance(parameter, click.Argument) else parameter.opts[0]
+            raise UserError(f"{reason}; leave {word} out")
+
+
+def _model(text: str | None, placements: Sequence[str], configuration: "Configuration") -> Path:
+    if text is not None:
+        from trilithon.cli.models.commands import locate_model
+
+        return locate_model(text, placements, configuration)
+    from trilithon.cli.progress import reading
+    from trilithon.models.fetch.demo import DEMO_LICENCE, demo_model
+
+    click.echo(f"No model named: measuring the demo model. {DEMO_LICENCE}", err=True)
+    return demo_model(configuration.cache, reading("putting the demo model together"))
+
+
+def _tests(words: Mapping[str, Any]) -> "list[Test]":
+    """The tests in the order pp, tg, pg, question, cold, each at every depth."""
+    from trilithon.bench.workloads import DEFAULT_QUESTION
+    from trilithon.measure.records import Test
+
+    if words["preset"] == "article":
+        _refuse_beside("--preset article says what to measure", {"n_prompt", "n_gen", "n_depth", "pg", "tests"})
+        words = {**words, "n_prompt": "512", "n_gen": "128", "n_depth": "0", "pg": (), "tests": ()}
+    wanted = words["tests"] or ("pp", "tg", "pg", "question")
+    _refuse_beside("it belongs to a test that --test leaves out", {"pg", "question"} - set(wanted))
+    prompts = [n for n in parse_integers(words["n_prompt"], name="-p") if n]
+    generated = [n for n in parse_integers(words["n_gen"], name="-n") if n]
+    pairs = [_pair(text) for text in words["pg"]]
+    if "pg" in words["tests"] and not pairs:
+        pairs = list(itertools.product(prompts, generated))
+    tests = []
+    for depth in parse_integers(words["n_depth"], name="-d"):
+        if "pp" in wanted:
+            tests += [Test(kind="pp", prompt_tokens=n, depth=depth) for n in prompts]
+        if "tg" in wanted:
+            tests += [Test(kind="tg", generated_tokens=n, depth=depth) for n in generated]
+        if "pg" in wanted:
+            tests += [Test(kind="pg", prompt_tokens=p, generated_tokens=n, depth=depth) for p, n in pairs]
+    if "question" in wanted:
+        tests.append(Test(kind="question", question=words["question"] or DEFAULT_QUESTION))
+    if "cold" in wanted:
+        tests.append(Test(kind="cold"))
+    if not tests:
+        raise UserError("nothing to measure: -p 0 and -n 0 leave no test; give one of them, or --test question")
+    return tests
+
+
+def _pair(text: str) -> tuple[int, int]:
+    prompt, comma, generated = text.partition(",")
+    if not comma or not (prompt.isdecimal() and generated.isdecimal() and int(prompt) and int(generated)):
+        raise UserError(f"-pg {text}: write two numbers from 1, for example -pg 512,128")
+    return int(prompt), int(generated)
+
+
+def _variants(words: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One mapping of settings per combination of the values given."""
+    choices: list[list[tuple[str, str]]] = []
+    for option, short in (("threads", "t"), ("batch_size", "b"), ("ubatch_size", "ub")):
+        if words[option] is not None:
+            values: Sequence[object] = parse_integers(words[option], name=f"-{short}", least=1)
+            choices.append([(short, str(value)) for value in values])
+    for option, short in (("cache_type_k", "ctk"), ("cache_type_v", "ctv"), ("flash_attn", "fa")):
+        if words[option] is not None:
+            values = [value.strip() for value in words[option].split(",")]
+            if short == "fa":
+                values = [{"1": "on", "0": "off"}.get(str(value), value) for value in values]
+            choices.append([(short, str(value)) for value in dict.fromkeys(values)])
+    return [dict(combination) for combination in itertools.product(*choices)]

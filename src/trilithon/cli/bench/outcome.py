@@ -1,0 +1,96 @@
+"""The end of a measurement: the table, the sentence, and where the report lies."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trilithon.errors import StoreError, UserError
+
+if TYPE_CHECKING:
+    from trilithon.measure.records import Campaign
+    from trilithon.results.compare import ComparisonRow
+    from trilithon.settings import Configuration
+
+__all__ = ["rows_of", "show_campaigns", "show_outcome", "tell_of_runs", "write_pictures"]
+
+_WIDEST = 120
+
+
+def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output: str, folder: Path | None) -> None:
+    """Print what was asked for on stdout, then write the report. With a data format stdout holds nothing else."""
+    from trilithon.results.compare import summarise
+    from trilithon.results.verdict import verdict_sentence
+
+    show_campaigns([campaign], output)
+    tell_of_runs(campaign)
+    as_table = output == "table"
+    if as_table:
+        click.echo(f"{verdict_sentence(campaign)}\n")
+    if not summarise(campaign):
+        return  # the table and the sentence have said why there is nothing to draw
+    for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
+        click.echo(path, err=not as_table)
+    click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+
+
+def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
+    """On stderr, what disturbed its runs and what else there is to know of them."""
+    from trilithon.results.statements import remark_lines, warning_lines
+
+    for line in warning_lines(campaign):
+        click.echo(f"warning: {prefix}{line}", err=True)
+    for line in remark_lines(campaign):
+        click.echo(f"note: {prefix}{line}", err=True)
+
+
+def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
+    """Their figures in one table for people ("table", "md"), or in one of llama-bench's formats."""
+    from trilithon.results.formats import export_campaigns
+    from trilithon.results.table import render_markdown, render_terminal
+
+    if output == "table":
+        terminal = sys.stdout.isatty()
+        width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
+        click.echo(render_terminal(rows_of(campaigns), width=width, colour=terminal))
+    elif output == "md":
+        click.echo(render_markdown(rows_of(campaigns)))
+    else:
+        export = export_campaigns(campaigns, output)  # type: ignore[arg-type] # click offers only its formats
+        click.echo(export.text, nl=False)
+        if export.note:
+            click.echo(export.note, err=True)
+
+
+def rows_of(campaigns: "Sequence[Campaign]") -> "list[ComparisonRow]":
+    """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu."""
+    from trilithon.results.compare import summarise
+
+    if len(campaigns) == 1:
+        return summarise(campaigns[0])
+    return [replace(row, placement=f"{each.id}:{row.placement}") for each in campaigns for row in summarise(each)]
+
+
+def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
+    """Write report.html and the PNGs; returns their paths. Raises StoreError when the folder cannot be written."""
+    from trilithon.results.compare import summarise
+    from trilithon.results.report.page import report_title, write_report
+    from trilithon.results.report.plots import figures, write_pngs
+    from trilithon.results.statements import comparison_lines
+    from trilithon.results.verdict import verdict_sentence
+
+    rows = summarise(campaign)
+    if not rows:
+        raise UserError(f"campaign {campaign.id} measured nothing yet; there is nothing to draw")
+    charts = figures(rows, source=report_title(campaign, rows))
+    try:
+        page = write_report(
+            folder, campaign, rows, verdict_sentence(campaign), comparison_lines(campaign), charts=charts
+        )
+        return [page, *write_pngs(charts, folder)]
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}; name another folder with --report") from error

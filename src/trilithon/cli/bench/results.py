@@ -1,0 +1,227 @@
+"""`trilithon results`: what was measured, kept, compared and carried between machines."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilithon.errors import UserError
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.measure.records import Campaign
+    from trilithon.results.compare import Comparison
+    from trilithon.results.store.database import Store
+
+__all__ = ["results"]
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_FORMATS = ("trilithon", "json", "jsonl", "csv", "sql", "md")
+
+
+@click.group("results")
+def results() -> None:
+    """List, show, compare, export and import what was measured.
+
+    A campaign is what one `trilithon bench` measured; its number stands in `results list`, and "last" means the
+    newest.
+    """
+
+
+@results.command("list")
+@_JSON
+def list_command(as_json: bool) -> None:
+    """List the campaigns."""
+    with _store() as store:
+        summaries = store.campaigns()
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        return
+    if not summaries:
+        click.echo("nothing measured yet; start with: trilithon bench", err=True)
+    for each in summaries:
+        state = "" if each.status == "finished" else f" ({each.status})"
+        models, placements = ", ".join(each.models), ", ".join(each.placements)
+        click.echo(f"{each.id:>4}  {each.started}  {models}  {placements}  {', '.join(each.tests)}{state}")
+
+
+@results.command("show")
+@click.argument("campaigns", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "md", "csv", "jsonl", "json"]),
+    default="table",
+    show_default=True,
+    help="The format.",
+)
+def show(campaigns: tuple[str, ...], output: str) -> None:
+    """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
+    from trilithon.cli.bench.outcome import rows_of, show_campaigns, tell_of_runs
+    from trilithon.results.formats import export_campaigns
+    from trilithon.results.table import render_csv, render_jsonl
+    from trilithon.results.verdict import verdict_sentence
+
+    with _store() as store:
+        found = [_campaign(store, each) for each in campaigns]
+    if output == "json":
+        click.echo(export_campaigns(found, "trilithon").text, nl=False)
+    elif output in ("csv", "jsonl"):
+        rows = rows_of(found)
+        click.echo(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
+    else:
+        show_campaigns(found, output)
+        for each in found:
+            prefix = f"{each.id}: " if len(found) > 1 else ""
+            tell_of_runs(each, prefix)
+            click.echo(f"{prefix}{verdict_sentence(each)}")
+
+
+@results.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--all", "every_metric", is_flag=True, help="Every figure, not only the one that decides.")
+@_JSON
+def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
+    """Say what A is beside B: better, worse, same or not comparable.
+
+    A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu.
+    """
+    from trilithon.results.compare import compare_placements
+    from trilithon.results.statements import comparison_text
+
+    with _store() as store:
+        pairs = _pairs(store, a, b)
+    found = [
+        (one[1], other[1], comparison)
+        for one, other in pairs
+        for comparison in compare_placements(one, other, every_metric=every_metric)
+    ]
+    if not found:
+        raise UserError(f"{a} and {b} have no test in common")
+    if as_json:
+        click.echo(json.dumps([_as_json(*each) for each in found], indent=2))
+        return
+    for name, other, comparison in found:
+        click.echo(comparison_text(name, other, comparison))
+
+
+def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], tuple[Campaign, str]]]":
+    """The placements to hold against each other: those named, else those of the same name, else the only ones."""
+    (first, one), (second, other) = _named(store, a), _named(store, b)
+    ours, theirs = [p.name for p in first.placements], [p.name for p in second.placements]
+    if one is None and other is None:
+        same = [name for name in ours if name in theirs]
+        if same and first.id != second.id:
+            return [((first, name), (second, name)) for name in same]
+    if one is None and len(ours) == 1:
+        one = ours[0]
+    if other is None and len(theirs) == 1:
+        other = theirs[0]
+    if not ours or not theirs:
+        raise UserError(f"campaign {(second if ours else first).id} measured nothing; choose another one")
+    if one is None or other is None:
+        raise UserError(
+            f"name a placement, for example {first.id}:{ours[0]}; there are {', '.join(dict.fromkeys(ours + theirs))}"
+        )
+    return [((first, one), (second, other))]
+
+
+def _named(store: "Store", text: str) -> "tuple[Campaign, str | None]":
+    number, colon, placement = text.partition(":")
+    campaign = _campaign(store, number)
+    names = [p.name for p in campaign.placements]
+    if colon and placement not in names:
+        raise UserError(f"campaign {campaign.id} has no placement {placement}; it has {', '.join(names)}")
+    return campaign, placement or None
+
+
+def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "a": name,
+        "b": other,
+        "test": found.test.name,
+        "metric": found.metric.name,
+        "verdict": found.verdict.answer,
+        "reason": found.verdict.reason,
+        "ratio": asdict(found.verdict.ratio) if found.verdict.ratio else None,
+        "differs": list(found.differs),
+    }
+
+
+@results.command("export")
+@click.argument("campaigns", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True, help="The format."
+)
+def export(campaigns: tuple[str, ...], form: str) -> None:
+    """Print CAMPAIGNS, complete (trilithon) or in one of llama-bench's formats, on stdout."""
+    from trilithon.results.formats import export_campaigns
+
+    with _store() as store:
+        found = [_campaign(store, each) for each in campaigns]
+    exported = export_campaigns(found, form)  # type: ignore[arg-type] # click offers only its formats
+    click.echo(exported.text, nl=False)
+    if exported.note:
+        click.echo(exported.note, err=True)
+
+
+@results.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def import_command(files: tuple[Path, ...]) -> None:
+    """Add the results in FILES: llama-bench's json, jsonl, csv or sql, or an export of Trilithon."""
+    from trilithon.results.formats import import_file
+
+    read = [(path, import_file(path)) for path in files]
+    with _store() as store:
+        for path, campaigns in read:
+            for campaign in campaigns:
+                click.echo(f"{path.name}: kept as campaign {store.add(campaign)}")
+
+
+@results.command("report")
+@click.argument("campaign")
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Folder to write to.")
+def report(campaign: str, folder: Path | None) -> None:
+    """Write report.html and the charts of CAMPAIGN again, and print their paths."""
+    from trilithon.cli.bench.outcome import write_pictures
+    from trilithon.settings import load_configuration
+
+    with _store() as store:
+        found = _campaign(store, campaign)
+    for path in write_pictures(found, folder or load_configuration().data / "reports" / str(found.id)):
+        click.echo(path)
+
+
+@results.command("rm")
+@click.argument("campaigns", nargs=-1, required=True)
+def remove(campaigns: tuple[str, ...]) -> None:
+    """Remove CAMPAIGNS from the database."""
+    with _store() as store:
+        for each in campaigns:
+            number = _campaign(store, each).id
+            store.remove(number)
+            click.echo(f"removed campaign {number}", err=True)
+
+
+def _store() -> "Store":
+    from trilithon.results.store.database import Store
+    from trilithon.settings import load_configuration
+
+    return Store.open(load_configuration().results_database)
+
+
+def _campaign(store: "Store", text: str) -> "Campaign":
+    if text == "last":
+        summaries = store.campaigns()
+        if not summaries:
+            raise UserError("nothing measured yet; start with: trilithon bench")
+        return store.campaign(summaries[-1].id)
+    if not text.isdecimal():
+        raise UserError(f"{text} is not the number of a campaign; see: trilithon results list")
+    return store.campaign(int(text))

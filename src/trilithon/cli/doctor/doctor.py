@@ -1,0 +1,150 @@
+"""`trilithon doctor`: what this machine is, which engines it can run, what slows it, and what mends that."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trilithon.board.doctor import Finding
+    from trilithon.board.processors import Cluster
+    from trilithon.board.snapshot import Board
+    from trilithon.board.vulkan import VulkanDriver
+
+__all__ = ["EngineRow", "doctor_command", "print_report", "report"]
+
+_MARKS = {"good": ("✓", "green"), "note": ("i", "cyan"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
+_MENU_WIDTH = 14
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """One placement as far as this machine goes. `why` says, when it is not usable, why; `mend` is the command
+    that helps, or empty."""
+
+    placement: str
+    usable: bool
+    why: str = ""
+    mend: str = ""
+
+
+def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> click.Command:
+    """The command; `engine_rows` is called when it runs."""
+
+    @click.command("doctor")
+    @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+    def doctor(as_json: bool) -> None:
+        """Say what this machine is, which engines it can run, and what slows it."""
+        from trilithon.board.doctor import findings
+        from trilithon.board.snapshot import read_board
+        from trilithon.board.sysfs import THIS_MACHINE
+        from trilithon.board.tuning import record as tuning_record
+        from trilithon.settings import load_configuration
+
+        configuration = load_configuration()
+        board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
+        found = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
+        rows = engine_rows(board)
+        if as_json:
+            click.echo(json.dumps(report(board, found, rows), indent=2, ensure_ascii=False))
+        else:
+            print_report(board, found, rows)
+
+    return doctor
+
+
+def report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow]) -> dict[str, Any]:
+    """What `--json` prints: board, findings, engines."""
+    return {
+        "board": board.facts(),
+        "findings": [asdict(finding) for finding in findings],
+        "engines": [asdict(row) for row in rows],
+    }
+
+
+def print_report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow]) -> None:
+    """For people, on stdout; plain text when that is not a terminal."""
+    from rich.console import Console
+
+    # soft_wrap: a mend has to stay one line, so that it can be copied.
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    console.print(board.describe(), style="bold")
+    for name, text in _machine_lines(board):
+        console.print(f"  {name:<{_MENU_WIDTH}}{text}")
+    if rows:
+        console.print("\nEngines", style="bold")
+        width = max(len(row.placement) for row in rows) + 2
+        for row in rows:
+            _print_item(console, "good" if row.usable else "problem", row.placement, width, row.why, row.mend)
+    console.print("\nFindings", style="bold")
+    if not findings:
+        console.print("  nothing that slows this machine was found")
+    for finding in findings:
+        _print_item(console, finding.severity, finding.subject, _MENU_WIDTH, finding.message, finding.mend)
+    explained = dict.fromkeys(f"#{finding.id}" for finding in findings if finding.severity != "good")
+    if explained:
+        console.print(f"\n  explained in docs/doctor.md: {' '.join(explained)}", style="dim")
+
+
+def _print_item(console: "Console", severity: str, name: str, width: int, text: str, mend: str) -> None:
+    mark, style = _MARKS[severity]
+    console.print(f"  {mark} ", style=style, end="")
+    console.print(f"{name:<{width}}{text}".rstrip())
+    if mend:
+        console.print(f"    {'':<{width}}→ {mend}", style="dim")
+
+
+def _machine_lines(board: "Board") -> list[tuple[str, str]]:
+    from trilithon.board.sysfs import format_cpu_list
+
+    lines = [("CPU", _cluster_text(cluster, board.chip)) for cluster in board.clusters]
+    lines.append(("runs on", f"cpu{format_cpu_list(board.big_cpus)}, {board.architecture}"))
+    lines.append(("memory", _memory_text(board)))
+    if board.gpu:
+        lines.append(("GPU", f"{board.gpu.name + ', ' if board.gpu.name else ''}driver {board.gpu.driver}"))
+    lines += [("Vulkan", _vulkan_text(driver)) for driver in board.vulkan if driver.serves or driver.software]
+    if board.npu:
+        cores = f"{board.npu.cores} core{'s' * (board.npu.cores != 1)}, " if board.npu.cores else ""
+        lines.append(("NPU", f"{cores}driver {board.npu.driver} {board.npu.version or ''}".rstrip()))
+    lines += [("NPU runtime", f"{each.path} {each.version or 'of unknown version'}") for each in board.runtimes]
+    lines += [(f"{swap.kind} swap", f"{swap.path}, {_size(swap.size_bytes)}") for swap in board.swaps]
+    lines += [("disk", f"{disk.folder}: {_size(disk.free_bytes)} free, {disk.kind}") for disk in board.disks]
+    lines.append(("system", f"{board.operating_system}, Linux {board.kernel}{', container' * board.in_container}"))
+    return lines
+
+
+def _vulkan_text(driver: "VulkanDriver") -> str:
+    version = f", Mesa {driver.version}" if driver.version else ""
+    return f"{driver.name}{version}{', software' * driver.software}"
+
+
+def _cluster_text(cluster: "Cluster", chip: str) -> str:
+    from trilithon.board.sysfs import format_cpu_list
+
+    clock = f", up to {cluster.max_khz / 1e6:.2f} GHz" if cluster.max_khz else ""
+    clock += f", now {cluster.current_khz / 1e6:.2f}" if clock and cluster.current_khz else ""
+    governor = f", governor {cluster.governor}" if cluster.governor else ""
+    kind = "" if cluster.kind == "all" else f" ({cluster.kind})"
+    return f"cpu{format_cpu_list(cluster.cpus)} {cluster.core_type or chip}{kind}{clock}{governor}"
+
+
+def _memory_text(board: "Board") -> str:
+    text = f"{_size(board.memory_bytes)}, {_size(board.memory_available_bytes)} available"
+    if board.swap_bytes:
+        text += f"; swap {_size(board.swap_bytes)}, {_size(board.swap_used_bytes)} used"
+    clock = board.clock("memory")
+    if clock and clock.current_hz and clock.max_hz:
+        text += f"; clock {clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f} MHz"
+    return text
+
+
+def _size(count: int | None) -> str:
+    from trilithon.units import format_bytes
+
+    return "unknown" if count is None else format_bytes(count)

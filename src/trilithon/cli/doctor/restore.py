@@ -1,0 +1,56 @@
+"""`trilithon doctor --restore`: clocks put back as they were, when whoever pinned them could not."""
+
+import functools
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from trilithon.errors import TrilithonError, UserError
+
+__all__ = ["restore_clocks", "with_restore"]
+
+
+def with_restore(command: click.Command) -> click.Command:
+    """The command with the option `--restore`, beside which it takes no other."""
+    inner = command.callback
+    assert inner is not None
+
+    @functools.wraps(inner)
+    def callback(*, restore: bool, **words: Any) -> Any:
+        if not restore:
+            return inner(**words)
+        _refuse_others()
+        return restore_clocks()
+
+    command.callback = callback
+    command.params.append(
+        click.Option(["--restore"], is_flag=True, help="Put clocks back that a stopped measurement has left pinned.")
+    )
+    return command
+
+
+def restore_clocks() -> None:
+    """Raises TrilithonError where something is still to be put back."""
+    from trilithon.board.sysfs import THIS_MACHINE
+    from trilithon.board.tuning import record as tuning_record
+    from trilithon.settings import load_configuration
+
+    folder = load_configuration().data
+    if tuning_record.load(folder) is None:
+        click.echo("nothing to put back: no clock is left pinned")
+        return
+    with tuning_record.lock(folder):
+        restored = tuning_record.restore(folder, THIS_MACHINE)
+    for line in restored.lines:
+        click.echo(line)
+    if not restored.done:
+        raise TrilithonError(f"not all is as it was; run: {tuning_record.restore_command(folder)}")
+
+
+def _refuse_others() -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name != "restore":
+            raise UserError(f"--restore puts clocks back and does nothing else; leave {parameter.opts[0]} out")

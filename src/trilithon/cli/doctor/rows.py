@@ -1,0 +1,77 @@
+"""The engines' part of `trilithon doctor`: every placement that there is, and why a unit has none."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from trilithon.cli.doctor.doctor import EngineRow, doctor_command
+from trilithon.cli.doctor.restore import with_restore
+from trilithon.cli.doctor.watch import with_watch
+
+if TYPE_CHECKING:
+    from trilithon.board.snapshot import Board
+    from trilithon.engines.base import Build, Engine, Unit
+    from trilithon.settings import Configuration
+
+__all__ = ["doctor"]
+
+
+def _engine_rows(board: "Board") -> Sequence[EngineRow]:
+    from trilithon.engines.table import engines
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    found = engines(configuration)
+    rows = [row for engine in found for row in _rows_of(engine, configuration)]
+    builds = [build for engine in found if not engine.only_when_named for build in engine.builds()]
+    units = {unit for build in builds for unit in build.units if not build.only_when_named(unit)}
+    rows += _troubles(configuration)
+    return rows + [
+        EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units
+    ]
+
+
+def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[EngineRow]:
+    missing = engine.missing()
+    if missing:
+        why, _, mend = missing.partition("; run: ")
+        yield EngineRow(f"{engine.name}/…", usable=False, why=why, mend=mend)
+    for build in engine.builds():
+        told = f"{build.version}, {build.where}"
+        if engine.only_when_named:
+            yield EngineRow(f"{engine.name}/{build.units[0]}", usable=True, why=f"{told}; only when named")
+            continue
+        for unit in build.units:
+            why = "; ".join((told, *_particulars(build, unit, configuration)))
+            yield EngineRow(f"{engine.name}@{build.name}/{unit}", usable=True, why=why)
+
+
+def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -> Iterator[str]:
+    """Its devices, and what was given up there to make it run."""
+    from trilithon.runtime.fallback.store import known_of
+
+    for device in build.devices:
+        if device.unit == unit:
+            driver = f", {device.driver}" if device.driver else ""
+            yield f"{device.id}: {device.name}{driver}{', software: only when named' * device.software}"
+    for known in known_of(configuration, build, unit):
+        if known.rung:
+            cause = f", since {known.falls[-1]}" if known.falls else ""
+            yield f"{known.architecture} {known.quantization} runs with {known.rung}{cause}"
+
+
+def _troubles(configuration: "Configuration") -> Iterator[EngineRow]:
+    """Programs that could not say what they compute on."""
+    from trilithon.engines.llamacpp.programs import programs
+
+    for program in programs(configuration):
+        if program.trouble:
+            why = f"{program.path} does not tell its devices: {program.trouble}"
+            yield EngineRow("gpu", usable=False, why=why, mend=f"try by hand: {program.path} --list-devices")
+
+
+def _why_none(unit: str, board: "Board") -> str:
+    there = board.gpu if unit == "gpu" else board.npu
+    return f"no engine here computes on the {unit.upper()}" if there else f"the kernel shows no {unit.upper()} here"
+
+
+doctor = with_restore(with_watch(doctor_command(_engine_rows)))

@@ -1,0 +1,232 @@
+"""`trilithon engines`: which programs run models here, where they come from, and whether they work."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilithon.errors import Interrupted, PlacementError, UserError
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.bench.trial import Trial
+    from trilithon.engines.base import Build, Unit
+    from trilithon.settings import Configuration
+
+__all__ = ["engines"]
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_WIDEST = 140
+
+
+def _complete_registered(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.engines.registry import registered
+    from trilithon.settings import load_configuration
+
+    return [entry.name for entry in registered(load_configuration()) if entry.name.startswith(incomplete)]
+
+
+def _complete_builds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.settings import load_configuration
+
+    names = dict.fromkeys(build.name for build in _builds(load_configuration()))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@click.group("engines")
+def engines() -> None:
+    """List, add, compile, check and remove the programs that run models.
+
+    A build is one installed copy of an engine; a placement names it as ENGINE@BUILD/UNIT.
+    """
+
+
+@engines.command("list")
+@_JSON
+def list_command(as_json: bool) -> None:
+    """List every build: version, units, devices, what it can do, where it comes from."""
+    from trilithon.cli.engines import rows as engine_rows
+    from trilithon.settings import load_configuration
+
+    rows = engine_rows.build_rows(load_configuration())
+    if as_json:
+        click.echo(json.dumps(engine_rows.as_json(rows), indent=2, ensure_ascii=False))
+        return
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
+    click.echo(engine_rows.render(rows, width=width, colour=terminal), nl=False)
+
+
+@engines.command("add")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", help="What placements call it. [default: from its folder]")
+def add(path: Path, name: str | None) -> None:
+    """Add the build in the folder PATH, which holds a llama-server or a librkllmrt.so."""
+    from trilithon.engines import registry
+    from trilithon.engines.inspection import find_build, name_for
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    folder = find_build(path)
+    name = name or name_for(folder)
+    _require_unused(name, folder, configuration)
+    registry.add(configuration, registry.Registered(name=name, folder=folder))
+    click.echo(f"added {name}: {folder}")
+    click.echo(f"try it with: trilithon engines check {name}", err=True)
+
+
+@engines.command("remove")
+@click.argument("name", shell_complete=_complete_registered)
+@click.option("--delete", is_flag=True, help="Remove its folder too, if it was compiled here.")
+def remove(name: str, delete: bool) -> None:
+    """Forget the build NAME, which was added or compiled here."""
+    from trilithon.engines import registry
+    from trilithon.engines.llamacpp.compile import delete_build, require_compiled
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    if delete:
+        require_compiled(name, configuration)
+    entry = registry.remove(configuration, name)
+    if delete:
+        delete_build(entry)
+    click.echo(f"removed {name}" + ("" if delete else f"; its folder stays: {entry.folder}"), err=True)
+
+
+@engines.command("build")
+@click.option("--vulkan", is_flag=True, help="With Vulkan, for a GPU.")
+@click.option("--rpc", is_flag=True, help="With RPC, to share a model between machines.")
+@click.option("--kleidiai", is_flag=True, help="With Arm's KleidiAI kernels (fetched from GitHub).")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Compilers at once. [default: by CPUs and free memory]")
+@click.option("--version", help="Of llama-cpp-python, whose source is taken. [default: a tested one]")
+@click.option("--source", type=click.Path(path_type=Path), help="A folder or archive of llama.cpp to take instead.")
+@click.option("--name", help="What placements call it. [default: native-VERSION and its options]")
+@click.option("--force", is_flag=True, help="Compile again what is there already.")
+def build(version: str | None, **words: Any) -> None:
+    """Compile llama.cpp for this very CPU: llama-server, llama-bench, llama-quantize, llama-perplexity.
+
+    Takes about 10 minutes on two cores, longer with Vulkan. Needs a C++ compiler, cmake, and ninja or make; with
+    Vulkan also glslc and the headers of Vulkan and SPIR-V.
+    """
+    from trilithon.cli.engines.progress import CompileProgress
+    from trilithon.cli.signals import stoppable
+    from trilithon.engines.llamacpp.compile import Recipe, compile_llamacpp
+    from trilithon.engines.llamacpp.source import DEFAULT_VERSION
+    from trilithon.settings import load_configuration
+
+    recipe = Recipe(version=version or DEFAULT_VERSION, **words)
+    with stoppable("stopped; nothing was installed"), CompileProgress() as progress:
+        made = compile_llamacpp(recipe, load_configuration(), progress)
+    if not made.fresh:
+        click.echo(f"{made.entry.name} is there already; to compile it again, add --force", err=True)
+    for lacking in made.entry.facts.get("without", ()):
+        click.echo(f"note: glslc is too old for {lacking}; a newer one makes faster shaders", err=True)
+    click.echo(f"{made.entry.name}  {made.entry.folder}")
+    click.echo(f"try it with: trilithon engines check {made.entry.name}", err=True)
+
+
+@engines.command("check")
+@click.argument("name", required=False, shell_complete=_complete_builds)
+@click.option("--anew", is_flag=True, help="Forget first which safer settings were found to be needed.")
+@_JSON
+@click.pass_context
+def check(context: click.Context, name: str | None, anew: bool, as_json: bool) -> None:
+    """Run a tiny model through the build NAME (BUILD or ENGINE@BUILD; all if left out), and say what works.
+
+    A unit whose only devices are software is tried only when its build is named. Exit code 1 when something fails.
+    """
+    from trilithon.cli.signals import run_stoppable
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    wanted = _wanted(name, configuration)
+    if anew:
+        _forget(wanted, configuration)
+    try:
+        trials = run_stoppable(_try_out(wanted, configuration))
+    except Interrupted:
+        raise Interrupted("stopped") from None
+    if as_json:
+        click.echo(json.dumps([_trial_json(trial) for trial in trials], indent=2, ensure_ascii=False))
+    else:
+        _print_trials(trials)
+    context.exit(0 if all(trial.works for trial in trials) else 1)
+
+
+def _forget(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") -> None:
+    from trilithon.runtime.fallback.store import forget
+
+    for build, unit in wanted:
+        if count := forget(configuration, build, unit):
+            models = f"{count} kind{'s' * (count > 1)} of model"
+            click.echo(f"{build.engine}@{build.name}/{unit}: forgot what was found for {models}", err=True)
+
+
+def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Build]":
+    """Those of every engine; `named` False leaves out the engines that are never chosen by themselves."""
+    from trilithon.engines import table
+
+    return [each for one in table.engines(configuration) if named or not one.only_when_named for each in one.builds()]
+
+
+def _require_unused(name: str, folder: Path, configuration: "Configuration") -> None:
+    """No other build may answer to this name: those that are not in the registry are known to the engines alone."""
+    for build in _builds(configuration):
+        if build.name == name and folder not in (Path(build.where), Path(build.where).parent):
+            raise UserError(f"{name} is already the build {build.where}; choose another name with --name")
+
+
+def _wanted(name: str | None, configuration: "Configuration") -> "list[tuple[Build, Unit]]":
+    if name is None:
+        every = _builds(configuration, named=False)
+        return [(build, unit) for build in every for unit in build.units if not build.only_when_named(unit)]
+    builds = _builds(configuration)
+    found = [build for build in builds if name in (build.name, f"{build.engine}@{build.name}")]
+    if not found:
+        names = ", ".join(dict.fromkeys(f"{build.engine}@{build.name}" for build in builds))
+        raise PlacementError(f"there is no build {name}; there are {names}")
+    return [(build, unit) for build in found for unit in build.units]
+
+
+async def _try_out(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") -> "list[Trial]":
+    from trilithon.bench.trial import reference_answer, try_out
+    from trilithon.runtime.process import workspace
+
+    trials = []
+    with workspace() as folder:
+        reference = await reference_answer(configuration, folder)
+        for build, unit in wanted:
+            click.echo(f"trying {build.engine}@{build.name}/{unit}", err=True)
+            trials.append(await try_out(build, unit, reference, configuration, folder, waiting=_tell))
+    return trials
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _trial_json(trial: "Trial") -> dict[str, Any]:
+    return {
+        "placement": trial.placement,
+        "version": trial.build.version,
+        "where": trial.build.where,
+        "tried": trial.tried,
+        "works": trial.works,
+        "rung": trial.rung,
+        "capabilities": [
+            {"capability": each.capability, "outcome": each.outcome, "detail": each.detail} for each in trial.findings
+        ],
+    }
+
+
+def _print_trials(trials: "list[Trial]") -> None:
+    marks = {"works": "✓", "fails": "✗", "absent": "–"}
+    for trial in trials:
+        verdict = "works" if trial.tried else "was not tried"
+        verdict = (f"{verdict}, with {trial.rung}" if trial.rung else verdict) if trial.works else "fails"
+        click.echo(f"{trial.placement} {verdict}")
+        for each in trial.findings:
+            click.echo(f"  {marks[each.outcome]} {each.capability:<19}{each.detail}".rstrip())

@@ -1,0 +1,108 @@
+"""`trilithon convert` and `trilithon quantize`: another form of a model, made by its maker's tools."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilithon.errors import UserError
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.cli.engines.progress import CompileProgress
+    from trilithon.engines.convert import Converted
+    from trilithon.settings import Configuration
+
+    _Maker = Callable[[Configuration, CompileProgress], Converted]
+
+__all__ = ["convert", "quantize"]
+
+_FOR_RKLLM = ("chip", "algorithm", "hybrid_rate", "context", "cores", "dataset", "optimization")
+_FOR_GGUF = ("converter",)
+# What means nothing for a form is refused, never ignored.
+_FOREIGN = {"rkllm": _FOR_GGUF, "gguf": _FOR_RKLLM}
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("convert")
+@click.argument("source", type=_PATH)
+@click.option("--to", "target", type=click.Choice(list(_FOREIGN)), required=True, help="The form to make.")
+@click.option("--chip", help="rkllm: what it shall run on (rk3588, rk3576, rk3562, rv1126b).")
+@click.option("--quant", help="rkllm: w8a8, w4a16, … [required]; gguf: f16, bf16, f32 or q8_0. [default: f16]")
+@click.option("--algorithm", help="rkllm: normal, grq, or one with a rank, such as normal_r16. [default: normal]")
+@click.option("--hybrid-rate", type=float, help="rkllm: share of the groups in the finer quantisation. [default: 0]")
+@click.option("--context", type=int, help="rkllm: the longest context, a multiple of 32. [default: the toolkit's]")
+@click.option("--cores", type=int, help="rkllm: NPU cores. [default: all that the chip has]")
+@click.option("--dataset", type=_PATH, help="rkllm: JSON file of examples to calibrate with.")
+@click.option("--optimization", type=int, help="rkllm: 0 or 1, for better quality and maybe slower. [default: 0]")
+@click.option("--converter", type=_PATH, help="gguf: llama.cpp source whose converter is used. [default: fetched]")
+@click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE]")
+def convert(source: Path, target: str, output: Path | None, **words: Any) -> None:
+    """Convert SOURCE, a folder as on Hugging Face (or a GGUF, for rkllm), into a file for an NPU, or into a GGUF.
+
+    rkllm needs rkllm-toolkit in a virtual environment of its own (TRILITHON_RKLLM_TOOLKIT), gguf one with torch and
+    transformers (TRILITHON_GGUF_CONVERTER). Takes minutes to hours, and several times the model's size of memory.
+    """
+    from trilithon.cli.engines.progress import CompileProgress
+    from trilithon.cli.signals import stoppable
+    from trilithon.settings import load_configuration
+
+    foreign = [name for name in _FOREIGN[target] if words[name] is not None]
+    if foreign:
+        raise UserError(f"--{foreign[0].replace('_', '-')} means nothing with --to {target}; leave it out")
+    if not source.exists():
+        raise UserError(f"{source} does not exist; name the folder of a model, or a GGUF")
+    make = {"rkllm": _to_rkllm, "gguf": _to_gguf}[target](source, output, words)
+    with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
+        made = make(load_configuration(), progress)
+    click.echo(made.path)
+    for each in made.beside:
+        click.echo(each, err=True)
+
+
+@click.command("quantize")
+@click.argument("source")
+@click.argument("quant")
+@click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE and QUANT]")
+@click.option("--again", is_flag=True, help="Also a SOURCE that is quantised already, though it gets worse.")
+def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
+    """Write the model SOURCE, a GGUF or a name, in QUANT: Q4_K_M, Q8_0, …
+
+    Takes the llama-quantize of a build of llama.cpp; `trilithon engines build` makes one.
+    """
+    from trilithon.cli.engines.progress import CompileProgress
+    from trilithon.cli.models.commands import locate_model
+    from trilithon.cli.signals import stoppable
+    from trilithon.engines.llamacpp.quantize import quantize as make
+    from trilithon.models.files.file_names import read_file_name
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    path = locate_model(source, (), configuration)
+    output = output or Path(f"{read_file_name(path.name).base or path.stem}-{quant.lower()}.gguf")
+    with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
+        made = make(path, output, quant, configuration, progress, again=again)
+    click.echo(made)
+
+
+def _to_rkllm(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
+    from trilithon.engines.convert import convert_to_rkllm
+    from trilithon.engines.rkllm.recipe import CHIPS, RkllmRecipe
+
+    for name in ("chip", "quant"):
+        if not words[name]:
+            raise UserError(f"--to rkllm needs --{name}; for example --chip {next(iter(CHIPS))} --quant w8a8")
+    given = {name: words[name] for name in _FOR_RKLLM if words[name] is not None}
+    given |= {"chip": given["chip"].lower(), "quantization": words["quant"].lower()}
+    recipe = RkllmRecipe(source=source, **given)
+    return partial(convert_to_rkllm, recipe, output or Path(recipe.file_name))
+
+
+def _to_gguf(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
+    from trilithon.engines.convert import convert_to_gguf
+
+    kind = (words["quant"] or "f16").lower()
+    target = output or Path(f"{source.absolute().name}-{kind}.gguf")
+    return partial(convert_to_gguf, source, target, kind, converter=words["converter"])

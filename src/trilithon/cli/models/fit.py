@@ -1,0 +1,49 @@
+"""What `trilithon show` says of a model on this machine: the memory it takes, and what runs it or why not."""
+
+from typing import Any
+
+from trilithon.board.snapshot import read_board
+from trilithon.engines.suitability import Suitability, memory_at, what_runs
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+from trilithon.units import format_bytes
+
+__all__ = ["fit_json", "fit_lines"]
+
+
+def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:
+    lines = ["memory"]
+    needs = memory_at(file)
+    if not needs:
+        lines.append(f"  {format_bytes(file.size_bytes)} of weights; the context's comes on top")
+    for context, need in needs.items():
+        parts = f"weights {format_bytes(need.weights_bytes)}, KV cache {format_bytes(need.kv_bytes)}"
+        parts += f", work {format_bytes(need.compute_bytes)}"
+        lines.append(f"  {f'{context:,}':>7} tokens  {format_bytes(need.total_bytes):>10}  {parts}")
+    verdicts = what_runs(file, read_board(), configuration)
+    widest = max((len(verdict.placement) for verdict in verdicts), default=0)
+    return [*lines, "", "runs here", *(f"  {_line(verdict, widest)}" for verdict in verdicts)]
+
+
+def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
+    memory = [
+        {
+            "context": context,
+            "weights_bytes": need.weights_bytes,
+            "kv_bytes": need.kv_bytes,
+            "compute_bytes": need.compute_bytes,
+            "total_bytes": need.total_bytes,
+        }
+        for context, need in memory_at(file).items()
+    ]
+    verdicts = what_runs(file, read_board(), configuration)
+    return {
+        "capabilities": sorted(file.capabilities),
+        "bytes_per_token": file.bytes_per_token,
+        "memory": memory,
+        "placements": [{"placement": each.placement, "refusal": each.refusal} for each in verdicts],
+    }
+
+
+def _line(verdict: Suitability, width: int) -> str:
+    return f"{verdict.placement.ljust(width)}  {'yes' if not verdict.refusal else f'no: {verdict.refusal}'}"

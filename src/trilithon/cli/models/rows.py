@@ -1,0 +1,136 @@
+"""What `trilithon list` says of each model, for people and as JSON."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trilithon.errors import ModelError
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
+from trilithon.units import format_bytes
+
+__all__ = ["FileRow", "ModelRow", "aligned", "as_json", "day", "model_row", "place_of", "plain", "render"]
+
+_TITLES = ("name", "size", "quant", "format", "since", "from")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """`place` is where it lies; empty where it is missing."""
+
+    role: str
+    name: str
+    size_bytes: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """`complete`: every file of it is there. `read_only` means that it lies in a layered store, or belongs to another
+    program. `files` is empty where nobody asked for places."""
+
+    name: str
+    size_bytes: int
+    quantizations: tuple[str, ...]
+    formats: tuple[str, ...]
+    source: str
+    created: str
+    adopted: bool
+    synthetic: bool
+    read_only: bool
+    complete: bool
+    files: tuple[FileRow, ...] = ()
+
+
+def model_row(manifest: Manifest, root: Path | None, store: ModelStore, *, places: bool = False) -> ModelRow:
+    """`root` is that of the store which it lies in; None where it belongs to another program."""
+    weights = manifest.of_role("weights")
+    return ModelRow(
+        name=str(manifest.name),
+        size_bytes=manifest.size_bytes,
+        quantizations=_each(file.quantization for file in weights),
+        formats=_each(file.format for file in weights),
+        source=manifest.source,
+        created=manifest.created,
+        adopted=manifest.adopted,
+        synthetic=manifest.synthetic,
+        read_only=root != store.own.root,
+        complete=not store.missing(manifest),
+        files=tuple(_file_row(file, store) for file in manifest.files) if places else (),
+    )
+
+
+def place_of(file: StoredFile, store: ModelStore) -> str:
+    """Empty where it is missing."""
+    try:
+        return str(store.file_path(file))
+    except ModelError:
+        return ""
+
+
+def _file_row(file: StoredFile, store: ModelStore) -> FileRow:
+    return FileRow(role=file.role, name=file.name, size_bytes=file.size_bytes, place=place_of(file, store))
+
+
+def as_json(rows: Sequence[ModelRow]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def render(rows: Sequence[ModelRow]) -> str:
+    """Columns of text; the last one is as long as it is. Below a model its files, where they are known."""
+    cells = [_TITLES, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_TITLES) - 1)]
+    lines = []
+    below: list[list[str]] = [[], *([f"    {line}" for line in aligned(_file_cells(row))] for row in rows)]
+    for row, files in zip(cells, below, strict=True):
+        name, size, *others, last = (*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1])
+        lines.append("  ".join([name, size.strip().rjust(widths[1]), *others, last]).rstrip())
+        lines += files
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cells(row: ModelRow) -> tuple[str, ...]:
+    marks = [
+        *["synthetic"] * row.synthetic,
+        *["incomplete"] * (not row.complete),
+        *["read only"] * (row.read_only and not row.adopted),
+    ]
+    return (
+        row.name,
+        format_bytes(row.size_bytes),
+        plain(", ".join(row.quantizations)),
+        ", ".join(row.formats),
+        day(row.created),
+        plain(row.source) + (f" ({', '.join(marks)})" if marks else ""),
+    )
+
+
+def _file_cells(row: ModelRow) -> list[tuple[str, ...]]:
+    return [(file.role, format_bytes(file.size_bytes), file.place or f"{file.name} is missing") for file in row.files]
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [tuple(map(plain, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _each(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def plain(text: str) -> str:
+    """What others wrote, in one line and without what would command a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def day(created: str) -> str:
+    """In this machine's time."""
+    try:
+        return datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, OSError):  # near the first and the last year there is
+        return created[:16]

@@ -1,0 +1,148 @@
+"""What `trilithon show` says of a model, or of a file: what it is, the memory it takes, what runs it here."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trilithon.cli.models.fit import fit_json, fit_lines
+from trilithon.cli.models.rows import aligned, day, model_row, place_of
+from trilithon.errors import ModelError
+from trilithon.models.create.modelfile import to_modelfile
+from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import read_weights, weights_of
+from trilithon.settings import Configuration
+from trilithon.units import format_bytes
+
+__all__ = ["modelfile", "show_json", "show_lines"]
+
+
+def show_lines(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> list[str]:
+    """What it is, its files, how it is talked to, the memory it takes and what runs it here. Raises ModelError for a
+    file that is no model."""
+    return _file_lines(found, configuration) if isinstance(found, Path) else _lines(found, store, configuration)
+
+
+def show_json(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
+    """`facts` of weights are what their header says, `fit` the memory they take and what runs them here; of weights
+    that cannot be read `problem` says why. Raises ModelError for a file that is no model."""
+    return _file_json(found, configuration) if isinstance(found, Path) else _json(found, store, configuration)
+
+
+def modelfile(found: Manifest | Path) -> str:
+    """What `trilithon create` would make it of. Raises ModelError for a file that is no model."""
+    return f"FROM {read_model_file(found, None).path}\n" if isinstance(found, Path) else to_modelfile(found)
+
+
+def _lines(manifest: Manifest, store: ModelStore, configuration: Configuration) -> list[str]:
+    lines = [str(manifest.name), *_about(manifest, store), "", "files"]
+    lines += [f"  {line}" for line in aligned([_file_cells(file, store) for file in manifest.files])]
+    talk = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
+    talk += [(name, _first_line(text)) for name, text in (("system", manifest.system), ("template", manifest.template))]
+    talk += [("messages", str(len(manifest.messages)))] * bool(manifest.messages)
+    if any(value for _, value in talk):
+        lines += ["", "settings", *(f"  {line}" for line in aligned([pair for pair in talk if pair[1]]))]
+    whole = [file for file in weights_of(manifest) if file not in store.missing(manifest)]
+    for file in whole:
+        lines += ["", *([file.name, ""] if len(whole) > 1 else [])]
+        lines += _fit(manifest, file, store, configuration)
+    return lines
+
+
+def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
+    files = []
+    for file in manifest.files:
+        row = asdict(file) | {"path": str(file.path) if file.path else None, "place": place_of(file, store)}
+        if file in weights_of(manifest):
+            try:
+                read = _read(manifest, file, store)
+                row |= {"facts": dict(_facts(read)), "fit": fit_json(read, configuration)}
+            except ModelError as error:
+                row["problem"] = str(error)
+        files.append(row)
+    whole = asdict(manifest) | {"name": str(manifest.name), "files": files, "parameters": dict(manifest.parameters)}
+    return asdict(model_row(manifest, store.root_of(manifest.name), store)) | whole
+
+
+def _file_lines(path: Path, configuration: Configuration) -> list[str]:
+    file = read_model_file(path, None)
+    pairs = [*_facts(file), ("size", format_bytes(file.size_bytes))]
+    return [str(file.path), *(f"  {line}" for line in aligned(pairs)), "", *fit_lines(file, configuration)]
+
+
+def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
+    file = read_model_file(path, None)
+    about = {"path": str(file.path), "size_bytes": file.size_bytes, "facts": dict(_facts(file))}
+    return about | {"fit": fit_json(file, configuration)}
+
+
+def _read(manifest: Manifest, file: StoredFile, store: ModelStore) -> ModelFile:
+    return read_weights(manifest, file, store, None)
+
+
+def _fit(manifest: Manifest, file: StoredFile, store: ModelStore, configuration: Configuration) -> list[str]:
+    try:
+        return fit_lines(_read(manifest, file, store), configuration)
+    except ModelError as error:
+        return [f"cannot run: {error}"]
+
+
+def _about(manifest: Manifest, store: ModelStore) -> list[str]:
+    complete = not store.missing(manifest)
+    try:
+        facts = [fact for file in weights_of(manifest)[:1] for fact in _facts(_read(manifest, file, store))]
+    except ModelError as error:
+        facts = [("problem", str(error))]
+    pairs = [
+        *facts,
+        ("size", format_bytes(manifest.size_bytes)),
+        ("from", manifest.source),
+        ("since", day(manifest.created)),
+    ]
+    if manifest.synthetic:
+        pairs.append(("note", "synthetic: random weights, for measuring speed and nothing else"))
+    if manifest.adopted:
+        whose = (
+            "belongs to another program" if store.root_of(manifest.name) is None else "made of files outside the store"
+        )
+        pairs.append(("note", f"{whose}: used in place, never changed"))
+    if not complete:
+        missing = ", ".join(file.name for file in store.missing(manifest))
+        pairs.append(("note", f"incomplete, {missing} is missing: trilithon pull {manifest.name}"))
+    return [f"  {line}" for line in aligned(pairs)]
+
+
+def _facts(file: ModelFile) -> list[tuple[str, str]]:
+    """What the header says, in words for people."""
+    context = f"{file.context_train} tokens" + (" at most" if file.context_limit else "") if file.context_train else ""
+    pairs = [
+        ("architecture", file.architecture),
+        ("parameters", _count(file.parameters) if file.parameters else ""),
+        ("quantisation", file.quantization),
+        ("context", context),
+        ("vocabulary", f"{file.vocabulary} tokens" if file.vocabulary else ""),
+        ("guesses ahead", "with layers of its own: spec=draft-mtp" if file.draft_layers else ""),
+        ("can", ", ".join(sorted(file.capabilities))),
+        ("made for", file.target_platform or ""),
+        ("NPU cores", str(file.target_cores or "")),
+        ("converted by", f"rkllm-toolkit {file.toolkit}" if file.toolkit else ""),
+    ]
+    return [pair for pair in pairs if pair[1]]
+
+
+def _file_cells(file: StoredFile, store: ModelStore) -> tuple[str, ...]:
+    place = place_of(file, store)
+    where = place and (place if file.path else "")
+    kind = " ".join(filter(None, (file.quantization, file.target_platform)))
+    return file.role, file.name, format_bytes(file.size_bytes), kind, where if place else "missing"
+
+
+def _first_line(text: str) -> str:
+    first, _, rest = text.strip().partition("\n")
+    return first[:70] + " …" if rest or len(first) > 70 else first
+
+
+def _count(number: int) -> str:
+    """ "0.494 billion", "268 million"."""
+    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"

@@ -1,0 +1,71 @@
+"""`trilithon key`: the keys that clients of the server show; made here, named, and taken back by name."""
+
+import json
+
+import click
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+
+__all__ = ["key"]
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.serve.access.keys import keys
+    from trilithon.settings import load_configuration
+
+    return [each.name for each in keys(load_configuration()) if each.name.startswith(incomplete)]
+
+
+@click.group("key")
+def key() -> None:
+    """Add, list and remove the keys that clients of `trilithon serve` show.
+
+    As soon as there is one, the server asks for it: `Authorization: Bearer KEY`, or `x-api-key: KEY`. A server that
+    runs takes changes up at once.
+    """
+
+
+@key.command("add")
+@click.argument("name")
+@_JSON
+def add(name: str, as_json: bool) -> None:
+    """Make a key and print it, this one time: only its hash is kept. NAME says whose it is, in logs too."""
+    from trilithon.serve.access.keys import add_key
+    from trilithon.settings import load_configuration
+
+    secret = add_key(load_configuration(), name)
+    click.echo(json.dumps({"name": name, "key": secret}) if as_json else secret)
+    click.echo(f"that is the key {name}; it is not shown again. To take it back: trilithon key rm {name}", err=True)
+
+
+@key.command("list")
+@_JSON
+def list_command(as_json: bool) -> None:
+    """List the names of the keys, and when they were made."""
+    from trilithon.serve.access.keys import keys
+    from trilithon.settings import load_configuration
+
+    found = keys(load_configuration())
+    if as_json:
+        click.echo(json.dumps([{"name": each.name, "created": each.created} for each in found], indent=2))
+        return
+    width = max((len(each.name) for each in found), default=0)
+    for each in found:
+        click.echo(f"{each.name:<{width}}  {each.created}")
+    if not found:
+        click.echo("there are no keys; make one with: trilithon key add NAME", err=True)
+
+
+@key.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_names)
+def remove(names: tuple[str, ...]) -> None:
+    """Take keys back: the server refuses them from the next request on."""
+    from trilithon.serve.access.keys import remove_key
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    for name in names:
+        remove_key(configuration, name)
+        click.echo(f"removed {name}", err=True)

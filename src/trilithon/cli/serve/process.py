@@ -1,0 +1,220 @@
+"""The server as a process: its service put together, uvicorn around it, its own CPUs, and an end in good order."""
+
+import asyncio
+import contextlib
+import math
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from trilithon.board.snapshot import Board
+from trilithon.board.tuning.pinning import open_files
+from trilithon.errors import TrilithonError, UserError
+from trilithon.runtime.pool.pool import Pool
+from trilithon.runtime.process import keep_to_cpus, workspace
+from trilithon.serve.app import ServeOptions, create_app
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.http.protocol import PatientProtocol
+from trilithon.serve.service import Service
+from trilithon.settings import Configuration
+
+if TYPE_CHECKING:
+    from trilithon.web.context import AppContext
+
+__all__ = ["Listening", "ServeSettings", "beside", "keep_off_the_models_cpus", "opened_service", "serve_until_told"]
+
+_KEEP_ALIVE_SECONDS = 75  # as nginx; uvicorn's 5 s would make every chat connect anew
+_AFTER_DRAIN_SECONDS = 5.0
+# A client at work takes two, and the usual 1,024 are soon gone.
+_OPEN_FILES = 1 << 16
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """What the user asked of the models' side. `paths` are files to serve besides the models that are here."""
+
+    paths: tuple[Path, ...] = ()
+    placement: str = ""
+    context: int = 4096
+    slots: int = 1
+    budget_bytes: int | None = None
+    keep_alive_seconds: float = 300.0
+    pins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """What the user asked of the network's side. `house` is what the pages show, None for the API alone. `ready` and
+    `ending` are called once each, in the server's thread; `leftovers` are what has to go when the process ends at
+    once."""
+
+    sockets: Sequence[socket]
+    options: ServeOptions = field(default_factory=ServeOptions)
+    certificate: Path | None = None
+    private_key: Path | None = None
+    leftovers: Sequence[Path] = ()
+    house: "AppContext | None" = None
+    ready: Callable[[], None] = lambda: None
+    ending: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def opened_service(wishes: ServeSettings, configuration: Configuration, board: Board) -> Iterator[tuple[Service, Path]]:
+    """With the private folder of its children, which goes at the end. Raises UserError for wishes that cannot be."""
+    with workspace() as folder:
+        shelf = Catalog(
+            configuration,
+            board,
+            paths=wishes.paths,
+            placement=wishes.placement,
+            context=wishes.context,
+            slots=wishes.slots,
+        )
+        pool = Pool(
+            configuration,
+            folder,
+            budget_bytes=wishes.budget_bytes,
+            keep_alive_seconds=wishes.keep_alive_seconds,
+        )
+        yield Service(shelf, pool), folder
+
+
+def keep_off_the_models_cpus(board: Board) -> tuple[int, ...]:
+    """On big.LITTLE this process works on the little cores, so that it takes nothing from the models; which ones.
+    Children get the CPUs of their placement, or all that were ours."""
+    allowed = os.sched_getaffinity(0)
+    little = {cpu for cluster in board.clusters if cluster.kind == "little" for cpu in cluster.cpus} & allowed
+    if not little or little == allowed:
+        return ()
+    keep_to_cpus(little)
+    return tuple(sorted(little))
+
+
+def serve_until_told(service: Service, listening: Listening, pins: Sequence[str] = ()) -> None:
+    """Until SIGTERM, SIGINT or SIGHUP: then what is at work may end within the options' limit. A second one ends it
+    at once, with exit code 130. Raises UserError for pins and certificates that are no good."""
+    placements = [(entry.name, service.shelf.placement(entry)) for entry in map(service.shelf.find, pins)]
+    server = _UvicornServer(_config(service, listening), service, listening)
+
+    async def run() -> None:
+        for key, placement in placements:
+            service.pool.pin(key, placement)
+        await server.serve(sockets=list(listening.sockets))
+
+    with open_files(_OPEN_FILES):
+        asyncio.run(run())
+
+
+@contextlib.contextmanager
+def beside(service: Service, listening: Listening, board: Board) -> Iterator[None]:
+    """The server in a thread of its own, up when the block is entered and gone when it is left."""
+    up = threading.Event()
+    server = _UvicornServer(_config(service, listening), service, listening, up.set)
+
+    def run() -> None:
+        keep_off_the_models_cpus(board)
+        server.run(list(listening.sockets))
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    try:
+        while not up.wait(0.05):
+            if not thread.is_alive():
+                raise TrilithonError("the server did not start; see what it wrote above")
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class _UvicornServer(uvicorn.Server):
+    def __init__(
+        self, config: uvicorn.Config, service: Service, listening: Listening, up: Callable[[], None] | None = None
+    ):
+        super().__init__(config)
+        self._service = service
+        self._listening = listening
+        self._up = up or listening.ready
+        self._drained: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._up()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        # From now on, those who wait for a model are told to come again; those at work may end.
+        limit = self._listening.options.drain_seconds
+        self._drained = asyncio.create_task(self._service.pool.drain(limit))
+        await super().shutdown(sockets)
+        await self._drained
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own would raise the signal once more at the end, and so lose the exit code 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        # Under nohup, which ignores SIGHUP, that stays ignored.
+        ending = [each for each in _ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+        for number in ending:
+            loop.add_signal_handler(number, self._asked_to_end)
+        try:
+            yield
+        finally:
+            for number in ending:
+                loop.remove_signal_handler(number)
+
+    def _asked_to_end(self) -> None:
+        if self.should_exit:
+            # The kernel ends the children with this thread (see children.guard); files would be left.
+            for each in self._listening.leftovers:
+                if each.is_dir():
+                    shutil.rmtree(each, ignore_errors=True)
+                else:
+                    each.unlink(missing_ok=True)
+            os._exit(_STOPPED)
+        self._listening.ending()
+        self.should_exit = True
+
+
+def _config(service: Service, listening: Listening) -> uvicorn.Config:
+    app = create_app(service, listening.options)
+    if listening.house is not None:
+        from trilithon.web.app import install
+
+        install(app, listening.house)
+    app.middleware_stack = app.build_middleware_stack()  # now, and not at the start, where uvicorn would exit
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        loop="asyncio",
+        http=PatientProtocol,
+        ws="none" if listening.house is None else "websockets-sansio",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(listening.options.drain_seconds + _AFTER_DRAIN_SECONDS),
+        ssl_certfile=listening.certificate,
+        ssl_keyfile=listening.private_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl's errors are some too
+        raise UserError(
+            f"--tls-cert {listening.certificate}, --tls-key {listening.private_key}: {error.strerror or error}; "
+            "both are PEM files, and the key belongs to the certificate"
+        ) from error
+    return config

@@ -1,0 +1,84 @@
+"""`trilithon ps` and `trilithon stop`: the models that a running server has loaded, and unloading one."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilithon.cli.models.commands import complete_model
+from trilithon.errors import TrilithonError, UserError
+from trilithon.units import format_bytes, format_duration
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from trilithon.cli.serve.server_client import Server
+
+__all__ = ["ps", "stop", "until"]
+
+_TITLES = ("NAME", "ID", "SIZE", "PLACEMENT", "CONTEXT", "UNTIL")
+_ID_DIGITS = 12
+# A server says "for ever" with a date that nobody will see.
+_FOR_EVER = timedelta(days=365)
+
+
+@click.command("ps")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ps(as_json: bool) -> None:
+    """List the models that the running server has loaded (TRILITHON_HOST; 127.0.0.1:11435 if unset)."""
+    from trilithon.cli.models.rows import aligned
+
+    with _server() as server:
+        models = server.loaded()
+    if as_json:
+        click.echo(json.dumps(models, indent=2, ensure_ascii=False))
+    elif models:
+        click.echo("\n".join(aligned([_TITLES, *(_row(model) for model in models)])))
+    else:
+        click.echo("no model is loaded", err=True)
+
+
+@click.command("stop")
+@click.argument("model", shell_complete=complete_model)
+def stop(model: str) -> None:
+    """Unload MODEL from the running server, once those who work with it are done."""
+    from trilithon.models.store.resolve import model_name
+
+    wanted = model_name(model)
+    with _server() as server:
+        known = {str(each.get("name", "")) for each in server.loaded()}
+        if not any(model_name(name).same_as(wanted) for name in known):
+            raise UserError(f"{wanted} is not loaded; see: trilithon ps")
+        server.unload(model)
+    click.echo(f"{wanted} is unloaded", err=True)
+
+
+def _server() -> "Server":
+    from trilithon.cli.serve.server_client import address, running_server
+
+    server = running_server()
+    if server is None:
+        raise TrilithonError(f"no server answers at {address()}; start one: trilithon serve")
+    return server
+
+
+def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(model.get("name", "")),
+        str(model.get("digest", ""))[:_ID_DIGITS],
+        format_bytes(int(model.get("size") or 0)),
+        str(model.get("placement") or "-"),
+        str(model.get("context_length") or "-"),
+        until(str(model.get("expires_at", "")), datetime.now(UTC)),
+    )
+
+
+def until(expires_at: str, now: datetime) -> str:
+    try:
+        left = datetime.fromisoformat(expires_at) - now
+    except (TypeError, ValueError):  # TypeError: without a zone
+        return expires_at or "-"
+    if left > _FOR_EVER:
+        return "for ever"
+    return f"in {format_duration(left.total_seconds())}" if left > timedelta() else "now"

@@ -1,0 +1,243 @@
+"""`trilithon serve`: the words of a server; the process is made in cli.serving, the answers in trilithon.serve."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from trilithon.cli.models.commands import complete_model
+from trilithon.errors import UserError
+from trilithon.units import parse_bytes, parse_duration
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+if TYPE_CHECKING:
+    from socket import socket
+
+    from trilithon.board.snapshot import Board
+    from trilithon.cli.serve.process import ServeSettings
+    from trilithon.serve.app import ServeOptions
+    from trilithon.serve.service import Service
+    from trilithon.settings import Configuration
+    from trilithon.web.context import AppContext
+
+__all__ = ["keep_alive_seconds", "serve"]
+
+_PORT = 11435
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("serve")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 takes a free one.")
+@click.option("--unix", type=click.Path(path_type=Path), help="Listen at a Unix socket; no port unless one is named.")
+@click.option("--api-key-file", type=_FILE, help="Keys that clients show, one a line, besides those of trilithon key.")
+@click.option("--no-key", is_flag=True, help="Ask for no key, whoever can reach the server.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Let pages of ORIGIN ask: https://chat.example, or *.")
+@click.option("--host-name", "host_names", multiple=True, metavar="NAME", help="Another name of this machine.")
+@click.option("--tls-cert", type=_FILE, help="Speak HTTPS: the certificate's PEM file.")
+@click.option("--tls-key", type=_FILE, help="The certificate's private key.")
+@click.option("--memory-budget", metavar="SIZE", help="For all models: 6G. [default: what is free, less a reserve]")
+@click.option("--keep-alive", default="5m", show_default=True, help="Unload a model after so long; -1 for never.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at once, per model."
+)
+@click.option("--context", type=click.IntRange(256), default=4096, show_default=True, help="Tokens, for each answer.")
+@click.option(
+    "--placement", default="", metavar="P", help="Run every model so: ENGINE[@BUILD]/UNIT. [default: its plan]"
+)
+@click.option("--pin", "pins", multiple=True, metavar="MODEL", shell_complete=complete_model, help="Load and keep it.")
+@click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="For each key. [default: no limit]")
+@click.option("--allow-image-fetch", is_flag=True, help="Fetch pictures that a request names by an address.")
+@click.option("--no-pages", is_flag=True, help="The API alone, and no pages for browsers.")
+@click.option("--drain", default="30s", show_default=True, help="How long answers may go on when it is told to end.")
+@click.option("--verbose", is_flag=True, help="Log every request on stderr, a JSON object a line.")
+def serve(**words: Any) -> None:
+    """Answer clients of Ollama, OpenAI and Anthropic with the models that are here, and with FILES.
+
+    Each model runs where trilithon bench found it best. Beyond this machine (--host) a key is asked for: trilithon key
+    add NAME. Ctrl-C, or SIGTERM, lets answers come to their end; once more ends it at once.
+    """
+    from trilithon.board.snapshot import read_board
+    from trilithon.settings import load_configuration
+
+    for file in words["files"]:
+        if not file.is_file():
+            raise UserError(
+                f"{file} is no file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
+            )
+    configuration, board = load_configuration(), read_board()
+    options, wishes = _options(words, configuration), _wishes(words)
+    if (words["tls_cert"] is None) != (words["tls_key"] is None):
+        raise UserError("--tls-cert and --tls-key go together; give both")
+    with _sockets(words, options) as (sockets, files):
+        _serve(words, wishes, sockets, files, options, configuration, board)
+
+
+def _serve(
+    words: Mapping[str, Any],
+    wishes: "ServeSettings",
+    sockets: "list[socket]",
+    files: list[Path],
+    options: "ServeOptions",
+    configuration: "Configuration",
+    board: "Board",
+) -> None:
+    import logging
+    import sys
+
+    from trilithon.cli.serve.listening import notify
+    from trilithon.cli.serve.process import Listening, keep_off_the_models_cpus, opened_service, serve_until_told
+    from trilithon.serve.monitoring.logs import logged_to
+
+    level = logging.INFO if words["verbose"] else logging.WARNING
+    with logged_to(sys.stderr, level=level), opened_service(wishes, configuration, board) as (service, folder):
+        house = None if words["no_pages"] else _house(service, configuration, board)
+        lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
+        if not words["no_pages"]:
+            lines += _about_pages(sockets, house, tls=words["tls_cert"] is not None)
+
+        def ready() -> None:
+            click.echo("\n".join(lines), err=True)
+            notify("READY=1")
+
+        def ending() -> None:
+            notify("STOPPING=1")
+            users = sum(each.users for each in service.pool.loaded())
+            if users:
+                click.echo(f"waiting for answers at work: {users}; once more ends it at once", err=True)
+
+        listening = Listening(
+            sockets=sockets,
+            options=options,
+            certificate=words["tls_cert"],
+            private_key=words["tls_key"],
+            leftovers=(folder, *files),
+            house=house,
+            ready=ready,
+            ending=ending,
+        )
+        keep_off_the_models_cpus(board)
+        serve_until_told(service, listening, words["pins"])
+
+
+def _house(service: "Service", configuration: "Configuration", board: "Board") -> "AppContext | None":
+    """None where the pages' library is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("nicegui") is None:
+        return None
+    from trilithon.web.context import AppContext
+
+    return AppContext(service=service, configuration=configuration, board=board, store=configuration.results_database)
+
+
+def _about_pages(sockets: "list[socket]", house: "AppContext | None", *, tls: bool) -> list[str]:
+    from trilithon.cli.serve.listening import url_of
+
+    if house is None:
+        return ["no pages for browsers: they need pip install 'trilithon[web]'"]
+    urls = [url for each in sockets if (url := url_of(each, tls=tls)).startswith("http")]
+    return [f"in a browser: {url}/" for url in urls[:1]]
+
+
+def keep_alive_seconds(text: str, *, name: str) -> float:
+    """Of "5m", "0", and "-1" or "forever", which are infinite. Raises UserError for anything else."""
+    if text.strip() in ("-1", "forever"):
+        return math.inf
+    return parse_duration(text, name=name)
+
+
+def _options(words: Mapping[str, Any], configuration: "Configuration") -> "ServeOptions":
+    from trilithon.serve.access.keys import key_store
+    from trilithon.serve.access.security import SecurityOptions
+    from trilithon.serve.app import ServeOptions
+
+    security = SecurityOptions(
+        key_store=key_store(configuration),
+        api_key_file=words["api_key_file"],
+        keys_required=False if words["no_key"] else None,
+        cors_origins=words["cors"],
+        host_names=words["host_names"],
+        requests_per_minute=words["requests_per_minute"],
+        fetch_images=words["allow_image_fetch"],
+    )
+    return ServeOptions(security=security, drain_seconds=parse_duration(words["drain"], name="--drain"))
+
+
+def _wishes(words: Mapping[str, Any]) -> "ServeSettings":
+    from trilithon.cli.serve.process import ServeSettings
+
+    budget = words["memory_budget"]
+    return ServeSettings(
+        paths=words["files"],
+        placement=words["placement"],
+        context=words["context"],
+        slots=words["parallel"],
+        budget_bytes=parse_bytes(budget, name="--memory-budget") if budget else None,
+        keep_alive_seconds=keep_alive_seconds(words["keep_alive"], name="--keep-alive"),
+    )
+
+
+@contextlib.contextmanager
+def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tuple[list[socket], list[Path]]]":
+    """With the files that they have; both go at the end. Raises UserError where strangers could come in."""
+    from socket import AF_UNIX
+
+    from trilithon.cli.serve.listening import activated_sockets, listen, listen_unix
+    from trilithon.serve.access.security import keyring, require_safe_bind
+
+    keys = keyring(options.security)
+    sockets, files = activated_sockets(), []
+    for each in sockets:
+        if each.family != AF_UNIX:
+            require_safe_bind(each.getsockname()[0], keys, words["no_key"])
+    try:
+        if not sockets and (words["unix"] is None or _named("host") or _named("port")):
+            require_safe_bind(words["host"], keys, words["no_key"])
+            sockets = listen(words["host"], words["port"])
+        if words["unix"] is not None:
+            path = words["unix"].absolute()
+            sockets.append(listen_unix(path))
+            files.append(path)
+        yield sockets, files
+    finally:
+        for each in sockets:
+            each.close()
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def _named(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) != ParameterSource.DEFAULT
+
+
+def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list[str]:
+    from socket import gethostname
+
+    from trilithon import __version__
+    from trilithon.cli.serve.listening import url_of
+
+    places = list(dict.fromkeys(url_of(each, tls=tls) for each in sockets))
+    models = len(service.shelf.models())
+    lines = [f"Trilithon {__version__} serves {models} model{'s' * (models != 1)} at {', '.join(places)}"]
+    if not models:
+        lines.append("no model is here yet; fetch one: trilithon pull qwen2.5:0.5b")
+    url = next((each for each in places if each.startswith("http")), "")
+    if url:
+        lines.append(f"for clients: OLLAMA_HOST={url} OPENAI_BASE_URL={url}/v1 ANTHROPIC_BASE_URL={url}")
+    if anywhere := next((port for host, port in map(_host_and_port, sockets) if host in ("0.0.0.0", "::")), 0):
+        lines.append(f"from other machines: http{'s' * tls}://{gethostname()}:{anywhere}")
+    if not url.endswith(f"//127.0.0.1:{_PORT}"):
+        lines.append(f"for trilithon run, ps and stop: TRILITHON_HOST={places[0]}")
+    return lines
+
+
+def _host_and_port(listening: "socket") -> tuple[str, int]:
+    """Empty and 0 for a Unix socket."""
+    name = listening.getsockname()
+    return (name[0], name[1]) if isinstance(name, tuple) else ("", 0)

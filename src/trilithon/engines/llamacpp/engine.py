@@ -1,0 +1,127 @@
+"""llama.cpp: the server inside the xllamacpp wheel, and llama-server programs in folders that the user named."""
+
+import importlib.util
+from importlib.metadata import version
+from pathlib import Path
+
+from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.llamacpp.argv import embedded_argv, server_argv
+from trilithon.engines.llamacpp.gpu import (
+    PLAIN_V_TYPES,
+    chosen_device,
+    gpu_environment,
+    gpu_ladder,
+    gpu_refusal,
+    gpu_words,
+    no_gpu_environment,
+    no_gpu_words,
+)
+from trilithon.engines.llamacpp.programs import Program, programs
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+
+__all__ = ["LlamaCpp"]
+
+_EMBEDDED = "embedded"
+_PACKAGED = "vulkan"
+_FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "vision", "embeddings", "speculation"})
+
+# The KV types that llama-server takes (common/arg.cpp).
+_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+# Options that llama-server would take from the user's environment, unrecorded, and a key that nobody here has.
+_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY", "GGML_VK_")
+
+
+class LlamaCpp:
+    name = "llama.cpp"
+    only_when_named = False
+
+    def __init__(self, configuration: Configuration):
+        self._configuration = configuration
+
+    def builds(self) -> list[Build]:
+        """One compiled for this CPU is the better one; of the package's, only the GPU is wanted."""
+        found = [program for program in programs(self._configuration) if not program.npu_backend]  # another engine's
+        native = [program for program in found if not program.packaged]
+        builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
+        packaged = [self._build(program, _PACKAGED, ()) for program in found if program.packaged]
+        return builds + self._embedded() + [build for build in packaged if build.units]
+
+    def missing(self) -> str:
+        if self.builds():
+            return ""
+        return "the xllamacpp package is not installed; run: pip install xllamacpp"
+
+    def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        if file.format != "gguf":
+            return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"
+        if unit not in build.units:
+            return f"build {build.name} has no {unit}; it has {', '.join(build.units)}"
+        for kind in (settings.kv_type_k, settings.kv_type_v):
+            if kind not in _KV_TYPES:
+                return f"unknown KV type {kind}; there are {', '.join(_KV_TYPES)}"
+        if settings.kv_type_v not in PLAIN_V_TYPES and settings.flash_attention == "off":
+            return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
+        if unit == "gpu":
+            return gpu_refusal(build, settings)
+        if settings.options:
+            return f"unknown option {settings.options[0][0]} for {self.name}/{unit}; leave it out"
+        return ""
+
+    def launch(self, placement: Placement, folder: Path) -> Launch:
+        socket = folder / "wire.sock"
+        slots = folder / "slots"
+        slots.mkdir(exist_ok=True)
+        if placement.build.name == _EMBEDDED:
+            argv, environment = embedded_argv(placement, socket, slots), {}
+        elif placement.unit == "gpu":
+            device = chosen_device(placement.build, placement.settings)
+            argv = server_argv(placement, socket, slots, gpu_words(device, placement.settings))
+            environment = gpu_environment(device, placement.settings)
+        else:
+            argv = server_argv(placement, socket, slots, no_gpu_words(placement.build))
+            environment = no_gpu_environment()
+        cpus = placement.settings.cpus
+        return Launch(argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus)
+
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        return tuple(gpu_ladder(placement)) if placement.unit == "gpu" else ()
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        if placement.unit == "gpu":
+            device = chosen_device(placement.build, placement.settings)
+            if device.software:
+                return (f"{device.name} is the CPU in disguise: these figures say nothing about a GPU",)
+        return ()
+
+    def _embedded(self) -> list[Build]:
+        if importlib.util.find_spec("xllamacpp") is None:
+            return []
+        return [
+            Build(
+                engine=self.name,
+                name=_EMBEDDED,
+                version=f"xllamacpp {version('xllamacpp')}",
+                units=("cpu",),
+                features=_FEATURES,
+                where="package xllamacpp",
+            )
+        ]
+
+    def _build(self, program: Program, name: str, units: tuple[Unit, ...]) -> Build:
+        gpus = tuple(device for device in program.devices if device.unit == "gpu")
+        return Build(
+            engine=self.name,
+            name=name,
+            version=program.version,
+            fingerprint=program.fingerprint,
+            units=(*units, "gpu") if gpus else units,
+            features=_FEATURES,
+            where=str(program.path),
+            devices=gpus,
+        )
+
+
+def _numbered(found: list[Program]) -> list[tuple[int, Program]]:
+    """Those without a name of their own are native, native2, …: by their place among all."""
+    return [(0 if at == 1 else at, program) for at, program in enumerate(found, 1)]

@@ -1,0 +1,131 @@
+"""llama.cpp on a GPU: which device, what can be turned off for a driver that does not bear it, and in which order.
+
+The variables are those of ggml-vulkan.cpp (llama.cpp 0c1e570): each counts by being there, whatever its value.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from trilithon.engines.base import Build, Device, FallbackStep, Placement, Settings
+from trilithon.engines.llamacpp.devices import VISIBLE_DEVICES
+from trilithon.models.files.gguf import read_gguf
+
+__all__ = [
+    "PLAIN_V_TYPES",
+    "chosen_device",
+    "gpu_environment",
+    "gpu_ladder",
+    "gpu_refusal",
+    "gpu_words",
+    "no_gpu_environment",
+    "no_gpu_words",
+]
+
+PLAIN_V_TYPES = ("f32", "f16", "bf16")
+"""KV types of V that need no flash attention."""
+
+_SWITCHES: Mapping[str, tuple[str, ...]] = {
+    "f16": ("GGML_VK_DISABLE_F16",),
+    "coopmat": ("GGML_VK_DISABLE_COOPMAT", "GGML_VK_DISABLE_COOPMAT2"),
+    "intdot": ("GGML_VK_DISABLE_INTEGER_DOT_PRODUCT",),
+    "fusion": ("GGML_VK_DISABLE_FUSION",),
+    "async": ("GGML_VK_DISABLE_ASYNC",),
+}
+# A slow GPU may work for seconds at one micro-batch, and drivers give up on what takes long.
+_SMALL_MICRO_BATCH = 64
+# Rungs of Vulkan's alone, the likelier culprit first.
+_PLAINER: Mapping[str, tuple[str, ...]] = {
+    "no f16 arithmetic": ("f16",),
+    "no cooperative matrix": ("coopmat",),
+    "plain shaders one by one": ("intdot", "fusion", "async"),
+}
+
+
+def chosen_device(build: Build, settings: Settings) -> Device:
+    """The one that is named, else the first that is no software, else the first: asked for is named enough. Raises
+    LookupError where there is none, which `gpu_refusal` tells before."""
+    named = dict(settings.options).get("device")
+    devices = [device for device in build.devices if device.unit == "gpu" and named in (None, device.id)]
+    if not devices:
+        raise LookupError(f"build {build.name} has no device {named or 'for the GPU'}")
+    return min(devices, key=lambda device: device.software)
+
+
+def gpu_refusal(build: Build, settings: Settings) -> str:
+    for name, value in settings.options:
+        if name not in ("device", "layers", "kv", *_SWITCHES):
+            return f"unknown option {name} for a GPU; there are device, layers, kv, {', '.join(_SWITCHES)}"
+        if name == "layers" and not (value.isdecimal() and int(value) > 0):
+            return f"layers is a number from 1, not {value}; leave it out for all layers"
+        if name in ("kv", *_SWITCHES) and value not in ("on", "off"):
+            return f"{name} is on or off, not {value}"
+    try:
+        device = chosen_device(build, settings)
+    except LookupError as error:
+        return f"{error}; it has {', '.join(f'{each.id} ({each.name})' for each in build.devices)}"
+    switched = [name for name, value in settings.options if name in _SWITCHES and value == "off"]
+    if switched and not _is_vulkan(device):
+        return f"{switched[0]} can be turned off on Vulkan devices only, not on {device.id}; leave it out"
+    return ""
+
+
+def gpu_words(device: Device, settings: Settings) -> dict[str, str | bool]:
+    """llama-server's options for this device, by their long names. Of the visible Vulkan devices it is the only one."""
+    own = dict(settings.options)
+    return {
+        "device": "Vulkan0" if _is_vulkan(device) else device.id,
+        "n-gpu-layers": own.get("layers", "all"),
+        "no-kv-offload": own.get("kv") == "off",
+    }
+
+
+def gpu_environment(device: Device, settings: Settings) -> dict[str, str]:
+    off = [name for name, value in settings.options if name in _SWITCHES and value == "off"]
+    variables = dict.fromkeys((variable for name in off for variable in _SWITCHES[name]), "1")
+    return variables | ({VISIBLE_DEVICES: device.id.removeprefix("Vulkan")} if _is_vulkan(device) else {})
+
+
+def no_gpu_words(build: Build) -> dict[str, str | bool]:
+    """What keeps a build that knows a GPU on the CPU: without a layer there, it would still do large products there."""
+    return {"device": "none"} if build.devices else {}
+
+
+def no_gpu_environment() -> dict[str, str]:
+    return {VISIBLE_DEVICES: ""}
+
+
+def gpu_ladder(placement: Placement) -> Iterator[FallbackStep]:
+    """What the user set is not taken back: a placement with fa=on stands or falls with it."""
+    settings = placement.settings
+    own = dict(settings.options)
+    if settings.flash_attention == "auto":
+        # Without it llama.cpp takes no quantised V.
+        v_type = settings.kv_type_v if settings.kv_type_v in PLAIN_V_TYPES else "f16"
+        given_up = "flash attention off" + ", V in f16" * (v_type != settings.kv_type_v)
+        settings = replace(settings, flash_attention="off", kv_type_v=v_type)
+        yield FallbackStep(name=given_up, settings=settings)
+    if _is_vulkan(chosen_device(placement.build, settings)):
+        for name, switches in _PLAINER.items():
+            if not own.keys() & set(switches):
+                settings = _with(settings, dict.fromkeys(switches, "off"))
+                yield FallbackStep(name=name, settings=settings)
+    if settings.micro_batch > _SMALL_MICRO_BATCH:
+        settings = replace(settings, micro_batch=_SMALL_MICRO_BATCH)
+        yield FallbackStep(name=f"micro-batch {_SMALL_MICRO_BATCH}", settings=settings)
+    if "kv" not in own:
+        # A device may hold less in one buffer than the cache of one layer takes; llama.cpp then aborts.
+        settings = _with(settings, {"kv": "off"})
+        yield FallbackStep(name="KV cache in main memory", settings=settings)
+    if "layers" not in own:
+        layers = read_gguf(placement.file.path).layers
+        for fewer in filter(None, (layers // 2, layers // 4)):
+            settings = _with(settings, {"layers": str(fewer)})
+            yield FallbackStep(name=f"{fewer} of {layers} layers on the GPU", settings=settings)
+
+
+def _with(settings: Settings, options: Mapping[str, str]) -> Settings:
+    return replace(settings, options=tuple({**dict(settings.options), **options}.items()))
+
+
+def _is_vulkan(device: Device) -> bool:
+    return device.id.startswith("Vulkan")

@@ -1,0 +1,70 @@
+"""A placement as a user writes it: `llama.cpp/cpu:t=4`, or two halves of a handover with a plus sign between them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trilithon.engines.base import Unit
+from trilithon.errors import PlacementError
+
+__all__ = ["SHORT_NAMES", "PlacementSpec", "parse_placement"]
+
+_SPELLING = re.compile(r"(?P<engine>[\w.-]+)(?:@(?P<build>[\w.-]+))?/(?P<unit>cpu|gpu|npu)(?::(?P<options>.+))?")
+# Between the two halves of a handover; an option's value may hold a plus sign.
+_AND = re.compile(r"\+(?=[\w.-]+(?:@[\w.-]+)?/(?:cpu|gpu|npu)(?:[:+]|$))")
+# Options of a spelled placement that turn settings; any other word is the engine's own.
+SHORT_NAMES = {
+    "t": "threads",
+    "threads": "threads",
+    "ub": "micro_batch",
+    "b": "batch",
+    "c": "context",
+    "ctk": "kv_type_k",
+    "ctv": "kv_type_v",
+    "fa": "flash_attention",
+    "np": "slots",
+    "spec": "speculation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSpec:
+    """A placement as a user writes it: `ENGINE[@BUILD]/UNIT[:NAME=VALUE,...]`; with `prefill` it is the second
+    half of `PREFILL+DECODE`."""
+
+    text: str
+    engine: str
+    build: str | None
+    unit: Unit
+    options: Mapping[str, str]
+    prefill: "PlacementSpec | None" = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefill.text}+{self.text}" if self.prefill else self.text
+
+
+def parse_placement(text: str) -> PlacementSpec:
+    """Raises PlacementError for what is not of that form."""
+    halves = [_parse_half(half) for half in _AND.split(text.strip())]
+    if len(halves) > 2:
+        raise PlacementError(f"placement {text}: a handover has two halves, PREFILL+DECODE")
+    return halves[0] if len(halves) == 1 else replace(halves[1], prefill=halves[0])
+
+
+def _parse_half(text: str) -> PlacementSpec:
+    match = _SPELLING.fullmatch(text.strip())
+    if match is None:
+        raise PlacementError(f"placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4")
+    options: dict[str, str] = {}
+    for word in (match["options"] or "").split(","):
+        name, equals, value = word.partition("=")
+        if word and not equals:
+            raise PlacementError(f"placement {text}: write {name}=VALUE after the colon")
+        if word and SHORT_NAMES.get(name.strip(), name.strip()) in {SHORT_NAMES.get(known, known) for known in options}:
+            raise PlacementError(f"placement {text}: {name.strip()} is given twice")
+        if word:
+            options[name.strip()] = value.strip()
+    unit: Any = match["unit"]
+    return PlacementSpec(text.strip(), match["engine"], match["build"], unit, options)

@@ -1,0 +1,225 @@
+"""rk-llama.cpp: forks of llama.cpp that multiply matrices on Rockchip's NPU, each with traps of its own.
+
+What is known of chips, pipelines and forks stands in rk_llamacpp.toml. Nothing is left to the forks' defaults: they
+take every chip for an RK3588, and a small 4-bit model to a pipeline that spoils it.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+from trilithon.board.snapshot import Board, read_board
+from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.llamacpp.argv import server_argv
+from trilithon.engines.llamacpp.programs import Program, programs
+from trilithon.engines.npu_board import refusal_of_driver
+from trilithon.engines.rk_llamacpp.backend import Backend, facts, read_backend
+from trilithon.engines.rk_llamacpp.options import RkOptions, choice, refusal_of_options, with_option
+from trilithon.engines.rk_llamacpp.remarks import remarks_before, remarks_on_log
+from trilithon.errors import PlacementError
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+
+__all__ = ["RkLlamaCpp"]
+
+# Pictures would be read on the CPU, 12.5 s each on an RK3588: plain llama.cpp does that as well.
+_FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "embeddings", "speculation"})
+_DEVICE = "RKNPU"
+# Whatever the user's environment says would turn settings unrecorded, and some variables count already when present.
+_HIDDEN = ("RKNPU_", "GGML_RKNPU", "LLAMA_ARG_", "LLAMA_API_KEY")
+_PLAIN_V_TYPES = ("f32", "f16", "bf16")
+_LONE_CPU_DECODE = "32"  # routes a decode step to the CPU and leaves prefill on the NPU (the fork's own advice)
+_PROBE_SECONDS = 10.0
+
+
+class RkLlamaCpp:
+    name = "rk-llama.cpp"
+    only_when_named = False
+
+    def __init__(self, configuration: Configuration, board: Callable[[], Board] | None = None):
+        self._configuration = configuration
+        self._board = board or read_board
+
+    def builds(self) -> list[Build]:
+        found: list[Build] = []
+        for program in programs(self._configuration):
+            if program.npu_backend:
+                lineage = _backend(program.path, program.npu_backend, program.fingerprint).lineage or "unknown"
+                taken = sum(build.name.split(".")[0] == lineage for build in found)
+                found.append(self._build(program, program.name or f"{lineage}{f'.{taken + 1}' if taken else ''}"))
+        return found
+
+    def _build(self, program: Program, name: str) -> Build:
+        return Build(
+            engine=self.name,
+            name=name,
+            version=program.version,
+            fingerprint=program.fingerprint,
+            units=("npu",),
+            features=_FEATURES,
+            where=str(program.path),
+            devices=tuple(device for device in program.devices if device.id.startswith(_DEVICE)),
+        )
+
+    def missing(self) -> str:
+        if self.builds():
+            return ""
+        return (
+            "no llama-server with libggml-rknpu2.so beside it; compile rk-llama.cpp on the board and run: "
+            "trilithon engines add FOLDER"
+        )
+
+    def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        board = self._board()
+        return (
+            _refusal_of_file(file, build, unit, settings)
+            or _refusal_of_build(build)
+            or _refusal_of_board(board)
+            or refusal_of_options(settings, _backend_of(build), _device(board))
+            or _refusal_of_guesses(settings)
+        )
+
+    def launch(self, placement: Placement, folder: Path) -> Launch:
+        board, settings = self._board(), placement.settings
+        if refused := self.refusal(placement.file, placement.build, placement.unit, settings):
+            raise PlacementError(f"placement {placement.name}: {refused}")
+        slots, socket = folder / "slots", folder / "wire.sock"
+        slots.mkdir(exist_ok=True)
+        return Launch(
+            argv=_argv(placement, choice(settings), socket, slots),
+            socket=socket,
+            environment={"RKNPU_DEVICE": _device(board), **choice(settings).environment},
+            hidden=_HIDDEN,
+            cpus=settings.cpus,
+            open_files=facts()["open_files"],
+            tenancy="npu",
+        )
+
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        backend = _backend_of(placement.build)
+        settings, rungs = placement.settings, []
+        for name, safer in _steps(placement, backend, self._board()):
+            settings = safer(settings)
+            rungs.append(FallbackStep(name=name, settings=settings))
+        return tuple(rungs)
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        before = remarks_before(placement, _backend_of(placement.build), self._board())
+        return (*before, *remarks_on_log(placement, log))
+
+
+@cache
+def _backend(program: Path, library: str, fingerprint: str) -> Backend:
+    try:
+        return read_backend(program.with_name(library), fingerprint)
+    except OSError as error:
+        return Backend(lineage="", stranger=f"{library}, which cannot be read ({error.strerror})")
+
+
+def _backend_of(build: Build) -> Backend:
+    program = Path(build.where)
+    library = min((file.name for file in program.parent.glob("libggml-rknpu2.so*")), default="libggml-rknpu2.so")
+    return _backend(program, library, build.fingerprint)
+
+
+def _device(board: Board) -> str:
+    """RKNPU_DEVICE for the board; empty for a chip that the forks have no configuration for."""
+    return str(facts()["chips"].get(board.chip, ""))
+
+
+def _refusal_of_file(file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+    if file.format != "gguf":
+        return f"{build.engine} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"
+    if unit != "npu":
+        # Neither -ngl 0 nor --device none takes work off an accelerator device.
+        return f"{build.engine} cannot be kept off the NPU by its unit; take llama.cpp/cpu, or pipeline=CPU_STANDARD"
+    if settings.kv_type_v not in _PLAIN_V_TYPES and settings.flash_attention == "off":
+        return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
+    return ""
+
+
+def _refusal_of_guesses(settings: Settings) -> str:
+    """With cpu_decode the few tokens of a check go to a plain copy of the weights: 529 ms for four, beside 224."""
+    if settings.speculation == "draft-mtp" and choice(settings).cpu_decode is not None:
+        return "cpu_decode is slow at checking guesses; leave cpu_decode or spec=draft-mtp out"
+    return ""
+
+
+def _refusal_of_build(build: Build) -> str:
+    backend = _backend_of(build)
+    if not any(Path(build.where).parent.glob("libggml-rknpu2.so*")):
+        return (
+            "this build computes through mainline's rocket driver, which Trilithon does not run; take an rknpu2 build"
+        )
+    if backend.stranger:
+        return f"this build is not rk-llama.cpp but {backend.stranger}; compile a fork of rk-llama.cpp"
+    if not build.devices:
+        return f"{build.where} --list-devices shows no {_DEVICE}; start it by hand and see what it says"
+    return ""
+
+
+def _refusal_of_board(board: Board) -> str:
+    npu = board.npu
+    if board.device_tree_hidden:
+        return "this container hides which chip it runs on; see trilithon doctor"
+    if npu is None:
+        return "this machine has no Rockchip NPU; take another engine"
+    if not _device(board):
+        known = ", ".join(facts()["chips"])
+        return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; take another engine"
+    return refusal_of_driver(npu)
+
+
+def _argv(placement: Placement, chosen: RkOptions, socket: Path, slots: Path) -> tuple[str, ...]:
+    """As plain llama.cpp, and so never --no-mmap (the packing of two forks needs the mapped file), and always with the
+    context (by default it is the model's own, and a long one ends in no memory and no message)."""
+    verbosity = _verbosity(placement.build.where, placement.build.fingerprint)
+    words = server_argv(placement, socket, slots, {"verbosity": verbosity} if verbosity else {})
+    return words if chosen.repack else (*words, "--no-repack")
+
+
+@cache
+def _verbosity(program: str, fingerprint: str) -> str:
+    """4 where that is "trace", which says how much of the model went where; in older servers it would be every token's
+    debugging, and the default says it."""
+    try:
+        said = subprocess.run(
+            [program, "--help"], capture_output=True, timeout=_PROBE_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "4" if re.search(rb"4: trace", said.stdout + said.stderr) else ""
+
+
+def _steps(
+    placement: Placement, backend: Backend, board: Board
+) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
+    """From the least loss to the greatest: names, and what each changes."""
+    chosen = choice(placement.settings)
+    if placement.settings.flash_attention != "off" and placement.settings.kv_type_v in _PLAIN_V_TYPES:
+        yield "flash attention off", _without_flash_attention
+    for pipeline in _safer(chosen.pipeline, placement.file, board):
+        yield f"pipeline {pipeline}", partial(with_option, name="pipeline", value=pipeline)
+    if len(chosen.cores) != 1:
+        yield "one NPU core", partial(with_option, name="cores", value=str(min(chosen.cores, default=0)))
+    routed = "RKNPU_CPU_DECODE" in backend.variables and placement.settings.speculation != "draft-mtp"
+    if routed and chosen.cpu_decode is None:
+        yield "decode on the CPU", partial(with_option, name="cpu_decode", value=_LONE_CPU_DECODE)
+    if chosen.pipeline != ("CPU_STANDARD",):
+        yield "NPU not used", partial(with_option, name="pipeline", value="CPU_STANDARD")
+
+
+def _without_flash_attention(settings: Settings) -> Settings:
+    return replace(settings, flash_attention="off")
+
+
+def _safer(pipeline: tuple[str, ...], file: ModelFile, board: Board) -> list[str]:
+    """In place of `pipeline`: the exact one last, since it takes twice the memory, and only where there is so much."""
+    if pipeline == ("CPU_STANDARD",):
+        return []
+    eight = [] if pipeline[0].startswith("W16A16") else ["W8A8_HADAMARD", "W8A8_STANDARD"]
+    fits = 2 * (file.parameters or 0) < (board.memory_available_bytes or 0)
+    return [name for name in (*eight, *["W16A16_STANDARD"] * fits) if (name,) != pipeline]

@@ -1,0 +1,277 @@
+"""How one request is answered in the runtime's thread: token by token, or, where probabilities are asked for, one
+token a run with the choice made here. All that must act within one token is decided here.
+"""
+
+import codecs
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trilithon.engines.rkllm.child.log import Reason
+from trilithon.engines.rkllm.child.runtime import DecodeStep, Perf, RkllmRuntime, RuntimeFailed
+from trilithon.engines.rkllm.child.structs import GREEDY, Picture, Prompt, RkllmSampling
+from trilithon.engines.rkllm.child.template import ModelText
+from trilithon.engines.wire.bodies import Probability
+from trilithon.engines.wire.messages import Timings
+from trilithon.engines.wire.text_stream import StopFilter, TextPiece, TextStream
+
+__all__ = ["Answering", "GenerationEnd", "GenerationJob", "Given", "StopType"]
+
+StopType = Literal["eos", "limit", "word"]
+
+# A model that is made to go on past its end may end again at once; so often in a row means that it has no more to say.
+_MOST_ENDS_IN_A_ROW = 8
+_LEAST_MS = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationJob:
+    """A request as the slot takes it. `limit` is the most tokens; `candidates` the number of most probable tokens to
+    give with each, `bias` what is added to the scores: both only with greedy sampling and a prompt of token ids.
+    `picture` encodes what takes the prompt's place; that takes seconds, so it is done in the runtime's thread."""
+
+    prompt: Prompt
+    limit: int
+    cache: bool = True
+    sampling: RkllmSampling = GREEDY
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    thinking: bool = True
+    split_reasoning: bool = False
+    reasoning_opened: bool = False
+    picture: Callable[[], Picture] | None = None
+    candidates: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        return self.candidates > 0 or bool(self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one token added: nothing to show while a character, a stop string or a tag may still be forming."""
+
+    token: int
+    pieces: list[TextPiece]
+    probability: Probability | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationEnd:
+    """`rest` is what was held back; `full` means that the context is."""
+
+    stop_type: StopType
+    stopping_word: str
+    rest: list[TextPiece]
+    full: bool
+    timings: Timings
+
+
+class Answering:
+    """One request under way. `tell` is called with each Given, from the runtime's thread; `kept` are the tokens that
+    the runtime holds keys and values of from before, as far as that is known."""
+
+    def __init__(
+        self,
+        runtime: RkllmRuntime,
+        text: ModelText,
+        ends: frozenset[int],
+        request: GenerationJob,
+        tell: Callable[[Given], None],
+        kept: Sequence[int],
+    ):
+        self._runtime = runtime
+        self._text = text
+        self._ends = ends
+        self._request = request
+        self._tell = tell
+        self._kept = kept
+        self._stream: TextStream | _PlainStream = _PlainStream(request.stop)
+        if request.split_reasoning:
+            self._stream = TextStream(stop=request.stop, reasoning_opened=request.reasoning_opened)
+        self._perfs: list[Perf] = []
+        self._ended_by_token = False
+        self._started_ns = self._first_ns = self._last_ns = 0
+        self.generated: list[int] = []
+
+    @property
+    def tokens(self) -> list[int] | None:
+        """The whole sequence; None where only the runtime knows the prompt's tokens."""
+        return None if _is_text(self._request.prompt) else [*_ids(self._request.prompt), *self.generated]
+
+    def run(self) -> GenerationEnd:
+        self._started_ns = self._first_ns = self._last_ns = time.monotonic_ns()
+        if not self._request.cache:
+            self._runtime.clear()
+        if self._request.scored:
+            self._choose()
+        else:
+            self._generate()
+        return self._end()
+
+    # -- by the runtime
+
+    def _generate(self) -> None:
+        self._run(self._request.picture() if self._request.picture else self._request.prompt)
+        ends_in_a_row = 0
+        while self._must_go_on():
+            before = len(self.generated)
+            # What follows the last token is its end; what follows it twice is likely something else.
+            tokens = self.tokens or []
+            self._run([*tokens, tokens[-1 - ends_in_a_row % len(tokens)]])
+            ends_in_a_row = 0 if len(self.generated) > before else ends_in_a_row + 1
+            if ends_in_a_row == _MOST_ENDS_IN_A_ROW:
+                raise RuntimeFailed(Reason("the model ends again and again; it cannot be made to go on past its end"))
+
+    def _must_go_on(self) -> bool:
+        """The runtime has no request-wise way to ignore the end, so it is asked again with a longer prompt."""
+        if not self._request.ignore_eos or self._runtime.cancelled or self.tokens is None:
+            return False
+        return len(self.generated) < self._request.limit
+
+    def _run(self, prompt: Prompt) -> None:
+        perf = self._runtime.generate(
+            prompt,
+            limit=self._request.limit - len(self.generated),
+            on_step=self._on_step,
+            sampling=self._request.sampling,
+            thinking=self._request.thinking,
+        )
+        if perf is not None:
+            self._perfs.append(perf)
+
+    def _on_step(self, step: DecodeStep) -> bool:
+        if step.token in self._ends:
+            # 1.3.0 does not know every model's end (rknn-llm#534); it would go on for ever.
+            self._ended_by_token = True
+            if not self._request.ignore_eos:
+                return False
+        self._give(step.token, step.text, step.at_ns, None)
+        return self._stream.stopped is None
+
+    def _give(self, token: int, text: bytes | str, at_ns: int, probability: Probability | None) -> None:
+        if not self.generated:
+            self._first_ns = at_ns
+        self._last_ns = at_ns
+        self.generated.append(token)
+        self._tell(Given(token, self._stream.feed(text), probability))
+
+    # -- by the scores
+
+    def _choose(self) -> None:
+        """The most probable token each time: the runtime gives scores only in place of an answer."""
+        shown = self._text.detokenizer() if self._text.has_tokenizer else None
+        while len(self.generated) < self._request.limit and self._stream.stopped is None:
+            logits, perf = self._runtime.logits(self.tokens or [])
+            if perf is not None:
+                self._perfs.append(perf)
+            probability = _most_probable(logits, self._request)
+            token = probability.token
+            self._ended_by_token = token in self._ends and not self._request.ignore_eos
+            text = "" if self._ended_by_token or shown is None else shown.feed(token)
+            self._give(token, text, time.monotonic_ns(), probability)
+            if self._ended_by_token or self._runtime.cancelled:
+                return
+
+    # -- the end
+
+    def _end(self) -> GenerationEnd:
+        rest = [] if self._stream.stopped is not None else self._stream.finish()
+        return GenerationEnd(
+            stop_type=self._stop_type(),
+            stopping_word=self._stream.stopped or "",
+            rest=rest,
+            full=len(self.tokens or self.generated) >= self._runtime.context,
+            timings=self._timings(),
+        )
+
+    def _stop_type(self) -> StopType:
+        if self._stream.stopped is not None:
+            return "word"
+        if self._ended_by_token and not self._request.ignore_eos:
+            return "eos"
+        return "limit" if len(self.generated) >= self._request.limit else "eos"
+
+    def _timings(self) -> Timings:
+        """By the runtime's own figures; by our clock where it gave none: before 1.2.1, and for what was cut short."""
+        count, predicted_ms = len(self.generated), (self._last_ns - self._first_ns) / 1e6
+        prompt_n, prompt_ms = self._evaluated(), (self._first_ns - self._started_ns) / 1e6
+        if self._perfs:
+            prompt_n, prompt_ms = self._perfs[0].prompt_n, self._perfs[0].prompt_ms
+        steps = sum(perf.step_n for perf in self._perfs)
+        if steps > 0:
+            # Whether the runtime counts the first token among them or not, a step takes as long.
+            predicted_ms = sum(perf.step_ms for perf in self._perfs) / steps * max(count - 1, 0)
+        total = prompt_n if _is_text(self._request.prompt) else len(_ids(self._request.prompt))
+        return Timings(
+            cache_n=max(total - prompt_n, 0),
+            prompt_n=prompt_n,
+            prompt_ms=prompt_ms,
+            predicted_n=count,
+            predicted_ms=max(predicted_ms, _LEAST_MS),
+        )
+
+    def _evaluated(self) -> int:
+        """How many tokens of the prompt had to be evaluated, where the runtime does not say."""
+        if _is_text(self._request.prompt):
+            return 0
+        tokens = _ids(self._request.prompt)
+        if not self._request.cache or not self._runtime.abi.has_perf:
+            return len(tokens)  # the older ones are not known to take up a prefix by themselves
+        shared = 0
+        for one, other in zip(tokens[:-1], self._kept, strict=False):
+            if one != other:
+                break
+            shared += 1
+        return len(tokens) - shared
+
+
+class _PlainStream:
+    """As TextStream, without an eye on reasoning: what `/completion` gives."""
+
+    def __init__(self, stop: Sequence[str]):
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = StopFilter(stop)
+
+    @property
+    def stopped(self) -> str | None:
+        return self._stop.stopped
+
+    def feed(self, piece: bytes | str) -> list[TextPiece]:
+        return _shown(self._stop.feed(self._decoder.decode(piece) if isinstance(piece, bytes) else piece))
+
+    def finish(self) -> list[TextPiece]:
+        return _shown(self._stop.feed(self._decoder.decode(b"", final=True)) + self._stop.finish())
+
+
+def _shown(text: str) -> list[TextPiece]:
+    return [TextPiece(text)] if text else []
+
+
+def _is_text(prompt: Prompt) -> bool:
+    """Whether only the runtime knows the tokens."""
+    return isinstance(prompt, str | Picture)
+
+
+def _ids(prompt: Prompt) -> Sequence[int]:
+    assert not isinstance(prompt, str | Picture)
+    return prompt
+
+
+def _most_probable(logits: NDArray[np.float32], request: GenerationJob) -> Probability:
+    """The distribution stays the model's own, whatever bias the choice is made with."""
+    scores = logits.astype(np.float64)
+    logprobs = scores - (scores.max() + np.log(np.exp(scores - scores.max()).sum()))
+    biased = scores.copy()
+    for token, bias in request.bias.items():
+        if 0 <= token < len(biased):
+            biased[token] += bias
+    chosen = int(biased.argmax())
+    count = min(request.candidates, len(logprobs))
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    return Probability(chosen, float(logprobs[chosen]), [(int(token), float(logprobs[token])) for token in best])

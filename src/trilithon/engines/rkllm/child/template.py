@@ -1,0 +1,213 @@
+"""A model's own words for a conversation: its chat template and tokenizer, from the files beside the weights.
+
+Nothing that comes with a model is executed, but for the template in its sandbox.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trilithon.engines.wire.chat_template import ChatTemplate, read_chat_template
+from trilithon.engines.wire.text_stream import opens_reasoning
+from trilithon.errors import ModelError, UserError
+from trilithon.models.files.rkllm import companion
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["IMAGE_TAG", "Detokenizer", "ModelText", "Prompt", "plain_prompt"]
+
+IMAGE_TAG = "<image>"
+"""Where a picture stands in a prompt for the runtime (rkllm.h: as many tags as pictures)."""
+
+_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+_HALF = "�"  # how a tokenizer decodes a character of which bytes are missing
+_MOST_HELD_TOKENS = 8  # a character has 4 bytes at most; what stays broken after twice as many tokens is broken
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation as the model takes it. `tokens` is None where only the runtime can tokenize `text`, and then
+    puts its own template around it. `reasoning_opened`: the answer begins inside a thinking block."""
+
+    text: str
+    tokens: tuple[int, ...] | None
+    reasoning_opened: bool
+
+
+class ModelText:
+    """Tokenizer and chat template of one model, as far as they lie beside its file.
+
+    `note` says what is missing and what the consequence is; empty when both are there.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer | None", template: ChatTemplate | None, note: str):
+        self._tokenizer = tokenizer
+        self._template = template
+        self.note = note
+
+    @classmethod
+    def beside(cls, model: Path) -> "ModelText":
+        """Raises ModelError for a file that is there and damaged."""
+        path = companion(model, "tokenizer.json")
+        if path is None:
+            mend = "put the model's tokenizer.json and tokenizer_config.json beside it"
+            return cls(None, None, f"{model.name} has no tokenizer beside it: chat uses the runtime's template; {mend}")
+        try:
+            tokenizer, template = _read_tokenizer(path), read_chat_template(path.parent)
+        except ImportError as error:
+            mend = "pip install 'trilithon[rkllm]'"
+            return cls(None, None, f"{error.name} is missing: chat uses the runtime's template; run: {mend}")
+        if template is None:
+            return cls(tokenizer, None, f"no chat template beside {model.name}: chat uses the runtime's template")
+        return cls(tokenizer, template, "")
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @property
+    def has_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def vocabulary(self) -> int | None:
+        return None if self._tokenizer is None else self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def token(self, text: str) -> int | None:
+        """The id of the token that is written so, if there is one."""
+        return None if self._tokenizer is None else self._tokenizer.token_to_id(text)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        enable_thinking: bool | None = None,
+        generation_prompt: bool = True,
+    ) -> Prompt:
+        """The conversation in the model's own form, or for the runtime's. Raises UserError when it cannot be said."""
+        if self._template is None or self._tokenizer is None:
+            if tools:
+                raise UserError(f"tools need the model's own template; {self.note}")
+            return Prompt(plain_prompt(messages), None, False)
+        text = self._template.render(
+            [_as_templates_have_it(message) for message in messages],
+            tools=list(tools),
+            enable_thinking=enable_thinking,
+            generation_prompt=generation_prompt,
+        )
+        return Prompt(text, tuple(self.tokenize(text)), opens_reasoning(text))
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
+        whole = text.encode(errors="replace").decode()  # half a surrogate pair, which JSON can carry, is no text
+        return list(self._need().encode(whole, add_special_tokens=add_special).ids)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        self._check(tokens)
+        return self._need().decode(list(tokens), skip_special_tokens=False)
+
+    def detokenizer(self, *, special: bool = False) -> "Detokenizer":
+        """For one answer; `special` shows the special tokens too."""
+        tokenizer = self._need()
+        return Detokenizer(lambda tokens: tokenizer.decode(tokens, skip_special_tokens=not special))
+
+    def _need(self) -> "Tokenizer":
+        if self._tokenizer is None:
+            raise UserError(f"there is no tokenizer; {self.note}")
+        return self._tokenizer
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        bad = [token for token in tokens if not 0 <= token < 1 << 31]
+        if bad:
+            raise UserError(f"{bad[0]} is no token; write numbers from 0 to the size of the vocabulary")
+
+
+class Detokenizer:
+    """Tokens of one answer to text, as they come: a character that is spread over tokens comes with its last one."""
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        self._decode = decode
+        self._shown: list[int] = []  # the last ones that were shown: some tokenizers write spaces by what stands before
+        self._held: list[int] = []
+
+    def feed(self, token: int) -> str:
+        self._held.append(token)
+        text = self._text()
+        if text.endswith(_HALF) and len(self._held) < _MOST_HELD_TOKENS:
+            return ""
+        self._shown, self._held = self._held, []
+        return text
+
+    def finish(self) -> str:
+        text = self._text() if self._held else ""
+        self._shown, self._held = self._held, []
+        return text
+
+    def _text(self) -> str:
+        before = self._decode(self._shown) if self._shown else ""
+        return self._decode(self._shown + self._held)[len(before) :]
+
+
+def plain_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation as one text for the runtime, which knows only a user's single turn: the last message with what
+    the system says before it, or, where there were turns before, all of them with their speakers."""
+    turns = [(str(message.get("role", "user")), _content(message)) for message in messages]
+    for role, _ in turns:
+        if role not in _ROLES:
+            raise UserError(f"a message of the role {role} needs the model's own template; put it beside the model")
+    if sum(role != "system" for role, _ in turns) <= 1:
+        return "\n\n".join(text for _, text in turns if text)
+    return "\n\n".join(f"{_ROLES[role]}: {text}" for role, text in turns)
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    kind = part.get("type")
+    if kind == "text":
+        return str(part.get("text", ""))
+    if kind == "image_url":
+        return IMAGE_TAG
+    raise UserError(f"content of the type {kind} is unknown; there are text and image_url")
+
+
+def _as_templates_have_it(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Content as one text, and the arguments of calls as objects: the wire has them as JSON in a text, which
+    templates would quote a second time."""
+    turned = dict(message) | {"content": _content(message)}
+    if calls := message.get("tool_calls"):
+        turned["tool_calls"] = [_call(call) for call in calls]
+    return turned
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the arguments of a call of {function.get('name')} are no JSON: {error}") from error
+    return dict(call) | {"function": function}
+
+
+def _read_tokenizer(path: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except Exception as error:  # the library raises nothing more particular
+        raise ModelError(f"{path} is damaged: {error}; fetch the file again") from error
+    tokenizer.no_truncation()  # both may be left over from training
+    tokenizer.no_padding()
+    return tokenizer

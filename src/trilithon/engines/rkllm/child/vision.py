@@ -1,0 +1,225 @@
+"""Pictures for a language model on the NPU: a vision encoder (.rknn), run with rknn-toolkit-lite2 where that is there.
+
+The calls are those of the vendor's demo of a vision model (rknn-llm, examples/multimodal_model_demo); nothing of it was
+run on an NPU. The encoder is loaded with the first picture and stays.
+"""
+
+import base64
+import binascii
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trilithon.engines.rkllm.child.structs import Picture
+from trilithon.engines.rkllm.child.template import IMAGE_TAG, ModelText, plain_prompt
+from trilithon.errors import RunError, UserError
+from trilithon.models.files.rkllm import companion
+
+__all__ = ["VisionEncoder", "VisionForm", "image_bytes", "images_in", "open_encoder", "read_form"]
+
+_SETTINGS = "vision.json"
+_PREPROCESSOR = "preprocessor_config.json"
+# The words around and for a picture: Qwen's as the vendor's demo has them, InternVL's as its tokenizer has them.
+_MARKS = (
+    ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+    ("<img>", "</img>", "<IMG_CONTEXT>"),
+)
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_MOST_BYTES = 32 << 20
+_MOST_PIXELS = 50_000_000
+_GREY = (127, 127, 127)  # what the vendor's demo fills the square with
+_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
+# On chips with several NPU cores, the encoder takes them all; the others refuse the parameter.
+_CORE_MASKS = {"RK3588": "NPU_CORE_0_1_2", "RK3576": "NPU_CORE_0_1"}
+
+
+@dataclass(frozen=True, slots=True)
+class VisionForm:
+    """The picture that an encoder was converted for, in pixels, and the model's words before, after and for it."""
+
+    width: int
+    height: int
+    marks: tuple[str, str, str]
+
+
+def read_form(model: Path, text: ModelText) -> VisionForm:
+    """From vision.json beside the model, else from its preprocessor_config.json and its tokenizer.
+
+    Raises UserError, saying what to write where, when one of them leaves it open.
+    """
+    own = _object(companion(model, _SETTINGS))
+    width, height = _size(own) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
+    named = tuple(own.get(name) for name in ("start", "end", "content"))
+    known = next((marks for marks in _MARKS if all(text.token(mark) is not None for mark in marks)), None)
+    mend = f'write {_SETTINGS} beside {model.name}: {{"width": 392, "height": 392, "start": …, "end": …, "content": …}}'
+    if not (0 < width <= 8192 and 0 < height <= 8192):
+        raise UserError(f"the size of pictures that the vision encoder takes is not known; {mend}")
+    if all(isinstance(mark, str) for mark in named):
+        return VisionForm(width, height, (str(named[0]), str(named[1]), str(named[2])))
+    if known is None:
+        raise UserError(f"the model's words for a picture are not known; {mend}")
+    return VisionForm(width, height, known)
+
+
+class VisionEncoder:
+    """One encoder, for one thread. Raises UserError for pictures that are none, RunError when the encoder fails."""
+
+    def __init__(self, path: Path, form: VisionForm, chip: str = ""):
+        """Raises UserError when the package that runs it is missing."""
+        if importlib.util.find_spec("rknnlite") is None:
+            raise UserError(f"images need rknnlite to run {path.name}; run: pip install rknn-toolkit-lite2")
+        self._path = path
+        self._form = form
+        self._chip = chip
+        self._loaded: Any = None
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Picture:
+        """A conversation with its pictures; the runtime puts its own template around the text of such a prompt."""
+        return self.picture(plain_prompt(messages), images_in(messages))
+
+    def picture(self, text: str, images: Sequence[bytes]) -> Picture:
+        """`text` with one image tag for each of the encoded pictures `images`; tags are put first where it has none."""
+        if not images:
+            raise UserError("there is no picture to encode; add one")
+        tags = text.count(IMAGE_TAG)
+        if tags not in (0, len(images)):
+            raise UserError(f"the prompt has {tags} {IMAGE_TAG} tags for {len(images)} pictures; write one for each")
+        encoded = [self._encode(self._pixels(image)) for image in images]
+        if len({each.shape for each in encoded}) > 1:
+            raise RunError("the vision encoder gave pictures of one size different shapes", cause="vision encoder")
+        start, end, content = (mark.encode() for mark in self._form.marks)
+        return Picture(
+            text=text if tags else IMAGE_TAG * len(images) + text,
+            embeddings=np.stack(encoded),
+            width=self._form.width,
+            height=self._form.height,
+            marks=(start, end, content),
+        )
+
+    def close(self) -> None:
+        if self._loaded is not None:
+            self._loaded.release()
+            self._loaded = None
+
+    def _pixels(self, image: bytes) -> NDArray[np.uint8]:
+        """Rows, columns, RGB: the whole picture, in a frame of the encoder's proportions."""
+        from PIL import Image, ImageOps
+
+        if len(image) > _MOST_BYTES:
+            raise UserError(f"the picture has {len(image) >> 20} MiB, {_MOST_BYTES >> 20} are taken; make it smaller")
+        try:
+            opened = Image.open(BytesIO(image), formats=_FORMATS)
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise UserError(f"the picture has {opened.width}×{opened.height} pixels; make it smaller")
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
+            raise UserError(f"the picture cannot be read: {error}; send a whole {', '.join(_FORMATS)}") from error
+        size = (self._form.width, self._form.height)
+        return np.asarray(ImageOps.pad(upright, size, Image.Resampling.BICUBIC, color=_GREY), dtype=np.uint8)
+
+    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Floats of the shape (tokens, size of an embedding)."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        outputs = self._loaded.inference(inputs=[pixels[np.newaxis]])
+        if outputs is None or len(outputs) != 1:
+            raise RunError(
+                f"the vision encoder gave {len(outputs or ())} outputs in place of one; convert it for this runtime",
+                cause="vision encoder failed",
+            )
+        found = np.asarray(outputs[0], dtype=np.float32)
+        if found.ndim < 2 or found.size == 0 or not np.isfinite(found).all():
+            raise RunError(
+                f"the vision encoder gave no usable embeddings (shape {found.shape}); convert it again",
+                cause="vision encoder failed",
+            )
+        return found.reshape(-1, found.shape[-1])
+
+    def _load(self) -> Any:
+        from rknnlite.api import RKNNLite
+
+        encoder = RKNNLite()
+        cores = _CORE_MASKS.get(self._chip)
+        mask = {"core_mask": getattr(RKNNLite, cores)} if cores else {}
+        status, what = encoder.load_rknn(str(self._path)), "loaded"
+        if status == 0:
+            status, what = encoder.init_runtime(**mask), "started on the NPU"
+        if status != 0:
+            encoder.release()
+            raise RunError(
+                f"the vision encoder {self._path.name} cannot be {what} (code {status}); take one for this chip and "
+                "runtime",
+                cause="vision encoder failed",
+            )
+        return encoder
+
+
+def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple[VisionEncoder | None, str]:
+    """The encoder at the path `encoder`, or why images cannot be taken. It is not loaded yet."""
+    if not encoder:
+        return None, f"images need a vision encoder; put the model's one .rknn file beside {model.name}"
+    try:
+        return VisionEncoder(Path(encoder), read_form(model, text), chip), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """The pictures of a conversation in their order; empty where there are none. Raises UserError."""
+    parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
+    found = []
+    for part in parts:
+        if isinstance(part, Mapping) and part.get("type") == "image_url":
+            url = part.get("image_url")
+            found.append(image_bytes(str(url.get("url", "") if isinstance(url, Mapping) else url)))
+    return found
+
+
+def image_bytes(url: str) -> bytes:
+    """The picture in a data: URL. Nothing is fetched, and no file of this machine is read, because a request says so.
+
+    Raises UserError.
+    """
+    if not (head := _DATA_URL.match(url)):
+        raise UserError("pictures are taken as data:image/…;base64, URLs alone; send the picture itself")
+    try:
+        return base64.b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"the picture is no base64: {error}; encode it again") from error
+
+
+def _size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height, in the forms in which Hugging Face's preprocessors have them."""
+    for found in (settings, settings.get("crop_size"), settings.get("size"), settings.get("image_size")):
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found, found
+        if isinstance(found, Mapping):
+            width, height = found.get("width"), found.get("height")
+            if isinstance(width, int) and isinstance(height, int):
+                return width, height
+    return None
+
+
+def _object(path: Path | None) -> Mapping[str, Any]:
+    """Empty where there is no file. Raises UserError for one that is damaged."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}; write it anew") from error
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,158 @@
+"""rkllm: Rockchip's own runtime for language models on the NPU (librkllmrt.so), behind Trilithon's server for it."""
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from trilithon.board.libraries import RKLLM, find_runtimes
+from trilithon.board.snapshot import read_board
+from trilithon.board.sysfs import THIS_MACHINE, Machine
+from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.registry import registered
+from trilithon.engines.rkllm.rules import (
+    KNOWN_VERSIONS,
+    load_options,
+    refusal_of_board,
+    refusal_of_build,
+    refusal_of_file,
+    refusal_of_settings,
+    remarks_before,
+    remarks_on_log,
+    safer_steps,
+)
+from trilithon.errors import PlacementError, UserError
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+
+__all__ = ["Rkllm"]
+
+_STATED = b"RKLLM SDK (version: "
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without what a test release adds to it: 1.2.1b1
+# Logits came with 1.2.0, the size of pictures, which their positions need, with 1.2.1 (struct layouts of rkllm.h).
+_WITHOUT_LOGITS, _WITHOUT_PICTURES = ("1.1.4",), ("1.1.4", "1.2.0")
+_OPEN_FILES = 102400  # the vendor's own answer to "Too many open files" (ulimit -n 102400)
+
+
+class Rkllm:
+    name = "rkllm"
+    only_when_named = False
+
+    def __init__(self, configuration: Configuration, machine: Machine = THIS_MACHINE):
+        self._configuration = configuration
+        self._machine = machine
+
+    def builds(self) -> list[Build]:
+        found: dict[str, Build] = {}
+        for path, name in self._libraries().items():
+            fingerprint = _fingerprint(path)
+            version = _version(path, fingerprint)
+            unique = _unique(name or version or "unknown", found)
+            found[unique] = Build(
+                engine=self.name,
+                name=unique,
+                version=version or "unknown",
+                fingerprint=fingerprint,
+                units=("npu",),
+                features=_features(version),
+                where=str(path),
+            )
+        return list(found.values())
+
+    def _libraries(self) -> Mapping[Path, str]:
+        """Each library once, with its registered name: the registered ones, the settings' folders, the system's."""
+        named = {(entry.folder / RKLLM).resolve(): entry.name for entry in registered(self._configuration)}
+        system = [each.path for each in find_runtimes(self._machine) if each.library == RKLLM]
+        paths = [
+            *named,
+            *((folder / RKLLM).resolve() for folder in self._configuration.builds),
+            *((self._machine.root / path.lstrip("/")).resolve() for path in system),
+        ]
+        return {path: named.get(path, "") for path in paths if path.is_file() and os.access(path, os.R_OK)}
+
+    def missing(self) -> str:
+        if self.builds():
+            return ""
+        return (
+            f"{RKLLM} is missing; take it from rkllm-runtime/Linux/librkllm_api/aarch64 in airockchip/rknn-llm "
+            "on GitHub and run: trilithon engines add FOLDER"
+        )
+
+    def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        if unit not in build.units:
+            return f"{self.name} runs on the NPU alone; take {self.name}/npu"
+        board = read_board(self._machine)
+        try:
+            options = load_options(file, settings, board)
+        except UserError as error:
+            return str(error)
+        return (
+            refusal_of_file(file)
+            or refusal_of_board(file, board)
+            or refusal_of_build(build, options)
+            or refusal_of_settings(file, settings, options, board)
+        )
+
+    def launch(self, placement: Placement, folder: Path) -> Launch:
+        file, build, settings = placement.file, placement.build, placement.settings
+        if refused := self.refusal(file, build, placement.unit, settings):
+            raise PlacementError(f"placement {placement.name}: {refused}")
+        socket, slots = folder / "wire.sock", folder / "slots"
+        slots.mkdir(exist_ok=True)
+        options = replace(load_options(file, settings, read_board(self._machine)), slots=str(slots))
+        words = {"--socket": socket, "--library": build.where, "--model": file.path, "--options": options.json()}
+        flags = tuple(str(word) for pair in words.items() for word in pair)
+        return Launch(
+            argv=(sys.executable, "-P", "-m", "trilithon.engines.rkllm.child.server", *flags),
+            socket=socket,
+            environment={"RKLLM_LOG_LEVEL": "1"},  # its figures of each run; 2 would print every prompt
+            hidden=("RKLLM_",),
+            cpus=settings.cpus,
+            open_files=_OPEN_FILES,
+            tenancy="npu",
+        )
+
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        settings, rungs = placement.settings, []
+        for name, safer in safer_steps(placement, read_board(self._machine)):
+            settings = safer(settings)
+            rungs.append(FallbackStep(name=name, settings=settings))
+        return tuple(rungs)
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        return (*remarks_before(placement, read_board(self._machine)), *remarks_on_log(log))
+
+
+def _unique(base: str, taken: Mapping[str, Build]) -> str:
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}.{number}"
+    return name
+
+
+def _features(version: str) -> frozenset[Feature]:
+    found: set[Feature] = {"embeddings"}
+    if version not in _WITHOUT_LOGITS:
+        found.add("logprobs")
+    # Pictures are encoded by a runtime of their own, rknn-toolkit-lite2.
+    if version not in _WITHOUT_PICTURES and importlib.util.find_spec("rknnlite") is not None:
+        found.add("vision")
+    return frozenset(found) if version in KNOWN_VERSIONS else frozenset()
+
+
+def _fingerprint(library: Path) -> str:
+    status = library.stat()
+    return sha256(repr((str(library), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[:8]
+
+
+@cache
+def _version(library: Path, fingerprint: str) -> str:  # asked for often, and read from megabytes
+    """What the library's bytes state; empty where they state none. Nothing of it is run."""
+    found = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
+    return next((match[0] for match in found if match), "")

@@ -1,0 +1,164 @@
+"""What rkllm-toolkit shall make of a model, held against what it can do before hours are spent.
+
+The limits are those of toolkit 1.3.0, from Rockchip's SDK guide of that version: quantisations and NPU cores per chip,
+context, algorithms, and which GGUF files it reads.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trilithon.errors import ModelError, UserError
+from trilithon.models.files.gguf import read_gguf
+
+__all__ = ["CHIPS", "Call", "RkllmRecipe", "check_recipe", "toolkit_calls"]
+
+
+Call = tuple[str, list[object], dict[str, object]]
+"""A method's name, and what it is called with: by position and by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chip:
+    quantizations: tuple[str, ...]
+    cores: int
+
+
+_GROUPED_W4 = ("w4a16", "w4a16_g32", "w4a16_g64", "w4a16_g128")
+CHIPS: Mapping[str, _Chip] = {
+    "rk3588": _Chip(("w8a8", "w8a8_g128", "w8a8_g256", "w8a8_g512"), 3),
+    "rk3576": _Chip((*_GROUPED_W4, "w8a8"), 2),
+    "rk3562": _Chip(("w8a8", "w4a16_g32", "w4a16_g64", "w4a16_g128", "w4a8_g32"), 1),
+    "rv1126b": _Chip((*_GROUPED_W4, "w8a8"), 1),
+}
+
+_ALGORITHM = re.compile(r"(?:normal|grq)(?:_r(?P<rank>\d{1,3}))?")
+_MOST_RANK = 64
+_MOST_CONTEXT, _CONTEXT_STEP = 16_384, 32
+_FROM_Q4_0 = "w4a16_g32"
+_MOST_DATASET_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RkllmRecipe:
+    """`source` is a folder of Hugging Face's form, or a GGUF. `cores` and `context` None leave them to the chip's all
+    and the toolkit. `dataset` is a JSON file of `[{"input": …, "target": …}]` to calibrate with."""
+
+    source: Path
+    chip: str
+    quantization: str
+    algorithm: str = "normal"
+    hybrid_rate: float = 0.0
+    context: int | None = None
+    cores: int | None = None
+    dataset: Path | None = None
+    optimization: int = 0
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.algorithm.startswith("grq")
+
+    @property
+    def from_gguf(self) -> bool:
+        return self.source.suffix.lower() == ".gguf"
+
+    @property
+    def file_name(self) -> str:
+        stem = self.source.stem if self.from_gguf else self.source.absolute().name
+        return f"{stem}-{self.chip}-{self.quantization}.rkllm"
+
+
+def check_recipe(recipe: RkllmRecipe) -> None:
+    """Raises UserError, naming what the toolkit would take instead, for a recipe that it would refuse."""
+    if recipe.chip not in CHIPS:
+        raise UserError(f"--chip {recipe.chip}: rkllm-toolkit knows {', '.join(CHIPS)}; write one of them")
+    chip = CHIPS[recipe.chip]
+    if recipe.quantization not in chip.quantizations:
+        raise UserError(
+            f"--quant {recipe.quantization} does not run on {recipe.chip}; take one of {', '.join(chip.quantizations)}"
+        )
+    if recipe.cores is not None and not 1 <= recipe.cores <= chip.cores:
+        raise UserError(f"--cores {recipe.cores}: the NPU of {recipe.chip} has {chip.cores}; write 1 to {chip.cores}")
+    _check_algorithm(recipe)
+    _check_numbers(recipe)
+    _check_dataset(recipe.dataset)
+    _check_source(recipe)
+
+
+def toolkit_calls(recipe: RkllmRecipe, output: Path, *, cuda: bool) -> list[Call]:
+    """The methods of `rkllm.api.RKLLM` to call in turn, with the toolkit's own names for their parameters."""
+    load: Call = ("load_gguf", [], {"model": str(recipe.source)})
+    if not recipe.from_gguf:
+        load = ("load_huggingface", [], {"model": str(recipe.source), "device": "cuda" if cuda else "cpu"})
+    build: dict[str, object] = {
+        "do_quantization": True,
+        "optimization_level": recipe.optimization,
+        "quantized_dtype": recipe.quantization,
+        "quantized_algorithm": recipe.algorithm,
+        "target_platform": recipe.chip,
+        "num_npu_core": recipe.cores or CHIPS[recipe.chip].cores,
+        "extra_qparams": None,
+        "dataset": str(recipe.dataset) if recipe.dataset else None,
+        "hybrid_rate": recipe.hybrid_rate,
+    }
+    if recipe.context is not None:
+        build["max_context"] = recipe.context
+    return [load, ("build", [], build), ("export_rkllm", [str(output)], {})]
+
+
+def _check_algorithm(recipe: RkllmRecipe) -> None:
+    match = _ALGORITHM.fullmatch(recipe.algorithm)
+    if match is None or (match["rank"] is not None and not 1 <= int(match["rank"]) <= _MOST_RANK):
+        raise UserError(
+            f"--algorithm {recipe.algorithm}: write normal, grq, normal_rN or grq_rN with N from 1 to {_MOST_RANK}"
+        )
+    if recipe.needs_gpu and not recipe.quantization.startswith("w4a16"):
+        family = [name for name in CHIPS[recipe.chip].quantizations if name.startswith("w4a16")]
+        mend = f"take --quant {family[-1]}" if family else "take --algorithm normal"
+        raise UserError(
+            f"--algorithm {recipe.algorithm} is for w4a16 and its groups, not {recipe.quantization}; {mend}"
+        )
+
+
+def _check_numbers(recipe: RkllmRecipe) -> None:
+    context = recipe.context
+    if context is not None and (not 0 < context <= _MOST_CONTEXT or context % _CONTEXT_STEP):
+        raise UserError(f"--context {context}: write a multiple of {_CONTEXT_STEP}, at most {_MOST_CONTEXT}")
+    if not 0 <= recipe.hybrid_rate < 1:
+        raise UserError(f"--hybrid-rate {recipe.hybrid_rate:g}: write a share from 0 up to, not including, 1")
+    if recipe.optimization not in (0, 1):
+        raise UserError(f"--optimization {recipe.optimization}: write 0 or 1")
+
+
+def _check_dataset(dataset: Path | None) -> None:
+    if dataset is None:
+        return
+    form = 'write [{"input": "…", "target": "…"}, …], the prompts in the form of the model\'s chat template'
+    try:
+        if dataset.stat().st_size > _MOST_DATASET_BYTES:
+            raise UserError(f"--dataset {dataset} is larger than 1 GiB; some hundred examples are enough")
+        rows = json.loads(dataset.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--dataset {dataset} cannot be read: {error.strerror}; check its name") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--dataset {dataset} is not JSON; {form}") from error
+    fits = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    if not fits or any(not isinstance(row.get(key), str) for row in rows for key in ("input", "target")):
+        raise UserError(f"--dataset {dataset} has another form; {form}")
+
+
+def _check_source(recipe: RkllmRecipe) -> None:
+    source = recipe.source
+    if not recipe.from_gguf:
+        if not (source / "config.json").is_file():
+            raise ModelError(f"{source} is no model of Hugging Face's form: it has no config.json; name its folder")
+        return
+    quantization = read_gguf(source).quantization
+    if quantization not in ("Q4_0", "F16"):
+        raise ModelError(f"{source} is {quantization}, and rkllm-toolkit reads GGUF files of Q4_0 and F16 alone")
+    if quantization == "Q4_0" and recipe.quantization != _FROM_Q4_0:
+        able = [name for name, chip in CHIPS.items() if _FROM_Q4_0 in chip.quantizations]
+        mend = f"take --quant {_FROM_Q4_0}" if recipe.chip in able else "take the F16 file"
+        raise UserError(f"{source} is Q4_0, which becomes {_FROM_Q4_0} (for {', '.join(able)}); {mend}")

@@ -1,0 +1,242 @@
+"""What the scripted engine has in place of a model: a vocabulary, next-token distributions and an answer.
+
+All of it is a pure function of its input, so every process that follows the same script says the same.
+"""
+
+import codecs
+import hashlib
+import math
+import random
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, cycle, product
+from typing import Final, Literal
+
+from trilithon.engines.scripted.engine import Script
+
+__all__ = [
+    "BOS",
+    "EMBEDDING_SIZE",
+    "EOS",
+    "VOCABULARY",
+    "Distribution",
+    "Part",
+    "Prefix",
+    "ScriptedAnswer",
+    "ScriptedStep",
+    "ScriptedVocabulary",
+    "TextWriter",
+    "embedding",
+]
+
+Part = Literal["mark", "thinking", "answer"]
+
+EOS: Final = 1
+BOS: Final = 2
+EMBEDDING_SIZE: Final = 64
+
+_SPECIAL = ("<unk>", "<eos>", "<bos>")
+_CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
+_VOWELS = frozenset("aeiouy")
+_LONGEST_PIECE = 4
+
+_LOOP = " and then again the same"
+_NOISE = "\x00\x01\x02\x07\x0e\x1b\x7f\u200b\u2028\ue000\ue001\uf8ff\ufffd"
+_THINK_OPEN, _THINK_CLOSE = "<think>\n", "\n</think>\n\n"
+
+
+class ScriptedVocabulary:
+    """Some 32,000 tokens: 3 special ones, the 256 bytes, and short pieces of Latin and Cyrillic words.
+
+    Whatever is no piece goes byte by byte, so that any text comes back as it was.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = [text.encode() for text in _SPECIAL]
+        self._bytes += [bytes([value]) for value in range(256)]
+        pieces = list(_pieces())
+        self._id_of = {piece: number for number, piece in enumerate(pieces, start=len(self._bytes))}
+        self._bytes += [piece.encode() for piece in pieces]
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The longest piece first. Half surrogates, which JSON can carry but UTF-8 cannot, become "?"."""
+        tokens: list[int] = []
+        position = 0
+        while position < len(text):
+            for length in range(_LONGEST_PIECE, 0, -1):
+                token = self._id_of.get(text[position : position + length])
+                if token is not None:
+                    tokens.append(token)
+                    position += length
+                    break
+            else:
+                tokens += [len(_SPECIAL) + byte for byte in text[position].encode(errors="replace")]
+                position += 1
+        return tokens
+
+    def bytes_of(self, token: int) -> bytes:
+        return self._bytes[token]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return b"".join(self._bytes[token] for token in tokens).decode(errors="replace")
+
+
+def _pieces() -> Iterator[str]:
+    """Distinct, and in a fixed order: their place is their id."""
+    lower = string.ascii_lowercase
+    doubles = ["".join(pair) for pair in product(lower, repeat=2)]
+    triples = ["".join(letters) for letters in product(lower, repeat=3)]
+    cyrillic = ["".join(pair) for pair in product(_CYRILLIC, repeat=2)]
+    yield from (" " + letter for letter in lower + _CYRILLIC)
+    yield from _CYRILLIC
+    for pairs in (doubles, cyrillic):
+        yield from pairs
+        yield from (" " + pair for pair in pairs)
+    yield from (first + second for first, second in product(string.ascii_uppercase, lower))
+    yield from triples
+    yield from (" " + letters for letters in triples if not _VOWELS.isdisjoint(letters))
+
+
+VOCABULARY: Final = ScriptedVocabulary()
+
+# Next-token probabilities fall with the rank as in real text: a first choice, then Zipf-Mandelbrot over all the rest.
+# The figures keep the perplexity of any text, with what is beyond the first 64 ranks counted as the 64th, at about
+# 450: poor for a model, and far from one that predicts no language at all.
+_EXPONENT, _OFFSET = 2.0, 30.0
+_LEAST_BEST, _MOST_BEST = 0.1, 0.6
+_REST = sum((rank + _OFFSET) ** -_EXPONENT for rank in range(1, len(VOCABULARY)))
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A next-token distribution over the whole vocabulary: the token of rank r is `first + r * stride`, modulo the
+    size of the vocabulary; `best` is the probability of rank 0."""
+
+    first: int
+    stride: int
+    best: float
+
+    def token(self, rank: int) -> int:
+        return (self.first + rank * self.stride) % len(VOCABULARY)
+
+    def logprob_of_rank(self, rank: int) -> float:
+        if rank == 0:
+            return math.log(self.best)
+        return math.log((1 - self.best) / _REST) - _EXPONENT * math.log(rank + _OFFSET)
+
+    def logprob(self, token: int) -> float:
+        size = len(VOCABULARY)
+        return self.logprob_of_rank((token - self.first) * pow(self.stride, -1, size) % size)
+
+    def top(self, number: int) -> list[tuple[int, float]]:
+        return [(self.token(rank), self.logprob_of_rank(rank)) for rank in range(min(number, len(VOCABULARY)))]
+
+
+class Prefix:
+    """The tokens so far, as far as the next distribution depends on them: their hash."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._hash = hashlib.blake2b(digest_size=24)
+        for token in tokens:
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        self._hash.update(token.to_bytes(4, "little"))
+
+    def distribution(self, wrong: float) -> Distribution:
+        """The one that belongs to this prefix or, in the fraction `wrong` of all prefixes, another one."""
+        digest = self._hash.digest()
+        if int.from_bytes(digest[:4], "little") < wrong * 2**32:
+            digest = hashlib.blake2b(digest, digest_size=24).digest()
+        size = len(VOCABULARY)
+        stride = int.from_bytes(digest[4:12], "little") % (size - 1) + 1
+        while math.gcd(stride, size) != 1:
+            stride = stride % (size - 1) + 1
+        best = _LEAST_BEST + (_MOST_BEST - _LEAST_BEST) * int.from_bytes(digest[20:24], "little") / 2**32
+        return Distribution(int.from_bytes(digest[12:20], "little") % size, stride, best)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedStep:
+    """One generated token; `mark` parts are the tags around the thinking."""
+
+    token: int
+    part: Part
+
+
+class ScriptedAnswer:
+    """The tokens that a script generates: thinking in its tags, the text, the end."""
+
+    def __init__(self, script: Script) -> None:
+        self._thinking: list[ScriptedStep] = []
+        if script.thinking:
+            self._thinking = [*_steps(_THINK_OPEN, "mark"), *_steps(script.thinking, "thinking")]
+            self._thinking += _steps(_THINK_CLOSE, "mark")
+        self._text = _steps(_answer_text(script), "answer")
+        self._endless = script.garbage == "loop"
+
+    def steps(self, *, ignore_eos: bool) -> Iterator[ScriptedStep]:
+        """Ends with the end token; without it (a model in a loop, or `ignore_eos`) the text begins anew."""
+        if self._endless or ignore_eos:
+            return chain(self._thinking, cycle(self._text or _steps(" ", "answer")))
+        return chain(self._thinking, self._text, (ScriptedStep(EOS, "mark"),))
+
+
+def _steps(text: str, part: Part) -> list[ScriptedStep]:
+    return [ScriptedStep(token, part) for token in VOCABULARY.tokenize(text)]
+
+
+def _answer_text(script: Script) -> str:
+    match script.garbage:
+        case "loop":
+            return _LOOP
+        case "noise":
+            return "".join(random.Random(1).choices(_NOISE, k=200))
+        case "empty":
+            return ""
+        case _:
+            return script.text
+
+
+@dataclass(slots=True)
+class TextWriter:
+    """Turns tokens into text: whole characters only, and nothing that may still become a stop word."""
+
+    stop: tuple[str, ...]
+    held: str = ""
+    stopped_by: str = ""
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+
+    def add(self, token: int) -> str:
+        self.held += self._decoder.decode(b"" if token == EOS else VOCABULARY.bytes_of(token))
+        found = [(self.held.find(word), word) for word in self.stop if word in self.held]
+        if found:
+            place, self.stopped_by = min(found)
+            text, self.held = self.held[:place], ""
+            return text
+        keep = max((_overlap(self.held, word) for word in self.stop), default=0)
+        text, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return text
+
+    def finish(self) -> str:
+        return "" if self.stopped_by else self.held + self._decoder.decode(b"", final=True)
+
+
+def _overlap(text: str, word: str) -> int:
+    """How many characters at the end of `text` are the beginning of `word`."""
+    return next((size for size in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:size])), 0)
+
+
+def embedding(tokens: Sequence[int]) -> list[float]:
+    """A unit vector that depends on the tokens alone."""
+    name = b"".join(token.to_bytes(4, "little") for token in tokens)
+    source = random.Random(hashlib.blake2b(name, digest_size=8).digest())
+    values = [source.gauss(0, 1) for _ in range(EMBEDDING_SIZE)]
+    length = math.sqrt(sum(value * value for value in values))
+    return [value / length for value in values]

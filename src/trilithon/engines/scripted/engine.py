@@ -1,0 +1,243 @@
+"""The scripted engine: no model, only a script of speeds, text and faults, behind the same wire as the real ones.
+
+Whatever stands above the wire is tested with it, and anybody can rehearse a campaign, a crash or a handover on
+a machine that has no model. Its options are the fields of `Script`.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from trilithon import __version__
+from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.errors import UserError
+from trilithon.models.files.model_file import ModelFile
+from trilithon.settings import Configuration
+from trilithon.units import parse_duration
+
+__all__ = ["FAULTS", "Script", "ScriptedEngine"]
+
+_TEXT = (
+    "A trilithon is the simplest gate that people have ever built: two upright stones and a third one laid across "
+    "them. None of the three could stand as a gate alone. The uprights carry the weight, and the lintel holds them "
+    "together, so that wind and frost move them less. The builders shaped each stone with patience, measured twice, "
+    "and only then lifted it into place. Thousands of years later the gate still stands, because every part does "
+    "what it does best."
+)
+
+_DEFAULT_CONTEXT = 4096
+
+# What can go wrong on demand; `flaky` limits all of these to the first starts.
+FAULTS: Final = (
+    "crash_after",
+    "die_slowly",
+    "error_after",
+    "exit_after",
+    "hang_after",
+    "hang_start",
+    "oom_after",
+    "refuse_requests",
+    "refuse_start",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What the scripted engine does. Each field is an option of the same name.
+
+    Rates are tokens per second; `noise` is the relative standard deviation of each request's rates; `load` is the
+    seconds until ready; `memory` is allocated and touched (bytes). `wrong` is the fraction of positions whose
+    next-token distribution is another one than everywhere else. `garbage` ("loop", "noise", "empty") takes the
+    place of `text`. Faults that end in `_after`, and `die_slowly`, count the tokens generated in the life of the
+    process: at that count it dies by SIGSEGV (crash), SIGKILL (oom) or with `exit_code` (exit), falls silent
+    (hang), answers with an error (error), or gets ever slower and then dies by SIGABRT (die_slowly).
+    `refuse_start` and `refuse_requests` are the reasons to give. With `flaky` the faults happen only in that many
+    first starts, counted in `flaky_file`. Without `seed`, two processes differ as real ones do.
+    """
+
+    prefill: float = 800.0
+    decode: float = 60.0
+    noise: float = 0.01
+    seed: int | None = None
+    load: float = 0.0
+    memory: int = 0
+    text: str = _TEXT
+    thinking: str = ""
+    wrong: float = 0.0
+    garbage: str = ""
+    crash_after: int | None = None
+    die_slowly: int | None = None
+    error_after: int | None = None
+    exit_after: int | None = None
+    exit_code: int = 1
+    hang_after: int | None = None
+    hang_start: bool = False
+    oom_after: int | None = None
+    refuse_requests: str = ""
+    refuse_start: str = ""
+    flaky: int | None = None
+    flaky_file: str = ""
+
+    @classmethod
+    def parse(cls, options: Iterable[tuple[str, str]]) -> "Script":
+        """Raises UserError, naming the option and the mend, for an unknown word or a value that does not fit."""
+        values: dict[str, Any] = {}
+        for name, text in options:
+            if name not in _PARSE:
+                raise UserError(f"scripted: unknown option {name}; known are {', '.join(_PARSE)}")
+            values[name] = _PARSE[name](name, text)
+        script = cls(**values)
+        script._check()
+        return script
+
+    def _check(self) -> None:
+        if (self.flaky is None) != (not self.flaky_file):
+            raise UserError(
+                "scripted: flaky and flaky_file go together; give both, for example flaky=2 flaky_file=starts"
+            )
+        if self.flaky is not None and self == self.without_faults():
+            raise UserError("scripted: flaky without a fault does nothing; add one, for example crash_after=3")
+
+    def without_faults(self) -> "Script":
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(self)}
+        return replace(self, **{name: defaults[name] for name in FAULTS})
+
+
+def _number(low: float, high: float, mend: str, *, low_counts: bool = True) -> Callable[[str, str], float]:
+    def parse(name: str, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high) or math.isinf(value) or (value == low and not low_counts):
+            raise UserError(f"scripted: {name} = {text!r} does not fit; write {mend}")
+        return value
+
+    return parse
+
+
+def _integer(low: int, mend: str) -> Callable[[str, str], int]:
+    def parse(name: str, text: str) -> int:
+        if not text.strip().removeprefix("-").isdecimal() or int(text) < low:
+            raise UserError(f"scripted: {name} = {text!r} does not fit; write {mend}")
+        return int(text)
+
+    return parse
+
+
+def _words(name: str, text: str) -> str:
+    if not text.strip():
+        raise UserError(f"scripted: {name} is empty; give it some words, or leave it out")
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str, str], str]:
+    def parse(name: str, text: str) -> str:
+        if text not in words:
+            raise UserError(f"scripted: {name} = {text!r} is not known; write one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _yes_no(name: str, text: str) -> bool:
+    return _one_of("yes", "no")(name, text) == "yes"
+
+
+def _exit_code(name: str, text: str) -> int:
+    code = _integer(0, "a number from 0 to 255")(name, text)
+    if code > 255:
+        raise UserError(f"scripted: {name} = {text!r} does not fit; write a number from 0 to 255")
+    return code
+
+
+_rate = _number(0, 1e7, "tokens per second, for example 60", low_counts=False)
+_count = _integer(0, "a number of tokens, 0 or more")
+
+_PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "prefill": _rate,
+    "decode": _rate,
+    "noise": _number(0, 0.5, "a fraction from 0 to 0.5, for example 0.01"),
+    "seed": _integer(0, "a whole number"),
+    "load": lambda name, text: parse_duration(text, name=f"scripted: {name}"),
+    "memory": _integer(0, "a number of bytes"),
+    "text": _words,
+    "thinking": _words,
+    "wrong": _number(0, 1, "a fraction from 0 to 1"),
+    "garbage": _one_of("loop", "noise", "empty"),
+    "crash_after": _count,
+    "die_slowly": _count,
+    "error_after": _count,
+    "exit_after": _count,
+    "exit_code": _exit_code,
+    "hang_after": _count,
+    "hang_start": _yes_no,
+    "oom_after": _count,
+    "refuse_requests": _words,
+    "refuse_start": _words,
+    "flaky": _integer(1, "a number of starts, 1 or more"),
+    "flaky_file": _words,
+}
+
+
+class ScriptedEngine:
+    """Takes any file and any unit: handover and comparisons can be rehearsed with it. It takes every kind of
+    request too, images and grammars among them, since what it answers is the script's business alone."""
+
+    name = "scripted"
+    only_when_named = True
+
+    def __init__(self, _: Configuration | None = None) -> None:
+        """Every engine is offered the configuration; this one needs nothing of it."""
+
+    def builds(self) -> list[Build]:
+        return [
+            Build(
+                engine=self.name,
+                name="builtin",
+                version=__version__,
+                units=get_args(Unit),
+                features=frozenset(get_args(Feature)) - {"speculation"},
+                where="trilithon",
+            )
+        ]
+
+    def missing(self) -> str:
+        return ""
+
+    def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
+        if unit not in build.units:
+            return f"{build.engine} knows no unit {unit}; take one of {', '.join(build.units)}"
+        try:
+            Script.parse(settings.options)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def launch(self, placement: Placement, folder: Path) -> Launch:
+        socket, settings = folder / "wire.sock", placement.settings
+        arguments = {
+            "--socket": str(socket),
+            "--script": json.dumps(dict(settings.options)),
+            "--model": str(placement.file.path),
+            "--context": str(settings.context or _DEFAULT_CONTEXT),
+            "--batch": str(settings.batch),
+            "--slots": str(settings.slots),
+            "--slot-save-path": str(folder / "slots"),
+        }
+        flags = tuple(word for pair in arguments.items() for word in pair)
+        return Launch(
+            argv=(sys.executable, "-m", "trilithon.engines.scripted.child.server", *flags),
+            socket=socket,
+            cpus=settings.cpus,
+        )
+
+    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        return ()
+
+    def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
+        return ()

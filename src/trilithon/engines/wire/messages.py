@@ -1,0 +1,202 @@
+"""The runner protocol as typed messages: the stated subset of llama-server's HTTP API that Trilithon speaks.
+
+Fields and their meaning follow llama-server (tools/server/README.md of llama.cpp, checked against the server in
+xllamacpp 2026.10). Times in `Timings` are milliseconds, as on the wire; everything stamped here is
+`time.monotonic_ns`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "NO_PINGS",
+    "Candidate",
+    "Chat",
+    "Completion",
+    "Event",
+    "Finished",
+    "Handed",
+    "Moved",
+    "PromptProgress",
+    "Timings",
+    "Token",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The engine's own clock for one request.
+
+    `prompt_n` counts the prompt tokens evaluated now, `cache_n` those taken from the KV cache. `predicted_ms`
+    starts when the first token is sampled, so it covers `predicted_n - 1` decode steps. With speculation,
+    `draft_n` tokens were guessed ahead and `draft_accepted` of them were right.
+    """
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+    draft_n: int = 0
+    draft_accepted: int = 0
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "Timings":
+        return cls(
+            cache_n=int(body.get("cache_n", 0)),
+            prompt_n=int(body.get("prompt_n", 0)),
+            prompt_ms=float(body.get("prompt_ms", 0.0)),
+            predicted_n=int(body.get("predicted_n", 0)),
+            predicted_ms=float(body.get("predicted_ms", 0.0)),
+            draft_n=int(body.get("draft_n", 0)),
+            draft_accepted=int(body.get("draft_n_accepted", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A slot's KV cache was written to a file, or read from one."""
+
+    tokens: int
+    size_bytes: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """What a handover did for one request. `prefill` and `decode` name the placements that did the work; where both
+    are one, `reason` says why. `prefill_tokens` in `prefill_ms` by the prefilling engine's clock; `moves` are the
+    KV caches moved for it: milliseconds with everything around them, and bytes."""
+
+    prefill: str
+    decode: str
+    prefill_tokens: int = 0
+    prefill_ms: float = 0.0
+    transfer_ms: float = 0.0
+    transfer_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One entry of a next-token distribution: token id and natural log-probability."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """The prompt is being evaluated: `processed` of `total` tokens."""
+
+    at_ns: int
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer arrived. `reasoning` tells thinking from what the user sees."""
+
+    at_ns: int
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request ended well. `reason` is "stop", "length" or the engine's own word; `handed` is what a handover
+    did for it."""
+
+    at_ns: int
+    reason: str
+    timings: Timings | None
+    handed: Handed | None = None
+
+
+Event = PromptProgress | Token | Finished
+"""What a stream yields; the last one is always Finished. Whatever goes wrong is raised (see errors.RunError)."""
+
+
+# A newer llama-server sends a comment every 30 s from a thread of its own: a hung model would look alive for ever.
+NO_PINGS = -1
+_FORCING_BIAS = 1000.0  # added to a logit: far beyond any that a model gives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt.
+
+    Greedy unless `temperature` is set, so that two placements can be held against each other. `forced` is the token
+    to generate whatever the model prefers; the distribution that `candidates` asks for stays the model's own.
+    """
+
+    prompt: str | Sequence[int]
+    max_tokens: int
+    cache_prompt: bool = False
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 1
+    stop: Sequence[str] = ()
+    candidates: int = 0
+    forced: int | None = None
+    slot: int | None = None
+
+    path = "/completion"
+
+    def body(self, *, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
+            "n_predict": self.max_tokens,
+            "cache_prompt": self.cache_prompt,
+            "ignore_eos": self.ignore_eos,
+            "temperature": self.temperature,
+            "repeat_penalty": self.repeat_penalty,
+            "seed": self.seed,
+            "stream": stream,
+            "sse_ping_interval": NO_PINGS,
+        }
+        if self.stop:
+            body["stop"] = list(self.stop)
+        if self.candidates:
+            body["n_probs"] = self.candidates
+        if self.forced is not None:
+            body["logit_bias"] = [[self.forced, _FORCING_BIAS]]
+        if self.slot is not None:
+            body["id_slot"] = self.slot
+        return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A request to `/v1/chat/completions`. `messages` are role and content pairs."""
+
+    messages: Sequence[tuple[str, str]]
+    max_tokens: int
+    cache_prompt: bool = False
+    temperature: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 1
+    stop: Sequence[str] = ()
+    slot: int | None = None
+
+    path = "/v1/chat/completions"
+
+    def body(self, *, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "messages": [{"role": role, "content": content} for role, content in self.messages],
+            "max_tokens": self.max_tokens,
+            "cache_prompt": self.cache_prompt,
+            "temperature": self.temperature,
+            "repeat_penalty": self.repeat_penalty,
+            "seed": self.seed,
+            "stream": stream,
+            "sse_ping_interval": NO_PINGS,
+        }
+        if self.stop:
+            body["stop"] = list(self.stop)
+        if self.slot is not None:
+            body["id_slot"] = self.slot
+        return body

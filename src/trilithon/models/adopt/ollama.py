@@ -1,0 +1,185 @@
+"""Ollama's store: manifests/HOST/NAMESPACE/MODEL/TAG, each naming its layers in blobs/ by their SHA-256."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trilithon.errors import ModelError
+from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot, created, stored
+from trilithon.models.files.prompt_form import GO_TEMPLATE
+from trilithon.models.names import ModelName
+from trilithon.models.store.manifest import FileFormat, Manifest, PresetMessage, Role, StoredFile
+from trilithon.models.store.parameters import PASSED_OVER, Parameter, check_parameter
+
+__all__ = ["adopt_ollama", "is_ollama_store"]
+
+_MANIFESTS, _BLOBS = "manifests", "blobs"
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_KIND = "application/vnd.ollama.image."
+_MOST_MANIFEST_BYTES, _MOST_TEXT_BYTES = 4 << 20, 1 << 20
+# Layer → what it is to us, and the end of its name: blobs have none.
+_FILES: Mapping[str, tuple[Role, FileFormat, str]] = {
+    "model": ("weights", "gguf", ".gguf"),
+    "projector": ("projector", "gguf", "-mmproj.gguf"),
+    "adapter": ("adapter", "gguf", "-adapter.gguf"),
+    "license": ("license", "text", "-license.txt"),
+    "template": ("template", "text", GO_TEMPLATE),
+    "prompt": ("template", "text", GO_TEMPLATE),
+}
+
+
+def is_ollama_store(folder: Path) -> bool:
+    return all(os.path.isdir(folder / each) for each in (_MANIFESTS, _BLOBS))  # noqa: PTH112 - never raises
+
+
+def adopt_ollama(ground: ScanRoot) -> Iterator[AdoptedModel]:
+    for path in _manifests(ground):
+        try:
+            yield _adopted(ground, path)
+        except ModelError as error:
+            ground.pass_over(path, str(error))
+
+
+def _manifests(ground: ScanRoot) -> Iterator[Path]:
+    for host in ground.folders(ground.root / _MANIFESTS):
+        for namespace in ground.folders(host):
+            for model in ground.folders(namespace):
+                for entry in ground.entries(model):
+                    if not entry.name.startswith("."):
+                        yield Path(entry.path)
+
+
+def _adopted(ground: ScanRoot, path: Path) -> AdoptedModel:
+    """Raises ModelError, in words for `PassedOver`, for what cannot be used."""
+    said = ground.file(path)
+    if said is None:
+        raise ModelError("is no file of Ollama's")
+    data = _json(ground.read(said, _MOST_MANIFEST_BYTES), dict, "its manifest")
+    layers = _layers(data.get("layers"))
+    host, namespace, model, tag = path.parts[-4:]
+    name = ModelName(host, namespace.replace(".", "-"), model, tag)  # as Repository.local_name spells users
+    config = _config(ground, data.get("config"))
+    if not any(kind == "model" for kind, _, _ in layers):
+        raise ModelError(_no_weights(layers, config))
+    manifest = Manifest(
+        name=name,
+        files=_files(ground, name, layers, str(config.get("file_type") or "")),
+        source=f"Ollama's store {ground.root}",
+        created=created(said),
+        parameters=_parameters(ground, path, layers),
+        system=(_small(ground, layers, "system") or b"").decode(errors="replace"),
+        messages=_messages(ground, layers),
+    )
+    return AdoptedModel(manifest=manifest, source=ground.source, place=path)
+
+
+_Layer = tuple[str, str, int]
+"""What it is, without the beginning that all have in common; its digest, and its size."""
+
+
+def _layers(given: object) -> list[_Layer]:
+    if not isinstance(given, list) or not given:
+        raise ModelError("its manifest names no layers; pull it again with Ollama")
+    layers = []
+    for each in given:
+        kind, digest, size = (
+            (each.get(key) for key in ("mediaType", "digest", "size")) if isinstance(each, dict) else ("",) * 3
+        )
+        found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+        if found is None or not isinstance(kind, str) or not isinstance(size, int) or size < 0:
+            raise ModelError("its manifest has a layer without kind, digest or size; pull it again with Ollama")
+        layers.append((kind.removeprefix(_KIND), found[1], size))
+    return layers
+
+
+def _no_weights(layers: Sequence[_Layer], config: Mapping[str, Any]) -> str:
+    if config.get("remote_host") or config.get("remote_model"):
+        return "runs on Ollama's own machines; pull one that runs here"
+    if any(kind == "tensor" for kind, _, _ in layers):
+        return "is stored as single tensors, which only Ollama's MLX engine runs; pull a GGUF of it"
+    return "has no weights; pull it again with Ollama"
+
+
+def _files(ground: ScanRoot, name: ModelName, layers: Sequence[_Layer], quantization: str) -> tuple[StoredFile, ...]:
+    files: list[StoredFile] = []
+    for kind, digest, size in layers:
+        if kind not in _FILES:
+            continue
+        role, form, suffix = _FILES[kind]
+        found = _blob(ground, digest, size)
+        number = sum(file.role == role for file in files) + 1
+        called = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
+        called = called if number == 1 else f"{number}-{called}"
+        weights = quantization if role == "weights" else ""
+        files.append(stored(found, role, form, name=called, digest=digest, quantization=weights))
+    return tuple(files)
+
+
+def _blob(ground: ScanRoot, digest: str, size: int) -> ScanResult:
+    found = ground.file(ground.root / _BLOBS / f"sha256-{digest}")
+    if found is None:
+        raise ModelError(f"its file sha256-{digest[:12]}… is missing; pull it again with Ollama")
+    if found.size_bytes != size:
+        raise ModelError(
+            f"its file sha256-{digest[:12]}… has {found.size_bytes} of {size} bytes; pull it again with Ollama"
+        )
+    return found
+
+
+def _small(ground: ScanRoot, layers: Sequence[_Layer], wanted: str) -> bytes | None:
+    """The content of the last layer of that kind; None where there is none."""
+    for kind, digest, size in reversed(layers):
+        if kind == wanted:
+            if size > _MOST_TEXT_BYTES:
+                raise ModelError(f"its {kind} has {size} bytes, more than any has; pull it again with Ollama")
+            return ground.read(_blob(ground, digest, size), _MOST_TEXT_BYTES)
+    return None
+
+
+def _parameters(ground: ScanRoot, path: Path, layers: Sequence[_Layer]) -> dict[str, Parameter]:
+    content = _small(ground, layers, "params")
+    given = {} if content is None else _json(content, dict, "its parameters")
+    parameters = {}
+    for name, value in given.items():
+        if name in PASSED_OVER:
+            continue
+        try:
+            parameters[name] = check_parameter(name, value)
+        except ModelError as error:
+            ground.pass_over(path, f"is used without one parameter: {error}")
+    return parameters
+
+
+def _messages(ground: ScanRoot, layers: Sequence[_Layer]) -> tuple[PresetMessage, ...]:
+    content = _small(ground, layers, "messages")
+    given = [] if content is None else _json(content, list, "its messages")
+    return tuple(map(_message, given))
+
+
+def _message(given: object) -> PresetMessage:
+    role, text = (given.get("role"), given.get("content")) if isinstance(given, dict) else (None, None)
+    if not isinstance(role, str) or not isinstance(text, str):
+        raise ModelError("its messages are none; pull it again with Ollama")
+    return PresetMessage(role, text)
+
+
+def _config(ground: ScanRoot, given: object) -> Mapping[str, Any]:
+    """What Ollama says about the weights; empty where it says nothing that can be read."""
+    digest = given.get("digest") if isinstance(given, dict) else None
+    found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    blob = ground.file(ground.root / _BLOBS / f"sha256-{found[1]}") if found else None
+    content = ground.read(blob, _MOST_TEXT_BYTES) if blob else None
+    return {} if content is None else _json(content, dict, "its description")
+
+
+def _json(content: bytes | None, kind: type, what: str) -> Any:
+    try:
+        data = json.loads(content or b"")
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, kind):
+        raise ModelError(f"{what} is damaged; pull it again with Ollama")
+    return data

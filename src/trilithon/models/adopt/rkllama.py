@@ -1,0 +1,111 @@
+"""A folder of RKLLAMA's: a Modelfile in dotenv's form beside an .rkllm file, its encoder and its tokenizer.
+
+RKLLAMA loads that file into the environment of its server; here it is read, and nothing in it is expanded or run.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trilithon.errors import ModelError
+from trilithon.models.adopt.bundles import Bundle, bundles, name_part
+from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot, created
+from trilithon.models.names import ModelName, parse_reference
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.parameters import Parameter, read_parameter
+
+__all__ = ["MODELFILE", "adopt_rkllama", "read_dotenv"]
+
+MODELFILE = "Modelfile"
+_MOST_BYTES = 1 << 20
+_ASSIGNMENT = re.compile(
+    r"""^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.]*)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\n]*)""",
+    re.MULTILINE | re.DOTALL,
+)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+# RKLLAMA's words → Ollama's.
+_PARAMETERS = {
+    "ENABLE_THINKING": "think",
+    "FREQUENCY_PENALTY": "frequency_penalty",
+    "MAX_NEW_TOKENS": "num_predict",
+    "MIROSTAT": "mirostat",
+    "MIROSTAT_ETA": "mirostat_eta",
+    "MIROSTAT_TAU": "mirostat_tau",
+    "NUM_CTX": "num_ctx",
+    "PRESENCE_PENALTY": "presence_penalty",
+    "REPEAT_PENALTY": "repeat_penalty",
+    "TEMPERATURE": "temperature",
+    "TOP_K": "top_k",
+    "TOP_P": "top_p",
+}
+
+
+def adopt_rkllama(
+    ground: ScanRoot, modelfile: ScanResult, files: Sequence[ScanResult], beside: Sequence[ScanResult]
+) -> AdoptedModel:
+    """The model that the Modelfile describes. Raises ModelError, in words for `PassedOver`, where there is none."""
+    said = read_dotenv((ground.read(modelfile, _MOST_BYTES) or b"").decode(errors="replace"))
+    bundle = _described(list(bundles(ground, files, beside)), said.get("FROM", ""))
+    origin = said.get("HUGGINGFACE_PATH", "")
+    manifest = Manifest(
+        name=_name(modelfile.path.parent.name),
+        files=bundle.files,
+        source=f"RKLLAMA's folder {modelfile.path.parent}" + f", from {origin}" * bool(origin),
+        created=created(bundle.first),
+        parameters=_parameters(ground, modelfile, said),
+        system=said.get("SYSTEM", ""),
+    )
+    return AdoptedModel(manifest=manifest, source=ground.source, place=modelfile.path.parent)
+
+
+def read_dotenv(text: str) -> Mapping[str, str]:
+    """KEY=value by line, values with or without quotes, quoted ones over several lines; `$` means nothing."""
+    return {match[1].upper(): _value(match[2]) for match in _ASSIGNMENT.finditer(text.replace("\r\n", "\n"))}
+
+
+def _value(written: str) -> str:
+    quote = written[:1]
+    if quote in ("'", '"') and len(written) > 1 and written.endswith(quote):
+        return _unescaped(written[1:-1], quote)
+    return re.sub(r"(^|\s+)#.*", "", written).strip()
+
+
+def _unescaped(value: str, quote: str) -> str:
+    if quote == "'":
+        return value.replace("\\'", "'")
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), value)
+
+
+def _described(found: Sequence[Bundle], wanted: str) -> Bundle:
+    """The one whose file FROM names. A path in FROM leads nowhere: only names in this folder count."""
+    name = Path(wanted).name
+    for bundle in found:
+        if bundle.first.path.name == name:
+            return bundle
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ModelError("has no .rkllm file beside it; download the model again")
+    raise ModelError(f"FROM {wanted[:80]!r} is none of the {len(found)} models beside it; correct it")
+
+
+def _name(folder: str) -> ModelName:
+    try:
+        name = parse_reference(folder)
+    except ModelError:
+        name = parse_reference(name_part(folder))
+    if isinstance(name, ModelName):
+        return name
+    return replace(ModelName(*ModelName.DEFAULTS[:2], "model", ModelName.DEFAULTS[2]), model=name_part(folder))
+
+
+def _parameters(ground: ScanRoot, modelfile: ScanResult, said: Mapping[str, str]) -> dict[str, Parameter]:
+    parameters: dict[str, Parameter] = {}
+    for theirs, ours in _PARAMETERS.items():
+        if text := said.get(theirs, "").strip():
+            try:
+                parameters[ours] = read_parameter(ours, text)
+            except ModelError as error:
+                ground.pass_over(modelfile.path, f"is used without {theirs}: {error}")
+    return parameters

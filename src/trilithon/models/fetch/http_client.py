@@ -1,0 +1,324 @@
+"""One way to ask a server for a file: redirects, secrets that stay with their host, and what went wrong in words."""
+
+import asyncio
+import ipaddress
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from trilithon.errors import DownloadError, ModelError, TrilithonError
+from trilithon.units import format_bytes, format_duration
+
+if TYPE_CHECKING:  # it takes a fifth of a second to import
+    import httpx
+
+__all__ = [
+    "Again",
+    "Denied",
+    "DownloadSource",
+    "Patience",
+    "fetch_small",
+    "is_loopback",
+    "new_client",
+    "next_wait",
+    "opened",
+    "pieces",
+    "shown_url",
+]
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520 on: Cloudflare's
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 10
+_STALL_BYTES_PER_SECOND = 100
+_WORDS = {
+    401: "asks who you are; what it wants may be written into the address: https://NAME:PASSWORD@HOST/FILE",
+    403: "does not let you have it; check that you may",
+    404: "has no such file; check the name",
+    410: "has it no more; look for a newer name",
+    416: "cannot give that part of it; try again",
+    451: "may not give it for legal reasons",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to bear with a server: `attempts` failures in a row without a byte, waits that double between them."""
+
+    attempts: int = 8
+    first_wait_seconds: float = 0.5
+    longest_wait_seconds: float = 30.0
+    longest_asked_seconds: float = 300.0
+    silence_seconds: float = 30.0
+
+    def wait_seconds(self, failures: int, asked: float | None) -> float:
+        """Before the next try; what the server asked for counts, and no two clients come back at the same moment."""
+        wait = min(self.first_wait_seconds * 2.0 ** min(failures - 1, 20), self.longest_wait_seconds)
+        return max(wait * random.uniform(0.7, 1.0), asked or 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadSource:
+    """Where a file comes from. `headers` go to the host of `url` alone; `words` say what its answers (by status) mean,
+    in place of the general ones. Over plain http, `insecure` has to be said unless the host is this machine."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[int, str] = field(default_factory=dict)
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        parts = _split(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ModelError(f"{shown_url(self.url)} is no address to fetch from; write https://HOST/FILE")
+        if not self.may_ask(self.url):
+            raise ModelError(
+                f"{shown_url(self.url)}: plain http can be changed on the way; write https, or add --insecure"
+            )
+
+    def may_ask(self, url: str) -> bool:
+        """Whether what comes from there cannot be changed on the way, or the user bears with it."""
+        return _split(url).scheme == "https" or self.insecure or is_loopback(url)
+
+
+class Denied(ModelError):
+    """The server has no such file, or not for us."""
+
+
+class Again(Exception):
+    """What may go better at the next try; `wait_seconds` is what the server asked for."""
+
+    def __init__(self, reason: str, wait_seconds: float | None = None):
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+
+
+def is_loopback(url: str) -> bool:
+    """By its address, or by the names that never leave this machine (RFC 6761, 6.3): `127.evil.org` is not one."""
+    host = (_split(url).hostname or "").removesuffix(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def shown_url(url: str) -> str:
+    """Without what may be secret: user, password, and the query of a signed address."""
+    parts = _split(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))[:300]
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:  # half an IPv6 address, letters that become a / when they are normalised
+        raise ModelError(f"{url[:80]!r} is no address to fetch from: {error}; write https://HOST/FILE") from error
+
+
+def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
+    """It goes by the proxies and certificates that the environment names. Raises DownloadError for what is wrong
+    with those."""
+    import httpx
+
+    from trilithon import __version__
+
+    try:
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(patience.silence_seconds, connect=min(patience.silence_seconds, 15.0), pool=None),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
+        )
+    except ImportError as error:
+        raise DownloadError("a SOCKS proxy needs a package more: pip install 'httpx[socks]'") from error
+    except (ValueError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"the proxy is not understood: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+        ) from error
+    except OSError as error:
+        raise DownloadError(
+            f"the trusted certificates cannot be read: {error.strerror or error}; check SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+
+
+@asynccontextmanager
+async def opened(
+    client: "httpx.AsyncClient", source: DownloadSource, headers: Mapping[str, str], accepted: frozenset[int]
+) -> AsyncIterator["httpx.Response"]:
+    """The answer, its body still to come. Raises Again, and ModelError or DownloadError for what no second try mends.
+
+    Redirects are followed here, so that `source.headers` go nowhere else and https never becomes http.
+    """
+    import httpx
+
+    try:
+        url = httpx.URL(source.url)
+        for _ in range(_MOST_REDIRECTS + 1):
+            own = source.headers if _same_origin(url, httpx.URL(source.url)) else {}
+            async with _answer(client, url, {**own, **headers}) as response:
+                if response.status_code not in _REDIRECTS:
+                    _require_accepted(response, source, accepted)
+                    yield response
+                    return
+                url = _redirected(response, source)
+        raise DownloadError(f"{shown_url(source.url)} leads from one address to the next without end; try another one")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ModelError(f"{shown_url(source.url)} is no address to fetch from: {error}; check it") from error
+    except httpx.TransportError as error:
+        if isinstance(error.__context__, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(error):
+            raise DownloadError(
+                f"{shown_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
+            ) from error
+        raise Again(_reason(error)) from error
+    except ssl.SSLError as error:  # bytes that changed on the way, which no layer between translates
+        raise Again(f"what came was damaged on the way ({error.reason or 'TLS'})") from error
+
+
+@asynccontextmanager
+async def _answer(
+    client: "httpx.AsyncClient", url: "httpx.URL", headers: Mapping[str, str]
+) -> AsyncIterator["httpx.Response"]:
+    """The client's own limits count from byte to byte: headers that drip, or "100 Continue" without end, need one
+    for the whole. Raises Again."""
+    limit = client.timeout.read and client.timeout.connect and 2 * client.timeout.read + client.timeout.connect
+    try:
+        async with asyncio.timeout(limit):
+            response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
+    except TimeoutError as error:
+        raise Again("it went silent") from error
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+async def fetch_small(
+    source: DownloadSource, *, most_bytes: int, patience: Patience, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A file that fits into memory. Raises ModelError and DownloadError."""
+    async with new_client(patience) as client:
+        failures = 0
+        while True:
+            try:
+                async with opened(client, source, headers or {}, frozenset({200})) as response:
+                    return await _body(response, source, most_bytes, patience)
+            except Again as again:
+                failures += 1
+                await asyncio.sleep(next_wait(source, again, failures, patience))
+
+
+def next_wait(source: DownloadSource, again: Again, failures: int, patience: Patience) -> float:
+    """Seconds until the next try. Raises DownloadError when patience is at its end."""
+    asked = again.wait_seconds
+    if asked is not None and asked > patience.longest_asked_seconds:
+        raise DownloadError(
+            f"{_host(source)} asks to wait {format_duration(asked)} ({again}); run the same command again then"
+        ) from again
+    if failures >= patience.attempts:
+        raise DownloadError(
+            f"{_host(source)} failed {failures} times in a row, at last: {again}; run the same command again to go on"
+        ) from again
+    return patience.wait_seconds(failures, asked)
+
+
+async def pieces(response: "httpx.Response", patience: Patience) -> AsyncIterator[bytes]:
+    """Its body as it comes. Raises Again when next to nothing comes for long; how long the caller takes between two
+    pieces does not count."""
+    waited, came = 0.0, 0
+    stream = response.aiter_raw()
+    while True:
+        asked = time.monotonic()
+        piece = await anext(stream, b"")
+        waited += time.monotonic() - asked
+        if not piece:
+            return
+        came += len(piece)
+        if waited > patience.silence_seconds:
+            if came < waited * _STALL_BYTES_PER_SECOND:
+                raise Again("next to nothing comes")
+            waited, came = 0.0, 0
+        yield piece
+
+
+async def _body(response: "httpx.Response", source: DownloadSource, most_bytes: int, patience: Patience) -> bytes:
+    content = bytearray()
+    async for piece in pieces(response, patience):
+        content += piece
+        if len(content) > most_bytes:
+            raise ModelError(
+                f"{shown_url(source.url)} is longer than {format_bytes(most_bytes)}; it is not what it should be"
+            )
+    return bytes(content)
+
+
+def _require_accepted(response: "httpx.Response", source: DownloadSource, accepted: frozenset[int]) -> None:
+    status = response.status_code
+    if status in accepted:
+        return
+    if status in _AGAIN:
+        raise Again(f"status {status} {response.reason_phrase}".rstrip(), _retry_after(response.headers))
+    words = (
+        source.words.get(status) or f"{_host(source)} {_WORDS.get(status, 'gives an answer that is not understood')}"
+    )
+    kind: type[TrilithonError] = Denied if status in (401, 403, 404, 410, 451) else DownloadError
+    raise kind(f"{words} (status {status} for {shown_url(source.url)})")
+
+
+def _redirected(response: "httpx.Response", source: DownloadSource) -> "httpx.URL":
+    target = response.headers.get("Location")
+    if not target:
+        raise DownloadError(f"{shown_url(source.url)} leads nowhere (status {response.status_code}); try again later")
+    url = response.url.join(target)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise DownloadError(
+            f"{shown_url(source.url)} leads to {url.scheme}:, which is not followed; use its final address"
+        )
+    if response.url.scheme == "https" and url.scheme == "http":
+        raise DownloadError(
+            f"{shown_url(source.url)} leads from https to http, which is not followed; try another address"
+        )
+    if not source.may_ask(str(url)):
+        raise DownloadError(
+            f"{shown_url(source.url)} leads to plain http elsewhere, which is not followed; add --insecure if you must"
+        )
+    return url
+
+
+def _same_origin(one: "httpx.URL", other: "httpx.URL") -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, or a date (RFC 9110, 10.2.3)."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit() and len(text) < 9:
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _reason(error: "httpx.TransportError") -> str:
+    import httpx
+
+    match error:
+        case httpx.ConnectTimeout() | httpx.ConnectError():
+            return f"no connection ({str(error) or 'no answer'})"
+        case httpx.TimeoutException():
+            return "it went silent"
+        case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
+            return "the connection was cut"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _host(source: DownloadSource) -> str:
+    return _split(source.url).hostname or "the server"

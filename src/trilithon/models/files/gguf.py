@@ -1,0 +1,321 @@
+"""What a GGUF file says about its model, and how many bytes one token costs it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from trilithon.errors import ModelError
+from trilithon.models.files.gguf_header import BLOCK_SIZES, SkippedArray, Tensor, Value
+from trilithon.models.files.gguf_parts import GgufHeader, read_header
+
+__all__ = [
+    "SYNTHETIC_KEY",
+    "GgufFacts",
+    "Tensor",
+    "bytes_per_token",
+    "known_quantizations",
+    "kv_bytes_per_position",
+    "kv_bytes_read",
+    "layer_kv_bytes",
+    "read_gguf",
+]
+
+SYNTHETIC_KEY = "trilithon.synthetic"
+"""In the metadata of a model whose weights are random, True."""
+
+_FILE_TYPES: Mapping[int, tuple[str, str]] = {
+    0: ("F32", "all F32"),
+    1: ("F16", "F16"),
+    2: ("Q4_0", "Q4_0"),
+    3: ("Q4_1", "Q4_1"),
+    7: ("Q8_0", "Q8_0"),
+    8: ("Q5_0", "Q5_0"),
+    9: ("Q5_1", "Q5_1"),
+    10: ("Q2_K", "Q2_K - Medium"),
+    11: ("Q3_K_S", "Q3_K - Small"),
+    12: ("Q3_K_M", "Q3_K - Medium"),
+    13: ("Q3_K_L", "Q3_K - Large"),
+    14: ("Q4_K_S", "Q4_K - Small"),
+    15: ("Q4_K_M", "Q4_K - Medium"),
+    16: ("Q5_K_S", "Q5_K - Small"),
+    17: ("Q5_K_M", "Q5_K - Medium"),
+    18: ("Q6_K", "Q6_K"),
+    19: ("IQ2_XXS", "IQ2_XXS - 2.0625 bpw"),
+    20: ("IQ2_XS", "IQ2_XS - 2.3125 bpw"),
+    21: ("Q2_K_S", "Q2_K - Small"),
+    22: ("IQ3_XS", "IQ3_XS - 3.3 bpw"),
+    23: ("IQ3_XXS", "IQ3_XXS - 3.0625 bpw"),
+    24: ("IQ1_S", "IQ1_S - 1.5625 bpw"),
+    25: ("IQ4_NL", "IQ4_NL - 4.5 bpw"),
+    26: ("IQ3_S", "IQ3_S - 3.4375 bpw"),
+    27: ("IQ3_M", "IQ3_S mix - 3.66 bpw"),
+    28: ("IQ2_S", "IQ2_S - 2.5 bpw"),
+    29: ("IQ2_M", "IQ2_M - 2.7 bpw"),
+    30: ("IQ4_XS", "IQ4_XS - 4.25 bpw"),
+    31: ("IQ1_M", "IQ1_M - 1.75 bpw"),
+    32: ("BF16", "BF16"),
+    36: ("TQ1_0", "TQ1_0 - 1.69 bpw ternary"),
+    37: ("TQ2_0", "TQ2_0 - 2.06 bpw ternary"),
+    38: ("MXFP4_MOE", "MXFP4 MoE"),
+    39: ("NVFP4", "NVFP4"),
+    40: ("Q1_0", "Q1_0"),
+    41: ("Q2_0", "Q2_0"),
+}
+"""general.file_type → the short name that files carry, and the name that llama-bench prints."""
+
+_WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = {
+    "afmoe": (4, False),
+    "cohere2": (4, False),
+    "cohere2moe": (4, True),
+    "exaone-moe": (4, False),
+    "exaone4": (4, False),
+    "gemma-embedding": (6, False),
+    "gemma2": (2, False),
+    "gemma3": (6, False),
+    "gemma3n": (5, False),
+    "gpt-oss": (2, False),
+    "laguna": (4, True),
+    "llama4": (4, False),
+    "mellum": (4, False),
+    "modern-bert": (3, True),
+    "olmo2": (4, False),
+    "plamo3": (8, False),
+    "smallthinker": (4, True),
+}
+"""Architecture → every how many layers one attends to everything, and whether that one comes first: llama.cpp
+has these in its code for the files that do not say it (src/models/*.cpp, load_swa_pattern)."""
+
+# Tensors of which a decode step reads the rows of its token and nothing else.
+_ROW_TABLES = frozenset({"per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"})
+_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+_EXPERTS = re.compile(r"_exps\.(weight|bias|scale)$")
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufFacts:
+    """`quantization` is short ("Q4_K_M"), `quantization_name` llama-bench's ("Q4_K - Medium").
+
+    `layers` counts those that decode runs; `draft_layers` further ones that only speculation uses.
+    `windowed` says per layer whether its attention sees only `sliding_window` positions. `heads`, `kv_heads` and
+    `head_size` are the largest of all layers. `path` is the first of `parts`, several where the model is split;
+    `pooling` is how it makes one vector of a text, empty where it does not say. `synthetic` means random
+    weights.
+    """
+
+    path: Path
+    parts: tuple[Path, ...]
+    size_bytes: int
+    version: int
+    architecture: str
+    name: str
+    size_label: str
+    quantization: str
+    quantization_name: str
+    parameters: int
+    context_train: int | None
+    vocabulary: int | None
+    embedding: int | None
+    layers: int
+    draft_layers: int
+    heads: int | None
+    kv_heads: int | None
+    head_size: int | None
+    sliding_window: int | None
+    windowed: tuple[bool, ...]
+    experts: int
+    experts_used: int
+    chat_template: str
+    bos_token: int | None
+    pooling: str
+    synthetic: bool
+    tensors: tuple[Tensor, ...]
+
+
+def read_gguf(path: Path) -> GgufFacts:
+    """Raises ModelError, one line with the mend, for whatever is not a whole GGUF of a model."""
+    header = read_header(path)
+    return _facts(header, _Metadata(header.values))
+
+
+def known_quantizations() -> tuple[str, ...]:
+    """As files name them: F16, Q8_0, Q4_K_M …"""
+    return tuple(short for short, _ in _FILE_TYPES.values())
+
+
+def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
+    """Bytes that one decode step reads: the weights, and the KV cache of `depth` positions.
+
+    Every weight counts once. A row of the token embedding does, or all of it where it is the output matrix too.
+    Of the experts' tensors the used ones do; layers that only speculation runs do not.
+    """
+    tied = all(tensor.name != _OUTPUT for tensor in facts.tensors)
+    weights = sum(_read_of(tensor, facts, tied) for tensor in facts.tensors)
+    return int(weights) + kv_bytes_read(facts, depth, kv_type_k, kv_type_v)
+
+
+def kv_bytes_per_position(facts: GgufFacts, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
+    """Bytes that one position takes in the KV cache of all layers (as far as no window has closed over it)."""
+    return sum(layer_kv_bytes(facts, kv_type_k, kv_type_v))
+
+
+def kv_bytes_read(facts: GgufFacts, depth: int, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
+    """Bytes of KV cache that one decode step after `depth` positions reads; windowed layers read their window."""
+    layers = zip(layer_kv_bytes(facts, kv_type_k, kv_type_v), facts.windowed, strict=True)
+    window = facts.sliding_window
+    return sum(size * (min(depth, window) if windowed and window else depth) for size, windowed in layers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """A GGUF's values by key; a value of the wrong kind counts as absent, as the file is not ours to mend."""
+
+    values: Mapping[str, Value]
+
+    def text(self, key: str) -> str:
+        value = self.values.get(key)
+        return value if isinstance(value, str) else ""
+
+    def number(self, key: str) -> int | None:
+        """A count; the largest one where there is one per layer."""
+        return max(self.numbers(key), default=None)
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        value = self.values.get(key)
+        items = value if isinstance(value, tuple) else (value,)
+        return tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool) and item >= 0)
+
+    def length(self, key: str) -> int | None:
+        value = self.values.get(key)
+        if isinstance(value, SkippedArray):
+            return value.length
+        return len(value) if isinstance(value, tuple) else None
+
+
+def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
+    path, tensors = header.parts[0], header.tensors
+    architecture = metadata.text("general.architecture")
+    if not architecture:
+        raise ModelError(f"{path} does not say its architecture; download another conversion of the model")
+    if not tensors:
+        raise ModelError(f"{path} holds no weights (a vocabulary alone?); download the whole model")
+    own = architecture + "."
+    heads = metadata.number(own + "attention.head_count")
+    embedding = metadata.number(own + "embedding_length")
+    drafts = metadata.number(own + "nextn_predict_layers") or 0
+    layers = max((metadata.number(own + "block_count") or _blocks(tensors)) - drafts, 0)
+    if layers > len(tensors):
+        raise ModelError(f"{path} is damaged: it claims {layers} layers; download it again")
+    window = metadata.number(own + "attention.sliding_window") or None
+    short, long = _quantization(metadata.number("general.file_type"), tensors)
+    return GgufFacts(
+        path=path,
+        parts=header.parts,
+        size_bytes=header.size_bytes,
+        version=header.version,
+        architecture=architecture,
+        name=metadata.text("general.name") or path.stem,
+        size_label=metadata.text("general.size_label"),
+        quantization=short,
+        quantization_name=long,
+        parameters=sum(tensor.elements for tensor in tensors),
+        context_train=metadata.number(own + "context_length"),
+        vocabulary=_vocabulary(metadata, own, tensors),
+        embedding=embedding,
+        layers=layers,
+        draft_layers=drafts,
+        heads=heads,
+        kv_heads=metadata.number(own + "attention.head_count_kv") or heads,
+        head_size=metadata.number(own + "attention.key_length")
+        or (embedding // heads if embedding and heads else None),
+        sliding_window=window,
+        windowed=_windowed(metadata, architecture, layers) if window else (False,) * layers,
+        experts=metadata.number(own + "expert_count") or 0,
+        experts_used=metadata.number(own + "expert_used_count") or 0,
+        chat_template=metadata.text("tokenizer.chat_template"),
+        bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
+        pooling=_POOLING.get(metadata.number(own + "pooling_type") or 0, ""),
+        synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
+        tensors=tensors,
+    )
+
+
+# llama.cpp's llama_pooling_type; 0 is none.
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+
+
+def _blocks(tensors: tuple[Tensor, ...]) -> int:
+    return len({match[1] for tensor in tensors if (match := _BLOCK.match(tensor.name))})
+
+
+def _vocabulary(metadata: _Metadata, own: str, tensors: tuple[Tensor, ...]) -> int | None:
+    rows = next((tensor.shape[-1] for tensor in tensors if tensor.name == _EMBEDDING), None)
+    return metadata.length("tokenizer.ggml.tokens") or metadata.number(own + "vocab_size") or rows
+
+
+def _quantization(file_type: int | None, tensors: tuple[Tensor, ...]) -> tuple[str, str]:
+    """From the file's own word (1024 marks a guess of the converter), else the type that most weights have."""
+    if file_type is not None and file_type % 1024 in _FILE_TYPES:
+        return _FILE_TYPES[file_type % 1024]
+    elements: Counter[str] = Counter()
+    for tensor in tensors:
+        elements[tensor.type] += tensor.elements
+    most = elements.most_common(1)[0][0]
+    return most, most
+
+
+def _windowed(metadata: _Metadata, architecture: str, layers: int) -> tuple[bool, ...]:
+    key = f"{architecture}.attention.sliding_window_pattern"
+    pattern = metadata.values.get(key)
+    if isinstance(pattern, tuple) and len(pattern) >= layers:
+        return tuple(bool(flag) for flag in pattern[:layers])
+    # An architecture whose layers nobody named counts as attending to everything: its bytes are an upper bound.
+    period, full_first = _WINDOW_PERIODS.get(architecture, (1, False))
+    period = metadata.number(key) or period
+    full = 0 if full_first else period - 1
+    return tuple(layer % period != full for layer in range(layers))
+
+
+def _read_of(tensor: Tensor, facts: GgufFacts, tied: bool) -> Fraction:
+    block = _BLOCK.match(tensor.name)
+    if block and int(block[1]) >= facts.layers:
+        return Fraction(0)
+    if tensor.name in _ROW_TABLES or (tensor.name == _EMBEDDING and not tied):
+        return Fraction(tensor.size_bytes * tensor.shape[0], tensor.elements)
+    if _EXPERTS.search(tensor.name) and 0 < facts.experts_used < facts.experts:
+        return Fraction(tensor.size_bytes * facts.experts_used, facts.experts)
+    return Fraction(tensor.size_bytes)
+
+
+def layer_kv_bytes(facts: GgufFacts, kv_type_k: str, kv_type_v: str) -> list[int]:
+    """Per layer, the bytes of one position."""
+    rows: dict[int, dict[str, int]] = {}
+    for tensor in facts.tensors:
+        if block := _BLOCK.match(tensor.name):
+            rows.setdefault(int(block[1]), {})[block[2]] = tensor.shape[-1]
+    usual = (facts.kv_heads or 0) * (facts.head_size or 0)
+    widths = [_kv_widths(rows.get(layer, {}), usual) for layer in range(facts.layers)]
+    return [_stored_bytes(keys, kv_type_k) + _stored_bytes(values, kv_type_v) for keys, values in widths]
+
+
+def _kv_widths(rows: Mapping[str, int], usual: int) -> tuple[int, int]:
+    """Elements of a layer's keys and values, from the rows of its weights: layers of one model differ (a window's
+    heads may be narrower, a recurrent layer has none). Fused weights have the `usual` width."""
+    if "attn_k.weight" in rows:
+        keys = rows["attn_k.weight"]
+        return keys, rows.get("attn_v.weight", keys)
+    if "attn_kv_a_mqa.weight" in rows:  # latent attention keeps one vector that serves as both
+        return usual, 0
+    recurrent = any(name.startswith("ssm_") for name in rows)
+    return (usual, usual) if "attn_qkv.weight" in rows and not recurrent else (0, 0)
+
+
+def _stored_bytes(elements: int, kv_type: str) -> int:
+    sizes = {name: (block, size) for name, block, size in BLOCK_SIZES.values()}
+    if kv_type.upper() not in sizes:
+        raise ModelError(f"unknown KV type {kv_type}; write for example f16, q8_0 or q4_0")
+    block, size = sizes[kv_type.upper()]
+    return -(-elements // block) * size

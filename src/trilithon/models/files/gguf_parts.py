@@ -1,0 +1,94 @@
+"""The headers of a GGUF and of all its parts: llama.cpp splits a model that is too large for one file into
+NAME-00001-of-00003.gguf and so on, of which the first has the metadata."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trilithon.errors import ModelError
+from trilithon.models.files.file_names import shard_of
+from trilithon.models.files.gguf_header import HeaderReader, Tensor, Value
+
+__all__ = ["GgufHeader", "part_paths", "read_header"]
+
+_COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """Of the whole model: `parts` are its files in order, one for a model that is not split; `values` are the first
+    one's, `size_bytes` and `tensors` of all of them. A tensor's offset counts in the part that it is in."""
+
+    parts: tuple[Path, ...]
+    size_bytes: int
+    version: int
+    values: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+
+
+def read_header(path: Path) -> GgufHeader:
+    """`path` may be any part. Raises ModelError, naming the part that is missing or does not fit."""
+    named = _read_one(path)
+    count = _count_of(named.values)
+    if count <= 1:
+        return named
+    paths = part_paths(path)
+    if len(paths) != count:
+        raise ModelError(
+            f"{path} is one of {count} parts, and its name has to say which; name them all like "
+            f"{path.stem[:40]}-00001-of-{count:05}.gguf, or join them with: llama-gguf-split --merge FIRST_PART MODEL"
+        )
+    missing = [part.name for part in paths if not part.is_file()]
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise ModelError(f"{path} is one of {count} parts: {missing[0]}{others} is missing beside it; download it too")
+    return _joined([named if part == path else _read_one(part) for part in paths])
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """All parts that there have to be, by the name of one; the file alone where it is not named like a part."""
+    shard = shard_of(path.name) if path.suffix.lower() == ".gguf" else None
+    if shard is None or not 1 <= shard.number <= shard.count:
+        return (path,)
+    names = (f"{shard.base}-{number:05}-of-{shard.count:05}" for number in range(1, shard.count + 1))
+    return tuple(path.with_name(name + path.suffix) for name in names)
+
+
+def _joined(parts: list[GgufHeader]) -> GgufHeader:
+    first = parts[0]
+    for number, part in enumerate(parts):
+        if (_count_of(part.values), part.values.get(_NUMBER)) != (len(parts), number):
+            raise ModelError(f"{part.parts[0]} is not part {number + 1} of {len(parts)}; download it again")
+    tensors = tuple(tensor for part in parts for tensor in part.tensors)
+    expected = first.values.get(_TENSORS, len(tensors))
+    if len(tensors) != expected or len({tensor.name for tensor in tensors}) < len(tensors):
+        raise ModelError(
+            f"the {len(parts)} parts of {first.parts[0]} do not belong together: they hold {len(tensors)} tensors and "
+            f"not {expected} different ones; download them again"
+        )
+    return GgufHeader(
+        parts=tuple(part.parts[0] for part in parts),
+        size_bytes=sum(part.size_bytes for part in parts),
+        version=first.version,
+        values=first.values,
+        tensors=tensors,
+    )
+
+
+def _read_one(path: Path) -> GgufHeader:
+    with HeaderReader(path) as header:
+        values = header.values()
+        alignment = values.get("general.alignment")
+        if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
+            alignment = 32
+        if alignment & (alignment - 1) or alignment > 1 << 20:
+            raise ModelError(f"{path} is damaged: its alignment is {alignment}; download it again")
+        tensors = header.tensors(alignment)
+        return GgufHeader(
+            parts=(path,), size_bytes=header.size_bytes, version=header.version, values=values, tensors=tensors
+        )
+
+
+def _count_of(values: Mapping[str, Value]) -> int:
+    count = values.get(_COUNT, 1)
+    return count if isinstance(count, int) and not isinstance(count, bool) else 1

@@ -1,0 +1,64 @@
+"""The bytes of a GGUF's header, piece by piece, for files that are too large to be put together in memory."""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+from trilithon.models.files.gguf_header import BLOCK_SIZES
+
+__all__ = ["ALIGNMENT", "TYPE_NUMBERS", "Plain", "header", "pair", "size_of", "tensor_table"]
+
+Plain = bool | int | float | str | Sequence[str] | Sequence[int] | Sequence[float]
+ALIGNMENT = 32
+TYPE_NUMBERS = {name: number for number, (name, _, _) in BLOCK_SIZES.items()}
+_VERSION = 3
+# GGUF's numbers for kinds of values, and how each is packed.
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_SIGNS = {_U32: "I", _I32: "i", _F32: "f", _BOOL: "?"}
+
+
+def header(values: Mapping[str, Plain], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
+    """All that stands before the first tensor, padding included; a tensor is its name, shape and type."""
+    start = struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values))
+    whole = start + b"".join(pair(key, value) for key, value in values.items()) + tensor_table(tensors, ALIGNMENT)
+    return whole + bytes(-len(whole) % ALIGNMENT)
+
+
+def pair(key: str, value: Plain) -> bytes:
+    """Whole numbers become 32-bit ones, without a sign; in an array, with one."""
+    if isinstance(value, str):
+        return _text(key) + struct.pack("<I", _STRING) + _text(value)
+    if isinstance(value, Sequence):
+        return _text(key) + struct.pack("<I", _ARRAY) + _array(value)
+    kind = _BOOL if isinstance(value, bool) else _U32 if isinstance(value, int) else _F32
+    return _text(key) + struct.pack(f"<I{_SIGNS[kind]}", kind, value)
+
+
+def tensor_table(tensors: Iterable[tuple[str, tuple[int, ...], str]], alignment: int) -> bytes:
+    table = bytearray()
+    offset = 0
+    for name, shape, kind in tensors:
+        table += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, TYPE_NUMBERS[kind], offset)
+        offset += -(-size_of(shape, kind) // alignment) * alignment
+    return bytes(table)
+
+
+def size_of(shape: tuple[int, ...], kind: str) -> int:
+    """Bytes of a tensor; its rows fill their blocks."""
+    _, block_elements, block_bytes = BLOCK_SIZES[TYPE_NUMBERS[kind]]
+    elements = 1
+    for length in shape:
+        elements *= length
+    return elements // block_elements * block_bytes
+
+
+def _array(items: Sequence[str] | Sequence[int] | Sequence[float]) -> bytes:
+    texts = [_text(item) for item in items if isinstance(item, str)]
+    if texts:
+        return struct.pack("<IQ", _STRING, len(texts)) + b"".join(texts)
+    kind = _F32 if any(isinstance(item, float) for item in items) else _I32
+    return struct.pack(f"<IQ{len(items)}{_SIGNS[kind]}", kind, len(items), *items)
+
+
+def _text(text: str) -> bytes:
+    stored = text.encode()
+    return struct.pack("<Q", len(stored)) + stored

@@ -1,0 +1,268 @@
+"""Files below one folder, by descriptors from the root down: a symbolic link that someone planted leads nowhere.
+
+The root itself may be a link, for people move their models to a larger disk that way; below it none is followed.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from trilithon.errors import ModelError, NoRoom
+
+__all__ = ["TEMPORARY", "Parts", "SafeDir", "read_at", "translated"]
+
+Parts = Sequence[str]
+"""The way from the root to a file: names of folders, and of the file at the end."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC
+TEMPORARY = ".new-"
+"""Before the name of a file that is being written."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with files of the store into ModelError."""
+    try:
+        yield
+    except OSError as error:
+        raise (NoRoom if error.errno in _FULL else ModelError)(_message(path, error)) from error
+
+
+class SafeDir:
+    """Every method raises OSError; FileNotFoundError too for what is reached through a link."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def path(self, parts: Parts) -> Path:
+        return self.root.joinpath(*parts)
+
+    def names(self, parts: Parts) -> list[str]:
+        """What is in the folder, sorted; empty where there is none."""
+        try:
+            with self.folder(parts) as folder:
+                return sorted(os.listdir(folder))  # noqa: PTH208 - by descriptor
+        except FileNotFoundError:
+            return []
+
+    def sizes(self, parts: Parts) -> dict[str, os.stat_result]:
+        """The plain files in the folder."""
+        found = {}
+        for name in self.names(parts):
+            with suppress(FileNotFoundError):
+                found[name] = self.status((*parts, name))
+        return found
+
+    def status(self, parts: Parts) -> os.stat_result:
+        """Of a plain file; anything else counts as not there."""
+        with self.folder(parts[:-1]) as folder:
+            status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path(parts)))
+        return status
+
+    def open(self, parts: Parts, flags: int = os.O_RDONLY) -> int:
+        """A descriptor of a plain file. With O_CREAT its folders are made too."""
+        with self.folder(parts[:-1], create=bool(flags & os.O_CREAT)) as folder:
+            return _open_plain(parts[-1], flags, folder)
+
+    def read(self, parts: Parts, most_bytes: int) -> bytes:
+        with self.folder(parts[:-1]) as folder:
+            return read_at(folder, parts[-1], most_bytes)
+
+    def walk(
+        self, parts: Parts, depth: int, closed: Callable[[Path, OSError], None]
+    ) -> Iterator[tuple[tuple[str, ...], int]]:
+        """What lies so many folders below, by name: the way from there, and a descriptor of the folder it is in.
+        `closed` is told of folders that cannot be read."""
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self.folder(parts))
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                closed(self.path(parts), error)
+                return
+            yield from _walk(folder, (), depth, lambda way, error: closed(self.path((*parts, *way)), error))
+
+    def write(self, parts: Parts, content: bytes) -> None:
+        """All of it under that name, or what was there before, whenever the power goes. The caller has the lock
+        under which alone this name is written."""
+        temporary = TEMPORARY + parts[-1]
+        with self.folder(parts[:-1], create=True) as folder:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FILE, 0o644, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.fsync(folder)
+
+    def rename(self, parts: Parts, to: Parts) -> None:
+        """Over what is there; on the disk when it returns. The file's own bytes are its writer's to sync."""
+        with self.folder(parts[:-1]) as source, self.folder(to[:-1], create=True) as target:
+            os.rename(parts[-1], to[-1], src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+            os.fsync(source)
+
+    def target(self, parts: Parts) -> str | None:
+        """Where a symbolic link points to; None where there is none."""
+        try:
+            with self.folder(parts[:-1]) as folder:
+                return os.readlink(parts[-1], dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # the latter: it is no link
+                return None
+            raise
+
+    def link(self, parts: Parts, target: Path) -> None:
+        """A symbolic link, in place of what is there. The caller has the lock under which alone it is made."""
+        temporary = TEMPORARY + parts[-1]
+        with self.folder(parts[:-1], create=True) as folder:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+            os.symlink(target, temporary, dir_fd=folder)
+            os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+
+    def unlink(self, parts: Parts) -> None:
+        """The entry itself, also where it is a link; on the disk when it returns."""
+        with self.folder(parts[:-1]) as folder:
+            os.unlink(parts[-1], dir_fd=folder)
+            os.fsync(folder)
+
+    def remove_entries(self, parts: Parts) -> None:
+        """Every file and link in the folder; folders in it stay."""
+        for name in self.names(parts):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                self.unlink((*parts, name))
+
+    def remove_empty(self, parts: Parts) -> None:
+        """The folder and those above it, as long as they are empty; the first of `parts` stays."""
+        for depth in range(len(parts), 1, -1):
+            try:
+                with self.folder(parts[: depth - 1]) as folder:
+                    os.rmdir(parts[depth - 1], dir_fd=folder)
+            except OSError:  # not empty, or gone already
+                return
+
+    def remove_temporary(self, parts: Parts) -> None:
+        """What killed writers left in a folder that nobody writes to now."""
+        for name in self.names(parts):
+            if name.startswith(TEMPORARY):
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    self.unlink((*parts, name))
+
+    @contextmanager
+    def folder(self, parts: Parts, *, create: bool = False) -> Iterator[int]:
+        """A descriptor of the folder, for the `dir_fd` of calls."""
+        if create:
+            self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts:
+                if create:
+                    _make_folder(part, descriptor)
+                below = _no_link(part, _FOLDER, descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def read_at(folder: int, name: str, most_bytes: int) -> bytes:
+    """A plain file in a folder that is open. Raises FileNotFoundError for anything else, OSError for one too large."""
+    descriptor = _open_plain(name, os.O_RDONLY, folder)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+        content = b""
+        while piece := os.read(descriptor, size - len(content) + 1):
+            content += piece
+            if len(content) > size:  # it grows: not one of ours, which are replaced as a whole
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _walk(
+    folder: int, way: tuple[str, ...], depth: int, closed: Callable[[Parts, OSError], None]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        closed(way, error)
+        return
+    for name in names:
+        if depth == 0:
+            yield (*way, name), folder
+            continue
+        try:
+            below = _no_link(name, _FOLDER, folder)
+        except FileNotFoundError:  # no folder, or gone meanwhile
+            continue
+        except OSError as error:
+            closed((*way, name), error)
+            continue
+        try:
+            yield from _walk(below, (*way, name), depth - 1, closed)
+        finally:
+            os.close(below)
+
+
+def _open_plain(name: str, flags: int, folder: int) -> int:
+    descriptor = _no_link(name, flags | _FILE | os.O_NONBLOCK, folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe or a device
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return descriptor
+
+
+def _make_folder(name: str, parent: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return
+    os.fsync(parent)
+
+
+def _no_link(name: str, flags: int, parent: int) -> int:
+    """Open what is no link; with O_DIRECTORY the kernel calls a link "not a directory"."""
+    if name in ("", ".", "..") or "/" in name:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    try:
+        return os.open(name, flags, 0o644, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO) and not flags & os.O_CREAT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link, which the store never follows", name) from error
+        raise
+
+
+def _message(path: Path, error: OSError) -> str:
+    where = path if not isinstance(error.filename, str) else error.filename
+    match error.errno:
+        case number if number in _FULL:
+            return f"no space left in {path}; free some there, or set TRILITHON_DATA to another folder"
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return f"{path} cannot be written ({error.strerror}); mend that, or set TRILITHON_DATA to another folder"
+        case errno.EFBIG:
+            return f"{path} takes no file of that size (FAT32 ends at 4 GiB); set TRILITHON_DATA to a folder elsewhere"
+        case errno.ENAMETOOLONG:
+            return f"{str(where)[:80]}… is too long a name for this disk; choose a shorter one"
+        case _:
+            return f"{path}: {where}: {error.strerror or error}; mend that, or set TRILITHON_DATA to another folder"

@@ -1,0 +1,178 @@
+"""The tensors of known models: names, shapes and types as their GGUF files have them, from a table of their sizes."""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from trilithon.errors import ModelError
+from trilithon.models.files.gguf_header import BLOCK_SIZES
+
+__all__ = [
+    "QUANTIZATIONS",
+    "Architecture",
+    "Shape",
+    "architectures",
+    "find_architecture",
+    "rope_factors",
+    "shapes_of",
+    "types_of",
+]
+
+Shape = tuple[int, ...]
+"""GGUF's: the first is the length of a row."""
+
+QUANTIZATIONS: Mapping[str, int] = {
+    "F32": 0,
+    "F16": 1,
+    "BF16": 32,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q4_0": 2,
+    "Q4_K_M": 15,
+    "Q6_K": 18,
+}
+"""Those whose choice of tensor types is known here, with llama.cpp's number for each (general.file_type)."""
+
+_WHOLE = ("F32", "F16", "BF16")
+# What llama-quantize takes for a row that a type's blocks of 256 do not fill.
+_FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
+_BLOCK_ELEMENTS = {name: elements for name, elements, _ in BLOCK_SIZES.values()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One model's sizes. `parameters` is what its maker publishes; `rope_stretch` how Llama 3 stretches its rotary
+    frequencies; `pre` llama.cpp's name for how text is cut."""
+
+    key: str
+    title: str
+    architecture: Literal["qwen2", "qwen3", "llama", "gemma3"]
+    parameters: int
+    layers: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+    rope_base: float
+    epsilon: float
+    tied: bool
+    tokenizer: Literal["bpe", "spm"]
+    pre: str
+    file_parameters: int | None = None
+    sliding_window: int | None = None
+    rope_stretch: Mapping[str, float] | None = None
+
+    @property
+    def size_label(self) -> str:
+        return self.key.rpartition("-")[2].upper()
+
+
+@cache
+def architectures() -> Mapping[str, Architecture]:
+    text = files("trilithon.models.synthetic").joinpath("architectures.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)
+    return {key: Architecture(key=key, **values) for key, values in table.items()}
+
+
+def find_architecture(name: str) -> Architecture:
+    """ "qwen2.5-0.5b", "qwen2.5:0.5b", "Qwen2.5 0.5B". Raises ModelError, naming those that are known."""
+    key = name.strip().lower()
+    for sign in (":", "_", " "):
+        key = key.replace(sign, "-")
+    try:
+        return architectures()[key]
+    except KeyError:
+        known = ", ".join(architectures())
+        raise ModelError(f"no architecture is known as {name[:80]!r}; take one of {known}") from None
+
+
+def shapes_of(model: Architecture) -> Iterator[tuple[str, Shape]]:
+    """Every tensor's name and shape, as llama.cpp's converter names and orders them."""
+    yield "token_embd.weight", (model.embedding, model.vocabulary)
+    for layer in range(model.layers):
+        for name, shape in _block(model):
+            yield f"blk.{layer}.{name}", shape
+    yield "output_norm.weight", (model.embedding,)
+    if not model.tied:
+        yield "output.weight", (model.embedding, model.vocabulary)
+    if model.rope_stretch:
+        yield "rope_freqs.weight", (model.head_size // 2,)
+
+
+def types_of(model: Architecture, quantization: str) -> dict[str, str]:
+    """Tensor name → type, as llama-quantize chooses them without an importance matrix (llama-quant.cpp of 0c1e570).
+
+    Vectors stay F32. The output matrix, which is the embedding where the two are tied, gets Q6_K in a file of fewer
+    bits than Q8_0; rows that do not fill blocks of 256 get the next type whose blocks they do.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(f"cannot synthesise {quantization}; take one of {', '.join(QUANTIZATIONS)}")
+    output = "token_embd.weight" if model.tied else "output.weight"
+    return {
+        name: "F32" if len(shape) == 1 else _fitting(_wanted(model, name, quantization, output), shape)
+        for name, shape in shapes_of(model)
+    }
+
+
+def rope_factors(model: Architecture) -> list[float]:
+    """By how much each rotary frequency is slowed: Llama 3.1's rule (as in Meta's reference code), empty for others."""
+    stretch = model.rope_stretch
+    if not stretch:
+        return []
+    factors = []
+    for at in range(0, model.head_size, 2):
+        turns = stretch["original_context"] / (2 * math.pi * model.rope_base ** (at / model.head_size))
+        share = min(max((turns - stretch["low"]) / (stretch["high"] - stretch["low"]), 0.0), 1.0)
+        factors.append(1 / ((1 - share) / stretch["factor"] + share))
+    return factors
+
+
+def _block(model: Architecture) -> Iterator[tuple[str, Shape]]:
+    wide, queries, keys = model.embedding, model.heads * model.head_size, model.kv_heads * model.head_size
+    yield "attn_norm.weight", (wide,)
+    for name, rows in (("attn_q", queries), ("attn_k", keys), ("attn_v", keys)):
+        yield f"{name}.weight", (wide, rows)
+        if model.architecture == "qwen2":
+            yield f"{name}.bias", (rows,)
+    if model.architecture in ("qwen3", "gemma3"):
+        yield "attn_q_norm.weight", (model.head_size,)
+        yield "attn_k_norm.weight", (model.head_size,)
+    yield "attn_output.weight", (queries, wide)
+    if model.architecture == "gemma3":
+        yield "post_attention_norm.weight", (wide,)
+    yield "ffn_norm.weight", (wide,)
+    yield "ffn_gate.weight", (wide, model.feed_forward)
+    yield "ffn_up.weight", (wide, model.feed_forward)
+    yield "ffn_down.weight", (model.feed_forward, wide)
+    if model.architecture == "gemma3":
+        yield "post_ffw_norm.weight", (wide,)
+
+
+def _wanted(model: Architecture, name: str, quantization: str, output: str) -> str:
+    if quantization in _WHOLE or quantization == "Q8_0":
+        return quantization
+    if name == output:
+        return "Q6_K"
+    if quantization != "Q4_K_M":
+        return quantization
+    layer = int(name.split(".")[1]) if name.startswith("blk.") else -1
+    finer = name.endswith(("attn_v.weight", "ffn_down.weight")) and _gets_more_bits(layer, model.layers)
+    return "Q6_K" if finer else "Q4_K"
+
+
+def _gets_more_bits(layer: int, layers: int) -> bool:
+    """llama-quantize spends more on the first eighth of the layers, the last one, and every third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def _fitting(wanted: str, shape: Shape) -> str:
+    while shape[0] % _BLOCK_ELEMENTS[wanted]:
+        wanted = _FALLBACKS.get(wanted, "F16")
+    return wanted

@@ -1,0 +1,130 @@
+"""llama-bench's columns: their order, types and defaults, and what the backend columns say about the unit."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from trilithon.results.store.codec import LARGEST_INTEGER
+
+__all__ = ["COLUMNS", "DEFAULTS", "FIGURES", "LISTS", "TEST_COLUMNS", "Kind", "typed", "unit_of"]
+
+Kind = Literal["text", "bool", "int", "float"]
+
+FIGURES = ("avg_ns", "stddev_ns", "avg_ts", "stddev_ts")
+LISTS = ("samples_ns", "samples_ts")
+TEST_COLUMNS = frozenset(("n_prompt", "n_gen", "n_depth", "test_time", *FIGURES, *LISTS))
+"""What differs between the tests of one configuration."""
+
+_TABLE: tuple[tuple[str, Kind, Any], ...] = (
+    ("build_commit", "text", ""),
+    ("build_number", "int", 0),
+    ("cpu_info", "text", ""),
+    ("gpu_info", "text", ""),
+    ("backends", "text", ""),
+    ("model_filename", "text", ""),
+    ("model_type", "text", ""),
+    ("model_size", "int", 0),
+    ("model_n_params", "int", 0),
+    ("n_batch", "int", 2048),
+    ("n_ubatch", "int", 512),
+    ("n_threads", "int", 0),
+    ("cpu_mask", "text", "0x0"),
+    ("cpu_strict", "bool", False),
+    ("poll", "int", 50),
+    ("type_k", "text", "f16"),
+    ("type_v", "text", "f16"),
+    ("n_gpu_layers", "int", -1),
+    ("n_cpu_moe", "int", 0),
+    ("split_mode", "text", "layer"),
+    ("main_gpu", "int", 0),
+    ("no_kv_offload", "bool", False),
+    ("flash_attn", "int", -1),
+    ("devices", "text", "auto"),
+    ("tensor_split", "text", "0.00"),
+    ("tensor_buft_overrides", "text", "none"),
+    ("load_mode", "text", "auto"),
+    ("lazy_mode", "text", "auto"),
+    ("embeddings", "bool", False),
+    ("no_op_offload", "int", 0),
+    ("no_host", "bool", False),
+    ("repack", "bool", True),
+    ("fit_target", "int", 0),
+    ("fit_min_ctx", "int", 0),
+    ("n_prompt", "int", 0),
+    ("n_gen", "int", 0),
+    ("n_depth", "int", 0),
+    ("test_time", "text", ""),
+    ("avg_ns", "int", 0),
+    ("stddev_ns", "int", 0),
+    ("avg_ts", "float", 0.0),
+    ("stddev_ts", "float", 0.0),
+)
+
+COLUMNS: Mapping[str, Kind] = {name: kind for name, kind, _ in _TABLE}
+DEFAULTS: Mapping[str, Any] = {name: default for name, _, default in _TABLE}
+
+# Backends that compute on the CPU itself, and those of neural processors; every other one is a GPU's.
+_ON_CPU = frozenset(("CPU", "BLAS", "ZENDNN", "AMX"))
+_ON_NPU = frozenset(("RKNPU", "RKNPU2", "ROCKET", "CANN", "HTP", "HEXAGON"))
+# Before there was a `backends` column (2024), there was a true-or-false column for each.
+_OLD_BACKENDS = ("cuda", "vulkan", "kompute", "metal", "sycl", "opencl")
+
+
+def typed(column: str, value: Any) -> Any:
+    """A value from a file as this column's type; a column that is not known is text.
+
+    Raises ValueError, saying what does not fit.
+    """
+    kind = COLUMNS.get(column)
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"{column} is not a plain value")
+    if kind is None or kind == "text":
+        return "" if value is None else str(value)
+    if kind == "bool":
+        return _truth(column, value)
+    return _integer(column, value) if kind == "int" else _float(column, value)
+
+
+def _truth(column: str, value: Any) -> bool:
+    word = str(value).lower()
+    if word not in ("0", "1", "true", "false"):
+        raise ValueError(f"{column} is neither true nor false")
+    return word in ("1", "true")
+
+
+def _integer(column: str, value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{column} is not a whole number")
+    # An old file's true or false, as flash_attn was, may also be a word (csv).
+    word = str(value).strip().lower()
+    try:
+        number = int({"true": 1, "false": 0}.get(word, value))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{column} is not a whole number") from None
+    if abs(number) > LARGEST_INTEGER:
+        raise ValueError(f"{column} is too large")
+    return number
+
+
+def _float(column: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{column} is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{column} is not a finite number")
+    return number
+
+
+def unit_of(row: Mapping[str, Any]) -> Literal["cpu", "gpu", "npu"]:
+    """Where a row was measured. An NPU backend takes its work whatever is asked of the GPU; a GPU's does not
+    when no layer or no device was given to it."""
+    names = str(row.get("backends") or "").split(",")
+    if not row.get("backends"):
+        names = [name for name in _OLD_BACKENDS if str(row.get(name)).lower() in ("1", "true")]
+    backends = {name.strip().upper() for name in names} - {""}
+    if backends & _ON_NPU:
+        return "npu"
+    if not backends - _ON_CPU or row.get("devices") == "none" or row.get("n_gpu_layers") == 0:
+        return "cpu"
+    return "gpu"

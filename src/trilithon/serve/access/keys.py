@@ -1,0 +1,227 @@
+"""Keys that clients show: named, revocable, kept as hashes, and read anew by a running server when they change.
+
+A key is 256 random bits, so there is nothing to guess: one SHA-256 keeps it as well as a slow hash of a password would,
+and costs a request a microsecond. Comparing takes the same time whichever key is right.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trilithon.errors import UserError
+from trilithon.files import changing, replace_file
+from trilithon.settings import Configuration
+
+__all__ = ["Key", "Keyring", "add_key", "key_store", "keys", "read_key_file", "remove_key"]
+
+PREFIX = "trl-"
+"""So that a key is known for one wherever it turns up."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECRET_BYTES = 32
+_SHORTEST_KEY = 16
+_MOST_KEYS = 1024
+_LONGEST_FILE_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """`digest` is the SHA-256 of the key in hex, `created` in RFC 3339 (empty for one of a plain file)."""
+
+    name: str
+    digest: str
+    created: str = ""
+
+
+def key_store(configuration: Configuration) -> Path:
+    return configuration.data / "keys.json"
+
+
+def keys(configuration: Configuration) -> list[Key]:
+    """In the order they were added. Raises UserError when the file is damaged, or open to others' changes."""
+    return _read_store(key_store(configuration))
+
+
+def add_key(configuration: Configuration, name: str) -> str:
+    """The new key itself, which is kept nowhere. Raises UserError for a name that is taken or cannot be spelled."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a key: write letters, digits, dot, dash and underscore")
+    secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    with changing(key_store(configuration)):
+        known = keys(configuration)
+        if any(key.name == name for key in known):
+            raise UserError(f"there is a key {name} already; choose another name, or run: trilithon key rm {name}")
+        if len(known) >= _MOST_KEYS:
+            raise UserError(f"there are {_MOST_KEYS} keys already; remove some with: trilithon key rm NAME")
+        _write(configuration, [*known, Key(name=name, digest=_digest(secret), created=created)])
+    return secret
+
+
+def remove_key(configuration: Configuration, name: str) -> Key:
+    """A running server refuses it from its next request on. Raises UserError when there is none of that name."""
+    with changing(key_store(configuration)):
+        known = keys(configuration)
+        for key in known:
+            if key.name == name:
+                _write(configuration, [each for each in known if each is not key])
+                return key
+    names = ", ".join(key.name for key in known) or "none"
+    raise UserError(f"there is no key {name}; there are: {names}")
+
+
+def read_key_file(path: Path) -> list[Key]:
+    """Plain keys, one a line; # begins a comment line. Raises UserError for a file that strangers can read, that is
+    missing, holds no key, or one too short to be safe."""
+    text = _text(path, closed_to=stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP, mend="600")
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        secret = line.strip()
+        if not secret or secret.startswith("#"):
+            continue
+        if len(secret) < _SHORTEST_KEY or not secret.isascii() or not secret.isprintable() or " " in secret:
+            raise UserError(
+                f"{path}, line {number}: a key is {_SHORTEST_KEY} characters or more, ASCII without spaces; make one "
+                "with: trilithon key add NAME"
+            )
+        found.append(Key(name=f"file-{number}", digest=_digest(secret)))
+    if not found:
+        raise UserError(f"{path} holds no key; write one a line, or make one with: trilithon key add NAME")
+    return found
+
+
+class Keyring:
+    """The keys of a running server, from the store and from a plain file.
+
+    Raises UserError for a file that is no good at the start; one that turns bad later is told in the log, and the keys
+    that were good stay. `required` None asks for a key as soon as there is one, and from then on: when the last one
+    is revoked, the door stays shut.
+    """
+
+    def __init__(self, store: Path | None = None, plain: Path | None = None, *, required: bool | None = None):
+        self._sources = [_Source(store, _read_store)] if store is not None else []
+        self._sources += [_Source(plain, read_key_file)] if plain is not None else []
+        self._required = required
+        self._known: tuple[tuple[str, bytes], ...] = ()
+        for source in self._sources:
+            source.read()
+        self._gather()
+
+    def __len__(self) -> int:
+        self._look()
+        return len(self._known)
+
+    @property
+    def required(self) -> bool:
+        self._look()
+        return bool(self._required)
+
+    def name_of(self, secret: str) -> str | None:
+        """The name of the key; None for one that is not (or no more) known."""
+        self._look()
+        digest = _digest(secret).encode()
+        found = None
+        for name, known in self._known:
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+    def _look(self) -> None:
+        changed = [source for source in self._sources if source.refresh()]
+        if changed:
+            self._gather()
+
+    def _gather(self) -> None:
+        self._known = tuple((key.name, key.digest.encode()) for source in self._sources for key in source.keys)
+        if self._known and self._required is None:
+            self._required = True
+
+
+_Stamp = tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class _Source:
+    path: Path
+    load: Callable[[Path], list[Key]]
+    keys: Sequence[Key] = ()
+    stamp: _Stamp | None = None
+
+    def read(self) -> None:
+        self.stamp = _stamp(self.path)
+        self.keys = self.load(self.path)
+
+    def refresh(self) -> bool:
+        """Whether the keys changed. One look at the file's times costs two microseconds."""
+        stamp = _stamp(self.path)
+        if stamp == self.stamp:
+            return False
+        self.stamp = stamp
+        try:
+            self.keys = () if stamp is None else self.load(self.path)
+        except UserError as error:
+            _log.warning("keys stay as they were: %s", error)
+            return False
+        return True
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read_store(path: Path) -> list[Key]:
+    if not path.exists():
+        return []
+    text = _text(path, closed_to=stat.S_IWOTH | stat.S_IWGRP, mend="600")
+    try:
+        return [_key(entry) for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, and add the keys again") from error
+
+
+def _key(entry: dict[str, str]) -> Key:
+    if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+        raise ValueError("a hash that is none")
+    return Key(name=str(entry["name"]), digest=entry["sha256"], created=str(entry["created"]))
+
+
+def _text(path: Path, *, closed_to: int, mend: str) -> str:
+    """The file's text. The descriptor that is judged is the one that is read."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & closed_to:
+                raise UserError(f"{path} is open to other users of this machine; run: chmod {mend} {path}")
+            data = file.read(_LONGEST_FILE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check its path and permissions (ls -l)") from error
+    if len(data) > _LONGEST_FILE_BYTES:
+        raise UserError(f"{path} is too long to be a file of keys; check its path")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text ({error.reason}); check its path") from error
+
+
+def _write(configuration: Configuration, known: Sequence[Key]) -> None:
+    """A new file is its owner's alone (mode 600), from its first byte on."""
+    entries = [{"name": key.name, "sha256": key.digest, "created": key.created} for key in known]
+    replace_file(key_store(configuration), json.dumps(entries, indent=1) + "\n")

@@ -1,0 +1,268 @@
+"""The door: who may ask what, from where and how much, before any route sees the request.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware would put a queue between a stream and its client, and a task beside each.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trilithon.errors import UserError
+from trilithon.serve.access.hosts import HostNames, is_loopback, names_address
+from trilithon.serve.access.keys import Keyring
+from trilithon.serve.access.limits import BodyLimits, BoundedBody, Buckets, caller_at
+from trilithon.serve.access.origins import Origins, answer_headers, preflight_headers
+from trilithon.serve.access.plain_bodies import PlainBodies
+from trilithon.serve.access.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
+from trilithon.serve.http.early_errors import refuse
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.monitoring.metrics import Metrics
+from trilithon.serve.monitoring.observing import Observed
+
+__all__ = ["Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"]
+
+# What a probe of liveness asks, and Ollama's clients before anything else; neither says anything of this machine.
+_PUBLIC = {("GET", "/health"), ("HEAD", "/health"), ("GET", "/"), ("HEAD", "/")}
+_UPLOADS = "/api/blobs/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityOptions:
+    """`key_store` is where `trilithon key` keeps keys, `api_key_file` a plain file of them. `keys_required` None asks
+    for a key as soon as there is one. `host_names` and `cors_origins` come besides this machine's own.
+    `requests_per_minute` is for each key (each address where none is asked for), 0 without limit. `fetch_images` lets
+    answers fetch pictures from the internet. `upload_limit_bytes` is for the files of models, which go to the disk
+    while they come."""
+
+    key_store: Path | None = None
+    api_key_file: Path | None = None
+    keys_required: bool | None = None
+    cors_origins: tuple[str, ...] = ()
+    host_names: tuple[str, ...] = ()
+    body_limit_bytes: int = 64 << 20
+    upload_limit_bytes: int = 1 << 40
+    body_silence_seconds: float = 30.0
+    requests_per_minute: int = 0
+    fetch_images: bool = False
+
+
+def keyring(options: SecurityOptions) -> Keyring:
+    """Raises UserError for a file of keys that is no good."""
+    return Keyring(options.key_store, options.api_key_file, required=options.keys_required)
+
+
+def require_safe_bind(host: str, keys: Keyring, allow_without_key: bool) -> None:
+    """Raises UserError when strangers could reach the server and nothing would stop them."""
+    if is_loopback(host) or allow_without_key or (keys.required and len(keys)):
+        return
+    raise UserError(
+        f"{host or 'every address'} can be reached from other machines, and no key is asked for; make one with "
+        "`trilithon key add NAME`, or let everybody in with --no-key"
+    )
+
+
+def install(app: Starlette, options: SecurityOptions, keys: Keyring | None = None) -> None:
+    """Put the door and the counting in front of the application; `app.state.metrics` counts, `app.state.security` are
+    the options, `app.state.sessions` the browsers that showed a key. Raises UserError for options that are no good."""
+    HostNames(options.host_names), Origins(options.cors_origins)  # now, and not with the first request
+    metrics = Metrics()
+    keys = keyring(options) if keys is None else keys
+    sessions = Sessions(keys)
+    app.state.metrics, app.state.security, app.state.sessions = metrics, options, sessions
+    app.add_middleware(PlainBodies)
+    app.add_middleware(Guard, options=options, keys=keys, sessions=sessions)
+    app.add_middleware(Observed, metrics=metrics)  # added last, and so outermost: refusals are counted too
+
+
+class Guard:
+    """Leaves `key_name` in the request's state: the name of the key it came with, or empty. A browser that has none
+    and wants a page is sent to where keys are shown."""
+
+    def __init__(self, app: ASGIApp, *, options: SecurityOptions, keys: Keyring, sessions: Sessions | None = None):
+        self._app = app
+        self._keys = keys
+        self._sessions = Sessions(keys) if sessions is None else sessions
+        self._hosts = HostNames(options.host_names)
+        self._origins = Origins(options.cors_origins)
+        self._limits = BodyLimits(most_bytes=options.body_limit_bytes, silence_seconds=options.body_silence_seconds)
+        self._upload_limits = replace(self._limits, most_bytes=options.upload_limit_bytes)
+        self._buckets = Buckets(options.requests_per_minute) if options.requests_per_minute > 0 else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._require_known_host(scope, headers)
+            origin = self._origin(headers)
+            if origin:
+                send = _with_origin(send, origin)
+            if origin and _is_preflight(scope, headers):
+                await _answer_preflight(send, origin, headers)
+                return
+            self._admit(scope, headers)
+        except ApiError as problem:
+            if problem.status == 401 and self._sessions.is_pages(scope) and _goes_there(scope, headers):
+                await _send_to_login(scope, send)
+            else:
+                await refuse(scope, send, problem)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, self._as_long_as_allowed(receive, headers), send)
+        else:
+            await self._within_limits(scope, receive, send, headers)
+
+    def _require_known_host(self, scope: Scope, headers: Headers) -> None:
+        """No browser leaves `Host` out, so who does is no page of a stranger's."""
+        named = headers.getlist("host")
+        if len(named) > 1 or not scope["path"].startswith("/"):
+            raise ApiError("the request is ambiguous; send one Host header, and a path", status=400)
+        server = scope.get("server")
+        if not named or named[0] in self._hosts or (server and names_address(named[0], server[0])):
+            return
+        raise ApiError(
+            f"this server does not go by the name {named[0][:100]!r}; start it with --host-name NAME to let it",
+            status=403,
+            kind="permission_error",
+        )
+
+    def _origin(self, headers: Headers) -> str:
+        """Of the page that asks, empty when none does."""
+        given = headers.getlist("origin")
+        if not given:
+            return ""
+        if len(given) == 1 and self._origins.allows(given[0], headers.get("host", "")):
+            return given[0]
+        raise ApiError(
+            f"pages of {given[0][:100]!r} may not ask here; start the server with --cors {given[0][:100]} to let them",
+            status=403,
+            kind="permission_error",
+        )
+
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        state = scope.setdefault("state", {})
+        state["key_name"] = ""
+        is_pages = self._sessions.is_pages(scope)
+        is_public = (scope.get("method"), scope["path"]) in _PUBLIC and not is_pages
+        if is_public or scope["path"] in (LOGIN_PATH, LOGOUT_PATH):
+            return
+        state["key_name"] = self._key_name(headers, is_pages=is_pages)
+        if is_pages:  # one page is a hundred requests
+            return
+        client = scope.get("client")
+        self._require_pace(state["key_name"] or (caller_at(client[0]) if client else "local"))
+
+    def _as_long_as_allowed(self, receive: Receive, headers: Headers) -> Receive:
+        """A connection that stays open ends with the key that opened it."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            try:
+                self._key_name(headers, is_pages=True)
+            except ApiError:
+                return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        return receiving
+
+    def _key_name(self, headers: Headers, *, is_pages: bool) -> str:
+        shown = _shown_keys(headers) or ([self._sessions.key_of(headers)] if is_pages else [])
+        for secret in shown:
+            name = self._keys.name_of(secret)
+            if name is not None:
+                return name
+        if not self._keys.required:
+            return ""  # clients that insist on a key send a made-up one
+        needed = "a key is needed: Authorization: Bearer KEY, or x-api-key: KEY"
+        raise ApiError(
+            "the key is not known here" if any(shown) else needed,
+            status=401,
+            kind="authentication_error",
+        )
+
+    def _require_pace(self, caller: str) -> None:
+        if self._buckets is None:
+            return
+        wait_seconds = self._buckets.take(caller, time.monotonic_ns())
+        if wait_seconds > 0:
+            raise ApiError(
+                f"too many requests; the next one may come in {wait_seconds:.0f} s",
+                status=429,
+                kind="rate_limit_error",
+                retry_after_seconds=wait_seconds,
+            )
+
+    async def _within_limits(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        limits = self._upload_limits if scope["path"].startswith(_UPLOADS) else self._limits
+        body = BoundedBody(receive, limits, _announced(headers))
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            if body.problem is None or begun:
+                begun = True
+                await send(message)
+
+        try:
+            await self._app(scope, body, answer)
+        except ApiError as problem:
+            if problem is not body.problem or begun:
+                raise
+        if body.problem is not None and not begun:
+            await refuse(scope, send, body.problem, lingering=receive)
+
+
+def _shown_keys(headers: Headers) -> list[str]:
+    found = [each.strip() for each in headers.getlist("x-api-key")]
+    for each in headers.getlist("authorization"):
+        scheme, _, secret = each.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(secret.strip())
+    return [each for each in found if each]
+
+
+def _goes_there(scope: Scope, headers: Headers) -> bool:
+    return scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
+
+
+async def _send_to_login(scope: Scope, send: Send) -> None:
+    place = f"{LOGIN_PATH}?next={quote(scope['path'])}".encode()
+    headers = [(b"location", place), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _announced(headers: Headers) -> int | None:
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
+
+
+def _is_preflight(scope: Scope, headers: Headers) -> bool:
+    return scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+
+
+async def _answer_preflight(send: Send, origin: str, headers: Headers) -> None:
+    granted = preflight_headers(
+        origin,
+        headers["access-control-request-method"],
+        headers.get("access-control-request-headers", ""),
+        private_network=headers.get("access-control-request-private-network") == "true",
+    )
+    own = [each for each in granted if each not in answer_headers(origin)]  # those are on every answer to this page
+    await send({"type": "http.response.start", "status": 204, "headers": own})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _with_origin(send: Send, origin: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *answer_headers(origin)]}
+        await send(message)
+
+    return sending

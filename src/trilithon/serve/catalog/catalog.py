@@ -1,0 +1,290 @@
+"""The models that can be served, and the placement that each one runs on: its plan's, or the first that can."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trilithon.board.snapshot import Board
+from trilithon.engines.base import Placement
+from trilithon.engines.choice import suits_placements
+from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
+from trilithon.engines.placing import Need, place, usable_here
+from trilithon.engines.table import engines
+from trilithon.errors import ModelError, PlacementError
+from trilithon.models.adopt.places import find_adopted
+from trilithon.models.files.hashing import known_sha256
+from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.names import ModelName
+from trilithon.models.store.manifest import Manifest, StoredFile
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import Suits, choose, find_model, model_name, read_weights, weights_of
+from trilithon.results.plans import Plan, read_plan
+from trilithon.settings import Configuration
+
+__all__ = ["Catalog", "CatalogEntry", "Outlook"]
+
+# Clients list models again and again (one asks before every request), and looking through other programs' folders is
+# dear: what was found holds for so long.
+_ADOPTED_SECONDS = 10.0
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+_SHORTEST_CONTEXT = 256
+_MOST_GLANCES = 512  # headers of models that somebody only looked at
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A model as it can be served. `digest` tells models apart, not names: two names of one model share it."""
+
+    name: str
+    manifest: Manifest
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        return self.manifest.size_bytes
+
+    @property
+    def modified(self) -> str:
+        """RFC 3339."""
+        return self.manifest.created
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What would run a model, told without reading more of its file than the header. `refusal` says why nothing would;
+    `plan` is the one that is obeyed, where there is one, and `context` what it would be loaded with. The file's
+    `sha256` is empty where nobody computed it yet."""
+
+    file: ModelFile
+    placement: str = ""
+    context: int | None = None
+    plan: Plan | None = None
+    refusal: str = ""
+
+
+class Catalog:
+    """May be used by several threads. `paths` are files that the owner of the machine put there, under the names of
+    the files; clients name models and never paths. `placement` is spelled, for every model that can run on it;
+    `slots` is how many requests one model may answer at once."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        board: Board,
+        *,
+        paths: Sequence[Path] = (),
+        placement: str = "",
+        context: int = 4096,
+        slots: int = 1,
+    ):
+        self._configuration = configuration
+        self._board = board
+        self._spelling = parse_placement(placement) if placement else None
+        self._context = context
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._own = tuple(map(_on_path, paths))
+        self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
+        self._files: dict[tuple[str, str], ModelFile] = {}
+        self._glances: dict[tuple[str, str, int, int, int], ModelFile] = {}
+        self._reading: dict[tuple[str, str], threading.Lock] = {}
+
+    @property
+    def configuration(self) -> Configuration:
+        return self._configuration
+
+    @property
+    def board(self) -> Board:
+        return self._board
+
+    def models(self) -> tuple[CatalogEntry, ...]:
+        """Everything that has weights; a store's model hides another program's of the same name."""
+        with ModelStore.open(self._configuration) as store:
+            found = [*self._own, *(each for each in store.list() if not store.missing(each))]
+        known = {str(each.name).casefold() for each in found}
+        found += [each for each in self._others() if str(each.name).casefold() not in known]
+        return tuple(_entry(each) for each in found if weights_of(each))
+
+    def find(self, name: str) -> CatalogEntry:
+        """Raises ModelError for what is not here, and for what is no name."""
+        wanted = model_name(name)
+        for manifest in self._own:
+            if manifest.name.same_as(wanted):
+                return _entry(manifest)
+        with ModelStore.open(self._configuration) as store:
+            return _entry(find_model(wanted, store, self._others))
+
+    def file(self, entry: CatalogEntry) -> ModelFile:
+        """The weights that would run here, with what their header says. Raises ModelError."""
+        return self._read(entry.manifest, choose(entry.manifest, self._suits()))
+
+    def placement(self, entry: CatalogEntry, context: int | None = None, spelled: str = "") -> Placement:
+        """`context` tokens are asked for; fewer where the model was trained for fewer. `spelled` is a client's choice:
+        one of those that are offered, with other settings at most. Raises ModelError and PlacementError."""
+        file = self.file(entry)
+        chosen = self._allowed(spelled, file) if spelled else self._chosen(file, self._plan(file))
+        return self._placed(chosen, file, self._need(entry, context))
+
+    def offered(self, entry: CatalogEntry) -> tuple[str, ...]:
+        """Every placement that can be asked for, what would run it first. Raises ModelError."""
+        return self._offered(self._glanced(entry))
+
+    def outlook(self, entry: CatalogEntry) -> Outlook:
+        """Raises ModelError for a file that cannot be read."""
+        file = self._glanced(entry)
+        try:
+            plan = self._plan(file)
+            placed = self._placed(self._chosen(file, plan), file, self._need(entry, None))
+        except PlacementError as error:
+            return Outlook(file=file, refusal=str(error))
+        return Outlook(file=file, placement=placed.name, context=placed.settings.context, plan=plan)
+
+    def _glanced(self, entry: CatalogEntry) -> ModelFile:
+        stored = choose(entry.manifest, self._suits())
+        with ModelStore.open(self._configuration) as store:
+            status = store.file_path(stored).stat()
+            key = (entry.digest, stored.name, status.st_ino, status.st_size, status.st_mtime_ns)
+            file = self._glances.get(key) or read_weights(entry.manifest, stored, store, None)
+        with self._lock:
+            if len(self._glances) >= _MOST_GLANCES:
+                self._glances.clear()
+            self._glances[key] = file
+        if len(file.parts) > 1:
+            return file
+        return replace(file, sha256=stored.digest or known_sha256(file.path, self._configuration.cache))
+
+    def _plan(self, file: ModelFile) -> Plan | None:
+        """The one that is obeyed: none where the placement is said, nor one of a build that is gone."""
+        if self._spelling is not None:
+            return None
+        plan = read_plan(self._configuration.data, file.sha256, self._board.identity())
+        return plan if plan is not None and self._runs(parse_placement(plan.placement), file) else None
+
+    def _chosen(self, file: ModelFile, plan: Plan | None) -> PlacementSpec:
+        if self._spelling:
+            return self._spelling
+        if plan is not None:
+            return parse_placement(plan.placement)
+        usable = usable_here([file], self._configuration)
+        if not usable:
+            reasons = "; ".join(missing for each in engines(self._configuration) if (missing := each.missing()))
+            raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+        return usable[0]
+
+    def _offered(self, file: ModelFile) -> tuple[str, ...]:
+        plan = self._plan(file)
+        found = [self._spelling.name] if self._spelling else []
+        found += [plan.placement] if plan is not None else []
+        found += [spelling.name for spelling in usable_here([file], self._configuration)]
+        return tuple(dict.fromkeys(found))
+
+    def _allowed(self, spelled: str, file: ModelFile) -> PlacementSpec:
+        """An engine's own options are its command line's: a client could name files of this machine by them."""
+        wanted, offered = parse_placement(spelled), self._offered(file)
+        if _bare(wanted) not in {_bare(parse_placement(each)) for each in offered}:
+            raise PlacementError(f"{spelled[:100]} cannot be chosen here; there are: {', '.join(offered) or 'none'}")
+        return wanted
+
+    def _suits(self) -> Suits:
+        return suits_placements([self._spelling.name] if self._spelling else [], self._configuration)
+
+    def _runs(self, spelling: PlacementSpec, file: ModelFile) -> bool:
+        try:
+            place(spelling, {}, Need(), [file], self._board, self._configuration)
+        except PlacementError:
+            return False
+        return True
+
+    def _placed(self, spelling: PlacementSpec, file: ModelFile, need: Need) -> Placement:
+        if self._slots > 1 and "np" not in spelling.options:
+            try:
+                found = place(spelling, {"np": str(self._slots)}, need, [file], self._board, self._configuration)
+                return replace(found, name=spelling.name)
+            except PlacementError:
+                pass  # one conversation at a time is all that this engine can
+        return place(spelling, {}, need, [file], self._board, self._configuration)
+
+    def _need(self, entry: CatalogEntry, context: int | None) -> Need:
+        said = entry.manifest.parameters.get("num_ctx")
+        own = said if isinstance(said, int) and said > 0 else self._context
+        return Need(context=max(context or own, _SHORTEST_CONTEXT), shortest_prefix=0)
+
+    def _read(self, manifest: Manifest, stored: StoredFile) -> ModelFile:
+        key = (stored.digest or str(stored.path), str(manifest.name))
+        with self._lock:
+            if key in self._files:
+                return self._files[key]
+            reading = self._reading.setdefault(key, threading.Lock())
+        with reading:  # to read and hash a file of some gigabytes once is enough, however many ask for it first
+            with self._lock:
+                if key in self._files:
+                    return self._files[key]
+            file = self._read_anew(manifest, stored)
+            with self._lock:
+                self._files[key] = file
+            return file
+
+    def _read_anew(self, manifest: Manifest, stored: StoredFile) -> ModelFile:
+        with ModelStore.open(self._configuration) as store:
+            # What the store took in was hashed then; another program's file is hashed once, and that is remembered.
+            known = stored.digest if len(weights_of(manifest)) == 1 else ""
+            file = read_weights(manifest, stored, store, None if known else self._configuration.cache)
+        return replace(file, sha256=known or file.sha256)
+
+    def _others(self) -> tuple[Manifest, ...]:
+        with self._lock:
+            at, found = self._adopted
+            if time.monotonic() - at < _ADOPTED_SECONDS:
+                return found
+        found = tuple(find_adopted(self._configuration).manifests)
+        with self._lock:
+            self._adopted = (time.monotonic(), found)
+        return found
+
+
+def _bare(spelling: PlacementSpec | None) -> tuple[object, ...]:
+    """Without what any placement can be asked for: threads, batches, context and the like."""
+    if spelling is None:
+        return ()
+    own = frozenset((name, value) for name, value in spelling.options.items() if name not in SHORT_NAMES)
+    return (spelling.engine, spelling.build, spelling.unit, own, *_bare(spelling.prefill))
+
+
+def _entry(manifest: Manifest) -> CatalogEntry:
+    return CatalogEntry(str(manifest.name), manifest, _digest(manifest))
+
+
+def _digest(manifest: Manifest) -> str:
+    """SHA-256 over everything but the name and its time."""
+    said = asdict(replace(manifest, created="1970-01-01T00:00:00Z", source="")) | {"name": ""}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _on_path(path: Path) -> Manifest:
+    """A file that the owner named, as a model. Raises ModelError for what is no file."""
+    if not path.is_file():
+        raise ModelError(f"{path} is no file; write the path of a .gguf or .rkllm file")
+    status = path.stat()
+    stem = _NOT_IN_NAMES.sub("-", path.stem).strip("-.").lower() or "model"
+    host, namespace, tag = ModelName.DEFAULTS
+    return Manifest(
+        name=ModelName(host, namespace, stem[:80], tag),
+        files=(
+            StoredFile(
+                role="weights",
+                digest="",
+                size_bytes=status.st_size,
+                name=path.name,
+                format=read_model_file(path, None).format,
+                path=path.absolute(),
+            ),
+        ),
+        source=str(path),
+        created=datetime.fromtimestamp(status.st_mtime, UTC).isoformat(),
+    )

@@ -1,1 +1,0 @@
-"""The door: who may come in, from where, how often and with how long a body."""

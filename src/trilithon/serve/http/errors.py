@@ -1,0 +1,71 @@
+"""What a client is told when a request cannot be answered: a status, one line, and when to come back."""
+
+from trilithon.errors import (
+    EngineError,
+    ModelError,
+    NoRoom,
+    PlacementError,
+    RunError,
+    StartError,
+    TrilithonError,
+    UserError,
+)
+from trilithon.runtime.pool.pool import Busy
+
+__all__ = ["ApiError", "api_error_of"]
+
+
+class ApiError(TrilithonError):
+    """`kind` is OpenAI's word for it (`error.type`), `field` the field of the body that is wrong, or empty.
+    `retry_after_seconds` is set where the same request may succeed later."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        kind: str = "invalid_request_error",
+        field: str = "",
+        retry_after_seconds: float | None = None,
+    ):
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds
+
+
+def api_error_of(error: Exception) -> ApiError:
+    """Every error of this house as a client sees it; whatever is not ours is raised again."""
+    match error:
+        case ApiError():
+            return error
+        case Busy():
+            return ApiError(
+                str(error), status=503, kind="overloaded_error", retry_after_seconds=error.retry_after_seconds
+            )
+        case EngineError():
+            known = 400 if _is_the_clients(error) else error.status if 400 <= error.status < 600 else 502
+            return ApiError(str(error), status=known, kind="invalid_request_error" if known < 500 else "server_error")
+        case StartError():
+            return ApiError(_with_advice(error), status=500, kind="server_error")
+        case RunError():
+            return ApiError(_with_advice(error), status=502, kind="server_error")
+        case NoRoom():
+            return ApiError(str(error), status=507, kind="server_error")
+        case ModelError():
+            return ApiError(str(error), status=404, kind="not_found_error", field="model")
+        case PlacementError() | UserError():
+            return ApiError(str(error), status=400)
+        case TrilithonError():
+            return ApiError(str(error), status=500, kind="server_error")
+    raise error
+
+
+def _is_the_clients(error: EngineError) -> bool:
+    """llama-server answers with 500 where what was sent is at fault."""
+    return any(words in str(error) for words in ("input is too large to process", "vector::_M_range_check"))
+
+
+def _with_advice(error: RunError) -> str:
+    return f"{error}; {error.advice}" if error.advice else str(error)

@@ -1,1 +1,0 @@
-"""The models of this server: the shelf they are served from, and what changes it."""

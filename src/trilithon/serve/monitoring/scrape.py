@@ -1,0 +1,119 @@
+"""What is looked up only when the metrics are read: the pool's figures, and the readings of the board."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from trilithon.board.sensors.probes import Reading
+
+__all__ = ["PoolFigures", "Scrape"]
+
+_READINGS = {
+    "temperature": ("trilithon_temperature_celsius", "Temperature by the sensors of the board"),
+    "clock": ("trilithon_clock_hertz", "Clock of each unit"),
+    "load": ("trilithon_load_ratio", "Load of each unit, 1 when all of it works; of CPUs since the last time asked"),
+    "memory": ("trilithon_memory_bytes", "Memory of the machine by kind"),
+    "power": ("trilithon_power_watts", "Power by the meters of the machine"),
+}
+_POOL = {
+    "loads": ("trilithon_loads", "Models loaded"),
+    "unloads": ("trilithon_unloads", "Models unloaded"),
+    "crashes": ("trilithon_crashes", "Runners that died"),
+    "evictions": ("trilithon_evictions", "Models unloaded to make room"),
+}
+
+
+class LoadedFigures(Protocol):
+    @property
+    def key(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def users(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class PoolFigures(Protocol):
+    """The part of the pool (`runtime.pool`) that is counted."""
+
+    @property
+    def loads(self) -> int: ...
+    @property
+    def unloads(self) -> int: ...
+    @property
+    def crashes(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    def loaded(self) -> Sequence[LoadedFigures]: ...
+
+
+class Scrape:
+    """A collector for one answer: what was counted all along, and what is so now. `name_of` keeps the number of
+    models' names bounded."""
+
+    def __init__(
+        self,
+        counted: CollectorRegistry,
+        pool: PoolFigures | None,
+        readings: Sequence[Reading],
+        name_of: Callable[[str], str],
+    ):
+        self._counted = counted
+        self._pool = pool
+        self._readings = readings
+        self._name_of = name_of
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counted.collect()
+        if self._pool is not None:
+            yield from _pool_metrics(self._pool, self._name_of)
+        yield from _board_metrics(self._readings)
+
+
+def _pool_metrics(pool: PoolFigures, name_of: Callable[[str], str]) -> Iterator[Metric]:
+    for attribute, (name, help_text) in _POOL.items():
+        yield CounterMetricFamily(name, help_text, value=getattr(pool, attribute))
+    yield GaugeMetricFamily("trilithon_queue_length", "Requests that wait for a runner", value=pool.waiting)
+    at_work: dict[str, int] = defaultdict(int)
+    sizes: dict[str, int] = defaultdict(int)
+    states: dict[str, int] = defaultdict(int)
+    for each in pool.loaded():
+        at_work[name_of(each.key)] += each.users
+        sizes[name_of(each.key)] += each.size_bytes
+        states[each.state] += 1
+    yield _by("trilithon_models_loaded", "Models in memory", "state", states)
+    yield _by("trilithon_model_users", "Requests that a model answers now", "model", at_work)
+    yield _by("trilithon_model_size_bytes", "Memory that a model takes", "model", sizes)
+
+
+def _by(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _board_metrics(readings: Sequence[Reading]) -> Iterator[Metric]:
+    for quantity, (name, help_text) in _READINGS.items():
+        found = [each for each in readings if each.quantity == quantity]
+        if found:
+            family = GaugeMetricFamily(name, help_text, labels=("sensor",))
+            for each in found:
+                family.add_metric((each.name,), each.value)
+            yield family
+    meters = [each for each in readings if each.quantity == "energy"]
+    if meters:
+        energy = CounterMetricFamily(
+            "trilithon_energy_joules", "Energy by the meters of the machine", labels=("sensor",)
+        )
+        for each in meters:
+            energy.add_metric((each.name,), each.value)
+        yield energy

@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from trilithon.board.doctor import Finding
+from trilithon.board.snapshot import read_board
+from trilithon.board.sysfs import Machine
+from trilithon.cli.doctor.doctor import EngineRow, doctor_command, print_report
+
+ROWS = (
+    EngineRow("llama.cpp/cpu", True),
+    EngineRow("rkllm/npu", False, "librkllmrt.so is not installed", "sudo cp librkllmrt.so /usr/lib"),
+)
+
+
+def test_the_json_has_board_findings_and_engines() -> None:
+    result = CliRunner().invoke(doctor_command(lambda _: ROWS), ["--json"])
+    assert result.exit_code == 0
+    body = json.loads(result.stdout)
+    assert body["board"]["description"] == read_board().describe()
+    assert isinstance(body["findings"], list)
+    assert body["engines"][1] == {
+        "placement": "rkllm/npu",
+        "usable": False,
+        "why": "librkllmrt.so is not installed",
+        "mend": "sudo cp librkllmrt.so /usr/lib",
+    }
+
+
+def test_the_text_is_plain_when_nobody_watches() -> None:
+    result = CliRunner().invoke(doctor_command(lambda _: ROWS))
+    assert result.exit_code == 0
+    assert result.stdout.startswith(read_board().describe())
+    assert "  ✓ llama.cpp/cpu" in result.stdout
+    assert "  ✗ rkllm/npu      librkllmrt.so is not installed" in result.stdout
+    assert "→ sudo cp librkllmrt.so /usr/lib" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_findings_stand_with_their_mends_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mend = "echo performance | sudo tee " + "/sys/long" * 20 + "[x]"
+    print_report(
+        read_board(Machine(tmp_path)), [Finding("memory-clock", "warning", "memory clock", "parked", mend)], ()
+    )
+    output = capsys.readouterr().out
+    assert "  ! memory clock  parked\n" in output
+    assert mend in output
+    assert "docs/doctor.md: #memory-clock\n" in output
+    assert "Engines" not in output
+
+
+def test_a_healthy_machine_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(read_board(Machine(tmp_path)), (), ())
+    assert "nothing that slows this machine was found" in capsys.readouterr().out
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    program = "import sys, trilithon.cli.doctor.doctor; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "trilithon.cli.doctor.doctor" in modules
+    assert not {"rich", "trilithon.board.snapshot", "numpy", "xllamacpp"} & set(modules)

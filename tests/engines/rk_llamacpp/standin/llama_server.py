@@ -1,0 +1,194 @@
+"""A stand-in for rk-llama.cpp's llama-server: no NPU, but its demands, its log lines and its ways to fail; and then a
+real llama.cpp server, the one of the wheel.
+
+    python llama_server.py --install FOLDER ['{"lineage": "unimatrix099", ...}']
+
+puts `llama-server` and `libggml-rknpu2.so` into FOLDER, with what it is to be beside them (see `Needs`).
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+# What the back-end library of each fork contains, among much else.
+STRINGS = {
+    "origin": ("RKNPU_DEVICE", "RKNPU_CORES", "RKNPU_DOMAINS", "RKNPU_HYBRID"),
+    "unimatrix099": ("RKNPU_CPU_DECODE", "RKNPU_PER_CHANNEL", "RKNPU_GLU", "RKNPU_FA_MAX_KV", "RKNPU_FA_ONLINE_MIN"),
+    "mojo24x7": ("RKNPU_GLUE", "RKNPU_GLUE_THREADS", "RKNPU_PERCHAN", "RKNPU_AS_GPU", "RKNPU_TP_SHARD"),
+    "pty819": ("RKNPU_FA", "RKNPU_FA_KSKIP", "RKNPU_FA_MAX_KV"),
+    "ggml-rknpu2": ("GGML_RKNPU2_MEM_MB", "GGML_RKNPU2_CORES"),
+}
+# File types whose matrices go to the NPU; the numbers are GGUF's general.file_type.
+TAKEN = {"origin": {1, 2, 7, 18}, "mojo24x7": {1, 2, 7, 18}, "unimatrix099": {1, 2, 7, 18, 32}, "pty819": {1, 2, 7, 15}}
+DEVICES = ("RK3588", "RK3576")
+PIPELINES = {f"{size}_{kind}" for size in ("W16A16", "W8A8", "W4A4") for kind in ("STANDARD", "HADAMARD")}
+BITS = {"W16A16": 16, "W8A8": 8, "W4A4": 4}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """`open_files` below which it dies; `lists` whether --list-devices shows the NPU; `old` says that its server has
+    no "trace" in its log levels, and `silent` that it logs no buffers at all. `faults` happen by themselves, or, as
+    "fault@pipeline", with a pipeline alone: iommu, submit, librknnrt, segfault."""
+
+    lineage: str = "origin"
+    open_files: int = 65536
+    lists: bool = True
+    old: bool = False
+    silent: bool = False
+    faults: list[str] = field(default_factory=list)
+
+
+def install(folder: Path, needs: Needs) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    library = b"\x7fELF" + b"\0".join(name.encode() for name in (*STRINGS["origin"], *STRINGS[needs.lineage]))
+    (folder / "libggml-rknpu2.so").write_bytes(library + b"\0ggml_backend_rknpu2_reg\0")
+    (folder / "needs.json").write_text(json.dumps(asdict(needs)))
+    program = folder / "llama-server"
+    program.write_text(f"#!{sys.executable} -P\n{Path(__file__).read_text(encoding='utf-8')}", encoding="utf-8")
+    program.chmod(0o755)
+
+
+def main(words: list[str]) -> None:
+    if words[0] == "--install":
+        return install(Path(words[1]), Needs(**json.loads(words[2] if len(words) > 2 else "{}")))
+    needs = Needs(**json.loads(Path(__file__).with_name("needs.json").read_text()))
+    answers = {
+        "--version": "version: 8673 (8df5be13c)\nbuilt with GNU 12.2.0 for Linux aarch64",
+        "--list-devices": "Available devices:" + "\n  RKNPU: Rockchip NPU (0 MiB, 0 MiB free)" * needs.lists,
+        "--help": "-lv, --verbosity N\n - 3: info\n" + ("" if needs.old else " - 4: trace (more info)\n"),
+    }
+    if words[0] in answers:
+        return print(answers[words[0]])  # noqa: T201
+    return serve(needs, options(words))
+
+
+def options(words: list[str]) -> dict[str, str]:
+    found = {}
+    for at, word in enumerate(words):
+        if word.startswith("--"):
+            following = words[at + 1] if at + 1 < len(words) else "--"
+            found[word[2:]] = "" if following.startswith("--") else following
+    return found
+
+
+def serve(needs: Needs, told: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if "RKNPU" in name}
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    seen = {"environment": environment, "files": files, "cpus": sorted(os.sched_getaffinity(0)), "words": told}
+    say(f"stand-in: {json.dumps(seen)}")
+    demand(needs, told, environment, files)
+    pipelines = environment.get("RKNPU_HYBRID", "").split(",")
+    fail(needs, pipelines)
+    if "RKNPU_DOMAINS" in environment:
+        say("RKNPU WARNING: Custom IOMMU domains detected via RKNPU_DOMAINS.")
+    report(needs, told, pipelines)
+    if "W4A4_STANDARD" in pipelines:
+        told["model"] = spoilt(told["model"], Path(told["slot-save-path"]).parent)
+    become_a_server(told)
+
+
+def demand(needs: Needs, told: dict[str, str], environment: dict[str, str], files: int) -> None:
+    device = environment.get("RKNPU_DEVICE")
+    if device is None:  # the fork takes an RK3588 then; here nobody may leave it to that
+        end("stand-in: RKNPU_DEVICE is not set")
+    if device not in DEVICES:
+        say("llama_init_from_model: failed to initialize RKNPU backend")
+        end("common_init_from_params: failed to create context with model")
+    if "ctx-size" not in told:  # a cache as long as the model's context: no memory, no output, exit code 0
+        sys.exit(0)
+    if "no-mmap" in told and needs.lineage in ("unimatrix099", "pty819"):
+        end("GGML_ASSERT(tensor->data != nullptr) failed", signal.SIGABRT)
+    if files < needs.open_files:
+        say("E RKNN: failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files")
+        end("", signal.SIGSEGV)
+
+
+def fail(needs: Needs, pipelines: list[str]) -> None:
+    for fault in needs.faults:
+        what, _, pipeline = fault.partition("@")
+        if pipeline and pipeline not in pipelines:
+            continue
+        if what == "iommu":
+            say("RKNPU ERROR: Out of memory in allowed IOMMU domains!")
+            end("ggml-rknpu2.cpp:381: GGML_ASSERT(domain_id >= 0) failed", signal.SIGABRT)
+        if what == "librknnrt":
+            say("llama-server: error while loading shared libraries: librknnrt.so: cannot open shared object file")
+            sys.exit(127)
+        if what == "segfault":
+            end("", signal.SIGSEGV)
+        if what == "submit":  # the fork does not look at it and goes on
+            say("E RKNN: failed to submit!, op id: 0, op name: MatMul, flags: 0x5")
+
+
+def report(needs: Needs, told: dict[str, str], pipelines: list[str]) -> None:
+    """A name that is no pipeline means the CPU; so does a type of file that the fork does not take."""
+    from trilithon.models.files.gguf import read_gguf
+    from trilithon.models.files.gguf_header import HeaderReader
+
+    facts = read_gguf(Path(told["model"]))
+    with HeaderReader(facts.path) as header:
+        taken = header.values().get("general.file_type") in TAKEN[needs.lineage]
+    bits = sum(BITS[name.split("_")[0]] for name in pipelines if name in PIPELINES) / len(pipelines)
+    mebibytes = facts.parameters * bits / 8 / 2**20 * taken
+    detailed = needs.old or told.get("verbosity") == "4"
+    if detailed and not needs.silent:
+        say(f"load_tensors:   CPU_Mapped model buffer size = {facts.size_bytes / 2**20:8.2f} MiB")
+        if mebibytes:
+            say(f"load_tensors:        RKNPU model buffer size = {mebibytes:8.2f} MiB")
+    say("main: model loaded")
+
+
+def spoilt(model: str, folder: Path) -> str:
+    """What that pipeline makes of a (tiny) model, as far as quality goes: other weights."""
+    from trilithon.models.files.gguf import read_gguf
+    from trilithon.models.synthetic.tiny import write_tiny_model
+
+    path = folder / "spoilt.gguf"
+    write_tiny_model(path, seed=99, context=read_gguf(Path(model)).context_train or 2048)
+    return str(path)
+
+
+def become_a_server(told: dict[str, str]) -> NoReturn:
+    from trilithon.engines.llamacpp.argv import COMMON_PARAMS, FLASH_ATTENTION
+
+    values: dict[str, object] = {
+        "socket": told["host"],
+        "slot_save_path": told["slot-save-path"],
+        "endpoint_slots": True,
+        "endpoint_metrics": True,
+        "use_jinja": True,
+        "ui": False,
+    }
+    for name, value in told.items():
+        shown: object = int(value) if value.isdecimal() else value or True
+        if name.startswith("cache-type"):
+            shown = f"GGML_TYPE_{value.upper()}"
+        if name == "flash-attn":
+            shown = f"LLAMA_FLASH_ATTN_TYPE_{FLASH_ATTENTION[value]}"
+        values |= dict.fromkeys(COMMON_PARAMS.get(name, ()), shown)
+    sys.stderr.flush()
+    os.execv(
+        sys.executable, [sys.executable, "-P", "-m", "trilithon.engines.llamacpp.child.embedded", json.dumps(values)]
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def end(text: str, number: int = 0) -> NoReturn:
+    if text:
+        say(text)
+    if number:
+        os.kill(os.getpid(), number)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

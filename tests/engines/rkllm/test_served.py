@@ -1,0 +1,120 @@
+"""The RKLLM stand-in behind the whole server: OpenAI's and Anthropic's clients call tools through it."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from live_server import Server, running
+
+from trilithon.board.accelerators import DeviceNode, Npu
+from trilithon.board.snapshot import Board, read_board
+from trilithon.engines.rkllm import engine
+from trilithon.runtime.pool.pool import Pool
+from trilithon.runtime.process import workspace
+from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.service import Service
+from trilithon.settings import load_configuration
+
+# The stand-in answers with what stands in [[ ]].
+QUESTION = 'What time? [[One moment. <tool_call>{"name": "clock", "arguments": {"zone": "UTC"}}</tool_call>]]'
+PARAMETERS = {"type": "object", "properties": {"zone": {"type": "string"}}}
+TOOL: Any = {"type": "function", "function": {"name": "clock", "parameters": PARAMETERS}}
+
+
+@pytest.fixture
+def server(
+    home: Path, standin: Callable[[str], Path], byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    npu = Npu(driver="rknpu", version="0.9.8", cores=3, nodes=(DeviceNode("/dev/dri/card1", True),))
+
+    def planted(*_: object) -> Board:
+        return replace(read_board(), chip="RK3588", npu=npu)
+
+    monkeypatch.setattr(engine, "read_board", planted)
+    monkeypatch.setenv("TRILITHON_BUILDS", str(standin("1.3.0").parent))
+    folder = home / "models"
+    shutil.copytree(byte_tokenizer, folder)
+    model = folder / "stand.rkllm"
+    model.write_text("a stand-in's model\n#standin\nlimit=4096\n")
+    configuration = load_configuration()
+    shelf = Catalog(configuration, planted(), paths=[model], placement="rkllm/npu")
+    with workspace() as private, running(Service(shelf, Pool(configuration, private)), None) as live:
+        yield live
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_openai_calls_a_tool(client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": "stand",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "tools": [TOOL],
+        "temperature": 0,
+    }
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    call: Any = choice.message.tool_calls[0]
+    assert (call.function.name, json.loads(call.function.arguments)) == ("clock", {"zone": "UTC"})
+    deltas = [chunk.choices[0].delta.tool_calls for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert [call.function.name for calls in deltas for call in calls or []] == ["clock"]
+    messages = [
+        *asked["messages"],
+        choice.message.to_dict(),
+        {"role": "tool", "tool_call_id": call.id, "content": "noon [[It is noon.]]"},
+    ]
+    after = client.chat.completions.create(**{**asked, "messages": messages})
+    assert after.choices[0].message.content == "It is noon."
+    assert after.model == "stand"
+
+
+def test_responses_call_a_function(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "clock", "parameters": PARAMETERS, "strict": False}
+    with client.responses.stream(model="stand", input=QUESTION, tools=[tool], temperature=0) as stream:
+        kinds = [event.type for event in stream]
+        found = stream.get_final_response()
+    assert [item.type for item in found.output] == ["message", "function_call"]
+    call: Any = found.output[1]
+    assert (call.name, json.loads(call.arguments)) == ("clock", {"zone": "UTC"})
+    assert "response.function_call_arguments.done" in kinds
+
+
+def test_anthropic_uses_a_tool(server: Server) -> None:
+    tool: Any = {"name": "clock", "input_schema": PARAMETERS}
+    asked: Any = {"model": "stand", "max_tokens": 500, "tools": [tool], "extra_body": {"temperature": 0}}
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
+        messages: list[Any] = [{"role": "user", "content": QUESTION}]
+        with client.messages.stream(**asked, messages=messages) as stream:
+            message = stream.get_final_message()
+        assert message.stop_reason == "tool_use"
+        assert [block.type for block in message.content] == ["text", "tool_use"]
+        use: Any = message.content[1]
+        assert (use.name, use.input) == ("clock", {"zone": "UTC"})
+        result = {"type": "tool_result", "tool_use_id": use.id, "content": "noon [[It is noon.]]"}
+        messages += [message.to_dict(), {"role": "user", "content": [result]}]
+        after: Any = client.messages.create(**asked, messages=messages)
+        assert after.content[0].text == "It is noon."
+        assert after.stop_reason == "end_turn"
+
+
+def test_what_the_runtime_cannot_is_refused_by_name(client: openai.OpenAI) -> None:
+    user: Any = [{"role": "user", "content": "hello"}]
+    more: Any
+    for more, said in (
+        ({"response_format": {"type": "json_object"}}, "cannot be held to a form"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "cannot be held to a form"),
+        ({"extra_body": {"min_p": 0.5}}, "min_p"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said):
+            client.chat.completions.create(model="stand", messages=user, **more)

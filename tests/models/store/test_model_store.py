@@ -1,0 +1,477 @@
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, refusal, weights
+
+from trilithon.models.files.hashing import file_sha256
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.partial import merged
+from trilithon.models.store.resolve import locate
+from trilithon.models.store.upkeep import prune, verify
+from trilithon.settings import Configuration
+
+# Blobs
+
+
+def test_nothing_is_written_before_there_is_something_to_keep(root: Path, store: ModelStore) -> None:
+    assert store.list() == ()
+    assert not store.has(DIGEST)
+    assert prune(store).blobs == 0
+    assert verify(store) == []
+    assert "see trilithon list" in refusal(store.get, name_of("qwen"))
+    assert not root.parent.exists()
+
+
+def test_the_store_lies_where_the_settings_say(tmp_path: Path) -> None:
+    configuration = Configuration(data=tmp_path / "d", cache=tmp_path / "c", stores=(tmp_path / "layer",))
+    with ModelStore.open(configuration) as store:
+        path = store.blob_path(store.add_bytes(b"x"))
+        assert path == tmp_path / "d" / "models" / "blobs" / f"sha256-{hashlib.sha256(b'x').hexdigest()}"
+        assert [layer.root for layer in store.layers] == [tmp_path / "layer"]
+    assert file_sha256(path, tmp_path / "c", lambda done, total: pytest.fail("it was known")) == path.name[7:]
+
+
+def test_a_file_is_copied_into_the_store(tmp_path: Path, store: ModelStore) -> None:
+    (tmp_path / "file").write_bytes(CONTENT)
+    seen: list[tuple[int, int]] = []
+    assert store.add(tmp_path / "file", lambda done, total: seen.append((done, total))) == DIGEST
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert store.blob_path(DIGEST).read_bytes() == CONTENT
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert "No such file" in refusal(store.add, tmp_path / "none")
+
+
+def test_bytes_may_come_in_any_order(store: ModelStore) -> None:
+    half = len(CONTENT) // 2
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.write_at(half, CONTENT[half:])
+        assert partial.missing == ((0, half),)
+        partial.append(CONTENT[:half])
+        assert partial.missing == ()
+        assert partial.finish() == DIGEST
+    assert store.blob_path(DIGEST).read_bytes() == CONTENT
+
+
+def test_threads_may_write_at_once(store: ModelStore) -> None:
+    pieces = [(at, CONTENT[at : at + 1000]) for at in range(0, len(CONTENT), 1000)]
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        threads = [
+            threading.Thread(target=lambda mine: [partial.write_at(*each) for each in mine], args=(pieces[n::4],))
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert partial.finish() == DIGEST
+
+
+def test_a_stopped_one_is_gone_on_with(root: Path, store: ModelStore) -> None:
+    with pytest.raises(ConnectionError), store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.write_at(1000, CONTENT[1000:5000])
+        raise ConnectionError
+    assert not store.has(DIGEST)
+    with ModelStore(root).receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.missing == ((0, 1000), (5000, len(CONTENT)))
+        assert partial.bytes_done == 4000
+        partial.write_at(0, CONTENT[:1000])
+        partial.append(CONTENT[5000:])
+        partial.finish()
+    assert entries(root) == {f"blobs/sha256-{DIGEST}", f"locks/hold-{DIGEST}.lock"}
+
+
+def test_one_without_a_digest_is_known_by_its_key(store: ModelStore) -> None:
+    with store.receive(None, None, key="https://example.org/a etag 1") as partial:
+        partial.append(CONTENT[:1000])
+        assert partial.missing == ((1000, None),)
+    with store.receive(None, None, key="https://example.org/a etag 2") as partial:
+        assert partial.bytes_done == 0
+    with store.receive(None, len(CONTENT), key="https://example.org/a etag 1") as partial:
+        assert partial.bytes_done == 1000
+        partial.append(CONTENT[1000:])
+        assert partial.finish() == DIGEST
+
+
+def test_one_without_a_name_leaves_nothing(root: Path, store: ModelStore) -> None:
+    with store.receive() as partial:
+        partial.append(b"x")
+    assert entries(root) == set()
+
+
+def test_a_kill_right_after_the_name_leaves_nothing_to_the_next(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT)
+        monkeypatch.setattr(store.own, "unlink", killed)
+        partial.finish()
+    monkeypatch.undo()
+    store.close()
+    assert entries(root) == {f"blobs/sha256-{DIGEST}", f"partial/sha256-{DIGEST}.json"}
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.present
+    store.close()
+    assert entries(root) == {f"blobs/sha256-{DIGEST}"}
+
+
+def test_another_size_means_another_file(store: ModelStore) -> None:
+    with store.receive(None, None, key="k") as partial:
+        partial.append(b"x" * 10)
+        partial.expect(20)
+    with store.receive(None, 30, key="k") as partial:
+        assert partial.bytes_done == 0
+        partial.append(b"x" * 10)
+        partial.expect(5)
+        assert partial.missing == ((0, 5),)
+
+
+def test_a_wrong_sum_leaves_nothing(root: Path, store: ModelStore) -> None:
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT[:-1] + b"!")
+        assert "should be" in refusal(partial.finish)
+    store.close()
+    assert entries(root) == set()
+
+
+def test_what_is_not_whole_is_not_finished(store: ModelStore) -> None:
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT[:-1])
+        assert "pull it again" in refusal(partial.finish)
+        assert "more bytes came" in refusal(partial.append, b"12")
+    assert not store.has(DIGEST)
+
+
+def test_a_blob_cut_short_is_received_anew(store: ModelStore) -> None:
+    kept = add(store, "m")
+    store.blob_path(DIGEST).chmod(0o644)
+    os.truncate(store.blob_path(DIGEST), 10)
+    assert store.missing(kept) == kept.files
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert not partial.present
+        partial.append(CONTENT)
+        partial.finish()
+    assert store.missing(kept) == ()
+
+
+def test_the_empty_file_is_a_file(store: ModelStore) -> None:
+    with store.receive() as partial:
+        assert partial.finish() == hashlib.sha256(b"").hexdigest()
+    assert store.blob_path(hashlib.sha256(b"").hexdigest()).read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "state", [b"", b"{}", b"[", b'{"size_bytes": 1, "done": [[0]]}', b'{"size_bytes":-1,"done":[]}']
+)
+def test_a_damaged_note_costs_the_work_and_nothing_else(root: Path, store: ModelStore, state: bytes) -> None:
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(b"wrong")
+    (root / "partial" / f"sha256-{DIGEST}.json").write_bytes(state)
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.bytes_done == 0
+        partial.append(CONTENT)
+        assert partial.finish() == DIGEST
+
+
+def test_a_note_never_promises_more_than_there_is(root: Path, store: ModelStore) -> None:
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT[:5000])
+    os.truncate(root / "partial" / f"sha256-{DIGEST}.data", 2000)
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.missing == ((2000, len(CONTENT)),)
+
+
+def test_space_is_asked_for_before_anything_comes(store: ModelStore) -> None:
+    text = refusal(store.receive(DIGEST, 1 << 60).__enter__)
+    assert "TRILITHON_DATA" in text
+    assert "trilithon rm NAME" in text
+    store.room_for(1)
+
+
+def test_what_was_written_and_never_noted_takes_no_room_again(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that ran full takes no note either."""
+    (root / "partial").mkdir(parents=True)
+    (root / "partial" / f"sha256-{DIGEST}.data").write_bytes(CONTENT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=(64 << 20) + 5000))
+    store.room_for_all({DIGEST: len(CONTENT)})
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        assert partial.bytes_done == 0
+    refusal(store.room_for_all, {DIGEST: len(CONTENT) + 50_000})
+
+
+def test_what_others_still_write_is_not_free(root: Path, store: ModelStore) -> None:
+    free = shutil.disk_usage(root.parent.parent).free
+    with ModelStore(root) as other, other.receive("b" * 64, free * 3 // 5) as partial:
+        partial.append(b"x")
+        partial.note()
+        refusal(store.room_for, free * 3 // 5)
+        store.room_for_all({"b" * 64: free * 3 // 5})  # who waits for it writes it no second time
+        refusal(store.room_for_all, {"b" * 64: free * 3 // 5, "c" * 64: free * 3 // 5})
+    store.room_for(free * 3 // 5)
+
+
+ranges = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (min(pair), max(pair)))
+
+
+@given(st.lists(ranges))
+def test_ranges_are_the_set_of_their_bytes(pieces: list[tuple[int, int]]) -> None:
+    done: tuple[tuple[int, int], ...] = ()
+    for piece in pieces:
+        done = merged(done, piece)
+    assert {n for start, end in done for n in range(start, end)} == {n for a, b in pieces for n in range(a, b)}
+    assert all(start < end for start, end in done)
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(done))
+
+
+# Manifests
+
+
+def test_a_model_is_kept_and_found(store: ModelStore) -> None:
+    kept = add(store, "qwen2.5:0.5b")
+    assert store.get(name_of("qwen2.5:0.5b")) == kept
+    assert store.list() == (kept,)
+    assert store.missing(kept) == ()
+    assert "there is qwen2.5:0.5b" in refusal(store.get, name_of("qwen2.5:7b"))
+    assert "trilithon pull other:latest" in refusal(store.get, name_of("other"))
+
+
+def test_case_makes_no_other_model(root: Path, store: ModelStore) -> None:
+    add(store, "host:5000/Me/Qwen:A")
+    kept = add(store, "HOST:5000/me/qwen:a", b"two")
+    assert str(kept.name) == "host:5000/Me/Qwen:A"
+    assert store.list() == (kept,)
+    assert str(add(store, "host:5000/ME/QWEN:b").name) == "host:5000/Me/Qwen:b"
+    assert store.get(name_of("Host:5000/ME/QWEN:A")) == kept
+    store.remove(name_of("HOST:5000/ME/QWEN:A"))
+    assert len(list((root / "manifests").iterdir())) == 1
+
+
+def test_a_digest_in_a_name_is_not_ignored(store: ModelStore) -> None:
+    add(store, "m")
+    assert store.get(replace(name_of("m"), digest=DIGEST))
+    assert "there is no" in refusal(store.get, replace(name_of("m"), digest="0" * 64))
+
+
+def test_a_model_without_its_files_is_refused(store: ModelStore) -> None:
+    assert "not in the store whole" in refusal(store.put, manifest_of("m", weights()))
+    store.add_bytes(CONTENT)
+    assert "not in the store whole" in refusal(store.put, manifest_of("m", weights(size_bytes=5)))
+    assert store.list() == ()
+
+
+def test_blobs_go_with_the_last_model_that_uses_them(store: ModelStore) -> None:
+    add(store, "one")
+    assert store.copy(name_of("one"), name_of("two")).name == name_of("two")
+    assert store.remove(name_of("one")).freed_bytes == 0
+    assert store.has(DIGEST)
+    assert store.remove(name_of("two")).freed_bytes == len(CONTENT)
+    assert not store.has(DIGEST)
+    assert "there is no" in refusal(store.remove, name_of("two"))
+
+
+def test_a_copy_takes_nobodys_place(store: ModelStore) -> None:
+    add(store, "one")
+    add(store, "two", b"2")
+    assert "trilithon rm TWO:latest" in refusal(store.copy, name_of("one"), name_of("TWO"))
+    assert "there is no" in refusal(store.copy, name_of("three"), name_of("four"))
+
+
+def test_a_new_version_takes_the_place_of_the_old(store: ModelStore) -> None:
+    add(store, "m")
+    add(store, "m", b"new")
+    assert not store.has(DIGEST)
+    assert store.remove(name_of("m")).freed_bytes == 3
+
+
+def test_nothing_is_left_of_a_removed_model(root: Path, store: ModelStore) -> None:
+    add(store, "m")
+    locate("m", store, lambda file: True)
+    store.remove(name_of("m"))
+    assert entries(root) == set()
+    assert sorted(path.name for path in root.iterdir()) == ["blobs", "links", "locks", "manifests", "partial"]
+    assert not any((root / "manifests").iterdir())
+    assert not any((root / "links").iterdir())
+
+
+def test_a_blob_that_is_pulled_stays(root: Path, store: ModelStore) -> None:
+    add(store, "old")
+    with ModelStore(root) as other:
+        with other.locked(DIGEST):
+            assert other.has(DIGEST)
+        removal = store.remove(name_of("old"))
+        assert removal.freed_bytes == 0
+        assert "being pulled" in removal.kept[0]
+        assert prune(store).blobs == 0
+        assert prune(store).kept
+        other.put(manifest_of("new", weights()))
+        assert prune(store) == prune(store, dry_run=True)
+    assert store.remove(name_of("new")).freed_bytes == len(CONTENT)
+
+
+def test_a_received_blob_stays_until_it_is_named(root: Path, store: ModelStore) -> None:
+    with ModelStore(root) as other:
+        other.add_bytes(CONTENT)
+        assert prune(store).blobs == 0
+    assert prune(store).blobs == 1
+
+
+def test_the_second_waits_for_the_first(root: Path, store: ModelStore) -> None:
+    waited: list[float] = []
+
+    def give_up() -> None:
+        waited.append(time.monotonic())
+        raise TimeoutError
+
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        with ModelStore(root) as other, pytest.raises(TimeoutError), other.receive(DIGEST, waiting=give_up):
+            pytest.fail("both had it")
+        partial.append(CONTENT)
+        partial.finish()
+    with ModelStore(root) as other, other.receive(DIGEST, len(CONTENT), waiting=give_up) as partial:
+        assert partial.present
+        assert partial.missing == ()
+        assert partial.finish() == DIGEST
+    assert len(waited) == 1
+
+
+def test_a_closed_folder_hides_no_other_models_and_spares_every_blob(root: Path, store: ModelStore) -> None:
+    """As a pull under sudo leaves them."""
+    add(store, "theirs/a")
+    add(store, "mine/b", b"two")
+    closed = root / "manifests" / "registry.ollama.ai" / "theirs"
+    with _nobody(root), _closed(closed):
+        listing = store.listing()
+        assert [str(each.name) for each in listing.manifests] == ["mine/b:latest"]
+        assert listing.problems == (f"{closed} cannot be read: Permission denied; check its permissions (ls -l)",)
+        assert store.remove(name_of("mine/b")).kept[0].startswith("its files stay until this is mended: ")
+        assert "Permission denied" in refusal(prune, store)
+    assert [str(each.name) for each in store.list()] == ["theirs/a:latest"]
+    assert verify(store) == []
+
+
+def test_a_file_in_place_behind_a_closed_folder_is_missing_and_stops_nothing(
+    tmp_path: Path, root: Path, store: ModelStore
+) -> None:
+    (theirs := tmp_path / "theirs").mkdir()
+    (theirs / "m.gguf").write_bytes(CONTENT)
+    file = replace(weights(), digest="", path=theirs / "m.gguf")
+    manifest = store.put(manifest_of("a", file))
+    add(store, "b")
+    with _closed(theirs), _nobody(root):
+        assert store.missing(manifest) == (file,)
+        assert "is gone" in refusal(store.file_path, file)
+    assert store.missing(manifest) == ()
+
+
+@contextmanager
+def _closed(folder: Path) -> Iterator[None]:
+    folder.chmod(0)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+@contextmanager
+def _nobody(root: Path) -> Iterator[None]:
+    """Permissions mean nothing to root: the store is given to somebody else, who we are meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 65534, 65534)
+    above = [each for each in root.parents if not each.stat().st_mode & 1]
+    before = {each: each.stat().st_mode for each in above}
+    for each in above:
+        each.chmod(before[each] | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for each in above:
+            each.chmod(before[each] & 0o7777)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"kind": "trilithon model", "version": 99}'])
+def test_an_unreadable_manifest_spares_every_blob(root: Path, store: ModelStore, content: bytes) -> None:
+    kept = add(store, "good")
+    add(store, "bad", b"bad")
+    path = root / "manifests" / "registry.ollama.ai" / "library" / "bad" / "latest.json"
+    path.write_bytes(content)
+    store.close()
+    listing = store.listing()
+    assert listing.manifests == (kept,)
+    assert len(listing.problems) == 1
+    assert str(path) in listing.problems[0]
+    assert "upgrade Trilithon" in refusal(store.get, name_of("bad")) or "rm '" in refusal(store.get, name_of("bad"))
+    assert prune(store).kept
+    assert store.remove(name_of("good")).kept
+    assert store.has(DIGEST)
+    assert store.remove(name_of("bad")).kept
+    assert prune(store).blobs == 2
+    assert entries(root) == set()
+
+
+def test_a_manifest_in_anothers_place_is_not_believed(root: Path, store: ModelStore) -> None:
+    add(store, "a")
+    folder = root / "manifests" / "registry.ollama.ai" / "library"
+    (folder / "b").mkdir()
+    (folder / "b" / "latest.json").write_bytes((folder / "a" / "latest.json").read_bytes())
+    assert "it is that of a:latest" in refusal(store.get, name_of("b"))
+
+
+def test_a_layer_is_read_and_never_written(tmp_path: Path, store: ModelStore) -> None:
+    layer = tmp_path / "layer"
+    with ModelStore(layer) as below:
+        add(below, "shared")
+        add(below, "both", b"layer")
+    before = {path: path.stat().st_mtime_ns for path in layer.rglob("*")}
+    with ModelStore(store.own.root, (layer,)) as above:
+        own = add(above, "both", b"own")
+        assert [str(each.name) for each in above.list()] == ["both:latest", "shared:latest"]
+        assert above.get(name_of("both")) == own
+        assert above.blob_path(DIGEST).parent == layer / "blobs"
+        assert str(layer) in refusal(above.remove, name_of("shared"))
+        with above.receive(DIGEST) as partial:
+            assert partial.present
+        assert above.copy(name_of("shared"), name_of("mine"))
+        assert locate("shared", above, lambda file: True).read_bytes() == CONTENT
+        assert above.remove(name_of("mine")).freed_bytes == 0
+        assert verify(above) == []
+        prune(above)
+    assert {path: path.stat().st_mtime_ns for path in layer.rglob("*")} == before
+
+
+def test_an_adopted_file_is_used_in_place(tmp_path: Path, store: ModelStore) -> None:
+    file = tmp_path / "there" / "m.gguf"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    kept = store.put(manifest_of("m", replace(weights(), digest="", path=file)))
+    assert store.missing(kept) == ()
+    assert locate("m", store, lambda _: True) == file
+    assert verify(store) == []
+    assert prune(store).blobs == 0
+    store.remove(name_of("m"))
+    assert file.read_bytes() == CONTENT
+    store.put(manifest_of("m", replace(weights(), digest="", path=file)))
+    file.unlink()
+    assert store.missing(kept) == kept.files
+    assert "is gone" in refusal(locate, "m", store, lambda _: True)
+    assert verify(store)[0].problem == "is missing"

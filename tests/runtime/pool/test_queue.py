@@ -1,0 +1,122 @@
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trilithon.engines.base import Placement, Settings
+from trilithon.engines.scripted.engine import ScriptedEngine
+from trilithon.models.files.model_file import ModelFile
+from trilithon.runtime.pool.history import History, rest_seconds
+from trilithon.runtime.pool.queue import FairQueue, PendingRequest, RequestQueue
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def placement(name: str = "scripted/cpu") -> Placement:
+    file = ModelFile(
+        path=Path("any.rkllm"),
+        format="rkllm",
+        name="any",
+        architecture="none",
+        quantization="none",
+        size_bytes=1,
+        sha256="",
+    )
+    return Placement(name=name, file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=Settings())
+
+
+def waiter(loop: asyncio.AbstractEventLoop, caller: str, came: float, key: str = "a") -> PendingRequest:
+    return PendingRequest(
+        key=key,
+        placement=placement(),
+        need_bytes=1,
+        caller=caller,
+        keep_alive_seconds=1.0,
+        came=came,
+        granted=loop.create_future(),
+    )
+
+
+@given(st.lists(st.sampled_from("wxyz")))
+def test_nobody_is_served_twice_while_another_waits(loop: asyncio.AbstractEventLoop, callers: list[str]) -> None:
+    queue = FairQueue()
+    for came, caller in enumerate(callers):
+        queue.add(waiter(loop, caller, came))
+    left = {caller: callers.count(caller) for caller in callers}
+    served: dict[str, list[float]] = {caller: [] for caller in left}
+    while queue:
+        assert queue.oldest == min(each.came for each in queue)
+        head = queue.head
+        one = queue.take()
+        assert one is head
+        served[one.caller].append(one.came)
+        rounds = [len(served[caller]) for caller in left if len(served[caller]) < left[caller]]
+        assert all(len(served[one.caller]) <= each + 1 for each in rounds)
+    assert all(times == sorted(times) and len(times) == left[caller] for caller, times in served.items())
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=30))
+def test_a_room_holds_who_came_and_has_not_left(loop: asyncio.AbstractEventLoop, who: list[tuple[str, str]]) -> None:
+    room = RequestQueue(10)
+    inside = [waiter(loop, caller, came, key) for came, (key, caller) in enumerate(who)]
+    for one in inside:
+        room.add(one)
+    leaving = inside[::3]
+    for one in leaving * 2:  # the second time it is not there any more
+        room.remove(one)
+    stay = [one for one in inside if one not in leaving]
+    assert len(room) == len(stay)
+    for key in "ab":
+        assert sorted(each.came for each in room.of(key)) == [each.came for each in stay if each.key == key]
+        assert room.has(key) == any(each.key == key for each in stay) == (room.head(key) is not None)
+    displaced = room.to_displace("x")
+    counts = {caller: sum(each.caller == caller for each in stay) for caller in "xyz"}
+    assert (displaced is not None) == (max(counts.values()) > counts["x"] + 1)
+    if displaced is not None:
+        own = [each for each in stay if each.caller == displaced.caller]
+        assert displaced is own[-1] and len(own) == max(counts.values())
+
+
+def test_rests_double_up_to_a_minute() -> None:
+    assert [rest_seconds(count) for count in range(11)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert rest_seconds(10**9) == 60
+
+
+def test_failures_are_of_one_placement_and_forgiven_for_good_work() -> None:
+    history = History()
+    one, other = placement(), placement("other")
+    history.failed(one, "first", 100.0)
+    assert history.rests(one, 100.0) == 0
+    history.failed(one, "second", 100.0)
+    assert history.rests(one, 100.25) == 0.75 and history.rests(other, 100.0) == 0 and history.rests(one, 102) == 0
+    history.failed(other, "third", 103.0)
+    assert history.rests(other, 103.0) == 0 and history.reason == "third"
+    history.failed(other, "fourth", 103.0)
+    history.worked(2.0)
+    assert history.rests(other, 103.0) == 0 and history.reason == ""
+
+
+@given(st.lists(st.floats(0, 1e6)), st.integers(1, 10**6), st.integers(1, 64))
+def test_what_a_client_is_told_to_wait_is_within_reason(services: list[float], waiting: int, slots: int) -> None:
+    history = History()
+    for seconds in services:
+        history.worked(seconds)
+    assert 1 <= history.retry_after_seconds(waiting, slots) <= 120
+
+
+def test_what_a_client_is_told_follows_recent_requests() -> None:
+    history = History()
+    for _ in range(30):
+        history.worked(4.0)
+    assert history.retry_after_seconds(10, 2) == pytest.approx(20)
+    for _ in range(30):
+        history.worked(1.0)
+    assert history.retry_after_seconds(10, 2) == pytest.approx(5, rel=0.01)
