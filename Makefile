@@ -27,6 +27,7 @@ static: .venv/dev-installed
 
 docs: .venv/dev-installed  ## the pages that are made from the code
 	$(BIN)/python -m trilithon.cli.reference > docs/commands.md
+	$(BIN)/python scripts/architecture.py > docs/pictures/architecture.svg
 
 format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .

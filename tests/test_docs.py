@@ -1,5 +1,6 @@
-"""The documents say what is: commands in them parse, the reference is fresh, every dependency has its line."""
+"""The documents match the program: commands parse, generated pages are current, named files and links exist."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -54,6 +55,33 @@ def test_the_command_reference_is_fresh() -> None:
     words = [sys.executable, "-m", "trilithon.cli.reference"]
     made = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == made, "run: make docs"
+
+
+def test_the_picture_of_the_imports_is_fresh() -> None:
+    words = [sys.executable, str(ROOT / "scripts" / "architecture.py")]
+    drawn = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "pictures" / "architecture.svg").read_text(encoding="utf-8") == drawn, "run: make docs"
+
+
+def test_the_table_of_packages_is_that_of_the_layers() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("| packages | purpose |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [set(re.findall(r"`(\w+)`", line.split("|")[1])) for line in table.splitlines()]
+    layers = ast.parse((ROOT / "tests" / "test_layers.py").read_text(encoding="utf-8"))
+    floors = next(
+        ast.literal_eval(node.value)
+        for node in layers.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FLOORS"
+    )
+    assert rows == floors[::-1]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_named_source_files_exist(document: Path) -> None:
+    """`bench/checks.py` is below src/trilithon, `tests/test_layers.py` below the repository's root."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|txt|toml))\b[^`]*`", text):
+        assert (ROOT / name).exists() or (ROOT / "src" / "trilithon" / name).exists(), name
 
 
 def test_every_dependency_has_its_line_in_the_readme() -> None:
