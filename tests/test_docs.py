@@ -78,9 +78,10 @@ def test_the_table_of_packages_is_that_of_the_layers() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_named_source_files_exist(document: Path) -> None:
-    """`bench/checks.py` is below src/trilithon, `tests/test_layers.py` below the repository's root."""
+    """`bench/checks.py` is below src/trilithon, `tests/test_layers.py` below the repository's root. A name with a colon
+    at the end of its line is that of an example's file."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|txt|toml))\b[^`]*`", text):
+    for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|txt|toml))`(?!:\n)", text):
         assert (ROOT / name).exists() or (ROOT / "src" / "trilithon" / name).exists(), name
 
 

@@ -9,10 +9,14 @@ import pytest
 from trilithon.measure.reasons import REASONS
 from trilithon.results.phrases import ENGLISH, Phrases
 
+FILES = resources.files("trilithon.results")
+OTHERS = sorted(
+    {file.name.split(".")[1] for file in FILES.iterdir() if file.name.startswith("phrases.")} - {"en", "py"}
+)
+
 
 def catalogue(language: str) -> dict[str, str]:
-    file = resources.files("trilithon.results") / f"phrases.{language}.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return tomllib.loads((FILES / f"phrases.{language}.toml").read_text(encoding="utf-8"))
 
 
 def english() -> dict[str, str]:
@@ -24,10 +28,11 @@ def values_of(phrase: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(phrase) if name}
 
 
-def test_each_phrase_is_there_in_both_and_takes_nothing_that_the_other_does_not() -> None:
-    known, russian = english(), catalogue("ru")
-    assert known.keys() == russian.keys()
-    for key, phrase in russian.items():
+@pytest.mark.parametrize("language", OTHERS)
+def test_every_language_has_the_same_phrases_with_the_same_values(language: str) -> None:
+    known, other = english(), catalogue(language)
+    assert known.keys() == other.keys()
+    for key, phrase in other.items():
         assert values_of(phrase) == values_of(known[key]), key
 
 

@@ -1,0 +1,95 @@
+"""The examples of docs/extending.md work: each section is applied to a copy of the repository, and its commands run."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trilithon.models.synthetic.tiny import write_tiny_model
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("src", "tests", "docs", "scripts", "packaging", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
+FENCE = re.compile(r"(?:^`(?P<path>[^`\n]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+STANDIN = ROOT / "tests" / "engines" / "rk_llamacpp" / "standin" / "llama_server.py"
+# A llama-server as far as its command line goes; the wheel's server does the work.
+SERVER = """#!{python} -P
+import runpy, sys
+standin = runpy.run_path({standin!r})
+if sys.argv[1] == "--version":
+    print("version: 8673 (8df5be13c)")
+else:
+    standin["become_a_server"](standin["options"](sys.argv[1:]))
+"""
+
+
+def _sections() -> dict[str, str]:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The repository, with a tiny model and the server that the first example names on PATH."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        copier = shutil.copytree if source.is_dir() else shutil.copy
+        copier(source, root / name)
+    write_tiny_model(root / "tiny.gguf")
+    program = tmp_path / "bin" / "myfork-server"
+    program.parent.mkdir()
+    program.write_text(SERVER.format(python=sys.executable, standin=str(STANDIN)))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return root
+
+
+def _edit(file: Path, diff: str) -> None:
+    """Replace the lines with " " and "-" by those with " " and "+". They occur once in the file."""
+    lines = [(line[:1] or " ", line[1:]) for line in diff.splitlines()]
+    old = "".join(f"{text}\n" for mark, text in lines if mark != "+")
+    new = "".join(f"{text}\n" for mark, text in lines if mark != "-")
+    content = file.read_text(encoding="utf-8")
+    assert content.count(old) == 1, f"{file.name} has {content.count(old)} times:\n{old}"
+    file.write_text(content.replace(old, new), encoding="utf-8")
+
+
+def _run(script: str, root: Path) -> None:
+    folder = root.parent
+    packages = folder / "packages"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRILITHON_", "PYTEST_"))}
+    environment |= {
+        "HOME": str(folder),
+        "XDG_DATA_HOME": str(folder / "data"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{root / 'src'}:{packages}",
+        "PIP_TARGET": str(packages),  # nothing is installed into the environment that runs the tests
+        "PIP_NO_INDEX": "1",
+    }
+    words = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("title", _sections())
+def test_an_example_works(title: str, copy: Path) -> None:
+    blocks = list(FENCE.finditer(_sections()[title]))
+    assert blocks[-1]["kind"] == "sh", "an example ends with the commands that prove it"
+    for block in blocks:
+        path, kind, text = block["path"], block["kind"], block["text"]
+        if kind == "sh":
+            _run(text, copy)
+        elif kind == "diff":
+            _edit(copy / path, text)
+        else:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path).write_text(text, encoding="utf-8")
