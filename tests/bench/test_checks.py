@@ -2,6 +2,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,26 +325,38 @@ def test_settle_returns_at_the_first_idle_window(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
+def test_settle_counts_all_cpus(tmp_path: Path) -> None:
+    """One busy CPU of twenty is an idle machine."""
+
+    def stat_of_twenty(seconds: float) -> str:
+        idle = "".join(f"cpu{number} 0 0 0 9 0 0 0 0 0 0\n" for number in range(1, 20))
+        return f"cpu0 {int(seconds * TICKS)} 0 0 9 0 0 0 0 0 0\n{idle}"
+
+    assert asyncio.run(settle_under(tmp_path, stat_of_twenty)) == ()
+
+
 def test_settle_gives_up_and_says_how_busy_it_was(tmp_path: Path) -> None:
-    write(tmp_path, "/proc/stat", stat(0))
-
-    async def load() -> None:
-        started = time.monotonic()
-        while True:
-            write(tmp_path, "/proc/stat.next", stat(int((time.monotonic() - started) * TICKS)))
-            (tmp_path / "proc/stat.next").rename(tmp_path / "proc/stat")
-            await asyncio.sleep(0.005)
-
-    async def busy_machine() -> tuple[str, ...]:
-        loader = asyncio.create_task(load())
-        try:
-            return await settle(Machine(tmp_path), limit_seconds=0.5)
-        finally:
-            loader.cancel()
-
-    (warning,) = asyncio.run(busy_machine())
+    (warning,) = asyncio.run(settle_under(tmp_path, lambda seconds: stat(int(seconds * TICKS))))
     assert warning.startswith("not idle after 0.5 s: other programs used ")
     assert warning.endswith("% of all CPUs")
+
+
+async def settle_under(root: Path, load: Callable[[float], str]) -> tuple[str, ...]:
+    """`load` gives /proc/stat after so many seconds."""
+
+    async def write_on() -> None:
+        started = time.monotonic()
+        while True:
+            write(root, "/proc/stat.next", load(time.monotonic() - started))
+            (root / "proc/stat.next").rename(root / "proc/stat")
+            await asyncio.sleep(0.005)
+
+    write(root, "/proc/stat", load(0.0))
+    loader = asyncio.create_task(write_on())
+    try:
+        return await settle(Machine(root), limit_seconds=0.5)
+    finally:
+        loader.cancel()
 
 
 def test_settle_says_when_it_cannot_tell(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trilithon.board.sysfs import Machine
 from trilithon.engines.base import Launch, Placement, Settings
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.wire.messages import Completion
-from trilithon.errors import RunError, UserError
+from trilithon.errors import RunError, StartError, UserError
 from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime import npu
 from trilithon.runtime.npu import NpuLock, lock_path, other_npu_users
@@ -426,10 +426,10 @@ def test_a_child_that_dies_frees_it(lock: Path, tmp_path: Path) -> None:
     asyncio.run(whole())
 
 
-def test_strangers_are_noticed_and_named_when_it_dies(
+def test_other_users_are_named_when_a_child_dies_or_does_not_start(
     lock: Path, tmp_path: Path, board: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trilithon.runtime.runner.strangers", lambda: other_npu_users(board))
+    monkeypatch.setattr("trilithon.runtime.runner.other_npu_users", lambda: other_npu_users(board))
 
     async def whole() -> None:
         async with opened(tmp_path / "a", crash_after="5") as runner:
@@ -437,6 +437,10 @@ def test_strangers_are_noticed_and_named_when_it_dies(
             with pytest.raises(RunError) as caught:
                 await runner.complete(ASK)
             assert "process 41 (rkllama) has the NPU open too" in caught.value.advice
+        with pytest.raises(StartError) as refused:
+            async with opened(tmp_path / "b", refuse_start="no"):
+                pass
+        assert "process 41 (rkllama) has the NPU open too" in refused.value.advice
 
     asyncio.run(whole())
 

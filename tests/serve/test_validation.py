@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.serve.http.errors import ApiError
-from trilithon.serve.validation import Rules, ignoring_header, require_schema, require_sound, validate
+from trilithon.serve.validation import Rules, ignoring_header, require_few, require_schema, require_sound, validate
 
 RULES = Rules(passed=frozenset({"stop", "seed"}), neutral={"audio": (), "modalities": (["text"],), "n": (1,)})
 
@@ -66,6 +66,13 @@ def test_depth_has_a_bottom() -> None:
         deep = [deep]
     with pytest.raises(ApiError, match="nested deeper"):
         require_sound(deep)
+
+
+def test_the_most_entries_are_still_taken() -> None:
+    require_few(range(4), 4, "stop")
+    with pytest.raises(ApiError, match="stop has 5 entries; send 4 at most") as raised:
+        require_few(range(5), 4, "stop")
+    assert raised.value.field == "stop"
 
 
 def test_schemas_are_objects_and_bounded() -> None:

@@ -92,6 +92,24 @@ def test_no_more_is_held_back_than_may_become_a_stop_string(text: str, stop: lis
         assert not held or any(word.startswith(held) for word in stop)
 
 
+@pytest.mark.parametrize(
+    ("words", "shown", "stopped"),
+    [
+        (["stop", "to"], "a s", "to"),  # complete before the word around it
+        (["stop", "st"], "a ", "st"),
+        (["op", "stop"], "a ", "stop"),  # complete together: the longest
+        (["stop", "p"], "a ", "stop"),
+        (["stop!", "top"], "a s", "top"),
+    ],
+)
+def test_a_stop_string_inside_another(words: list[str], shown: str, stopped: str) -> None:
+    for order in (words, words[::-1]):
+        for pieces in (["a stop!"], list("a stop!")):
+            stream = TextStream(stop=order)
+            assert joined(run(stream, pieces)) == ("", shown)
+            assert stream.stopped == stopped
+
+
 def test_a_character_is_shown_with_its_last_byte() -> None:
     stream = TextStream()
     euro = "€".encode()

@@ -78,6 +78,13 @@ def test_block_sizes_agree_with_the_library() -> None:
     assert known == library
 
 
+def test_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    weights = {"token_embd.weight": (100, 32), "blk.0.ffn_up.weight": (64, 32), "blk.1.ffn_up.weight": (64, 32)}
+    path = write(tmp_path / "twice.gguf", "llama", {"*.block_count": 2}, weights)
+    path.write_bytes(path.read_bytes().replace(b"blk.1.ffn_up.weight", b"blk.0.ffn_up.weight"))
+    assert "two tensors have the same name" in refusal(path)
+
+
 def test_tied_output_is_read_whole_and_an_embedding_by_the_row(tmp_path: Path) -> None:
     values: dict[str, object] = {"*.block_count": 1}
     weights = {"token_embd.weight": (100, 32), "blk.0.ffn_up.weight": (64, 32)}

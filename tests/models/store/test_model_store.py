@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import threading
@@ -51,6 +52,23 @@ def test_a_file_is_copied_into_the_store(tmp_path: Path, store: ModelStore) -> N
     assert store.blob_path(DIGEST).read_bytes() == CONTENT
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert "No such file" in refusal(store.add, tmp_path / "none")
+
+
+def test_a_note_claims_only_what_the_disk_has(root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, note = (root / "partial" / f"sha256-{DIGEST}.{suffix}" for suffix in ("data", "json"))
+    synced: list[tuple[int, bool]] = []
+    sync = os.fdatasync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, note.exists()))
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.append(CONTENT[:1000])
+        partial.note()
+        assert synced == [(data.stat().st_ino, False)]
+        assert json.loads(note.read_text()) == {"size_bytes": len(CONTENT), "done": [[0, 1000]]}
 
 
 def test_bytes_may_come_in_any_order(store: ModelStore) -> None:

@@ -180,3 +180,18 @@ def test_a_question_is_what_the_api_takes() -> None:
     assert (found.body["temperature"], found.body["max_tokens"], found.body["seed"]) == (0.5, 7, 3)
     with pytest.raises(TrilithonError):
         generation_of("m", ChatSettings(temperature=float("nan")), [asked])
+
+
+def test_a_conversation_is_sent_from_its_first_message_on() -> None:
+    tree = conversation()
+    for role, text in (("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")):
+        last = tree.add(len(tree.messages), role, text)
+    before = tree.before(last.number)
+    assert [message.text for message in before] == ["one", "two", "three"]
+    found = generation_of("m", ChatSettings(system="be short"), before)
+    assert [(message["role"], message["content"]) for message in found.body["messages"]] == [
+        ("system", "be short"),
+        ("user", "one"),
+        ("assistant", "two"),
+        ("user", "three"),
+    ]
