@@ -1,47 +1,44 @@
-"""How fast the store answers: `trilithon list` with 1,000 models, and its parts.
+"""How fast the model store is: `trilithon list` with many models, and the operations behind it.
 
-    python benchmarks/store.py [--models 1000] [--runs 5]
+    python benchmarks/store.py [--models 1000] [--runs 5] [--json]
 
-Makes a store in a temporary folder (a small blob for each model), then times whole processes, as a user does.
+Fills a store in a temporary folder (one small blob per model), then times whole processes, as a user starts them,
+and single operations. Each figure is the median of the runs.
 """
 
-import argparse
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+
+from _figures import Bound, Figure, arguments, count, report, run
+from _timing import command_seconds, median_seconds, seconds
 
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import Manifest, StoredFile, now
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.upkeep import prune
 
-_TARGET_SECONDS = 0.3
+_LIST = "trilithon list seconds"
+_BOUNDS = [Bound(_LIST, most=0.3)]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=5)
-    words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "trilithon" / "models"
-        print(f"{words.models} models made in {_seconds(lambda: _fill(root, words.models)):.2f} s")
-        environment = os.environ | {"TRILITHON_DATA": str(root.parent), "HOME": folder, "XDG_CONFIG_HOME": folder}
-        listed = _median(words.runs, lambda: _run(environment, "list"))
-        print(f"trilithon --help           {_median(words.runs, lambda: _run(environment, '--help')):.3f} s")
-        print(f"trilithon list             {listed:.3f} s (at most {_TARGET_SECONDS} s)")
-        print(f"trilithon list --json      {_median(words.runs, lambda: _run(environment, 'list', '--json')):.3f} s")
-        with ModelStore(root) as store:
-            print(f"ModelStore.list            {_median(words.runs, store.list):.3f} s")
-            print(f"ModelStore.get             {_median(words.runs, lambda: store.get(_name(0))) * 1000:.2f} ms")
-            print(f"ModelStore.remove          {_median(words.runs, lambda: _again(store)):.3f} s")
-            print(f"prune with nothing to do   {_median(words.runs, lambda: prune(store)):.3f} s")
-    return 0 if listed <= _TARGET_SECONDS else 1
+def of_commands(environment: Mapping[str, str], runs: int) -> dict[str, Figure]:
+    return {
+        _LIST: command_seconds("list", runs=runs, environment=environment),
+        "trilithon list --json seconds": command_seconds("list", "--json", runs=runs, environment=environment),
+        "trilithon --help seconds": command_seconds("--help", runs=runs, environment=environment),
+    }
+
+
+def of_operations(root: Path, runs: int) -> dict[str, Figure]:
+    with ModelStore(root) as store:
+        return {
+            "ModelStore.list seconds": median_seconds(store.list, runs),
+            "ModelStore.get ms": 1e3 * median_seconds(lambda: store.get(_name(0)), runs),
+            "ModelStore.remove and put seconds": median_seconds(lambda: _replace(store), runs),
+            "prune with nothing to do seconds": median_seconds(lambda: prune(store), runs),
+        }
 
 
 def _fill(root: Path, count: int) -> None:
@@ -67,25 +64,25 @@ def _name(number: int) -> ModelName:
     return ModelName("registry.ollama.ai", "library", f"model-{number}", "latest")
 
 
-def _again(store: ModelStore) -> None:
-    store.remove(_name(1))
-    store.put(_manifest(store, 1))
+def _replace(store: ModelStore) -> None:
+    store.remove(_name(0))
+    store.put(_manifest(store, 0))
 
 
-def _run(environment: dict[str, str], *words: str) -> None:
-    program = "from trilithon.cli.main import entry; entry()"
-    subprocess.run([sys.executable, "-c", program, *words], env=environment, stdout=subprocess.DEVNULL, check=True)
-
-
-def _median(runs: int, call: Callable[[], object]) -> float:
-    return statistics.median(_seconds(call) for _ in range(runs))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started_ns = time.monotonic_ns()
-    call()
-    return (time.monotonic_ns() - started_ns) / 1e9
+def main() -> int:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--models", type=count, default=1000)
+    parser.add_argument("--runs", type=count, default=5)
+    options = parser.parse_args()
+    figures: dict[str, Figure] = {"models": options.models}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "trilithon" / "models"
+        figures["seconds to fill the store"] = seconds(lambda: _fill(root, options.models))
+        environment = os.environ | {"TRILITHON_DATA": str(root.parent), "HOME": folder, "XDG_CONFIG_HOME": folder}
+        figures |= of_commands(environment, options.runs)
+        figures |= of_operations(root, options.runs)
+    return report(figures, _BOUNDS, as_json=options.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

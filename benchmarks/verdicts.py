@@ -1,25 +1,27 @@
-"""How often a verdict is right: a placement against itself must be "same", a 5% slowdown must be found.
+"""How often a verdict is right: a placement and itself must be "same", a 5% slowdown must be found.
 
-    python benchmarks/verdicts.py [--simulated] [--quick] [--tables] [--json]
+    python benchmarks/verdicts.py [--quick] [--simulated] [--same 20] [--slower 100] [--json]
+    python benchmarks/verdicts.py --tables [--quick]
 
 Simulated runs have the noise of real boards: lognormal noise, disturbed runs that take 10 to 30% longer, and drift
-that both sides of a round share. Then the bench itself: the demo model against itself,
-and the scripted engine against a slower one. `--tables` prints the tables of docs/methodology.md instead.
+that both placements of a round share. Real campaigns follow: the demo model and itself (A and A), and the scripted
+engine with a slower one. `--tables` prints the tables of docs/methodology.md instead.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from _campaigns import found_slowdowns, same_as_itself
-from _figures import Bound, Figure, arguments, report
+from _campaigns import answers_for_itself, answers_for_slower
+from _figures import Bound, Figure, arguments, attempted, count, not_measured, report, run
 
 from trilithon.measure.statistics import LEAST_RUNS, RUNS_FOR_A_VERDICT, Answer, compare, interval, narrow_enough
 
 SLOWDOWN = 1.05
 MOST_RUNS = 20
 _SEED = 20261122
+_REAL_SAME, _REAL_FOUND = "real: A and A are same", "real: 5% found, scripted engine"
 
 Generator = np.random.Generator
 
@@ -38,17 +40,17 @@ QUIET = Noise(0.01)
 DISTURBED = Noise(0.01, disturbed=0.05)
 
 
-def rounds(random: Generator, count: int, noise: Noise, slowdown: float = 1.0) -> tuple[list[float], list[float]]:
+def rounds(random: Generator, runs: int, noise: Noise, slowdown: float = 1.0) -> tuple[list[float], list[float]]:
     """Seconds of two placements over interleaved rounds, the second `slowdown` times as slow. It runs half a round
     after the first, so drift reaches it a little later; drift is a ramp or a wave."""
     ramp, phase, sign = random.random() < 0.5, random.uniform(0, 2 * np.pi), random.choice((-1, 1))
 
     def side(offset: float, factor: float) -> list[float]:
-        position = (np.arange(count) + offset) / count
-        path = position if ramp else np.sin(2 * np.pi * position + phase) / 2
-        slow = np.where(random.random(count) < noise.disturbed, random.uniform(1.1, 1.3, count), 1.0)
-        own = random.lognormal(0, noise.spread, count)
-        return [float(seconds) for seconds in factor * own * slow * np.exp(sign * noise.drift * path)]
+        position = (np.arange(runs) + offset) / runs
+        course = position if ramp else np.sin(2 * np.pi * position + phase) / 2
+        slow = np.where(random.random(runs) < noise.disturbed, random.uniform(1.1, 1.3, runs), 1.0)
+        noise_factors = random.lognormal(0, noise.spread, runs)
+        return [float(seconds) for seconds in factor * noise_factors * slow * np.exp(sign * noise.drift * course)]
 
     return side(0.0, 1.0), side(0.5, slowdown)
 
@@ -72,8 +74,8 @@ def simulated_same(random: Generator, times: int) -> float:
     return fraction(times, same)
 
 
-def simulated_found(random: Generator, times: int, count: int, noise: Noise) -> float:
-    return fraction(times, lambda: verdict(*rounds(random, count, noise, SLOWDOWN)) == "better")
+def simulated_found(random: Generator, times: int, runs: int, noise: Noise) -> float:
+    return fraction(times, lambda: verdict(*rounds(random, runs, noise, SLOWDOWN)) == "better")
 
 
 def simulated_same_when_stopped(random: Generator, times: int) -> float:
@@ -91,8 +93,8 @@ def simulated_same_when_stopped(random: Generator, times: int) -> float:
 def simulated(times: int) -> dict[str, Figure]:
     random = np.random.default_rng(_SEED)
     return {
-        "simulated: A against A is same": simulated_same(random, times),
-        "simulated: A against A is same, stopped by width": simulated_same_when_stopped(random, times),
+        "simulated: A and A are same": simulated_same(random, times),
+        "simulated: A and A are same, stopped by width": simulated_same_when_stopped(random, times),
         f"simulated: 5% found, quiet, {LEAST_RUNS} runs": simulated_found(random, times, LEAST_RUNS, QUIET),
         f"simulated: 5% found, disturbed, {RUNS_FOR_A_VERDICT} runs": simulated_found(
             random, times, RUNS_FOR_A_VERDICT, DISTURBED
@@ -111,15 +113,15 @@ def tables(times: int) -> Iterator[str]:
         for disturbed in (0.0, 0.05)
         for drift in (0.0, 0.03, 0.1)
     ]
-    yield "| difference | noise | disturbed | drift | " + " | ".join(f"{count} runs" for count in counts) + " |"
+    yield "| difference | noise | disturbed | drift | " + " | ".join(f"{runs} runs" for runs in counts) + " |"
     yield "|---" * (4 + len(counts)) + "|"
     for factor, noise in cases:
 
-        def claimed(count: int, factor: float = factor, noise: Noise = noise) -> bool:
-            answer = verdict(*rounds(random, count, noise, factor))
+        def claimed(runs: int, factor: float = factor, noise: Noise = noise) -> bool:
+            answer = verdict(*rounds(random, runs, noise, factor))
             return answer in ("better", "worse") if factor == 1 else answer == "better"
 
-        cells = [f"{fraction(times, lambda count=count: claimed(count)):.1%}" for count in counts]
+        cells = [f"{fraction(times, partial(claimed, runs)):.1%}" for runs in counts]
         head = f"{factor - 1:.0%} | {noise.spread:.1%} | {noise.disturbed:.0%} | {noise.drift:.0%}"
         yield f"| {head} | " + " | ".join(cells) + " |"
     yield ""
@@ -130,41 +132,47 @@ def coverage_table(random: Generator, times: int) -> Iterator[str]:
     """How often the 95% interval of a figure holds the true median."""
     counts = (3, 4, 5, 6, 7, 9, 13, 20)
 
-    def covered(count: int) -> bool:
-        found = interval([float(value) for value in random.lognormal(0, 0.02, count)])
-        return found.low is not None and found.high is not None and found.low <= 1 <= found.high
+    def covered(runs: int) -> bool:
+        of_median = interval([float(value) for value in random.lognormal(0, 0.02, runs)])
+        return of_median.low is not None and of_median.high is not None and of_median.low <= 1 <= of_median.high
 
     yield "| runs | " + " | ".join(map(str, counts)) + " |"
     yield "|---" * (1 + len(counts)) + "|"
-    cells = [f"{fraction(times, lambda count=count: covered(count)):.1%}" for count in counts]
+    cells = [f"{fraction(times, partial(covered, runs)):.1%}" for runs in counts]
     yield "| interval holds the true median | " + " | ".join(cells) + " |"
 
 
-def real(comparisons: int, slowdowns: int) -> dict[str, Figure]:
-    same, found = same_as_itself(comparisons), found_slowdowns(slowdowns, SLOWDOWN)
-    return {
-        f"real: A against A is same, {same.total()} comparisons": same["same"] / same.total(),
-        f"real: 5% found, scripted engine, {found.total()} comparisons": found["better"] / found.total(),
-    }
+def real_same(comparisons: int) -> dict[str, Figure]:
+    answers = answers_for_itself(comparisons)
+    return {_REAL_SAME: answers["same"] / answers.total(), "real: comparisons of A and A": answers.total()}
+
+
+def real_found(comparisons: int) -> dict[str, Figure]:
+    answers = answers_for_slower(comparisons, SLOWDOWN)
+    return {_REAL_FOUND: answers["better"] / answers.total(), "real: comparisons with a 5% slowdown": answers.total()}
 
 
 def main() -> int:
-    parser = arguments("How often a verdict is right.")
+    parser = arguments(__doc__ or "")
     parser.add_argument("--quick", action="store_true", help="fewer simulated comparisons")
     parser.add_argument("--tables", action="store_true", help="print the tables of docs/methodology.md and stop")
     parser.add_argument("--simulated", action="store_true", help="leave the real campaigns out (about half an hour)")
-    parser.add_argument("--same", type=int, default=20, help="real comparisons of a placement with itself")
-    parser.add_argument("--found", type=int, default=100, help="real comparisons with a 5%% slowdown")
-    chosen = parser.parse_args()
-    if chosen.tables:
-        for line in tables(100 if chosen.quick else 400):
+    parser.add_argument("--same", type=count, default=20, help="real comparisons of a placement with itself")
+    parser.add_argument("--slower", type=count, default=100, help="real comparisons with a 5%% slowdown")
+    options = parser.parse_args()
+    if options.tables:
+        for line in tables(100 if options.quick else 400):
             print(line, flush=True)
         return 0
-    figures = simulated(50 if chosen.quick else 500)
-    if not chosen.simulated:
-        figures |= real(chosen.same, chosen.found)
-    return report(figures, [Bound(name, least=0.95) for name in figures], as_json=chosen.json)
+    figures = simulated(50 if options.quick else 500)
+    if not options.simulated:
+        figures |= attempted([_REAL_SAME], real_same, options.same)
+        figures |= attempted([_REAL_FOUND], real_found, options.slower)
+    bounds = [Bound(name, least=0.95) for name in figures if not name.startswith("real: comparisons")]
+    if options.simulated:
+        figures |= dict.fromkeys((_REAL_SAME, _REAL_FOUND), not_measured("--simulated leaves it out"))
+    return report(figures, bounds, as_json=options.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

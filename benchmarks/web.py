@@ -1,11 +1,12 @@
-"""What the pages cost: a browser's work per token in a long conversation, opening long ones and 10,000 results, memory.
+"""What the pages cost: a browser's work per token in a long answer, opening long conversations and 10,000 results,
+and memory.
 
-    python benchmarks/web.py [--tokens 20000] [--results 10000] [--json]
+    python benchmarks/web.py [--model FILE] [--tokens 20000] [--results 10000] [--json]
 
-Needs Chromium and playwright. The streamed words come from a list at a steady rate in place of an engine; everything
-from there to the browser is what `trilithon serve` runs. The browser's work is its main thread's (TaskDuration of the
-Chrome DevTools protocol), in the first and in the last tenth of the answer. Memory is the resident set of a real
-`trilithon serve`, with every page open once in one browser, beside one without pages.
+Needs Chromium and playwright. The streamed words come from a list at a steady rate instead of an engine; everything
+from there to the browser is what `trilithon serve` runs. The browser's work is the time of its main thread
+(TaskDuration of the Chrome DevTools protocol) in the first and in the last tenth of the answer. Memory is the resident
+set of a real `trilithon serve` with every page open once in one browser, compared with one without pages.
 """
 
 import asyncio
@@ -13,23 +14,20 @@ import contextlib
 import itertools
 import os
 import random
-import re
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from _figures import Bound, Figure, arguments, report
+from _figures import Bound, CannotMeasure, Figure, arguments, attempted, count, report, run
 from _placements import demo_path
-from _web_results import MOST_SECONDS, fill_store, page_seconds
-from playwright.sync_api import Page, sync_playwright
+from _server import private_folders, resident_megabytes, serving
+from web_results import MOST_SECONDS, fill_store, page_seconds
 
 from trilithon.board.snapshot import read_board
 from trilithon.runtime.pool.pool import Pool
@@ -45,28 +43,32 @@ from trilithon.web.chat import page as chat_page
 from trilithon.web.chat.answering import Question
 from trilithon.web.context import AppContext
 
+if TYPE_CHECKING:  # the tests' extra: --help works without it
+    from playwright.sync_api import Page
+
 _TOKENS_PER_SECOND = 400
 _PARTS = 10
 _PAGES = ("/", "/board", "/models", "/results")
-_BOUNDS = [
-    Bound("browser's work per token, last tenth to first", most=1.5),
-    Bound("seconds to open 10,000 results", most=MOST_SECONDS),
-    Bound("memory of the pages, MB", most=150.0),
-]
+_WORK, _OPEN, _MEMORY = (
+    "browser's work per token, last tenth to first",
+    "seconds to open the results",
+    "memory of the pages, MB",
+)
+_BOUNDS = [Bound(_WORK, most=1.5), Bound(_OPEN, most=MOST_SECONDS), Bound(_MEMORY, most=150.0)]
 
 
 class Steady(Question):
-    """Words from a list, in paragraphs, lists and listings, at a steady rate."""
+    """Words from a list, in paragraphs and code blocks, at a steady rate."""
 
     tokens = 20_000
     given = 0
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        words, began = random.Random(1), time.monotonic()
+        words, started = random.Random(1), time.monotonic()
         for number in range(self.tokens):
-            late = began + number / _TOKENS_PER_SECOND - time.monotonic()
-            if late > 0:
-                await asyncio.sleep(late)
+            ahead = started + number / _TOKENS_PER_SECOND - time.monotonic()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
             Steady.given = number + 1
             yield Piece(text=_token(number, words))
         self.figures["answer_tokens"] = self.tokens
@@ -89,11 +91,11 @@ def _token(number: int, words: random.Random) -> str:
 @contextlib.contextmanager
 def pages(folder: Path, model: Path) -> Iterator[str]:
     """The server's address."""
-    configuration = load_configuration({**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")})
+    configuration = load_configuration({**os.environ, **private_folders(folder)})
     board = read_board()
     with workspace() as private, socket.create_server(("127.0.0.1", 0)) as listening:
-        shelf = Catalog(configuration, board, paths=[model], placement="scripted/cpu")
-        service = Service(shelf, Pool(configuration, private))
+        catalog = Catalog(configuration, board, paths=[model], placement="scripted/cpu")
+        service = Service(catalog, Pool(configuration, private))
         app = create_app(service)
         store = configuration.results_database
         install(app, AppContext(service=service, configuration=configuration, board=board, store=store))
@@ -111,7 +113,7 @@ def pages(folder: Path, model: Path) -> Iterator[str]:
             thread.join()
 
 
-def streamed(page: Page, url: str, tokens: int) -> dict[str, Figure]:
+def streamed(page: "Page", url: str, tokens: int) -> dict[str, Figure]:
     """The browser's seconds per token, and what it takes to open the conversation again."""
     Steady.tokens = tokens
     page.goto(url)
@@ -126,81 +128,85 @@ def streamed(page: Page, url: str, tokens: int) -> dict[str, Figure]:
         marks.append((Steady.given, _busy_seconds(session)))
     works = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks)]
     page.locator(".message.assistant .figures", has_text="tokens/s").wait_for(timeout=60_000)
-    began = time.monotonic()
+    started = time.monotonic()
     page.goto(url)
     page.locator(".side .open").first.click()
     page.locator(".message.assistant .figures", has_text="tokens/s").wait_for(timeout=60_000)
-    opened = time.monotonic() - began
+    opened = time.monotonic() - started
     return {
         "browser's work per token, first tenth, ms": 1e3 * works[0],
         "browser's work per token, last tenth, ms": 1e3 * works[-1],
-        "browser's work per token, last tenth to first": works[-1] / works[0],
+        _WORK: works[-1] / works[0],
         f"seconds to open {tokens} tokens": opened,
     }
 
 
 def _busy_seconds(session: Any) -> float:
-    found = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
-    return float(found["TaskDuration"])
+    metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+    return float(metrics["TaskDuration"])
 
 
-def resident(page: Page, model: Path, folder: Path) -> dict[str, Figure]:
+def memory(page: "Page", model: Path, folder: Path) -> dict[str, Figure]:
     sizes = {}
-    for name, more in (("without", ("--no-pages",)), ("with", ())):
-        with _serving(model, folder, *more) as (url, process):
-            for path in _PAGES if not more else ():
-                page.goto(url + path, wait_until="networkidle")
+    for option in ("--no-pages", "--pages"):
+        options = (option,) if option == "--no-pages" else ()
+        with serving(model, *options, environment=private_folders(folder)) as server:
+            for path in () if options else _PAGES:
+                page.goto(server.url + path, wait_until="networkidle")
             page.wait_for_timeout(2000)
-            text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-            match = re.search(r"VmRSS:\s+(\d+) kB", text)
-            assert match is not None
-            sizes[name] = int(match[1]) / 1000
+            sizes[option] = resident_megabytes(server.process)
     return {
-        "resident MB, the API alone": sizes["without"],
-        "resident MB, every page open in one browser": sizes["with"],
-        "memory of the pages, MB": sizes["with"] - sizes["without"],
+        "resident MB, only the API": sizes["--no-pages"],
+        "resident MB, every page open in one browser": sizes["--pages"],
+        _MEMORY: sizes["--pages"] - sizes["--no-pages"],
     }
 
 
 @contextlib.contextmanager
-def _serving(model: Path, folder: Path, *more: str) -> Iterator[tuple[str, int]]:
-    words = [str(Path(sys.executable).with_name("trilithon")), "serve", str(model), "--port", "0", *more]
-    environment = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")}
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
+def browser_page() -> Iterator["Page"]:
+    """A page of a headless Chromium: the system's, or playwright's own."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise CannotMeasure("playwright is not installed; run: pip install playwright") from error
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
         try:
-            for line in process.stderr:
-                if match := re.search(r"serves .* at (http://\S+)", line):
-                    yield match[1], process.pid
-                    return
-            sys.exit("the server did not start")
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        except Error as error:
+            raise CannotMeasure(f"no Chromium starts here; run: playwright install chromium ({error})") from error
+        try:
+            yield browser.new_page(locale="en-US")
+        except Error as error:
+            raise CannotMeasure(f"the browser: {error.message}") from error
         finally:
-            process.terminate()
+            browser.close()
+
+
+def of_pages(page: "Page", model: Path, folder: Path, tokens: int, results: int) -> dict[str, Figure]:
+    chat_page.Question = Steady  # type: ignore[attr-defined]
+    with pages(folder, model) as url:
+        return streamed(page, url, tokens) | {_OPEN: page_seconds(page, url, min(results, 50))}
 
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--results", type=int, default=10_000)
-    words = parser.parse_args()
-    model = demo_path(load_configuration())
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    figures: dict[str, Figure] = {}
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+    parser.add_argument("--tokens", type=count, default=20_000)
+    parser.add_argument("--results", type=count, default=10_000)
+    parser.add_argument(
+        "--model", type=Path, metavar="FILE", help="what the server offers; nothing is computed with it"
+    )
+    options = parser.parse_args()
+    model = options.model or demo_path(load_configuration())
+    figures: dict[str, Figure] = {"results": options.results}
+    with tempfile.TemporaryDirectory() as name, browser_page() as page:
         folder = Path(name)
         (folder / "data/trilithon").mkdir(parents=True)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(locale="en-US")
-        figures |= resident(page, model, folder)
-        fill_store(folder / "data/trilithon/results.sqlite", words.results)
-        chat_page.Asked = Steady  # type: ignore[attr-defined,misc]
-        with pages(folder, model) as url:
-            figures |= streamed(page, url, words.tokens)
-            figures["seconds to open 10,000 results"] = page_seconds(page, url)
-            page.close()
-        browser.close()
-    return report(figures, _BOUNDS, as_json=words.json)
+        figures |= attempted([_MEMORY], memory, page, model, folder)
+        fill_store(folder / "data/trilithon/results.sqlite", options.results)
+        figures |= attempted([_WORK, _OPEN], of_pages, page, model, folder, options.tokens, options.results)
+    return report(figures, _BOUNDS, as_json=options.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,19 +1,17 @@
-"""The half of web.py that is about results: how long a screen of 10,000 takes to open.
+"""How long the server takes to read a page of the results and write it as HTML, with 10,000 results stored.
 
-    python benchmarks/_web_results.py [--results 10000] [--runs 5]
+    python benchmarks/web_results.py [--results 10000] [--runs 5] [--json]
 
-By itself it measures the server's part, reading and writing the table; `page_seconds` is what a reader waits for.
+This is the server's part. web.py measures what a reader waits for, in a browser, with the same store.
 """
 
-import argparse
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from _figures import Bound, Figure, arguments, count, report, run
+from _timing import median_seconds, seconds
 
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.results.store.database import Store
@@ -22,15 +20,21 @@ from trilithon.web.results.query import Query
 from trilithon.web.results.tables import results_table
 from trilithon.web.texts import texts_for
 
-__all__ = ["MOST_SECONDS", "fill_store", "page_seconds", "screen_seconds"]
+__all__ = ["MOST_SECONDS", "fill_store", "page_seconds"]
 
 MOST_SECONDS = 1.0
 _PLACEMENTS, _RUNS = 5, 5
+_QUERIES = {
+    "first page": Query(),
+    "last page": Query(page=10**6),
+    "one model": Query(model="Model 7"),
+    "one build, half a year": Query(build="llama.cpp b7001 (build1)", since="2020-01-01", until="2020-07-01"),
+}
 _PREFILL, _DECODE = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
 
 
 def fill_store(database: Path, results: int) -> None:
-    """Placements by the store's own writer, five to a campaign, each with five runs of two tests."""
+    """Add placements, five per campaign, each with five runs of two tests."""
     with Store.open(database) as store:
         for number in range(-(-results // _PLACEMENTS)):
             store.add(_campaign(number))
@@ -39,29 +43,19 @@ def fill_store(database: Path, results: int) -> None:
 def screen_seconds(database: Path, query: Query, runs: int) -> float:
     """The median of reading one page and writing it as HTML."""
     text = texts_for("en")
-    return _median(lambda: results_table(read_screen(database, query), (), text), runs)
+    return median_seconds(lambda: results_table(read_screen(database, query), (), text), runs)
 
 
-def page_seconds(page: Any, url: str, runs: int = 5) -> float:
+def page_seconds(page: Any, url: str, rows: int, runs: int = 5) -> float:
     """In a browser (playwright's page): from the address to the table's last line, the median of several."""
 
-    def open_it() -> None:
+    def open_page() -> None:
         page.goto("about:blank")
         page.goto(f"{url}/results")
-        page.locator("table.results tbody tr").nth(49).wait_for()
+        page.locator("table.results tbody tr").nth(rows - 1).wait_for()
 
-    open_it()  # scripts and styles are in the browser's cache from here on
-    return _median(open_it, runs)
-
-
-def _median(work: Callable[[], object], runs: int) -> float:
-    return statistics.median(_seconds(work) for _ in range(runs))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began_ns = time.monotonic_ns()
-    work()
-    return (time.monotonic_ns() - began_ns) / 1e9
+    open_page()  # scripts and styles are in the browser's cache from here on
+    return median_seconds(open_page, runs)
 
 
 def _campaign(number: int) -> Campaign:
@@ -107,24 +101,19 @@ def _run(name: str, index: int, random: Random) -> Run:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=5)
-    words = parser.parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--results", type=count, default=10_000)
+    parser.add_argument("--runs", type=count, default=5)
+    options = parser.parse_args()
+    figures: dict[str, Figure] = {"results": options.results}
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "results.sqlite"
-        print(f"{words.results} results written in {_seconds(lambda: fill_store(database, words.results)):.1f} s")
-        queries = {
-            "first page": Query(),
-            "last page": Query(page=10**6),
-            "one model": Query(model="Model 7"),
-            "one build, half a year": Query(build="llama.cpp b7001 (build1)", since="2020-01-01", until="2020-07-01"),
-        }
-        figures = {name: screen_seconds(database, query, words.runs) for name, query in queries.items()}
-    for name, seconds in figures.items():
-        print(f"{name:24} {seconds:.3f} s")
-    return 0 if max(figures.values()) <= MOST_SECONDS else 1
+        figures["seconds to store them"] = seconds(lambda: fill_store(database, options.results))
+        for name, query in _QUERIES.items():
+            figures[f"{name} seconds"] = screen_seconds(database, query, options.runs)
+    bounds = [Bound(f"{name} seconds", most=MOST_SECONDS) for name in _QUERIES]
+    return report(figures, bounds, as_json=options.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

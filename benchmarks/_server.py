@@ -1,0 +1,60 @@
+"""A real `trilithon serve` for the benchmark scripts: start it, measure its memory, stop it."""
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from _figures import CannotMeasure
+from _timing import TRILITHON
+
+__all__ = ["Server", "private_folders", "resident_megabytes", "serving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    port: int
+    process: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def private_folders(folder: Path) -> dict[str, str]:
+    """The environment of a user whose home is `folder`: nothing of the real user's is read or written."""
+    return {
+        "HOME": str(folder),
+        "XDG_DATA_HOME": str(folder / "data"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "TRILITHON_DATA": str(folder / "data" / "trilithon"),
+    }
+
+
+@contextlib.contextmanager
+def serving(*arguments: str | Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """`trilithon serve ARGUMENTS` on a free port, with these variables added to the environment."""
+    command = [str(TRILITHON), "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
+        assert process.stderr is not None
+        lines = []
+        try:
+            for line in process.stderr:
+                lines.append(line.strip())
+                if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                    yield Server(int(match[1]), process.pid)
+                    return
+            raise CannotMeasure(f"trilithon serve did not start: {'; '.join(lines)}")
+        finally:
+            process.terminate()
+
+
+def resident_megabytes(process: int) -> float:
+    text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    match = re.search(r"VmRSS:\s+(\d+) kB", text)
+    if match is None:
+        raise CannotMeasure(f"/proc/{process}/status has no VmRSS; the process has ended")
+    return int(match[1]) / 1000
