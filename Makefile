@@ -24,6 +24,7 @@ static: .venv/dev-installed
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
+	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/*.py
 
 docs: .venv/dev-installed  ## the pages that are made from the code
 	$(BIN)/python -m trilithon.cli.reference > docs/commands.md
