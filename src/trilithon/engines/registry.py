@@ -1,13 +1,12 @@
 """Folders with builds of engines that the user added or had compiled here, kept in one small file."""
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trilithon.errors import UserError
-from trilithon.files import changing, replace_file
+from trilithon.files import JsonStore
 from trilithon.settings import Configuration
 
 __all__ = ["Registered", "add", "built_folder", "check_name", "registered", "remove"]
@@ -27,23 +26,15 @@ class Registered:
 
 def registered(configuration: Configuration) -> list[Registered]:
     """In the order they were added. Raises UserError when the file is damaged."""
-    file = _file(configuration)
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        return [Registered(name=e["name"], folder=Path(e["folder"]), facts=dict(e["facts"])) for e in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, and add the builds again") from error
+    return _store(configuration).read() or []
 
 
 def add(configuration: Configuration, entry: Registered) -> None:
     """Keep it; an entry of the same folder is replaced. Raises UserError for a name that cannot be spelled, or that
     another folder has."""
     check_name(entry.name)
-    with changing(_file(configuration)):
+    store = _store(configuration)
+    with store.locked():
         known = [e for e in registered(configuration) if e.folder != entry.folder]
         for other in known:
             if other.name == entry.name:
@@ -51,16 +42,17 @@ def add(configuration: Configuration, entry: Registered) -> None:
                     f"{entry.name} is already the build in {other.folder}; choose another name with --name, or run: "
                     f"trilithon engines remove {entry.name}"
                 )
-        _write(configuration, [*known, entry])
+        store.write(_packed([*known, entry]))
 
 
 def remove(configuration: Configuration, name: str) -> Registered:
     """Forget it; its folder stays. Raises UserError when there is none of that name."""
-    with changing(_file(configuration)):
+    store = _store(configuration)
+    with store.locked():
         known = registered(configuration)
         for entry in known:
             if entry.name == name:
-                _write(configuration, [e for e in known if e is not entry])
+                store.write(_packed([e for e in known if e is not entry]))
                 return entry
     names = ", ".join(e.name for e in known) or "none"
     raise UserError(f"no build called {name} was added; there are: {names}")
@@ -77,9 +69,13 @@ def built_folder(configuration: Configuration, name: str) -> Path:
     return configuration.data / "builds" / name
 
 
-def _file(configuration: Configuration) -> Path:
-    return configuration.data / "builds.json"
+def _store(configuration: Configuration) -> JsonStore[list[Registered]]:
+    return JsonStore(path=configuration.data / "builds.json", parse=_parsed, fix="remove it, and add the builds again")
 
 
-def _write(configuration: Configuration, entries: list[Registered]) -> None:
-    replace_file(_file(configuration), json.dumps([asdict(e) | {"folder": str(e.folder)} for e in entries], indent=1))
+def _parsed(entries: Any) -> list[Registered]:
+    return [Registered(name=e["name"], folder=Path(e["folder"]), facts=dict(e["facts"])) for e in entries]
+
+
+def _packed(entries: list[Registered]) -> list[dict[str, Any]]:
+    return [asdict(e) | {"folder": str(e.folder)} for e in entries]

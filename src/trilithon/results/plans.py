@@ -3,14 +3,13 @@
 One entry per weight file (its SHA-256) and board. A campaign that recommends nothing leaves the entry as it was.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trilithon.errors import StoreError
-from trilithon.files import replace_file
+from trilithon.files import JsonStore
 
 __all__ = ["Plan", "keep_plan", "plans_path", "read_plan"]
 
@@ -36,33 +35,28 @@ def plans_path(data: Path) -> Path:
 
 def keep_plan(data: Path, plan: Plan) -> None:
     """In place of an older one. Raises StoreError when it cannot be written."""
-    path = plans_path(data)
-    others = [entry for entry in _read(path) if (entry.get("sha256"), entry.get("board")) != (plan.sha256, plan.board)]
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps([*others, asdict(plan)], indent=1, ensure_ascii=False) + "\n", mode=_MODE)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}; free space or mend its permissions") from error
+    store = _store(data)
+    with store.locked():
+        kept = [entry for entry in store.read() or () if (entry["sha256"], entry["board"]) != (plan.sha256, plan.board)]
+        store.write([*kept, asdict(plan)])
 
 
 def read_plan(data: Path, sha256: str, board: str) -> Plan | None:
     """The plan of that file on that board; None where there is none."""
-    for entry in _read(plans_path(data)):
-        if sha256 and (entry.get("sha256"), entry.get("board")) == (sha256, board):
+    for entry in _store(data).read() or ():
+        if sha256 and (entry["sha256"], entry["board"]) == (sha256, board):
             return Plan(**{name: entry[name] for name in Plan.__dataclass_fields__})
     return None
 
 
-def _read(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} cannot be read: {error}; remove it, and measure again with trilithon bench"
-        ) from error
+def _store(data: Path) -> JsonStore[list[Mapping[str, Any]]]:
+    fix = "remove it, and measure again with trilithon bench"
+    return JsonStore(path=plans_path(data), parse=_checked, fix=fix, error=StoreError, mode=_MODE)
+
+
+def _checked(entries: Any) -> list[Mapping[str, Any]]:
+    """Fields that a newer version added are kept."""
     fields = set(Plan.__dataclass_fields__)
-    if not isinstance(entries, list) or not all(isinstance(each, dict) and fields <= set(each) for each in entries):
-        raise StoreError(f"{path} holds no plans; remove it, and measure again with trilithon bench")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and fields <= set(entry) for entry in entries):
+        raise ValueError("it holds no plans")
     return entries

@@ -5,7 +5,6 @@ Two processes that compute on it at once have frozen whole systems; loaded model
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from trilithon.board.accelerators import read_npu
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.errors import RunError, UserError
+from trilithon.files import try_lock
 
 __all__ = ["NpuLock", "lock_path", "other_npu_users"]
 
@@ -96,7 +96,7 @@ class NpuLock:
             with contextlib.ExitStack() as stack:
                 descriptor = _open(path)
                 stack.callback(os.close, descriptor)
-                while not _taken(descriptor):
+                while not try_lock(descriptor):
                     now = time.monotonic()
                     if now >= deadline:
                         raise self._in_use()
@@ -153,14 +153,6 @@ def _open(path: Path) -> int:
         raise UserError(f"the NPU's lock {path} is no file; remove it, or name another one with {_VARIABLE}")
     assert error is not None
     raise UserError(f"the NPU's lock {path} cannot be opened: {error.strerror}; name another one with {_VARIABLE}")
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

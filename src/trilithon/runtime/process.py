@@ -5,7 +5,6 @@ It writes straight into its log file, so no pipe can fill up and the log survive
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from trilithon.board.processes import oom_kills, read_process
 from trilithon.engines.base import Launch
 from trilithon.engines.wire import guard
 from trilithon.errors import EngineTimeout, StartError, UserError
+from trilithon.files import try_lock
 from trilithon.runtime.diagnostics import Diagnosis, diagnose
 
 __all__ = ["Process", "keep_to_cpus", "workspace"]
@@ -195,7 +195,7 @@ def workspace(base: Path | None = None) -> Iterator[Path]:
         raise UserError(f"{base}: {error.strerror}; make room, or set TMPDIR to another folder") from error
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try_lock(lock)  # nobody else knows the folder yet
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # what resists is left to the next sweep
@@ -228,11 +228,8 @@ def _remove_unless_held(folder: Path) -> None:
     except OSError:  # another user's, or gone meanwhile
         return
     try:
-        if os.fstat(lock).st_uid == os.getuid():
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_uid == os.getuid() and try_lock(lock):
             shutil.rmtree(folder, ignore_errors=True)  # what resists must not hinder this start
-    except BlockingIOError:
-        pass  # in use
     finally:
         os.close(lock)
 

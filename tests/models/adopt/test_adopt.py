@@ -710,5 +710,5 @@ def test_folders_are_remembered_and_forgotten(tmp_path: Path) -> None:
 def test_a_damaged_list_of_folders(tmp_path: Path, content: bytes) -> None:
     configuration = Configuration(data=tmp_path / "data", cache=tmp_path / "cache")
     write(tmp_path / "data/models/adopted.json", content)
-    with pytest.raises(ModelError, match=r"adopted.json is damaged; remove it, and adopt the folders again"):
+    with pytest.raises(ModelError, match=r"adopted.json is damaged .*; remove it, and adopt the folders again"):
         adopted_folders(configuration)

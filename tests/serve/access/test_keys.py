@@ -164,12 +164,12 @@ def test_a_plain_file_that_is_none_is_told(tmp_path: Path) -> None:
         Keyring(plain=tmp_path / "missing")
     (tmp_path / "binary").write_bytes(b"\xff\xfe" * 20)
     (tmp_path / "binary").chmod(0o600)
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match=r"is no file of keys: .*utf-8"):
         Keyring(plain=tmp_path / "binary")
     with (tmp_path / "long").open("wb") as file:
         file.truncate(2 << 20)
     (tmp_path / "long").chmod(0o600)
-    with pytest.raises(UserError, match="too long"):
+    with pytest.raises(UserError, match="longer than"):
         Keyring(plain=tmp_path / "long")
 
 

@@ -4,9 +4,6 @@ One file in the data folder; a lock beside it, held as long as its owner may sti
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import re
 import shlex
@@ -21,6 +18,7 @@ from trilithon.board.processes import read_process
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.board.tuning.changes import Change, put_back
 from trilithon.errors import UserError
+from trilithon.files import JsonStore, file_lock, sync
 
 __all__ = ["Record", "Restored", "drop", "findings", "load", "lock", "new_record", "restore", "restore_command", "save"]
 
@@ -32,7 +30,6 @@ _TUNABLE = re.compile(
     r"|/sys/kernel/debug/rknpu/freq|/proc/rknpu/freq",
     re.ASCII,
 )
-_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,48 +66,19 @@ def new_record(changes: Sequence[Change], machine: Machine = THIS_MACHINE) -> Re
 
 def save(record: Record, folder: Path) -> None:
     """Whole or not at all, and on the disk when this returns. Raises UserError where it cannot be kept."""
-    path = _path(folder)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            data = json.dumps(asdict(record), indent=1).encode("ascii")
-            if os.write(descriptor, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        fresh.replace(path)
-        _sync(folder)
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; clocks are changed only where it can be written down what they were: "
-            "make room, or set TRILITHON_DATA to a folder of yours"
-        ) from error
+    _store(folder).write(asdict(record))
 
 
 def load(folder: Path) -> Record | None:
     """None when there is none. Raises UserError for one that is closed to this user or garbled."""
-    path = _path(folder)
-    try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(_MOST_BYTES))
-        return _parsed(data)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run: {restore_command(folder)}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} is no record of clocks: remove it and restart the board, which resets them") from error
+    return _store(folder).read()
 
 
 def drop(folder: Path) -> None:
     """Raises UserError when the folder does not let go of it."""
     try:
         _path(folder).unlink(missing_ok=True)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise UserError(f"{_path(folder)}: {error.strerror}; all is put back: remove it") from error
 
@@ -118,23 +86,17 @@ def drop(folder: Path) -> None:
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Only one process of the machine changes clocks or puts them back. Raises UserError, naming the other one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = _path(folder).with_suffix(".lock")
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; set TRILITHON_DATA to a folder of yours") from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(_path(folder).with_suffix(".lock"), wait=False))
         except BlockingIOError:
             raise UserError(_in_use(load(folder))) from None
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}; set TRILITHON_DATA to a folder of yours") from error
         record = load(folder)
         if record is not None and record.pid != os.getpid() and record.owner_lives():
             raise UserError(_in_use(record))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def restore(folder: Path, machine: Machine = THIS_MACHINE) -> Restored:
@@ -192,12 +154,10 @@ def _in_use(record: Record | None) -> str:
     return f"{who} has set the clocks and still runs: it puts them back when it ends; wait for it, or stop it"
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _store(folder: Path) -> JsonStore[Record]:
+    """Readable by every user: root may have written it, and the doctor shows it to anyone."""
+    fix = "remove it and restart the board, which resets the clocks"
+    return JsonStore(path=_path(folder), parse=_parsed, fix=fix, mode=0o644)
 
 
 def _parsed(data: Any) -> Record:

@@ -1,11 +1,10 @@
 """Conversations that the user keeps: a file of JSON each, in the data folder, for its owner alone."""
 
-import os
 from pathlib import Path
 
 from trilithon.cli.chat.conversation import TerminalChat
 from trilithon.errors import UserError
-from trilithon.files import replace_file
+from trilithon.files import read_text, save_text
 from trilithon.settings import Configuration
 
 __all__ = ["history_path", "load_conversation", "save_conversation"]
@@ -21,13 +20,7 @@ def history_path(configuration: Configuration) -> Path:
 def save_conversation(talk: TerminalChat, name: str, configuration: Configuration) -> Path:
     """In place of one of that name. Raises UserError when it cannot be written."""
     path = _path(name, configuration)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, talk.to_json())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; free some space there, or check its permissions"
-        ) from error
+    save_text(path, talk.to_json())
     return path
 
 
@@ -35,14 +28,11 @@ def load_conversation(talk: TerminalChat, name: str, configuration: Configuratio
     """The one of that name, shown as this one is. Raises UserError where there is none, with those that there are."""
     path = _path(name, configuration)
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > _LONGEST_BYTES:
-                raise UserError(f"{path} is too long to be a conversation")
-            text = file.read().decode()
+        text = read_text(path, most_bytes=_LONGEST_BYTES)
     except FileNotFoundError:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
         raise UserError(f"there is no conversation {name}; there are: {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; save it anew with /save {name}") from error
     return talk.loaded(text)
 

@@ -2,7 +2,6 @@
 prefill was 1.6 and decode 1.2 times as fast on a PC. What fails or is stopped leaves nothing behind but its log."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from trilithon.engines.llamacpp.toolchain import Toolchain, choose_jobs, find_to
 from trilithon.engines.registry import Registered, add, built_folder, check_name, registered
 from trilithon.engines.toolrun import run_tool
 from trilithon.errors import TrilithonError, UserError
+from trilithon.files import file_lock, sync
 from trilithon.settings import Configuration
 
 __all__ = ["Compiled", "Progress", "Recipe", "compile_llamacpp", "delete_build", "require_compiled"]
@@ -154,9 +154,9 @@ def _workshop(configuration: Configuration, *, vulkan: bool) -> Iterator[Path]:
         builds.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; name another folder with TRILITHON_CACHE") from error
-    with (base / "lock").open("a") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(base / "lock", wait=False))
         except BlockingIOError:
             raise UserError("another compilation is running for this user; wait until it has ended") from None
         _sweep(base, builds)
@@ -292,8 +292,7 @@ def _copy(source: Path, target: Path) -> None:
     if not source.is_file():
         raise TrilithonError(f"the build gave no {source.name}; take another --version")
     shutil.copy2(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())  # before a registry that survives a power cut says that it is there
+    sync(target)  # before a registry that survives a power cut says that it is there
 
 
 def _built_folder(configuration: Configuration, name: str) -> Path:

@@ -2,7 +2,6 @@
 drivers, which may crash or hang; and remembered, since it is asked for often."""
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -14,12 +13,14 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 from trilithon.board.accelerators import gpu_drivers
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.board.vulkan import read_vulkan
 from trilithon.engines.base import Device, Unit
-from trilithon.files import replace_file
+from trilithon.errors import UserError
+from trilithon.files import JsonStore
 
 __all__ = ["VISIBLE_DEVICES", "Inventory", "inventory", "parse_devices"]
 
@@ -73,11 +74,15 @@ def inventory(program: Path, fingerprint: str, cache: Path) -> Inventory:
     ten seconds."""
     key = repr((str(program), fingerprint, *_surroundings()))
     file = cache / "devices" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    known = _recalled(file)
+    store = JsonStore(path=file, parse=_recalled, fix="remove it")
+    known = None
+    with suppress(UserError):  # a cache that cannot be read is no cache; the program is asked again
+        known = store.read()
     if known is None:
         began = time.monotonic()
         known = _asked(program)
-        _remember(file, known, seconds=time.monotonic() - began)
+        with suppress(UserError):  # a cache that is read-only or full costs time, never the answer
+            store.write(asdict(known) | {"asked": time.time(), "seconds": time.monotonic() - began})
     return known
 
 
@@ -196,19 +201,7 @@ def _libraries(manifests: tuple[tuple[str, int], ...]) -> list[tuple[str, str | 
     return [(d.library, d.version, Path(d.library).stat().st_mtime_ns) for d in drivers if d.library]
 
 
-def _recalled(file: Path) -> Inventory | None:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        found = Inventory(devices=tuple(Device(**device) for device in kept["devices"]), trouble=kept["trouble"])
-        age, patience = time.time() - kept["asked"], kept["seconds"] * _TROUBLE_TIMES
-    except (OSError, ValueError, TypeError, KeyError):
-        return None  # a cache that cannot be read is no cache; it is asked again
+def _recalled(kept: Any) -> Inventory | None:
+    found = Inventory(devices=tuple(Device(**device) for device in kept["devices"]), trouble=kept["trouble"])
+    age, patience = time.time() - kept["asked"], kept["seconds"] * _TROUBLE_TIMES
     return None if found.trouble and not 0 <= age < patience else found
-
-
-def _remember(file: Path, found: Inventory, *, seconds: float) -> None:
-    """`seconds` is what it took to find."""
-    content = json.dumps(asdict(found) | {"asked": time.time(), "seconds": seconds})
-    with suppress(OSError):  # a cache that is read-only or full costs time, never the answer
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, content)

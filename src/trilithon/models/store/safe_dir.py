@@ -11,16 +11,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from trilithon.errors import ModelError, NoRoom
+from trilithon.files import TEMPORARY, replace_at
 
-__all__ = ["TEMPORARY", "Parts", "SafeDir", "read_at", "translated"]
+__all__ = ["Parts", "SafeDir", "read_at", "translated"]
 
 Parts = Sequence[str]
 """The way from the root to a file: names of folders, and of the file at the end."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC
-TEMPORARY = ".new-"
-"""Before the name of a file that is being written."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -94,20 +93,8 @@ class SafeDir:
     def write(self, parts: Parts, content: bytes) -> None:
         """All of it under that name, or what was there before, whenever the power goes. The caller has the lock
         under which alone this name is written."""
-        temporary = TEMPORARY + parts[-1]
         with self.folder(parts[:-1], create=True) as folder:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FILE, 0o644, dir_fd=folder)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
-            os.fsync(folder)
+            replace_at(folder, parts[-1], content, temporary=TEMPORARY + parts[-1])
 
     def rename(self, parts: Parts, to: Parts) -> None:
         """Over what is there; on the disk when it returns. The file's own bytes are its writer's to sync."""

@@ -5,7 +5,6 @@ told from what somebody works in: the next who makes something there clears it a
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from trilithon.files import sync, try_lock
 
 __all__ = ["StagingDir", "clear_abandoned", "publish", "staging_dir"]
 
@@ -55,7 +56,7 @@ def staging_dir(target: Path, ledger: Path | None = None) -> Iterator[StagingDir
 def publish(made: Path, target: Path) -> None:
     """Give the file its name, when it is on the disk. Raises OSError; FileExistsError for a name that was taken
     meanwhile, for what is there stays."""
-    _sync(made, os.O_RDONLY)
+    sync(made)
     try:
         os.link(made, target)
     except FileExistsError:
@@ -64,7 +65,7 @@ def publish(made: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         made.replace(target)
-    _sync(target.absolute().parent, _FOLDER)
+    sync(target.absolute().parent)
 
 
 def clear_abandoned(ledger: Path, *, dry_run: bool = False) -> tuple[int, int]:
@@ -96,13 +97,10 @@ def _made(beside: Path) -> StagingDir:
         except FileNotFoundError:  # somebody cleared it away before it was locked
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody is clearing it away
-            os.close(descriptor)
-            continue
+            mine = try_lock(descriptor) and folder.exists()  # else somebody clears it away
         except OSError:  # a file system without locks: nobody else can have it either, and so nobody clears it
-            return StagingDir(folder, descriptor)
-        if folder.exists():
+            mine = True
+        if mine:
             return StagingDir(folder, descriptor)
         os.close(descriptor)
 
@@ -123,13 +121,12 @@ def _clear(folder: Path, *, dry_run: bool = False) -> bool:
     except OSError:  # gone, or a link, or another user's
         return False
     try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
+        if os.fstat(descriptor).st_uid != os.geteuid() or not try_lock(descriptor):
             return False
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
         return dry_run or not folder.exists()
-    except OSError:  # its maker lives, or nobody can tell
+    except OSError:  # a file system without locks: nobody can tell whether its maker lives
         return False
     finally:
         os.close(descriptor)
@@ -143,11 +140,3 @@ def _size_bytes(folder: Path) -> int:
             with suppress(OSError):
                 total += Path(parent, name).lstat().st_blocks * 512
     return total
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

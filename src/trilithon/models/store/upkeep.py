@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trilithon.files import TEMPORARY
 from trilithon.models.files.hashing import Progress
 from trilithon.models.names import ModelName
 from trilithon.models.store import manifests as catalogue
@@ -16,7 +17,7 @@ from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.manifests import Listing
 from trilithon.models.store.model_store import LINKS_FOLDER, ModelStore
 from trilithon.models.store.partial import PARTIAL_FOLDER, STEM, blob_parts, hash_descriptor
-from trilithon.models.store.safe_dir import TEMPORARY, SafeDir, translated
+from trilithon.models.store.safe_dir import SafeDir, translated
 
 __all__ = ["STALE_SECONDS", "Damage", "Pruned", "prune", "remove_damaged", "verify"]
 

@@ -3,7 +3,6 @@
 They let everything that needs a real engine be tried in milliseconds, and prove that a broken model is noticed.
 """
 
-import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, qua
 from numpy.typing import NDArray
 
 from trilithon.errors import ModelError
+from trilithon.files import sync
 from trilithon.models.files.gguf import GgufFacts, read_gguf
 from trilithon.models.files.gguf_header import BLOCK_SIZES, HeaderReader, Tensor
 from trilithon.models.files.gguf_writer import TYPE_NUMBERS, tensor_table
@@ -106,8 +106,7 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
             _pad(after, alignment if isinstance(alignment, int) else 32)
             for part in _converted(before, tensor, types[tensor.name]):
                 after.write(part)
-        after.flush()
-        os.fsync(after.fileno())
+    sync(target)
     return target
 
 

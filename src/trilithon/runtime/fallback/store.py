@@ -5,7 +5,6 @@ as the build, the devices with their drivers and the kernel are what they were.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 
 from trilithon.engines.base import Build, Placement, Unit
 from trilithon.errors import UserError
-from trilithon.files import replace_file
+from trilithon.files import JsonStore
 from trilithon.settings import Configuration
 
 __all__ = ["FailedAttempt", "StoredFallback", "forget", "known_of", "recall", "remember"]
@@ -70,14 +69,7 @@ def remember(configuration: Configuration, placement: Placement, rung: str, fall
         "rung": rung,
         "falls": [asdict(fall) for fall in falls],
     }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(content, indent=1))
-    except OSError as error:
-        raise UserError(
-            f"{file.parent} cannot be written: {error.strerror}; free some space there, check its permissions, or name "
-            "another folder with TRILITHON_DATA"
-        ) from error
+    _store(file).write(content)
 
 
 def known_of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[StoredFallback]:
@@ -106,11 +98,18 @@ def _of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[tupl
 def _read(file: Path) -> Mapping[str, Any] | None:
     """A file that is damaged tells nothing: what was in it can be found out again."""
     try:
-        kept: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        _known(kept), kept["where"], kept["unit"], kept["state"]
-    except (OSError, ValueError, TypeError, KeyError):
+        return _store(file).read()
+    except UserError:
         return None
-    return kept
+
+
+def _store(file: Path) -> JsonStore[Mapping[str, Any]]:
+    return JsonStore(path=file, parse=_checked, fix="remove it")
+
+
+def _checked(kept: Any) -> Mapping[str, Any]:
+    _known(kept), kept["where"], kept["unit"], kept["state"]
+    return kept  # type: ignore[no-any-return]
 
 
 def _known(kept: Mapping[str, Any]) -> StoredFallback:

@@ -6,9 +6,7 @@ and costs a request a microsecond. Comparing takes the same time whichever key i
 
 import hashlib
 import hmac
-import json
 import logging
-import os
 import re
 import secrets
 import stat
@@ -18,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trilithon.errors import UserError
-from trilithon.files import changing, replace_file
+from trilithon.files import JsonStore, read_text
 from trilithon.settings import Configuration
 
 __all__ = ["Key", "Keyring", "add_key", "key_store", "keys", "read_key_file", "remove_key"]
@@ -30,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET_BYTES = 32
 _SHORTEST_KEY = 16
 _MOST_KEYS = 1024
-_LONGEST_FILE_BYTES = 1 << 20
+_CLOSED_TO = stat.S_IWOTH | stat.S_IWGRP
 _log = logging.getLogger(__name__)
 
 
@@ -58,23 +56,25 @@ def add_key(configuration: Configuration, name: str) -> str:
         raise UserError(f"{name!r} is no name for a key: write letters, digits, dot, dash and underscore")
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with changing(key_store(configuration)):
-        known = keys(configuration)
+    store = _store(key_store(configuration))
+    with store.locked():
+        known = store.read() or []
         if any(key.name == name for key in known):
             raise UserError(f"there is a key {name} already; choose another name, or run: trilithon key rm {name}")
         if len(known) >= _MOST_KEYS:
             raise UserError(f"there are {_MOST_KEYS} keys already; remove some with: trilithon key rm NAME")
-        _write(configuration, [*known, Key(name=name, digest=_digest(secret), created=created)])
+        store.write(_packed([*known, Key(name=name, digest=_digest(secret), created=created)]))
     return secret
 
 
 def remove_key(configuration: Configuration, name: str) -> Key:
     """A running server refuses it from its next request on. Raises UserError when there is none of that name."""
-    with changing(key_store(configuration)):
-        known = keys(configuration)
+    store = _store(key_store(configuration))
+    with store.locked():
+        known = store.read() or []
         for key in known:
             if key.name == name:
-                _write(configuration, [each for each in known if each is not key])
+                store.write(_packed([each for each in known if each is not key]))
                 return key
     names = ", ".join(key.name for key in known) or "none"
     raise UserError(f"there is no key {name}; there are: {names}")
@@ -83,7 +83,12 @@ def remove_key(configuration: Configuration, name: str) -> Key:
 def read_key_file(path: Path) -> list[Key]:
     """Plain keys, one a line; # begins a comment line. Raises UserError for a file that strangers can read, that is
     missing, holds no key, or one too short to be safe."""
-    text = _text(path, closed_to=stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP, mend="600")
+    try:
+        text = read_text(path, closed_to=_CLOSED_TO | stat.S_IROTH)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check its path and permissions (ls -l)") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no file of keys: {error}; check its path") from error
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         secret = line.strip()
@@ -188,13 +193,16 @@ def _digest(secret: str) -> str:
 
 
 def _read_store(path: Path) -> list[Key]:
-    if not path.exists():
-        return []
-    text = _text(path, closed_to=stat.S_IWOTH | stat.S_IWGRP, mend="600")
-    try:
-        return [_key(entry) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, and add the keys again") from error
+    return _store(path).read() or []
+
+
+def _store(path: Path) -> JsonStore[list[Key]]:
+    """A new file is its owner's alone (mode 600), from its first byte on."""
+    return JsonStore(path=path, parse=_parsed, fix="remove it, and add the keys again", closed_to=_CLOSED_TO)
+
+
+def _parsed(entries: list[dict[str, str]]) -> list[Key]:
+    return [_key(entry) for entry in entries]
 
 
 def _key(entry: dict[str, str]) -> Key:
@@ -203,25 +211,5 @@ def _key(entry: dict[str, str]) -> Key:
     return Key(name=str(entry["name"]), digest=entry["sha256"], created=str(entry["created"]))
 
 
-def _text(path: Path, *, closed_to: int, mend: str) -> str:
-    """The file's text. The descriptor that is judged is the one that is read."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & closed_to:
-                raise UserError(f"{path} is open to other users of this machine; run: chmod {mend} {path}")
-            data = file.read(_LONGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; check its path and permissions (ls -l)") from error
-    if len(data) > _LONGEST_FILE_BYTES:
-        raise UserError(f"{path} is too long to be a file of keys; check its path")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text ({error.reason}); check its path") from error
-
-
-def _write(configuration: Configuration, known: Sequence[Key]) -> None:
-    """A new file is its owner's alone (mode 600), from its first byte on."""
-    entries = [{"name": key.name, "sha256": key.digest, "created": key.created} for key in known]
-    replace_file(key_store(configuration), json.dumps(entries, indent=1) + "\n")
+def _packed(known: Sequence[Key]) -> list[dict[str, str]]:
+    return [{"name": key.name, "sha256": key.digest, "created": key.created} for key in known]
