@@ -1,16 +1,14 @@
 """Which CPUs there are, of what kind, and which of them to run on: big clusters, one CPU per physical core."""
 
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from trilithon.board.chips import Core, core_of
 from trilithon.board.sysfs import Machine, parse_cpu_list
 
-__all__ = ["Cluster", "ClusterKind", "big_cpus", "chip_facts", "physical_cores", "read_clusters"]
+__all__ = ["Cluster", "ClusterKind", "big_cpus", "physical_cores", "read_clusters"]
 
 ClusterKind = Literal["big", "little", "all"]
 
@@ -36,11 +34,6 @@ class Cluster:
     governor: str | None
 
 
-@cache
-def chip_facts() -> Mapping[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("chips.toml").read_text(encoding="utf-8"))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Policy:
     """cpufreq's policy of a CPU; all None where it has none."""
@@ -54,7 +47,7 @@ class _Policy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cpu:
     number: int
-    core_type: str | None
+    core: Core | None
     capacity: int | None
     policy: _Policy
 
@@ -66,7 +59,8 @@ def read_clusters(machine: Machine) -> tuple[Cluster, ...]:
     groups: dict[tuple[ClusterKind, str | None, str | None], list[_Cpu]] = {}
     for cpu in cpus:
         kind: ClusterKind = "all" if not little else "little" if cpu.number in little else "big"
-        groups.setdefault((kind, cpu.core_type, cpu.policy.governor), []).append(cpu)
+        core_type = cpu.core.name if cpu.core else None
+        groups.setdefault((kind, core_type, cpu.policy.governor), []).append(cpu)
     return tuple(
         Cluster(
             cpus=tuple(cpu.number for cpu in members),
@@ -87,16 +81,16 @@ def _largest(values: Iterable[int | None]) -> int | None:
 
 
 def _cpus(machine: Machine) -> list[_Cpu]:
-    types = _core_types(machine)
+    cores = _cores(machine)
     policies: dict[int, _Policy] = {}
     for folder in machine.glob(f"{_CPUS}/cpufreq/policy*"):
         policy = _policy(machine, folder)
         policies |= dict.fromkeys(machine.cpus(f"{folder}/related_cpus") or (), policy)
-    online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(types))
+    online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(cores))
     return [
         _Cpu(
             number=cpu,
-            core_type=types.get(cpu),
+            core=cores.get(cpu),
             capacity=machine.integer(f"{_CPUS}/cpu{cpu}/cpu_capacity"),
             policy=policies.get(cpu, _Policy()),
         )
@@ -114,30 +108,31 @@ def _policy(machine: Machine, folder: str) -> _Policy:
     )
 
 
-def _core_types(machine: Machine) -> dict[int, str | None]:
-    """CPU number to the name of its design; None on x86, where /proc/cpuinfo has no part numbers."""
-    types: dict[int, str | None] = {}
-    cpu = -1
+def _cores(machine: Machine) -> dict[int, Core | None]:
+    """CPU number to its design; None on x86, where /proc/cpuinfo has no part numbers."""
+    cores: dict[int, Core | None] = {}
+    cpu, implementer = -1, ""
     for line in (machine.text("/proc/cpuinfo") or "").splitlines():
         name, _, value = (part.strip() for part in line.partition(":"))
         if name == "processor" and re.fullmatch(r"\d{1,5}", value, re.ASCII):
-            cpu = int(value)
-            types[cpu] = None
-        elif name == "CPU part" and cpu in types:
-            types[cpu] = chip_facts()["cores"].get(value, {}).get("name", f"Arm part {value}")
-    return types
+            cpu, implementer = int(value), ""
+            cores[cpu] = None
+        elif name == "CPU implementer":
+            implementer = value
+        elif name == "CPU part" and cpu in cores:
+            cores[cpu] = core_of(implementer, value)
+    return cores
 
 
 def _little(cpus: list[_Cpu], efficiency: tuple[int, ...]) -> set[int]:
     """The slow CPUs, empty when all are of one kind; `efficiency` are those that an x86 kernel calls so."""
     if efficiency:
         return set(efficiency) if len(efficiency) < len(cpus) else set()
-    slow_designs = {core["name"] for core in chip_facts()["cores"].values() if core.get("little")}
     fastest = max((cpu.capacity or 0 for cpu in cpus), default=0)
     little = {
         cpu.number
         for cpu in cpus
-        if (cpu.capacity or fastest) < _LITTLE_CAPACITY * fastest or cpu.core_type in slow_designs
+        if (cpu.capacity or fastest) < _LITTLE_CAPACITY * fastest or (cpu.core is not None and cpu.core.little)
     }
     return little if len(little) < len(cpus) else set()
 

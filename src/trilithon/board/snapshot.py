@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu
+from trilithon.board.chips import chip_of_device_tree
 from trilithon.board.devfreq import DevfreqUnit, devfreq_entries
 from trilithon.board.libraries import NpuRuntime, find_runtimes
-from trilithon.board.processors import Cluster, big_cpus, chip_facts, physical_cores, read_clusters
+from trilithon.board.processors import Cluster, big_cpus, physical_cores, read_clusters
 from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.board.vulkan import VulkanDriver, read_vulkan
@@ -157,14 +158,10 @@ def _says_nothing(machine: Machine) -> bool:
 
 
 def _chip(machine: Machine) -> tuple[str, int | None, str | None]:
-    """Name, NPU cores and GPU name. Vendor trees name a chip also as a prefix: "rockchip,rk3588s-orangepi-5"."""
+    """Name, NPU cores and GPU name."""
     compatible = machine.strings("/proc/device-tree/compatible") or ()
-    # The device tree goes from the special to the general: an RK3588S also calls itself an RK3588, and an RK3582
-    # an RK3588S.
-    for entry in compatible:
-        for name, facts in chip_facts()["chips"].items():
-            if entry == facts["compatible"] or entry.startswith(facts["compatible"] + "-"):
-                return name, facts["npu_cores"], facts.get("gpu")
+    if chip := chip_of_device_tree(compatible):
+        return chip.name, chip.npu_cores, chip.gpu
     if compatible:
         return compatible[-1], None, None
     name = machine.fields("/proc/cpuinfo").get("model name", "")

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from trilithon.board.chips import platform_of
 from trilithon.board.snapshot import Board
 from trilithon.engines import table
 from trilithon.engines.base import ModelFile, Settings
 from trilithon.models.fetch.choose import Target
-from trilithon.models.files.file_names import CHIPS
 from trilithon.models.names import Reference, Repository
 from trilithon.settings import Configuration
 
@@ -16,7 +16,7 @@ __all__ = ["wanted"]
 def wanted(reference: Reference, board: Board, configuration: Configuration, chip: str | None = None) -> Target:
     """For this board, or for another `chip`: how much memory that one's board has is not known."""
     choice = reference.choice if isinstance(reference, Repository) else ""
-    if chip is None or CHIPS.get(chip) == CHIPS.get(board.chip.lower()):
+    if chip is None or platform_of(chip) == platform_of(board.chip):
         return Target(
             chip=board.chip,
             memory_bytes=board.memory_bytes,

@@ -29,7 +29,7 @@ ZONE = "/sys/class/thermal/thermal_zone0"
 POLICY = "/sys/devices/system/cpu/cpufreq/policy0"
 FILES = {
     "/proc/meminfo": "MemTotal: 8192 kB\nMemAvailable: 4096 kB\nAnonPages: 1024 kB\n",
-    "/proc/cpuinfo": "processor\t: 0\nCPU part\t: 0xd05\n\n",
+    "/proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd05\n\n",
     "/sys/devices/system/cpu/online": "0\n",
     f"{POLICY}/related_cpus": "0\n",
     f"{POLICY}/cpuinfo_max_freq": "1800000\n",

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.board.chips import target_names
 from trilithon.errors import ModelError
 from trilithon.models.fetch.choose import Offer, Target, choose_files
-from trilithon.models.files.file_names import CHIPS, chip_of, quantization_of, read_file_name, shard_of
+from trilithon.models.files.file_names import chip_of, quantization_of, read_file_name, shard_of
 
 GIB = 1 << 30
 RK3588 = Target(chip="RK3588", memory_bytes=16 * GIB)
@@ -195,7 +196,7 @@ PATHS = st.builds(
 )
 WANTED = st.builds(
     Target,
-    chip=st.sampled_from([*CHIPS, "RK3588", "unknown"]),
+    chip=st.sampled_from([*target_names(), "RK3588", "unknown"]),
     memory_bytes=st.none() | st.integers(0, 1 << 40),
     npu_gguf=st.booleans(),
     quantization=st.sampled_from(["", "", "Q4_K_M", "w8a8", "F16", "nonsense"]),

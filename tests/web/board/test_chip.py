@@ -8,15 +8,15 @@ from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
 from trilithon.runtime.pool.pool import Loaded
-from trilithon.web.board.chip import Chip, read_chip
+from trilithon.web.board.chip import ChipView, read_chip
 
 Plant = Callable[..., Machine]
 Sense = Callable[[Machine], Mapping[tuple[Quantity, str], float]]
 
 
 @pytest.fixture
-def chip(plant: Plant, sense: Sense) -> Callable[[str], Chip]:
-    def chip(name: str) -> Chip:
+def chip(plant: Plant, sense: Sense) -> Callable[[str], ChipView]:
+    def chip(name: str) -> ChipView:
         machine = plant(name)
         return read_chip(read_board(machine), sense(machine))
 
@@ -52,7 +52,7 @@ def test_memory_is_by_kind_and_adds_up(rk3588: Machine, sense: Sense) -> None:
     assert (memory.clock_hz, memory.top_hz, memory.swap_bytes) == (2.112e9, 2.112e9, 0.0)
 
 
-def test_what_a_machine_does_not_tell_is_left_out(chip: Callable[[str], Chip]) -> None:
+def test_what_a_machine_does_not_tell_is_left_out(chip: Callable[[str], ChipView]) -> None:
     mainline = chip("rk3588_mainline")
     assert [block.part for block in mainline.blocks] == ["little", "big", "gpu", "npu"]
     assert all(core.load is None for block in mainline.blocks for core in block.cores)
@@ -61,7 +61,7 @@ def test_what_a_machine_does_not_tell_is_left_out(chip: Callable[[str], Chip]) -
     assert mainline.blocks[0].clock_hz is None
 
 
-def test_other_chips(chip: Callable[[str], Chip]) -> None:
+def test_other_chips(chip: Callable[[str], ChipView]) -> None:
     rk3576 = chip("rk3576")
     assert [block.part for block in rk3576.blocks] == ["little", "big", "gpu", "npu"]
     assert [len(block.cores) for block in rk3576.blocks] == [4, 4, 0, 2]

@@ -14,7 +14,7 @@ from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
 from trilithon.runtime.pool.pool import Loaded
-from trilithon.web.board.chip import MEMORY_KINDS, Block, Chip, Core, Memory, PlacedModel, read_chip
+from trilithon.web.board.chip import MEMORY_KINDS, Block, ChipView, CoreView, Memory, PlacedModel, read_chip
 from trilithon.web.board.picture import NARROW, WIDE, draw
 from trilithon.web.board.style import standalone
 from trilithon.web.board.svg import fitted, text_width
@@ -45,7 +45,7 @@ blocks = st.builds(
     Block,
     part=st.sampled_from(["little", "big", "all", "gpu", "npu"]),
     name=words,
-    cores=st.lists(st.builds(Core, name=st.from_regex(r"[0-9]{1,4}", fullmatch=True), load=shares, clock_hz=clocks))
+    cores=st.lists(st.builds(CoreView, name=st.from_regex(r"[0-9]{1,4}", fullmatch=True), load=shares, clock_hz=clocks))
     .map(tuple)
     .flatmap(lambda cores: st.sampled_from([cores, cores * 30])),
     load=shares,
@@ -75,7 +75,7 @@ seats = st.builds(
     size_bytes=st.integers(0, 2**50),
 )
 chips = st.builds(
-    Chip,
+    ChipView,
     name=words,
     model=words,
     blocks=st.lists(blocks, max_size=6).map(tuple),
@@ -171,7 +171,7 @@ def test_odd_values_do_no_harm(rk3588_board: Any, values: Any) -> None:
 
 @given(chip=chips, width=st.sampled_from([WIDE, NARROW]), text=st.sampled_from([ENGLISH, RUSSIAN]))
 @settings(max_examples=25, deadline=None)
-def test_any_chip_is_drawn_within_its_bounds(chip: Chip, width: float, text: Any) -> None:
+def test_any_chip_is_drawn_within_its_bounds(chip: ChipView, width: float, text: Any) -> None:
     drawn(draw(chip, text, width=width))
 
 

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from trilithon.board.chips import find_chip
 from trilithon.board.cooling import CoolingDevice, is_cooled, read_cooling
 from trilithon.board.finding import Finding, Rule
-from trilithon.board.processors import chip_facts
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine, format_cpu_list, parse_time_in_state
 
@@ -79,7 +79,8 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
 
 
 def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
-    if board.clock("memory") is None and chip_facts()["chips"].get(board.chip, {}).get("npu_cores"):
+    chip = find_chip(board.chip)
+    if board.clock("memory") is None and chip and chip.npu_cores:
         message = "the kernel offers no control over it (no devfreq/dmc): it is what the firmware set at boot"
         mend = "sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now"
         yield Finding("memory-clock-absent", "note", "memory clock", message, mend)

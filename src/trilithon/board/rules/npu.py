@@ -3,9 +3,9 @@
 import shlex
 from collections.abc import Iterator
 
+from trilithon.board.chips import find_chip
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, parse_version
-from trilithon.board.processors import chip_facts
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
 
@@ -75,8 +75,8 @@ def _node_mend(closed: list[str]) -> str:
 
 
 def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
-    facts = chip_facts()["chips"].get(board.chip, {})
-    lacking = [text for key, text in _ENGINES.items() if facts.get(key) is False]
+    chip = find_chip(board.chip)
+    lacking = [text for key, text in _ENGINES.items() if chip and getattr(chip, key) is False]
     if board.npu and lacking:
         rest = "; language models run on the CPU here" if len(lacking) == len(_ENGINES) else ""
         yield Finding("chip-unsupported", "note", "NPU", f"{board.chip}: {', '.join(lacking)}{rest}")
@@ -87,7 +87,8 @@ def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
         return
     found = [runtime for runtime in board.runtimes if runtime.library == RKLLM]
     if not found:
-        if chip_facts()["chips"].get(board.chip, {}).get("rkllm"):
+        chip = find_chip(board.chip)
+        if chip and chip.rkllm:
             message = f"{RKLLM} is in none of the system's library folders: the RKLLM engine needs it"
             mend = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
             yield Finding("runtime-missing", "note", "NPU runtime", message, mend)

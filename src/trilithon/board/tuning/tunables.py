@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from trilithon.board.chips import chip_of_device_tree
 from trilithon.board.cooling import is_cooled
 from trilithon.board.devfreq import devfreq_entries
 from trilithon.board.sysfs import Machine
@@ -15,8 +16,6 @@ from trilithon.board.tuning.changes import Change
 __all__ = ["CpuClock", "DevfreqClock", "IdleStates", "NpuDebugClock", "Tunable", "tunables"]
 
 _CPUS = "/sys/devices/system/cpu"
-# RKLLM's own script for setting the clocks of this chip writes the NPU's there, and those for the others to devfreq.
-_NPU_BY_DEBUGFS = "rockchip,rk3562"
 _NPU_FILES = ("/sys/kernel/debug/rknpu/freq", "/proc/rknpu/freq")
 # A clock is at its top when it is no further from it than drivers round.
 _TOP_FRACTION = 0.99
@@ -256,13 +255,10 @@ def tunables(machine: Machine, *, idle_states: bool = False) -> list[Tunable]:
 
 
 def _devfreq_clocks(machine: Machine) -> Iterator[Tunable]:
-    by_debugfs = any(
-        name == _NPU_BY_DEBUGFS or name.startswith(f"{_NPU_BY_DEBUGFS}-")
-        for name in machine.strings("/proc/device-tree/compatible") or ()
-    )
+    chip = chip_of_device_tree(machine.strings("/proc/device-tree/compatible") or ())
     for entry in devfreq_entries(machine):
         usable: list[NpuDebugClock] = []
-        if entry.unit == "npu" and by_debugfs:
+        if entry.unit == "npu" and chip and chip.npu_clock == "debugfs":
             clocks = [NpuDebugClock(path, f"{entry.folder}/available_frequencies") for path in _NPU_FILES]
             usable = [clock for clock in clocks if clock.available(machine)]
         yield usable[0] if usable else DevfreqClock(f"{entry.title} clock", entry.folder)

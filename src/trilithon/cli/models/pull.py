@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from trilithon.errors import Interrupted, UserError
 
@@ -18,13 +19,29 @@ if TYPE_CHECKING:
 
 __all__ = ["pull"]
 
-_CHIPS = ("rk3588", "rk3588s", "rk3582", "rk3576", "rk3562", "rk3566", "rk3568", "rv1126b")
+
+class _ChipType(click.ParamType[str]):
+    """A chip that files are converted for; the table is read only when the option is given or completed."""
+
+    name = "chip"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from trilithon.board.chips import platform_of, target_names
+
+        if not platform_of(value):
+            self.fail(f"{value} is not a known chip; choose from {', '.join(target_names())}", param, ctx)
+        return value.lower()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from trilithon.board.chips import target_names
+
+        return [CompletionItem(name) for name in target_names() if name.startswith(incomplete.lower())]
 
 
 @click.command("pull")
 @click.argument("model")
 @click.option("--quant", help="Which quantisation, such as Q4_K_M or w8a8, or a file's name. [default: by this board]")
-@click.option("--chip", type=click.Choice(_CHIPS, case_sensitive=False), help="For another chip than this board's.")
+@click.option("--chip", metavar="CHIP", type=_ChipType(), help="For another chip than this board's: rk3588, rk3576, …")
 @click.option("--limit", metavar="RATE", help="At most so many bytes a second: 500k, 2M.")
 @click.option(
     "--insecure", is_flag=True, help="Allow plain http for an address; with a registry on this machine use it."

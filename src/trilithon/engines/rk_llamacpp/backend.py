@@ -29,7 +29,7 @@ class Backend:
 
 @cache
 def facts() -> dict[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("rk_llamacpp.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
 
 
 @cache

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+from trilithon.board.chips import chips, find_chip
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.llamacpp.argv import server_argv
@@ -127,7 +128,8 @@ def _backend_of(build: Build) -> Backend:
 
 def _device(board: Board) -> str:
     """RKNPU_DEVICE for the board; empty for a chip that the forks have no configuration for."""
-    return str(facts()["chips"].get(board.chip, ""))
+    chip = find_chip(board.chip)
+    return str(chip.rk_llama_cpp or "") if chip else ""
 
 
 def _refusal_of_file(file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
@@ -168,7 +170,7 @@ def _refusal_of_board(board: Board) -> str:
     if npu is None:
         return "this machine has no Rockchip NPU; take another engine"
     if not _device(board):
-        known = ", ".join(facts()["chips"])
+        known = ", ".join(chip.name for chip in chips().values() if chip.rk_llama_cpp)
         return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; take another engine"
     return refusal_of_driver(npu)
 

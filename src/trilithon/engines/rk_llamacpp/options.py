@@ -6,6 +6,7 @@ A comma parts options, so that lists are written with +: `pipeline=W8A8_STANDARD
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from trilithon.board.chips import chips
 from trilithon.board.sysfs import format_cpu_list
 from trilithon.engines.base import Settings
 from trilithon.engines.rk_llamacpp.backend import Backend, facts
@@ -135,7 +136,7 @@ def _refused_variable(name: str, value: str, backend: Backend) -> str:
 
 _CHECKS: Mapping[str, Callable[[str, Backend, str], str]] = {
     "pipeline": _refused_pipeline,
-    "cores": _refused_numbers("cores", lambda device: int(facts()["devices"][device]["cores"])),
+    "cores": _refused_numbers("cores", lambda device: chips()[device].npu_cores),
     "domains": _refused_numbers("domains", lambda _: int(facts()["domains"])),
     "cpu_decode": _refused_cpu_decode,
     "repack": _refused_repack,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trilithon.board.chips import Platform, chips, platforms
 from trilithon.errors import ModelError, UserError
 from trilithon.models.files.gguf import read_gguf
 
@@ -20,19 +21,8 @@ Call = tuple[str, list[object], dict[str, object]]
 """A method's name, and what it is called with: by position and by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Chip:
-    quantizations: tuple[str, ...]
-    cores: int
-
-
-_GROUPED_W4 = ("w4a16", "w4a16_g32", "w4a16_g64", "w4a16_g128")
-CHIPS: Mapping[str, _Chip] = {
-    "rk3588": _Chip(("w8a8", "w8a8_g128", "w8a8_g256", "w8a8_g512"), 3),
-    "rk3576": _Chip((*_GROUPED_W4, "w8a8"), 2),
-    "rk3562": _Chip(("w8a8", "w4a16_g32", "w4a16_g64", "w4a16_g128", "w4a8_g32"), 1),
-    "rv1126b": _Chip((*_GROUPED_W4, "w8a8"), 1),
-}
+CHIPS: Mapping[str, Platform] = {name.lower(): platform for name, platform in platforms().items()}
+"""By the toolkit's own name, in lower case."""
 
 _ALGORITHM = re.compile(r"(?:normal|grq)(?:_r(?P<rank>\d{1,3}))?")
 _MOST_RANK = 64
@@ -79,8 +69,9 @@ def check_recipe(recipe: RkllmRecipe) -> None:
         raise UserError(
             f"--quant {recipe.quantization} does not run on {recipe.chip}; take one of {', '.join(chip.quantizations)}"
         )
-    if recipe.cores is not None and not 1 <= recipe.cores <= chip.cores:
-        raise UserError(f"--cores {recipe.cores}: the NPU of {recipe.chip} has {chip.cores}; write 1 to {chip.cores}")
+    cores = chips()[chip.name].npu_cores
+    if recipe.cores is not None and not 1 <= recipe.cores <= cores:
+        raise UserError(f"--cores {recipe.cores}: the NPU of {recipe.chip} has {cores}; write 1 to {cores}")
     _check_algorithm(recipe)
     _check_numbers(recipe)
     _check_dataset(recipe.dataset)
@@ -98,7 +89,7 @@ def toolkit_calls(recipe: RkllmRecipe, output: Path, *, cuda: bool) -> list[Call
         "quantized_dtype": recipe.quantization,
         "quantized_algorithm": recipe.algorithm,
         "target_platform": recipe.chip,
-        "num_npu_core": recipe.cores or CHIPS[recipe.chip].cores,
+        "num_npu_core": recipe.cores or chips()[recipe.chip.upper()].npu_cores,
         "extra_qparams": None,
         "dataset": str(recipe.dataset) if recipe.dataset else None,
         "hybrid_rate": recipe.hybrid_rate,
@@ -116,7 +107,7 @@ def _check_algorithm(recipe: RkllmRecipe) -> None:
         )
     if recipe.needs_gpu and not recipe.quantization.startswith("w4a16"):
         family = [name for name in CHIPS[recipe.chip].quantizations if name.startswith("w4a16")]
-        mend = f"take --quant {family[-1]}" if family else "take --algorithm normal"
+        mend = f"take --quant {family[0]}" if family else "take --algorithm normal"
         raise UserError(
             f"--algorithm {recipe.algorithm} is for w4a16 and its groups, not {recipe.quantization}; {mend}"
         )

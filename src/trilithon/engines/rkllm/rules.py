@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trilithon.board.chips import platform_of, platforms
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
@@ -36,16 +37,6 @@ __all__ = [
 KNOWN_VERSIONS = tuple(sorted(KNOWN_RKLLM_VERSIONS))
 """The releases whose C interface is known."""
 
-# The board's chip → the runtime's platform. The RK3588S is an RK3588 with fewer pins, the RK3582 a cut one.
-_PLATFORMS = {
-    "RK3588": "RK3588",
-    "RK3588S": "RK3588",
-    "RK3582": "RK3588",
-    "RK3576": "RK3576",
-    "RK3562": "RK3562",
-    "RV1126B": "RV1126B",
-}
-_SECOND_DOMAIN = ("RK3588", "RK3576")  # the vendor's demo of a vision model puts the language model there
 _MOST_CPUS = 8
 _DEFAULT_CONTEXT, _LONGEST_CONTEXT, _LEAST_CONTEXT = 4096, 16384, 512
 _DRIVER = (0, 9, 8)  # asked for by the guide; 1.2.1 warned below 0.9.7
@@ -69,7 +60,7 @@ def load_options(file: ModelFile, settings: Settings, board: Board) -> LoadOptio
         domain=_number(options["domain"], "domain") if "domain" in options else None,
         embed_flash=_switch(options["embed_flash"], "embed_flash") if "embed_flash" in options else None,
         encoder=str(file.vision_encoder or ""),
-        chip=_PLATFORMS.get(board.chip, ""),
+        chip=platform_of(board.chip),
         lora=str(Path(options["lora"]).expanduser().absolute()) if "lora" in options else "",
         lora_scale=_fraction(options.get("lora_scale", "1"), "lora_scale"),
         thinking=_switch(options.get("thinking", "on"), "thinking"),
@@ -122,16 +113,16 @@ def refusal_of_file(file: ModelFile) -> str:
 
 
 def refusal_of_board(file: ModelFile, board: Board) -> str:
-    npu, platform = board.npu, _PLATFORMS.get(board.chip)
+    npu, platform = board.npu, platform_of(board.chip)
     if npu is None:
         where = "; in a container, mount /proc/device-tree" * board.in_container
         return f"this machine has no Rockchip NPU that is known ({board.chip}); take another engine{where}"
-    if platform is None:
-        known = ", ".join(dict.fromkeys(_PLATFORMS.values()))
+    if platform not in platforms():
+        known = ", ".join(platforms())
         return f"the RKLLM runtime refuses the {board.chip}, it takes only {known}; run a GGUF file of it on the CPU"
     if refusal := refusal_of_driver(npu):
         return refusal
-    if file.target_platform and _PLATFORMS.get(file.target_platform, file.target_platform) != platform:
+    if file.target_platform and (platform_of(file.target_platform) or file.target_platform) != platform:
         return f"{file.path.name} was converted for the {file.target_platform}; take one made for the {platform}"
     return ""
 
@@ -173,8 +164,10 @@ def refusal_of_settings(file: ModelFile, settings: Settings, options: LoadOption
 def safer_steps(placement: Placement, board: Board) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
     """From the least loss to the greatest: names, and what each changes."""
     file, settings, options = placement.file, placement.settings, dict(placement.settings.options)
-    if "domain" not in options and _PLATFORMS.get(board.chip) in _SECOND_DOMAIN:
-        yield "NPU memory domain 1", partial(_with_option, name="domain", value="1")
+    platform = platforms().get(platform_of(board.chip))
+    if "domain" not in options and platform and platform.vision_domain:
+        name = f"NPU memory domain {platform.vision_domain}"
+        yield name, partial(_with_option, name="domain", value=str(platform.vision_domain))
     if options.get("embed_flash") != "on":
         yield "embeddings left on the disk", partial(_with_option, name="embed_flash", value="on")
     context = _context(file, settings)

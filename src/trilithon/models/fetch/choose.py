@@ -7,20 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from trilithon.board.chips import platform_of, platforms, target_names
 from trilithon.errors import ModelError
-from trilithon.models.files.file_names import CHIPS, FileName, chip_of, quantization_of, read_file_name
+from trilithon.models.files.file_names import FileName, chip_of, quantization_of, read_file_name
 from trilithon.units import format_bytes
 
 __all__ = ["FileChoice", "Offer", "Target", "choose_files"]
 
-# Of what fits the chip, the best first. RK3588 multiplies 8 bits by 8, RK3576 and RV1126B also 4 by 16; one scale for a
-# column before scales for groups, which cost time. From the toolkit's table of platforms (guide of 1.3.0).
-_RKLLM_ORDER = {
-    "RK3588": ("w8a8", "w8a8_g512", "w8a8_g256", "w8a8_g128"),
-    "RK3576": ("w4a16", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w8a8"),
-    "RV1126B": ("w4a16", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w8a8"),
-    "RK3562": ("w8a8", "w4a16", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a8_g32"),
-}
 # Q4_K_M first: the smallest whose quality nobody complains about. Then what is near it, first below 5 bits.
 _GGUF_ORDER = (
     *("Q4_K_M", "Q4_K_S", "Q4_K", "IQ4_NL", "IQ4_XS", "Q4_K_XL", "Q4_K_L", "Q4_1", "Q4_0", "MXFP4"),
@@ -55,7 +48,7 @@ class Target:
 
     @property
     def platform(self) -> str:
-        return CHIPS.get(self.chip.lower(), "")
+        return platform_of(self.chip)
 
     @property
     def room_bytes(self) -> float:
@@ -126,7 +119,7 @@ def _best(candidates: Sequence[_Candidate], wanted: Target, repository: str) -> 
     if by_name := _named(candidates, wanted.quantization):
         return by_name, f"{by_name.first.name}: you named it"
     if wanted.chip_by_name and not wanted.platform:
-        raise ModelError(f"unknown chip {wanted.chip[:40]}; there are {', '.join(CHIPS)}")
+        raise ModelError(f"unknown chip {wanted.chip[:40]}; there are {', '.join(target_names())}")
     suitable = _of_quantization(candidates, wanted)
     suitable = _of_platform(suitable, wanted, repository)
     converted = any(each.first.converted for each in suitable)
@@ -165,7 +158,7 @@ def _of_platform(candidates: Sequence[_Candidate], wanted: Target, repository: s
     """RKLLM files for the board's chip where there are any, otherwise GGUF files, which run anywhere."""
     platform = wanted.platform
     converted = [each for each in candidates if each.first.converted]
-    own = [each for each in converted if each.first.chip in (platform, "")] if platform in _RKLLM_ORDER else []
+    own = [each for each in converted if each.first.chip in (platform, "")] if platform in platforms() else []
     sure = [each for each in own if each.first.chip] or own
     anywhere = [each for each in candidates if not each.first.converted]
     if sure or anywhere:
@@ -181,7 +174,12 @@ def _of_platform(candidates: Sequence[_Candidate], wanted: Target, repository: s
 def _converted_rank(candidate: _Candidate, wanted: Target) -> tuple[object, ...]:
     """Plain conversions first: a hybrid ratio mixes in slower groups, and optimisation may slow decoding."""
     name = candidate.first
-    return _place(_RKLLM_ORDER[wanted.platform], name.quantization), name.hybrid, name.optimisation, *_last_ranks(name)
+    return (
+        _place(platforms()[wanted.platform].quantizations, name.quantization),
+        name.hybrid,
+        name.optimisation,
+        *_last_ranks(name),
+    )
 
 
 def _gguf_rank(candidate: _Candidate, wanted: Target) -> tuple[object, ...]:
@@ -223,7 +221,7 @@ def _sentence(chosen: _Candidate, suitable: Sequence[_Candidate], wanted: Target
     if len(suitable) == 1:
         return f"{what}: the only one" + (f" for {wanted.platform}" if name.converted else "")
     if name.converted:
-        order = _RKLLM_ORDER[wanted.platform]
+        order = platforms()[wanted.platform].quantizations
         best = what == order[0]
         reason = (
             f"what {wanted.platform} computes best" if best else f"the best for {wanted.platform} among {len(suitable)}"

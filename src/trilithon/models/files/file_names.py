@@ -1,13 +1,13 @@
 """What the name of a model's file says: people put chip, quantisation and shard into it, each in their own way."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from trilithon.board.chips import platform_of
+
 __all__ = [
-    "CHIPS",
     "PROJECTOR_ORDER",
     "FileName",
     "Kind",
@@ -20,27 +20,14 @@ __all__ = [
 
 Kind = Literal["weights", "projector", "vision", "adapter", "other"]
 
-# A chip as people write it → the platform that files are converted for. RK3588S and RK3582 are RK3588 to the converter.
-CHIPS: Mapping[str, str] = {
-    "rk3588": "RK3588",
-    "rk3588s": "RK3588",
-    "rk3582": "RK3588",
-    "rk3576": "RK3576",
-    "rk3562": "RK3562",
-    "rk3566": "RK3566",
-    "rk3568": "RK3568",
-    "rv1126b": "RV1126B",
-}
-
 PROJECTOR_ORDER = ("F16", "Q8_0", "BF16", "F32")
 """Of several projectors of one model, which is taken."""
 
 _CONVERTED = "rkllm"
 _FORMATS = ("gguf", _CONVERTED, "rknn")
 _EDGE, _END = r"(?<![a-z0-9])", r"(?![a-z0-9])"
-_CHIP = re.compile(
-    rf"{_EDGE}(r[kv]\d{{4}}[a-z]?){_END}"
-)  # also those that nobody knows yet: a file for one is not ours
+# Also chips that are not in the table: a file for one is not for this board.
+_CHIP = re.compile(rf"{_EDGE}(r[kv]\d{{4}}[a-z]?\d?){_END}")
 _RKLLM = re.compile(rf"{_EDGE}w(\d{{1,2}})_?a(\d{{1,2}})(?:_?g(\d{{2,3}}))?{_END}")
 # ggml's types and llama.cpp's mixtures of them, on names in lower case with _ for every separator.
 _GGUF = re.compile(
@@ -134,8 +121,8 @@ def shard_of(name: str) -> Shard | None:
 
 def chip_of(text: str) -> str:
     """The platform that a text names; empty where it names none, or several."""
-    found = {CHIPS.get(each, each.upper()) for each in _CHIP.findall(_flat(text))}
-    return found.pop() if len(found) == 1 else ""
+    names = {platform_of(name) or name.upper() for name in _CHIP.findall(_flat(text))}
+    return names.pop() if len(names) == 1 else ""
 
 
 def quantization_of(text: str, form: str = "") -> str:

@@ -20,8 +20,8 @@ from trilithon.runtime.pool.pool import Loaded
 __all__ = [
     "MEMORY_KINDS",
     "Block",
-    "Chip",
-    "Core",
+    "ChipView",
+    "CoreView",
     "Memory",
     "PlacedModel",
     "Role",
@@ -45,7 +45,7 @@ _UNIT_ZONES: Mapping[str, tuple[str, ...]] = {"gpu": ("gpu",), "npu": ("npu",), 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Core:
+class CoreView:
     """`clock_hz` only where the core has a clock of its own; `load` from 0 to 1."""
 
     name: str
@@ -59,7 +59,7 @@ class Block:
 
     part: Part
     name: str
-    cores: tuple[Core, ...] = ()
+    cores: tuple[CoreView, ...] = ()
     load: float | None = None
     clock_hz: float | None = None
     top_hz: float | None = None
@@ -97,7 +97,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chip:
+class ChipView:
     """`temperatures` are of no single unit, by the name of their sensor; `watts` by that of their meter. `running` and
     `waiting` are requests."""
 
@@ -119,7 +119,7 @@ def values_of(readings: Iterable[Reading]) -> dict[tuple[Quantity, str], float]:
     return {(each.quantity, each.name): each.value for each in readings}
 
 
-def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiting: int = 0) -> Chip:
+def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiting: int = 0) -> ChipView:
     """What is not plausible in `values` is left out, NaN and infinity with it."""
     values = {key: value for key, value in values.items() if PLAUSIBLE[key[0]][0] <= value <= PLAUSIBLE[key[0]][1]}
     zones = {name: value for (quantity, name), value in values.items() if quantity == "temperature"}
@@ -129,7 +129,7 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
     lone = dict.fromkeys(seat.unit for seat in seats if seat.unit not in units)
     blocks += [Block(part="all" if unit == "cpu" else unit, name="") for unit in lone]
     memory = _memory(board, values, zones)
-    return Chip(
+    return ChipView(
         name=board.chip if board.chip != "unknown" else "",
         model=board.model,
         blocks=tuple(blocks),
@@ -179,7 +179,7 @@ def _cpu_block(cluster: Cluster, cpus: tuple[int, ...], values: Values, celsius:
     clocks = [values[key] for key in values if key[0] == "clock" and set(_cpus_of(key[1])) & set(cpus)]
     many = len(cpus) > 1
     cores = tuple(
-        Core(
+        CoreView(
             name=str(cpu),
             load=values.get(("load", f"cpu{cpu}")),
             clock_hz=values.get(("clock", f"cpu{cpu}")) if many else None,
@@ -208,7 +208,7 @@ def _unit_block(
     board: Board,
     unit: Literal["gpu", "npu"],
     name: str,
-    cores: tuple[Core, ...],
+    cores: tuple[CoreView, ...],
     values: Values,
     zones: dict[str, float],
 ) -> Block:
@@ -224,10 +224,10 @@ def _unit_block(
     )
 
 
-def _npu_cores(count: int | None, values: Values) -> tuple[Core, ...]:
+def _npu_cores(count: int | None, values: Values) -> tuple[CoreView, ...]:
     seen = {int(match[1]) for quantity, name in values if quantity == "load" and (match := _NPU_CORE.fullmatch(name))}
     numbers = sorted(seen | set(range(count or 0)))
-    return tuple(Core(name=str(core), load=values.get(("load", f"NPU core {core}"))) for core in numbers)
+    return tuple(CoreView(name=str(core), load=values.get(("load", f"NPU core {core}"))) for core in numbers)
 
 
 def _zone(zones: dict[str, float], unit: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from nicegui import events, ui
 
-from trilithon.web.board.chip import Chip, read_chip
+from trilithon.web.board.chip import ChipView, read_chip
 from trilithon.web.board.findings import FindingsList
 from trilithon.web.board.history import HistoryChart, charts
 from trilithon.web.board.lines import draw_chart
@@ -77,12 +77,12 @@ class _View:
             self._table.content = table(chip, self._text)
         self._turn += 1
 
-    def _chip(self) -> Chip:
+    def _chip(self) -> ChipView:
         watch = self._watch
         values = watch.latest.values if watch.latest else {}
         return read_chip(watch.board, values, watch.pool.loaded(), watch.pool.waiting)
 
-    def _draw(self, chip: Chip) -> None:
+    def _draw(self, chip: ChipView) -> None:
         self._picture.content = draw(chip, self._text, width=self._width)
         self._remarks.text = " ".join(self._said())
 

@@ -6,7 +6,7 @@ Pure: the same chip gives the same SVG. Colour repeats what position and words s
 from collections.abc import Sequence
 
 from trilithon.web.board import words
-from trilithon.web.board.chip import Block, Chip, Core, PlacedModel
+from trilithon.web.board.chip import Block, ChipView, CoreView, PlacedModel
 from trilithon.web.board.memory import draw_memory
 from trilithon.web.board.style import BODY, INSET, LINE, SMALL, TITLE
 from trilithon.web.board.svg import Sheet, fitted, text_width
@@ -27,7 +27,7 @@ _BUS = 22.0
 _STAT_GAP = 26.0
 
 
-def draw(chip: Chip, text: Texts, *, width: float = WIDE) -> str:
+def draw(chip: ChipView, text: Texts, *, width: float = WIDE) -> str:
     """An SVG of that natural width in CSS pixels, coloured by `style.STYLE`."""
     sheet = Sheet()
     inner = width - 2 * _EDGE - 2 * INSET
@@ -65,7 +65,7 @@ def _bus(sheet: Sheet, width: float, y: float) -> None:
 # -- the head
 
 
-def _head(sheet: Sheet, chip: Chip, text: Texts, x: float, y: float, width: float) -> float:
+def _head(sheet: Sheet, chip: ChipView, text: Texts, x: float, y: float, width: float) -> float:
     """Its height. Names at the left; at the right, or below where there is no room, what is of the whole."""
     stats = _stats(chip, text)
     widths = [
@@ -101,7 +101,7 @@ def _stat(sheet: Sheet, label: str, value: str, kind: str, x: float, y: float) -
     sheet.text(value, x, y + 34, size=TITLE + 2, bold=True, kind=kind)
 
 
-def _stats(chip: Chip, text: Texts) -> list[tuple[str, str, str]]:
+def _stats(chip: ChipView, text: Texts) -> list[tuple[str, str, str]]:
     """Label, value and the value's colour."""
     found = [
         (fitted(name, 160, SMALL), *words.heat(celsius, text))
@@ -117,7 +117,7 @@ def _stats(chip: Chip, text: Texts) -> list[tuple[str, str, str]]:
 # -- the units
 
 
-def _units(sheet: Sheet, chip: Chip, text: Texts, x: float, y: float, width: float) -> float:
+def _units(sheet: Sheet, chip: ChipView, text: Texts, x: float, y: float, width: float) -> float:
     """The lower edge of all of them."""
     clusters = [block for block in chip.blocks if block.unit == "cpu"]
     others = [block for block in chip.blocks if block.unit != "cpu"]
@@ -138,7 +138,7 @@ def _units(sheet: Sheet, chip: Chip, text: Texts, x: float, y: float, width: flo
 
 def _unit(
     sheet: Sheet,
-    chip: Chip,
+    chip: ChipView,
     text: Texts,
     blocks: Sequence[Block],
     place: tuple[float, float, float],
@@ -193,7 +193,7 @@ def _block(sheet: Sheet, block: Block, text: Texts, x: float, y: float, width: f
         )
         sheet.text(right, x + width, baseline, size=BODY, anchor="end", kind="chip-hot" if hot else "chip-ink")
     y += max(len(heading), lines) * LINE + 4
-    whole = () if block.load is None else (Core(name="", load=block.load),)
+    whole = () if block.load is None else (CoreView(name="", load=block.load),)
     return _cores(sheet, block.cores or whole, text, x, y, width)
 
 
@@ -219,7 +219,7 @@ def _heading(block: Block, text: Texts, width: float) -> list[tuple[str, str, bo
     return lines
 
 
-def _cores(sheet: Sheet, cores: Sequence[Core], text: Texts, x: float, y: float, width: float) -> float:
+def _cores(sheet: Sheet, cores: Sequence[CoreView], text: Texts, x: float, y: float, width: float) -> float:
     cores = cores[:_MOST_CELLS]
     if not cores:
         return y
@@ -234,7 +234,7 @@ def _cores(sheet: Sheet, cores: Sequence[Core], text: Texts, x: float, y: float,
     return y + rows * (height + _CELL_GAP) - _CELL_GAP
 
 
-def _core(sheet: Sheet, core: Core, text: Texts, place: tuple[float, float, float, float]) -> None:
+def _core(sheet: Sheet, core: CoreView, text: Texts, place: tuple[float, float, float, float]) -> None:
     x, y, width, height = place
     load = "" if core.load is None else words.percent(core.load, text)
     speed = "" if core.clock_hz is None else words.clock(core.clock_hz, text)

@@ -4,13 +4,13 @@ from xml.sax.saxutils import escape
 
 from trilithon.board.sysfs import format_cpu_list
 from trilithon.web.board import words
-from trilithon.web.board.chip import Block, Chip
+from trilithon.web.board.chip import Block, ChipView
 from trilithon.web.texts import Texts
 
 __all__ = ["rows", "table"]
 
 
-def rows(chip: Chip, text: Texts) -> list[tuple[str, str]]:
+def rows(chip: ChipView, text: Texts) -> list[tuple[str, str]]:
     """What it is, and its value; nothing for what is not known."""
     found: list[tuple[str, str]] = []
     for block in chip.blocks:
@@ -48,7 +48,7 @@ def _block(block: Block, text: Texts) -> list[tuple[str, str]]:
     return found
 
 
-def _memory(chip: Chip, text: Texts) -> list[tuple[str, str]]:
+def _memory(chip: ChipView, text: Texts) -> list[tuple[str, str]]:
     memory = chip.memory
     found = []
     if memory.total_bytes is not None:
@@ -66,7 +66,7 @@ def _memory(chip: Chip, text: Texts) -> list[tuple[str, str]]:
     return found
 
 
-def table(chip: Chip, text: Texts) -> str:
+def table(chip: ChipView, text: Texts) -> str:
     """HTML."""
     columns = "".join(f"<th scope='col'>{escape(text(f'board.{name}'))}</th>" for name in ("what", "value"))
     body = "".join(

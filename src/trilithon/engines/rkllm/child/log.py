@@ -86,7 +86,7 @@ _FAULTS = (
     ),
     (
         "platform error, must be",
-        "this chip is none that the NPU runtime takes (RK3588, RK3576, RV1126B, RK3562)",
+        "the NPU runtime does not support this chip",
         "run the model on another unit",
     ),
     ("target_platform does not match", "the model was converted for another chip", "get or convert it for this one"),

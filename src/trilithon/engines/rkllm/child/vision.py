@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trilithon.board.chips import platforms
 from trilithon.engines.rkllm.child.structs import Picture
 from trilithon.engines.rkllm.child.template import IMAGE_TAG, ModelText, plain_prompt
 from trilithon.errors import RunError, UserError
@@ -37,8 +38,6 @@ _MOST_BYTES = 32 << 20
 _MOST_PIXELS = 50_000_000
 _GREY = (127, 127, 127)  # what the vendor's demo fills the square with
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
-# On chips with several NPU cores, the encoder takes them all; the others refuse the parameter.
-_CORE_MASKS = {"RK3588": "NPU_CORE_0_1_2", "RK3576": "NPU_CORE_0_1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,8 @@ class VisionEncoder:
         from rknnlite.api import RKNNLite
 
         encoder = RKNNLite()
-        cores = _CORE_MASKS.get(self._chip)
+        platform = platforms().get(self._chip)
+        cores = platform.vision_cores if platform else ""
         mask = {"core_mask": getattr(RKNNLite, cores)} if cores else {}
         status, what = encoder.load_rknn(str(self._path)), "loaded"
         if status == 0:
