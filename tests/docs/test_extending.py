@@ -83,7 +83,7 @@ def _run(script: str, root: Path) -> None:
 @pytest.mark.parametrize("title", _sections())
 def test_an_example_works(title: str, copy: Path) -> None:
     blocks = list(FENCE.finditer(_sections()[title]))
-    assert blocks[-1]["kind"] == "sh", "an example ends with the commands that prove it"
+    assert blocks[-1]["kind"] == "sh", "an example ends with the commands that check it"
     for block in blocks:
         path, kind, text = block["path"], block["kind"], block["text"]
         if kind == "sh":
