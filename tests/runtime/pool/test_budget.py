@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.board.sysfs import Machine
-from trilithon.runtime.pool.budget import Budget, fewest, measured_budget, resident
+from trilithon.runtime.pool.budget import Budget, fewest, measured_budget, process_memory
 
 GIB = 1 << 30
 
@@ -25,7 +25,7 @@ def machine(root: Path, path: str, text: str) -> Machine:
 
 
 def test_what_this_process_holds() -> None:
-    found = resident(os.getpid())
+    found = process_memory(os.getpid())
     assert found is not None and found.anonymous_bytes > 1 << 20 and found.mapped_bytes > 1 << 20
 
 
@@ -38,9 +38,9 @@ def test_what_this_process_holds() -> None:
     ],
 )
 def test_what_a_process_holds(tmp_path: Path, text: str, expected: tuple[int, int] | None) -> None:
-    found = resident(7, machine(tmp_path, "proc/7/status", text))
+    found = process_memory(7, machine(tmp_path, "proc/7/status", text))
     assert expected == (found and (found.anonymous_bytes, found.mapped_bytes))
-    assert resident(8, Machine(tmp_path)) is None
+    assert process_memory(8, Machine(tmp_path)) is None
 
 
 def test_the_budget_is_what_is_there_without_our_own_less_a_reserve(tmp_path: Path) -> None:

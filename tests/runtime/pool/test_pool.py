@@ -24,7 +24,7 @@ from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.runtime.client import Client
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.pool import history as pool_history
-from trilithon.runtime.pool import loaded_model as pool_keeper
+from trilithon.runtime.pool import loaded_model
 from trilithon.runtime.pool.pool import Busy, Lease, Loaded, Pool
 from trilithon.runtime.process import Process
 from trilithon.runtime.runner import Runner
@@ -56,9 +56,9 @@ def scripted(**options: str) -> Placement:
 
 
 @pytest.fixture
-def no_tenure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_keeper, "_LEAST_TENURE_SECONDS", 0.02)
-    monkeypatch.setattr(pool_keeper, "_TENURE", 0.0)
+def no_minimum_residency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_model, "_MIN_RESIDENCY_SECONDS", 0.02)
+    monkeypatch.setattr(loaded_model, "_RESIDENCY_PER_LOAD", 0.0)
 
 
 @contextlib.asynccontextmanager
@@ -95,7 +95,7 @@ def with_pool(
             assert asyncio.all_tasks() == {asyncio.current_task()}
         assert pool.loaded() == () and pool.waiting == 0
         assert not (place / "p").exists() or list((place / "p").iterdir()) == []
-        assert pool._dispatcher._alarm is None
+        assert pool._timer is None
 
     asyncio.run(whole())
 
@@ -201,7 +201,7 @@ def test_start_errors_reach_every_waiter(tmp_path: Path) -> None:
         found = await asyncio.gather(*(once(pool, "a", what) for _ in range(4)), return_exceptions=True)
         assert [type(each) for each in found] == [StartError] * 4
         assert str(found[0]) == "no driver"
-        assert pool.loaded() == () and pool.troubles() == {"a": "no driver"} and pool.loads == 0
+        assert pool.loaded() == () and pool.last_errors() == {"a": "no driver"} and pool.loads == 0
 
     with_pool(tmp_path, body)
 
@@ -305,7 +305,7 @@ def test_no_more_are_evicted_than_must_be(tmp_path: Path) -> None:
     with_pool(tmp_path, body)
 
 
-def test_one_with_users_is_waited_for(tmp_path: Path, no_tenure: None) -> None:
+def test_one_with_users_is_waited_for(tmp_path: Path, no_minimum_residency: None) -> None:
     async def body(pool: Pool) -> None:
         busy = await Holder(pool, "a", placement(mib=600)).has_it()
         other = Holder(pool, "b", placement(mib=600))
@@ -328,7 +328,7 @@ def test_one_with_users_is_waited_for(tmp_path: Path, no_tenure: None) -> None:
 def test_a_model_under_load_serves_a_while_before_another_pushes_it_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_keeper, "_LEAST_TENURE_SECONDS", 0.5)
+    monkeypatch.setattr(loaded_model, "_MIN_RESIDENCY_SECONDS", 0.5)
     served = {"a": 0, "b": 0}
 
     async def body(pool: Pool) -> None:
@@ -355,7 +355,7 @@ def test_a_load_that_nobody_wants_any_more_makes_room(tmp_path: Path) -> None:
     with_pool(tmp_path, body)
 
 
-def test_small_ones_do_not_keep_a_large_one_out(tmp_path: Path, no_tenure: None) -> None:
+def test_small_ones_do_not_keep_a_large_one_out(tmp_path: Path, no_minimum_residency: None) -> None:
     async def body(pool: Pool) -> None:
         busy = [await Holder(pool, key, placement(mib=400)).has_it() for key in "ab"]
         large = Holder(pool, "large", placement(mib=900))
@@ -393,12 +393,14 @@ def test_room_that_will_be_free_soon_is_waited_for(tmp_path: Path) -> None:
 def test_what_can_never_fit_is_refused_with_the_mend(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         await once(pool, "a", placement(mib=600))
-        with pytest.raises(StartError, match=r"b needs about 1001\.0 MiB .* models have 1000\.0 MiB") as caught:
+        with pytest.raises(
+            StartError, match=r"b needs about 1001\.0 MiB .* the memory budget is 1000\.0 MiB"
+        ) as caught:
             await once(pool, "b", placement(mib=1001))
         assert "\n" not in str(caught.value) and "smaller quantization" in caught.value.advice
         assert keys(pool) == ["a"] and pool.evictions == 0
         pool.pin("a", placement(mib=600))
-        with pytest.raises(StartError, match=r"pinned models have 600\.0 MiB"):
+        with pytest.raises(StartError, match=r"pinned models need 600\.0 MiB"):
             await once(pool, "b", placement(mib=500))
         with pytest.raises(StartError, match="b needs"):
             pool.pin("b", placement(mib=500))
@@ -423,7 +425,7 @@ def test_the_number_of_loaded_models_is_bound(tmp_path: Path) -> None:
         with pytest.raises(StartError, match="2 models are pinned"):
             await once(pool, "e", placement())
 
-    with_pool(tmp_path, body, most_loaded=2)
+    with_pool(tmp_path, body, max_loaded=2)
 
 
 def test_the_budget_of_this_machine(tmp_path: Path) -> None:
@@ -443,7 +445,7 @@ def test_the_budget_of_this_machine(tmp_path: Path) -> None:
 def test_keep_alive_counts_from_the_end_and_the_last_wish_counts(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         await once(pool, "a", placement(), keep_alive_seconds=math.inf)
-        assert only(pool).expires_in_seconds is None and pool._dispatcher._alarm is None
+        assert only(pool).expires_in_seconds is None and pool._timer is None
         holder = await Holder(pool, "a", placement(), keep_alive_seconds=0.6).has_it()
         await asyncio.sleep(0.7)
         assert only(pool).expires_in_seconds == 0.6 and only(pool).idle_seconds == 0.0
@@ -645,7 +647,7 @@ def test_the_queue_is_bound_and_nobody_fills_it_alone(tmp_path: Path) -> None:
         for holder in (first, waiting[0], modest[0], waiting[1], modest[1]):
             await holder.end()
 
-    with_pool(tmp_path, body, most_waiting=4)
+    with_pool(tmp_path, body, max_waiting=4)
 
 
 def test_a_full_queue_does_not_hinder_other_models(tmp_path: Path) -> None:
@@ -660,10 +662,10 @@ def test_a_full_queue_does_not_hinder_other_models(tmp_path: Path) -> None:
         await first.end()
         await second.end()
 
-    with_pool(tmp_path, body, most_waiting=1)
+    with_pool(tmp_path, body, max_waiting=1)
 
 
-def test_a_place_that_is_withheld_does_not_stretch_the_bound(tmp_path: Path, no_tenure: None) -> None:
+def test_a_place_that_is_withheld_does_not_stretch_the_bound(tmp_path: Path, no_minimum_residency: None) -> None:
     async def body(pool: Pool) -> None:
         two = placement(mib=600, slots=2)
         busy = await Holder(pool, "a", two).has_it()
@@ -676,18 +678,18 @@ def test_a_place_that_is_withheld_does_not_stretch_the_bound(tmp_path: Path, no_
         await busy.end()
         await (await other.has_it()).end()
 
-    with_pool(tmp_path, body, most_waiting=1)
+    with_pool(tmp_path, body, max_waiting=1)
 
 
 def test_a_wait_has_an_end(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         first = await Holder(pool, "a", placement()).has_it()
-        with pytest.raises(Busy, match=r"no place after 0\.05 s"):
+        with pytest.raises(Busy, match=r"no free slot within 0\.05 s"):
             await once(pool, "a", placement())
         assert pool.waiting == 0 and only(pool).users == 1
         await first.end()
 
-    with_pool(tmp_path, body, longest_wait_seconds=0.05)
+    with_pool(tmp_path, body, max_wait_seconds=0.05)
 
 
 # -- runners that fail
@@ -697,7 +699,7 @@ def test_a_wait_has_an_end(tmp_path: Path) -> None:
 def test_a_crash_in_a_request_and_what_follows(
     tmp_path: Path, children: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.0 if failures < 2 else 1.5)
+    monkeypatch.setattr(pool_history, "backoff_seconds", lambda failures: 0.0 if failures < 2 else 1.5)
 
     async def body(pool: Pool) -> None:
         async def ask(tokens: int) -> int:
@@ -719,7 +721,7 @@ def test_a_crash_in_a_request_and_what_follows(
             await ask(20)
         await until(lambda: pool.loaded() == ())
         assert await ask(5) == children[3].pid  # the good one before counts
-        assert only(pool).crashes == pool.crashes == 3 and pool.troubles() == {}
+        assert only(pool).crashes == pool.crashes == 3 and pool.last_errors() == {}
 
     with_pool(tmp_path, body, open_one=open_runner)
 
@@ -729,7 +731,7 @@ def test_killed_while_idle(tmp_path: Path) -> None:
         pid, _ = await once(pool, "a", placement())
         os.kill(pid, signal.SIGKILL)
         await until(lambda: pool.loaded() == ())
-        assert pool.crashes == 1 and pool.unloads == 0 and "SIGKILL" in pool.troubles()["a"]
+        assert pool.crashes == 1 and pool.unloads == 0 and "SIGKILL" in pool.last_errors()["a"]
         again, _ = await once(pool, "a", placement())
         assert again != pid
 
@@ -757,7 +759,7 @@ def test_killed_while_others_wait(tmp_path: Path) -> None:
 
 
 def test_those_who_do_not_leave_a_dead_runner_hinder_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_keeper, "_FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(loaded_model, "_DEATH_NOTICE_SECONDS", 0.1)
 
     async def body(pool: Pool) -> None:
         stuck = await Holder(pool, "a", placement()).has_it()
@@ -804,7 +806,7 @@ def test_start_failures_make_it_rest_and_another_placement_does_not(tmp_path: Pa
         with pytest.raises(Busy, match=r"a is not started again for (1\.0|0\.9) s: no driver"):
             await once(pool, "a", placement(fail="no driver"))
         await once(pool, "a", placement())
-        assert pool.troubles() == {}
+        assert pool.last_errors() == {}
 
     with_pool(tmp_path, body)
 
@@ -819,7 +821,7 @@ def test_a_real_start_failure(tmp_path: Path) -> None:
 
 
 def test_pinned_ones_are_started_again_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.0 if failures < 2 else 0.5)
+    monkeypatch.setattr(pool_history, "backoff_seconds", lambda failures: 0.0 if failures < 2 else 0.5)
 
     async def body(pool: Pool) -> None:
         pids: list[int] = []
@@ -845,15 +847,15 @@ def test_pinned_ones_are_started_again_in_the_background(tmp_path: Path, monkeyp
 
 
 def test_a_pinned_one_that_does_not_start_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.1 * failures)
+    monkeypatch.setattr(pool_history, "backoff_seconds", lambda failures: 0.1 * failures)
 
     async def body(pool: Pool) -> None:
         starts = tmp_path / "starts"
         pool.pin("a", scripted(refuse_start="no driver", flaky="2", flaky_file=str(starts)))
-        await until(lambda: "a" in pool.troubles())
-        assert "exit code 3" in pool.troubles()["a"]
+        await until(lambda: "a" in pool.last_errors())
+        assert "exit code 3" in pool.last_errors()["a"]
         await until(lambda: bool(pool.loaded()) and only(pool).state == "ready")
-        assert starts.stat().st_size == 3 and pool.troubles() == {} and pool.crashes == 0
+        assert starts.stat().st_size == 3 and pool.last_errors() == {} and pool.crashes == 0
 
     with_pool(tmp_path, body, open_one=open_runner)
 
@@ -1009,12 +1011,12 @@ class Storm:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_everybody_is_served_or_refused(
-    tmp_path: Path, children: list[Process], no_tenure: None, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, children: list[Process], no_minimum_residency: None, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(pool_history, "rest_seconds", lambda failures: 0.0 if failures < 2 else 0.05)
+    monkeypatch.setattr(pool_history, "backoff_seconds", lambda failures: 0.0 if failures < 2 else 0.05)
 
     async def body(pool: Pool) -> None:
         await Storm(pool, seed).rage()
 
-    with_pool(tmp_path, body, most_waiting=40, most_loaded=4, keep_alive_seconds=0.1)
+    with_pool(tmp_path, body, max_waiting=40, max_loaded=4, keep_alive_seconds=0.1)
     assert all(child.returncode is not None for child in children)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trilithon.engines.base import Placement, Settings
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.models.files.model_file import ModelFile
-from trilithon.runtime.pool.history import History, rest_seconds
+from trilithon.runtime.pool.history import History, backoff_seconds
 from trilithon.runtime.pool.queue import FairQueue, PendingRequest, RequestQueue
 
 
@@ -40,7 +40,7 @@ def waiter(loop: asyncio.AbstractEventLoop, caller: str, came: float, key: str =
         need_bytes=1,
         caller=caller,
         keep_alive_seconds=1.0,
-        came=came,
+        arrived=came,
         granted=loop.create_future(),
     )
 
@@ -53,11 +53,11 @@ def test_nobody_is_served_twice_while_another_waits(loop: asyncio.AbstractEventL
     left = {caller: callers.count(caller) for caller in callers}
     served: dict[str, list[float]] = {caller: [] for caller in left}
     while queue:
-        assert queue.oldest == min(each.came for each in queue)
+        assert queue.oldest == min(each.arrived for each in queue)
         head = queue.head
         one = queue.take()
         assert one is head
-        served[one.caller].append(one.came)
+        served[one.caller].append(one.arrived)
         rounds = [len(served[caller]) for caller in left if len(served[caller]) < left[caller]]
         assert all(len(served[one.caller]) <= each + 1 for each in rounds)
     assert all(times == sorted(times) and len(times) == left[caller] for caller, times in served.items())
@@ -75,7 +75,7 @@ def test_a_room_holds_who_came_and_has_not_left(loop: asyncio.AbstractEventLoop,
     stay = [one for one in inside if one not in leaving]
     assert len(room) == len(stay)
     for key in "ab":
-        assert sorted(each.came for each in room.of(key)) == [each.came for each in stay if each.key == key]
+        assert sorted(each.arrived for each in room.of(key)) == [each.arrived for each in stay if each.key == key]
         assert room.has(key) == any(each.key == key for each in stay) == (room.head(key) is not None)
     displaced = room.to_displace("x")
     counts = {caller: sum(each.caller == caller for each in stay) for caller in "xyz"}
@@ -86,37 +86,41 @@ def test_a_room_holds_who_came_and_has_not_left(loop: asyncio.AbstractEventLoop,
 
 
 def test_rests_double_up_to_a_minute() -> None:
-    assert [rest_seconds(count) for count in range(11)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert rest_seconds(10**9) == 60
+    assert [backoff_seconds(count) for count in range(11)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert backoff_seconds(10**9) == 60
 
 
 def test_failures_are_of_one_placement_and_forgiven_for_good_work() -> None:
     history = History()
     one, other = placement(), placement("other")
-    history.failed(one, "first", 100.0)
-    assert history.rests(one, 100.0) == 0
-    history.failed(one, "second", 100.0)
-    assert history.rests(one, 100.25) == 0.75 and history.rests(other, 100.0) == 0 and history.rests(one, 102) == 0
-    history.failed(other, "third", 103.0)
-    assert history.rests(other, 103.0) == 0 and history.reason == "third"
-    history.failed(other, "fourth", 103.0)
-    history.worked(2.0)
-    assert history.rests(other, 103.0) == 0 and history.reason == ""
+    history.record_failure(one, "first", 100.0)
+    assert history.retry_in_seconds(one, 100.0) == 0
+    history.record_failure(one, "second", 100.0)
+    assert (
+        history.retry_in_seconds(one, 100.25) == 0.75
+        and history.retry_in_seconds(other, 100.0) == 0
+        and history.retry_in_seconds(one, 102) == 0
+    )
+    history.record_failure(other, "third", 103.0)
+    assert history.retry_in_seconds(other, 103.0) == 0 and history.last_error == "third"
+    history.record_failure(other, "fourth", 103.0)
+    history.record_success(2.0)
+    assert history.retry_in_seconds(other, 103.0) == 0 and history.last_error == ""
 
 
 @given(st.lists(st.floats(0, 1e6)), st.integers(1, 10**6), st.integers(1, 64))
 def test_what_a_client_is_told_to_wait_is_within_reason(services: list[float], waiting: int, slots: int) -> None:
     history = History()
     for seconds in services:
-        history.worked(seconds)
+        history.record_success(seconds)
     assert 1 <= history.retry_after_seconds(waiting, slots) <= 120
 
 
 def test_what_a_client_is_told_follows_recent_requests() -> None:
     history = History()
     for _ in range(30):
-        history.worked(4.0)
+        history.record_success(4.0)
     assert history.retry_after_seconds(10, 2) == pytest.approx(20)
     for _ in range(30):
-        history.worked(1.0)
+        history.record_success(1.0)
     assert history.retry_after_seconds(10, 2) == pytest.approx(5, rel=0.01)

@@ -16,7 +16,7 @@ BUSY = "scripted/cpu:prefill=100000,decode=5000,np=8"
 
 @pytest.mark.slow
 def test_many_at_once_are_answered_or_told_to_come_back(serve: Serve, tiny: Path) -> None:
-    server = serve(tiny, placement=BUSY, slots=8, most_waiting=100)
+    server = serve(tiny, placement=BUSY, slots=8, max_waiting=100)
     found = asyncio.run(many(server, 300))
     assert set(found) <= {"whole", "error"}, found
     assert found["whole"] >= 100
@@ -25,14 +25,14 @@ def test_many_at_once_are_answered_or_told_to_come_back(serve: Serve, tiny: Path
 
 @pytest.mark.slow
 def test_a_thousand_at_once(serve: Serve, tiny: Path) -> None:
-    server = serve(tiny, placement=BUSY, slots=8, most_waiting=2000)
+    server = serve(tiny, placement=BUSY, slots=8, max_waiting=2000)
     found = asyncio.run(many(server, 1000))
     assert found == {"whole": 1000}
     ready_again(server)
 
 
 def test_who_has_to_come_back_is_told_when(serve: Serve, tiny: Path) -> None:
-    server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=100", most_waiting=1)
+    server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=100", max_waiting=1)
     ready_again(server)  # who waits for a model to be loaded waits too
     asked = [socket.create_connection(address(server)) for _ in range(2)]
     for number, connection in enumerate(asked):

@@ -1,4 +1,4 @@
-"""How much memory there is for models, what processes hold of it, and who must go to make room."""
+"""How much memory there is for models, how much processes use, and which models to evict to make room."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Protocol, TypeVar
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.runtime.memory_need import available_bytes
 
-__all__ = ["Budget", "Resident", "fewest", "measured_budget", "resident"]
+__all__ = ["Budget", "ProcessMemory", "fewest", "measured_budget", "process_memory"]
 
-# Left to everybody else on the machine, and to the work buffers that no header tells.
-_RESERVE_FRACTION, _LEAST_RESERVE_BYTES = 0.1, 512 << 20
+# For other processes, and for work buffers, which a model's header does not state.
+_RESERVE_FRACTION, _MIN_RESERVE_BYTES = 0.1, 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resident:
-    """From /proc/PID/status. What is shared (tmpfs, a driver's buffers that it maps so) counts as anonymous: like
-    that, it cannot be read again from a file."""
+class ProcessMemory:
+    """Resident memory, from /proc/PID/status. Shared memory (tmpfs, buffers that a driver maps so) counts as
+    anonymous: neither can be read again from a file."""
 
     anonymous_bytes: int
     mapped_bytes: int
@@ -24,8 +24,8 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Bytes for all models together. `now` can be used at once; `whole` includes what is being loaded just now, of
-    which nobody can say how much it holds already."""
+    """Bytes for all models together. `now` can be used at once; `whole` includes the models that are loading, whose
+    present use is not known."""
 
     now: int
     whole: int
@@ -39,26 +39,27 @@ class HeldMemory(Protocol):
 
 
 class Needy(Protocol):
-    need_bytes: int
+    @property
+    def need_bytes(self) -> int: ...
 
 
 N = TypeVar("N", bound=Needy)
 
 
-def resident(pid: int, machine: Machine = THIS_MACHINE) -> Resident | None:
+def process_memory(pid: int, machine: Machine = THIS_MACHINE) -> ProcessMemory | None:
     """None when there is no such process, or it has ended."""
     fields = machine.fields(f"/proc/{pid}/status")
     kilobytes = {name: value.removesuffix(" kB") for name, value in fields.items() if name.startswith("Rss")}
     if not kilobytes.keys() >= {"RssAnon", "RssFile", "RssShmem"} or not all(map(str.isdecimal, kilobytes.values())):
         return None
     anonymous, mapped, shared = (int(kilobytes[name]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
-    return Resident(anonymous_bytes=anonymous + shared, mapped_bytes=mapped)
+    return ProcessMemory(anonymous_bytes=anonymous + shared, mapped_bytes=mapped)
 
 
 def measured_budget(runners: Iterable[HeldMemory], machine: Machine = THIS_MACHINE) -> Budget | None:
-    """What is available now and what our own runners hold, less a reserve; None where the kernel does not say.
+    """What is available now and what our own runners use, less a reserve; None where the kernel does not report it.
 
-    Of what they hold, the weights that a CPU engine maps are left out: as page cache they are available anyway.
+    Weights that a CPU engine maps are left out: as page cache they are available anyway.
     """
     available = available_bytes(machine)
     if available is None:
@@ -72,8 +73,8 @@ def measured_budget(runners: Iterable[HeldMemory], machine: Machine = THIS_MACHI
 
 
 def fewest(candidates: Sequence[N], missing_bytes: int, missing_places: int) -> list[N] | None:
-    """The first of `candidates` that together make so much room, without those that need not go for it; None when
-    all of them would not be enough."""
+    """The first of `candidates` that together make so much room, without those that are not necessary for it; None
+    when all of them are not enough."""
     chosen: list[N] = []
     for candidate in candidates:
         if _enough(chosen, missing_bytes, missing_places):
@@ -82,15 +83,15 @@ def fewest(candidates: Sequence[N], missing_bytes: int, missing_places: int) -> 
     if not _enough(chosen, missing_bytes, missing_places):
         return None
     for candidate in reversed(chosen):
-        others = [each for each in chosen if each is not candidate]
+        others = [other for other in chosen if other is not candidate]
         if _enough(others, missing_bytes, missing_places):
             chosen = others
     return chosen
 
 
 def _enough(chosen: Sequence[Needy], missing_bytes: int, missing_places: int) -> bool:
-    return sum(each.need_bytes for each in chosen) >= missing_bytes and len(chosen) >= missing_places
+    return sum(candidate.need_bytes for candidate in chosen) >= missing_bytes and len(chosen) >= missing_places
 
 
 def _less_reserve(total_bytes: int) -> int:
-    return max(0, total_bytes - max(int(total_bytes * _RESERVE_FRACTION), _LEAST_RESERVE_BYTES))
+    return max(0, total_bytes - max(int(total_bytes * _RESERVE_FRACTION), _MIN_RESERVE_BYTES))

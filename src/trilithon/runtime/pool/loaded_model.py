@@ -1,4 +1,4 @@
-"""One runner of the pool, in one task of its own: what opens it closes it, whoever comes and goes meanwhile."""
+"""One loaded model of the pool. One task opens and closes its runner, whichever requests use it meanwhile."""
 
 import asyncio
 import contextlib
@@ -8,121 +8,174 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from trilithon.engines.base import Placement
-from trilithon.runtime.pool.budget import Resident, resident
+from trilithon.runtime.pool.budget import ProcessMemory, process_memory
+from trilithon.runtime.pool.planning import Demand, ModelSnapshot, State
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
-__all__ = ["LoadedModel", "Open", "State"]
+__all__ = ["Loaded", "LoadedModel", "Open"]
 
 Open = Callable[
     [Placement, Path, Configuration, Callable[[str], None] | None],
     AbstractAsyncContextManager[Runner],
 ]
-State = Literal["loading", "ready", "leaving"]
 
-# Who works with a child that has died finds that out in this time, and wants its log to say why.
-_FAREWELL_SECONDS = 5.0
-# A model that others push out serves for so long first, or for so many times as long as its loading took: two models
-# that do not fit together would else be loaded anew for every request.
-_LEAST_TENURE_SECONDS, _TENURE = 1.0, 2.0
+# Requests whose child has died notice it within this time, and need its log to say why.
+_DEATH_NOTICE_SECONDS = 5.0
+# Two models that do not fit together would be loaded anew for every request without a minimum residency: so many
+# seconds, or so many times as long as the load took.
+_MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD = 1.0, 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The state of a loaded model. `size_bytes` is the memory of its processes, or what it is expected to need while
+    it loads. `expires_in_seconds` is None for never; while the model is in use, it is the time that it will have
+    afterwards. `crashes` counts those of all runners that this model had."""
+
+    key: str
+    placement: Placement
+    state: State
+    users: int
+    waiting: int
+    size_bytes: int
+    pid: int | None
+    pinned: bool
+    idle_seconds: float
+    expires_in_seconds: float | None
+    crashes: int
+    load_seconds: float
 
 
 class LoadedModel:
-    """Times are monotonic, in seconds. `crashed` says how it ended when nobody asked it to, empty otherwise."""
+    """Times are monotonic, in seconds. `crashed` says why it ended when nothing in the pool ended it; else empty.
+    `unload_requested`: it is unloaded once the requests that wait for it now have had their leases."""
 
     def __init__(
         self,
-        key: str,
-        placement: Placement,
-        need_bytes: int,
+        demand: Demand,
         folder: Path,
         opening: AbstractAsyncContextManager[Runner],
-        keep_alive_seconds: float,
-        loaded: Callable[[], None],
+        on_loaded: Callable[[], None],
     ):
-        """`opening` is entered at once, in a task; `loaded` is called when it is ready."""
-        self.key = key
-        self.placement = placement
-        self.need_bytes = need_bytes
-        self.keep_alive_seconds = keep_alive_seconds
+        """`opening` is entered at once, in a task; `on_loaded` is called when the runner is ready."""
+        self.key = demand.key
+        self.placement = demand.placement
+        self.need_bytes = demand.need_bytes
+        self.keep_alive_seconds = demand.keep_alive_seconds
         self.state: State = "loading"
         self.runner: Runner | None = None
         self.users = 0
-        self.going = False
-        """It is to leave as soon as those who wait for it now had their turn."""
+        self.unload_requested = False
         self.crashed = ""
         self.began = self.ready_at = self.last_used = self.kept_from = time.monotonic()
         self._folder = folder
         self._opening = opening
-        self._loaded = loaded
+        self._on_loaded = on_loaded
         self._leave = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        # In a context of its own: whoever came first is not whom the runner belongs to.
-        self.task = asyncio.create_task(self._keep(), context=contextvars.Context())
+        self._unused = asyncio.Event()
+        self._unused.set()
+        # In a context of its own: the runner does not belong to the request that came first.
+        self.task = asyncio.create_task(self._run(), context=contextvars.Context())
 
     @property
     def load_seconds(self) -> float:
         return (time.monotonic() if self.runner is None else self.ready_at) - self.began
 
     @property
-    def tenure_ends(self) -> float:
-        return self.ready_at + max(_LEAST_TENURE_SECONDS, _TENURE * self.load_seconds)
+    def residency_ends(self) -> float:
+        return self.ready_at + max(_MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD * self.load_seconds)
 
     @property
     def expires_at(self) -> float:
-        """Infinite while somebody works with it."""
+        """Infinite while it is in use."""
         return math.inf if self.users else self.kept_from + self.keep_alive_seconds
+
+    def unload_at(self, *, needed: bool) -> float:
+        """Infinite for never. `needed`: it is pinned, or requests wait for it."""
+        if self.unload_requested and (self.state == "ready" or not needed):
+            return -math.inf
+        return self.expires_at if self.state == "ready" and not needed else math.inf
+
+    def snapshot(self, *, pinned: bool, requested: bool) -> ModelSnapshot:
+        return ModelSnapshot(
+            key=self.key,
+            need_bytes=self.need_bytes,
+            state=self.state,
+            in_use=self.users > 0,
+            requested=requested,
+            pinned=pinned,
+            last_used=self.last_used,
+            residency_ends=self.residency_ends,
+        )
+
+    def describe(self, *, pinned: bool, waiting: int, crashes: int) -> Loaded:
+        now, works = time.monotonic(), self.users > 0 or self.state == "loading"
+        left = self.keep_alive_seconds if works else self.expires_at - now
+        return Loaded(
+            key=self.key,
+            placement=self.placement,
+            state=self.state,
+            users=self.users,
+            waiting=waiting,
+            size_bytes=self.size_bytes,
+            pid=self.runner.process.pid if self.runner else None,
+            pinned=pinned,
+            idle_seconds=0.0 if works else now - self.last_used,
+            expires_in_seconds=None if pinned or left == math.inf else max(0.0, left),
+            crashes=crashes,
+            load_seconds=self.load_seconds,
+        )
 
     @property
     def size_bytes(self) -> int:
-        """What its processes hold of the memory now. What devices hold shows in no process: there, and while it
-        loads, at least what it is expected to take."""
-        seen = sum(each.anonymous_bytes + each.mapped_bytes for each in self._resident())
-        return seen if seen and not self._has_device else max(seen, self.need_bytes)
+        """The memory of its processes now. Device memory shows in no process: there, and while it loads, at least its
+        estimated need."""
+        used = sum(memory.anonymous_bytes + memory.mapped_bytes for memory in self._process_memory())
+        return used if used and not self._has_device else max(used, self.need_bytes)
 
     @property
     def held_bytes(self) -> int | None:
-        """What the machine would have more of without it, the page cache left out: that counts as available anyway.
-        None while it loads, when that changes from moment to moment."""
+        """What the machine would have more of without it, less the page cache, which counts as available anyway. None
+        while it loads, when that keeps changing."""
         if self.runner is None:
             return None
-        return self.need_bytes if self._has_device else sum(each.anonymous_bytes for each in self._resident())
+        return self.need_bytes if self._has_device else sum(part.anonymous_bytes for part in self._process_memory())
 
     @property
     def _has_device(self) -> bool:
         prefill = self.placement.prefill
         return self.placement.unit != "cpu" or (prefill is not None and prefill.unit != "cpu")
 
-    def _resident(self) -> list[Resident]:
+    def _process_memory(self) -> list[ProcessMemory]:
         processes = () if self.runner is None else self.runner.processes
-        return [found for process in processes if (found := resident(process.pid))]
+        return [memory for process in processes if (memory := process_memory(process.pid))]
 
     def has_place_for(self, placement: Placement) -> bool:
         if self.state != "ready" or self.runner is None or placement != self.placement:
             return False
-        alive = self.runner.process.returncode is None  # who asked last may know that before our own watch does
+        alive = self.runner.process.returncode is None  # a request may notice a death before `_until_over` does
         return alive and self.users < self.placement.settings.slots
 
     def take(self, keep_alive_seconds: float) -> None:
         self.users += 1
         self.keep_alive_seconds = keep_alive_seconds
-        self._empty.clear()
+        self._unused.clear()
 
     def release(self) -> None:
         self.users -= 1
         self.last_used = self.kept_from = time.monotonic()
         if not self.users:
-            self._empty.set()
+            self._unused.set()
             if self.state == "leaving":
                 self._leave.set()
 
     def leave(self) -> None:
-        """Take nobody any more, and end once those who are there have left."""
+        """Grant no more leases, and end once the present ones are released."""
         if self.state == "loading":
             self.task.cancel()
         if not self.users:
@@ -130,39 +183,40 @@ class LoadedModel:
         self.state = "leaving"
 
     def spoil(self, reason: str) -> None:
-        """It lives and is of no use: as if it had died, once everybody has left."""
+        """It lives but is of no use: treat it as dead, once the present leases are released."""
         self.crashed = self.crashed or reason
         self.leave()
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         try:
             async with self._opening as runner:
                 self.ready_at = self.last_used = self.kept_from = time.monotonic()
                 self.runner = runner
                 if self.state == "loading":
                     self.state = "ready"
-                    self._loaded()
+                    self._on_loaded()
                 await self._until_over(runner)
         finally:
             self.state = "leaving"
-            shutil.rmtree(self._folder, ignore_errors=True)  # what resists goes with the folder around it
+            shutil.rmtree(self._folder, ignore_errors=True)  # the rest goes with the folder around it
 
     async def _until_over(self, runner: Runner) -> None:
-        watch = asyncio.create_task(runner.process.wait())
-        watch.add_done_callback(lambda _: self._leave.set())
+        death = asyncio.create_task(runner.process.wait())
+        death.add_done_callback(lambda _: self._leave.set())
         try:
             await self._leave.wait()
             if self.crashed:
-                await runner.process.stop(grace_seconds=0)  # it would not listen
-            elif watch.done():
-                await self._bury(runner)
+                await runner.process.stop(grace_seconds=0)  # it does not react
+            elif death.done():
+                await self._record_death(runner)
         finally:
-            watch.cancel()
-            await asyncio.wait([watch])
+            death.cancel()
+            await asyncio.wait([death])
 
-    async def _bury(self, runner: Runner) -> None:
+    async def _record_death(self, runner: Runner) -> None:
+        """Keep the log until the requests that use it have read why it died."""
         self.state = "leaving"
         self.crashed = f"died: {runner.process.diagnose().cause}"
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._empty.wait()
+            async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
+                await self._unused.wait()

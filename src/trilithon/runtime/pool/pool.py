@@ -1,65 +1,52 @@
-"""Several models loaded within one budget of memory, each in a runner that requests take in turn."""
+"""Several models loaded within one memory budget, each in a runner that requests lease.
+
+All loading and unloading happens in `Pool._settle`. It runs whenever something has changed and never awaits, so that
+nothing can change between a decision and the action that follows from it.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import math
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.engines.base import Placement
-from trilithon.errors import EngineTimeout
-from trilithon.runtime.memory_need import bytes_needed
+from trilithon.errors import EngineTimeout, TrilithonError
 from trilithon.runtime.opening import open_runner
-from trilithon.runtime.pool.budget import Budget
-from trilithon.runtime.pool.dispatch import Dispatcher
-from trilithon.runtime.pool.loaded_model import LoadedModel, Open, State
-from trilithon.runtime.pool.queue import Busy, PendingRequest
+from trilithon.runtime.pool.budget import Budget, measured_budget
+from trilithon.runtime.pool.history import Histories
+from trilithon.runtime.pool.loaded_model import Loaded, LoadedModel, Open
+from trilithon.runtime.pool.planning import Demand, PoolSnapshot
+from trilithon.runtime.pool.queue import Busy, PendingRequest, RequestQueue
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
 __all__ = ["Busy", "Lease", "Loaded", "Pool"]
 
-_RESTART_SECONDS = 5.0  # what a client is told to wait for a server that stops
+_RESTART_SECONDS = 5.0  # Retry-After for clients of a server that stops
+_MIN_TIMER_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """`load_seconds` is what this request waited for the model to be loaded (0.0 when it was already), and
-    `waited_seconds` what it waited for others beside that."""
+    `waited_seconds` what it waited for other requests beside that."""
 
     runner: Runner
     load_seconds: float
     waited_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """One runner as it is now. `size_bytes` is what it was seen to hold, or is expected to take while it loads;
-    `expires_in_seconds` is None for never, and while somebody works with it what it will have then. `crashes` counts
-    those of all runners that this model had."""
-
-    key: str
-    placement: Placement
-    state: State
-    users: int
-    waiting: int
-    size_bytes: int
-    pid: int | None
-    pinned: bool
-    idle_seconds: float
-    expires_in_seconds: float | None
-    crashes: int
-    load_seconds: float
-
-
 class Pool:
     """Used within one event loop. `folder` is private and short enough for sockets (see `process.workspace`).
 
-    A key names a model; it has one runner at most. `budget_bytes` None: measured anew whenever a model is to be
-    loaded. A pin reserves its room, and wins over every keep-alive. `longest_wait_seconds` bounds the wait for a
-    place, loading included.
+    A key names a model; it has one runner at most. `budget_bytes` None: measured whenever a model is to be loaded.
+    A pin reserves memory, and overrides every keep-alive. `max_wait_seconds` bounds the wait for a lease, loading
+    included. `loads`, `unloads`, `crashes` and `evictions` count from the start.
     """
 
     def __init__(
@@ -68,113 +55,118 @@ class Pool:
         folder: Path,
         *,
         budget_bytes: int | None = None,
-        most_waiting: int = 512,
+        max_waiting: int = 512,
         keep_alive_seconds: float = 300.0,
-        most_loaded: int | None = None,
-        longest_wait_seconds: float | None = None,
+        max_loaded: int | None = None,
+        max_wait_seconds: float | None = None,
         open_one: Open = open_runner,
     ):
+        self.loads = self.unloads = self.crashes = self.evictions = 0
+        self._configuration = configuration
+        self._folder = folder
+        self._budget_bytes = budget_bytes
         self._keep_alive_seconds = keep_alive_seconds
-        self._longest_wait_seconds = longest_wait_seconds
+        self._max_loaded = sys.maxsize if max_loaded is None else max_loaded
+        self._max_wait_seconds = max_wait_seconds
+        self._open_runner = open_one
         self._draining = False
-        self._reading = asyncio.Lock()
-        self._dispatcher = Dispatcher(
-            configuration,
-            folder,
-            open_one,
-            budget_bytes=budget_bytes,
-            most_waiting=most_waiting,
-            most_loaded=most_loaded,
-            keep_alive_seconds=keep_alive_seconds,
-        )
+        self._models: dict[str, LoadedModel] = {}
+        self._pins: dict[str, tuple[Placement, int]] = {}
+        self._queue = RequestQueue(max_waiting)
+        self._histories = Histories()
+        self._folder_numbers = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = math.inf
 
     @contextlib.asynccontextmanager
     async def lease(
         self, key: str, placement: Placement, *, caller: str, keep_alive_seconds: float | None = None
     ) -> AsyncIterator[Lease]:
-        """A runner of `placement` to work with. `keep_alive_seconds` from its end on: 0 unloads it when it is idle,
-        infinity never; the wish of the last lease that had one counts, and until there is one the pool's own.
+        """A runner of `placement` to work with. After the lease, the model is kept for `keep_alive_seconds`: 0 unloads
+        it when it is idle, infinity never. None: as the last lease that had a value said, else the pool's own.
 
         Raises Busy, StartError (and whatever else a start fails with), ModelError.
         """
-        waiter = PendingRequest(
+        request = PendingRequest(
             key=key,
             placement=placement,
-            need_bytes=await self._need(key, placement),
+            need_bytes=await self._histories.read_need_bytes(key, placement),
             caller=caller,
             keep_alive_seconds=self._kept(key, placement) if keep_alive_seconds is None else keep_alive_seconds,
-            came=time.monotonic(),
+            arrived=time.monotonic(),
             granted=asyncio.get_running_loop().create_future(),
         )
-        self._admit(waiter)
-        keeper = await self._granted(waiter)
+        self._admit(request)
+        model = await self._granted(request)
         began = time.monotonic()
-        load_seconds = max(0.0, keeper.ready_at - max(waiter.came, keeper.began))
+        load_seconds = max(0.0, model.ready_at - max(request.arrived, model.began))
         try:
-            assert keeper.runner is not None
-            waited_seconds = max(0.0, began - waiter.came - load_seconds)
-            yield Lease(runner=keeper.runner, load_seconds=load_seconds, waited_seconds=waited_seconds)
-            if not keeper.crashed:
-                self._dispatcher.history(key).worked(time.monotonic() - began)
+            assert model.runner is not None
+            waited_seconds = max(0.0, began - request.arrived - load_seconds)
+            yield Lease(runner=model.runner, load_seconds=load_seconds, waited_seconds=waited_seconds)
+            if not model.crashed:
+                self._histories.of(key).record_success(time.monotonic() - began)
         except EngineTimeout as error:
-            keeper.spoil(str(error))
+            model.spoil(str(error))
             raise
         finally:
-            keeper.release()
-            self._dispatcher.settle()
+            model.release()
+            self._settle()
 
     def _kept(self, key: str, placement: Placement) -> float:
-        """What was wished before for this runner, unless that was to end it."""
-        keeper = self._dispatcher.keepers.get(key)
-        wished = keeper.keep_alive_seconds if keeper and keeper.placement == placement else 0.0
-        return wished or self._keep_alive_seconds
+        """The keep-alive of the lease before, unless that was to unload the model."""
+        model = self._models.get(key)
+        kept = model.keep_alive_seconds if model and model.placement == placement else 0.0
+        return kept or self._keep_alive_seconds
 
     async def unload(self, key: str) -> bool:
-        """End its runner, once those who work with it are done, and its pin; False when there is none. Those who wait
-        have it loaded again."""
-        self._dispatcher.pins.pop(key, None)
-        keeper = self._dispatcher.keepers.get(key)
-        if keeper is None:
+        """Remove its pin and end its runner, once the requests that use it are done; False when there is none.
+        Requests that still wait load it again."""
+        self._pins.pop(key, None)
+        model = self._models.get(key)
+        if model is None:
             return False
-        keeper.going = True
-        self._dispatcher.settle()
-        await asyncio.wait([keeper.task])
+        model.unload_requested = True
+        self._settle()
+        await asyncio.wait([model.task])
         return True
 
     def pin(self, key: str, placement: Placement) -> None:
-        """Load it now, in the background, and whenever it is not there; never evict it. Where a request wants another
+        """Load it now, in the background, and whenever it is not loaded; never evict it. When a request needs another
         placement of it, that one is pinned from then on. Reads the model's header, unless it was loaded before; raises
         ModelError, Busy, and StartError when it cannot fit beside the other pins."""
         if self._draining:
             raise _stopping()
-        known = self._dispatcher.history(key).need_of(placement)
-        need_bytes = bytes_needed(placement) if known is None else known
-        refusal = self._dispatcher.refusal(key, placement, need_bytes)
+        need_bytes = self._histories.need_bytes(key, placement)
+        refusal = self._snapshot().refusal(key, placement, need_bytes)
         if refusal:
             raise refusal
-        self._dispatcher.history(key).need = placement, need_bytes
-        self._dispatcher.pins[key] = placement, need_bytes
-        self._dispatcher.settle()
+        self._pins[key] = placement, need_bytes
+        self._settle()
 
     def unpin(self, key: str) -> bool:
-        """From now on it is kept as any other, for the pool's own time; False where it was not pinned."""
-        if self._dispatcher.pins.pop(key, None) is None:
+        """From now on it is kept like any other model, for the pool's own time; False when it was not pinned."""
+        if self._pins.pop(key, None) is None:
             return False
         self.keep(key, self._keep_alive_seconds)
         return True
 
     def keep(self, key: str, keep_alive_seconds: float) -> None:
-        """Let it expire so many seconds from now, or from its last lease's end; 0 unloads it as soon as it is idle."""
-        keeper = self._dispatcher.keepers.get(key)
-        if keeper is not None:
-            keeper.keep_alive_seconds, keeper.kept_from = keep_alive_seconds, time.monotonic()
-            self._dispatcher.settle()
+        """Let it expire so many seconds from now, or from the end of its last lease; 0 unloads it when it is idle."""
+        model = self._models.get(key)
+        if model is not None:
+            model.keep_alive_seconds, model.kept_from = keep_alive_seconds, time.monotonic()
+            self._settle()
 
     async def drain(self, limit_seconds: float) -> None:
-        """Take no new requests, refuse those that wait, let those at work finish within the limit, and end every
-        child. Cancelled, it ends them at once."""
+        """Take no new requests, refuse those that wait, let the running ones finish within the limit, and end every
+        child. When this is cancelled, it ends the children at once."""
         self._draining = True
-        tasks = self._dispatcher.close(_stopping())
+        self._pins.clear()
+        for key, _ in self._queue.queues():
+            self._queue.refuse(self._queue.of(key), _stopping())
+        self._settle()
+        tasks = [model.task for model in self._models.values()]
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=limit_seconds)
@@ -184,132 +176,218 @@ class Pool:
             if tasks:
                 await asyncio.wait(tasks)
 
-    # -- what it is doing
+    # -- state
 
     @property
     def waiting(self) -> int:
-        """Requests without a place, those for which a model is being loaded included."""
-        return len(self._dispatcher.room)
-
-    @property
-    def loads(self) -> int:
-        return self._dispatcher.loads
-
-    @property
-    def unloads(self) -> int:
-        return self._dispatcher.unloads
-
-    @property
-    def crashes(self) -> int:
-        return self._dispatcher.crashes
-
-    @property
-    def evictions(self) -> int:
-        return self._dispatcher.evictions
+        """Requests without a lease, including those for which a model is being loaded."""
+        return len(self._queue)
 
     @property
     def pinned(self) -> tuple[str, ...]:
-        """Their keys, those that are not loaded just now included."""
-        return tuple(self._dispatcher.pins)
+        """The keys of pinned models, loaded or not."""
+        return tuple(self._pins)
 
     def budget(self) -> Budget | None:
-        """The memory there is for models; None where the kernel does not say."""
-        return self._dispatcher.budget()
+        """The memory for models; None where the kernel does not report it."""
+        if self._budget_bytes is not None:
+            return Budget(now=self._budget_bytes, whole=self._budget_bytes)
+        return measured_budget(self._models.values())
 
     def loaded(self) -> tuple[Loaded, ...]:
-        return tuple(self._describe(keeper) for keeper in self._dispatcher.keepers.values())
-
-    def troubles(self) -> dict[str, str]:
-        """Why a model that is not loaded failed last, by key, as long as nobody has seen it working since."""
-        loaded = self._dispatcher.keepers
-        histories = self._dispatcher.histories.items()
-        return {key: history.reason for key, history in histories if history.reason and key not in loaded}
-
-    def _describe(self, keeper: LoadedModel) -> Loaded:
-        now, works = time.monotonic(), keeper.users > 0 or keeper.state == "loading"
-        pinned = keeper.key in self._dispatcher.pins
-        left = keeper.keep_alive_seconds if works else keeper.expires_at - now
-        return Loaded(
-            key=keeper.key,
-            placement=keeper.placement,
-            state=keeper.state,
-            users=keeper.users,
-            waiting=len(self._dispatcher.room.of(keeper.key)),
-            size_bytes=keeper.size_bytes,
-            pid=keeper.runner.process.pid if keeper.runner else None,
-            pinned=pinned,
-            idle_seconds=0.0 if works else now - keeper.last_used,
-            expires_in_seconds=None if pinned or left == math.inf else max(0.0, left),
-            crashes=self._dispatcher.history(keeper.key).crashes,
-            load_seconds=keeper.load_seconds,
+        return tuple(
+            model.describe(
+                pinned=key in self._pins,
+                waiting=len(self._queue.of(key)),
+                crashes=self._histories.of(key).crashes,
+            )
+            for key, model in self._models.items()
         )
 
-    # -- coming and waiting
+    def last_errors(self) -> dict[str, str]:
+        """Why models that are not loaded failed last, by key, unless they have worked since."""
+        return self._histories.last_errors(except_of=self._models)
 
-    async def _need(self, key: str, placement: Placement) -> int:
-        history = self._dispatcher.history(key)
-        known = history.need_of(placement)
-        if known is not None:
-            return known
-        async with self._reading:  # a header takes some megabytes; many first requests need it once
-            known = history.need_of(placement)
-            if known is None:
-                known = await asyncio.to_thread(bytes_needed, placement)
-                history.need = placement, known
-            return known
+    def _snapshot(self) -> PoolSnapshot:
+        return PoolSnapshot(
+            models=tuple(
+                model.snapshot(pinned=key in self._pins, requested=self._queue.has(key))
+                for key, model in self._models.items()
+            ),
+            pins={key: need_bytes for key, (_, need_bytes) in self._pins.items()},
+            budget=self.budget(),
+            max_loaded=self._max_loaded,
+            now=time.monotonic(),
+        )
 
-    def _admit(self, waiter: PendingRequest) -> None:
-        """Into the queue, and on at once where there is a place. Raises Busy."""
+    # -- one request's wait for its lease
+
+    def _admit(self, request: PendingRequest) -> None:
+        """Put it into the queue, and grant it at once where possible. Raises Busy."""
         if self._draining:
             raise _stopping()
-        keeper, room = self._dispatcher.keepers.get(waiter.key), self._dispatcher.room
-        history = self._dispatcher.history(waiter.key)
-        rest = history.rests(waiter.placement, time.monotonic())
-        if rest and keeper is None:
-            raise history.resting(waiter.key, rest)
-        at_once = keeper is not None and keeper.has_place_for(waiter.placement) and not room.has(waiter.key)
-        if not at_once and len(room) >= room.most:
-            displaced = room.to_displace(waiter.caller)
+        model, queue = self._models.get(request.key), self._queue
+        history = self._histories.of(request.key)
+        retry_in = history.retry_in_seconds(request.placement, time.monotonic())
+        if retry_in and model is None:
+            raise history.busy(request.key, retry_in)
+        at_once = model is not None and model.has_place_for(request.placement) and not queue.has(request.key)
+        if not at_once and len(queue) >= queue.limit:
+            displaced = queue.to_displace(request.caller)
             if displaced is None:
-                raise self._full(waiter)
-            self._dispatcher.refuse([displaced], self._full(displaced))
-        room.add(waiter)
-        self._dispatcher.settle()
-        if len(room) > room.most:  # the place is withheld: the runner is about to make room for another model
-            room.remove(waiter)
-            raise self._full(waiter)
+                raise self._queue_full(request)
+            self._queue.refuse([displaced], self._queue_full(displaced))
+        queue.add(request)
+        self._settle()
+        if len(queue) > queue.limit:  # its model takes no new requests: it makes room for another one
+            queue.remove(request)
+            raise self._queue_full(request)
 
-    async def _granted(self, waiter: PendingRequest) -> LoadedModel:
+    async def _granted(self, request: PendingRequest) -> LoadedModel:
         try:
-            async with asyncio.timeout(self._longest_wait_seconds):
-                return await waiter.granted
+            async with asyncio.timeout(self._max_wait_seconds):
+                return await request.granted
         except TimeoutError:
-            self._give_up(waiter)
+            self._give_up(request)
             raise Busy(
-                f"{waiter.key}: no place after {self._longest_wait_seconds:g} s of waiting; come again later",
-                retry_after_seconds=self._retry_after_seconds(waiter),
+                f"{request.key}: no free slot within {self._max_wait_seconds:g} s; try again later",
+                retry_after_seconds=self._retry_after_seconds(request),
             ) from None
         except asyncio.CancelledError:
-            self._give_up(waiter)
+            self._give_up(request)
             raise
 
-    def _give_up(self, waiter: PendingRequest) -> None:
-        self._dispatcher.room.remove(waiter)
-        granted = waiter.granted
+    def _give_up(self, request: PendingRequest) -> None:
+        self._queue.remove(request)
+        granted = request.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            granted.result().release()  # its turn came at the very moment
-        self._dispatcher.settle()
+            granted.result().release()  # it was granted at the same moment
+        self._settle()
 
-    def _retry_after_seconds(self, waiter: PendingRequest) -> float:
-        ahead = len(self._dispatcher.room.of(waiter.key)) + 1
-        return self._dispatcher.history(waiter.key).retry_after_seconds(ahead, waiter.placement.settings.slots)
+    def _retry_after_seconds(self, request: PendingRequest) -> float:
+        position = len(self._queue.of(request.key)) + 1
+        return self._histories.of(request.key).retry_after_seconds(position, request.placement.settings.slots)
 
-    def _full(self, waiter: PendingRequest) -> Busy:
+    def _queue_full(self, request: PendingRequest) -> Busy:
         return Busy(
-            f"{self.waiting} requests are waiting already, and more are not taken; come again later",
-            retry_after_seconds=self._retry_after_seconds(waiter),
+            f"the queue is full: {self.waiting} requests are waiting; try again later",
+            retry_after_seconds=self._retry_after_seconds(request),
         )
+
+    # -- loading, granting, unloading
+
+    def _settle(self) -> None:
+        """Do everything that can be done now, and set a timer for what can be done later."""
+        self._next_at = math.inf
+        self._replace()
+        full = self._load(self._demands(time.monotonic()))
+        self._grant(full)
+        self._unload(time.monotonic())
+        self._set_timer()
+
+    def _replace(self) -> None:
+        """The next request may need another placement of the model than the loaded one."""
+        for key, model in self._models.items():
+            head = self._queue.head(key)
+            if head is not None and head.placement != model.placement and model.state != "leaving":
+                model.leave()
+
+    def _demands(self, now: float) -> list[Demand]:
+        demands = [queue.demand() for key, queue in self._queue.queues() if key not in self._models]
+        for key, (placement, need_bytes) in self._pins.items():
+            if key in self._models or self._queue.has(key):
+                continue
+            if retry_in := self._histories.of(key).retry_in_seconds(placement, now):
+                self._next_at = min(self._next_at, now + retry_in)
+            else:
+                demands.append(Demand(key, placement, need_bytes, self._keep_alive_seconds, math.inf))
+        return demands
+
+    def _load(self, demands: list[Demand]) -> set[str]:
+        """The keys of models that get no new requests."""
+        if not demands:
+            return set()
+        decisions = self._snapshot().decide(demands)
+        for demand, error in decisions.refuse:
+            self._histories.of(demand.key).last_error = str(error)
+            self._queue.refuse(self._queue.of(demand.key, demand.placement), error)
+            if self._queue.has(demand.key):  # for another placement, which may fit
+                self._next_at = 0.0
+        for demand in decisions.load:
+            self._start(demand)
+        for key in decisions.evict:
+            self.evictions += 1
+            self._models[key].leave()
+        self._next_at = min(self._next_at, decisions.next_at)
+        return decisions.full
+
+    def _grant(self, full: set[str]) -> None:
+        for key, queue in self._queue.queues():
+            model = self._models.get(key)
+            while model is not None and key not in full and queue and model.has_place_for(queue.head.placement):
+                request = self._queue.take(key)
+                if not request.granted.done():  # else it was cancelled just now
+                    model.take(request.keep_alive_seconds)
+                    request.granted.set_result(model)
+
+    def _unload(self, now: float) -> None:
+        for key, model in self._models.items():
+            unload_at = model.unload_at(needed=key in self._pins or self._queue.has(key))
+            if self._draining or unload_at <= now:
+                model.leave()
+            else:
+                self._next_at = min(self._next_at, unload_at)
+
+    def _set_timer(self) -> None:
+        """Settle again at `_next_at`. A timer that fires earlier stays: that is cheaper than a new one every time."""
+        if self._timer is not None and (self._next_at == math.inf or self._next_at < self._timer.when()):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and self._next_at < math.inf:
+            delay = max(self._next_at - time.monotonic(), _MIN_TIMER_SECONDS)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._settle()
+
+    def _start(self, demand: Demand) -> None:
+        folder = self._folder / str(next(self._folder_numbers))
+        opening = self._open_runner(demand.placement, folder, self._configuration, None)
+        model = LoadedModel(demand, folder, opening, self._on_loaded)
+        if demand.key in self._pins:
+            self._pins[demand.key] = demand.placement, demand.need_bytes
+        self._models[demand.key] = model
+        model.task.add_done_callback(lambda task: self._on_ended(model, task))
+
+    def _on_loaded(self) -> None:
+        self.loads += 1
+        self._settle()
+
+    def _on_ended(self, model: LoadedModel, task: asyncio.Task[None]) -> None:
+        del self._models[model.key]
+        error = None if task.cancelled() else task.exception()
+        if model.crashed:
+            self.crashes += 1
+            self._histories.of(model.key).crashes += 1
+            self._failed(model, model.crashed, None)
+        elif error is not None:
+            self._failed(model, str(error) or repr(error), error)
+            if not isinstance(error, TrilithonError | OSError):  # a defect of Trilithon
+                task.get_loop().call_exception_handler({"message": f"{model.key} failed", "exception": error})
+        elif model.runner is not None:
+            self.unloads += 1
+        self._settle()
+
+    def _failed(self, model: LoadedModel, reason: str, error: BaseException | None) -> None:
+        """Refuse the requests that wait for it, when it could not be started or has to back off."""
+        history, now = self._histories.of(model.key), time.monotonic()
+        history.record_failure(model.placement, reason, now)
+        retry_in = history.retry_in_seconds(model.placement, now)
+        refusal = error or (history.busy(model.key, retry_in) if retry_in else None)
+        if refusal is not None:
+            self._queue.refuse(self._queue.of(model.key, model.placement), refusal)
 
 
 def _stopping() -> Busy:
-    return Busy("the server is stopping; come again when it has restarted", retry_after_seconds=_RESTART_SECONDS)
+    return Busy("the server is stopping; try again after it has restarted", retry_after_seconds=_RESTART_SECONDS)

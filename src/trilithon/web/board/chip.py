@@ -14,7 +14,7 @@ from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Placement
 from trilithon.engines.base import Unit as UnitName
-from trilithon.runtime.pool.loaded_model import State
+from trilithon.runtime.pool.planning import State
 from trilithon.runtime.pool.pool import Loaded
 
 __all__ = [
