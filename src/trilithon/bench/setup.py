@@ -85,7 +85,7 @@ def resolve(
     # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
     found = list({placement.name: placement for placement in found}.values())
     if not found:
-        reasons = "; ".join(missing for each in engines(configuration) if (missing := each.missing()))
+        reasons = "; ".join(missing for engine in engines(configuration) if (missing := engine.missing()))
         raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
     return found
 

@@ -47,8 +47,8 @@ def conditions_of(campaign: Campaign, placement: str, test: Test) -> Conditions 
         celsius_max=hottest[0],
         hottest=hottest[1],
         clocks_min_hz=clocks,
-        joules_per_prompt_token=_median(each.joules_per_prompt_token for each in energies),
-        joules_per_generated_token=_median(each.joules_per_generated_token for each in energies),
+        joules_per_prompt_token=_median(energy.joules_per_prompt_token for energy in energies),
+        joules_per_generated_token=_median(energy.joules_per_generated_token for energy in energies),
         meter=meter,
     )
 

@@ -74,7 +74,7 @@ def remark_lines(campaign: Campaign) -> list[str]:
 
 def _guesses(runs: list[Run]) -> str:
     marks = [sample.marks for run in runs for sample in run.samples]
-    guessed, right = (sum(each.get(name, 0) for each in marks) for name in ("guessed_tokens", "guessed_right_tokens"))
+    guessed, right = (sum(mark.get(name, 0) for mark in marks) for name in ("guessed_tokens", "guessed_right_tokens"))
     if not guessed:
         return "no tokens were guessed ahead"
     return f"{guessed:,} tokens were guessed ahead, {right / guessed:.0%} of them right"

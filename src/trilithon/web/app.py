@@ -82,8 +82,8 @@ def _forget_last() -> None:
 def _in_front(app: FastAPI) -> None:
     """A browser's request for a page is the pages', whatever the API has at that path; nothing else is."""
     mounts = [route for route in app.router.routes if isinstance(route, Mount) and route.app is pages_app]
-    for each in mounts:
-        app.router.routes.remove(each)
+    for mount in mounts:
+        app.router.routes.remove(mount)
     app.router.routes.insert(0, cast(BaseRoute, _PagesMount("/", app=_with_policy(pages_app), name="pages")))
 
 

@@ -42,7 +42,7 @@ def language_of(chosen: str, accepted: str) -> str:
     """`chosen` by the reader, or else the one of ours that the browser's Accept-Language likes best."""
     if chosen in LANGUAGES:
         return chosen
-    wishes = [_wish(each) for each in accepted.split(",")[:_MOST_WISHES]]
+    wishes = [_wish(part) for part in accepted.split(",")[:_MOST_WISHES]]
     for _, name in sorted(wishes, key=lambda wish: -wish[0]):
         if name in LANGUAGES:
             return name

@@ -170,7 +170,7 @@ class Sensors:
 
 def _parsed(held: _Held, at_ns: int) -> Mapping[str, float]:
     probe = held.probe
-    return probe.parse([os.pread(each, probe.most_bytes, 0) for each in held.descriptors], at_ns)
+    return probe.parse([os.pread(descriptor, probe.most_bytes, 0) for descriptor in held.descriptors], at_ns)
 
 
 def _close(descriptors: Sequence[int]) -> None:

@@ -223,12 +223,12 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for each in dict.fromkeys(came):
-            handler = before[signal.Signals(each)]
+        for fromkey in dict.fromkeys(came):
+            handler = before[signal.Signals(fromkey)]
             if callable(handler):
-                handler(each, None)
+                handler(fromkey, None)
             else:
-                signal.raise_signal(each)
+                signal.raise_signal(fromkey)
 
 
 # -- this process

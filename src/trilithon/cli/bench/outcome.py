@@ -72,7 +72,11 @@ def rows_of(campaigns: "Sequence[Campaign]") -> "list[ComparisonRow]":
 
     if len(campaigns) == 1:
         return summarise(campaigns[0])
-    return [replace(row, placement=f"{each.id}:{row.placement}") for each in campaigns for row in summarise(each)]
+    return [
+        replace(row, placement=f"{campaign.id}:{row.placement}")
+        for campaign in campaigns
+        for row in summarise(campaign)
+    ]
 
 
 def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:

@@ -66,7 +66,7 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
     from trilithon.results.verdict import verdict_sentence
 
     with _store() as store:
-        found = [_campaign(store, each) for each in campaigns]
+        found = [_campaign(store, campaign) for campaign in campaigns]
     if output == "json":
         click.echo(export_campaigns(found, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
@@ -164,7 +164,7 @@ def export(campaigns: tuple[str, ...], form: str) -> None:
     from trilithon.results.formats import export_campaigns
 
     with _store() as store:
-        found = [_campaign(store, each) for each in campaigns]
+        found = [_campaign(store, campaign) for campaign in campaigns]
     exported = export_campaigns(found, form)  # type: ignore[arg-type] # click offers only its formats
     click.echo(exported.text, nl=False)
     if exported.note:
@@ -203,8 +203,8 @@ def report(campaign: str, folder: Path | None) -> None:
 def remove(campaigns: tuple[str, ...]) -> None:
     """Remove CAMPAIGNS from the database."""
     with _store() as store:
-        for each in campaigns:
-            number = _campaign(store, each).id
+        for campaign in campaigns:
+            number = _campaign(store, campaign).id
             store.remove(number)
             click.echo(f"removed campaign {number}", err=True)
 

@@ -90,10 +90,10 @@ def _conversation(model: str, words: Mapping[str, Any]) -> "TerminalChat":
     from trilithon.models.store.parameters import read_parameter
 
     parameters: dict[str, Any] = {}
-    for each in words["parameters"]:
-        name, equals, value = each.partition("=")
+    for word in words["parameters"]:
+        name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"--parameter {each}: write NAME=VALUE, for example temperature=0.2")
+            raise UserError(f"--parameter {word}: write NAME=VALUE, for example temperature=0.2")
         found = read_parameter(name.strip(), value)
         parameters[name.strip()] = [*parameters.get(name.strip(), []), *found] if isinstance(found, list) else found
     if words["context"]:

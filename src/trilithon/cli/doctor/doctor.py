@@ -112,7 +112,9 @@ def _machine_lines(board: "Board") -> list[tuple[str, str]]:
     if board.npu:
         cores = f"{board.npu.cores} core{'s' * (board.npu.cores != 1)}, " if board.npu.cores else ""
         lines.append(("NPU", f"{cores}driver {board.npu.driver} {board.npu.version or ''}".rstrip()))
-    lines += [("NPU runtime", f"{each.path} {each.version or 'of unknown version'}") for each in board.runtimes]
+    lines += [
+        ("NPU runtime", f"{runtime.path} {runtime.version or 'of unknown version'}") for runtime in board.runtimes
+    ]
     lines += [(f"{swap.kind} swap", f"{swap.path}, {_size(swap.size_bytes)}") for swap in board.swaps]
     lines += [("disk", f"{disk.folder}: {_size(disk.free_bytes)} free, {disk.kind}") for disk in board.disks]
     lines.append(("system", f"{board.operating_system}, Linux {board.kernel}{', container' * board.in_container}"))

@@ -32,7 +32,7 @@ _HOT_CELSIUS = 80.0  # as the bench warns: boards lose 15-20% to throttling from
 def frame_json(window: Window) -> dict[str, Any]:
     """One line of `--watch --json`. `at_ns` is monotonic; what is absent is not there."""
     more = {"hung": window.hung} if window.hung else {}
-    return {"at_ns": window.at_ns, "readings": [asdict(each) for each in window.readings()]} | more
+    return {"at_ns": window.at_ns, "readings": [asdict(reading) for reading in window.readings()]} | more
 
 
 def plain_lines(board: Board, window: Window) -> list[str]:

@@ -217,7 +217,8 @@ def _trial_json(trial: "Trial") -> dict[str, Any]:
         "works": trial.works,
         "rung": trial.rung,
         "capabilities": [
-            {"capability": each.capability, "outcome": each.outcome, "detail": each.detail} for each in trial.findings
+            {"capability": finding.capability, "outcome": finding.outcome, "detail": finding.detail}
+            for finding in trial.findings
         ],
     }
 
@@ -228,5 +229,5 @@ def _print_trials(trials: "list[Trial]") -> None:
         verdict = "works" if trial.tried else "was not tried"
         verdict = (f"{verdict}, with {trial.rung}" if trial.rung else verdict) if trial.works else "fails"
         click.echo(f"{trial.placement} {verdict}")
-        for each in trial.findings:
-            click.echo(f"  {marks[each.outcome]} {each.capability:<19}{each.detail}".rstrip())
+        for finding in trial.findings:
+            click.echo(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip())

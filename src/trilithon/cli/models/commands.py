@@ -68,7 +68,7 @@ def list_models(verbose: bool, as_json: bool) -> None:
         listing = store.listing()
         known = {str(manifest.name).casefold() for manifest in listing.manifests}
         theirs = [each for each in _adopted() if str(each.name).casefold() not in known]
-        found = [*zip(listing.manifests, listing.roots, strict=True), *((each, None) for each in theirs)]
+        found = [*zip(listing.manifests, listing.roots, strict=True), *((their, None) for their in theirs)]
         rows = [model_rows.model_row(*each, store, places=verbose or as_json) for each in found]
     for problem in listing.problems:
         click.echo(f"warning: {problem}", err=True)

@@ -41,7 +41,7 @@ def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
         "capabilities": sorted(file.capabilities),
         "bytes_per_token": file.bytes_per_token,
         "memory": memory,
-        "placements": [{"placement": each.placement, "refusal": each.refusal} for each in verdicts],
+        "placements": [{"placement": verdict.placement, "refusal": verdict.refusal} for verdict in verdicts],
     }
 
 

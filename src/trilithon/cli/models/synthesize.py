@@ -76,7 +76,9 @@ def _print_architectures(as_json: bool) -> None:
     from trilithon.models.synthetic.architectures import QUANTIZATIONS, architectures
 
     if as_json:
-        rows = [asdict(each) | {"quantizations": list(QUANTIZATIONS)} for each in architectures().values()]
+        rows = [
+            asdict(architecture) | {"quantizations": list(QUANTIZATIONS)} for architecture in architectures().values()
+        ]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for key, each in architectures().items():

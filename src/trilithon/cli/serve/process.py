@@ -178,11 +178,11 @@ class _UvicornServer(uvicorn.Server):
     def _asked_to_end(self) -> None:
         if self.should_exit:
             # The kernel ends the children with this thread (see children.guard); files would be left.
-            for each in self._listening.leftovers:
-                if each.is_dir():
-                    shutil.rmtree(each, ignore_errors=True)
+            for leftover in self._listening.leftovers:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
                 else:
-                    each.unlink(missing_ok=True)
+                    leftover.unlink(missing_ok=True)
             os._exit(_STOPPED)
         self._listening.ending()
         self.should_exit = True

@@ -227,7 +227,7 @@ def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list
     lines = [f"Trilithon {__version__} serves {models} model{'s' * (models != 1)} at {', '.join(places)}"]
     if not models:
         lines.append("no model is here yet; fetch one: trilithon pull qwen2.5:0.5b")
-    url = next((each for each in places if each.startswith("http")), "")
+    url = next((place for place in places if place.startswith("http")), "")
     if url:
         lines.append(f"for clients: OLLAMA_HOST={url} OPENAI_BASE_URL={url}/v1 ANTHROPIC_BASE_URL={url}")
     if anywhere := next((port for host, port in map(_host_and_port, sockets) if host in ("0.0.0.0", "::")), 0):

@@ -108,7 +108,7 @@ class Catalog:
         with ModelStore.open(self._configuration) as store:
             found = [*self._own, *(each for each in store.list() if not store.missing(each))]
         known = {str(each.name).casefold() for each in found}
-        found += [each for each in self._others() if str(each.name).casefold() not in known]
+        found += [other for other in self._others() if str(other.name).casefold() not in known]
         return tuple(_entry(each) for each in found if weights_of(each))
 
     def find(self, name: str) -> CatalogEntry:
@@ -173,7 +173,7 @@ class Catalog:
             return parse_placement(plan.placement)
         usable = usable_here([file], self._configuration)
         if not usable:
-            reasons = "; ".join(missing for each in engines(self._configuration) if (missing := each.missing()))
+            reasons = "; ".join(missing for engine in engines(self._configuration) if (missing := engine.missing()))
             raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
         return usable[0]
 

@@ -106,7 +106,7 @@ class Pulls:
                 step=PullStep("looking", name),
                 stopping=self._closing,
             )
-            ended = [each.number for each in self._states.values() if each.outcome != "running"]
+            ended = [state.number for state in self._states.values() if state.outcome != "running"]
             for each in ended[:-_MOST_ENDED]:
                 del self._states[each]
         return number

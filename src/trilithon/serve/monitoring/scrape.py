@@ -103,17 +103,17 @@ def _by(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric
 
 def _board_metrics(readings: Sequence[Reading]) -> Iterator[Metric]:
     for quantity, (name, help_text) in _READINGS.items():
-        found = [each for each in readings if each.quantity == quantity]
+        found = [reading for reading in readings if reading.quantity == quantity]
         if found:
             family = GaugeMetricFamily(name, help_text, labels=("sensor",))
             for each in found:
                 family.add_metric((each.name,), each.value)
             yield family
-    meters = [each for each in readings if each.quantity == "energy"]
+    meters = [reading for reading in readings if reading.quantity == "energy"]
     if meters:
         energy = CounterMetricFamily(
             "trilithon_energy_joules", "Energy by the meters of the machine", labels=("sensor",)
         )
-        for each in meters:
-            energy.add_metric((each.name,), each.value)
+        for meter in meters:
+            energy.add_metric((meter.name,), meter.value)
         yield energy

@@ -102,7 +102,7 @@ def _turn(message: OllamaMessage, calls: _Calls, where: str) -> dict[str, Any]:
     if message.thinking and message.role == "assistant":
         turn["reasoning_content"] = message.thinking
     if message.tool_calls:
-        turn["tool_calls"] = [_call(each, calls) for each in message.tool_calls]
+        turn["tool_calls"] = [_call(call, calls) for call in message.tool_calls]
     if message.role == "tool":
         turn["tool_call_id"], name = calls.answered(message)
         if name:

@@ -184,7 +184,7 @@ def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str
         "template": template_text(manifest, known, store),
         "system": manifest.system,
         "details": details(manifest, known),
-        "messages": [{"role": each.role, "content": each.content} for each in manifest.messages],
+        "messages": [{"role": message.role, "content": message.content} for message in manifest.messages],
         "model_info": model_info(known, verbose=verbose),
         "capabilities": capabilities(known),
         "modified_at": rfc3339(entry.modified),
@@ -195,5 +195,7 @@ def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str
             found["projector_info"] = plain_values(header.values(), verbose=verbose)
     if verbose and known.file.format == "gguf":
         tensors = read_gguf(known.file.path).tensors
-        found["tensors"] = [{"name": each.name, "type": each.type, "shape": list(each.shape)} for each in tensors]
+        found["tensors"] = [
+            {"name": tensor.name, "type": tensor.type, "shape": list(tensor.shape)} for tensor in tensors
+        ]
     return {name: value for name, value in found.items() if value or name not in ("license", "system", "messages")}

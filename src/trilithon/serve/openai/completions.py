@@ -131,9 +131,9 @@ def legacy_logprobs(pieces: Sequence[Piece], offset: int, most: int) -> dict[str
 
 def usage_of(timings: Sequence[Timings | None], choices: int) -> dict[str, Any]:
     """Of all answers of a request together, `choices` to each prompt in turn; a prompt counts once."""
-    known = [each for each in timings[::choices] if each is not None]
+    known = [timing for timing in timings[::choices] if timing is not None]
     prompt = sum(each.prompt_n + each.cache_n for each in known)
-    generated = sum(each.predicted_n for each in timings if each is not None)
+    generated = sum(timing.predicted_n for timing in timings if timing is not None)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": generated,

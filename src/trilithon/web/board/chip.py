@@ -116,7 +116,7 @@ class ChipView:
 
 
 def values_of(readings: Iterable[Reading]) -> dict[tuple[Quantity, str], float]:
-    return {(each.quantity, each.name): each.value for each in readings}
+    return {(reading.quantity, reading.name): reading.value for reading in readings}
 
 
 def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiting: int = 0) -> ChipView:

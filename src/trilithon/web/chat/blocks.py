@@ -36,12 +36,12 @@ class Blocks:
         return [found] if found.strip() else []
 
     def _look(self, line: str) -> None:
-        found = _FENCE.match(line)
-        if found is None:
+        match = _FENCE.match(line)
+        if match is None:
             return
         if not self._fence:
             self._fence = line
-        elif self._closes(found[1], line):
+        elif self._closes(match[1], line):
             self._fence = ""
 
     def _closes(self, marks: str, line: str) -> bool:

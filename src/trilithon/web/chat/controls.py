@@ -76,8 +76,8 @@ class Controls:
         """As it was when it was last asked something."""
         if conversation.model in self._entries:
             self._model.set_value(conversation.model)
-        for each in fields(ChatSettings):
-            self._fields[each.name].set_value(getattr(conversation.wishes, each.name))
+        for field in fields(ChatSettings):
+            self._fields[field.name].set_value(getattr(conversation.wishes, field.name))
 
     @property
     def model(self) -> str:
@@ -99,7 +99,7 @@ class Controls:
     def in_turn(self) -> bool:
         """Whether the two share a unit that has one tenant."""
         try:
-            units = [parse_placement(each).unit for each in self.placements() if each]
+            units = [parse_placement(placement).unit for placement in self.placements() if placement]
         except TrilithonError:
             return False
         return units.count("npu") > 1

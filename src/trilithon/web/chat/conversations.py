@@ -113,7 +113,7 @@ def _title(path: Path) -> str | None:
     """None for what is no conversation, as far as its beginning tells."""
     try:
         with path.open("rb") as file:
-            found = _TITLE.search(file.read(_TITLE_WITHIN_BYTES).decode("utf-8", "replace"))
-        return None if found is None else str(json.loads(found[1]))
+            match = _TITLE.search(file.read(_TITLE_WITHIN_BYTES).decode("utf-8", "replace"))
+        return None if match is None else str(json.loads(match[1]))
     except (OSError, ValueError):
         return None

@@ -216,11 +216,11 @@ class _ChatPage:
         history = [*conversation.before(asked.number), asked]
         places = [placement] if placement else self._controls.placements()
         try:
-            generations = [generation_of(conversation.model, conversation.wishes, history, each) for each in places]
+            generations = [generation_of(conversation.model, conversation.wishes, history, place) for place in places]
         except TrilithonError as error:
             self._complain(error)
             return
-        messages = [conversation.add(asked.number, "assistant", placement=each) for each in places]
+        messages = [conversation.add(asked.number, "assistant", placement=place) for place in places]
         conversation.choose(messages[0].number)
         views = self._views_of(messages)
         self._composer.at_work(True)

@@ -84,7 +84,7 @@ class Conversation:
     def branches(self, number: int) -> list[int]:
         """The numbers of this message and of those beside it, in the order in which they were made."""
         parent = self.messages[number].parent
-        return [each.number for each in self.messages.values() if each.parent == parent]
+        return [message.number for message in self.messages.values() if message.parent == parent]
 
     def choose(self, number: int) -> None:
         self.chosen[self.messages[number].parent] = number
@@ -114,7 +114,7 @@ class Conversation:
         words = [self.title, self.model, self.wishes.system]
         for message in self.messages.values():
             words += [message.text, message.thinking, message.placement, message.error, *message.images]
-        if not all(isinstance(each, str) for each in words):
+        if not all(isinstance(word, str) for word in words):
             raise ValueError("what should be words is none")
         if any(message.role not in get_args(Role) for message in self.messages.values()):
             raise ValueError("a message is nobody's")

@@ -52,12 +52,12 @@ class _Written:
             words("p", self._details.problem, "bad")
         self._facts(manifest)
         self._files()
-        for each in self._details.weights:
-            self._weights(each, named=len(self._details.weights) > 1)
+        for weight in self._details.weights:
+            self._weights(weight, named=len(self._details.weights) > 1)
         self._folded_texts(manifest)
 
     def _facts(self, manifest: Manifest) -> None:
-        first = next((each.file for each in self._details.weights if each.file), None)
+        first = next((weight.file for weight in self._details.weights if weight.file), None)
         pairs = _about_file(first, self._text) if first else []
         pairs += [
             ("size", format_bytes(manifest.size_bytes)),
@@ -74,12 +74,12 @@ class _Written:
     def _files(self) -> None:
         words("h3", self._text("models.show.files"))
         with box("ul", "files"):
-            for each in self._details.files:
+            for file in self._details.files:
                 with box("li"):
-                    words("span", self._text(f"models.show.role_{each.role}"), "muted")
-                    words("span", each.name, "name")
-                    words("span", " · ".join(filter(None, (format_bytes(each.size_bytes), each.kind, each.place))))
-                    if each.is_missing:
+                    words("span", self._text(f"models.show.role_{file.role}"), "muted")
+                    words("span", file.name, "name")
+                    words("span", " · ".join(filter(None, (format_bytes(file.size_bytes), file.kind, file.place))))
+                    if file.is_missing:
                         words("span", self._text("models.show.file_missing"), "bad")
 
     def _weights(self, weights: Weights, *, named: bool) -> None:

@@ -116,7 +116,7 @@ def compare(database: Path, a: tuple[int, str], b: tuple[int, str], language: st
             raise UserError(f"campaign {found.id} has no placement {name}; it has {', '.join(names)}")
     phrases = _phrases(language)
     pairs = compare_placements((first, a[1]), (second, b[1]), every_metric=True, phrases=phrases)
-    told = [_comparison(a, b, each, phrases) for each in pairs]
+    told = [_comparison(a, b, pair, phrases) for pair in pairs]
     if not told:
         raise UserError(f"{a[0]}:{a[1]} and {b[0]}:{b[1]} have no test in common; choose two that measured the same")
     sides = (("a", first, a[1]), ("b", second, b[1]))

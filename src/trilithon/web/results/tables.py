@@ -69,10 +69,10 @@ def results_table(screen: ResultsScreen, chosen: Container[Chosen], text: Texts)
             "tr",
             *(
                 element("td", cell, class_=name, data_title=titles[name])
-                for name, cell in _cells(each, chosen, text).items()
+                for name, cell in _cells(result, chosen, text).items()
             ),
         )
-        for each in screen.results
+        for result in screen.results
     )
     return joined((element("thead", head), element("tbody", *lines)))
 
