@@ -22,7 +22,7 @@ FLOORS = [
 # With `__init__.py`.
 MOST_MODULES = 16
 # Classes that carry one name in two modules on purpose, each with the reason.
-PAIRS = {"ChatShape", "CompletionShape", "Generation"}
+PAIRS: set[str] = set()
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 

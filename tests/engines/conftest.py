@@ -79,7 +79,8 @@ class RkllmServer:
         ]
         environment = os.environ | {"STANDIN_RECORD": str(self._record)}
         if packages:
-            environment["PYTHONPATH"] = str(packages)
+            paths = [str(packages), os.environ.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         self.http = httpx.Client(

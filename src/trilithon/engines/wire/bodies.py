@@ -1,6 +1,6 @@
-"""What the bodies of llama-server's API have in common for the servers that are written in Python: pure functions.
+"""Parts of llama-server's request and answer bodies: fields, timings, usage and metrics. Pure functions.
 
-Field names and messages as the server of llama.cpp b11434 was seen to give them.
+Field names and messages as the server of llama.cpp b11434 gave them.
 """
 
 import math
@@ -13,23 +13,17 @@ from trilithon.engines.wire.messages import Timings
 
 __all__ = [
     "NUMBER_LIMIT",
-    "Probability",
     "Totals",
-    "chat_limits",
     "field_of",
-    "fitting",
-    "inputs_of",
     "metrics_text",
-    "stop_words",
     "timings_body",
     "usage_body",
-    "verbose_body",
 ]
 
 _T = TypeVar("_T")
 
 NUMBER_LIMIT: Final = 1e9
-"""More than any number that a request means."""
+"""Larger than any meaningful number in a request."""
 
 _METRICS: Final = (
     ("counter", "prompt_tokens_total", "Prompt tokens evaluated"),
@@ -45,18 +39,9 @@ _METRICS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Probability:
-    """A generated token with its log-probability and the most probable tokens in its place."""
-
-    token: int
-    logprob: float
-    top: list[tuple[int, float]]
-
-
 @dataclass(slots=True)
 class Totals:
-    """Counters since the start of the process."""
+    """Counters since the start of the process; `longest` is the most tokens that a KV cache held."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -67,20 +52,18 @@ class Totals:
     longest: int = 0
 
     def add(self, timings: Timings) -> None:
-        """What one request took."""
+        """Adds one finished request, without its generated tokens: these are counted one by one."""
         self.prompt_tokens += timings.prompt_n
         self.cached_tokens += timings.cache_n
         self.prompt_ms += timings.prompt_ms
-        self.generated += timings.predicted_n
         self.predicted_ms += timings.predicted_ms
-        self.longest = max(self.longest, timings.cache_n + timings.prompt_n + timings.predicted_n)
-
-
-# -- requests
+        # As llama-server counts: what the KV cache held. The last token was sampled, but not evaluated.
+        sequence = timings.cache_n + timings.prompt_n + max(timings.predicted_n - 1, 0)
+        self.longest = max(self.longest, sequence)
 
 
 def field_of(body: Mapping[str, Any], name: str, kind: type[_T], default: _T) -> _T:
-    """Raises ApiError for a value of another type; null is as good as nothing."""
+    """The value of `name`, or `default` where it is absent or null. Raises WireError for another type."""
     value = body.get(name)
     if value is None:
         return default
@@ -91,49 +74,8 @@ def field_of(body: Mapping[str, Any], name: str, kind: type[_T], default: _T) ->
     return value
 
 
-def stop_words(body: Mapping[str, Any]) -> tuple[str, ...]:
-    stop = body.get("stop") or []
-    words = [stop] if isinstance(stop, str) else stop
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise WireError(400, '"stop" must be a string or a list of strings')
-    return tuple(word for word in words if word)
-
-
-def chat_limits(body: Mapping[str, Any]) -> tuple[int, int]:
-    """The most tokens, -1 for no limit, and how many of the most probable tokens are wanted with each."""
-    limits = [body[name] for name in ("max_completion_tokens", "max_tokens", "n_predict") if body.get(name) is not None]
-    limit = field_of({"max_tokens": limits[0]} if limits else {}, "max_tokens", int, -1)
-    wanted = field_of(body, "logprobs", bool, False)
-    return limit, max(field_of(body, "top_logprobs", int, 0), 1) if wanted else 0
-
-
-def inputs_of(body: Mapping[str, Any]) -> list[Any]:
-    """The prompts of an embeddings request: one text, one list of tokens, or a list of either."""
-    given = body.get("input", body.get("content"))
-    if given is None:
-        raise WireError(400, '"input" or "content" must be provided')
-    several = isinstance(given, list) and all(isinstance(part, str | list) for part in given)
-    inputs = given if several else [given]
-    if not inputs:
-        raise WireError(400, '"input" must not be empty')
-    return inputs
-
-
-def fitting(tokens: list[int], context: int) -> list[int]:
-    """The tokens of a prompt, when it is one and leaves room for an answer."""
-    if not tokens:
-        raise WireError(400, '"prompt" must not be empty')
-    if len(tokens) >= context:
-        message = f"request ({len(tokens)} tokens) exceeds the available context size ({context} tokens)"
-        raise WireError(400, message, "exceed_context_size_error", n_prompt_tokens=len(tokens), n_ctx=context)
-    return tokens
-
-
-# -- answers
-
-
 def timings_body(timings: Timings) -> dict[str, float]:
-    guesses = {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_accepted} if timings.draft_n else {}
+    drafted = {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_accepted} if timings.draft_n else {}
     steps = max(timings.predicted_n - 1, 0)
     return {
         "cache_n": timings.cache_n,
@@ -145,7 +87,7 @@ def timings_body(timings: Timings) -> dict[str, float]:
         "predicted_ms": timings.predicted_ms,
         "predicted_per_token_ms": timings.predicted_ms / steps if steps else 0.0,
         "predicted_per_second": steps / timings.predicted_ms * 1e3 if timings.predicted_ms else 0.0,
-        **guesses,
+        **drafted,
     }
 
 
@@ -157,11 +99,6 @@ def usage_body(timings: Timings) -> dict[str, Any]:
         "total_tokens": prompt + timings.predicted_n,
         "prompt_tokens_details": {"cached_tokens": timings.cache_n},
     }
-
-
-def verbose_body(body: Mapping[str, Any], stop_type: str, stopping_word: str) -> dict[str, Any]:
-    """What the last message of a chat says besides where the request asks for more: above all which word ended it."""
-    return {"__verbose": {"stop_type": stop_type, "stopping_word": stopping_word}} if body.get("verbose") else {}
 
 
 def metrics_text(totals: Totals, *, processing: int, waiting: int) -> str:

@@ -73,9 +73,9 @@ class ReasoningSplit:
     `opened` means that the prompt ended with the opening tag. A block that is never closed is reasoning to its end.
     """
 
-    def __init__(self, opened: bool = False):
+    def __init__(self, opened: bool = False, *, split: bool = True):
         self._opened = opened
-        self._state: Literal["start", "reasoning", "between", "visible"] = "start"
+        self._state: Literal["start", "reasoning", "between", "visible"] = "start" if split else "visible"
         self._held = ""
         self._reasoned = False
 
@@ -125,10 +125,10 @@ class ReasoningSplit:
 class TextStream:
     """One answer: raw pieces go in, pieces to show come out. Stop strings are looked for in the raw text."""
 
-    def __init__(self, *, stop: Sequence[str] = (), reasoning_opened: bool = False):
+    def __init__(self, *, stop: Sequence[str] = (), split_reasoning: bool = True, reasoning_opened: bool = False):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = StopFilter(stop)
-        self._split = ReasoningSplit(reasoning_opened)
+        self._split = ReasoningSplit(reasoning_opened, split=split_reasoning)
 
     @property
     def stopped(self) -> str | None:

@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.engines.rkllm.child.answering import GenerationJob
-from trilithon.engines.rkllm.child.requests import read_chat, read_completion, read_inputs
+from trilithon.engines.rkllm.child.answering import RkllmRequest
+from trilithon.engines.rkllm.child.requests import RkllmReader
 from trilithon.engines.rkllm.child.structs import GREEDY
 from trilithon.engines.rkllm.child.template import ModelText
 from trilithon.engines.wire.http import WireError
 from trilithon.engines.wire.messages import Chat, Completion
+from trilithon.errors import UserError
 
 TEXT = ModelText(None, None, "there are no files")
-NO_VISION = (None, "no encoder")
+READER = RkllmReader(TEXT, 64, thinking=True, vision=(None, "no encoder"))
 
 NAMES = st.sampled_from(
     [
@@ -72,23 +73,17 @@ BODIES = st.dictionaries(NAMES, VALUES, max_size=6)
 @given(BODIES)
 def test_any_body_is_a_request_or_our_error(body):
     for read in (
-        lambda: read_completion({"prompt": [5, 6]} | body, context=64, vocabulary=320, text=TEXT),
-        lambda: (
-            read_chat(
-                {"messages": [{"role": "user", "content": "x"}]} | body,
-                context=64,
-                text=TEXT,
-                thinking=True,
-                vision=NO_VISION,
-            ).generate
-        ),
+        lambda: READER.completion({"prompt": [5, 6]} | body),
+        lambda: READER.chat({"messages": [{"role": "user", "content": "x"}]} | body),
     ):
         try:
             request = read()
         except WireError as error:
             assert 400 <= error.status < 600
             continue
-        assert isinstance(request, GenerationJob)
+        except UserError:  # answered with the status 400
+            continue
+        assert isinstance(request, RkllmRequest)
         assert 1 <= request.limit <= 64
 
 
@@ -103,23 +98,23 @@ def test_any_body_is_a_request_or_our_error(body):
 )
 def test_numbers_beyond_all_bounds_are_refused(body, words):
     with pytest.raises(WireError, match=re.escape(words)):
-        read_completion({"prompt": [5], "temperature": 0} | body, context=64, vocabulary=320, text=TEXT)
+        READER.completion({"prompt": [5], "temperature": 0} | body)
 
 
 @pytest.mark.parametrize("calls", [5, "x", [5], ["x"], {"a": 1}, [{"function": "ab"}], [{"name": "f"}]])
 def test_earlier_calls_that_are_none_are_refused(calls):
     messages = [{"role": "assistant", "content": "x", "tool_calls": calls}]
     with pytest.raises(WireError, match="'tool_calls' must be an array"):
-        read_chat({"messages": messages}, context=64, text=TEXT, thinking=True, vision=NO_VISION)
+        READER.chat({"messages": messages})
 
 
 @given(BODIES)
 def test_any_input_is_tokens_or_our_error(body):
     try:
-        inputs = read_inputs(body, context=64, vocabulary=320, text=TEXT)
-    except WireError:
+        inputs = READER.inputs(body)
+    except (WireError, UserError):
         return
-    assert all(0 <= token < 320 for tokens in inputs for token in tokens)
+    assert all(type(token) is int and token >= 0 for tokens in inputs for token in tokens)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +126,11 @@ def test_any_input_is_tokens_or_our_error(body):
     ],
 )
 def test_our_own_completions_are_taken(request_):
-    read = read_completion(request_.body(stream=True), context=64, vocabulary=320, text=TEXT)
+    read = READER.completion(request_.body(stream=True))
     assert (read.limit, read.sampling) == (4, GREEDY)
 
 
 def test_our_own_chats_are_taken():
     body = Chat(messages=[("system", "s"), ("user", "u")], max_tokens=4, stop=("a", "")).body(stream=True)
-    read = read_chat(body, context=64, text=TEXT, thinking=True, vision=NO_VISION).generate
+    read = READER.chat(body)
     assert (read.limit, read.sampling, read.stop, read.prompt) == (4, GREEDY, ("a",), "s\n\nu")

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from trilithon.engines.rkllm.child.answering import Answering, GenerationJob
+from trilithon.engines.rkllm.child.answering import Answering, RkllmRequest
 from trilithon.engines.rkllm.child.binding import UnknownAbi
 from trilithon.engines.rkllm.child.log import context_limit, explain, load_facts
 from trilithon.engines.rkllm.child.runtime import RkllmRuntime, RuntimeFailed
@@ -176,7 +176,7 @@ def test_an_answer_takes_the_time_of_its_steps(opened, monkeypatch):
     original = runtime.generate
     monkeypatch.setattr(runtime, "generate", lambda *one, **more: seen.append(original(*one, **more)) or seen[-1])
     answering = Answering(
-        runtime, ModelText(None, None, ""), frozenset(), GenerationJob(prompt=PROMPT, limit=11), lambda given: None, []
+        runtime, ModelText(None, None, ""), frozenset(), RkllmRequest(prompt=PROMPT, limit=11), lambda given: None, []
     )
     timings = answering.run().timings
     assert (timings.prompt_n, timings.prompt_ms) == (len(PROMPT), seen[0].prompt_ms)
@@ -185,7 +185,7 @@ def test_an_answer_takes_the_time_of_its_steps(opened, monkeypatch):
 
 def test_a_model_that_only_ends_is_not_asked_for_ever(opened):
     runtime = opened("1.3.0", answer="")
-    request = GenerationJob(prompt=[5, 5], limit=9, ignore_eos=True)
+    request = RkllmRequest(prompt=[5, 5], limit=9, ignore_eos=True)
     answering = Answering(runtime, ModelText(None, None, ""), frozenset(), request, lambda given: None, [])
     with pytest.raises(RuntimeFailed, match="ends again and again"):
         answering.run()

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.engines.scripted.child.model import BOS, EOS, VOCABULARY, Prefix, ScriptedAnswer, TextWriter, embedding
+from trilithon.engines.scripted.child.model import BOS, EOS, VOCABULARY, Prefix, ScriptedAnswer, embedding
 from trilithon.engines.scripted.engine import Script
 
 TOKENS = st.lists(st.integers(0, len(VOCABULARY) - 1), max_size=40)
 
 
 def said(script: Script, limit: int = 400) -> str:
-    steps = islice(ScriptedAnswer(script).steps(ignore_eos=False), limit)
-    return VOCABULARY.detokenize([step.token for step in steps if step.token != EOS])
+    tokens = islice(ScriptedAnswer(script).tokens(ignore_eos=False), limit)
+    return VOCABULARY.detokenize([token for token in tokens if token != EOS])
 
 
 @given(st.text() | st.text(alphabet="abcxyz ABé漢дж\n"))
@@ -76,16 +76,12 @@ def test_wrong_changes_that_fraction_of_the_positions():
 
 
 def test_the_answer_is_the_text_and_its_end():
-    steps = list(ScriptedAnswer(Script(text="Hello there.")).steps(ignore_eos=False))
-    assert steps[-1].token == EOS
+    assert list(ScriptedAnswer(Script(text="Hello there.")).tokens(ignore_eos=False))[-1] == EOS
     assert said(Script(text="Hello there.")) == "Hello there."
     assert len(said(Script()).split()) > 70
 
 
-def test_thinking_comes_first_and_is_told_apart():
-    steps = list(ScriptedAnswer(Script(text="Yes.", thinking="Hm.")).steps(ignore_eos=False))
-    parts = {part: VOCABULARY.detokenize([s.token for s in steps if s.part == part]) for part in ("thinking", "answer")}
-    assert parts == {"thinking": "Hm.", "answer": "Yes."}
+def test_thinking_comes_first():
     assert said(Script(text="Yes.", thinking="Hm.")) == "<think>\nHm.\n</think>\n\nYes."
 
 
@@ -98,28 +94,9 @@ def test_garbage():
 
 
 def test_ignoring_the_end_begins_anew():
-    tokens = islice((step.token for step in ScriptedAnswer(Script(text="Ab.")).steps(ignore_eos=True)), 50)
+    tokens = islice(ScriptedAnswer(Script(text="Ab.")).tokens(ignore_eos=True), 50)
     assert VOCABULARY.detokenize(list(tokens)).count("Ab.") > 10
-    assert next(ScriptedAnswer(Script(garbage="empty")).steps(ignore_eos=True)).token != EOS
-
-
-WORDS = st.lists(st.text(alphabet="ab", min_size=1, max_size=3), max_size=2)
-
-
-@given(st.text(alphabet="abcé"), WORDS)
-def test_the_writer_gives_all_up_to_the_stop_word(text, stop):
-    writer, out = TextWriter(tuple(stop)), ""
-    for token in VOCABULARY.tokenize(text):
-        out += writer.add(token)
-        if writer.stopped_by:
-            break
-    out += writer.finish()
-    assert text.startswith(out)
-    assert not any(word in out for word in stop)
-    if writer.stopped_by:
-        assert text.startswith(out + writer.stopped_by)
-    else:
-        assert out == text
+    assert next(ScriptedAnswer(Script(garbage="empty")).tokens(ignore_eos=True)) != EOS
 
 
 @given(TOKENS)

@@ -17,8 +17,10 @@ import pytest
 
 from trilithon.engines.base import Placement, Settings
 from trilithon.engines.scripted.child.model import VOCABULARY
-from trilithon.engines.scripted.child.slot import ScriptedEnd, ScriptedJob, ScriptedSlot
+from trilithon.engines.scripted.child.slot import ScriptedSlot
 from trilithon.engines.scripted.engine import Script, ScriptedEngine
+from trilithon.engines.wire.bodies import Totals
+from trilithon.engines.wire.generation import GenerationEnd, GenerationRequest
 from trilithon.models.files.model_file import ModelFile
 
 FAST = {"prefill": "100000", "decode": "2000", "noise": "0", "seed": "1"}
@@ -186,9 +188,10 @@ def test_completion_stream_says_the_same_piece_by_piece(healthy):
     assert ended
     assert set(final) == FINAL
     assert all(set(piece) == CHUNK | {"completion_probabilities"} for piece in pieces)
+    assert pieces[-1]["content"] == ""  # the end token takes a step too, and has a probability
     assert text_of(pieces) == whole["content"] == "<think>\nLet me see.\n</think>\n\nTwo stones and a third."
     assert final["stop_type"] == whole["stop_type"] == "eos"
-    assert final["timings"]["predicted_n"] == len(pieces) + 1  # the end token takes a step too
+    assert final["timings"]["predicted_n"] == len(pieces)
 
 
 def test_nothing_asked_for_still_samples_one_token(healthy):
@@ -554,13 +557,13 @@ def test_several_slots_work_side_by_side_and_each_keeps_its_own(start):
 
 def test_without_a_seed_two_slots_differ_as_real_processes_do():
     async def prompt_times():
-        slot = ScriptedSlot(Script(noise=0.3, prefill=20_000), context=1000, batch=1000)
-        request = ScriptedJob(prompt=[5] * 200, limit=1, cache=False)
+        slot = ScriptedSlot(Script(noise=0.3, prefill=20_000), context=1000, batch=1000, totals=Totals())
+        request = GenerationRequest(prompt=[5] * 200, limit=1, cache=False)
         return [
             step.timings.prompt_ms
             for _ in range(4)
             async for step in slot.generate(request)
-            if isinstance(step, ScriptedEnd)
+            if isinstance(step, GenerationEnd)
         ]
 
     one, two = asyncio.run(prompt_times()), asyncio.run(prompt_times())

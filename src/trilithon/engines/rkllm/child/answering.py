@@ -2,11 +2,10 @@
 token a run with the choice made here. All that must act within one token is decided here.
 """
 
-import codecs
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,11 @@ from trilithon.engines.rkllm.child.log import Reason
 from trilithon.engines.rkllm.child.runtime import DecodeStep, Perf, RkllmRuntime, RuntimeFailed
 from trilithon.engines.rkllm.child.structs import GREEDY, Picture, Prompt, RkllmSampling
 from trilithon.engines.rkllm.child.template import ModelText
-from trilithon.engines.wire.bodies import Probability
+from trilithon.engines.wire.generation import GeneratedToken, GenerationEnd, GenerationRequest, Probability, StopType
 from trilithon.engines.wire.messages import Timings
-from trilithon.engines.wire.text_stream import StopFilter, TextPiece, TextStream
+from trilithon.engines.wire.text_stream import TextStream
 
-__all__ = ["Answering", "GenerationEnd", "GenerationJob", "Given", "StopType"]
-
-StopType = Literal["eos", "limit", "word"]
+__all__ = ["Answering", "RkllmRequest"]
 
 # A model that is made to go on past its end may end again at once; so often in a row means that it has no more to say.
 _MOST_ENDS_IN_A_ROW = 8
@@ -29,60 +26,36 @@ _LEAST_MS = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationJob:
-    """A request as the slot takes it. `limit` is the most tokens; `candidates` the number of most probable tokens to
-    give with each, `bias` what is added to the scores: both only with greedy sampling and a prompt of token ids.
-    `picture` encodes what takes the prompt's place; that takes seconds, so it is done in the runtime's thread."""
+class RkllmRequest(GenerationRequest):
+    """`bias` is added to the scores; like `candidates` it needs greedy sampling and a prompt of token ids. `picture`
+    encodes what takes the prompt's place; that takes seconds, so it is called in the runtime's thread."""
 
-    prompt: Prompt
-    limit: int
-    cache: bool = True
     sampling: RkllmSampling = GREEDY
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
     thinking: bool = True
-    split_reasoning: bool = False
-    reasoning_opened: bool = False
     picture: Callable[[], Picture] | None = None
-    candidates: int = 0
     bias: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def scored(self) -> bool:
         return self.candidates > 0 or bool(self.bias)
 
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What one token added: nothing to show while a character, a stop string or a tag may still be forming."""
-
-    token: int
-    pieces: list[TextPiece]
-    probability: Probability | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationEnd:
-    """`rest` is what was held back; `full` means that the context is."""
-
-    stop_type: StopType
-    stopping_word: str
-    rest: list[TextPiece]
-    full: bool
-    timings: Timings
+    def settings(self) -> dict[str, Any]:
+        names = ("top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "mirostat")
+        temperature = 0.0 if self.sampling.top_k == 1 else self.sampling.temperature
+        return {"temperature": temperature, **{name: getattr(self.sampling, name) for name in names}}
 
 
 class Answering:
-    """One request under way. `tell` is called with each Given, from the runtime's thread; `kept` are the tokens that
-    the runtime holds keys and values of from before, as far as that is known."""
+    """One request under way. `tell` is called with each token, in the runtime's thread; `kept` are the tokens of which
+    the runtime has keys and values from earlier requests, as far as that is known."""
 
     def __init__(
         self,
         runtime: RkllmRuntime,
         text: ModelText,
         ends: frozenset[int],
-        request: GenerationJob,
-        tell: Callable[[Given], None],
+        request: RkllmRequest,
+        tell: Callable[[GeneratedToken], None],
         kept: Sequence[int],
     ):
         self._runtime = runtime
@@ -91,9 +64,10 @@ class Answering:
         self._request = request
         self._tell = tell
         self._kept = kept
-        self._stream: TextStream | _PlainStream = _PlainStream(request.stop)
-        if request.split_reasoning:
-            self._stream = TextStream(stop=request.stop, reasoning_opened=request.reasoning_opened)
+        self._stream = TextStream(
+            stop=request.stop, split_reasoning=request.split_reasoning, reasoning_opened=request.reasoning_opened
+        )
+        self._prompt_tokens = request.prompt_tokens
         self._perfs: list[Perf] = []
         self._ended_by_token = False
         self._started_ns = self._first_ns = self._last_ns = 0
@@ -102,7 +76,7 @@ class Answering:
     @property
     def tokens(self) -> list[int] | None:
         """The whole sequence; None where only the runtime knows the prompt's tokens."""
-        return None if _is_text(self._request.prompt) else [*_ids(self._request.prompt), *self.generated]
+        return None if self._prompt_tokens is None else [*self._prompt_tokens, *self.generated]
 
     def run(self) -> GenerationEnd:
         self._started_ns = self._first_ns = self._last_ns = time.monotonic_ns()
@@ -159,7 +133,7 @@ class Answering:
             self._first_ns = at_ns
         self._last_ns = at_ns
         self.generated.append(token)
-        self._tell(Given(token, self._stream.feed(text), probability))
+        self._tell(GeneratedToken(token, self._stream.feed(text), probability))
 
     # -- by the scores
 
@@ -181,11 +155,10 @@ class Answering:
     # -- the end
 
     def _end(self) -> GenerationEnd:
-        rest = [] if self._stream.stopped is not None else self._stream.finish()
         return GenerationEnd(
             stop_type=self._stop_type(),
             stopping_word=self._stream.stopped or "",
-            rest=rest,
+            rest=self._stream.finish(),
             full=len(self.tokens or self.generated) >= self._runtime.context,
             timings=self._timings(),
         )
@@ -207,7 +180,7 @@ class Answering:
         if steps > 0:
             # Whether the runtime counts the first token among them or not, a step takes as long.
             predicted_ms = sum(perf.step_ms for perf in self._perfs) / steps * max(count - 1, 0)
-        total = prompt_n if _is_text(self._request.prompt) else len(_ids(self._request.prompt))
+        total = prompt_n if self._prompt_tokens is None else len(self._prompt_tokens)
         return Timings(
             cache_n=max(total - prompt_n, 0),
             prompt_n=prompt_n,
@@ -218,9 +191,9 @@ class Answering:
 
     def _evaluated(self) -> int:
         """How many tokens of the prompt had to be evaluated, where the runtime does not say."""
-        if _is_text(self._request.prompt):
+        tokens = self._prompt_tokens
+        if tokens is None:
             return 0
-        tokens = _ids(self._request.prompt)
         if not self._request.cache or not self._runtime.abi.has_perf:
             return len(tokens)  # the older ones are not known to take up a prefix by themselves
         shared = 0
@@ -231,39 +204,7 @@ class Answering:
         return len(tokens) - shared
 
 
-class _PlainStream:
-    """As TextStream, without an eye on reasoning: what `/completion` gives."""
-
-    def __init__(self, stop: Sequence[str]):
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stop = StopFilter(stop)
-
-    @property
-    def stopped(self) -> str | None:
-        return self._stop.stopped
-
-    def feed(self, piece: bytes | str) -> list[TextPiece]:
-        return _shown(self._stop.feed(self._decoder.decode(piece) if isinstance(piece, bytes) else piece))
-
-    def finish(self) -> list[TextPiece]:
-        return _shown(self._stop.feed(self._decoder.decode(b"", final=True)) + self._stop.finish())
-
-
-def _shown(text: str) -> list[TextPiece]:
-    return [TextPiece(text)] if text else []
-
-
-def _is_text(prompt: Prompt) -> bool:
-    """Whether only the runtime knows the tokens."""
-    return isinstance(prompt, str | Picture)
-
-
-def _ids(prompt: Prompt) -> Sequence[int]:
-    assert not isinstance(prompt, str | Picture)
-    return prompt
-
-
-def _most_probable(logits: NDArray[np.float32], request: GenerationJob) -> Probability:
+def _most_probable(logits: NDArray[np.float32], request: RkllmRequest) -> Probability:
     """The distribution stays the model's own, whatever bias the choice is made with."""
     scores = logits.astype(np.float64)
     logprobs = scores - (scores.max() + np.log(np.exp(scores - scores.max()).sum()))

@@ -1,28 +1,26 @@
-"""The request bodies of llama-server, turned into what the RKLLM runtime can do; what it cannot is refused by name."""
+"""What the RKLLM runtime can do of a request; what it cannot is refused by name."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from trilithon.engines.rkllm.child.answering import GenerationJob
-from trilithon.engines.rkllm.child.structs import GREEDY, Picture, Prompt, RkllmSampling
+from trilithon.engines.rkllm.child.answering import RkllmRequest
+from trilithon.engines.rkllm.child.structs import GREEDY, Picture, RkllmSampling
 from trilithon.engines.rkllm.child.template import ModelText
-from trilithon.engines.rkllm.child.template import Prompt as RenderedPrompt
 from trilithon.engines.rkllm.child.vision import VisionEncoder, images_in
-from trilithon.engines.wire.bodies import NUMBER_LIMIT, chat_limits, field_of, fitting, inputs_of, stop_words
+from trilithon.engines.wire.bodies import NUMBER_LIMIT, field_of
+from trilithon.engines.wire.generation import GenerationRequest
 from trilithon.engines.wire.http import WireError
-from trilithon.errors import UserError
+from trilithon.engines.wire.requests import RenderedPrompt, RequestReader, chat_messages, offered_tools
 
-__all__ = ["ChatRequest", "Vision", "chat_prompt", "read_chat", "read_completion", "read_inputs", "read_tokens"]
-
-_T = TypeVar("_T")
+__all__ = ["RkllmReader", "Vision"]
 
 Vision = tuple[VisionEncoder | None, str]
-"""What looks at pictures, or why nothing does."""
+"""The vision encoder, or the reason why there is none."""
 
 _UNSUPPORTED = "not_supported_error"
 
-# What the runtime has no word for: the value with which it means nothing, as some clients send it with every request.
+# Fields that the runtime does not support, with the values that have no effect: some clients send these every time.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (0, 1),
     "dry_multiplier": (0,),
@@ -50,7 +48,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 _WINDOWS = (64, -1)  # llama-server's, and "the whole context"; how far the runtime looks back is not documented
 
-# The runtime's defaults, from its guide (1.3.0), for requests that want other than the most probable token.
+# The runtime's defaults, from its guide (1.3.0), for requests that are not greedy.
 _DEFAULT = RkllmSampling(top_k=40, top_p=0.9, temperature=0.8, repeat_penalty=1.1)
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-3, 10.0
 _ALL_TOKENS = 100_000
@@ -58,20 +56,68 @@ _MOST_DIGITS = 11
 _GREEDY_WORDS = ("n_probs", "logprobs", "logit_bias")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """A chat as the slot takes it, and what the answer must know: the names of the offered tools."""
+class RkllmReader(RequestReader[RkllmRequest]):
+    """`thinking` is for requests that do not set it."""
 
-    generate: GenerationJob
-    tools: frozenset[str]
+    def __init__(self, text: ModelText, context: int, *, thinking: bool, vision: Vision) -> None:
+        super().__init__(text, context)
+        self._model_text = text
+        self._thinking = thinking
+        self._vision = vision
+
+    def rendered(self, body: Mapping[str, Any]) -> RenderedPrompt:
+        thinking = self._thinks(body)
+        return self._model_text.chat(chat_messages(body), tools=offered_tools(body), enable_thinking=thinking)
+
+    def chat(self, body: Mapping[str, Any]) -> RkllmRequest:
+        picture = self._picture(body)
+        # The text of a conversation with pictures is tokenized by the runtime, after the encoder has run.
+        rendered = RenderedPrompt("", None, reasoning_opened=False) if picture else self.rendered(body)
+        return replace(self.chat_of(body, rendered), thinking=self._thinks(body), picture=picture)
+
+    def request(self, body: Mapping[str, Any], common: GenerationRequest) -> RkllmRequest:
+        sampling, bias = _sampling(body), _bias(body, self._model_text)
+        _refuse_unsupported(body, greedy=sampling.top_k == 1)
+        if (common.candidates or bias) and sampling != GREEDY:
+            # The runtime gives scores instead of an answer; the token is then chosen here, which is only done greedily.
+            name = next((name for name in _GREEDY_WORDS if body.get(name)), "top_logprobs")
+            raise WireError(
+                400, f'"{name}" needs "temperature" 0 and no penalties with the RKLLM runtime', _UNSUPPORTED
+            )
+        if (common.candidates or bias or common.ignore_eos) and common.prompt_tokens is None:
+            name = next((name for name in (*_GREEDY_WORDS, "ignore_eos") if body.get(name)), "prompt")
+            raise WireError(400, f'"{name}" needs token ids; {self.text.note or "send them"}', _UNSUPPORTED)
+        fields = {name: getattr(common, name) for name in GenerationRequest.__slots__}
+        return RkllmRequest(**fields, sampling=sampling, bias=bias)
+
+    def _picture(self, body: Mapping[str, Any]) -> Callable[[], Picture] | None:
+        """Encodes the conversation with its pictures; None where there are none."""
+        messages = chat_messages(body)
+        if not images_in(messages):
+            return None
+        encoder, reason = self._vision
+        if encoder is None:
+            raise WireError(501, reason, _UNSUPPORTED)
+        if offered_tools(body):
+            message = '"tools" and pictures do not go together in the RKLLM runtime; leave out one'
+            raise WireError(400, message, _UNSUPPORTED)
+        return lambda: encoder.chat(messages)
+
+    def _thinks(self, body: Mapping[str, Any]) -> bool:
+        settings = field_of(body, "chat_template_kwargs", dict, {})
+        if unknown := settings.keys() - {"enable_thinking"}:
+            message = f'"chat_template_kwargs" takes enable_thinking alone; leave out {", ".join(sorted(unknown))}'
+            raise WireError(400, message, _UNSUPPORTED)
+        enabled = settings.get("enable_thinking", body.get("enable_thinking"))
+        return self._thinking if enabled is None else bool(enabled)
 
 
-def _refuse_what_is_not_there(body: Mapping[str, Any], *, greedy: bool) -> None:
+def _refuse_unsupported(body: Mapping[str, Any], *, greedy: bool) -> None:
     for name, neutral in _NEUTRAL.items():
         if body.get(name) is not None and body[name] not in neutral:
-            raise WireError(400, f'"{name}" is nothing that the RKLLM runtime can do; leave it out', _UNSUPPORTED)
+            raise WireError(400, f'"{name}" is not supported by the RKLLM runtime; leave it out', _UNSUPPORTED)
     if not greedy and body.get("seed") is not None and body["seed"] not in _RANDOM_SEEDS:
-        message = '"seed" is nothing that the RKLLM runtime can do; leave it out, or set "temperature" to 0'
+        message = '"seed" is not supported by the RKLLM runtime; leave it out, or set "temperature" to 0'
         raise WireError(400, message, _UNSUPPORTED)
     if body.get("repeat_last_n") is not None and body["repeat_last_n"] not in _WINDOWS:
         raise WireError(400, '"repeat_last_n" cannot be set in the RKLLM runtime; leave it out', _UNSUPPORTED)
@@ -121,176 +167,3 @@ def _bias(body: Mapping[str, Any], text: ModelText) -> dict[int, float]:
             raise WireError(400, f'"logit_bias" must have numbers up to {NUMBER_LIMIT:g}')
         bias[token] = -NUMBER_LIMIT if pair[1] is False else float(pair[1])
     return bias
-
-
-def _generate(
-    body: Mapping[str, Any], prompt: Prompt, *, limit: int, candidates: int, context: int, text: ModelText, **more: Any
-) -> GenerationJob:
-    sampling = _sampling(body)
-    _refuse_what_is_not_there(body, greedy=sampling.top_k == 1)
-    known = not isinstance(prompt, str)
-    bias, ignore_eos = _bias(body, text), field_of(body, "ignore_eos", bool, False)
-    if (candidates or bias) and sampling != GREEDY:
-        # The runtime gives scores in place of an answer; the choice is then made here, and only the plainest one.
-        named = next((name for name in _GREEDY_WORDS if body.get(name)), "top_logprobs")
-        raise WireError(400, f'"{named}" needs "temperature" 0 and no penalties with the RKLLM runtime', _UNSUPPORTED)
-    if (candidates or bias or ignore_eos) and not known:
-        named = next((name for name in (*_GREEDY_WORDS, "ignore_eos") if body.get(name)), "prompt")
-        raise WireError(400, f'"{named}" needs token ids; {text.note or "send them"}', _UNSUPPORTED)
-    room = context - (len(prompt) if known else 0)  # type: ignore[arg-type]
-    return GenerationJob(
-        prompt=prompt,
-        limit=max(min(limit, room) if limit >= 0 else room, 1),  # one token is sampled even where none is asked for
-        cache=field_of(body, "cache_prompt", bool, True),
-        sampling=sampling,
-        stop=stop_words(body),
-        ignore_eos=ignore_eos,
-        candidates=candidates,
-        bias=bias,
-        **more,
-    )
-
-
-def read_completion(body: Mapping[str, Any], *, context: int, vocabulary: int, text: ModelText) -> GenerationJob:
-    """`vocabulary` is the number of token ids, or 0 where it is not known."""
-    if "prompt" not in body:
-        raise WireError(400, "key 'prompt' not found")
-    prompt: Prompt
-    if isinstance(body["prompt"], str) and not text.has_tokenizer:
-        prompt = _not_empty(body["prompt"])
-    else:
-        prompt = read_tokens(body["prompt"], context=context, vocabulary=vocabulary, text=text)
-    limit = field_of(body, "n_predict", int, field_of(body, "max_tokens", int, -1))
-    candidates = max(field_of(body, "n_probs", int, 0), 0)
-    return _generate(body, prompt, limit=limit, candidates=candidates, context=context, text=text)
-
-
-def _not_empty(prompt: str) -> str:
-    if not prompt:
-        raise WireError(400, '"prompt" must not be empty')
-    return prompt
-
-
-def read_tokens(prompt: Any, *, context: int, vocabulary: int, text: ModelText) -> list[int]:
-    """A prompt as text (with the tokenizer's special tokens), token ids, or a list of both."""
-    if isinstance(prompt, str):
-        tokens = _told(lambda: text.tokenize(prompt, add_special=True))
-    elif not isinstance(prompt, list):
-        raise WireError(400, '"prompt" must be a string or a list of tokens and strings')
-    elif len(prompt) > 1 and all(isinstance(part, str | list) for part in prompt):
-        raise WireError(501, "several prompts in one request: send them one by one", _UNSUPPORTED)
-    else:
-        tokens = [token for place, part in enumerate(prompt) for token in _part(part, place, vocabulary, text)]
-    return fitting(tokens, context)
-
-
-def _part(part: Any, place: int, vocabulary: int, text: ModelText) -> Sequence[int]:
-    if isinstance(part, str):
-        return _told(lambda: text.tokenize(part, add_special=place == 0))
-    if type(part) is not int or not 0 <= part < (vocabulary or 1 << 31):
-        raise WireError(400, "Prompt contains invalid tokens")
-    return (part,)
-
-
-def _told(work: Callable[[], _T]) -> _T:
-    """What the model's files do not allow is the request's fault."""
-    try:
-        return work()
-    except UserError as error:
-        raise WireError(400, str(error)) from error
-
-
-def read_chat(body: Mapping[str, Any], *, context: int, text: ModelText, thinking: bool, vision: Vision) -> ChatRequest:
-    thinks = _thinks(body, thinking)
-    limit, candidates = chat_limits(body)
-    picture = _picture(body, vision)
-    rendered = RenderedPrompt("", None, False) if picture else chat_prompt(body, text=text, thinking=thinking)
-    generate = _generate(
-        body,
-        rendered.text if rendered.tokens is None else fitting(list(rendered.tokens), context),
-        limit=limit,
-        candidates=candidates,
-        context=context,
-        text=text,
-        thinking=thinks,
-        split_reasoning=body.get("reasoning_format") != "none",
-        reasoning_opened=rendered.reasoning_opened,
-        picture=picture,
-    )
-    return ChatRequest(generate=generate, tools=_tool_names(body))
-
-
-def _picture(body: Mapping[str, Any], vision: Vision) -> Callable[[], Picture] | None:
-    """How to encode the conversation with its pictures; None where there are none."""
-    messages = _messages(body)
-    if not _told(lambda: images_in(messages)):
-        return None
-    encoder, reason = vision
-    if encoder is None:
-        raise WireError(501, reason, _UNSUPPORTED)
-    if _tools(body):
-        raise WireError(
-            400, '"tools" and pictures do not go together in the RKLLM runtime; leave out one', _UNSUPPORTED
-        )
-    return lambda: encoder.chat(messages)
-
-
-def chat_prompt(body: Mapping[str, Any], *, text: ModelText, thinking: bool) -> RenderedPrompt:
-    """The conversation as the model takes it."""
-    messages, thinks = _messages(body), _thinks(body, thinking)
-    return _told(lambda: text.chat(messages, tools=_tools(body), enable_thinking=thinks))
-
-
-def _thinks(body: Mapping[str, Any], default: bool) -> bool:
-    words = field_of(body, "chat_template_kwargs", dict, {})
-    if unknown := words.keys() - {"enable_thinking"}:
-        message = f'"chat_template_kwargs" takes enable_thinking alone; leave out {", ".join(sorted(unknown))}'
-        raise WireError(400, message, _UNSUPPORTED)
-    wanted = words.get("enable_thinking", body.get("enable_thinking"))
-    return default if wanted is None else bool(wanted)
-
-
-def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    messages = body.get("messages")
-    if messages is None:
-        raise WireError(400, "'messages' is required")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise WireError(400, "'messages' must be an array of objects, and not empty")
-    for message in messages:
-        _check_content(message.get("content"))
-        _check_calls(message.get("tool_calls") or [])
-    return messages
-
-
-def _check_content(content: Any) -> None:
-    if content is None or isinstance(content, str):
-        return
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise WireError(400, "'content' must be a string or an array of parts")
-    for part in content:
-        if part.get("type") not in ("text", "image_url"):
-            raise WireError(400, f"content of the type {part.get('type')} is not taken; there are text and image_url")
-
-
-def _check_calls(calls: Any) -> None:
-    if not isinstance(calls, list) or not all(
-        isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
-    ):
-        raise WireError(400, "'tool_calls' must be an array of objects with a function")
-
-
-def _tools(body: Mapping[str, Any]) -> list[Any]:
-    tools = body.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise WireError(400, '"tools" must be a list of objects')
-    return [] if body.get("tool_choice") == "none" else tools
-
-
-def _tool_names(body: Mapping[str, Any]) -> frozenset[str]:
-    functions = (tool.get("function") for tool in _tools(body))
-    return frozenset(str(each["name"]) for each in functions if isinstance(each, dict) and "name" in each)
-
-
-def read_inputs(body: Mapping[str, Any], *, context: int, vocabulary: int, text: ModelText) -> list[list[int]]:
-    """The inputs of an embeddings request: one text, one list of tokens, or a list of either."""
-    return [read_tokens(part, context=context, vocabulary=vocabulary, text=text) for part in inputs_of(body)]

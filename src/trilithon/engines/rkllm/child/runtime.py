@@ -31,6 +31,7 @@ from trilithon.engines.rkllm.child.structs import (
 )
 from trilithon.engines.rkllm.child.versions import embedded_version, find_abi
 from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions
+from trilithon.engines.wire.http import WireError
 
 __all__ = ["DecodeStep", "LoadFailed", "Perf", "RkllmRuntime", "RuntimeFailed"]
 
@@ -39,12 +40,11 @@ _LAST = (c.FINISH, c.ERROR)
 """After these a run has nothing left to abort."""
 
 
-class RuntimeFailed(Exception):
+class RuntimeFailed(WireError):
     """The runtime refused a call or failed in it."""
 
     def __init__(self, reason: Reason):
-        super().__init__(reason.message)
-        self.reason = reason
+        super().__init__(reason.status, reason.message, reason.kind)
 
 
 class LoadFailed(Exception):

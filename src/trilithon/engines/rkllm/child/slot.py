@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from trilithon.engines.rkllm.child.answering import Answering, GenerationEnd, GenerationJob, Given
+from trilithon.engines.rkllm.child.answering import Answering, RkllmRequest
 from trilithon.engines.rkllm.child.log import Reason
 from trilithon.engines.rkllm.child.runtime import RkllmRuntime, RuntimeFailed
 from trilithon.engines.rkllm.child.template import ModelText
 from trilithon.engines.wire.bodies import Totals
-from trilithon.engines.wire.server import Turns
+from trilithon.engines.wire.generation import GeneratedToken, GenerationStep
+from trilithon.engines.wire.slot import WireSlot
 
-__all__ = ["NothingToSave", "RkllmSlot"]
+__all__ = ["RkllmSlot"]
 
 _T = TypeVar("_T")
 
@@ -28,50 +29,42 @@ _T = TypeVar("_T")
 _ABORT_SECONDS = 0.02
 
 
-class NothingToSave(Exception):
-    """The slot holds nothing that could be saved, or nothing of which the tokens are known."""
-
-
-class RkllmSlot(Turns):
+class RkllmSlot(WireSlot[RkllmRequest]):
     """`tokens` are those that the runtime holds keys and values of, as far as that is known."""
 
     def __init__(self, runtime: RkllmRuntime, text: ModelText, ends: frozenset[int]):
-        super().__init__()
+        super().__init__(runtime.context, Totals())
         self.runtime = runtime
-        self.tokens: list[int] = []
-        self.totals = Totals()
-        self.decoded = 0
         self._text = text
         self._ends = ends
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rkllm")
         self._vocabulary = text.vocabulary
 
     @asynccontextmanager
-    async def _taken(self) -> AsyncIterator[None]:
-        async with super()._taken():
+    async def _exclusive(self) -> AsyncIterator[None]:
+        async with super()._exclusive():
             self.runtime.renew()
             yield
 
-    async def generate(self, request: GenerationJob) -> AsyncGenerator[Given | GenerationEnd]:
-        """Close the iterator to cancel. Raises RuntimeFailed."""
-        async with self._taken():
-            loop, told = asyncio.get_running_loop(), asyncio.Queue[Given | None]()
+    async def generate(self, request: RkllmRequest) -> AsyncGenerator[GenerationStep]:
+        async with self._exclusive():
+            loop, queue = asyncio.get_running_loop(), asyncio.Queue[GeneratedToken | None]()
 
-            def tell(given: Given) -> None:
-                loop.call_soon_threadsafe(told.put_nowait, given)
+            def put(token: GeneratedToken) -> None:
+                loop.call_soon_threadsafe(queue.put_nowait, token)
 
             kept, self.tokens = self.tokens, []  # not known again before it has ended well
-            answering = Answering(self.runtime, self._text, self._ends, request, tell, kept)
-            self.totals.requests, self.decoded = self.totals.requests + 1, 0
+            answering = Answering(self.runtime, self._text, self._ends, request, put, kept)
+            self._count_request()
             async with self._in_thread(answering.run) as work:
-                work.add_done_callback(lambda _: told.put_nowait(None))
-                while (given := await told.get()) is not None:
-                    self.decoded += 1
-                    yield given
-                ended = work.result()
+                work.add_done_callback(lambda _: queue.put_nowait(None))
+                while (token := await queue.get()) is not None:
+                    self._count_token()
+                    yield token
+                end = work.result()
             self._keep(answering)
-            self.totals.add(ended.timings)
-            yield ended
+            self.totals.add(end.timings)
+            yield end
 
     def _keep(self, answering: Answering) -> None:
         """The last token was given, but nothing was evaluated after it."""
@@ -90,7 +83,7 @@ class RkllmSlot(Turns):
             future.exception()
 
     async def _do(self, work: Callable[[], _T]) -> _T:
-        async with self._taken(), self._in_thread(work) as future:
+        async with self._exclusive(), self._in_thread(work) as future:
             return await asyncio.shield(future)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -120,7 +113,7 @@ class RkllmSlot(Turns):
     async def save(self, path: Path) -> tuple[int, int]:
         """Tokens and bytes written. The runtime saves only along with a run, so the last token is evaluated anew."""
         if not self.tokens:
-            raise NothingToSave("there is no evaluated prompt of which the tokens are known; send one first")
+            raise ValueError("there is no evaluated prompt of which the tokens are known; send one first")
         tokens = list(self.tokens)
         await self._do(lambda: self.runtime.generate(tokens, limit=1, on_step=lambda _: True, save=path))
         self.tokens = tokens  # another request may have come before

@@ -5,11 +5,11 @@ Nothing that comes with a model is executed, but for the template in its sandbox
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilithon.engines.wire.chat_template import ChatTemplate, read_chat_template
+from trilithon.engines.wire.requests import RenderedPrompt
 from trilithon.engines.wire.text_stream import opens_reasoning
 from trilithon.errors import ModelError, UserError
 from trilithon.models.files.rkllm import companion
@@ -17,7 +17,7 @@ from trilithon.models.files.rkllm import companion
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["IMAGE_TAG", "Detokenizer", "ModelText", "Prompt", "plain_prompt"]
+__all__ = ["IMAGE_TAG", "Detokenizer", "ModelText", "plain_prompt"]
 
 IMAGE_TAG = "<image>"
 """Where a picture stands in a prompt for the runtime (rkllm.h: as many tags as pictures)."""
@@ -25,16 +25,6 @@ IMAGE_TAG = "<image>"
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 _HALF = "�"  # how a tokenizer decodes a character of which bytes are missing
 _MOST_HELD_TOKENS = 8  # a character has 4 bytes at most; what stays broken after twice as many tokens is broken
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A conversation as the model takes it. `tokens` is None where only the runtime can tokenize `text`, and then
-    puts its own template around it. `reasoning_opened`: the answer begins inside a thinking block."""
-
-    text: str
-    tokens: tuple[int, ...] | None
-    reasoning_opened: bool
 
 
 class ModelText:
@@ -87,19 +77,19 @@ class ModelText:
         tools: Sequence[Mapping[str, Any]] = (),
         enable_thinking: bool | None = None,
         generation_prompt: bool = True,
-    ) -> Prompt:
+    ) -> RenderedPrompt:
         """The conversation in the model's own form, or for the runtime's. Raises UserError when it cannot be said."""
         if self._template is None or self._tokenizer is None:
             if tools:
                 raise UserError(f"tools need the model's own template; {self.note}")
-            return Prompt(plain_prompt(messages), None, False)
+            return RenderedPrompt(plain_prompt(messages), None, False)
         text = self._template.render(
             [_as_templates_have_it(message) for message in messages],
             tools=list(tools),
             enable_thinking=enable_thinking,
             generation_prompt=generation_prompt,
         )
-        return Prompt(text, tuple(self.tokenize(text)), opens_reasoning(text))
+        return RenderedPrompt(text, tuple(self.tokenize(text)), opens_reasoning(text))
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         whole = text.encode(errors="replace").decode()  # half a surrogate pair, which JSON can carry, is no text
@@ -108,6 +98,10 @@ class ModelText:
     def detokenize(self, tokens: Sequence[int]) -> str:
         self._check(tokens)
         return self._need().decode(list(tokens), skip_special_tokens=False)
+
+    def bytes_of(self, token: int) -> bytes:
+        """Empty where there is no tokenizer."""
+        return self.detokenize([token]).encode() if self.has_tokenizer else b""
 
     def detokenizer(self, *, special: bool = False) -> "Detokenizer":
         """For one answer; `special` shows the special tokens too."""

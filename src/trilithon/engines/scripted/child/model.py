@@ -3,17 +3,17 @@
 All of it is a pure function of its input, so every process that follows the same script says the same.
 """
 
-import codecs
 import hashlib
 import math
 import random
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, cycle, product
-from typing import Final, Literal
+from typing import Final
 
 from trilithon.engines.scripted.engine import Script
+from trilithon.errors import UserError
 
 __all__ = [
     "BOS",
@@ -21,16 +21,11 @@ __all__ = [
     "EOS",
     "VOCABULARY",
     "Distribution",
-    "Part",
     "Prefix",
     "ScriptedAnswer",
-    "ScriptedStep",
     "ScriptedVocabulary",
-    "TextWriter",
     "embedding",
 ]
-
-Part = Literal["mark", "thinking", "answer"]
 
 EOS: Final = 1
 BOS: Final = 2
@@ -59,12 +54,19 @@ class ScriptedVocabulary:
         self._id_of = {piece: number for number, piece in enumerate(pieces, start=len(self._bytes))}
         self._bytes += [piece.encode() for piece in pieces]
 
+    note = ""
+    has_tokenizer = True
+
     def __len__(self) -> int:
         return len(self._bytes)
 
-    def tokenize(self, text: str) -> list[int]:
+    @property
+    def vocabulary(self) -> int:
+        return len(self)
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """The longest piece first. Half surrogates, which JSON can carry but UTF-8 cannot, become "?"."""
-        tokens: list[int] = []
+        tokens = [BOS] if add_special else []
         position = 0
         while position < len(text):
             for length in range(_LONGEST_PIECE, 0, -1):
@@ -82,6 +84,9 @@ class ScriptedVocabulary:
         return self._bytes[token]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
+        """Raises UserError for an id that is out of range."""
+        if not all(0 <= token < len(self) for token in tokens):
+            raise UserError(f"token ids of this vocabulary are from 0 to {len(self) - 1}")
         return b"".join(self._bytes[token] for token in tokens).decode(errors="replace")
 
 
@@ -160,34 +165,20 @@ class Prefix:
         return Distribution(int.from_bytes(digest[12:20], "little") % size, stride, best)
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedStep:
-    """One generated token; `mark` parts are the tags around the thinking."""
-
-    token: int
-    part: Part
-
-
 class ScriptedAnswer:
     """The tokens that a script generates: thinking in its tags, the text, the end."""
 
     def __init__(self, script: Script) -> None:
-        self._thinking: list[ScriptedStep] = []
-        if script.thinking:
-            self._thinking = [*_steps(_THINK_OPEN, "mark"), *_steps(script.thinking, "thinking")]
-            self._thinking += _steps(_THINK_CLOSE, "mark")
-        self._text = _steps(_answer_text(script), "answer")
+        thinking = f"{_THINK_OPEN}{script.thinking}{_THINK_CLOSE}" if script.thinking else ""
+        self._thinking = VOCABULARY.tokenize(thinking)
+        self._text = VOCABULARY.tokenize(_answer_text(script))
         self._endless = script.garbage == "loop"
 
-    def steps(self, *, ignore_eos: bool) -> Iterator[ScriptedStep]:
-        """Ends with the end token; without it (a model in a loop, or `ignore_eos`) the text begins anew."""
+    def tokens(self, *, ignore_eos: bool) -> Iterator[int]:
+        """Ends with the end token; without it (a model in a loop, or `ignore_eos`) the text is repeated for ever."""
         if self._endless or ignore_eos:
-            return chain(self._thinking, cycle(self._text or _steps(" ", "answer")))
-        return chain(self._thinking, self._text, (ScriptedStep(EOS, "mark"),))
-
-
-def _steps(text: str, part: Part) -> list[ScriptedStep]:
-    return [ScriptedStep(token, part) for token in VOCABULARY.tokenize(text)]
+            return chain(self._thinking, cycle(self._text or VOCABULARY.tokenize(" ")))
+        return chain(self._thinking, self._text, (EOS,))
 
 
 def _answer_text(script: Script) -> str:
@@ -200,37 +191,6 @@ def _answer_text(script: Script) -> str:
             return ""
         case _:
             return script.text
-
-
-@dataclass(slots=True)
-class TextWriter:
-    """Turns tokens into text: whole characters only, and nothing that may still become a stop word."""
-
-    stop: tuple[str, ...]
-    held: str = ""
-    stopped_by: str = ""
-    _decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
-    )
-
-    def add(self, token: int) -> str:
-        self.held += self._decoder.decode(b"" if token == EOS else VOCABULARY.bytes_of(token))
-        found = [(self.held.find(word), word) for word in self.stop if word in self.held]
-        if found:
-            place, self.stopped_by = min(found)
-            text, self.held = self.held[:place], ""
-            return text
-        keep = max((_overlap(self.held, word) for word in self.stop), default=0)
-        text, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-        return text
-
-    def finish(self) -> str:
-        return "" if self.stopped_by else self.held + self._decoder.decode(b"", final=True)
-
-
-def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` are the beginning of `word`."""
-    return next((size for size in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:size])), 0)
 
 
 def embedding(tokens: Sequence[int]) -> list[float]:

@@ -5,54 +5,63 @@ the fields of `trilithon.engines.scripted.engine.Script`.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import resource
 import sys
 import time
-import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 
-from trilithon.engines.scripted.child import answers, requests
-from trilithon.engines.scripted.child.model import BOS, VOCABULARY
-from trilithon.engines.scripted.child.slot import Evaluated, Faulty, ScriptedEnd, ScriptedPiece
-from trilithon.engines.scripted.child.slots import Slots
+from trilithon import __version__
+from trilithon.engines.scripted.child.model import EMBEDDING_SIZE, embedding
+from trilithon.engines.scripted.child.requests import IMAGE, TEMPLATE, ScriptedReader
+from trilithon.engines.scripted.child.slot import ScriptedSlot, shared_length
 from trilithon.engines.scripted.engine import Script
-from trilithon.engines.wire.bodies import metrics_text
-from trilithon.engines.wire.http import EventStream, WireError, event, read_body, saved_name, serve, until_closed
+from trilithon.engines.wire.bodies import Totals
+from trilithon.engines.wire.generation import GenerationRequest
+from trilithon.engines.wire.http import WireError, serve
+from trilithon.engines.wire.served_model import ServedModel
 from trilithon.engines.wire.server import Handler, WireServer
+from trilithon.engines.wire.slot import WireSlot
 from trilithon.errors import UserError
 
 __all__ = ["main"]
-
-_Shape = answers.ChatShape | answers.CompletionShape
 
 _PAGE_BYTES = resource.getpagesize()
 _REFUSED_START_CODE = 3
 
 
-class _ScriptedWire(WireServer):
-    """The endpoints. `folder` is where slots are saved; None when that is not offered."""
+class _ScriptedServer(WireServer[GenerationRequest]):
+    """Refuses and delays as the script says, and chooses between its slots."""
 
-    def __init__(self, script: Script, slots: Slots, model: str, folder: Path | None) -> None:
+    def __init__(self, script: Script, slots: Sequence[ScriptedSlot], model: str, folder: Path | None) -> None:
+        context = slots[0].context
+        served = ServedModel(
+            name=model,
+            engine="scripted",
+            build=f"scripted-{__version__}",
+            context=context,
+            trained_context=context,
+            quantization="scripted",
+            media_marker=IMAGE,
+            embedding_size=EMBEDDING_SIZE,
+            vision=True,
+            chat_template=TEMPLATE,
+            bos="<bos>",
+            eos="<eos>",
+        )
+        super().__init__(served, ScriptedReader(context), slots, folder)
         self._script = script
-        self._all_slots = slots
-        self._model = model
-        self._folder = folder
-        self._created = int(time.time())
+        self._scripted_slots = slots
+        self._used = [0] * len(slots)
+        self._clock = itertools.count(1)
         self._ready_at = math.inf if script.hang_start else time.monotonic() + script.load
-
-    def app(self) -> Starlette:
-        return Starlette(routes=self.routes(), exception_handlers={WireError: _tell, HTTPException: _not_found})
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
@@ -62,143 +71,32 @@ class _ScriptedWire(WireServer):
 
         return guarded
 
-    async def _props(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_props(self._model, self._all_slots))
-
-    async def _slots(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_slots(self._all_slots))
-
-    async def _metrics(self, _: Request) -> Response:
-        return PlainTextResponse(
-            metrics_text(self._all_slots.totals, processing=self._all_slots.processing, waiting=self._all_slots.waiting)
-        )
-
-    async def _models(self, _: Request) -> Response:
-        return JSONResponse(answers.describe_models(self._model, self._all_slots, self._created))
-
-    async def _completion(self, request: Request) -> Response:
-        body = await read_body(request)
-        generate = requests.read_completion(body, context=self._all_slots.context)
-        return await self._answer(request, body, answers.CompletionShape(self._model, generate, body))
-
-    async def _chat(self, request: Request) -> Response:
-        body = await read_body(request)
-        generate = requests.read_chat(body, context=self._all_slots.context)
-        name = f"chatcmpl-{uuid.uuid4().hex}"
-        return await self._answer(request, body, answers.ChatShape(self._model, generate, body, name, int(time.time())))
-
-    async def _answer(self, request: Request, body: dict[str, Any], shape: _Shape) -> Response:
+    def _check(self, request: GenerationRequest) -> None:
         self._refuse_on_demand()
-        if shape.request.slot >= 0:
-            self._all_slots.numbered(shape.request.slot)  # refused before anything is sent
-        if body.get("stream"):
-            return EventStream(self._events(shape, progress=bool(body.get("return_progress"))))
-        whole = await until_closed(request.receive, self._whole(shape))
-        # Nobody hears the answer to a closed connection; 499 is what others log for it.
-        return JSONResponse(whole) if whole else Response(status_code=499)
-
-    async def _events(self, shape: _Shape, *, progress: bool) -> AsyncGenerator[str]:
-        try:
-            async with aclosing(self._all_slots.generate(shape.request)) as steps:
-                async for step in steps:
-                    for body in _bodies(shape, step, progress=progress):
-                        yield event(body)
-        except Faulty as error:
-            yield event(WireError(500, str(error), "server_error").body)
-            return
-        if isinstance(shape, answers.ChatShape):
-            yield "data: [DONE]\n\n"
-
-    async def _whole(self, shape: _Shape) -> dict[str, Any]:
-        pieces: list[ScriptedPiece] = []
-        try:
-            async with aclosing(self._all_slots.generate(shape.request)) as steps:
-                async for step in steps:
-                    if isinstance(step, ScriptedPiece):
-                        pieces.append(step)
-                    elif isinstance(step, ScriptedEnd):
-                        return shape.whole(pieces, step)
-        except Faulty as error:
-            raise WireError(500, str(error), "server_error") from error
-        raise AssertionError("an answer has an end")
 
     def _refuse_on_demand(self) -> None:
         if self._script.refuse_requests:
             raise WireError(500, self._script.refuse_requests, "server_error")
 
-    async def _embeddings(self, request: Request) -> Response:
-        body = await read_body(request)
+    def _slot_for(self, request: GenerationRequest) -> WireSlot[GenerationRequest]:
+        return self._slot(request.slot) if request.slot >= 0 else self._best(request.prompt_tokens or ())
+
+    def _best(self, prompt: Sequence[int]) -> ScriptedSlot:
+        """The slot with the shortest queue; of those, the one with the longest matching prefix; then the one that was
+        unused for longest."""
+
+        def cost(number: int) -> tuple[int, int, int]:
+            slot = self._scripted_slots[number]
+            return slot.processing + slot.waiting, -shared_length(slot.tokens, prompt), self._used[number]
+
+        best = min(range(len(self._scripted_slots)), key=cost)
+        self._used[best] = next(self._clock)
+        return self._scripted_slots[best]
+
+    async def _embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         self._refuse_on_demand()
-        inputs = requests.read_inputs(body, context=self._all_slots.context)
-        await until_closed(request.receive, self._all_slots.evaluate(sum(map(len, inputs))))
-        return JSONResponse(answers.embeddings_body(self._model, inputs))
-
-    async def _tokenize(self, request: Request) -> Response:
-        body = await read_body(request)
-        tokens = [BOS] if body.get("add_special") else []
-        tokens += VOCABULARY.tokenize(str(body.get("content", "")))
-        return JSONResponse({"tokens": answers.pieces_of(tokens) if body.get("with_pieces") else tokens})
-
-    async def _detokenize(self, request: Request) -> Response:
-        tokens = (await read_body(request)).get("tokens", [])
-        if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < len(VOCABULARY) for one in tokens):
-            raise WireError(400, '"tokens" must be a list of token ids')
-        return JSONResponse({"content": VOCABULARY.detokenize(tokens)})
-
-    async def _apply_template(self, request: Request) -> Response:
-        return JSONResponse({"prompt": requests.chat_prompt(await read_body(request))})
-
-    async def _slot_action(self, request: Request) -> Response:
-        if self._folder is None:
-            raise WireError(501, "slots cannot be saved: start with --slot-save-path", "not_supported_error")
-        number: int = request.path_params["slot"]
-        slot = self._all_slots.numbered(number)
-        action, started_ns = request.query_params.get("action"), time.monotonic_ns()
-        if action == "erase":
-            return JSONResponse({"id_slot": number, "n_erased": await slot.erase()})
-        if action not in ("save", "restore"):
-            raise WireError(400, "Invalid action")
-        name = saved_name(await read_body(request))
-        verb, counts = ("saved", "written") if action == "save" else ("restored", "read"), (0, 0)
-        try:
-            counts = await (slot.save if action == "save" else slot.restore)(self._folder / name)
-        except (OSError, ValueError) as error:
-            raise WireError(400, f"Unable to {action} slot: {error}") from error
-        return JSONResponse(
-            {
-                "id_slot": number,
-                "filename": name,
-                f"n_{verb[0]}": counts[0],
-                f"n_{verb[1]}": counts[1],
-                "timings": {f"{action}_ms": (time.monotonic_ns() - started_ns) / 1e6},
-            }
-        )
-
-
-def _bodies(
-    shape: _Shape, step: Evaluated | ScriptedPiece | ScriptedEnd, *, progress: bool
-) -> Iterator[dict[str, Any]]:
-    match step:
-        case Evaluated():
-            if progress:
-                yield shape.progress(step)
-            if step.processed == step.total:
-                yield from shape.opening()
-        case ScriptedPiece():
-            body = shape.piece(step)
-            if body:
-                yield body
-        case ScriptedEnd():
-            yield from shape.closing(step)
-
-
-async def _tell(_: Request, error: Exception) -> Response:
-    assert isinstance(error, WireError)
-    return JSONResponse(error.body, status_code=error.status)
-
-
-async def _not_found(_: Request, __: Exception) -> Response:
-    return JSONResponse(WireError(404, "File Not Found", "not_found_error").body, status_code=404)
+        await self._best(()).evaluate(sum(map(len, inputs)))
+        return [embedding(tokens) for tokens in inputs]
 
 
 def _counted_start(path: Path) -> int:
@@ -252,10 +150,14 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"scripted: out of memory: cannot allocate {script.memory} bytes\n")
         return 1
     ballast[::_PAGE_BYTES] = b"\1" * len(range(0, script.memory, _PAGE_BYTES))
-    slots = Slots(script, count=arguments.slots, context=arguments.context, batch=arguments.batch)
-    wire = _ScriptedWire(script, slots, os.fsencode(arguments.model).decode(errors="replace"), arguments.slot_save_path)
+    totals = Totals()
+    slots = [
+        ScriptedSlot(script, context=arguments.context, batch=arguments.batch, totals=totals)
+        for _ in range(arguments.slots)
+    ]
+    model = os.fsencode(arguments.model).decode(errors="replace")
     try:
-        serve(wire.app(), arguments.socket)
+        serve(_ScriptedServer(script, slots, model, arguments.slot_save_path).app(), arguments.socket)
     except OSError as error:
         sys.stderr.write(f"scripted: cannot serve on {arguments.socket}: {error.strerror}\n")
         return 1
