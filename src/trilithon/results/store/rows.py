@@ -3,6 +3,8 @@
 import json
 import sqlite3
 import zlib
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from trilithon.measure.records import (
@@ -44,21 +46,34 @@ __all__ = [
 
 _LOG_BYTES = 256 * 1024
 
-INSERT_PLACEMENT = (
-    "INSERT INTO placements (campaign_id, name, engine, build, build_version, unit, model, settings, must_match,"
-    " bandwidth_bytes_per_second) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A column has the name of its field; these hold JSON, the rest plain values.
+_JSON = frozenset(
+    [
+        *("model", "settings", "must_match", "reasons", "question", "marks", "stop_reason"),
+        *("thinking_at_ns", "answer_at_ns", "thinking_text", "answer_text"),
+    ]
 )
+_TUPLES = frozenset(("reasons", "thinking_at_ns", "answer_at_ns"))
+
+
+def _columns(record: type, *without: str) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record) if field.name not in without)
+
+
+_PLACEMENT = _columns(PlacementRecord, "quality")
+_QUALITY = _columns(QualityRecord)
+_TEST = _columns(Test, "kind")
+_SAMPLE = _columns(Sample, "test")
+
+
+def _insert(table: str, columns: Sequence[str], verb: str = "INSERT") -> str:
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+INSERT_PLACEMENT = _insert("placements", ("campaign_id", *_PLACEMENT))
 CHANGE_SETTINGS = "UPDATE placements SET settings = ?, must_match = ? WHERE id = ?"
-REPLACE_QUALITY = (
-    "INSERT OR REPLACE INTO quality (placement_id, verdict, reference, positions, divergence, divergence_prefill,"
-    " divergence_decode, agreement, perplexity, reasons) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-INSERT_SAMPLE = (
-    "INSERT INTO samples (run_id, test_kind, prompt_tokens, generated_tokens, depth, question, started_ns,"
-    " finished_ns, prompt_evaluated, prompt_cached, prompt_ns, decode_steps, decode_ns, thinking_at_ns,"
-    " answer_at_ns, thinking_text, answer_text, stop_reason, marks)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+REPLACE_QUALITY = _insert("quality", ("placement_id", *_QUALITY), "INSERT OR REPLACE")
+INSERT_SAMPLE = _insert("samples", ("run_id", "test_kind", *_TEST, *_SAMPLE))
 FINISH_RUN = (
     "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, remarks = ?, log = ?, sensor_log = ?"
     " WHERE id = ?"
@@ -75,7 +90,7 @@ SELECT_SAMPLES = (
     "SELECT samples.* FROM samples JOIN runs ON runs.id = samples.run_id" + _OF_CAMPAIGN + " ORDER BY samples.id"
 )
 SELECT_TESTS = (
-    "SELECT test_kind, prompt_tokens, generated_tokens, depth, question FROM samples JOIN runs"
+    f"SELECT test_kind, {', '.join(_TEST)} FROM samples JOIN runs"
     " ON runs.id = samples.run_id" + _OF_CAMPAIGN + " GROUP BY 1, 2, 3, 4, 5 ORDER BY MIN(samples.id)"
 )
 COUNT_RUNS = "SELECT COUNT(*) AS number FROM runs" + _OF_CAMPAIGN + " AND outcome IS NOT NULL"
@@ -107,115 +122,41 @@ def pack_sensor_log(log: SensorLog | None) -> bytes | None:
 
 
 def placement_values(campaign_id: int, record: PlacementRecord) -> tuple[Any, ...]:
-    return (
-        campaign_id,
-        record.name,
-        record.engine,
-        record.build,
-        record.build_version,
-        record.unit,
-        pack(record.model),
-        pack(record.settings),
-        pack(record.must_match),
-        record.bandwidth_bytes_per_second,
-    )
-
-
-def placement(row: sqlite3.Row) -> PlacementRecord:
-    return PlacementRecord(
-        name=row["name"],
-        engine=row["engine"],
-        build=row["build"],
-        build_version=row["build_version"],
-        unit=row["unit"],
-        model=unpack(row["model"]),
-        settings=unpack(row["settings"]),
-        must_match=unpack(row["must_match"]),
-        bandwidth_bytes_per_second=row["bandwidth_bytes_per_second"],
-        quality=None if row["verdict"] is None else _quality(row),
-    )
+    """For INSERT_PLACEMENT."""
+    return (campaign_id, *_values(record, _PLACEMENT))
 
 
 def quality_values(placement_id: int, record: QualityRecord) -> tuple[Any, ...]:
-    return (
-        placement_id,
-        record.verdict,
-        record.reference,
-        record.positions,
-        record.divergence,
-        record.divergence_prefill,
-        record.divergence_decode,
-        record.agreement,
-        record.perplexity,
-        pack(record.reasons),
-    )
-
-
-def _quality(row: sqlite3.Row) -> QualityRecord:
-    return QualityRecord(
-        verdict=row["verdict"],
-        reference=row["reference"],
-        positions=row["positions"],
-        divergence=row["divergence"],
-        divergence_prefill=row["divergence_prefill"],
-        divergence_decode=row["divergence_decode"],
-        agreement=row["agreement"],
-        perplexity=row["perplexity"],
-        reasons=tuple(unpack(row["reasons"])),
-    )
+    """For REPLACE_QUALITY."""
+    return (placement_id, *_values(record, _QUALITY))
 
 
 def sample_values(run_id: int, record: Sample) -> tuple[Any, ...]:
-    return (
-        run_id,
-        record.test.kind,
-        record.test.prompt_tokens,
-        record.test.generated_tokens,
-        record.test.depth,
-        pack(record.test.question),
-        record.started_ns,
-        record.finished_ns,
-        record.prompt_evaluated,
-        record.prompt_cached,
-        record.prompt_ns,
-        record.decode_steps,
-        record.decode_ns,
-        pack(record.thinking_at_ns),
-        pack(record.answer_at_ns),
-        pack(record.thinking_text),
-        pack(record.answer_text),
-        pack(record.stop_reason),
-        pack(record.marks),
-    )
+    """For INSERT_SAMPLE."""
+    return (run_id, record.test.kind, *_values(record.test, _TEST), *_values(record, _SAMPLE))
+
+
+def placement(row: sqlite3.Row) -> PlacementRecord:
+    quality = None if row["verdict"] is None else QualityRecord(**_fields(row, _QUALITY))
+    return PlacementRecord(**_fields(row, _PLACEMENT), quality=quality)
 
 
 def test(row: sqlite3.Row) -> Test:
-    return Test(
-        kind=row["test_kind"],
-        prompt_tokens=row["prompt_tokens"],
-        generated_tokens=row["generated_tokens"],
-        depth=row["depth"],
-        question=unpack(row["question"]),
-    )
+    return Test(kind=row["test_kind"], **_fields(row, _TEST))
 
 
 def sample(row: sqlite3.Row) -> Sample:
-    return Sample(
-        test=test(row),
-        started_ns=row["started_ns"],
-        finished_ns=row["finished_ns"],
-        prompt_evaluated=row["prompt_evaluated"],
-        prompt_cached=row["prompt_cached"],
-        prompt_ns=row["prompt_ns"],
-        decode_steps=row["decode_steps"],
-        decode_ns=row["decode_ns"],
-        thinking_at_ns=tuple(unpack(row["thinking_at_ns"])),
-        answer_at_ns=tuple(unpack(row["answer_at_ns"])),
-        thinking_text=unpack(row["thinking_text"]),
-        answer_text=unpack(row["answer_text"]),
-        stop_reason=unpack(row["stop_reason"]),
-        marks=unpack(row["marks"]),
-    )
+    return Sample(test=test(row), **_fields(row, _SAMPLE))
+
+
+def _values(record: object, columns: Sequence[str]) -> tuple[Any, ...]:
+    values = ((name, getattr(record, name)) for name in columns)
+    return tuple(pack(value) if name in _JSON else value for name, value in values)
+
+
+def _fields(row: sqlite3.Row, columns: Sequence[str]) -> dict[str, Any]:
+    values = {name: unpack(row[name]) if name in _JSON else row[name] for name in columns}
+    return {name: tuple(value) if name in _TUPLES else value for name, value in values.items()}
 
 
 def run(row: sqlite3.Row, samples: tuple[Sample, ...]) -> Run:
