@@ -11,8 +11,9 @@ from standin_quantizer import QuantizerStandIn
 from trilithon.engines.llamacpp.quantized import _least_bits, plan_quantized, quantized
 from trilithon.engines.toolrun import conversions
 from trilithon.errors import Interrupted, ModelError, NoRoom, UserError
-from trilithon.models.files.gguf import known_quantizations, read_gguf
+from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.gguf_writer import header
+from trilithon.models.files.quantizations import FILE_TYPES
 from trilithon.models.store.manifest import Manifest, StoredFile, now
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import model_name
@@ -151,6 +152,6 @@ def assert_nothing_kept(configuration: Configuration) -> None:
 
 
 def test_no_kind_takes_less_than_its_name_says() -> None:
-    bits = {kind: _least_bits(kind) for kind in known_quantizations()}
+    bits = {kind: _least_bits(kind) for kind, _ in FILE_TYPES.values()}
     assert set(bits.values()) == {1, 2, 3, 4, 5, 6, 8, 16, 32}
     assert (bits["F32"], bits["BF16"], bits["Q4_K_M"], bits["IQ2_XXS"], bits["TQ1_0"]) == (32, 16, 4, 2, 1)

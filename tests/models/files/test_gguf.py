@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trilithon.errors import ModelError
 from trilithon.models.files.gguf import bytes_per_token, kv_bytes_per_position, kv_bytes_read, read_gguf
-from trilithon.models.files.gguf_header import BLOCK_SIZES
+from trilithon.models.files.quantizations import TENSOR_TYPES
 from trilithon.models.synthetic.tiny import write_tiny_model
 
 
@@ -73,8 +73,8 @@ def test_tensors_agree_with_the_library(tiny: Path) -> None:
 
 
 def test_block_sizes_agree_with_the_library() -> None:
-    library = {int(kind): (kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
-    known = {number: BLOCK_SIZES.get(number) for number in library}
+    library = {int(kind): (int(kind), kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    known = {number: TENSOR_TYPES.get(number) for number in library}
     assert known == library
 
 

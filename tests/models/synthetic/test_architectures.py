@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from trilithon.errors import ModelError
-from trilithon.models.files.gguf_header import BLOCK_SIZES
+from trilithon.models.files.quantizations import tensor_type
 from trilithon.models.synthetic.architectures import (
     QUANTIZATIONS,
     architectures,
@@ -68,11 +68,10 @@ def test_types_are_those_of_published_files() -> None:
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("name", architectures())
 def test_every_row_fills_its_blocks(name: str, quantization: str) -> None:
-    blocks = {kind: elements for kind, elements, _ in BLOCK_SIZES.values()}
     model = find_architecture(name)
     types = types_of(model, quantization)
     for tensor, shape in shapes_of(model):
-        assert shape[0] % blocks[types[tensor]] == 0
+        assert shape[0] % tensor_type(types[tensor]).elements == 0
         assert (types[tensor] == "F32") >= (len(shape) == 1)
 
 

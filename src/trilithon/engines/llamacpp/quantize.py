@@ -11,14 +11,12 @@ from pathlib import Path
 from trilithon.engines.llamacpp.programs import programs
 from trilithon.engines.toolrun import conversion_log, conversions, run_tool
 from trilithon.errors import Interrupted, ModelError, NoRoom, TrilithonError, UserError
-from trilithon.models.files.gguf import known_quantizations, read_gguf
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.quantizations import FILE_TYPES, UNQUANTISED
 from trilithon.models.store.staging import publish, staging_dir
 from trilithon.settings import Configuration
 
-__all__ = ["WHOLE", "find_quantizer", "known_kind", "quantize"]
-
-WHOLE = ("F32", "F16", "BF16")
-"""What loses nothing by being quantised once."""
+__all__ = ["find_quantizer", "known_kind", "quantize"]
 
 _PROGRAM = "llama-quantize"
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
@@ -61,7 +59,7 @@ def quantize(
     """
     kind = known_kind(kind)
     before = read_gguf(source).quantization
-    if before not in WHOLE and not again:
+    if before not in UNQUANTISED and not again:
         raise ModelError(
             f"{source} is {before} already, and quantised twice it gets worse; take its F16 file, or add --again"
         )
@@ -87,7 +85,7 @@ def quantize(
 def known_kind(text: str) -> str:
     """As llama-quantize writes it. Raises UserError for what is none."""
     kind = text.upper()
-    if kind not in known_quantizations():
+    if kind not in {name for name, _ in FILE_TYPES.values()}:
         raise UserError(f"{kind[:40]} is no quantization; write for example Q4_K_M, Q8_0 or Q4_0")
     return kind
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trilithon.engines.llamacpp.quantize import WHOLE, known_kind, quantize
+from trilithon.engines.llamacpp.quantize import known_kind, quantize
 from trilithon.engines.toolrun import conversions
 from trilithon.errors import ModelError, NoRoom, UserError
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.gguf import GgufFacts, read_gguf
 from trilithon.models.files.hashing import Progress
+from trilithon.models.files.quantizations import UNQUANTISED
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import place, weights_of
@@ -41,9 +42,9 @@ def plan_quantized(manifest: Manifest, kind: str, store: ModelStore, configurati
     files = [file for file in weights_of(manifest) if file.format == "gguf"]
     if not files:
         raise ModelError(f"quantize takes GGUF files, and {manifest.files[0].name} is none; leave it out")
-    finest = next((file for file in files if file.quantization.upper() in WHOLE), files[0])
+    finest = next((file for file in files if file.quantization.upper() in UNQUANTISED), files[0])
     weights = read_gguf(_openable(manifest, finest, store))
-    if weights.quantization not in WHOLE:
+    if weights.quantization not in UNQUANTISED:
         raise ModelError(
             f"{finest.name} is {weights.quantization} already, and quantised twice it gets worse; take the F16 one"
         )

@@ -10,19 +10,11 @@ from pathlib import PurePosixPath
 from trilithon.board.chips import platform_of, platforms, target_names
 from trilithon.errors import ModelError
 from trilithon.models.files.file_names import FileName, chip_of, quantization_of, read_file_name
+from trilithon.models.files.quantizations import PREFERRED, PROJECTOR_PREFERRED, quantization_rank
 from trilithon.units import format_bytes
 
 __all__ = ["FileChoice", "Offer", "Target", "choose_files"]
 
-# Q4_K_M first: the smallest whose quality nobody complains about. Then what is near it, first below 5 bits.
-_GGUF_ORDER = (
-    *("Q4_K_M", "Q4_K_S", "Q4_K", "IQ4_NL", "IQ4_XS", "Q4_K_XL", "Q4_K_L", "Q4_1", "Q4_0", "MXFP4"),
-    *("Q5_K_M", "Q5_K_S", "Q5_K", "Q5_K_XL", "Q5_K_L", "Q5_1", "Q5_0", "Q6_K", "Q6_K_L", "Q6_K_XL", "Q8_0", "Q8_K_XL"),
-    *("Q3_K_L", "Q3_K_M", "Q3_K_XL", "IQ3_M", "Q3_K_S", "Q3_K", "IQ3_S", "IQ3_XS", "IQ3_XXS"),
-    *("F16", "BF16", "F32", "Q2_K_L", "Q2_K_XL", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS"),
-    *("TQ2_0", "TQ1_0", "IQ1_M", "IQ1_S"),
-)
-_PROJECTOR_ORDER = ("F16", "Q8_0", "BF16", "F32")
 _NPU_GGUF = "Q8_0"
 _MEMORY_SHARE = 0.7  # the rest is for the KV cache, and for what else runs there
 _NPU_COPIES = 2  # the file in memory, and its matrices once more in the NPU's own layout
@@ -186,7 +178,7 @@ def _gguf_rank(candidate: _Candidate, wanted: Target) -> tuple[object, ...]:
     name = candidate.first
     on_npu = wanted.npu_gguf and name.quantization == _NPU_GGUF
     fits_npu = candidate.size_bytes * _NPU_COPIES <= wanted.room_bytes
-    return not (on_npu and fits_npu), _place(_GGUF_ORDER, name.quantization), *_last_ranks(name)
+    return not (on_npu and fits_npu), quantization_rank(name.quantization), *_last_ranks(name)
 
 
 def _last_ranks(name: FileName) -> tuple[object, ...]:
@@ -201,7 +193,7 @@ def _companions(names: Sequence[FileName], weights: FileName) -> tuple[FileName,
     """One projector for a GGUF; the vision encoder for the same chip for an RKLLM file."""
     if weights.format == "gguf":
         projectors = [name for name in names if name.kind == "projector" and not name.shard]
-        projectors.sort(key=lambda name: (_place(_PROJECTOR_ORDER, name.quantization), name.path))
+        projectors.sort(key=lambda name: (_place(PROJECTOR_PREFERRED, name.quantization), name.path))
         return tuple(projectors[:1])
     encoders = [name for name in names if name.kind == "vision" and name.chip in (weights.chip, "")]
     encoders.sort(key=lambda name: (not name.chip, *_last_ranks(name)))
@@ -229,9 +221,9 @@ def _sentence(chosen: _Candidate, suitable: Sequence[_Candidate], wanted: Target
         return f"{what}: {reason}"
     if wanted.npu_gguf and what == _NPU_GGUF:
         return f"{what}: the NPU takes it, and would leave smaller ones mostly to the CPU"
-    if what == _GGUF_ORDER[0]:
+    if what == PREFERRED[0]:
         return f"{what}: small, and near the original in quality"
-    reason = "the nearest to Q4_K_M" + ("" if wanted.memory_bytes is None else " that fits the memory")
+    reason = f"the nearest to {PREFERRED[0]}" + ("" if wanted.memory_bytes is None else " that fits the memory")
     return f"{what}: {reason} among {len(suitable)}"
 
 

@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from trilithon.board.chips import platform_of
+from trilithon.models.files.quantizations import gguf_quantization
 
 __all__ = [
-    "PROJECTOR_ORDER",
     "FileName",
     "Kind",
     "Shard",
@@ -20,8 +20,6 @@ __all__ = [
 
 Kind = Literal["weights", "projector", "vision", "adapter", "other"]
 
-PROJECTOR_ORDER = ("F16", "Q8_0", "BF16", "F32")
-"""Of several projectors of one model, which is taken."""
 
 _CONVERTED = "rkllm"
 _FORMATS = ("gguf", _CONVERTED, "rknn")
@@ -29,11 +27,6 @@ _EDGE, _END = r"(?<![a-z0-9])", r"(?![a-z0-9])"
 # Also chips that are not in the table: a file for one is not for this board.
 _CHIP = re.compile(rf"{_EDGE}(r[kv]\d{{4}}[a-z]?\d?){_END}")
 _RKLLM = re.compile(rf"{_EDGE}w(\d{{1,2}})_?a(\d{{1,2}})(?:_?g(\d{{2,3}}))?{_END}")
-# ggml's types and llama.cpp's mixtures of them, on names in lower case with _ for every separator.
-_GGUF = re.compile(
-    rf"{_EDGE}(?:(iq[1-4])_?(xxs|xs|s|m|nl)|(q[2-8])_?k(?:_?(xxl|xl|s|m|l|xs))?|(q[4-8])_?([01])(?:_(4_4|4_8|8_8))?"
-    rf"|(tq[12])_?0|(mxfp4)(?:_?moe)?|(bf16)|(?:fp?16)|(?:fp?32)){_END}"
-)
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
 _SEPARATOR = re.compile(r"[-._ ]+")
 _OPTIMISATION = re.compile(rf"{_EDGE}opt_?(?:level_?)?([01]){_END}")
@@ -133,24 +126,12 @@ def quantization_of(text: str, form: str = "") -> str:
         return f"w{bits}a{activations}" + (f"_g{group}" if group else "")
     if form == _CONVERTED:
         return "fp16" if re.search(rf"{_EDGE}fp?16{_END}", flat) else ""
-    return _gguf_name(list(_GGUF.finditer(flat))[-1]) if _GGUF.search(flat) else ""
+    return gguf_quantization(flat)
 
 
 def _flat(text: str) -> str:
     """Lower case, every separator a space-like `_` that the patterns' edges take for one."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower())
-
-
-def _gguf_name(match: re.Match[str]) -> str:
-    text = match[0].replace("fp", "f")
-    for first, second in ((1, 2), (5, 6)):
-        if match[first]:
-            return f"{match[first]}_{match[second]}".upper() + (f"_{match[7]}" if match[7] else "")
-    if match[3]:
-        return f"{match[3]}_k".upper() + (f"_{match[4].upper()}" if match[4] else "")
-    if match[8]:
-        return f"{match[8]}_0".upper()
-    return "MXFP4" if match[9] else text.upper()
 
 
 def _kind(flat: str, form: str) -> Kind:

@@ -8,15 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.files.gguf_header import BLOCK_SIZES, SkippedArray, Tensor, Value
+from trilithon.models.files.gguf_header import SkippedArray, Tensor, Value
 from trilithon.models.files.gguf_parts import GgufHeader, read_header
+from trilithon.models.files.quantizations import FILE_TYPES, tensor_type
 
 __all__ = [
     "SYNTHETIC_KEY",
     "GgufFacts",
     "Tensor",
     "bytes_per_token",
-    "known_quantizations",
     "kv_bytes_per_position",
     "kv_bytes_read",
     "layer_kv_bytes",
@@ -25,46 +25,6 @@ __all__ = [
 
 SYNTHETIC_KEY = "trilithon.synthetic"
 """In the metadata of a model whose weights are random, True."""
-
-_FILE_TYPES: Mapping[int, tuple[str, str]] = {
-    0: ("F32", "all F32"),
-    1: ("F16", "F16"),
-    2: ("Q4_0", "Q4_0"),
-    3: ("Q4_1", "Q4_1"),
-    7: ("Q8_0", "Q8_0"),
-    8: ("Q5_0", "Q5_0"),
-    9: ("Q5_1", "Q5_1"),
-    10: ("Q2_K", "Q2_K - Medium"),
-    11: ("Q3_K_S", "Q3_K - Small"),
-    12: ("Q3_K_M", "Q3_K - Medium"),
-    13: ("Q3_K_L", "Q3_K - Large"),
-    14: ("Q4_K_S", "Q4_K - Small"),
-    15: ("Q4_K_M", "Q4_K - Medium"),
-    16: ("Q5_K_S", "Q5_K - Small"),
-    17: ("Q5_K_M", "Q5_K - Medium"),
-    18: ("Q6_K", "Q6_K"),
-    19: ("IQ2_XXS", "IQ2_XXS - 2.0625 bpw"),
-    20: ("IQ2_XS", "IQ2_XS - 2.3125 bpw"),
-    21: ("Q2_K_S", "Q2_K - Small"),
-    22: ("IQ3_XS", "IQ3_XS - 3.3 bpw"),
-    23: ("IQ3_XXS", "IQ3_XXS - 3.0625 bpw"),
-    24: ("IQ1_S", "IQ1_S - 1.5625 bpw"),
-    25: ("IQ4_NL", "IQ4_NL - 4.5 bpw"),
-    26: ("IQ3_S", "IQ3_S - 3.4375 bpw"),
-    27: ("IQ3_M", "IQ3_S mix - 3.66 bpw"),
-    28: ("IQ2_S", "IQ2_S - 2.5 bpw"),
-    29: ("IQ2_M", "IQ2_M - 2.7 bpw"),
-    30: ("IQ4_XS", "IQ4_XS - 4.25 bpw"),
-    31: ("IQ1_M", "IQ1_M - 1.75 bpw"),
-    32: ("BF16", "BF16"),
-    36: ("TQ1_0", "TQ1_0 - 1.69 bpw ternary"),
-    37: ("TQ2_0", "TQ2_0 - 2.06 bpw ternary"),
-    38: ("MXFP4_MOE", "MXFP4 MoE"),
-    39: ("NVFP4", "NVFP4"),
-    40: ("Q1_0", "Q1_0"),
-    41: ("Q2_0", "Q2_0"),
-}
-"""general.file_type → the short name that files carry, and the name that llama-bench prints."""
 
 _WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = {
     "afmoe": (4, False),
@@ -139,11 +99,6 @@ def read_gguf(path: Path) -> GgufFacts:
     """Raises ModelError, one line with the mend, for whatever is not a whole GGUF of a model."""
     header = read_header(path)
     return _facts(header, _Metadata(header.values))
-
-
-def known_quantizations() -> tuple[str, ...]:
-    """As files name them: F16, Q8_0, Q4_K_M …"""
-    return tuple(short for short, _ in _FILE_TYPES.values())
 
 
 def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
@@ -258,8 +213,8 @@ def _vocabulary(metadata: _Metadata, own: str, tensors: tuple[Tensor, ...]) -> i
 
 def _quantization(file_type: int | None, tensors: tuple[Tensor, ...]) -> tuple[str, str]:
     """From the file's own word (1024 marks a guess of the converter), else the type that most weights have."""
-    if file_type is not None and file_type % 1024 in _FILE_TYPES:
-        return _FILE_TYPES[file_type % 1024]
+    if file_type is not None and file_type % 1024 in FILE_TYPES:
+        return FILE_TYPES[file_type % 1024]
     elements: Counter[str] = Counter()
     for tensor in tensors:
         elements[tensor.type] += tensor.elements
@@ -314,8 +269,8 @@ def _kv_widths(rows: Mapping[str, int], usual: int) -> tuple[int, int]:
 
 
 def _stored_bytes(elements: int, kv_type: str) -> int:
-    sizes = {name: (block, size) for name, block, size in BLOCK_SIZES.values()}
-    if kv_type.upper() not in sizes:
-        raise ModelError(f"unknown KV type {kv_type}; write for example f16, q8_0 or q4_0")
-    block, size = sizes[kv_type.upper()]
-    return -(-elements // block) * size
+    try:
+        kind = tensor_type(kv_type.upper())
+    except KeyError:
+        raise ModelError(f"unknown KV type {kv_type}; write for example f16, q8_0 or q4_0") from None
+    return -(-elements // kind.elements) * kind.size_bytes

@@ -8,56 +8,16 @@ model's 262,144 tokens (AMD EPYC, Zen 4), after 0.2 s for importing it. This one
 import os
 import stat
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from trilithon.errors import ModelError
+from trilithon.models.files.quantizations import TENSOR_TYPES
 from trilithon.units import format_bytes
 
-__all__ = ["BLOCK_SIZES", "HeaderReader", "SkippedArray", "Tensor", "Value", "what_instead"]
-
-BLOCK_SIZES: Mapping[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
-"""Tensor type number → its name, elements per block, bytes per block (ggml.h and ggml-common.h of llama.cpp;
-a test holds them against the gguf library's table, which does not know the last one yet)."""
+__all__ = ["HeaderReader", "SkippedArray", "Tensor", "Value", "what_instead"]
 
 _SCALARS = {
     0: struct.Struct("<B"),
@@ -209,17 +169,17 @@ class HeaderReader:
             raise self._damaged(f"tensor {name!r:.80} has {count} dimensions")
         shape = tuple(self._number(_U64) for _ in range(count))
         number, offset = self._number(_U32), self._number(_U64)
-        if number not in BLOCK_SIZES:
+        if number not in TENSOR_TYPES:
             raise ModelError(
                 f"{self.path}: tensor {name!r:.80} has the unknown type {number}; download a common quantization of it"
             )
-        type_name, block_elements, block_bytes = BLOCK_SIZES[number]
+        kind = TENSOR_TYPES[number]
         elements = 1
         for length in shape:
             elements *= length
-        if not 0 < elements < 1 << 62 or shape[0] % block_elements:
-            raise self._damaged(f"tensor {name!r:.80} of type {type_name} has the shape {list(shape)}")
-        return Tensor(name, type_name, shape, elements, elements // block_elements * block_bytes, offset)
+        if not 0 < elements < 1 << 62 or shape[0] % kind.elements:
+            raise self._damaged(f"tensor {name!r:.80} of type {kind.name} has the shape {list(shape)}")
+        return Tensor(name, kind.name, shape, elements, elements // kind.elements * kind.size_bytes, offset)
 
     def _value(self, kind: int, key: str) -> Value:
         if kind in _SCALARS:

@@ -1,15 +1,15 @@
 """The bytes of a GGUF's header, piece by piece, for files that are too large to be put together in memory."""
 
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
-from trilithon.models.files.gguf_header import BLOCK_SIZES
+from trilithon.models.files.quantizations import tensor_type
 
-__all__ = ["ALIGNMENT", "TYPE_NUMBERS", "Plain", "header", "pair", "size_of", "tensor_table"]
+__all__ = ["ALIGNMENT", "Plain", "header", "pair", "size_of", "tensor_table"]
 
 Plain = bool | int | float | str | Sequence[str] | Sequence[int] | Sequence[float]
 ALIGNMENT = 32
-TYPE_NUMBERS = {name: number for number, (name, _, _) in BLOCK_SIZES.items()}
 _VERSION = 3
 # GGUF's numbers for kinds of values, and how each is packed.
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
@@ -37,18 +37,15 @@ def tensor_table(tensors: Iterable[tuple[str, tuple[int, ...], str]], alignment:
     table = bytearray()
     offset = 0
     for name, shape, kind in tensors:
-        table += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, TYPE_NUMBERS[kind], offset)
+        table += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor_type(kind).number, offset)
         offset += -(-size_of(shape, kind) // alignment) * alignment
     return bytes(table)
 
 
 def size_of(shape: tuple[int, ...], kind: str) -> int:
     """Bytes of a tensor; its rows fill their blocks."""
-    _, block_elements, block_bytes = BLOCK_SIZES[TYPE_NUMBERS[kind]]
-    elements = 1
-    for length in shape:
-        elements *= length
-    return elements // block_elements * block_bytes
+    stored = tensor_type(kind)
+    return math.prod(shape) // stored.elements * stored.size_bytes
 
 
 def _array(items: Sequence[str] | Sequence[int] | Sequence[float]) -> bytes:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.files.file_names import PROJECTOR_ORDER, shard_of
+from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.files.quantizations import PROJECTOR_PREFERRED
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference
 from trilithon.models.store.locks import lock
 from trilithon.models.store.manifest import Manifest, StoredFile
@@ -140,7 +141,7 @@ def _projector(manifest: Manifest, file: StoredFile) -> StoredFile | None:
 
 def _coarseness(projector: StoredFile) -> int:
     kind = projector.quantization
-    return PROJECTOR_ORDER.index(kind) if kind in PROJECTOR_ORDER else len(PROJECTOR_ORDER)
+    return PROJECTOR_PREFERRED.index(kind) if kind in PROJECTOR_PREFERRED else len(PROJECTOR_PREFERRED)
 
 
 def choose(manifest: Manifest, suits: Suits) -> StoredFile:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from trilithon.errors import ModelError
-from trilithon.models.files.gguf_header import BLOCK_SIZES
+from trilithon.models.files.quantizations import UNQUANTISED, tensor_type
 
 __all__ = [
     "QUANTIZATIONS",
@@ -25,22 +25,11 @@ __all__ = [
 Shape = tuple[int, ...]
 """GGUF's: the first is the length of a row."""
 
-QUANTIZATIONS: Mapping[str, int] = {
-    "F32": 0,
-    "F16": 1,
-    "BF16": 32,
-    "Q8_0": 7,
-    "Q5_0": 8,
-    "Q4_0": 2,
-    "Q4_K_M": 15,
-    "Q6_K": 18,
-}
-"""Those whose choice of tensor types is known here, with llama.cpp's number for each (general.file_type)."""
+QUANTIZATIONS = (*UNQUANTISED, "Q8_0", "Q5_0", "Q4_0", "Q4_K_M", "Q6_K")
+"""Those whose choice of tensor types is known here."""
 
-_WHOLE = ("F32", "F16", "BF16")
 # What llama-quantize takes for a row that a type's blocks of 256 do not fill.
 _FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
-_BLOCK_ELEMENTS = {name: elements for name, elements, _ in BLOCK_SIZES.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +145,7 @@ def _block(model: Architecture) -> Iterator[tuple[str, Shape]]:
 
 
 def _wanted(model: Architecture, name: str, quantization: str, output: str) -> str:
-    if quantization in _WHOLE or quantization == "Q8_0":
+    if quantization in UNQUANTISED or quantization == "Q8_0":
         return quantization
     if name == output:
         return "Q6_K"
@@ -173,6 +162,6 @@ def _gets_more_bits(layer: int, layers: int) -> bool:
 
 
 def _fitting(wanted: str, shape: Shape) -> str:
-    while shape[0] % _BLOCK_ELEMENTS[wanted]:
+    while shape[0] % tensor_type(wanted).elements:
         wanted = _FALLBACKS.get(wanted, "F16")
     return wanted

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from trilithon.errors import ModelError
 from trilithon.files import sync
 from trilithon.models.files.gguf import GgufFacts, read_gguf
-from trilithon.models.files.gguf_header import BLOCK_SIZES, HeaderReader, Tensor
-from trilithon.models.files.gguf_writer import TYPE_NUMBERS, tensor_table
+from trilithon.models.files.gguf_header import HeaderReader, Tensor
+from trilithon.models.files.gguf_writer import tensor_table
+from trilithon.models.files.quantizations import tensor_type
 
 __all__ = ["requantise", "scramble_block", "write_tiny_model"]
 
@@ -72,8 +73,7 @@ def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> 
     shutil.copyfile(source, target)
     with target.open("r+b") as file:
         for tensor in tensors:
-            _, _, block_bytes = BLOCK_SIZES[TYPE_NUMBERS[tensor.type]]
-            blocks = _bytes_of(file, tensor).reshape(-1, block_bytes)
+            blocks = _bytes_of(file, tensor).reshape(-1, tensor_type(tensor.type).size_bytes)
             file.seek(tensor.offset)
             file.write(random.permutation(blocks).tobytes())
     return target
@@ -194,8 +194,7 @@ def _bytes_of(file: BinaryIO, tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def _fits(tensor: Tensor, quantization: str) -> bool:
-    block_elements = BLOCK_SIZES[TYPE_NUMBERS[quantization]][1]
-    return len(tensor.shape) > 1 and tensor.shape[0] % block_elements == 0
+    return len(tensor.shape) > 1 and tensor.shape[0] % tensor_type(quantization).elements == 0
 
 
 def _converted(file: BinaryIO, tensor: Tensor, quantization: str) -> Iterator[bytes]:

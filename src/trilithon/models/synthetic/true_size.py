@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from trilithon.errors import ModelError
 from trilithon.models.files.gguf import SYNTHETIC_KEY
-from trilithon.models.files.gguf_header import BLOCK_SIZES
-from trilithon.models.files.gguf_writer import ALIGNMENT, TYPE_NUMBERS, Plain, header, size_of
+from trilithon.models.files.gguf_writer import ALIGNMENT, Plain, header, size_of
 from trilithon.models.files.hashing import Progress
+from trilithon.models.files.quantizations import FILE_TYPES, tensor_type
 from trilithon.models.store.staging import publish, staging_dir
 from trilithon.models.synthetic.architectures import (
-    QUANTIZATIONS,
     Architecture,
     Shape,
     rope_factors,
@@ -138,7 +137,7 @@ def _metadata(model: Architecture, quantization: str) -> dict[str, Plain]:
         "general.type": "model",
         "general.name": f"{model.title}, synthetic: random weights",
         "general.size_label": model.size_label,
-        "general.file_type": QUANTIZATIONS[quantization],
+        "general.file_type": next(number for number, (name, _) in FILE_TYPES.items() if name == quantization),
         "general.quantization_version": 2,
         SYNTHETIC_KEY: True,
         **{f"{model.architecture}.{name}": value for name, value in own.items()},
@@ -182,7 +181,7 @@ def _fixed(model: Architecture, name: str, shape: Shape) -> bytes:
 
 def _drawn(pool: memoryview, kind: str, size: int, random: np.random.Generator) -> Iterator[memoryview]:
     """`size` bytes of the pool, from places at random that are the beginnings of blocks."""
-    _, _, block_bytes = BLOCK_SIZES[TYPE_NUMBERS[kind]]
+    block_bytes = tensor_type(kind).size_bytes
     while size:
         start = int(random.integers(len(pool) // block_bytes // 2)) * block_bytes
         piece = pool[start : start + size]
