@@ -25,7 +25,7 @@ _CONVERTED = "rkllm"
 _FORMATS = ("gguf", _CONVERTED, "rknn")
 _EDGE, _END = r"(?<![a-z0-9])", r"(?![a-z0-9])"
 # Also chips that are not in the table: a file for one is not for this board.
-_CHIP = re.compile(rf"{_EDGE}(r[kv]\d{{4}}[a-z]?\d?){_END}")
+_CHIP = re.compile(rf"{_EDGE}(r[kv]\d{{4}}(?:[a-z]\d?)?){_END}")
 _RKLLM = re.compile(rf"{_EDGE}w(\d{{1,2}})_?a(\d{{1,2}})(?:_?g(\d{{2,3}}))?{_END}")
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
 _SEPARATOR = re.compile(r"[-._ ]+")
