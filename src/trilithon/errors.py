@@ -1,7 +1,7 @@
 """Every error that Trilithon raises on purpose.
 
     TrilithonError                 exit code 1
-    ├── UserError                  exit code 2: what was wrong with the input, and the mend
+    ├── UserError                  exit code 2: what was wrong with the input, and the fix
     │   ├── ModelError             a file that is missing, cut short, or no model at all
     │   │   └── NoRoom             the disk has no room for it
     │   ├── PlacementError         a placement that is unknown here or cannot run this file
@@ -14,7 +14,7 @@
     ├── DownloadError              a server or the network failed; what came is kept for the next try
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
-A message is one line, and ends with what mends it where something does. The surfaces (the command line,
+A message is one line, and ends with what fixes it where something does. The surfaces (the command line,
 each HTTP API) turn these into text and status; nothing below them exits. Two kinds of TrilithonError stand beside what
 raises them: `Busy` in runtime.pool_queue, and `Problem` in serve.problems.
 """

@@ -198,8 +198,8 @@ def test_each_tree_has_exactly_its_findings(plant: Plant, tree: str) -> None:
     found = _told(plant(tree))
     assert _severities(found) == TREES[tree]
     for finding in found.values():
-        assert (finding.message + finding.mend).isprintable()
-        assert finding.mend or finding.severity not in ("warning", "problem")
+        assert (finding.message + finding.fix).isprintable()
+        assert finding.fix or finding.severity not in ("warning", "problem")
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -239,14 +239,14 @@ def test_each_finding_has_its_paragraph_and_each_paragraph_its_finding() -> None
         assert "\n- **Fix:** " in section or section.split("\n\n")[1].startswith("*Good*"), name
 
 
-def test_mends_name_what_they_mend(plant: Plant) -> None:
+def test_fixes_name_what_they_fix(plant: Plant) -> None:
     found = _told(plant("rk3588_vendor"))
-    assert found["cpu-governor"].mend.endswith("cpufreq/policy*/scaling_governor")
-    assert found["memory-clock"].mend == f"echo performance | sudo tee {DMC}/governor"
+    assert found["cpu-governor"].fix.endswith("cpufreq/policy*/scaling_governor")
+    assert found["memory-clock"].fix == f"echo performance | sudo tee {DMC}/governor"
     assert "528 of 2112 MHz" in found["memory-clock"].message
-    assert found["npu-governor"].mend.endswith("/sys/class/devfreq/fdab0000.npu/governor")
+    assert found["npu-governor"].fix.endswith("/sys/class/devfreq/fdab0000.npu/governor")
     assert "cpu4-7 will be used" in found["little-cores"].message
-    assert found["open-files"].mend == "ulimit -n 65536"
+    assert found["open-files"].fix == "ulimit -n 65536"
     assert "lavapipe, Mesa 22.3.6" in found["vulkan-software"].message
 
 
@@ -276,17 +276,17 @@ def test_what_is_cooled_is_named_and_fans_are_not(plant: Plant) -> None:
     message = _told(plant("rk3588_throttled"))["throttled"].message
     assert message == "slowed by heat now: cpufreq-cpu4 at step 3, devfreq-fdab0000.npu at step 2"
     told = _told(plant("rk3576", files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"}))
-    # The governor may have been set a minute ago, by the mend that the doctor itself has given.
+    # The governor may have been set a minute ago, by the fix that the doctor itself has given.
     slowed = "cpu0-3 below its top clock 33% of the time since boot, by heat or before it was pinned"
     assert told["throttled"].message == f"was slowed: {slowed}"
 
 
 @pytest.mark.parametrize(
-    ("path", "mend"), [("/dev/dri/renderD129", "usermod -aG render,video"), ("/dev/mali0", "99-npu.rules")]
+    ("path", "fix"), [("/dev/dri/renderD129", "usermod -aG render,video"), ("/dev/mali0", "99-npu.rules")]
 )
-def test_a_closed_npu_node_says_how_to_open_it(plant: Plant, path: str, mend: str) -> None:
+def test_a_closed_npu_node_says_how_to_open_it(plant: Plant, path: str, fix: str) -> None:
     finding = _told(plant("rk3588_vendor"), _closed("npu", path))["npu-permission"]
-    assert (path in finding.message, mend in finding.mend) == (True, True)
+    assert (path in finding.message, fix in finding.fix) == (True, True)
 
 
 @pytest.mark.parametrize("driver", ["0.9.8", "0.9.10", "1.0"])
@@ -303,12 +303,12 @@ def test_a_runtime_whose_structures_are_known(plant: Plant, version: str) -> Non
 def test_mainline_names_the_vendor_kernel_s_package_only_on_armbian(plant: Plant) -> None:
     finding = _told(plant("rk3588_mainline"))["npu-driver-mainline"]
     assert "rocket cannot run language models" in finding.message
-    assert "linux-image-vendor-rk35xx" in finding.mend
+    assert "linux-image-vendor-rk35xx" in finding.fix
 
 
 def test_mainline_elsewhere_says_what_to_do_in_words(plant: Plant) -> None:
     finding = _told(plant("rk3588_mainline", without=["/etc/armbian-release"]))["npu-driver-mainline"]
-    assert finding.mend == ""
+    assert finding.fix == ""
     assert finding.message.endswith("boot a system with the vendor kernel (rknpu 0.9.8)")
 
 
@@ -324,13 +324,13 @@ def test_a_mali_g52_is_hidden_unless_asked_for(plant: Plant) -> None:
 
 
 def test_swap_is_emptied_only_when_memory_takes_it(plant: Plant) -> None:
-    assert _told(plant("rk3566"))["swap-used"].mend.startswith("ps ")
+    assert _told(plant("rk3566"))["swap-used"].fix.startswith("ps ")
     roomy = "MemTotal: 8000000 kB\nMemAvailable: 6000000 kB\nSwapTotal: 1048576 kB\nSwapFree: 741376 kB\n"
     machine = plant("rk3588_vendor", files={"/proc/meminfo": roomy})
-    assert _told(machine)["swap-used"].mend == "sudo swapoff -a && sudo swapon -a"
+    assert _told(machine)["swap-used"].fix == "sudo swapoff -a && sudo swapon -a"
     swaps = "Filename Type Size Used Priority\n/dev/zram0 partition 524288 307200 100\n/swap file 524288 0 -2\n"
     machine = plant("rk3576", files={"/proc/meminfo": roomy, "/proc/swaps": swaps})
-    assert _told(machine)["swap-used"].mend == "sudo swapoff /dev/zram0 && sudo swapon /dev/zram0"
+    assert _told(machine)["swap-used"].fix == "sudo swapoff /dev/zram0 && sudo swapon /dev/zram0"
 
 
 def test_two_folders_on_one_full_disk_are_told_once(plant: Plant) -> None:

@@ -112,7 +112,7 @@ def test_nothing_makes_it_raise_or_wait(planted: dict[str, Machine], data: st.Da
         assert time.monotonic_ns() - began < 10e9
     _is_whole(board)
     assert json.dumps(board.facts())
-    assert all((finding.message + finding.mend).isprintable() and finding.id for finding in found)
+    assert all((finding.message + finding.fix).isprintable() and finding.id for finding in found)
 
 
 def _is_whole(board: Board) -> None:

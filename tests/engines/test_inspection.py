@@ -122,8 +122,8 @@ def test_a_library_that_is_none(tmp_path: Path) -> None:
             "echo 'x: error while loading shared libraries: libggml.so: cannot open' >&2; exit 127",
             "the library libggml.so is missing; keep it beside the program, or install the package that has it",
         ),
-        ("echo one; echo two >&2; exit 3", "exit code 3 (one); mend that, and add it again"),
-        ("exit 3", "exit code 3 (it said nothing); mend that, and add it again"),
+        ("echo one; echo two >&2; exit 3", "exit code 3 (one); fix that, and add it again"),
+        ("exit 3", "exit code 3 (it said nothing); fix that, and add it again"),
     ],
 )
 def test_a_program_that_does_not_run(tmp_path: Path, script: str, why: str) -> None:

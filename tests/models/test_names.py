@@ -72,7 +72,7 @@ def test_what_people_write(text: str, expected: object) -> None:
         "a\0.gguf",
     ],
 )
-def test_what_does_not_fit_is_one_line_with_the_mend(text: str) -> None:
+def test_what_does_not_fit_is_one_line_with_the_fix(text: str) -> None:
     with pytest.raises(ModelError) as caught:
         parse_reference(text)
     assert "\n" not in str(caught.value)

@@ -33,7 +33,7 @@ def test_a_later_one_takes_the_place_of_an_older(tmp_path: Path) -> None:
 
 
 @given(st.one_of(st.text(), st.sampled_from(["[{}]", "[1]", '{"a": 1}', '[{"sha256": "x"}]'])))
-def test_what_holds_no_plans_is_one_line_with_the_mend(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_what_holds_no_plans_is_one_line_with_the_fix(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("plans")
     plans_path(folder).write_text(text, encoding="utf-8")
     try:

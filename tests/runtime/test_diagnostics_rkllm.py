@@ -86,7 +86,7 @@ def test_a_version_warning_is_not_the_cause_of_what_comes_later() -> None:
     assert found.cause == "not an RKLLM model"
 
 
-def test_what_was_mended_by_beginning_anew_is_not_the_cause() -> None:
+def test_what_was_fixed_by_beginning_anew_is_not_the_cause() -> None:
     limit = "E rkllm: max_context[32768] must be less than the model's max_context_limit[4096]\n"
     anew = limit + "note: the context is cut to 4096 tokens, for which the model was converted\n"
     for returncode, cause in ((-11, "segmentation fault (SIGSEGV)"), (3, "exit code 3")):

@@ -118,7 +118,7 @@ def _need(tests: Sequence[Test]) -> Need:
     # Not a question's: an answer that fills the context ends there.
     longest = max((tokens_needed(test) for test in tests if test.kind in ("pp", "tg", "pg")), default=0)
     depths = [test.depth for test in tests if test.depth > 0]
-    need = Need(least_context=longest, asker="the tests", mend="make -p, -n or -d smaller")
+    need = Need(least_context=longest, asker="the tests", fix="make -p, -n or -d smaller")
     need = replace(need, context=max([need.context, *map(tokens_needed, tests)]))
     return replace(need, shortest_prefix=min(depths)) if depths else need
 

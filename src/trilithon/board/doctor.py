@@ -1,4 +1,4 @@
-"""What is wrong with this machine, or would make its numbers wrong, in one line each and with what mends it.
+"""What is wrong with this machine, or would make its numbers wrong, in one line each and with what fixes it.
 
 A rule looks at a Board (and at the machine for what a Board does not hold) and yields findings. docs/doctor.md has a
 paragraph for each. Findings about engines are not made here.
@@ -26,7 +26,7 @@ def findings(board: Board, machine: Machine) -> list[Finding]:
 
 def _in_one_line(finding: Finding) -> Finding:
     """A garbled file must not break the output, nor send a terminal control characters."""
-    message, mend = (
-        "".join(letter if letter.isprintable() else " " for letter in text) for text in (finding.message, finding.mend)
+    message, fix = (
+        "".join(letter if letter.isprintable() else " " for letter in text) for text in (finding.message, finding.fix)
     )
-    return replace(finding, message=message, mend=mend)
+    return replace(finding, message=message, fix=fix)

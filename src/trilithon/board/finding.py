@@ -14,14 +14,14 @@ Severity = Literal["good", "note", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`id` names its paragraph in docs/doctor.md. `message` is one line; `mend` is the command that puts it right, or
+    """`id` names its paragraph in docs/doctor.md. `message` is one line; `fix` is the command that puts it right, or
     shows where to look, empty where no single command does."""
 
     id: str
     severity: Severity
     subject: str
     message: str
-    mend: str = ""
+    fix: str = ""
 
 
 Rule: TypeAlias = Callable[[Board, Machine], Iterator[Finding]]

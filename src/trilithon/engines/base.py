@@ -141,7 +141,7 @@ class Engine(Protocol):
         """The copies of this engine that are usable now; quick (no native library is loaded)."""
 
     def missing(self) -> str:
-        """Why there is no build, ending with the command that mends it; empty when there is one."""
+        """Why there is no build, ending with the command that fixes it; empty when there is one."""
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         """Why this file cannot run there with these settings; empty when it can."""

@@ -38,7 +38,7 @@ def find_build(path: Path) -> Path:
 
 
 def check_program(program: Path) -> str:
-    """Run `llama-server --version`; what it says. Raises UserError with the mend when it does not run here."""
+    """Run `llama-server --version`; what it says. Raises UserError with the fix when it does not run here."""
     if not os.access(program, os.X_OK):
         raise UserError(f"{program} may not be run; run: chmod +x {program}")
     _require_this_machine(program)
@@ -74,7 +74,7 @@ def _why(returncode: int, said: str) -> str:
     if returncode < 0:
         return f"it was ended by {signal.Signals(-returncode).name}; take another build"
     last = said.splitlines()[-1][:200] if said else "it said nothing"
-    return f"exit code {returncode} ({last}); mend that, and add it again"
+    return f"exit code {returncode} ({last}); fix that, and add it again"
 
 
 def _check_library(library: Path) -> None:

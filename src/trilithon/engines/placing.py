@@ -22,7 +22,7 @@ _NO_PREFIX = 1 << 62
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What is asked of a placement that has no context of its own: `context` tokens, or as many as the model was
-    trained for, but not fewer than `least_context`; `asker` and `mend` are for the message where that is too many.
+    trained for, but not fewer than `least_context`; `asker` and `fix` are for the message where that is too many.
     `shortest_prefix` is the shortest prompt that is to be taken up again: with a sliding window longer than that, the
     KV cache is kept in full."""
 
@@ -30,7 +30,7 @@ class Need:
     least_context: int = 0
     shortest_prefix: int = _NO_PREFIX
     asker: str = "these requests"
-    mend: str = "ask for less"
+    fix: str = "ask for less"
 
 
 def usable_here(files: Sequence[ModelFile], configuration: Configuration) -> list[PlacementSpec]:
@@ -147,7 +147,7 @@ def _completed(settings: Settings, need: Need, file: ModelFile, board: Board) ->
         if need.least_context > file.context_train:
             raise PlacementError(
                 f"{need.asker} need a context of {need.least_context} tokens and {file.path.name} was trained for "
-                f"{file.context_train}; {need.mend}"
+                f"{file.context_train}; {need.fix}"
             )
         context = min(context, file.context_train)
     return replace(

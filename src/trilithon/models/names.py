@@ -27,7 +27,7 @@ _HUB_PAGE = re.compile(
 )
 _LONGEST = 1024
 _LONGEST_URL = 8192  # signed addresses are long
-_MEND = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or a URL"
+_FIX = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or a URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def parse_reference(text: str) -> Reference:
     if not text or len(text) > longest or any(ord(char) < 33 or ord(char) == 127 for char in text):
         if text and _looks_like_path(text) and "\0" not in text and len(text) <= _LONGEST:
             return _parse_path(text)
-        raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
+        raise ModelError(f"model name {text[:80]!r} does not fit; {_FIX}")
     if web:
         return _parse_url(text)
     host, slash, rest = text.partition("/")
@@ -170,5 +170,5 @@ def _parse_name(text: str) -> ModelName:
         and ".." not in path
     )
     if not fits:
-        raise ModelError(f"model name {text[:80]!r} does not fit; {_MEND}")
+        raise ModelError(f"model name {text[:80]!r} does not fit; {_FIX}")
     return name

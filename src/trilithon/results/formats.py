@@ -21,7 +21,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _VERSION = 1
 _MARK = "trilithon_results"
 _MOST_BYTES = 256 << 20
-_MEND = "give what llama-bench -o json, jsonl, csv or sql wrote, or a `trilithon results export`"
+_FIX = "give what llama-bench -o json, jsonl, csv or sql wrote, or a `trilithon results export`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def import_file(path: Path) -> list[Campaign]:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {_MEND}") from error
+        raise UserError(f"{path}: {error.strerror}; {_FIX}") from error
     if len(data) > _MOST_BYTES:
         raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; split it")
     return import_campaigns(data, str(path))
@@ -85,7 +85,7 @@ def import_campaigns(data: bytes, name: str) -> list[Campaign]:
         return campaigns_from(_some(read_sql(text, name), name))
     if looks_like_rows(text.partition("\n")[0].replace('"', "").strip().split(",")):
         return campaigns_from(_some(read_csv(text, name), name))
-    raise UserError(f"{name} holds no results that can be read; {_MEND}")
+    raise UserError(f"{name} holds no results that can be read; {_FIX}")
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -94,12 +94,12 @@ def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not text; {_MEND}") from error
+        raise UserError(f"{name} is not text; {_FIX}") from error
 
 
 def _some(rows: list[Any], name: str) -> list[Any]:
     if not rows:
-        raise UserError(f"{name} holds no results: the run that wrote it may have been broken off; {_MEND}")
+        raise UserError(f"{name} holds no results: the run that wrote it may have been broken off; {_FIX}")
     return rows
 
 
@@ -108,9 +108,9 @@ def _from_json_text(text: str, name: str) -> list[Campaign]:
     try:
         values = _values(text)
     except RecursionError as error:
-        raise UserError(f"{name} is nested too deeply; {_MEND}") from error
+        raise UserError(f"{name} is nested too deeply; {_FIX}") from error
     except ValueError as error:
-        raise UserError(f"{name} is not whole JSON ({error}); {_MEND}") from error
+        raise UserError(f"{name} is not whole JSON ({error}); {_FIX}") from error
     if len(values) == 1 and isinstance(values[0], dict) and _MARK in values[0]:
         return _own(values[0], name)
     rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
@@ -132,11 +132,11 @@ def _own(body: dict[str, Any], name: str) -> list[Campaign]:
     if isinstance(version, int) and version > _VERSION:
         raise UserError(f"{name} was written by a newer Trilithon (format {version}); upgrade Trilithon")
     if version != _VERSION or not isinstance(campaigns, list):
-        raise UserError(f"{name} is not a whole export; {_MEND}")
+        raise UserError(f"{name} is not a whole export; {_FIX}")
     try:
         read = [from_json(Campaign, campaign, f"campaigns[{i}].") for i, campaign in enumerate(campaigns)]
     except ValueError as error:
-        raise UserError(f"{name} is not a whole export: {error}; {_MEND}") from error
+        raise UserError(f"{name} is not a whole export: {error}; {_FIX}") from error
     for campaign in read:
         _check_placements(campaign, name)
     return read
@@ -145,11 +145,11 @@ def _own(body: dict[str, Any], name: str) -> list[Campaign]:
 def _check_placements(campaign: Campaign, name: str) -> None:
     names = {placement.name for placement in campaign.placements}
     if len(names) != len(campaign.placements):
-        raise UserError(f"{name} is not a whole export: two placements have one name; {_MEND}")
+        raise UserError(f"{name} is not a whole export: two placements have one name; {_FIX}")
     for placement in campaign.placements:
         for fact in ("size_bytes", "parameters", "bytes_per_token"):
             if not isinstance(placement.model.get(fact), int | None):
-                raise UserError(f"{name} is not a whole export: {fact} of {placement.name} is no number; {_MEND}")
+                raise UserError(f"{name} is not a whole export: {fact} of {placement.name} is no number; {_FIX}")
     for run in campaign.runs:
         if run.placement not in names:
-            raise UserError(f"{name} is not a whole export: a run has no placement {run.placement!r}; {_MEND}")
+            raise UserError(f"{name} is not a whole export: a run has no placement {run.placement!r}; {_FIX}")

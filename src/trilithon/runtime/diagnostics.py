@@ -40,7 +40,7 @@ BEYOND_SETTINGS = frozenset(
         "killed from outside (SIGHUP)",
     }
 )
-"""Causes that no setting of the engine mends: they lie in the model's file, the installation, the system or a user."""
+"""Causes that no setting of the engine fixes: they lie in the model's file, the installation, the system or a user."""
 
 _LAST_WORDS = 8
 _LONGEST_LINE = 300
@@ -295,7 +295,7 @@ _GENERAL = (
 # Lines with these are warnings: the engine goes on with less.
 _HARMLESS = ("pinned memory", "trilithon guard: note", "fit params", "retrying", "falling back")
 
-# What went wrong before a child began anew, and was mended thereby, is not what it died of.
+# What went wrong before a child began anew, and was fixed thereby, is not what it died of.
 _BEGUN_ANEW = ("note: the context is cut to",)
 
 _STOPS: frozenset[int] = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP})

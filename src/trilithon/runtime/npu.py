@@ -110,10 +110,10 @@ class NpuLock:
                     return descriptor
 
     def _in_use(self) -> RunError:
-        mend = "end that program, or wait until it is done"
+        fix = "end that program, or wait until it is done"
         waited = f"also after {self._limit_seconds:g} s of waiting"
         return RunError(
-            f"{self._name}: {_holder(self._path)} has the NPU, {waited}; {mend}", cause="NPU in use", advice=mend
+            f"{self._name}: {_holder(self._path)} has the NPU, {waited}; {fix}", cause="NPU in use", advice=fix
         )
 
 

@@ -660,7 +660,7 @@ def closed(board: Machine) -> Iterator[tuple[Machine, Path]]:
         yield Machine(base / "board"), base / "data"
 
 
-def test_what_this_user_may_not_write_is_said_with_its_mend(closed: tuple[Machine, Path]) -> None:
+def test_what_this_user_may_not_write_is_said_with_its_fix(closed: tuple[Machine, Path]) -> None:
     machine, data = closed
     before = content(machine)
     with unprivileged(), pinned(data, quiet, machine=machine) as outcomes:
@@ -678,7 +678,7 @@ def test_what_this_user_may_not_write_is_said_with_its_mend(closed: tuple[Machin
     )
 
 
-def test_a_closed_debugfs_is_said_with_its_mend(tmp_path: Path) -> None:
+def test_a_closed_debugfs_is_said_with_its_fix(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         machine = Machine(Path(name) / "board")
         Path(name).chmod(0o755)
@@ -696,8 +696,8 @@ def test_a_closed_debugfs_is_said_with_its_mend(tmp_path: Path) -> None:
             lines = [outcome.line() for outcome in outcomes]
         debugfs.chmod(0o700)
         freq = "/sys/kernel/debug/rknpu/freq"
-        mend = f"run: echo 1000000000 | sudo tee {freq}"
-        assert lines == [f"NPU clock: not pinned: this user may not write {freq}; {mend}"]
+        fix = f"run: echo 1000000000 | sudo tee {freq}"
+        assert lines == [f"NPU clock: not pinned: this user may not write {freq}; {fix}"]
 
 
 def test_one_that_may_be_written_is_pinned(closed: tuple[Machine, Path]) -> None:

@@ -120,8 +120,8 @@ def test_what_cannot_be_pinned_is_said_and_the_rest_goes_on(
     governor.symlink_to("/proc/sys/kernel/osrelease")  # may be read, and not even root may write it
     done = trilithon("bench", tiny, *SHORT, "--pin-clocks")
     assert done.code == 0, done.stderr
-    mend = f"run: echo performance | sudo tee {DMC}/governor"
-    assert f"memory clock: not pinned: this user may not write {DMC}/governor; {mend}\n" in done.stderr
+    fix = f"run: echo performance | sudo tee {DMC}/governor"
+    assert f"memory clock: not pinned: this user may not write {DMC}/governor; {fix}\n" in done.stderr
     assert campaign_of(home).placements[0].must_match["pinned"] == "CPU clocks"
 
 

@@ -85,7 +85,7 @@ def test_commands(line: str, step: Step) -> None:
         ("/set parameter temperature hot", "number"),
     ],
 )
-def test_a_wrong_command_is_told_with_its_mend_and_changes_nothing(line: str, hint: str) -> None:
+def test_a_wrong_command_is_told_with_its_fix_and_changes_nothing(line: str, hint: str) -> None:
     talk, step = after(line)
     assert talk == TALK
     assert isinstance(step, Tell)

@@ -27,7 +27,7 @@ def test_the_json_has_board_findings_and_engines() -> None:
         "placement": "rkllm/npu",
         "usable": False,
         "why": "librkllmrt.so is not installed",
-        "mend": "sudo cp librkllmrt.so /usr/lib",
+        "fix": "sudo cp librkllmrt.so /usr/lib",
     }
 
 
@@ -41,14 +41,12 @@ def test_the_text_is_plain_when_nobody_watches() -> None:
     assert "\x1b" not in result.stdout
 
 
-def test_findings_stand_with_their_mends_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mend = "echo performance | sudo tee " + "/sys/long" * 20 + "[x]"
-    print_report(
-        read_board(Machine(tmp_path)), [Finding("memory-clock", "warning", "memory clock", "parked", mend)], ()
-    )
+def test_findings_stand_with_their_fixes_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fix = "echo performance | sudo tee " + "/sys/long" * 20 + "[x]"
+    print_report(read_board(Machine(tmp_path)), [Finding("memory-clock", "warning", "memory clock", "parked", fix)], ())
     output = capsys.readouterr().out
     assert "  ! memory clock  parked\n" in output
-    assert mend in output
+    assert fix in output
     assert "docs/doctor.md: #memory-clock\n" in output
     assert "Engines" not in output
 

@@ -99,10 +99,10 @@ def test_devices_and_what_is_missing_in_the_table() -> None:
         "cpu": "4×Cortex-A76",
         "seconds": 470.2,
     }
-    mend = "run: " + "x" * 150
+    fix = "run: " + "x" * 150
     rows = [
         BuildRow(engine="e", name="b", build=build, source="built here", facts=facts),
-        BuildRow(engine="other", name="", problem="there is no library", mend=mend),
+        BuildRow(engine="other", name="", problem="there is no library", fix=fix),
     ]
     text = render(rows, width=140, colour=False)
     for word in (
@@ -118,7 +118,7 @@ def test_devices_and_what_is_missing_in_the_table() -> None:
         letters = "".join(line[line.rfind("  ") :].replace(" ", "") for line in folded.splitlines())
         assert "/some/folder/with/a/name" in letters
         assert max(map(len, folded.splitlines())) <= narrow
-    assert f"✗ other: there is no library\n  → {mend}\n" in text
+    assert f"✗ other: there is no library\n  → {fix}\n" in text
 
 
 def test_a_build_that_is_gone_is_told(trilithon: Program, home: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_build_that_is_gone_is_told(trilithon: Program, home: Path) -> None:
     done = trilithon("engines", "list")
     assert f"✗ other: {home / 'other'} is gone\n  → run: trilithon engines remove other\n" in done.stdout
     row = listed(trilithon)["@other"]
-    assert (row["usable"], row["mend"]) == (False, "run: trilithon engines remove other")
+    assert (row["usable"], row["fix"]) == (False, "run: trilithon engines remove other")
 
 
 # -- add and remove

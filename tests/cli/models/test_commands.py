@@ -216,7 +216,7 @@ def test_cp_and_rm(trilithon: Program, store: ModelStore) -> None:
     assert store.list() == ()
 
 
-def test_verify_and_its_mend(trilithon: Program, store: ModelStore) -> None:
+def test_verify_and_its_fix(trilithon: Program, store: ModelStore) -> None:
     kept = keep(store, "one", b"x" * 5000)
     done = trilithon("verify")
     assert (done.code, done.stdout, done.stderr) == (0, "", "every file is what it should be\n")

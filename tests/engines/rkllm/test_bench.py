@@ -64,7 +64,7 @@ def test_bench(model: Callable[..., Path], capsys: pytest.CaptureFixture[str], v
 
 @pytest.mark.slow
 def test_a_crash_is_a_result(model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """Its own cause is told, and not what was mended before: the context was too long, and was cut."""
+    """Its own cause is told, and not what was fixed before: the context was too long, and was cut."""
     path = model(crash_after=1, answer=ANSWER, limit=1024)
     assert run(["bench", str(path), "--placement", "rkllm/npu", "--test", "tg", "-n", "8", "-r", "1"]) == 1
     out, err = capsys.readouterr()

@@ -95,7 +95,7 @@ def test_without_faults_keeps_the_rest():
         ({"flaky": "0", "flaky_file": "starts", "crash_after": "1"}, "1 or more"),
     ],
 )
-def test_bad_options_are_named_with_the_mend(options, said):
+def test_bad_options_are_named_with_the_fix(options, said):
     with pytest.raises(UserError) as caught:
         Script.parse(options.items())
     message = str(caught.value)

@@ -306,7 +306,7 @@ def test_redirects_that_are_not_followed(web: WebStandIn, store: ModelStore, loc
 @pytest.mark.parametrize(
     ("status", "words"), [(401, "asks who you are"), (404, "has no such file"), (418, "not under")]
 )
-def test_what_no_second_try_mends(web: WebStandIn, store: ModelStore, status: int, words: str) -> None:
+def test_what_no_second_try_fixes(web: WebStandIn, store: ModelStore, status: int, words: str) -> None:
     web.fault = lambda _: Fault(status=status)
     with pytest.raises((ModelError, DownloadError), match=rf"{words}.*status {status} for http://127.0.0.1:\d+/a\)"):
         fetch(store, f"{web.url}/a?token=secret")

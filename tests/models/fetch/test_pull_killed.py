@@ -1,4 +1,4 @@
-"""A pull killed before its steps on the disk: what is to be seen is whole, and the next pull mends the rest."""
+"""A pull killed before its steps on the disk: what is to be seen is whole, and the next pull fixes the rest."""
 
 import hashlib
 import json

@@ -56,7 +56,7 @@ def test_a_hub_name_is_kept() -> None:
     assert Manifest.from_json(replace(MANIFEST, name=name).to_json()).name == name
 
 
-def test_a_newer_one_is_refused_with_the_mend() -> None:
+def test_a_newer_one_is_refused_with_the_fix() -> None:
     assert "upgrade Trilithon" in refusal(changed(version=2, files="quite another thing"))
 
 

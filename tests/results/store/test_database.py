@@ -529,7 +529,7 @@ def test_a_read_only_folder(open_folder: Path) -> None:
             StoreError, match=r"cannot be written .*; make it and its folder writable, or set TRILITHON_DATA"
         ):
             Store.open(open_folder / "results.sqlite")
-        with pytest.raises(StoreError, match=r"new: Permission denied; mend that, or set TRILITHON_DATA"):
+        with pytest.raises(StoreError, match=r"new: Permission denied; fix that, or set TRILITHON_DATA"):
             Store.open(open_folder / "new" / "results.sqlite")
 
 
@@ -554,7 +554,7 @@ def test_a_folder_in_the_way_of_the_file(path: Path) -> None:
 
 def test_a_file_in_the_way_of_the_folder(path: Path) -> None:
     path.parent.write_text("")
-    with pytest.raises(StoreError, match="File exists; mend that"):
+    with pytest.raises(StoreError, match="File exists; fix that"):
         Store.open(path)
 
 

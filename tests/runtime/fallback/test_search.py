@@ -161,7 +161,7 @@ def test_when_none_holds_the_last_error_is_raised(stand: Stand, file: ModelFile)
     assert recall(stand.configuration, engine.placement(file)) is None
 
 
-def test_what_no_setting_mends_is_raised_at_once(stand: Stand, file: ModelFile) -> None:
+def test_what_no_setting_fixes_is_raised_at_once(stand: Stand, file: ModelFile) -> None:
     class Unbuilt(Fragile):
         def launch(self, placement: Placement, folder: Path):
             return replace(super().launch(placement, folder), argv=("/nowhere/llama-server",))

@@ -390,7 +390,7 @@ def test_room_that_will_be_free_soon_is_waited_for(tmp_path: Path) -> None:
     with_pool(tmp_path, body)
 
 
-def test_what_can_never_fit_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_what_can_never_fit_is_refused_with_the_fix(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         await once(pool, "a", placement(mib=600))
         with pytest.raises(

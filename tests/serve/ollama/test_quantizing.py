@@ -132,7 +132,7 @@ def test_what_cannot_be_quantised_is_a_400(
     assert not conversions(configuration).exists()
 
 
-def test_without_the_tool_the_mend_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_tool_the_fix_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     answer = server.http.post("/api/create", json=asked())
     assert answer.status_code == 501

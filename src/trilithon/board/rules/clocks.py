@@ -27,7 +27,7 @@ _LEAST_TICKS = 60 * 100
 
 
 def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
-    mend = f"echo performance | sudo tee {_CPUFREQ}/policy*/scaling_governor"
+    fix = f"echo performance | sudo tee {_CPUFREQ}/policy*/scaling_governor"
     governed = [cluster for cluster in board.clusters if cluster.governor]
     slow = [cluster for cluster in governed if cluster.governor not in _PINNED_GOVERNORS]
     if board.architecture != "aarch64":
@@ -37,7 +37,7 @@ def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
     if slow:
         which = ", ".join(f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor}" for cluster in slow)
         message = f"the governor is not performance: {which}; rates vary and fall"
-        yield Finding("cpu-governor", "warning", "CPU clocks", message, mend)
+        yield Finding("cpu-governor", "warning", "CPU clocks", message, fix)
     elif governed:
         yield Finding("cpu-governor", "good", "CPU clocks", "no governor lowers the CPUs' clocks")
 
@@ -60,9 +60,9 @@ def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
 def _npu_governor(board: Board, machine: Machine) -> Iterator[Finding]:
     clock = board.clock("npu")
     if clock and clock.governor and clock.governor not in _PINNED_GOVERNORS:
-        mend = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
+        fix = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
         message = f"the governor is {clock.governor}; it can halve the NPU's rate"
-        yield Finding("npu-governor", "warning", "NPU clock", message, mend)
+        yield Finding("npu-governor", "warning", "NPU clock", message, fix)
 
 
 def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -72,8 +72,8 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
     speeds = f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f} MHz (governor {clock.governor or 'unknown'})"
     if clock.current_hz < _PARKED_FRACTION * clock.max_hz:
         message = f"parked at {speeds}: it hardly rises for the NPU, whose decode it can halve"
-        mend = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
-        yield Finding("memory-clock", "warning", "memory clock", message, mend)
+        fix = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
+        yield Finding("memory-clock", "warning", "memory clock", message, fix)
     else:
         yield Finding("memory-clock", "good", "memory clock", speeds)
 
@@ -82,8 +82,8 @@ def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
     chip = find_chip(board.chip)
     if board.clock("memory") is None and chip and chip.npu_cores:
         message = "the kernel offers no control over it (no devfreq/dmc): it is what the firmware set at boot"
-        mend = "sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now"
-        yield Finding("memory-clock-absent", "note", "memory clock", message, mend)
+        fix = "sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now"
+        yield Finding("memory-clock-absent", "note", "memory clock", message, fix)
 
 
 def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -92,8 +92,8 @@ def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
     told = (*_cooled_since_boot(devices), *_below_top(machine), *_counted(machine))
     if now or told:
         message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(told)}"
-        mend = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
-        yield Finding("throttled", "warning" if now else "note", "heat", message, mend)
+        fix = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
+        yield Finding("throttled", "warning" if now else "note", "heat", message, fix)
 
 
 def _cooled_since_boot(devices: Iterable[CoolingDevice]) -> Iterator[str]:
@@ -130,8 +130,8 @@ def _under_voltage(board: Board, machine: Machine) -> Iterator[Finding]:
     for folder in machine.glob("/sys/class/hwmon/hwmon*"):
         if machine.text(f"{folder}/name") == "rpi_volt" and machine.integer(f"{folder}/in0_lcrit_alarm"):
             message = "the supply fell under 4.63 V since boot, and the firmware lowers clocks when it does"
-            mend = f"cat {folder}/in0_lcrit_alarm  # 1 again after a new boot: take a stronger supply or a better cable"
-            yield Finding("under-voltage", "warning", "power", message, mend)
+            fix = f"cat {folder}/in0_lcrit_alarm  # 1 again after a new boot: take a stronger supply or a better cable"
+            yield Finding("under-voltage", "warning", "power", message, fix)
 
 
 def _little_cores(board: Board, machine: Machine) -> Iterator[Finding]:

@@ -26,8 +26,8 @@ def _permission(board: Board, machine: Machine) -> Iterator[Finding]:
     closed = [node.path for node in (board.gpu.nodes if board.gpu else ()) if not node.usable]
     if closed and board.gpu and machine.exists(closed[0]):
         message = f"this user may not open {', '.join(closed)}: Vulkan will not show the GPU"
-        mend = "sudo usermod -aG render,video $USER  # then log in again"
-        yield Finding("gpu-permission", "warning", "GPU", message, mend)
+        fix = "sudo usermod -aG render,video $USER  # then log in again"
+        yield Finding("gpu-permission", "warning", "GPU", message, fix)
 
 
 def _panvk(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -40,8 +40,8 @@ def _panvk(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("vulkan-panvk", "note", "GPU", message)
     elif board.gpu.driver == "panthor" and not any(driver.serves for driver in installed):
         message = f"PanVK of Mesa {installed[0].version or 'before 25.0'} hides this GPU; it is shown from 25.0 on"
-        mend = "sudo apt update && sudo apt install mesa-vulkan-drivers  # from backports where that is older"
-        yield Finding("vulkan-panvk", "warning", "GPU", message, mend)
+        fix = "sudo apt update && sudo apt install mesa-vulkan-drivers  # from backports where that is older"
+        yield Finding("vulkan-panvk", "warning", "GPU", message, fix)
 
 
 def _missing(board: Board, machine: Machine) -> Iterator[Finding]:

@@ -32,8 +32,8 @@ def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
     )
     message = f"Linux {board.kernel}: {lacks}; boot a system with the vendor kernel (rknpu {_DRIVER})"
     armbian = machine.exists("/etc/armbian-release")
-    mend = f"sudo apt install {_VENDOR_KERNEL} && sudo reboot" if armbian else ""
-    yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, mend)
+    fix = f"sudo apt install {_VENDOR_KERNEL} && sudo reboot" if armbian else ""
+    yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, fix)
 
 
 def _old_driver(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -61,13 +61,13 @@ def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("npu-nodes-absent", "problem", "NPU", message, "sudo dmesg | grep -i rknpu  # what it says")
     elif closed:
         message = f"this user may not open {', '.join(closed)}"
-        yield Finding("npu-permission", "problem", "NPU", message, _node_mend(closed))
+        yield Finding("npu-permission", "problem", "NPU", message, _node_fix(closed))
     else:
         message = f"vendor driver {npu.version or 'of unknown version'}, open to this user"
         yield Finding("npu-ready", "good", "NPU", message)
 
 
-def _node_mend(closed: list[str]) -> str:
+def _node_fix(closed: list[str]) -> str:
     if all(path.startswith("/dev/dri/") for path in closed):
         return "sudo usermod -aG render,video $USER  # then log in again"
     rule = 'SUBSYSTEM=="misc|dma_heap", KERNEL=="rknpu|cma*|system*", GROUP="video", MODE="0660"'
@@ -90,16 +90,16 @@ def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
         chip = find_chip(board.chip)
         if chip and chip.rkllm:
             message = f"{RKLLM} is in none of the system's library folders: the RKLLM engine needs it"
-            mend = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
-            yield Finding("runtime-missing", "note", "NPU runtime", message, mend)
+            fix = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
+            yield Finding("runtime-missing", "note", "NPU runtime", message, fix)
         return
     first = found[0]
     if first.version not in KNOWN_RKLLM_VERSIONS:
         known = ", ".join(sorted(KNOWN_RKLLM_VERSIONS))
         version = f"version {first.version}" if first.version else "no version in it"
         message = f"{first.path}: {version}; its structures are known of {known} alone, and others would crash"
-        mend = f"sudo cp {RKLLM} {shlex.quote(first.path)} && sudo ldconfig  # of a version that is known"
-        yield Finding("runtime-unknown", "warning", "NPU runtime", message, mend)
+        fix = f"sudo cp {RKLLM} {shlex.quote(first.path)} && sudo ldconfig  # of a version that is known"
+        yield Finding("runtime-unknown", "warning", "NPU runtime", message, fix)
 
 
 def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -111,8 +111,8 @@ def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("open-files", "note", "open files", message, f"ulimit -n {_OPEN_FILES}")
     else:
         message = f"limit {hard:,}; NPU engines need {_OPEN_FILES:,} and crash without"
-        mend = f"echo '* - nofile {_OPEN_FILES}' | sudo tee /etc/security/limits.d/npu.conf  # then log in again"
-        yield Finding("open-files", "warning", "open files", message, mend)
+        fix = f"echo '* - nofile {_OPEN_FILES}' | sudo tee /etc/security/limits.d/npu.conf  # then log in again"
+        yield Finding("open-files", "warning", "open files", message, fix)
 
 
 RULES: tuple[Rule, ...] = (_driver, _old_driver, _nodes, _chip, _runtime, _open_files)

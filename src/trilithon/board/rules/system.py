@@ -25,9 +25,9 @@ def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
     if used is None or used < _SWAP_BYTES:
         return
     fits = available is not None and available - used > _LITTLE_MEMORY_BYTES
-    mend = _emptied(board) if fits else _LARGEST_PROGRAMS
+    fix = _emptied(board) if fits else _LARGEST_PROGRAMS
     yield Finding(
-        "swap-used", "warning", "swap", f"{format_bytes(used)} are in swap; reading them back slows a run", mend
+        "swap-used", "warning", "swap", f"{format_bytes(used)} are in swap; reading them back slows a run", fix
     )
 
 
@@ -41,8 +41,8 @@ def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:
     for swap in board.swaps:
         if swap.kind == "SD card":
             message = f"{swap.path} is on an SD card: a model that spills into it all but stands still"
-            mend = f"sudo swapoff {shlex.quote(swap.path)}  # compressed memory instead: sudo apt install zram-tools"
-            yield Finding("swap-slow", "warning", "swap", message, mend)
+            fix = f"sudo swapoff {shlex.quote(swap.path)}  # compressed memory instead: sudo apt install zram-tools"
+            yield Finding("swap-slow", "warning", "swap", message, fix)
 
 
 def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -60,15 +60,15 @@ def _disk(board: Board, machine: Machine) -> Iterator[Finding]:
         if disk.free_bytes is not None and disk.free_bytes < _LITTLE_DISK_BYTES and disk.free_bytes not in told:
             told.add(disk.free_bytes)  # both folders are mostly on one disk
             message = f"{format_bytes(disk.free_bytes)} free for {disk.folder}; models and results are kept there"
-            mend = "du -xh --max-depth=3 ~ | sort -h | tail  # and delete, or name another disk in TRILITHON_DATA"
-            yield Finding("disk-low", "warning", "disk", message, mend)
+            fix = "du -xh --max-depth=3 ~ | sort -h | tail  # and delete, or name another disk in TRILITHON_DATA"
+            yield Finding("disk-low", "warning", "disk", message, fix)
 
 
 def _container(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.device_tree_hidden:
         message = "it hides the device tree: chip and NPU cannot be told, and the vendor runtimes fail"
-        mend = "docker run --security-opt systempaths=unconfined --device /dev/dri --device /dev/dma_heap …"
-        yield Finding("container-hidden", "warning", "container", message, mend)
+        fix = "docker run --security-opt systempaths=unconfined --device /dev/dri --device /dev/dma_heap …"
+        yield Finding("container-hidden", "warning", "container", message, fix)
 
 
 RULES: tuple[Rule, ...] = (_swap, _slow_swap, _memory, _disk, _container)

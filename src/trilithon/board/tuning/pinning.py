@@ -32,7 +32,7 @@ _LOOKS, _LOOK_SECONDS = 5, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of pinning one subject ("memory clock"): how it stands now, or what could not be done and the mend.
+    """What came of pinning one subject ("memory clock"): how it stands now, or what could not be done and the fix.
     One that is told right and held down by heat is pinned, and says so."""
 
     subject: str

@@ -1,4 +1,4 @@
-"""`trilithon doctor`: what this machine is, which engines it can run, what slows it, and what mends that."""
+"""`trilithon doctor`: what this machine is, which engines it can run, what slows it, and what fixes that."""
 
 import json
 import sys
@@ -25,13 +25,13 @@ _MENU_WIDTH = 14
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One placement as far as this machine goes. `why` says, when it is not usable, why; `mend` is the command
+    """One placement as far as this machine goes. `why` says, when it is not usable, why; `fix` is the command
     that helps, or empty."""
 
     placement: str
     usable: bool
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> click.Command:
@@ -72,7 +72,7 @@ def print_report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[E
     """For people, on stdout; plain text when that is not a terminal."""
     from rich.console import Console
 
-    # soft_wrap: a mend has to stay one line, so that it can be copied.
+    # soft_wrap: a fix has to stay one line, so that it can be copied.
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     console.print(board.describe(), style="bold")
     for name, text in _machine_lines(board):
@@ -81,23 +81,23 @@ def print_report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[E
         console.print("\nEngines", style="bold")
         width = max(len(row.placement) for row in rows) + 2
         for row in rows:
-            _print_item(console, "good" if row.usable else "problem", row.placement, width, row.why, row.mend)
+            _print_item(console, "good" if row.usable else "problem", row.placement, width, row.why, row.fix)
     console.print("\nFindings", style="bold")
     if not findings:
         console.print("  nothing that slows this machine was found")
     for finding in findings:
-        _print_item(console, finding.severity, finding.subject, _MENU_WIDTH, finding.message, finding.mend)
+        _print_item(console, finding.severity, finding.subject, _MENU_WIDTH, finding.message, finding.fix)
     explained = dict.fromkeys(f"#{finding.id}" for finding in findings if finding.severity != "good")
     if explained:
         console.print(f"\n  explained in docs/doctor.md: {' '.join(explained)}", style="dim")
 
 
-def _print_item(console: "Console", severity: str, name: str, width: int, text: str, mend: str) -> None:
+def _print_item(console: "Console", severity: str, name: str, width: int, text: str, fix: str) -> None:
     mark, style = _MARKS[severity]
     console.print(f"  {mark} ", style=style, end="")
     console.print(f"{name:<{width}}{text}".rstrip())
-    if mend:
-        console.print(f"    {'':<{width}}→ {mend}", style="dim")
+    if fix:
+        console.print(f"    {'':<{width}}→ {fix}", style="dim")
 
 
 def _machine_lines(board: "Board") -> list[tuple[str, str]]:

@@ -33,8 +33,8 @@ def _engine_rows(board: "Board") -> Sequence[EngineRow]:
 def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[EngineRow]:
     missing = engine.missing()
     if missing:
-        why, _, mend = missing.partition("; run: ")
-        yield EngineRow(f"{engine.name}/…", usable=False, why=why, mend=mend)
+        why, _, fix = missing.partition("; run: ")
+        yield EngineRow(f"{engine.name}/…", usable=False, why=why, fix=fix)
     for build in engine.builds():
         told = f"{build.version}, {build.where}"
         if engine.only_when_named:
@@ -66,7 +66,7 @@ def _troubles(configuration: "Configuration") -> Iterator[EngineRow]:
     for program in programs(configuration):
         if program.trouble:
             why = f"{program.path} does not tell its devices: {program.trouble}"
-            yield EngineRow("gpu", usable=False, why=why, mend=f"try by hand: {program.path} --list-devices")
+            yield EngineRow("gpu", usable=False, why=why, fix=f"try by hand: {program.path} --list-devices")
 
 
 def _why_none(unit: str, board: "Board") -> str:

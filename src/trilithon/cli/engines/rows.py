@@ -23,7 +23,7 @@ _FEATURE_WORDS = {"logprobs": "log-probabilities"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRow:
-    """One build, or why there is none: then `build` is None, and `problem` and `mend` say it. `facts` is how it was
+    """One build, or why there is none: then `build` is None, and `problem` and `fix` say it. `facts` is how it was
     made, where that is known. `source` is where it comes from: package, settings, PATH, added, built here, or found
     in a place where people put them."""
 
@@ -34,7 +34,7 @@ class BuildRow:
     facts: Mapping[str, Any] = field(default_factory=dict)
     only_when_named: bool = False
     problem: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def build_rows(configuration: Configuration) -> list[BuildRow]:
@@ -56,8 +56,8 @@ def build_rows(configuration: Configuration) -> list[BuildRow]:
                 )
             )
         if missing := engine.missing():
-            why, _, mend = missing.rpartition("; ")
-            rows.append(BuildRow(engine=engine.name, name="", problem=why or missing, mend=mend))
+            why, _, fix = missing.rpartition("; ")
+            rows.append(BuildRow(engine=engine.name, name="", problem=why or missing, fix=fix))
     used = [Path(row.build.where) for row in rows if row.build and _is_path(row.build)]
     return rows + [_unused(entry) for entry in entries if not any(_inside(path, entry.folder) for path in used)]
 
@@ -67,7 +67,7 @@ def as_json(rows: Sequence[BuildRow]) -> list[dict[str, Any]]:
 
 
 def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
-    """A table for people that fits `width` columns; below it what is missing, each with its mend."""
+    """A table for people that fits `width` columns; below it what is missing, each with its fix."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -91,10 +91,10 @@ def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
     for row in rows:
         if row.problem:
             lines.append(Text(f"✗ {row.engine or row.name}: {row.problem}"))
-            lines += [Text(f"  → {row.mend}")] if row.mend else []
+            lines += [Text(f"  → {row.fix}")] if row.fix else []
     with console.capture() as capture:
         for line in lines:
-            console.print(line, soft_wrap=line is not table)  # a mend stays one line, so that it can be copied
+            console.print(line, soft_wrap=line is not table)  # a fix stays one line, so that it can be copied
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
@@ -130,7 +130,7 @@ def _features(build: Build) -> list[str]:
 def _row_json(row: BuildRow) -> dict[str, Any]:
     common = {"engine": row.engine, "name": row.name, "usable": row.build is not None}
     if row.build is None:
-        return common | {"problem": row.problem, "mend": row.mend}
+        return common | {"problem": row.problem, "fix": row.fix}
     build = row.build
     return common | {
         "version": build.version,
@@ -188,4 +188,4 @@ def _inside(path: Path, folder: Path) -> bool:
 def _unused(entry: Registered) -> BuildRow:
     """A registered folder in which no engine finds a build any more."""
     there = f"no engine takes what is in {entry.folder}" if entry.folder.is_dir() else f"{entry.folder} is gone"
-    return BuildRow(engine="", name=entry.name, problem=there, mend=f"run: trilithon engines remove {entry.name}")
+    return BuildRow(engine="", name=entry.name, problem=there, fix=f"run: trilithon engines remove {entry.name}")

@@ -226,7 +226,7 @@ def _verdict(damages: "list[Damage]", removed: int) -> str:
     steps = ["trilithon verify --remove-damaged"] * (not removed and any(damage.removable for damage in damages))
     steps += [f"trilithon pull {model}" for model in models[:1]]
     found = _files(len(damages), "damaged file")
-    return f"{found}; mend with: {', then '.join(steps)}" if steps else f"{found}, as said above"
+    return f"{found}; fix with: {', then '.join(steps)}" if steps else f"{found}, as said above"
 
 
 def _files(count: int, what: str) -> str:

@@ -84,7 +84,7 @@ class Compiled:
 
 
 def compile_llamacpp(recipe: Recipe, configuration: Configuration, progress: Progress) -> Compiled:
-    """Fetch, compile, install and register. Raises UserError for what the user can mend before anything starts,
+    """Fetch, compile, install and register. Raises UserError for what the user can fix before anything starts,
     TrilithonError when it fails; it may be interrupted at any moment."""
     if recipe.kleidiai and os.uname().machine != "aarch64":
         raise UserError("KleidiAI has kernels for 64-bit Arm alone; leave --kleidiai out on this machine")

@@ -91,7 +91,7 @@ def known_kind(text: str) -> str:
 
 
 class _QuantiseProgress:
-    """Tells how far the tool is, and knows of some failures what mends them."""
+    """Tells how far the tool is, and knows of some failures what fixes them."""
 
     def __init__(self, kind: str, output: Path, progress: Callable[[str, float | None], None]):
         self._kind, self._output, self._progress = kind, output, progress

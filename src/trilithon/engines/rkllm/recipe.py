@@ -107,10 +107,8 @@ def _check_algorithm(recipe: RkllmRecipe) -> None:
         )
     if recipe.needs_gpu and not recipe.quantization.startswith("w4a16"):
         family = [name for name in CHIPS[recipe.chip].quantizations if name.startswith("w4a16")]
-        mend = f"take --quant {family[0]}" if family else "take --algorithm normal"
-        raise UserError(
-            f"--algorithm {recipe.algorithm} is for w4a16 and its groups, not {recipe.quantization}; {mend}"
-        )
+        fix = f"take --quant {family[0]}" if family else "take --algorithm normal"
+        raise UserError(f"--algorithm {recipe.algorithm} is for w4a16 and its groups, not {recipe.quantization}; {fix}")
 
 
 def _check_numbers(recipe: RkllmRecipe) -> None:
@@ -151,5 +149,5 @@ def _check_source(recipe: RkllmRecipe) -> None:
         raise ModelError(f"{source} is {quantization}, and rkllm-toolkit reads GGUF files of Q4_0 and F16 alone")
     if quantization == "Q4_0" and recipe.quantization != _FROM_Q4_0:
         able = [name for name, chip in CHIPS.items() if _FROM_Q4_0 in chip.quantizations]
-        mend = f"take --quant {_FROM_Q4_0}" if recipe.chip in able else "take the F16 file"
-        raise UserError(f"{source} is Q4_0, which becomes {_FROM_Q4_0} (for {', '.join(able)}); {mend}")
+        fix = f"take --quant {_FROM_Q4_0}" if recipe.chip in able else "take the F16 file"
+        raise UserError(f"{source} is Q4_0, which becomes {_FROM_Q4_0} (for {', '.join(able)}); {fix}")

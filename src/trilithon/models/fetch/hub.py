@@ -235,8 +235,8 @@ def _texts(hub: _Hub, own: _Contents) -> tuple[list[Item], tuple[str, ...]]:
         except Denied as error:
             return [], (f"{_WITHOUT}: {error}",)
     made_from = f"in none of {', '.join(seen)}" if len(seen) > 1 else "and its card names no base_model"
-    mend = "put tokenizer.json and tokenizer_config.json of the original model beside it"
-    return [], (f"there is no {_NEEDED} {made_from}: chat uses the runtime's own template; {mend}",)
+    fix = "put tokenizer.json and tokenizer_config.json of the original model beside it"
+    return [], (f"there is no {_NEEDED} {made_from}: chat uses the runtime's own template; {fix}",)
 
 
 def _text_items(hub: _Hub, contents: _Contents) -> list[Item]:

@@ -96,7 +96,7 @@ class GgufFacts:
 
 
 def read_gguf(path: Path) -> GgufFacts:
-    """Raises ModelError, one line with the mend, for whatever is not a whole GGUF of a model."""
+    """Raises ModelError, one line with the fix, for whatever is not a whole GGUF of a model."""
     header = read_header(path)
     return _facts(header, _Metadata(header.values))
 
@@ -126,7 +126,7 @@ def kv_bytes_read(facts: GgufFacts, depth: int, kv_type_k: str = "f16", kv_type_
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
-    """A GGUF's values by key; a value of the wrong kind counts as absent, as the file is not ours to mend."""
+    """A GGUF's values by key; a value of the wrong kind counts as absent, as the file is not ours to fix."""
 
     values: Mapping[str, Value]
 

@@ -299,7 +299,7 @@ def _unreadable(path: Path, error: OSError | ValueError) -> ModelError:
 
 
 def what_instead(window: bytes) -> str:
-    """What a file that does not begin like a GGUF is, with the mend; goes behind its path."""
+    """What a file that does not begin like a GGUF is, with the fix; goes behind its path."""
     head = window[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "is a web page and not the model; download the file itself (the link often needs /resolve/, not /blob/)"

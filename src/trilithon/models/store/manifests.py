@@ -20,7 +20,7 @@ _Parts = tuple[str, str, str, str]
 @dataclass(frozen=True, slots=True)
 class Listing:
     """`roots` says of each of the manifests in which store it lies; `problems` are manifests that cannot be read, one
-    line each that ends with the mend."""
+    line each that ends with the fix."""
 
     manifests: tuple[Manifest, ...]
     roots: tuple[Path, ...]
@@ -139,5 +139,5 @@ def _read_at(rooted: SafeDir, parts: Sequence[str], folder: int) -> Manifest:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
     except ModelError as error:
         path = rooted.path(_path(parts))
-        mend = "" if "upgrade Trilithon" in str(error) else f"; remove it (rm '{path}') and pull the model again"
-        raise ModelError(f"{path} cannot be used: {error}{mend}") from error
+        fix = "" if "upgrade Trilithon" in str(error) else f"; remove it (rm '{path}') and pull the model again"
+        raise ModelError(f"{path} cannot be used: {error}{fix}") from error

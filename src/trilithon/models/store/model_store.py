@@ -261,7 +261,7 @@ class ModelStore:
         """Its blobs, those that no manifest names any more."""
         left = catalogue.listing((self.own,))
         if left.problems:
-            return Removal(0, (f"its files stay until this is mended: {left.problems[0]}",))
+            return Removal(0, (f"its files stay until this is fixed: {left.problems[0]}",))
         unused = {file.digest for file in manifest.files if file.path is None} - left.digests
         return self.remove_blobs(sorted(unused))
 

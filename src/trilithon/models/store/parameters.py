@@ -94,8 +94,8 @@ def _kind(name: str) -> _Kind:
     if name in _KNOWN:
         return _KNOWN[name][0]
     near = difflib.get_close_matches(name, _KNOWN, 1)
-    mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KNOWN)}"
-    raise ModelError(f"unknown parameter {name[:80]!r}; {mend}")
+    fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KNOWN)}"
+    raise ModelError(f"unknown parameter {name[:80]!r}; {fix}")
 
 
 def _within(name: str, value: float) -> float:

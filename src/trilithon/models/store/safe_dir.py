@@ -246,10 +246,10 @@ def _message(path: Path, error: OSError) -> str:
         case number if number in _FULL:
             return f"no space left in {path}; free some there, or set TRILITHON_DATA to another folder"
         case errno.EROFS | errno.EACCES | errno.EPERM:
-            return f"{path} cannot be written ({error.strerror}); mend that, or set TRILITHON_DATA to another folder"
+            return f"{path} cannot be written ({error.strerror}); fix that, or set TRILITHON_DATA to another folder"
         case errno.EFBIG:
             return f"{path} takes no file of that size (FAT32 ends at 4 GiB); set TRILITHON_DATA to a folder elsewhere"
         case errno.ENAMETOOLONG:
             return f"{str(where)[:80]}… is too long a name for this disk; choose a shorter one"
         case _:
-            return f"{path}: {where}: {error.strerror or error}; mend that, or set TRILITHON_DATA to another folder"
+            return f"{path}: {where}: {error.strerror or error}; fix that, or set TRILITHON_DATA to another folder"

@@ -108,7 +108,7 @@ def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     if not dry_run:
         _sweep(own, {manifest.name.parts for manifest in listing.manifests})
     if listing.problems:
-        why = f"blobs stay until this is mended: {listing.problems[0]}"
+        why = f"blobs stay until this is fixed: {listing.problems[0]}"
         return Pruned(partials=partials, freed_bytes=partial_bytes, kept=(why,))
     unused = {digest: size for digest, size in _blobs(own).items() if digest not in listing.digests}
     if dry_run:

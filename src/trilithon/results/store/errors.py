@@ -1,4 +1,4 @@
-"""Every way in which the results database can fail, as one StoreError in one line that ends with the mend."""
+"""Every way in which the results database can fail, as one StoreError in one line that ends with the fix."""
 
 import shlex
 import shutil
@@ -28,7 +28,7 @@ def translated(path: Path) -> Iterator[None]:
     except (JSONDecodeError, zlib.error) as error:
         raise StoreError(_corrupt(path)) from error
     except OSError as error:
-        raise StoreError(f"{error.filename or path}: {error.strerror}; mend that, {_ELSEWHERE}") from error
+        raise StoreError(f"{error.filename or path}: {error.strerror}; fix that, {_ELSEWHERE}") from error
     except (OverflowError, UnicodeEncodeError) as error:
         raise StoreError(f"results database {path} cannot hold a value: {error}") from error
 

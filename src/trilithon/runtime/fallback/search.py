@@ -80,7 +80,7 @@ async def find_fallback(
     """The settings that it stands on: known from before, or found out now (and kept). `folder` is private and new;
     `reference` is what the model says elsewhere. An engine without a ladder is not probed.
 
-    Raises the last rung's RunError when none holds, and at once one that no settings can mend.
+    Raises the last rung's RunError when none holds, and at once one that no settings can fix.
     """
     rungs = (FallbackStep(name="", settings=placement.settings), *engine.ladder(placement))
     if len(rungs) == 1:
@@ -106,7 +106,7 @@ async def lower(
     rungs = (FallbackStep(name="", settings=standing.planned.settings), *engine.ladder(standing.planned))
     at = [rung.name for rung in rungs].index(standing.rung)
     falls = (*standing.falls, _fall(rungs[at], reason))
-    if at + 1 == len(rungs) or not _mendable(reason):
+    if at + 1 == len(rungs) or not _fixable(reason):
         raise reason
     return await _descend(engine, standing.planned, configuration, folder, rungs[at + 1 :], falls, reference, tell)
 
@@ -142,7 +142,7 @@ async def _descend(
         try:
             await _try(engine, standing.placement, configuration, folder / str(number), reference, tell)
         except RunError as error:
-            if not _mendable(error):
+            if not _fixable(error):
                 raise
             failure = error
             falls = (*falls, _fall(rung, error))
@@ -165,7 +165,7 @@ async def _try(
     try:
         await _try_once(engine, placement, configuration, folder / "first", reference, tell)
     except EngineError as error:
-        if not _mendable(error):
+        if not _fixable(error):
             raise
         await _try_once(engine, placement, configuration, folder / "again", reference, tell)
 
@@ -217,7 +217,7 @@ def _standing(
     return Fallback(placement=placement, planned=planned, rung=rung.name, falls=falls, remembered=remembered)
 
 
-def _mendable(error: RunError) -> bool:
+def _fixable(error: RunError) -> bool:
     """Whether other settings may help: not with a damaged file, nor with a request that the engine understands and
     refuses."""
     refused = isinstance(error, EngineError) and error.status < 500

@@ -14,7 +14,7 @@ from trilithon.runtime.runner import Runner
 __all__ = ["plain_token", "probe", "warm_up"]
 
 _PROBE_TEXT = """The harbour of a small town lies in the bay between two hills. Early in the morning the boats come
-back with fish, and the men who mend the nets sit on the wall and talk about the weather. When the sun stands higher,
+back with fish, and the men who fix the nets sit on the wall and talk about the weather. When the sun stands higher,
 the market opens: bread, apples, cheese and flowers are sold there, and children run between the stalls. In the
 afternoon it becomes quiet, until the ferry from the island arrives and brings the people who work over there home."""
 _CANDIDATES = 64

@@ -80,10 +80,10 @@ class FindingsList:
             with box(classes="said").props('lang="en"'):
                 ui.label(finding.subject).classes("subject")
                 ui.label(finding.message)
-            if finding.mend:
-                with box(classes="mend"):
-                    words("code", finding.mend).props('lang="en" tabindex="0"')
-                    self._copying(finding.mend)
+            if finding.fix:
+                with box(classes="fix"):
+                    words("code", finding.fix).props('lang="en" tabindex="0"')
+                    self._copying(finding.fix)
 
     def _copying(self, command: str) -> None:
         with ui.button(icon="content_copy", color=None).props("flat round dense").classes("board-again") as button:

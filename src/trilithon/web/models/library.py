@@ -56,7 +56,7 @@ class ModelListRow:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """`problems` are models whose manifest cannot be read, a line each that ends with the mend."""
+    """`problems` are models whose manifest cannot be read, a line each that ends with the fix."""
 
     rows: tuple[ModelListRow, ...]
     problems: tuple[str, ...]

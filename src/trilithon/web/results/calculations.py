@@ -213,7 +213,7 @@ _ANSWERS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 
 def answered(line: str) -> dict[str, Any]:
-    """Errors that a user can mend are an answer too."""
+    """Errors that a user can fix are an answer too."""
     what, database, *about = json.loads(line)
     try:
         return _ANSWERS[what](Path(database), *about)

@@ -489,7 +489,7 @@ def test_without_a_tokenizer_the_scores_tell_how_many_tokens_there_are(rkllm, ve
     assert asyncio.run(Client(rkllm(version).socket).vocabulary()) == 320
 
 
-def test_where_nothing_tells_how_many_tokens_there_are_the_mend_is_told(rkllm):
+def test_where_nothing_tells_how_many_tokens_there_are_the_fix_is_told(rkllm):
     answer = rkllm("1.1.4").http.get("/v1/models")
     assert (answer.status_code, "put the model's tokenizer.json" in answer.text) == (501, True)
 
@@ -503,7 +503,7 @@ def test_tokens_and_text(rkllm, byte_tokenizer):
     assert [piece["piece"] for piece in pieces] == ["a", "b"]
 
 
-def test_without_a_tokenizer_the_mend_is_told(rkllm):
+def test_without_a_tokenizer_the_fix_is_told(rkllm):
     answer = rkllm().http.post("/tokenize", json={"content": "x"})
     assert answer.status_code == 501
     assert "tokenizer.json" in answer.json()["error"]["message"]
@@ -612,7 +612,7 @@ def test_an_error_in_the_middle_is_told(rkllm, byte_tokenizer, version):
         ("silent", 500, "gave no reason"),
     ],
 )
-def test_each_message_of_a_run_becomes_an_error_with_its_mend(rkllm, fault, status, words):
+def test_each_message_of_a_run_becomes_an_error_with_its_fix(rkllm, fault, status, words):
     answer = rkllm().complete(ids(f"#fail-{fault}"), n_predict=1)
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]

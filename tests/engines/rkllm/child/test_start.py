@@ -36,7 +36,7 @@ def _diagnosis(code, log):
         ),
     ],
 )
-def test_each_message_of_a_load_has_its_cause_and_mend(fresh_rkllm, fault, cause, words):
+def test_each_message_of_a_load_has_its_cause_and_fix(fresh_rkllm, fault, cause, words):
     code, log = fresh_rkllm(ready=False, fail=fault).end()
     assert code == 3
     assert words in log.splitlines()[-1]

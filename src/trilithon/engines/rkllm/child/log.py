@@ -70,14 +70,14 @@ def context_limit(log: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a call failed. `message` ends with the mend; `status` is what HTTP calls it, `kind` llama-server's word."""
+    """Why a call failed. `message` ends with the fix; `status` is what HTTP calls it, `kind` llama-server's word."""
 
     message: str
     status: int = 500
     kind: str = "server_error"
 
 
-# What gives it away (a part of the line, in lower case), what went wrong, and what mends it.
+# What gives it away (a part of the line, in lower case), what went wrong, and what fixes it.
 _FAULTS = (
     (
         "your platform is unknown",
@@ -140,14 +140,14 @@ _INVALID = (
     ("failed to open prompt cache", "the prompt cache cannot be written", "check the folder and its free space"),
 )
 _KNOWN = {
-    sign: Reason(f"{what}; {mend}", status, kind)
+    sign: Reason(f"{what}; {fix}", status, kind)
     for faults, status, kind in (
         (_FAULTS, 500, "server_error"),
         (_SCARCE, 503, "unavailable_error"),
         (_TOO_LONG, 400, "exceed_context_size_error"),
         (_INVALID, 400, "invalid_request_error"),
     )
-    for sign, what, mend in faults
+    for sign, what, fix in faults
 }
 
 

@@ -349,5 +349,5 @@ def _load_failure(status: int, log: str) -> LoadFailed:
         return LoadFailed(reason.message, context_limit(log))
     # rknn-llm#287: it returns -1 without a word when the device may not be opened.
     said = f"returned {status}" if status else "said that it worked, and gave no handle"
-    mend = "most often its device may not be opened: `trilithon doctor`"
-    return LoadFailed(f"the NPU runtime {said} without a reason; {mend}")
+    fix = "most often its device may not be opened: `trilithon doctor`"
+    return LoadFailed(f"the NPU runtime {said} without a reason; {fix}")

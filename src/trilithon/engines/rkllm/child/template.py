@@ -43,13 +43,13 @@ class ModelText:
         """Raises ModelError for a file that is there and damaged."""
         path = companion(model, "tokenizer.json")
         if path is None:
-            mend = "put the model's tokenizer.json and tokenizer_config.json beside it"
-            return cls(None, None, f"{model.name} has no tokenizer beside it: chat uses the runtime's template; {mend}")
+            fix = "put the model's tokenizer.json and tokenizer_config.json beside it"
+            return cls(None, None, f"{model.name} has no tokenizer beside it: chat uses the runtime's template; {fix}")
         try:
             tokenizer, template = _read_tokenizer(path), read_chat_template(path.parent)
         except ImportError as error:
-            mend = "pip install 'trilithon[rkllm]'"
-            return cls(None, None, f"{error.name} is missing: chat uses the runtime's template; run: {mend}")
+            fix = "pip install 'trilithon[rkllm]'"
+            return cls(None, None, f"{error.name} is missing: chat uses the runtime's template; run: {fix}")
         if template is None:
             return cls(tokenizer, None, f"no chat template beside {model.name}: chat uses the runtime's template")
         return cls(tokenizer, template, "")

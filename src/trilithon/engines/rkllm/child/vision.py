@@ -58,13 +58,13 @@ def read_form(model: Path, text: ModelText) -> VisionForm:
     width, height = _size(own) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
     named = tuple(own.get(name) for name in ("start", "end", "content"))
     known = next((marks for marks in _MARKS if all(text.token(mark) is not None for mark in marks)), None)
-    mend = f'write {_SETTINGS} beside {model.name}: {{"width": 392, "height": 392, "start": …, "end": …, "content": …}}'
+    fix = f'write {_SETTINGS} beside {model.name}: {{"width": 392, "height": 392, "start": …, "end": …, "content": …}}'
     if not (0 < width <= 8192 and 0 < height <= 8192):
-        raise UserError(f"the size of pictures that the vision encoder takes is not known; {mend}")
+        raise UserError(f"the size of pictures that the vision encoder takes is not known; {fix}")
     if all(isinstance(mark, str) for mark in named):
         return VisionForm(width, height, (str(named[0]), str(named[1]), str(named[2])))
     if known is None:
-        raise UserError(f"the model's words for a picture are not known; {mend}")
+        raise UserError(f"the model's words for a picture are not known; {fix}")
     return VisionForm(width, height, known)
 
 
