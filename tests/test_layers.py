@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import trilithon
 
 ROOT = Path(trilithon.__file__).parent
@@ -23,6 +25,8 @@ FLOORS = [
 MOST_MODULES = 16
 # Classes that carry one name in two modules on purpose, each with the reason.
 PAIRS: set[str] = set()
+# Packages with folders of families that depend on each other in one direction alone.
+FAMILY_PACKAGES = {"bench", "board", "cli", "engines", "models", "results", "runtime", "web"}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
@@ -41,6 +45,11 @@ def _imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: a relative import"
             found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     return {name for name in found if name.startswith("trilithon.")}
+
+
+def _family(name: str) -> str:
+    """The folder of a module within its package; a module that lies in none stands for itself."""
+    return ".".join(name.split(".")[:3])
 
 
 FILES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
@@ -72,6 +81,22 @@ def test_no_circle_of_imports() -> None:
         leaves = {name for name, needs in graph.items() if not needs & graph.keys()}
         assert leaves, f"a circle among {sorted(graph)}"
         graph = {name: needs for name, needs in graph.items() if name not in leaves}
+
+
+@pytest.mark.parametrize("package", sorted(FAMILY_PACKAGES))
+def test_no_circle_among_the_folders_of_a_package(package: str) -> None:
+    """A family is a folder, and what one folder imports from another counts for the whole folder."""
+    graph: dict[str, set[str]] = {}
+    for name, path in FILES.items():
+        if name.startswith(f"trilithon.{package}."):
+            own = _family(name)
+            others = {_family(imported) for imported in _imports(path) if imported in FILES}
+            graph.setdefault(own, set()).update(other for other in others if other.split(".")[1] == package)
+            graph[own].discard(own)
+    while graph:
+        leaves = {family for family, needs in graph.items() if not needs & graph.keys()}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {family: needs for family, needs in graph.items() if family not in leaves}
 
 
 def test_an_engine_never_imports_its_child() -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from trilithon.errors import ModelError
 
-__all__ = ["ModelName", "ModelPath", "ModelUrl", "Repository", "parse_reference"]
+__all__ = ["ModelName", "ModelPath", "ModelUrl", "Repository", "name_part", "parse_reference"]
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
@@ -26,6 +26,7 @@ _HUB_PAGE = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 1024
+_LONGEST_PART = 80
 _LONGEST_URL = 8192  # signed addresses are long
 _FIX = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or a URL"
 
@@ -108,6 +109,13 @@ def parse_reference(text: str) -> Reference:
     if _looks_like_path(text):
         return _parse_path(text)
     return _parse_name(text)
+
+
+def name_part(text: str) -> str:
+    """The nearest text that can be the model or the tag of a name."""
+    part = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+    part = re.sub(r"\.{2,}", ".", part).lstrip(".-")[:_LONGEST_PART].rstrip("-.")
+    return part or "model"
 
 
 def _looks_like_path(text: str) -> bool:

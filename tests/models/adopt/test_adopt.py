@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trilithon.errors import ModelError
-from trilithon.models.adopt.bundles import name_part
 from trilithon.models.adopt.places import Adoption, find_adopted
 from trilithon.models.adopt.remembered import adopted_folders, forget_folder, remember_folder
 from trilithon.models.adopt.rkllama import read_dotenv
 from trilithon.models.files.model_file import read_model_file
-from trilithon.models.names import parse_reference
+from trilithon.models.names import name_part, parse_reference
 from trilithon.models.store.manifest import Manifest, PresetMessage
 from trilithon.models.store.resolve import model_name
 from trilithon.models.synthetic.architectures import find_architecture

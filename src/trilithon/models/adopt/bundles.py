@@ -3,7 +3,6 @@
 Only names and sizes are looked at; headers are read when a model is shown or run.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,10 @@ from pathlib import Path
 from trilithon.models.adopt.scan_root import ScanResult, ScanRoot, stored
 from trilithon.models.files.file_names import FileName, read_file_name
 from trilithon.models.files.rkllm import companion_folders
+from trilithon.models.names import name_part
 from trilithon.models.store.manifest import FileFormat, Role, StoredFile
 
-__all__ = ["Bundle", "bundles", "files_below", "name_part", "with_tags"]
+__all__ = ["Bundle", "bundles", "files_below", "with_tags"]
 
 # What Hugging Face's tokenizers are made of, and the template.
 _TOKENIZER_FILES = (
@@ -22,7 +22,6 @@ _TOKENIZER_FILES = (
     *("tokenizer.model", "vocab.json", "merges.txt", "preprocessor_config.json", "vision.json"),
 )
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-_LONGEST_PART = 80
 _MOST_PARTS = 10_000
 
 
@@ -71,13 +70,6 @@ def with_tags(found: Sequence[Bundle], *, of_one_repository: bool) -> list[Bundl
 
     count = Counter(map(called, found))
     return [replace(each, tag=name_part(each.stem)) if count[called(each)] > 1 else each for each in found]
-
-
-def name_part(text: str) -> str:
-    """The nearest model or tag of the grammar of names."""
-    part = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
-    part = re.sub(r"\.{2,}", ".", part).lstrip(".-")[:_LONGEST_PART].rstrip("-.")
-    return part or "model"
 
 
 @dataclass(frozen=True, slots=True)

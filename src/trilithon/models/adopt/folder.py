@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.adopt.bundles import Bundle, bundles, files_below, name_part, with_tags
+from trilithon.models.adopt.bundles import Bundle, bundles, files_below, with_tags
 from trilithon.models.adopt.hub_cache import repository_model
 from trilithon.models.adopt.rkllama import MODELFILE, adopt_rkllama
 from trilithon.models.adopt.scan_root import AdoptedModel, ScanRoot, created
-from trilithon.models.names import ModelName, Repository, parse_reference
+from trilithon.models.names import ModelName, Repository, name_part, parse_reference
 from trilithon.models.store.manifest import Manifest
 
 __all__ = ["adopt_folder", "rooms"]

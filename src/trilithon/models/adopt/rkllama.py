@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.models.adopt.bundles import Bundle, bundles, name_part
+from trilithon.models.adopt.bundles import Bundle, bundles
 from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot, created
-from trilithon.models.names import ModelName, parse_reference
+from trilithon.models.names import ModelName, name_part, parse_reference
 from trilithon.models.store.manifest import Manifest
 from trilithon.models.store.parameters import Parameter, read_parameter
 

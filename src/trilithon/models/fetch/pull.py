@@ -11,7 +11,6 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from trilithon.errors import DownloadError, ModelError
-from trilithon.models.adopt.bundles import name_part
 from trilithon.models.fetch.download import Changed, Remote, download, look
 from trilithon.models.fetch.download_list import DownloadList, Item, PullOptions
 from trilithon.models.fetch.http_client import Denied, DownloadSource, fetch_small, shown_url
@@ -21,7 +20,7 @@ from trilithon.models.fetch.transfer_rate import TransferProgress, TransferRate
 from trilithon.models.files.file_names import read_file_name
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.gguf_header import what_instead
-from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository
+from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository, name_part
 from trilithon.models.store.manifest import Manifest, StoredFile, now, safe_file_name
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.partial import Partial, state_of
