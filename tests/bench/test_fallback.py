@@ -30,10 +30,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def ladder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripted GPU gets one rung per fault that it has: each takes one away."""
+def fallback_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted GPU gets one fallback step per fault that it has: each removes one."""
 
-    def rungs(_: ScriptedEngine, placement: Placement) -> tuple[FallbackStep, ...]:
+    def steps(_: ScriptedEngine, placement: Placement) -> tuple[FallbackStep, ...]:
         faults = [each for each in placement.settings.options if each[0] in ("crash_after", "wrong", "error_after")]
         if placement.unit != "gpu":
             return ()
@@ -43,7 +43,7 @@ def ladder(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(FallbackStep(name=f"no {fault[0]}", settings=replace(placement.settings, options=options)))
         return tuple(found)
 
-    monkeypatch.setattr(ScriptedEngine, "ladder", rungs)
+    monkeypatch.setattr(ScriptedEngine, "fallback_steps", steps)
 
 
 class Bench:
@@ -72,7 +72,7 @@ def bench(tmp_path: Path, tiny: Path) -> Bench:
 
 
 @pytest.mark.slow
-def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench) -> None:
+def test_a_placement_uses_its_fallback_from_the_first_round(bench: Bench) -> None:
     name = f"scripted/gpu:{FAST},crash_after=3"
     campaign = bench(name, f"scripted/cpu:{FAST}")
     assert [run.outcome for run in campaign.runs] == ["finished", "finished"]
@@ -80,11 +80,14 @@ def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench)
     assert "crash_after" not in record.settings["options"]
     (run,) = [run for run in campaign.runs if run.placement == name]
     (remark,) = [each for each in run.remarks if each.startswith("runs with")]
-    assert "runs with no crash_after, since without it: as planned: died, segmentation fault (SIGSEGV) (2" in remark
+    assert (
+        "runs with no crash_after, because it failed with its own settings: died, segmentation fault (SIGSEGV) (2"
+        in remark
+    )
     assert bench.told[:3] == [
-        f"scripted/cpu:{FAST}: what the model says",
-        f"{name}: does it hold?",
-        f"{name}: does it hold with no crash_after?",
+        f"scripted/cpu:{FAST}: reading its answers for comparison",
+        f"{name}: testing its settings",
+        f"{name}: testing with no crash_after",
     ]
 
 
@@ -92,18 +95,18 @@ def test_a_placement_is_set_on_its_foothold_before_the_first_round(bench: Bench)
 def test_the_next_campaign_starts_there(bench: Bench) -> None:
     bench(f"scripted/gpu:{FAST},crash_after=3")
     campaign = bench(f"scripted/gpu:{FAST},crash_after=3")
-    assert not [text for text in bench.told if "does it hold" in text]
+    assert not [text for text in bench.told if "testing" in text]
     assert [run.outcome for run in campaign.runs] == ["finished"]
     assert any("runs with no crash_after" in remark for remark in campaign.runs[0].remarks)
 
 
-def test_a_placement_without_a_ladder_costs_nothing(bench: Bench) -> None:
+def test_a_placement_without_fallback_steps_costs_nothing(bench: Bench) -> None:
     bench(f"scripted/cpu:{FAST}")
-    assert not [text for text in bench.told if "does it hold" in text or "what the model says" in text]
+    assert not [text for text in bench.told if "testing" in text or "for comparison" in text]
 
 
 @pytest.mark.slow
-def test_one_that_dies_in_use_goes_one_rung_down(bench: Bench) -> None:
+def test_one_that_dies_in_use_gets_the_next_fallback_step(bench: Bench) -> None:
     """The probe generates some ten tokens; these runs are longer."""
     tests = (Test(kind="tg", generated_tokens=64),)
     campaign = bench(f"scripted/gpu:{FAST},crash_after=40", tests=tests, rounds=5)
@@ -130,7 +133,9 @@ def test_samples_of_unlike_settings_are_not_put_together(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_quality_calls_broken_goes_one_rung_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_quality_calls_broken_gets_the_next_fallback_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wrong in a way that a short probe does not see."""
     monkeypatch.setattr("trilithon.runtime.fallback.search._GARBAGE_DIVERGENCE", 1e9)
     campaign = bench(f"scripted/cpu:{FAST}", f"scripted/gpu:{FAST},wrong=1", quality=True)
@@ -176,18 +181,18 @@ def test_garbage_is_seen_before_the_first_round(bench: Bench) -> None:
     assert any("wrong answers" in remark for remark in campaign.runs[-1].remarks)
 
 
-def test_when_nothing_holds_its_runs_tell(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_nothing_works_its_runs_tell(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def useless(_: ScriptedEngine, placement: Placement) -> tuple[FallbackStep, ...]:
         return (FallbackStep(name="nothing", settings=placement.settings),)
 
-    monkeypatch.setattr(ScriptedEngine, "ladder", useless)
+    monkeypatch.setattr(ScriptedEngine, "fallback_steps", useless)
     campaign = bench(f"scripted/gpu:{FAST},crash_after=1")
     (run,) = campaign.runs
     assert run.outcome == "failed"
-    assert any("no settings were found that hold; the last tried ended so" in remark for remark in run.remarks)
+    assert any("no settings were found that work; the last ones failed" in remark for remark in run.remarks)
 
 
-def test_both_halves_of_a_handover_are_set_on_theirs(bench: Bench) -> None:
+def test_both_halves_of_a_handover_get_their_fallbacks(bench: Bench) -> None:
     campaign = bench(f"scripted/gpu:{FAST},crash_after=3+scripted/cpu:{FAST}")
     (run,) = campaign.runs
     assert any("runs with no crash_after" in remark for remark in run.remarks)

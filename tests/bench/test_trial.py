@@ -42,7 +42,7 @@ def outcomes(trial: Trial) -> dict[str, str]:
 def test_the_packaged_build_works(configuration: Configuration) -> None:
     trial = tried(packaged(configuration), configuration)
     assert trial.placement == "llama.cpp@embedded/cpu"
-    assert (trial.works, trial.tried, trial.rung) == (True, True, "")
+    assert (trial.works, trial.tried, trial.fallback) == (True, True, "")
     works = dict.fromkeys(("load", "tokenise", "generate", "log-probabilities", "handover"), "works")
     assert outcomes(trial) == works
     assert "KL divergence 0 " in trial.findings[3].detail
@@ -105,18 +105,18 @@ def test_a_failure_is_told_with_its_cause(
     assert said in trial.findings[-1].detail
 
 
-def test_the_ladder_is_gone_down(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash at its own settings, an answer on the second rung: the trial says which."""
+def test_fallback_steps_are_tried_in_turn(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash at its own settings, an answer with the second fallback step: the trial says which."""
     build = replace(scripted(monkeypatch, crash_after="1"), features=frozenset())
     monkeypatch.setattr(ScriptedEngine, "builds", lambda _: [build])
 
-    def ladder(_: object, placement: Placement) -> tuple[FallbackStep, ...]:
-        def rung(name: str, **options: str) -> FallbackStep:
+    def steps(_: object, placement: Placement) -> tuple[FallbackStep, ...]:
+        def step(name: str, **options: str) -> FallbackStep:
             return FallbackStep(name=name, settings=replace(placement.settings, options=tuple(options.items())))
 
-        return rung("no flash attention", crash_after="2"), rung("fewer layers", prefill="100000")
+        return step("no flash attention", crash_after="2"), step("fewer layers", prefill="100000")
 
-    monkeypatch.setattr(ScriptedEngine, "ladder", ladder)
+    monkeypatch.setattr(ScriptedEngine, "fallback_steps", steps)
     nothing = TrialAnswer(tokens=(), next={})
     monkeypatch.setattr(module, "reference_answer", lambda *_: nothing)
 
@@ -126,7 +126,7 @@ def test_the_ladder_is_gone_down(configuration: Configuration, monkeypatch: pyte
 
     trial = asyncio.run(act())
     assert trial.works
-    assert trial.rung == "fewer layers"
+    assert trial.fallback == "fewer layers"
 
 
 def test_a_build_that_takes_no_such_file_is_not_tried(

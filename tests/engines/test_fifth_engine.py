@@ -43,7 +43,7 @@ class Pretend:
             return Launch(argv=("/bin/sh", "-c", "echo pretend: the batch is too large; kill -SEGV $$"), socket=socket)
         return Launch(argv=embedded_argv(placement, socket, slots), socket=socket, tenancy="npu")
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return (FallbackStep(name="micro-batch 64", settings=replace(placement.settings, micro_batch=64)),)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
@@ -71,7 +71,10 @@ def test_it_is_measured_beside_the_others(tiny: Path, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert len(json.loads(out)) >= 2  # unnamed, it is chosen by itself
     assert "the pretend engine only pretends" in err
-    assert "runs with micro-batch 64, since without it: as planned: start failed, segmentation fault (SIGSEGV)" in err
+    assert (
+        "runs with micro-batch 64, because it failed with its own settings: start failed, segmentation fault (SIGSEGV)"
+        in err
+    )
 
 
 def test_it_is_listed_checked_and_in_the_doctors_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,8 +159,8 @@ class _Campaign:
                 self._tally.forgive(placement.name)
 
     async def _lower(self, placement: Placement, reason: RunError) -> Placement | None:
-        """The placement on a lower rung of its engine's ladder, with which the campaign goes on; None where there is
-        none, or where it has measured already: samples of unlike settings are never put together."""
+        """The placement with its engine's next fallback step, with which the campaign continues; None where there
+        is none, or where it has measured already: samples of unlike settings are never put together."""
         if self._tally.has_measured(placement.name):
             return None
         lowered = await self._footing.lower(placement, reason)

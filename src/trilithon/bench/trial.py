@@ -43,13 +43,13 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One build on one unit. `rung` names the safer setting that it needed; empty when its own did."""
+    """One build on one unit. `fallback` names the safer setting that it needed; empty when its own settings worked."""
 
     placement: str
     build: Build
     unit: Unit
     findings: tuple[TrialResult, ...]
-    rung: str = ""
+    fallback: str = ""
 
     @property
     def tried(self) -> bool:
@@ -108,20 +108,20 @@ async def try_out(
     *,
     waiting: Callable[[str], None] | None = None,
 ) -> Trial:
-    """Try one build on one unit; where it fails, the safer settings of its engine's ladder in turn. `waiting` is told
+    """Try one build on one unit; where it fails, the fallback steps of its engine in turn. `waiting` is told
     for whom it waits."""
     name = f"{build.engine}@{build.name}/{unit}"
     try:
         placement = _placement(build, unit, configuration, folder)
     except PlacementError as error:
         return Trial(name, build, unit, (TrialResult("load", "absent", str(error)),))
-    rungs: Sequence[FallbackStep] = engine(build.engine, configuration).ladder(placement)
+    steps: Sequence[FallbackStep] = engine(build.engine, configuration).fallback_steps(placement)
     own: Trial | None = None
-    for number, rung in enumerate([FallbackStep(name="", settings=placement.settings), *rungs]):
-        attempt = replace(placement, settings=rung.settings)
+    for number, step in enumerate([FallbackStep(name="", settings=placement.settings), *steps]):
+        attempt = replace(placement, settings=step.settings)
         place = folder / f"{build.name}-{unit}-{number}"
         findings = await _findings(attempt, reference, configuration, place, waiting)
-        trial = Trial(name, build, unit, findings, rung.name)
+        trial = Trial(name, build, unit, findings, step.name)
         if trial.works:
             return trial
         own = own or trial

@@ -149,9 +149,9 @@ class Engine(Protocol):
     def launch(self, placement: Placement, folder: Path) -> Launch:
         """The child to start; it may keep files in `folder`, which is private and goes with the runner."""
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
-        """Safer settings to try when the placement dies, hangs or answers wrongly, the least loss first. Each rung
-        holds what the ones before it gave up. Empty where nothing is known to help."""
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        """Safer settings to try when the placement dies, hangs or answers wrongly, the least loss first. Each step
+        includes what the ones before it gave up. Empty where nothing is known to help."""
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         """What the user should know about this placement, one line each; `log` is what its child has written so

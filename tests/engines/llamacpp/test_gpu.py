@@ -214,13 +214,13 @@ def test_a_build_without_devices_is_not_told_of_them(file: ModelFile, tmp_path: 
     assert "--device" not in ENGINE.launch(a_placement(file, a_build(), "cpu"), tmp_path).argv
 
 
-# -- the ladder
+# -- fallback steps
 
 
-def test_rung_by_rung_each_holds_what_the_ones_before_gave_up(file: ModelFile) -> None:
+def test_each_step_includes_what_the_ones_before_gave_up(file: ModelFile) -> None:
     placement = a_placement(file, a_build(GPU))
-    rungs = ENGINE.ladder(placement)
-    assert [rung.name for rung in rungs] == [
+    steps = ENGINE.fallback_steps(placement)
+    assert [step.name for step in steps] == [
         "flash attention off",
         "no f16 arithmetic",
         "no cooperative matrix",
@@ -229,36 +229,36 @@ def test_rung_by_rung_each_holds_what_the_ones_before_gave_up(file: ModelFile) -
         "KV cache in main memory",
         "1 of 2 layers on the GPU",
     ]
-    assert rungs[0].settings == replace(placement.settings, flash_attention="off")
-    for rung in rungs:
-        assert rung.settings.flash_attention == "off"
-        assert ENGINE.refusal(file, placement.build, "gpu", rung.settings) == ""
-    for upper, below in pairwise(rungs):
+    assert steps[0].settings == replace(placement.settings, flash_attention="off")
+    for step in steps:
+        assert step.settings.flash_attention == "off"
+        assert ENGINE.refusal(file, placement.build, "gpu", step.settings) == ""
+    for upper, below in pairwise(steps):
         assert set(upper.settings.options) <= set(below.settings.options)
-    assert dict(rungs[-1].settings.options)["layers"] == "1"
+    assert dict(steps[-1].settings.options)["layers"] == "1"
 
 
 def test_what_the_user_set_is_not_taken_back(file: ModelFile) -> None:
     own = (("f16", "on"), ("layers", "2"), ("fusion", "on"))
-    rungs = ENGINE.ladder(a_placement(file, a_build(GPU), flash_attention="on", options=own, micro_batch=32))
-    assert [rung.name for rung in rungs] == ["no cooperative matrix", "KV cache in main memory"]
+    steps = ENGINE.fallback_steps(a_placement(file, a_build(GPU), flash_attention="on", options=own, micro_batch=32))
+    assert [step.name for step in steps] == ["no cooperative matrix", "KV cache in main memory"]
 
 
 def test_a_quantised_v_goes_with_flash_attention(file: ModelFile) -> None:
     placement = a_placement(file, a_build(GPU), kv_type_k="q8_0", kv_type_v="q8_0")
-    rung = ENGINE.ladder(placement)[0]
-    assert rung.name == "flash attention off, V in f16"
-    assert (rung.settings.kv_type_k, rung.settings.kv_type_v) == ("q8_0", "f16")
-    assert ENGINE.refusal(file, placement.build, "gpu", rung.settings) == ""
+    step = ENGINE.fallback_steps(placement)[0]
+    assert step.name == "flash attention off, V in f16"
+    assert (step.settings.kv_type_k, step.settings.kv_type_v) == ("q8_0", "f16")
+    assert ENGINE.refusal(file, placement.build, "gpu", step.settings) == ""
 
 
 def test_another_kind_of_gpu_has_a_shorter_one(file: ModelFile) -> None:
-    names = [rung.name for rung in ENGINE.ladder(a_placement(file, a_build(CUDA)))]
+    names = [step.name for step in ENGINE.fallback_steps(a_placement(file, a_build(CUDA)))]
     assert names == ["flash attention off", "micro-batch 64", "KV cache in main memory", "1 of 2 layers on the GPU"]
 
 
 def test_the_cpu_has_none(file: ModelFile) -> None:
-    assert ENGINE.ladder(a_placement(file, a_build(GPU), "cpu")) == ()
+    assert ENGINE.fallback_steps(a_placement(file, a_build(GPU), "cpu")) == ()
 
 
 def test_software_is_said(file: ModelFile) -> None:

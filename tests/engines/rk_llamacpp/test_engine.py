@@ -586,13 +586,13 @@ def test_a_device_that_it_does_not_know(fork: Callable[..., Fork], file: ModelFi
     assert error.cause == "chip unknown to this build (RKNPU_DEVICE)"
 
 
-# -- the ladder
+# -- fallback steps
 
 
-def test_the_ladder_gives_up_the_least_first(fork: Callable[..., Fork], file: ModelFile) -> None:
+def test_the_fallback_steps_give_up_the_least_first(fork: Callable[..., Fork], file: ModelFile) -> None:
     it = fork("unimatrix099")
-    rungs = it.engine.ladder(placement(it, file))
-    assert [rung.name for rung in rungs] == [
+    steps = it.engine.fallback_steps(placement(it, file))
+    assert [step.name for step in steps] == [
         "flash attention off",
         "pipeline W8A8_STANDARD",
         "pipeline W16A16_STANDARD",
@@ -600,11 +600,11 @@ def test_the_ladder_gives_up_the_least_first(fork: Callable[..., Fork], file: Mo
         "decode on the CPU",
         "NPU not used",
     ]
-    last = rungs[-1].settings
+    last = steps[-1].settings
     assert last.flash_attention == "off"
     assert dict(last.options) == {"pipeline": "CPU_STANDARD", "cores": "0", "cpu_decode": "32"}
-    for rung in rungs:
-        assert it.engine.refusal(file, it.build, "npu", rung.settings) == ""
+    for step in steps:
+        assert it.engine.refusal(file, it.build, "npu", step.settings) == ""
 
 
 def test_decode_on_the_cpu_and_the_models_own_guesses_exclude_each_other(
@@ -615,33 +615,33 @@ def test_decode_on_the_cpu_and_the_models_own_guesses_exclude_each_other(
     assert "leave cpu_decode or spec=draft-mtp out" in it.engine.refusal(file, it.build, "npu", both)
     for alone in (replace(both, options=()), replace(both, speculation="ngram-mod")):
         assert it.engine.refusal(file, it.build, "npu", alone) == ""
-    rungs = it.engine.ladder(placement(it, file, Settings(speculation="draft-mtp")))
-    assert "decode on the CPU" not in [rung.name for rung in rungs]
-    for rung in rungs:
-        assert it.engine.refusal(file, it.build, "npu", rung.settings) == ""
+    steps = it.engine.fallback_steps(placement(it, file, Settings(speculation="draft-mtp")))
+    assert "decode on the CPU" not in [step.name for step in steps]
+    for step in steps:
+        assert it.engine.refusal(file, it.build, "npu", step.settings) == ""
 
 
-def test_rungs_that_do_not_apply(fork: Callable[..., Fork], file: ModelFile) -> None:
+def test_steps_that_do_not_apply(fork: Callable[..., Fork], file: ModelFile) -> None:
     it = fork()
     options = (("pipeline", "W4A4_HADAMARD"), ("cores", "1"))
     settings = Settings(kv_type_v="q8_0", flash_attention="on", options=options)
     huge = replace(file, parameters=10**13)
-    names = [rung.name for rung in it.engine.ladder(placement(it, huge, settings))]
+    names = [step.name for step in it.engine.fallback_steps(placement(it, huge, settings))]
     assert names == ["pipeline W8A8_HADAMARD", "pipeline W8A8_STANDARD", "NPU not used"]
     bottom = placement(it, file, Settings(flash_attention="off"), pipeline="CPU_STANDARD", cores="0")
-    assert it.engine.ladder(bottom) == ()
+    assert it.engine.fallback_steps(bottom) == ()
 
 
-def test_a_rung_avoids_the_crash(fork: Callable[..., Fork], file: ModelFile, tmp_path: Path) -> None:
+def test_a_step_avoids_the_crash(fork: Callable[..., Fork], file: ModelFile, tmp_path: Path) -> None:
     it = fork(faults=["segfault@W8A8_HADAMARD", "iommu@W8A8_STANDARD"])
     where = placement(it, file)
     worked = []
-    for number, rung in enumerate(it.engine.ladder(where)):
+    for number, step in enumerate(it.engine.fallback_steps(where)):
         try:
-            run(it, replace(where, settings=rung.settings), tmp_path / str(number))
+            run(it, replace(where, settings=step.settings), tmp_path / str(number))
         except (StartError, ChildDied):
             continue
-        worked.append(rung.name)
+        worked.append(step.name)
         break
     assert worked == ["pipeline W16A16_STANDARD"]
 

@@ -351,28 +351,32 @@ def test_the_context_is_clamped_and_said(
         assert f"context {given} in place of {wanted or 4096}" in said[0]
 
 
-def test_each_rung_gives_up_a_little_more(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
+def test_each_step_gives_up_a_little_more(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
     tested = Rkllm(configuration, plant())
     start = placement(model(tmp_path, context_limit=8192), build(tmp_path / "lib"), Settings(context=8192))
-    rungs = tested.ladder(start)
-    assert [rung.name for rung in rungs] == [
+    steps = tested.fallback_steps(start)
+    assert [step.name for step in steps] == [
         "NPU memory domain 1",
         "embeddings left on the disk",
         "context of 4096 tokens",
         "context of 2048 tokens",
         "context of 1024 tokens",
     ]
-    last = rungs[-1].settings
+    last = steps[-1].settings
     assert (last.context, dict(last.options)) == (1024, {"domain": "1", "embed_flash": "on"})
-    for rung in rungs:
-        assert tested.refusal(start.file, start.build, "npu", rung.settings) == ""
+    for step in steps:
+        assert tested.refusal(start.file, start.build, "npu", step.settings) == ""
 
 
-def test_the_ladder_skips_what_is_chosen_already(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
+def test_the_fallback_steps_skip_what_is_chosen_already(
+    tmp_path: Path, configuration: Configuration, plant: Plant
+) -> None:
     options = (("embed_flash", "on"), ("domain", "3"))
     start = placement(model(tmp_path), build(tmp_path / "lib"), Settings(context=512, options=options))
-    assert Rkllm(configuration, plant()).ladder(start) == ()
-    names = [rung.name for rung in Rkllm(configuration, plant("rk3562")).ladder(replace(start, settings=Settings()))]
+    assert Rkllm(configuration, plant()).fallback_steps(start) == ()
+    names = [
+        step.name for step in Rkllm(configuration, plant("rk3562")).fallback_steps(replace(start, settings=Settings()))
+    ]
     assert names[0] == "embeddings left on the disk"
 
 

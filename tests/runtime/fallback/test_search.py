@@ -11,8 +11,8 @@ from trilithon.engines.base import Device, Engine, FallbackStep, Launch, Placeme
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.errors import ChildDied, RunError, StartError
 from trilithon.models.files.model_file import ModelFile, read_model_file
-from trilithon.runtime.fallback import store as footholds
-from trilithon.runtime.fallback.search import Fallback, FallbackProbe, find_fallback, lower, probe
+from trilithon.runtime.fallback import store as fallback_store
+from trilithon.runtime.fallback.search import Fallback, FallbackProbe, FallbackSearch, probe
 from trilithon.runtime.fallback.store import FailedAttempt, forget, known_of, recall, remember
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -23,18 +23,18 @@ NAMES = ("less one", "less two", "less three")
 
 
 class Fragile(ScriptedEngine):
-    """A pretend GPU: each rung of its ladder takes the next fault away."""
+    """A pretend GPU: each fallback step removes the next fault."""
 
     def __init__(self, *faults: tuple[str, str]) -> None:
         super().__init__()
         self.faults = faults
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
-        rungs = []
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        steps = []
         for at in range(len(self.faults)):
             options = (*FAST, *self.faults[at + 1 : at + 2])
-            rungs.append(FallbackStep(name=NAMES[at], settings=replace(placement.settings, options=options)))
-        return tuple(rungs)
+            steps.append(FallbackStep(name=NAMES[at], settings=replace(placement.settings, options=options)))
+        return tuple(steps)
 
     def placement(self, file: ModelFile, **build: str) -> Placement:
         made = replace(self.builds()[0], devices=(GPU,), **build)
@@ -52,23 +52,25 @@ def configuration(tmp_path: Path) -> Configuration:
     return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=60.0, hang_seconds=5.0)
 
 
-class Stand:
-    """Calls `foothold` in fresh folders, and keeps what it told."""
+class Search:
+    """Searches in fresh folders, and keeps the lines that were told."""
 
     def __init__(self, configuration: Configuration, folder: Path):
         self.configuration = configuration
         self.folder = folder
-        self.told: list[str] = []
+        self.lines: list[str] = []
 
     def __call__(self, engine: Engine, placement: Placement, reference: FallbackProbe | None = None) -> Fallback:
-        self.told = []
+        self.lines = []
         folder = self._fresh()
-        return asyncio.run(
-            find_fallback(engine, placement, self.configuration, folder, reference=reference, tell=self.told.append)
+        finder = FallbackSearch(
+            engine, placement, self.configuration, folder, reference=reference, tell=self.lines.append
         )
+        return asyncio.run(finder.find())
 
-    def lower(self, engine: Engine, standing: Fallback, reason: RunError) -> Fallback:
-        return asyncio.run(lower(engine, standing, reason, self.configuration, self._fresh()))
+    def find_after(self, engine: Engine, fallback: Fallback, reason: RunError) -> Fallback:
+        finder = FallbackSearch(engine, fallback.planned, self.configuration, self._fresh())
+        return asyncio.run(finder.find_after(fallback, reason))
 
     def probe(self, engine: Engine, placement: Placement) -> FallbackProbe:
         async def ask() -> FallbackProbe:
@@ -84,29 +86,29 @@ class Stand:
 
 
 @pytest.fixture
-def stand(configuration: Configuration, tmp_path: Path) -> Stand:
+def search(configuration: Configuration, tmp_path: Path) -> Search:
     (tmp_path / "w").mkdir()
-    return Stand(configuration, tmp_path / "w")
+    return Search(configuration, tmp_path / "w")
 
 
-# -- climbing down
+# -- searching
 
 
-def test_an_engine_without_a_ladder_is_not_probed(stand: Stand, file: ModelFile) -> None:
+def test_an_engine_without_fallback_steps_is_not_probed(search: Search, file: ModelFile) -> None:
     engine = Fragile()
     placement = engine.placement(file)
-    found = stand(engine, placement)
-    assert (found.placement, found.rung, found.remark, stand.told) == (placement, "", "", [])
-    assert not stand.configuration.data.exists()
+    found = search(engine, placement)
+    assert (found.placement, found.step, found.remark, search.lines) == (placement, "", "", [])
+    assert not search.configuration.data.exists()
 
 
-def test_what_holds_as_planned_stays_so(stand: Stand, file: ModelFile) -> None:
+def test_own_settings_that_work_are_kept(search: Search, file: ModelFile) -> None:
     engine = Fragile(("seed", "1"))
     placement = engine.placement(file)
-    found = stand(engine, placement)
-    assert (found.placement, found.rung, found.falls, found.remembered) == (placement, "", (), False)
-    assert stand.told == ["pretend/gpu: does it hold?"]
-    assert stand(engine, placement).remembered
+    found = search(engine, placement)
+    assert (found.placement, found.step, found.failed, found.remembered) == (placement, "", (), False)
+    assert search.lines == ["pretend/gpu: testing its settings"]
+    assert search(engine, placement).remembered
 
 
 @pytest.mark.slow
@@ -120,60 +122,60 @@ def test_what_holds_as_planned_stays_so(stand: Stand, file: ModelFile) -> None:
         (("error_after", "0"), "refused", "the engine refused (500): the script asks for an error after 0 tokens"),
     ],
 )
-def test_a_fault_is_climbed_down_from(
-    stand: Stand, file: ModelFile, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str], kind: str, cause: str
+def test_a_fault_leads_to_the_next_step(
+    search: Search, file: ModelFile, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str], kind: str, cause: str
 ) -> None:
     monkeypatch.setattr("trilithon.runtime.client._SECONDS_PER_PROMPT_TOKEN", 0.001)
     engine = Fragile(fault)
-    found = stand(engine, engine.placement(file))
-    assert found.rung == "less one"
+    found = search(engine, engine.placement(file))
+    assert found.step == "less one"
     assert dict(found.placement.settings.options) == dict(FAST)
-    assert [(fall.rung, fall.kind, fall.cause) for fall in found.falls] == [("", kind, cause)]
-    assert stand.told == ["pretend/gpu: does it hold?", "pretend/gpu: does it hold with less one?"]
-    assert found.remark.startswith(f"runs with less one, since without it: as planned: {kind}, {cause} (")
+    assert [(attempt.step, attempt.kind, attempt.cause) for attempt in found.failed] == [("", kind, cause)]
+    assert search.lines == ["pretend/gpu: testing its settings", "pretend/gpu: testing with less one"]
+    assert found.remark.startswith(f"runs with less one, because it failed with its own settings: {kind}, {cause} (")
 
 
-def test_an_error_of_the_moment_is_no_fall(stand: Stand, file: ModelFile, tmp_path: Path) -> None:
+def test_a_temporary_error_is_not_a_failed_attempt(search: Search, file: ModelFile, tmp_path: Path) -> None:
     engine = Fragile(("error_after", "0"))
     placement = engine.placement(file)
     once = (*placement.settings.options, ("flaky", "1"), ("flaky_file", str(tmp_path / "starts")))
-    found = stand(engine, replace(placement, settings=replace(placement.settings, options=once)))
-    assert (found.rung, found.falls) == ("", ())
+    found = search(engine, replace(placement, settings=replace(placement.settings, options=once)))
+    assert (found.step, found.failed) == ("", ())
 
 
 @pytest.mark.slow
-def test_rung_by_rung(stand: Stand, file: ModelFile) -> None:
+def test_step_by_step(search: Search, file: ModelFile) -> None:
     engine = Fragile(("crash_after", "1"), ("exit_after", "0"), ("refuse_start", "no"))
-    found = stand(engine, engine.placement(file))
-    assert found.rung == "less three"
-    assert [fall.rung for fall in found.falls] == ["", "less one", "less two"]
-    assert "less two: start failed" in found.remark
+    found = search(engine, engine.placement(file))
+    assert found.step == "less three"
+    assert [attempt.step for attempt in found.failed] == ["", "less one", "less two"]
+    assert "with less two: start failed" in found.remark
 
 
-def test_when_none_holds_the_last_error_is_raised(stand: Stand, file: ModelFile) -> None:
+def test_when_none_works_the_last_error_is_raised(search: Search, file: ModelFile) -> None:
     class Bottomless(Fragile):
-        def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
             return (FallbackStep(name="useless", settings=placement.settings),)
 
     engine = Bottomless(("crash_after", "1"))
     with pytest.raises(ChildDied, match="segmentation fault"):
-        stand(engine, engine.placement(file))
-    assert recall(stand.configuration, engine.placement(file)) is None
+        search(engine, engine.placement(file))
+    assert recall(search.configuration, engine.placement(file)) is None
 
 
-def test_what_no_setting_fixes_is_raised_at_once(stand: Stand, file: ModelFile) -> None:
+def test_what_no_setting_can_help_is_raised_at_once(search: Search, file: ModelFile) -> None:
     class Unbuilt(Fragile):
         def launch(self, placement: Placement, folder: Path):
             return replace(super().launch(placement, folder), argv=("/nowhere/llama-server",))
 
     engine = Unbuilt(("seed", "1"))
     with pytest.raises(StartError, match="cannot be started"):
-        stand(engine, engine.placement(file))
-    assert len(stand.told) == 1
+        search(engine, engine.placement(file))
+    assert len(search.lines) == 1
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
-def test_who_is_ended_from_outside_gives_nothing_up(stand: Stand, file: ModelFile, name: str) -> None:
+def test_a_child_killed_from_outside_leads_to_no_fallback(search: Search, file: ModelFile, name: str) -> None:
     class Ended(Fragile):
         def launch(self, placement: Placement, folder: Path) -> Launch:
             return replace(super().launch(placement, folder), argv=("/bin/sh", "-c", f"kill -{name} $$"))
@@ -181,12 +183,12 @@ def test_who_is_ended_from_outside_gives_nothing_up(stand: Stand, file: ModelFil
     engine = Ended(("seed", "1"))
     placement = engine.placement(file)
     with pytest.raises(StartError, match=f"killed from outside .SIG{name}"):
-        stand(engine, placement)
-    assert len(stand.told) == 1
+        search(engine, placement)
+    assert len(search.lines) == 1
 
 
-def test_it_says_for_whom_it_waits(
-    stand: Stand, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_tells_what_it_waits_for(
+    search: Search, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OnNpu(Fragile):
         def launch(self, placement: Placement, folder: Path) -> Launch:
@@ -198,40 +200,40 @@ def test_it_says_for_whom_it_waits(
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
         engine = OnNpu(("seed", "1"))
-        assert stand(engine, engine.placement(file)).rung == ""
-    assert any("waiting for the NPU" in line for line in stand.told)
+        assert search(engine, engine.placement(file)).step == ""
+    assert any("waiting for the NPU" in line for line in search.lines)
 
 
 # -- garbage
 
 
-def test_wrong_answers_are_climbed_down_from(stand: Stand, file: ModelFile) -> None:
+def test_wrong_answers_lead_to_the_next_step(search: Search, file: ModelFile) -> None:
     engine = Fragile(("wrong", "1"))
     sound = replace(engine.placement(file), settings=Settings(context=2048, options=FAST))
-    reference = stand.probe(engine, sound)
+    reference = search.probe(engine, sound)
     assert len(reference.prefill) == len(reference.decode) > 10
-    found = stand(engine, engine.placement(file), reference)
-    assert (found.rung, found.falls[0].cause) == ("less one", "wrong answers")
+    found = search(engine, engine.placement(file), reference)
+    assert (found.step, found.failed[0].cause) == ("less one", "wrong answers")
 
 
-def test_another_tokenizer_is_no_wrong_answer(stand: Stand, file: ModelFile) -> None:
+def test_another_tokenizer_is_not_a_wrong_answer(search: Search, file: ModelFile) -> None:
     """The reference may be another file; what it says of other tokens says nothing about these."""
     engine = Fragile(("wrong", "1"))
     sound = replace(engine.placement(file), settings=Settings(context=2048, options=FAST))
-    reference = stand.probe(engine, sound)
+    reference = search.probe(engine, sound)
     other = replace(reference, tokens=(1, *reference.tokens))
-    assert stand(engine, engine.placement(file), other).rung == ""
+    assert search(engine, engine.placement(file), other).step == ""
 
 
-def test_the_reference_itself_is_right(stand: Stand, file: ModelFile) -> None:
+def test_the_reference_itself_is_right(search: Search, file: ModelFile) -> None:
     engine = Fragile(("seed", "3"))
     placement = engine.placement(file)
-    assert stand(engine, placement, stand.probe(engine, placement)).rung == ""
+    assert search(engine, placement, search.probe(engine, placement)).step == ""
 
 
 @pytest.mark.parametrize("values", [[float("-inf"), -1.0], [-6.2] * 64, []])
-def test_what_is_no_distribution_is_climbed_down_from(
-    stand: Stand, file: ModelFile, monkeypatch: pytest.MonkeyPatch, values: list[float]
+def test_what_is_not_a_distribution_leads_to_the_next_step(
+    search: Search, file: ModelFile, monkeypatch: pytest.MonkeyPatch, values: list[float]
 ) -> None:
     """NaN comes as null, which the client takes for -inf; a device that computes nothing gives all the same."""
     from trilithon.engines.wire.messages import Candidate, Timings
@@ -248,45 +250,45 @@ def test_what_is_no_distribution_is_climbed_down_from(
 
     monkeypatch.setattr(Client, "distribution", garbled)
     engine = Fragile(("seed", "1"))
-    found = stand(engine, engine.placement(file))
-    assert (found.rung, found.falls[0].cause) == ("less one", "garbage in place of probabilities")
+    found = search(engine, engine.placement(file))
+    assert (found.step, found.failed[0].cause) == ("less one", "garbage in place of probabilities")
 
 
-def test_an_engine_without_probabilities_is_probed_too(stand: Stand, file: ModelFile) -> None:
+def test_an_engine_without_probabilities_is_probed_too(search: Search, file: ModelFile) -> None:
     engine = Fragile(("crash_after", "1"))
     placement = engine.placement(file)
     placement = replace(placement, build=replace(placement.build, features=frozenset()))
-    assert stand(engine, placement).rung == "less one"
+    assert search(engine, placement).step == "less one"
 
 
-# -- one further down, from use
+# -- failures in use
 
 
-def test_one_rung_lower(stand: Stand, file: ModelFile) -> None:
+def test_the_next_step_after_a_failure_in_use(search: Search, file: ModelFile) -> None:
     engine = Fragile(("seed", "1"), ("seed", "2"), ("crash_after", "1"))
-    standing = stand(engine, engine.placement(file))
+    first = search(engine, engine.placement(file))
     reason = RunError("broken", cause="broken by the quality check")
-    lower_one = stand.lower(engine, standing, reason)
-    assert (lower_one.rung, lower_one.falls[-1].cause) == ("less one", "broken by the quality check")
-    lowest = stand.lower(engine, lower_one, ChildDied("died", cause="segmentation fault (SIGSEGV)"))
-    assert lowest.rung == "less three"  # the second crashed when tried
-    assert [fall.rung for fall in lowest.falls] == ["", "less one", "less two"]
+    next_one = search.find_after(engine, first, reason)
+    assert (next_one.step, next_one.failed[-1].cause) == ("less one", "broken by the quality check")
+    lowest = search.find_after(engine, next_one, ChildDied("died", cause="segmentation fault (SIGSEGV)"))
+    assert lowest.step == "less three"  # the second crashed when tried
+    assert [attempt.step for attempt in lowest.failed] == ["", "less one", "less two"]
     with pytest.raises(RunError, match="broken"):
-        stand.lower(engine, lowest, reason)
-    assert stand(engine, engine.placement(file)).rung == "less three"
+        search.find_after(engine, lowest, reason)
+    assert search(engine, engine.placement(file)).step == "less three"
 
 
-# -- memory
+# -- the store
 
 
-def test_it_starts_there_the_next_time(stand: Stand, file: ModelFile) -> None:
+def test_it_starts_there_the_next_time(search: Search, file: ModelFile) -> None:
     engine = Fragile(("crash_after", "1"))
-    first = stand(engine, engine.placement(file))
-    again = stand(engine, engine.placement(file))
-    assert (again.rung, again.remembered, stand.told) == ("less one", True, [])
+    first = search(engine, engine.placement(file))
+    again = search(engine, engine.placement(file))
+    assert (again.step, again.remembered, search.lines) == ("less one", True, [])
     assert again.placement == first.placement
-    assert again.falls == first.falls
-    assert again.falls[0].last_words == first.falls[0].last_words
+    assert again.failed == first.failed
+    assert again.failed[0].last_words == first.failed[0].last_words
 
 
 def changed(placement: Placement, part: str) -> Placement:
@@ -301,21 +303,21 @@ def changed(placement: Placement, part: str) -> Placement:
 
 
 @pytest.mark.parametrize("part", ["fingerprint", "version", "driver", "device"])
-def test_it_is_forgotten_when_build_or_driver_changes(stand: Stand, file: ModelFile, part: str) -> None:
+def test_it_is_forgotten_when_build_or_driver_changes(search: Search, file: ModelFile, part: str) -> None:
     engine = Fragile(("crash_after", "1"))
     placement = engine.placement(file)
-    stand(engine, placement)
+    search(engine, placement)
     other = changed(placement, part)
-    assert list(known_of(stand.configuration, other.build, "gpu")) == []
-    assert recall(stand.configuration, other) is None
-    assert recall(stand.configuration, placement) is None  # the file is gone
+    assert list(known_of(search.configuration, other.build, "gpu")) == []
+    assert recall(search.configuration, other) is None
+    assert recall(search.configuration, placement) is None  # the file is gone
 
 
-def test_it_is_forgotten_with_another_kernel(stand: Stand, file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_forgotten_with_another_kernel(search: Search, file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Fragile(("crash_after", "1"))
-    stand(engine, engine.placement(file))
-    monkeypatch.setattr(footholds.os, "uname", lambda: type("Uname", (), {"release": "99.0"}))
-    assert recall(stand.configuration, engine.placement(file)) is None
+    search(engine, engine.placement(file))
+    monkeypatch.setattr(fallback_store.os, "uname", lambda: type("Uname", (), {"release": "99.0"}))
+    assert recall(search.configuration, engine.placement(file)) is None
 
 
 def test_other_models_and_settings_are_known_apart(configuration: Configuration, file: ModelFile) -> None:
@@ -335,12 +337,12 @@ def test_other_models_and_settings_are_known_apart(configuration: Configuration,
     assert recall(configuration, threads) is not None
 
 
-def test_a_rung_that_the_engine_no_longer_has_is_tried_anew(stand: Stand, file: ModelFile) -> None:
+def test_a_step_that_the_engine_no_longer_has_is_searched_again(search: Search, file: ModelFile) -> None:
     engine = Fragile(("crash_after", "1"))
     placement = engine.placement(file)
-    remember(stand.configuration, placement, "a rung of old", ())
-    found = stand(engine, placement)
-    assert (found.rung, found.remembered) == ("less one", False)
+    remember(search.configuration, placement, "an old step", ())
+    found = search(engine, placement)
+    assert (found.step, found.remembered) == ("less one", False)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": 1}', '{"rung": "x", "falls": [{"no": 1}]}'])
@@ -354,19 +356,19 @@ def test_a_damaged_memory_is_none(configuration: Configuration, file: ModelFile,
     remember(configuration, placement, "less two", ())
     known = recall(configuration, placement)
     assert known is not None
-    assert known.rung == "less two"
+    assert known.step == "less two"
 
 
 def test_many_writers_at_once(configuration: Configuration, file: ModelFile) -> None:
     placement = Fragile(("seed", "1")).placement(file)
-    fall = FailedAttempt(rung="", kind="died", cause="x" * 20_000, date="2026-11-22", last_words=("a", "b"))
+    attempt = FailedAttempt(step="", kind="died", cause="x" * 20_000, date="2026-11-22", last_words=("a", "b"))
     bad: list[object] = []
 
     def write(name: str) -> None:
         for _ in range(20):
-            remember(configuration, placement, name, (fall,))
+            remember(configuration, placement, name, (attempt,))
             known = recall(configuration, placement)
-            if known is None or known.falls != (fall,):
+            if known is None or known.failed != (attempt,):
                 bad.append(known)
 
     threads = [threading.Thread(target=write, args=(name,)) for name in NAMES]
@@ -385,7 +387,7 @@ def test_what_is_known_of_a_build(configuration: Configuration, file: ModelFile)
     remember(configuration, placement, "less one", ())
     remember(configuration, other, "", ())
     found = list(known_of(configuration, placement.build, "gpu"))
-    assert {(known.architecture, known.rung) for known in found} == {("llama", "less one"), ("gemma3", "")}
+    assert {(known.architecture, known.step) for known in found} == {("llama", "less one"), ("gemma3", "")}
     assert list(known_of(configuration, placement.build, "cpu")) == []
 
 

@@ -1,4 +1,4 @@
-"""The ladder on a real GPU driver: Mesa's software device under the llama-server of the extra `vulkan`."""
+"""Fallback steps on a real GPU driver: Mesa's software device under the llama-server of the extra `vulkan`."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from trilithon.engines.wire.messages import Completion
 from trilithon.measure.records import Test
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.synthetic.tiny import write_tiny_model
-from trilithon.runtime.fallback.search import Fallback, FallbackProbe, find_fallback, probe
+from trilithon.runtime.fallback.search import Fallback, FallbackProbe, FallbackSearch, probe
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -61,11 +61,11 @@ def a_placement(file: ModelFile, build: Build, **settings: object) -> Placement:
     return Placement(name="llama.cpp/gpu", file=file, build=build, unit="gpu", settings=chosen)
 
 
-def stand(
+def find(
     engine: LlamaCpp, placement: Placement, configuration: Configuration, reference: FallbackProbe | None
 ) -> Fallback:
     with workspace() as folder:
-        return asyncio.run(find_fallback(engine, placement, configuration, folder, reference=reference))
+        return asyncio.run(FallbackSearch(engine, placement, configuration, folder, reference=reference).find())
 
 
 def said_by(engine: LlamaCpp, placement: Placement) -> FallbackProbe:
@@ -94,19 +94,19 @@ def test_the_software_device_is_known_and_left_alone(
     assert {placement.unit for placement in resolve(plan, file, read_board(), configuration)} == {"cpu"}
 
 
-def test_it_stands_on_something_and_says_what_the_cpu_says(
+def test_a_working_fallback_gives_the_answers_of_the_cpu(
     engine: LlamaCpp, file: ModelFile, build: Build, configuration: Configuration, reference: FallbackProbe
 ) -> None:
-    """Whatever this machine's driver does not bear is climbed down from; what is left computes the same."""
+    """Settings that this machine's driver cannot run are replaced; the rest gives the same result."""
     placement = a_placement(file, build)
-    found = stand(engine, placement, configuration, reference)
+    found = find(engine, placement, configuration, reference)
     said = said_by(engine, found.placement)
     best = max(reference.decode, key=reference.decode.__getitem__)
     assert said.decode[best] == pytest.approx(reference.decode[best], abs=0.05)
-    assert stand(engine, placement, configuration, reference).remembered
+    assert find(engine, placement, configuration, reference).remembered
 
 
-def test_a_real_crash_is_climbed_down_from(
+def test_a_real_crash_leads_to_the_next_step(
     engine: LlamaCpp, build: Build, configuration: Configuration, tmp_path: Path
 ) -> None:
     """llvmpipe takes 128 MiB in one buffer; llama-server aborts over a layer's cache that is larger."""
@@ -114,11 +114,11 @@ def test_a_real_crash_is_climbed_down_from(
     file = read_model_file(path, tmp_path)
     placement = a_placement(file, build)
     placement = replace(placement, settings=replace(placement.settings, context=150_000, flash_attention="off"))
-    found = stand(engine, placement, configuration, None)
-    assert found.rung == "KV cache in main memory"
-    assert {fall.cause for fall in found.falls} == {"a tensor larger than the GPU takes in one buffer"}
-    assert any("cannot run the operation" in line for line in found.falls[0].last_words)
-    assert stand(engine, placement, configuration, None).remembered
+    found = find(engine, placement, configuration, None)
+    assert found.step == "KV cache in main memory"
+    assert {attempt.cause for attempt in found.failed} == {"a tensor larger than the GPU takes in one buffer"}
+    assert any("cannot run the operation" in line for line in found.failed[0].last_words)
+    assert find(engine, placement, configuration, None).remembered
 
 
 def test_a_driver_that_dies_of_flash_attention(
@@ -137,12 +137,12 @@ def test_a_driver_that_dies_of_flash_attention(
     )
     launcher.chmod(0o755)
     placement = a_placement(file, replace(build, where=str(launcher), fingerprint="fragile"))
-    found = stand(engine, placement, configuration, reference)
-    assert found.rung == "flash attention off"
-    (fall,) = found.falls
-    assert (fall.kind, fall.cause) == ("start failed", "segmentation fault (SIGSEGV)")
-    assert fall.last_words == ("ggml_vulkan: here we go",)
-    assert stand(engine, placement, configuration, reference).remembered
+    found = find(engine, placement, configuration, reference)
+    assert found.step == "flash attention off"
+    (attempt,) = found.failed
+    assert (attempt.kind, attempt.cause) == ("start failed", "segmentation fault (SIGSEGV)")
+    assert attempt.last_words == ("ggml_vulkan: here we go",)
+    assert find(engine, placement, configuration, reference).remembered
 
 
 def test_the_cpu_of_such_a_build_stays_on_the_cpu(

@@ -54,9 +54,9 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
             driver = f", {device.driver}" if device.driver else ""
             yield f"{device.id}: {device.name}{driver}{', software: only when named' * device.software}"
     for known in known_of(configuration, build, unit):
-        if known.rung:
-            cause = f", since {known.falls[-1]}" if known.falls else ""
-            yield f"{known.architecture} {known.quantization} runs with {known.rung}{cause}"
+        if known.step:
+            cause = f", because it failed {known.failed[-1]}" if known.failed else ""
+            yield f"{known.architecture} {known.quantization} runs with {known.step}{cause}"
 
 
 def _troubles(configuration: "Configuration") -> Iterator[EngineRow]:

@@ -215,7 +215,7 @@ def _trial_json(trial: "Trial") -> dict[str, Any]:
         "where": trial.build.where,
         "tried": trial.tried,
         "works": trial.works,
-        "rung": trial.rung,
+        "fallback": trial.fallback,
         "capabilities": [
             {"capability": finding.capability, "outcome": finding.outcome, "detail": finding.detail}
             for finding in trial.findings
@@ -227,7 +227,7 @@ def _print_trials(trials: "list[Trial]") -> None:
     marks = {"works": "✓", "fails": "✗", "absent": "–"}
     for trial in trials:
         verdict = "works" if trial.tried else "was not tried"
-        verdict = (f"{verdict}, with {trial.rung}" if trial.rung else verdict) if trial.works else "fails"
+        verdict = (f"{verdict}, with {trial.fallback}" if trial.fallback else verdict) if trial.works else "fails"
         click.echo(f"{trial.placement} {verdict}")
         for finding in trial.findings:
             click.echo(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip())

@@ -10,7 +10,7 @@ from trilithon.engines.llamacpp.gpu import (
     PLAIN_V_TYPES,
     chosen_device,
     gpu_environment,
-    gpu_ladder,
+    gpu_fallback_steps,
     gpu_refusal,
     gpu_words,
     no_gpu_environment,
@@ -84,8 +84,8 @@ class LlamaCpp:
         cpus = placement.settings.cpus
         return Launch(argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus)
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
-        return tuple(gpu_ladder(placement)) if placement.unit == "gpu" else ()
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        return tuple(gpu_fallback_steps(placement)) if placement.unit == "gpu" else ()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         if placement.unit == "gpu":

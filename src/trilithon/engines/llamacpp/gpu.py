@@ -14,7 +14,7 @@ __all__ = [
     "PLAIN_V_TYPES",
     "chosen_device",
     "gpu_environment",
-    "gpu_ladder",
+    "gpu_fallback_steps",
     "gpu_refusal",
     "gpu_words",
     "no_gpu_environment",
@@ -94,7 +94,7 @@ def no_gpu_environment() -> dict[str, str]:
     return {VISIBLE_DEVICES: ""}
 
 
-def gpu_ladder(placement: Placement) -> Iterator[FallbackStep]:
+def gpu_fallback_steps(placement: Placement) -> Iterator[FallbackStep]:
     """What the user set is not taken back: a placement with fa=on stands or falls with it."""
     settings = placement.settings
     own = dict(settings.options)

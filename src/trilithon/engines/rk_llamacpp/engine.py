@@ -99,13 +99,13 @@ class RkLlamaCpp:
             tenancy="npu",
         )
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         backend = _backend_of(placement.build)
-        settings, rungs = placement.settings, []
+        settings, steps = placement.settings, []
         for name, safer in _steps(placement, backend, self._board()):
             settings = safer(settings)
-            rungs.append(FallbackStep(name=name, settings=settings))
-        return tuple(rungs)
+            steps.append(FallbackStep(name=name, settings=settings))
+        return tuple(steps)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         before = remarks_before(placement, _backend_of(placement.build), self._board())

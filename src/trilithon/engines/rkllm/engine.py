@@ -17,6 +17,7 @@ from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placeme
 from trilithon.engines.registry import registered
 from trilithon.engines.rkllm.rules import (
     KNOWN_VERSIONS,
+    fallback_changes,
     load_options,
     refusal_of_board,
     refusal_of_build,
@@ -24,7 +25,6 @@ from trilithon.engines.rkllm.rules import (
     refusal_of_settings,
     remarks_before,
     remarks_on_log,
-    safer_steps,
 )
 from trilithon.errors import PlacementError, UserError
 from trilithon.models.files.model_file import ModelFile
@@ -117,12 +117,12 @@ class Rkllm:
             tenancy="npu",
         )
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
-        settings, rungs = placement.settings, []
-        for name, safer in safer_steps(placement, read_board(self._machine)):
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
+        settings, steps = placement.settings, []
+        for name, safer in fallback_changes(placement, read_board(self._machine)):
             settings = safer(settings)
-            rungs.append(FallbackStep(name=name, settings=settings))
-        return tuple(rungs)
+            steps.append(FallbackStep(name=name, settings=settings))
+        return tuple(steps)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         return (*remarks_before(placement, read_board(self._machine)), *remarks_on_log(log))

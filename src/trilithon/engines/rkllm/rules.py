@@ -24,6 +24,7 @@ from trilithon.models.files.model_file import ModelFile
 
 __all__ = [
     "KNOWN_VERSIONS",
+    "fallback_changes",
     "load_options",
     "refusal_of_board",
     "refusal_of_build",
@@ -31,7 +32,6 @@ __all__ = [
     "refusal_of_settings",
     "remarks_before",
     "remarks_on_log",
-    "safer_steps",
 ]
 
 KNOWN_VERSIONS = tuple(sorted(KNOWN_RKLLM_VERSIONS))
@@ -161,7 +161,7 @@ def refusal_of_settings(file: ModelFile, settings: Settings, options: LoadOption
     return ""
 
 
-def safer_steps(placement: Placement, board: Board) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
+def fallback_changes(placement: Placement, board: Board) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
     """From the least loss to the greatest: names, and what each changes."""
     file, settings, options = placement.file, placement.settings, dict(placement.settings.options)
     platform = platforms().get(platform_of(board.chip))

@@ -236,7 +236,7 @@ class ScriptedEngine:
             cpus=settings.cpus,
         )
 
-    def ladder(self, placement: Placement) -> tuple[FallbackStep, ...]:
+    def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return ()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
-"""A placement set on settings that hold: tried in a short probe, and where it dies, hangs or gives garbage, taken down
-its engine's ladder of safer settings rung by rung. GPU and NPU drivers make that necessary.
+"""Settings with which a placement works: its own, or one of its engine's fallback steps, found by a short probe.
+
+GPU and NPU drivers make this necessary: some crash, hang or compute wrong results with some settings.
 """
 
 import math
@@ -17,10 +18,10 @@ from trilithon.runtime.fallback.store import FailedAttempt, recall, remember
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
-__all__ = ["Fallback", "FallbackProbe", "find_fallback", "lower", "probe"]
+__all__ = ["Fallback", "FallbackProbe", "FallbackSearch", "probe"]
 
-# More than 64 tokens in one batch: GPU back-ends have a product of their own for such (ggml-vulkan.cpp). Then some
-# single ones, which take another road.
+# GPU back-ends have a matrix product of their own for batches of more than 64 tokens (ggml-vulkan.cpp), and another
+# one for single tokens.
 _PROMPT_TOKENS, _DECODED_TOKENS, _CANDIDATES = 96, 8, 64
 _PROBE_TEXT = (
     "A harbour town wakes early. Before the sun is up, the first boats come in with their catch, and the quay is loud "
@@ -29,19 +30,16 @@ _PROBE_TEXT = (
     "days in summer, and the flags on the customs house point the other way. In the evening old men sit on the wall "
     "and tell each other what the weather will be."
 )
-# Nats per token, as where the quality check calls a placement broken.
+# Nats per token; the limit above which the quality check calls a placement broken.
 _GARBAGE_DIVERGENCE = 2.0
-# Over the most probable tokens no model that computes gives them all the same.
+# The most probable tokens of a working model differ in their log-probabilities by more than this.
 _FLAT = 1e-6
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FallbackProbe:
-    """Next-token distributions, token id → log-probability: after a batch, and after one token more by itself. Empty
-    for an engine that gives none. `tokens` are what the text is to this tokenizer: with another one's, nothing can be
-    compared."""
+    """Next-token distributions, token id → log-probability: after a batch, and after one more single token. Empty for
+    an engine without probabilities. `tokens` is the probe text; probes of different tokenizers cannot be compared."""
 
     prefill: Mapping[int, float]
     decode: Mapping[int, float]
@@ -50,152 +48,132 @@ class FallbackProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback:
-    """`placement` with the settings that hold; `planned` as it was; `rung` says what was given up (empty: nothing), and
-    `falls` what happened with less given up. `remembered`: it was not probed now."""
+    """`placement` is `planned` with settings that work. `step` names the fallback step (empty: its own settings), and
+    `failed` are the attempts before it. `remembered`: it comes from the store and was not probed now."""
 
     placement: Placement
     planned: Placement
-    rung: str
-    falls: tuple[FailedAttempt, ...]
+    step: str
+    failed: tuple[FailedAttempt, ...]
     remembered: bool
 
     @property
     def remark(self) -> str:
-        """One line for people; empty where nothing was given up."""
-        if not self.rung:
+        """One line for users; empty when the placement works with its own settings."""
+        if not self.step:
             return ""
-        cause = self.falls[-1] if self.falls else None
-        return f"runs with {self.rung}" + (f", since without it: {cause}" if cause else "")
+        return f"runs with {self.step}" + (f", because it failed {self.failed[-1]}" if self.failed else "")
 
 
-async def find_fallback(
-    engine: Engine,
-    placement: Placement,
-    configuration: Configuration,
-    folder: Path,
-    *,
-    reference: FallbackProbe | None = None,
-    tell: Tell = lambda _: None,
-) -> Fallback:
-    """The settings that it stands on: known from before, or found out now (and kept). `folder` is private and new;
-    `reference` is what the model says elsewhere. An engine without a ladder is not probed.
+class FallbackSearch:
+    """`folder` is private and new. `reference` is the probe of a placement that is known to work. `tell` gets a line
+    per attempt. An engine without fallback steps is not probed."""
 
-    Raises the last rung's RunError when none holds, and at once one that no settings can fix.
-    """
-    rungs = (FallbackStep(name="", settings=placement.settings), *engine.ladder(placement))
-    if len(rungs) == 1:
-        return _standing(placement, rungs[0], (), remembered=False)
-    known = recall(configuration, placement)
-    for rung in rungs:
-        if known and known.rung == rung.name:
-            return _standing(placement, rung, known.falls, remembered=True)
-    return await _descend(engine, placement, configuration, folder, rungs, (), reference, tell)
+    def __init__(
+        self,
+        engine: Engine,
+        placement: Placement,
+        configuration: Configuration,
+        folder: Path,
+        *,
+        reference: FallbackProbe | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ):
+        self._engine = engine
+        self._placement = placement
+        self._configuration = configuration
+        self._folder = folder
+        self._reference = reference
+        self._tell = tell
+        self._steps = (FallbackStep(name="", settings=placement.settings), *engine.fallback_steps(placement))
 
+    async def find(self) -> Fallback:
+        """The stored fallback, or a new one, which is stored. Raises the last step's RunError when none works, and the
+        first one that no settings can help with."""
+        if len(self._steps) == 1:
+            return self._fallback(self._steps[0], (), remembered=False)
+        known = recall(self._configuration, self._placement)
+        for step in self._steps:
+            if known and known.step == step.name:
+                return self._fallback(step, known.failed, remembered=True)
+        return await self._try_each(self._steps, ())
 
-async def lower(
-    engine: Engine,
-    standing: Fallback,
-    reason: RunError,
-    configuration: Configuration,
-    folder: Path,
-    *,
-    reference: FallbackProbe | None = None,
-    tell: Tell = lambda _: None,
-) -> Fallback:
-    """The next rung that holds, below one that failed in use for `reason`. Raises `reason` when there is none."""
-    rungs = (FallbackStep(name="", settings=standing.planned.settings), *engine.ladder(standing.planned))
-    at = [rung.name for rung in rungs].index(standing.rung)
-    falls = (*standing.falls, _fall(rungs[at], reason))
-    if at + 1 == len(rungs) or not _fixable(reason):
-        raise reason
-    return await _descend(engine, standing.planned, configuration, folder, rungs[at + 1 :], falls, reference, tell)
+    async def find_after(self, fallback: Fallback, error: RunError) -> Fallback:
+        """The next step that works, after `fallback` failed in use. Raises `error` when there is none."""
+        position = [step.name for step in self._steps].index(fallback.step)
+        failed = (*fallback.failed, _failed_attempt(self._steps[position], error))
+        if position + 1 == len(self._steps) or not _may_help(error):
+            raise error
+        return await self._try_each(self._steps[position + 1 :], failed)
+
+    async def _try_each(self, steps: Sequence[FallbackStep], failed: tuple[FailedAttempt, ...]) -> Fallback:
+        last_error: RunError | None = None
+        for number, step in enumerate(steps):
+            self._tell(f"{self._placement.name}: testing {f'with {step.name}' if step.name else 'its settings'}")
+            fallback = self._fallback(step, failed, remembered=False)
+            try:
+                await self._try(fallback.placement, self._folder / str(number))
+            except RunError as error:
+                if not _may_help(error):
+                    raise
+                last_error = error
+                failed = (*failed, _failed_attempt(step, error))
+            else:
+                remember(self._configuration, self._placement, step.name, failed)
+                return fallback
+        assert last_error is not None
+        raise last_error
+
+    async def _try(self, placement: Placement, folder: Path) -> None:
+        """An error in an engine's answer may be temporary: it is tried again in a new process."""
+        try:
+            await self._try_once(placement, folder / "first")
+        except EngineError as error:
+            if not _may_help(error):
+                raise
+            await self._try_once(placement, folder / "again")
+
+    async def _try_once(self, placement: Placement, folder: Path) -> None:
+        async with Runner.open(
+            self._engine,
+            placement,
+            folder,
+            start_seconds=self._configuration.start_seconds,
+            hang_seconds=self._configuration.hang_seconds,
+            waiting=self._tell,
+        ) as runner:
+            result = await probe(runner)
+        reference = self._reference
+        if reference is None or result.tokens != reference.tokens:
+            return
+        for actual, expected in ((result.prefill, reference.prefill), (result.decode, reference.decode)):
+            if actual and expected and (divergence := kl_divergence(expected, actual)) > _GARBAGE_DIVERGENCE:
+                message = f"{placement.name} gives wrong answers: KL divergence {divergence:.2g}"
+                raise RunError(message, cause="wrong answers")
+
+    def _fallback(self, step: FallbackStep, failed: tuple[FailedAttempt, ...], *, remembered: bool) -> Fallback:
+        placement = replace(self._placement, settings=step.settings)
+        return Fallback(
+            placement=placement, planned=self._placement, step=step.name, failed=failed, remembered=remembered
+        )
 
 
 async def probe(runner: Runner) -> FallbackProbe:
-    """A batch, a token by itself, and a short answer. Raises RunError where it fails, or is no answer."""
+    """Evaluate a batch, a single token, and generate a short answer. Raises RunError when that fails or computes no
+    probabilities."""
     tokens = (await runner.tokenize(_PROBE_TEXT))[: _PROMPT_TOKENS + 1]
-    # Forced: half a character at the end is an error to some servers, and a broken model likes to say that.
-    plain = (await runner.tokenize(" a", add_special=False))[-1]
-    found: list[Mapping[int, float]] = [{}, {}]
-    if "logprobs" in runner.placement.build.features:
-        found = [await _distribution(runner, tokens[:end], plain) for end in (len(tokens) - 1, len(tokens))]
-        await runner.complete(_request(tokens, _DECODED_TOKENS, forced=plain))
-    else:
+    # The token is forced: an answer that ends in a part of a character is an error to some servers.
+    forced = (await runner.tokenize(" a", add_special=False))[-1]
+    if "logprobs" not in runner.placement.build.features:
         await runner.complete(_request(tokens, _DECODED_TOKENS))
-    return FallbackProbe(found[0], found[1], tuple(tokens))
-
-
-async def _descend(
-    engine: Engine,
-    planned: Placement,
-    configuration: Configuration,
-    folder: Path,
-    rungs: Sequence[FallbackStep],
-    falls: tuple[FailedAttempt, ...],
-    reference: FallbackProbe | None,
-    tell: Tell,
-) -> Fallback:
-    failure: RunError | None = None
-    for number, rung in enumerate(rungs):
-        tell(f"{planned.name}: does it hold{f' with {rung.name}' if rung.name else ''}?")
-        standing = _standing(planned, rung, falls, remembered=False)
-        try:
-            await _try(engine, standing.placement, configuration, folder / str(number), reference, tell)
-        except RunError as error:
-            if not _fixable(error):
-                raise
-            failure = error
-            falls = (*falls, _fall(rung, error))
-        else:
-            remember(configuration, planned, rung.name, falls)
-            return standing
-    assert failure is not None
-    raise failure
-
-
-async def _try(
-    engine: Engine,
-    placement: Placement,
-    configuration: Configuration,
-    folder: Path,
-    reference: FallbackProbe | None,
-    tell: Tell,
-) -> None:
-    """An engine that lives and answers with an error may do so once: it is asked again, in a new process."""
-    try:
-        await _try_once(engine, placement, configuration, folder / "first", reference, tell)
-    except EngineError as error:
-        if not _fixable(error):
-            raise
-        await _try_once(engine, placement, configuration, folder / "again", reference, tell)
-
-
-async def _try_once(
-    engine: Engine,
-    placement: Placement,
-    configuration: Configuration,
-    folder: Path,
-    reference: FallbackProbe | None,
-    tell: Tell,
-) -> None:
-    async with Runner.open(
-        engine,
-        placement,
-        folder,
-        start_seconds=configuration.start_seconds,
-        hang_seconds=configuration.hang_seconds,
-        waiting=tell,
-    ) as runner:
-        found = await probe(runner)
-    if reference is None or found.tokens != reference.tokens:
-        return
-    for said, expected in ((found.prefill, reference.prefill), (found.decode, reference.decode)):
-        if said and expected and (divergence := kl_divergence(expected, said)) > _GARBAGE_DIVERGENCE:
-            raise RunError(f"{placement.name} answers wrongly: KL divergence {divergence:.2g}", cause="wrong answers")
+        return FallbackProbe({}, {}, tuple(tokens))
+    prefill, decode = [await _distribution(runner, part, forced) for part in (tokens[:-1], tokens)]
+    await runner.complete(_request(tokens, _DECODED_TOKENS, forced=forced))
+    return FallbackProbe(prefill, decode, tuple(tokens))
 
 
 async def _distribution(runner: Runner, tokens: Sequence[int], forced: int) -> Mapping[int, float]:
-    """Raises RunError for one that is no distribution."""
+    """Raises RunError when the probabilities are not finite, or all the same."""
     request = _request(tokens, 1, forced=forced, candidates=_CANDIDATES)
     candidates, _ = await runner.distribution(request)
     values = [candidate.logprob for candidate in candidates]
@@ -210,22 +188,15 @@ def _request(tokens: Sequence[int], count: int, *, forced: int | None = None, ca
     )
 
 
-def _standing(
-    planned: Placement, rung: FallbackStep, falls: tuple[FailedAttempt, ...], *, remembered: bool
-) -> Fallback:
-    placement = replace(planned, settings=rung.settings)
-    return Fallback(placement=placement, planned=planned, rung=rung.name, falls=falls, remembered=remembered)
-
-
-def _fixable(error: RunError) -> bool:
+def _may_help(error: RunError) -> bool:
     """Whether other settings may help: not with a damaged file, nor with a request that the engine understands and
     refuses."""
     refused = isinstance(error, EngineError) and error.status < 500
     return not refused and error.cause not in BEYOND_SETTINGS
 
 
-def _fall(rung: FallbackStep, error: RunError) -> FailedAttempt:
+def _failed_attempt(step: FallbackStep, error: RunError) -> FailedAttempt:
     date = datetime.now(UTC).date().isoformat()
-    # What an engine answered says more than that it did.
+    # The message of an EngineError says more than its cause.
     cause = str(error) if isinstance(error, EngineError) or not error.cause else error.cause
-    return FailedAttempt(rung=rung.name, kind=error.kind, cause=cause, date=date, last_words=error.last_words)
+    return FailedAttempt(step=step.name, kind=error.kind, cause=cause, date=date, last_words=error.last_words)

@@ -1,14 +1,14 @@
-"""Which safer settings a placement stands on, and the crash that they avoid: kept, so that the crash happens once.
+"""The fallback that works for a placement, and the failures before it: stored, so that a crash happens only once.
 
-One small file each, replaced whole, in the data folder: several processes may find the same at once. It counts as long
-as the build, the devices with their drivers and the kernel are what they were.
+One small file each in the data folder, replaced in one step, because several processes may write it at once. A file is
+valid as long as the build, the devices with their drivers and the kernel are the same.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,81 +22,89 @@ __all__ = ["FailedAttempt", "StoredFallback", "forget", "known_of", "recall", "r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedAttempt:
-    """What happened with the settings of `rung` (empty: the placement's own), on which `date`."""
+    """What happened with the settings of a fallback step (empty: the placement's own). `date` is in ISO format."""
 
-    rung: str
+    step: str
     kind: str
     cause: str
     date: str
     last_words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.rung or 'as planned'}: {self.kind}, {self.cause or 'no known cause'} ({self.date})"
+        return f"with {self.step or 'its own settings'}: {self.kind}, {self.cause or 'unknown cause'} ({self.date})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFallback:
-    """`rung` is empty where the placement's own settings held."""
+    """`step` is empty where the placement's own settings work."""
 
     architecture: str
     quantization: str
-    rung: str
-    falls: tuple[FailedAttempt, ...]
+    step: str
+    failed: tuple[FailedAttempt, ...]
 
 
 def recall(configuration: Configuration, placement: Placement) -> StoredFallback | None:
-    """None when nothing is known, or no longer: then it is forgotten."""
+    """None when nothing is stored, or it is no longer valid: then its file is removed."""
     file = _file(configuration, placement)
-    kept = _read(file)
-    if kept is None:
+    record = _read(file)
+    if record is None:
         return None
-    if kept["state"] != _state(placement.build, placement.unit):
-        with suppress(FileNotFoundError):  # somebody else forgot it first
+    if record["state"] != _state(placement.build, placement.unit):
+        with suppress(FileNotFoundError):  # another process removed it first
             file.unlink()
         return None
-    return _known(kept)
+    return _parse(record)
 
 
-def remember(configuration: Configuration, placement: Placement, rung: str, falls: tuple[FailedAttempt, ...]) -> None:
-    """`placement` with its own settings. Raises UserError when it cannot be written down."""
-    file = _file(configuration, placement)
-    content = {
+def remember(configuration: Configuration, placement: Placement, step: str, failed: tuple[FailedAttempt, ...]) -> None:
+    """`placement` has its own settings. Raises UserError when the file cannot be written."""
+    record = {
         "where": placement.build.where,
         "unit": placement.unit,
         "state": _state(placement.build, placement.unit),
         "architecture": placement.file.architecture,
         "quantization": placement.file.quantization,
-        "rung": rung,
-        "falls": [asdict(fall) for fall in falls],
+        "rung": step,  # this key, `falls` and the folder's name are those of version 0.1
+        "falls": [
+            {
+                "rung": attempt.step,
+                "kind": attempt.kind,
+                "cause": attempt.cause,
+                "date": attempt.date,
+                "last_words": attempt.last_words,
+            }
+            for attempt in failed
+        ],
     }
-    _store(file).write(content)
+    _store(_file(configuration, placement)).write(record)
 
 
 def known_of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[StoredFallback]:
-    """What is known of a build on a unit, for people."""
-    for _, kept in _of(configuration, build, unit):
-        if kept["state"] == _state(build, unit):
-            yield _known(kept)
+    """What is stored for a build on a unit."""
+    for _, record in _of(configuration, build, unit):
+        if record["state"] == _state(build, unit):
+            yield _parse(record)
 
 
 def forget(configuration: Configuration, build: Build, unit: Unit) -> int:
-    """Of how many kinds of model something was known of a build on a unit; it is found out anew. Raises OSError where
-    the folder cannot be written."""
+    """Discard what is stored for a build on a unit; the number of records. Raises OSError where the folder cannot be
+    written."""
     files = [file for file, _ in _of(configuration, build, unit)]
     for file in files:
-        file.unlink(missing_ok=True)  # another process may forget the same
+        file.unlink(missing_ok=True)  # another process may have removed it
     return len(files)
 
 
 def _of(configuration: Configuration, build: Build, unit: Unit) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for file in sorted(_folder(configuration).glob("*.json")):
-        kept = _read(file)
-        if kept and (kept["where"], kept["unit"]) == (build.where, unit):
-            yield file, kept
+        record = _read(file)
+        if record and (record["where"], record["unit"]) == (build.where, unit):
+            yield file, record
 
 
 def _read(file: Path) -> Mapping[str, Any] | None:
-    """A file that is damaged tells nothing: what was in it can be found out again."""
+    """None for a damaged file: what was in it can be found again."""
     try:
         return _store(file).read()
     except UserError:
@@ -107,15 +115,24 @@ def _store(file: Path) -> JsonStore[Mapping[str, Any]]:
     return JsonStore(path=file, parse=_checked, fix="remove it")
 
 
-def _checked(kept: Any) -> Mapping[str, Any]:
-    _known(kept), kept["where"], kept["unit"], kept["state"]
-    return kept  # type: ignore[no-any-return]
+def _checked(record: Any) -> Mapping[str, Any]:
+    _parse(record), record["where"], record["unit"], record["state"]
+    return record  # type: ignore[no-any-return]
 
 
-def _known(kept: Mapping[str, Any]) -> StoredFallback:
-    falls = tuple(FailedAttempt(**{**fall, "last_words": tuple(fall["last_words"])}) for fall in kept["falls"])
+def _parse(record: Mapping[str, Any]) -> StoredFallback:
+    failed = tuple(
+        FailedAttempt(
+            step=attempt["rung"],
+            kind=attempt["kind"],
+            cause=attempt["cause"],
+            date=attempt["date"],
+            last_words=tuple(attempt["last_words"]),
+        )
+        for attempt in record["falls"]
+    )
     return StoredFallback(
-        architecture=kept["architecture"], quantization=kept["quantization"], rung=kept["rung"], falls=falls
+        architecture=record["architecture"], quantization=record["quantization"], step=record["rung"], failed=failed
     )
 
 
@@ -124,7 +141,7 @@ def _folder(configuration: Configuration) -> Path:
 
 
 def _file(configuration: Configuration, placement: Placement) -> Path:
-    """Per build, unit, architecture, quantisation, and what the user himself set that may be what it falls over."""
+    """One per build, unit, architecture, quantisation, and the user's own settings that may cause a failure."""
     settings = placement.settings
     identity = (
         (placement.build.engine, placement.build.where, placement.unit),
@@ -135,6 +152,6 @@ def _file(configuration: Configuration, placement: Placement) -> Path:
 
 
 def _state(build: Build, unit: Unit) -> list[str]:
-    """What must be as it was for the knowledge to count."""
-    devices = [f"{each.id} {each.name} {each.driver}" for each in build.devices if each.unit == unit]
+    """What must be the same for a record to be valid."""
+    devices = [f"{device.id} {device.name} {device.driver}" for device in build.devices if device.unit == unit]
     return [build.version, build.fingerprint, *devices, os.uname().release]
