@@ -40,28 +40,28 @@ _COMMANDS = {
     "completion": "trilithon.cli.completion:completion",
 }
 _SHORT_HELP = {
-    "run": "Chat with a model, or have it answer one question.",
-    "serve": "Answer clients of Ollama, OpenAI and Anthropic.",
+    "run": "Chat with a model, or ask one question.",
+    "serve": "Serve models over Ollama's, OpenAI's and Anthropic's APIs.",
     "ps": "List the models that the server has loaded.",
     "stop": "Unload a model from the server.",
     "bench": "Measure a model on every unit this machine has.",
-    "results": "List, show, compare, export and import what was measured.",
+    "results": "List, show, compare, export and import measurements.",
     "pull": "Fetch a model from Hugging Face, an Ollama registry or an address.",
     "list": "List the models that are here.",
-    "show": "Say what a model is, and what can run it here.",
+    "show": "Show a model's details, and what can run it here.",
     "rm": "Remove models.",
-    "cp": "Give a model another name too.",
-    "verify": "Hold the files of models against their SHA-256.",
-    "prune": "Remove what no model uses, and downloads that were stopped.",
-    "adopt": "Show the models of other programs, and look into more folders.",
-    "create": "Make a model after a Modelfile.",
+    "cp": "Give a model a second name.",
+    "verify": "Check the files of models against their SHA-256.",
+    "prune": "Remove unused files and stopped downloads.",
+    "adopt": "List models of other programs, and add folders to search.",
+    "create": "Create a model from a Modelfile.",
     "convert": "Turn a model into a file for an NPU, or into a GGUF.",
-    "quantize": "Store a model's weights in fewer bits.",
-    "models": "Make models with random weights, to measure speed with.",
-    "engines": "List, add, compile, check and remove the programs that run models.",
-    "key": "Add, list and remove the keys that clients of the server show.",
-    "doctor": "Say what this machine is, and what would make it faster.",
-    "completion": "Print the completion script of a shell.",
+    "quantize": "Quantise a model.",
+    "models": "Create models with random weights, to measure speed.",
+    "engines": "List, add, compile, check and remove engine builds.",
+    "key": "Add, list and revoke API keys.",
+    "doctor": "Describe this machine, and what would make it faster.",
+    "completion": "Print a shell completion script.",
 }
 
 
@@ -118,11 +118,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
 )
 def main() -> None:
-    """Run language models on every unit of a board, measure which is fastest while still right.
+    """Run language models on every unit of a board, and measure which is fastest with correct answers.
 
-    Without a board at hand: `trilithon bench` measures the demo model on this machine, `trilithon doctor` says what
-    this machine is. stdout carries results, stderr progress. Exit codes: 0 done, 1 something failed, 2 bad input,
-    130 stopped.
+    `trilithon bench` measures the demo model on this machine, `trilithon doctor` describes the machine. Results go to
+    stdout, progress to stderr. Exit codes: 0 success, 1 failure, 2 bad input, 130 interrupted.
     """
 
 

@@ -44,31 +44,31 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("-fa", "--flash-attn", help="Flash attention: on, off or auto. [default: auto]")
 @click.option("--placement", multiple=True, metavar="P", help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.")
 @click.option(
-    "--also", multiple=True, metavar="MODEL", help="The same model for other engines, such as an .rkllm file."
+    "--also", multiple=True, metavar="MODEL", help="The same model in another format, such as an .rkllm file."
 )
-@click.option("--test", "tests", multiple=True, type=click.Choice(_KINDS), help="Only these tests.")
+@click.option("--test", "tests", multiple=True, type=click.Choice(_KINDS), help="Run only these tests.")
 @click.option("--question", help="The question to ask. [default: tell me about openai]")
 @click.option("--preset", type=click.Choice(["article"]), help="article: pp512, tg128 and the question.")
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
-@click.option("--reference", metavar="MODEL", help="What to hold quality against. [default: the MODEL measured]")
-@click.option("--no-quality", is_flag=True, help="Leave the quality check out; the verdict then says so.")
-@click.option("--pin-clocks", is_flag=True, help="Take all clocks to their top meanwhile; needs root.")
-@click.option("--keep-awake", is_flag=True, help="With --pin-clocks: switch deep idle states off as well.")
-@click.option("--resume", is_flag=True, help="Go on with the last campaign that was stopped.")
-@click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="What to print on stdout.")
+@click.option("--reference", metavar="MODEL", help="Compare quality with this model. [default: MODEL]")
+@click.option("--no-quality", is_flag=True, help="Skip the quality check; the verdict then says so.")
+@click.option("--pin-clocks", is_flag=True, help="Pin all clocks to their maximum during the run; needs root.")
+@click.option("--keep-awake", is_flag=True, help="With --pin-clocks: also disable deep idle states.")
+@click.option("--resume", is_flag=True, help="Continue the last interrupted campaign.")
+@click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="The output format on stdout.")
 @click.option(
-    "--progress", type=click.Choice(["words", "json"]), default="words", help="On stderr: words, or JSON lines."
+    "--progress", type=click.Choice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
 )
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
     """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
 
     Values may be lists and ranges as in llama-bench: 512,1024 and 128-512+128. Lists for -t, -b, -ub, -ctk, -ctv and
-    -fa make one placement of each combination. A placement's own settings go behind a colon:
+    -fa make one placement per combination. Settings of one placement follow a colon:
     --placement llama.cpp/cpu:t=4,fa=off.
 
-    Every number is the median over runs with a 95% interval; a run has a process of its own, and the runs of all
-    placements are interleaved. Everything is kept: see trilithon results.
+    Every figure is the median over runs with a 95% interval. Each run has its own process, and the runs of all
+    placements are interleaved. All samples are stored: see trilithon results.
     """
     from trilithon.settings import load_configuration
 

@@ -22,10 +22,9 @@ _FORMATS = ("trilithon", "json", "jsonl", "csv", "sql", "md")
 
 @click.group("results")
 def results() -> None:
-    """List, show, compare, export and import what was measured.
+    """List, show, compare, export and import measurements.
 
-    A campaign is what one `trilithon bench` measured; its number stands in `results list`, and "last" means the
-    newest.
+    A campaign is one run of `trilithon bench`. Its number is shown by `results list`; "last" means the newest.
     """
 
 
@@ -56,7 +55,7 @@ def list_command(as_json: bool) -> None:
     type=click.Choice(["table", "md", "csv", "jsonl", "json"]),
     default="table",
     show_default=True,
-    help="The format.",
+    help="The output format.",
 )
 def show(campaigns: tuple[str, ...], output: str) -> None:
     """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
@@ -83,10 +82,10 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
 @results.command("compare")
 @click.argument("a")
 @click.argument("b")
-@click.option("--all", "every_metric", is_flag=True, help="Every figure, not only the one that decides.")
+@click.option("--all", "every_metric", is_flag=True, help="Compare every figure, not only the deciding one.")
 @_JSON
 def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
-    """Say what A is beside B: better, worse, same or not comparable.
+    """Compare A with B: better, worse, same or not comparable.
 
     A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu.
     """
@@ -157,7 +156,7 @@ def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:
 @results.command("export")
 @click.argument("campaigns", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True, help="The format."
+    "-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True, help="The output format."
 )
 def export(campaigns: tuple[str, ...], form: str) -> None:
     """Print CAMPAIGNS, complete (trilithon) or in one of llama-bench's formats, on stdout."""
@@ -186,9 +185,9 @@ def import_command(files: tuple[Path, ...]) -> None:
 
 @results.command("report")
 @click.argument("campaign")
-@click.option("--report", "folder", type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="The folder to write to.")
 def report(campaign: str, folder: Path | None) -> None:
-    """Write report.html and the charts of CAMPAIGN again, and print their paths."""
+    """Write report.html and the charts of CAMPAIGN, and print their paths."""
     from trilithon.cli.bench.outcome import write_pictures
     from trilithon.settings import load_configuration
 

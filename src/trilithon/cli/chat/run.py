@@ -29,19 +29,19 @@ _FILE_SUFFIXES = (".gguf", ".rkllm")
 @click.command("run")
 @click.argument("model", shell_complete=complete_model_or_file)
 @click.argument("prompt", nargs=-1)
-@click.option("--system", default="", metavar="TEXT", help="What the model is told first.")
-@click.option("--think/--nothink", default=None, help="Whether it thinks first. [default: as the model does]")
-@click.option("--format", "form", default="", metavar="json", help="Answers in JSON; or a JSON schema for them.")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="As in temperature=0.2.")
-@click.option("--context", type=click.IntRange(256), help="Tokens that question and answer may have together.")
-@click.option("--keepalive", metavar="TIME", help="How long the server keeps the model then: 5m, 0; -1 for ever.")
-@click.option("--placement", default="", metavar="P", help="Run it so, by a server of its own: ENGINE[@BUILD]/UNIT.")
-@click.option("--verbose", is_flag=True, help="Say how fast each answer was.")
+@click.option("--system", default="", metavar="TEXT", help="The system prompt.")
+@click.option("--think/--nothink", default=None, help="Whether the model reasons first. [default: the model's own]")
+@click.option("--format", "form", default="", metavar="json", help="Answer in JSON, or by a JSON schema.")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A model parameter, such as temperature=0.2.")
+@click.option("--context", type=click.IntRange(256), help="Context length in tokens, for prompt and answer together.")
+@click.option("--keepalive", metavar="TIME", help="How long the server keeps the model loaded afterwards: 5m, 0; -1 keeps it.")
+@click.option("--placement", default="", metavar="P", help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT.")
+@click.option("--verbose", is_flag=True, help="Show the timings of each answer.")
 def run(model: str, prompt: tuple[str, ...], **words: Any) -> None:
-    """Chat with MODEL (a name as in trilithon list, or a file), or have it answer PROMPT alone.
+    """Chat with MODEL (a name as in trilithon list, or a file), or ask it PROMPT.
 
-    What comes through a pipe is added to PROMPT. The server at TRILITHON_HOST answers (127.0.0.1:11435 if unset);
-    where none runs there, one is started for as long as this takes. In a chat, /? says what there is to command.
+    Piped input is appended to PROMPT. The server at TRILITHON_HOST answers (default 127.0.0.1:11435); if none runs
+    there, one is started for the duration of this command. In a chat, /? lists the commands.
     """
     from trilithon.cli.chat.files import history_path
     from trilithon.cli.chat.screen import ChatScreen

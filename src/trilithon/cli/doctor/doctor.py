@@ -40,7 +40,7 @@ def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> cli
     @click.command("doctor")
     @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
     def doctor(as_json: bool) -> None:
-        """Say what this machine is, which engines it can run, and what slows it."""
+        """Describe this machine, the engines it can run, and what slows it."""
         from trilithon.board.doctor import findings
         from trilithon.board.snapshot import read_board
         from trilithon.board.sysfs import THIS_MACHINE

@@ -25,7 +25,7 @@ def with_restore(command: click.Command) -> click.Command:
 
     command.callback = callback
     command.params.append(
-        click.Option(["--restore"], is_flag=True, help="Put clocks back that a stopped measurement has left pinned.")
+        click.Option(["--restore"], is_flag=True, help="Restore clocks that an interrupted measurement left pinned.")
     )
     return command
 

@@ -39,7 +39,7 @@ def with_watch(command: click.Command) -> click.Command:
 
     command.callback = watching
     option = click.Option(
-        ["--watch", "live"], is_flag=True, help="Show the sensors live; q ends. JSON lines with --json."
+        ["--watch", "live"], is_flag=True, help="Show the sensors live; q quits. JSON lines with --json."
     )
     command.params.append(option)
     return command

@@ -38,7 +38,7 @@ def _complete_builds(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 @click.group("engines")
 def engines() -> None:
-    """List, add, compile, check and remove the programs that run models.
+    """List, add, compile, check and remove engine builds.
 
     A build is one installed copy of an engine; a placement names it as ENGINE@BUILD/UNIT.
     """
@@ -47,7 +47,7 @@ def engines() -> None:
 @engines.command("list")
 @_JSON
 def list_command(as_json: bool) -> None:
-    """List every build: version, units, devices, what it can do, where it comes from."""
+    """List every build: version, units, devices, features, location."""
     from trilithon.cli.engines import rows as engine_rows
     from trilithon.settings import load_configuration
 
@@ -62,7 +62,7 @@ def list_command(as_json: bool) -> None:
 
 @engines.command("add")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", help="What placements call it. [default: from its folder]")
+@click.option("--name", help="The build's name in placements. [default: from its folder]")
 def add(path: Path, name: str | None) -> None:
     """Add the build in the folder PATH, which holds a llama-server or a librkllmrt.so."""
     from trilithon.engines import registry
@@ -80,9 +80,9 @@ def add(path: Path, name: str | None) -> None:
 
 @engines.command("remove")
 @click.argument("name", shell_complete=_complete_registered)
-@click.option("--delete", is_flag=True, help="Remove its folder too, if it was compiled here.")
+@click.option("--delete", is_flag=True, help="Also remove its folder, if it was compiled here.")
 def remove(name: str, delete: bool) -> None:
-    """Forget the build NAME, which was added or compiled here."""
+    """Remove the build NAME from the list."""
     from trilithon.engines import registry
     from trilithon.engines.llamacpp.compile import delete_build, require_compiled
     from trilithon.settings import load_configuration
@@ -97,16 +97,16 @@ def remove(name: str, delete: bool) -> None:
 
 
 @engines.command("build")
-@click.option("--vulkan", is_flag=True, help="With Vulkan, for a GPU.")
-@click.option("--rpc", is_flag=True, help="With RPC, to share a model between machines.")
-@click.option("--kleidiai", is_flag=True, help="With Arm's KleidiAI kernels (fetched from GitHub).")
-@click.option("--jobs", type=click.IntRange(1, 256), help="Compilers at once. [default: by CPUs and free memory]")
-@click.option("--version", help="Of llama-cpp-python, whose source is taken. [default: a tested one]")
-@click.option("--source", type=click.Path(path_type=Path), help="A folder or archive of llama.cpp to take instead.")
-@click.option("--name", help="What placements call it. [default: native-VERSION and its options]")
-@click.option("--force", is_flag=True, help="Compile again what is there already.")
+@click.option("--vulkan", is_flag=True, help="Build with Vulkan, for a GPU.")
+@click.option("--rpc", is_flag=True, help="Build with RPC.")
+@click.option("--kleidiai", is_flag=True, help="Build with Arm's KleidiAI kernels (fetched from GitHub).")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Parallel compilers. [default: by CPUs and free memory]")
+@click.option("--version", help="The version of llama-cpp-python whose source is used. [default: a tested one]")
+@click.option("--source", type=click.Path(path_type=Path), help="Use this folder or archive of llama.cpp instead.")
+@click.option("--name", help="The build's name in placements. [default: native-VERSION and its options]")
+@click.option("--force", is_flag=True, help="Compile again if the build exists.")
 def build(version: str | None, **words: Any) -> None:
-    """Compile llama.cpp for this very CPU: llama-server, llama-bench, llama-quantize, llama-perplexity.
+    """Compile llama.cpp for this CPU: llama-server, llama-bench, llama-quantize, llama-perplexity.
 
     Takes about 10 minutes on two cores, longer with Vulkan. Needs a C++ compiler, cmake, and ninja or make; with
     Vulkan also glslc and the headers of Vulkan and SPIR-V.
@@ -130,13 +130,13 @@ def build(version: str | None, **words: Any) -> None:
 
 @engines.command("check")
 @click.argument("name", required=False, shell_complete=_complete_builds)
-@click.option("--anew", is_flag=True, help="Forget first which safer settings were found to be needed.")
+@click.option("--anew", is_flag=True, help="Forget the remembered fallback settings first.")
 @_JSON
 @click.pass_context
 def check(context: click.Context, name: str | None, anew: bool, as_json: bool) -> None:
-    """Run a tiny model through the build NAME (BUILD or ENGINE@BUILD; all if left out), and say what works.
+    """Run a tiny model on the build NAME (BUILD or ENGINE@BUILD; default: all), and show what works.
 
-    A unit whose only devices are software is tried only when its build is named. Exit code 1 when something fails.
+    A unit that has only software devices is tried only when its build is named. Exit code 1 when something fails.
     """
     from trilithon.cli.signals import run_stoppable
     from trilithon.settings import load_configuration

@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("adopt")
 @click.argument("folders", nargs=-1, type=_PATH)
-@click.option("--forget", multiple=True, type=_PATH, metavar="FOLDER", help="Look into FOLDER no more.")
+@click.option("--forget", multiple=True, type=_PATH, metavar="FOLDER", help="Stop searching FOLDER.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) -> None:
     """Show the models that other programs keep here (Ollama, Hugging Face, LM Studio, RKLLAMA), and those in FOLDERS,

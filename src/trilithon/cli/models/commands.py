@@ -58,7 +58,7 @@ def locate_model(text: str, placements: Sequence[str], configuration: "Configura
 
 
 @click.command("list")
-@click.option("-v", "--verbose", is_flag=True, help="Say of every file where it lies.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the path of every file.")
 @_JSON
 def list_models(verbose: bool, as_json: bool) -> None:
     """List the models that are here: those in the store, and those of other programs, used in place."""
@@ -163,8 +163,8 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
 
 
 @click.command("prune")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--all", "everything", is_flag=True, help="Downloads that were stopped less than a day ago go too.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--all", "everything", is_flag=True, help="Also remove downloads stopped less than a day ago.")
 def prune(dry_run: bool, everything: bool) -> None:
     """Remove what nobody uses: files without a model, downloads that were stopped more than a day ago, and what
     conversions that were killed left behind."""

@@ -28,14 +28,14 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("convert")
 @click.argument("source", type=_PATH)
-@click.option("--to", "target", type=click.Choice(list(_FOREIGN)), required=True, help="The form to make.")
-@click.option("--chip", help="rkllm: what it shall run on (rk3588, rk3576, rk3562, rv1126b).")
+@click.option("--to", "target", type=click.Choice(list(_FOREIGN)), required=True, help="The format to convert to.")
+@click.option("--chip", help="rkllm: the target chip (rk3588, rk3576, rk3562, rv1126b).")
 @click.option("--quant", help="rkllm: w8a8, w4a16, … [required]; gguf: f16, bf16, f32 or q8_0. [default: f16]")
 @click.option("--algorithm", help="rkllm: normal, grq, or one with a rank, such as normal_r16. [default: normal]")
 @click.option("--hybrid-rate", type=float, help="rkllm: share of the groups in the finer quantisation. [default: 0]")
-@click.option("--context", type=int, help="rkllm: the longest context, a multiple of 32. [default: the toolkit's]")
+@click.option("--context", type=int, help="rkllm: maximum context length, a multiple of 32. [default: the toolkit's]")
 @click.option("--cores", type=int, help="rkllm: NPU cores. [default: all that the chip has]")
-@click.option("--dataset", type=_PATH, help="rkllm: JSON file of examples to calibrate with.")
+@click.option("--dataset", type=_PATH, help="rkllm: JSON file with calibration examples.")
 @click.option("--optimization", type=int, help="rkllm: 0 or 1, for better quality and maybe slower. [default: 0]")
 @click.option("--converter", type=_PATH, help="gguf: llama.cpp source whose converter is used. [default: fetched]")
 @click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE]")
@@ -66,7 +66,7 @@ def convert(source: Path, target: str, output: Path | None, **words: Any) -> Non
 @click.argument("source")
 @click.argument("quant")
 @click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE and QUANT]")
-@click.option("--again", is_flag=True, help="Also a SOURCE that is quantised already, though it gets worse.")
+@click.option("--again", is_flag=True, help="Accept a SOURCE that is already quantised (quality drops further).")
 def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     """Write the model SOURCE, a GGUF or a name, in QUANT: Q4_K_M, Q8_0, …
 

@@ -40,13 +40,13 @@ class _ChipType(click.ParamType[str]):
 
 @click.command("pull")
 @click.argument("model")
-@click.option("--quant", help="Which quantisation, such as Q4_K_M or w8a8, or a file's name. [default: by this board]")
-@click.option("--chip", metavar="CHIP", type=_ChipType(), help="For another chip than this board's: rk3588, rk3576, …")
-@click.option("--limit", metavar="RATE", help="At most so many bytes a second: 500k, 2M.")
+@click.option("--quant", help="The quantisation, such as Q4_K_M or w8a8, or a file name. [default: chosen for this board]")
+@click.option("--chip", metavar="CHIP", type=_ChipType(), help="Choose files for this chip: rk3588, rk3576, …")
+@click.option("--limit", metavar="RATE", help="Bandwidth limit in bytes per second: 500k, 2M.")
 @click.option(
     "--insecure", is_flag=True, help="Allow plain http for an address; with a registry on this machine use it."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print progress and outcome as lines of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def pull(model: str, quant: str | None, chip: str | None, limit: str | None, insecure: bool, as_json: bool) -> None:
     """Fetch MODEL: a name as Ollama's (qwen2.5:0.5b), hf.co/user/repo[:quant], or the address of a file.
 

@@ -31,13 +31,13 @@ def _complete_quantization(_: click.Context, __: click.Parameter, incomplete: st
 
 @click.group("models")
 def models() -> None:
-    """Make models to measure with."""
+    """Create models for measurements."""
 
 
 @models.command("synthesize")
 @click.argument("name", required=False, shell_complete=_complete_architecture)
 @click.option(
-    "--quant", default="f16", show_default=True, shell_complete=_complete_quantization, help="How weights are stored."
+    "--quant", default="f16", show_default=True, shell_complete=_complete_quantization, help="The quantisation of the weights."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write this file. [default: into the store]")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")

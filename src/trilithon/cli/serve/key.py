@@ -20,10 +20,10 @@ def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 @click.group("key")
 def key() -> None:
-    """Add, list and remove the keys that clients of `trilithon serve` show.
+    """Add, list and revoke the API keys of `trilithon serve`.
 
-    As soon as there is one, the server asks for it: `Authorization: Bearer KEY`, or `x-api-key: KEY`. A server that
-    runs takes changes up at once.
+    Once a key exists, the server requires one: `Authorization: Bearer KEY`, or `x-api-key: KEY`. A running server
+    applies changes at once.
     """
 
 
@@ -31,7 +31,7 @@ def key() -> None:
 @click.argument("name")
 @_JSON
 def add(name: str, as_json: bool) -> None:
-    """Make a key and print it, this one time: only its hash is kept. NAME says whose it is, in logs too."""
+    """Create a key and print it once: only its hash is stored. NAME identifies the client, in logs too."""
     from trilithon.serve.access.keys import add_key
     from trilithon.settings import load_configuration
 
@@ -43,7 +43,7 @@ def add(name: str, as_json: bool) -> None:
 @key.command("list")
 @_JSON
 def list_command(as_json: bool) -> None:
-    """List the names of the keys, and when they were made."""
+    """List the names of the keys, and when they were created."""
     from trilithon.serve.access.keys import keys
     from trilithon.settings import load_configuration
 
@@ -61,7 +61,7 @@ def list_command(as_json: bool) -> None:
 @key.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_names)
 def remove(names: tuple[str, ...]) -> None:
-    """Take keys back: the server refuses them from the next request on."""
+    """Revoke keys: the server refuses them from the next request on."""
     from trilithon.serve.access.keys import remove_key
     from trilithon.settings import load_configuration
 

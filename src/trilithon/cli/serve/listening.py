@@ -54,7 +54,7 @@ def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> No
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """One socket for each address of the host; port 0 takes a free one. Raises UserError with the fix."""
+    """One socket for each address of the host; port The port; 0 takes a free one. Raises UserError with the fix."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -26,7 +26,7 @@ _FOR_EVER = timedelta(days=365)
 @click.command("ps")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ps(as_json: bool) -> None:
-    """List the models that the running server has loaded (TRILITHON_HOST; 127.0.0.1:11435 if unset)."""
+    """List the models that the running server has loaded (TRILITHON_HOST; default 127.0.0.1:11435)."""
     from trilithon.cli.models.rows import aligned
 
     with _server() as server:
@@ -42,7 +42,7 @@ def ps(as_json: bool) -> None:
 @click.command("stop")
 @click.argument("model", shell_complete=complete_model)
 def stop(model: str) -> None:
-    """Unload MODEL from the running server, once those who work with it are done."""
+    """Unload MODEL from the running server, after its running requests."""
     from trilithon.models.store.resolve import model_name
 
     wanted = model_name(model)

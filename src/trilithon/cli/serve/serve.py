@@ -32,35 +32,35 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command("serve")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 takes a free one.")
-@click.option("--unix", type=click.Path(path_type=Path), help="Listen at a Unix socket; no port unless one is named.")
-@click.option("--api-key-file", type=_FILE, help="Keys that clients show, one a line, besides those of trilithon key.")
-@click.option("--no-key", is_flag=True, help="Ask for no key, whoever can reach the server.")
-@click.option("--cors", multiple=True, metavar="ORIGIN", help="Let pages of ORIGIN ask: https://chat.example, or *.")
-@click.option("--host-name", "host_names", multiple=True, metavar="NAME", help="Another name of this machine.")
-@click.option("--tls-cert", type=_FILE, help="Speak HTTPS: the certificate's PEM file.")
-@click.option("--tls-key", type=_FILE, help="The certificate's private key.")
-@click.option("--memory-budget", metavar="SIZE", help="For all models: 6G. [default: what is free, less a reserve]")
-@click.option("--keep-alive", default="5m", show_default=True, help="Unload a model after so long; -1 for never.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="The port; 0 takes a free one.")
+@click.option("--unix", type=click.Path(path_type=Path), help="Listen on a Unix socket, and on no port unless --port is given.")
+@click.option("--api-key-file", type=_FILE, help="More API keys, one per line, besides those of trilithon key.")
+@click.option("--no-key", is_flag=True, help="Disable authentication.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Allow browser requests from ORIGIN: https://chat.example, or *.")
+@click.option("--host-name", "host_names", multiple=True, metavar="NAME", help="Accept another host name for this machine.")
+@click.option("--tls-cert", type=_FILE, help="Serve HTTPS with this certificate (PEM).")
+@click.option("--tls-key", type=_FILE, help="The private key of the certificate (PEM).")
+@click.option("--memory-budget", metavar="SIZE", help="Memory for all models: 6G. [default: free memory, less a reserve]")
+@click.option("--keep-alive", default="5m", show_default=True, help="Unload an idle model after this time; -1 for never.")
 @click.option(
-    "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at once, per model."
+    "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Parallel requests per model."
 )
-@click.option("--context", type=click.IntRange(256), default=4096, show_default=True, help="Tokens, for each answer.")
+@click.option("--context", type=click.IntRange(256), default=4096, show_default=True, help="Context length in tokens, per request.")
 @click.option(
-    "--placement", default="", metavar="P", help="Run every model so: ENGINE[@BUILD]/UNIT. [default: its plan]"
+    "--placement", default="", metavar="P", help="Use this placement for every model: ENGINE[@BUILD]/UNIT. [default: its plan]"
 )
-@click.option("--pin", "pins", multiple=True, metavar="MODEL", shell_complete=complete_model, help="Load and keep it.")
-@click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="For each key. [default: no limit]")
-@click.option("--allow-image-fetch", is_flag=True, help="Fetch pictures that a request names by an address.")
-@click.option("--no-pages", is_flag=True, help="The API alone, and no pages for browsers.")
-@click.option("--drain", default="30s", show_default=True, help="How long answers may go on when it is told to end.")
-@click.option("--verbose", is_flag=True, help="Log every request on stderr, a JSON object a line.")
+@click.option("--pin", "pins", multiple=True, metavar="MODEL", shell_complete=complete_model, help="Load this model and keep it loaded.")
+@click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="Rate limit per key. [default: no limit]")
+@click.option("--allow-image-fetch", is_flag=True, help="Fetch images that a request names by URL.")
+@click.option("--no-pages", is_flag=True, help="Serve the API only, no web pages.")
+@click.option("--drain", default="30s", show_default=True, help="How long running answers may continue at shutdown.")
+@click.option("--verbose", is_flag=True, help="Log every request to stderr, one JSON object per line.")
 def serve(**words: Any) -> None:
-    """Answer clients of Ollama, OpenAI and Anthropic with the models that are here, and with FILES.
+    """Serve the local models, and FILES, over Ollama's, OpenAI's and Anthropic's APIs.
 
-    Each model runs where trilithon bench found it best. Beyond this machine (--host) a key is asked for: trilithon key
-    add NAME. Ctrl-C, or SIGTERM, lets answers come to their end; once more ends it at once.
+    Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a key:
+    trilithon key add NAME. Ctrl-C or SIGTERM waits for running answers; a second one stops at once.
     """
     from trilithon.board.snapshot import read_board
     from trilithon.settings import load_configuration
