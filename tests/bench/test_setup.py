@@ -254,7 +254,7 @@ def test_where_no_file_fits_each_is_told(here: Here, converted: ModelFile) -> No
 
 def test_a_handover_between_two_files_is_refused(here: Here, converted: ModelFile) -> None:
     plan = CampaignSetup(model=here.file.path, tests=(PP,), placements=("scripted/npu+llama.cpp/cpu",))
-    with pytest.raises(PlacementError, match=r"reads no KV cache of the other's file \(tiny\.rkllm and tiny\.gguf\)"):
+    with pytest.raises(PlacementError, match=r"its halves run different files \(tiny\.rkllm and tiny\.gguf\)"):
         resolve(plan, here.file, here.board, here.configuration, also=[converted])
 
 

@@ -9,8 +9,7 @@ from trilithon.bench.workloads import tokens_needed
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import parse_placement
-from trilithon.engines.placing import Need, place, usable_here
-from trilithon.engines.table import engines
+from trilithon.engines.placing import Need, nothing_runs, place, usable_here
 from trilithon.errors import PlacementError
 from trilithon.measure.records import Test
 from trilithon.models.files.model_file import ModelFile
@@ -85,8 +84,7 @@ def resolve(
     # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
     found = list({placement.name: placement for placement in found}.values())
     if not found:
-        reasons = "; ".join(missing for engine in engines(configuration) if (missing := engine.missing()))
-        raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+        raise nothing_runs(file, configuration)
     return found
 
 

@@ -49,7 +49,7 @@ def complete_model_or_file(context: click.Context, parameter: click.Parameter, i
 def locate_model(text: str, placements: Sequence[str], configuration: "Configuration") -> Path:
     """The file that `text` means, a path or a name: of several, the one that the placements could run. It is an
     absolute path, for a campaign may be gone on with in another folder."""
-    from trilithon.engines.choice import suits_placements
+    from trilithon.engines.placing import suits_placements
     from trilithon.models.store.model_store import ModelStore
     from trilithon.models.store.resolve import locate
 

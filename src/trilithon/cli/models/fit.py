@@ -3,7 +3,8 @@
 from typing import Any
 
 from trilithon.board.snapshot import read_board
-from trilithon.engines.suitability import Suitability, memory_at, what_runs
+from trilithon.engines.placing import Suitability, what_runs
+from trilithon.models.files.memory import memory_by_context
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
@@ -13,7 +14,7 @@ __all__ = ["fit_json", "fit_lines"]
 
 def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:
     lines = ["memory"]
-    needs = memory_at(file)
+    needs = memory_by_context(file)
     if not needs:
         lines.append(f"  {format_bytes(file.size_bytes)} of weights; the context's comes on top")
     for context, need in needs.items():
@@ -34,7 +35,7 @@ def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
             "compute_bytes": need.compute_bytes,
             "total_bytes": need.total_bytes,
         }
-        for context, need in memory_at(file).items()
+        for context, need in memory_by_context(file).items()
     ]
     verdicts = what_runs(file, read_board(), configuration)
     return {

@@ -55,7 +55,7 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     """
     from trilithon.board.snapshot import read_board
     from trilithon.cli.models.pull_progress import PullProgress
-    from trilithon.engines.target import wanted
+    from trilithon.engines.placing import download_target
     from trilithon.models.fetch.download import Download
     from trilithon.models.fetch.download_list import PullOptions
     from trilithon.models.fetch.pull import pull as fetch
@@ -68,7 +68,9 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     rate = parse_rate(limit, name="--limit") if limit else None
     reference = _with_choice(parse_reference(model), quant)
     options = PullOptions(
-        wanted=wanted(reference, read_board(), configuration, chip), transfer=Download(limit=rate), insecure=insecure
+        wanted=download_target(reference, read_board(), configuration, chip),
+        transfer=Download(limit=rate),
+        insecure=insecure,
     )
     with (
         ModelStore.open(configuration) as store,

@@ -7,10 +7,12 @@ off, contexts of 1,024 to 32,768, CPU). Other engines differ; for their formats 
 
 from dataclasses import dataclass
 
-from trilithon.models.files.gguf import GgufFacts, bytes_per_token, layer_kv_bytes
+from trilithon.models.files.gguf import GgufFacts, bytes_per_token, layer_kv_bytes, read_gguf
+from trilithon.models.files.model_file import ModelFile
 
-__all__ = ["MemoryNeed", "bytes_per_token", "compute_bytes", "kv_cache_bytes", "memory_need"]
+__all__ = ["MemoryNeed", "bytes_per_token", "compute_bytes", "kv_cache_bytes", "memory_by_context", "memory_need"]
 
+_CONTEXTS = (2048, 8192, 32_768)
 _MICRO_BATCH = 512
 
 
@@ -55,6 +57,17 @@ def memory_need(
         facts, context, micro_batch=micro_batch, flash_attention=flash_attention, full_window_cache=full_window_cache
     )
     return MemoryNeed(weights_bytes=facts.size_bytes, kv_bytes=slots * kv_bytes, compute_bytes=work)
+
+
+def memory_by_context(file: ModelFile) -> dict[int, MemoryNeed]:
+    """For some usual contexts (tokens), up to the one that the model was trained for; empty for formats of which only
+    the engine knows the need."""
+    if file.format != "gguf":
+        return {}
+    facts = read_gguf(file.path)
+    longest = facts.context_train or max(_CONTEXTS)
+    contexts = [context for context in _CONTEXTS if context <= longest] or [longest]
+    return {context: memory_need(facts, context) for context in contexts}
 
 
 def kv_cache_bytes(

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Placement
-from trilithon.engines.choice import suits_placements
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
-from trilithon.engines.placing import Need, place, usable_here
-from trilithon.engines.table import engines
+from trilithon.engines.placing import Need, nothing_runs, place, suits_placements, usable_here
 from trilithon.errors import ModelError, PlacementError
 from trilithon.models.adopt.places import find_adopted
 from trilithon.models.files.hashing import known_sha256
@@ -173,8 +171,7 @@ class Catalog:
             return parse_placement(plan.placement)
         usable = usable_here([file], self._configuration)
         if not usable:
-            reasons = "; ".join(missing for engine in engines(self._configuration) if (missing := engine.missing()))
-            raise PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+            raise nothing_runs(file, self._configuration)
         return usable[0]
 
     def _offered(self, file: ModelFile) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from trilithon.engines.target import wanted
+from trilithon.engines.placing import download_target
 from trilithon.errors import Interrupted, ModelError, TrilithonError
 from trilithon.models.fetch.download_list import PullOptions
 from trilithon.models.fetch.pull import Pulled, PullStep, TellStep, pull
@@ -120,7 +120,9 @@ class Pulls:
 
         configuration = self._shelf.configuration
         try:
-            options = PullOptions(wanted=wanted(reference, self._shelf.board, configuration), insecure=insecure)
+            options = PullOptions(
+                wanted=download_target(reference, self._shelf.board, configuration, None), insecure=insecure
+            )
             with ModelStore.open(configuration) as store:
                 pulled = pull(reference, store, options, told)
         except Interrupted:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trilithon.engines.suitability import Suitability, memory_at, what_runs
+from trilithon.engines.placing import Suitability, what_runs
 from trilithon.errors import ModelError
-from trilithon.models.files.memory import MemoryNeed
+from trilithon.models.files.memory import MemoryNeed, memory_by_context
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
@@ -111,7 +111,7 @@ def _weights(manifest: Manifest, file: StoredFile, store: ModelStore, shelf: Cat
     try:
         read = read_weights(manifest, file, store, None)
         verdicts = what_runs(read, shelf.board, shelf.configuration)
-        return Weights(name=file.name, memory=memory_at(read), verdicts=tuple(verdicts), file=read)
+        return Weights(name=file.name, memory=memory_by_context(read), verdicts=tuple(verdicts), file=read)
     except ModelError as error:
         return Weights(name=file.name, memory={}, verdicts=(), problem=str(error))
 
