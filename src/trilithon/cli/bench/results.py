@@ -156,7 +156,13 @@ def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:
 @results.command("export")
 @click.argument("campaigns", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", "form", type=click.Choice(_FORMATS), default="trilithon", show_default=True, help="The output format."
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="trilithon",
+    show_default=True,
+    help="The output format.",
 )
 def export(campaigns: tuple[str, ...], form: str) -> None:
     """Print CAMPAIGNS, complete (trilithon) or in one of llama-bench's formats, on stdout."""

@@ -32,10 +32,21 @@ _FILE_SUFFIXES = (".gguf", ".rkllm")
 @click.option("--system", default="", metavar="TEXT", help="The system prompt.")
 @click.option("--think/--nothink", default=None, help="Whether the model reasons first. [default: the model's own]")
 @click.option("--format", "form", default="", metavar="json", help="Answer in JSON, or by a JSON schema.")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A model parameter, such as temperature=0.2.")
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A model parameter, such as temperature=0.2.",
+)
 @click.option("--context", type=click.IntRange(256), help="Context length in tokens, for prompt and answer together.")
-@click.option("--keepalive", metavar="TIME", help="How long the server keeps the model loaded afterwards: 5m, 0; -1 keeps it.")
-@click.option("--placement", default="", metavar="P", help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT.")
+@click.option(
+    "--keepalive", metavar="TIME", help="How long the server keeps the model loaded afterwards: 5m, 0; -1 keeps it."
+)
+@click.option(
+    "--placement", default="", metavar="P", help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT."
+)
 @click.option("--verbose", is_flag=True, help="Show the timings of each answer.")
 def run(model: str, prompt: tuple[str, ...], **words: Any) -> None:
     """Chat with MODEL (a name as in trilithon list, or a file), or ask it PROMPT.

@@ -40,7 +40,9 @@ class _ChipType(click.ParamType[str]):
 
 @click.command("pull")
 @click.argument("model")
-@click.option("--quant", help="The quantisation, such as Q4_K_M or w8a8, or a file name. [default: chosen for this board]")
+@click.option(
+    "--quant", help="The quantisation, such as Q4_K_M or w8a8, or a file name. [default: chosen for this board]"
+)
 @click.option("--chip", metavar="CHIP", type=_ChipType(), help="Choose files for this chip: rk3588, rk3576, …")
 @click.option("--limit", metavar="RATE", help="Bandwidth limit in bytes per second: 500k, 2M.")
 @click.option(

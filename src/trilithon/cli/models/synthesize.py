@@ -37,7 +37,11 @@ def models() -> None:
 @models.command("synthesize")
 @click.argument("name", required=False, shell_complete=_complete_architecture)
 @click.option(
-    "--quant", default="f16", show_default=True, shell_complete=_complete_quantization, help="The quantisation of the weights."
+    "--quant",
+    default="f16",
+    show_default=True,
+    shell_complete=_complete_quantization,
+    help="The quantisation of the weights.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write this file. [default: into the store]")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")

@@ -33,25 +33,55 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command("serve")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="The port; 0 takes a free one.")
-@click.option("--unix", type=click.Path(path_type=Path), help="Listen on a Unix socket, and on no port unless --port is given.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="The port; 0 takes a free one."
+)
+@click.option(
+    "--unix", type=click.Path(path_type=Path), help="Listen on a Unix socket, and on no port unless --port is given."
+)
 @click.option("--api-key-file", type=_FILE, help="More API keys, one per line, besides those of trilithon key.")
 @click.option("--no-key", is_flag=True, help="Disable authentication.")
-@click.option("--cors", multiple=True, metavar="ORIGIN", help="Allow browser requests from ORIGIN: https://chat.example, or *.")
-@click.option("--host-name", "host_names", multiple=True, metavar="NAME", help="Accept another host name for this machine.")
+@click.option(
+    "--cors", multiple=True, metavar="ORIGIN", help="Allow browser requests from ORIGIN: https://chat.example, or *."
+)
+@click.option(
+    "--host-name", "host_names", multiple=True, metavar="NAME", help="Accept another host name for this machine."
+)
 @click.option("--tls-cert", type=_FILE, help="Serve HTTPS with this certificate (PEM).")
 @click.option("--tls-key", type=_FILE, help="The private key of the certificate (PEM).")
-@click.option("--memory-budget", metavar="SIZE", help="Memory for all models: 6G. [default: free memory, less a reserve]")
-@click.option("--keep-alive", default="5m", show_default=True, help="Unload an idle model after this time; -1 for never.")
+@click.option(
+    "--memory-budget", metavar="SIZE", help="Memory for all models: 6G. [default: free memory, less a reserve]"
+)
+@click.option(
+    "--keep-alive", default="5m", show_default=True, help="Unload an idle model after this time; -1 for never."
+)
 @click.option(
     "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Parallel requests per model."
 )
-@click.option("--context", type=click.IntRange(256), default=4096, show_default=True, help="Context length in tokens, per request.")
 @click.option(
-    "--placement", default="", metavar="P", help="Use this placement for every model: ENGINE[@BUILD]/UNIT. [default: its plan]"
+    "--context",
+    type=click.IntRange(256),
+    default=4096,
+    show_default=True,
+    help="Context length in tokens, per request.",
 )
-@click.option("--pin", "pins", multiple=True, metavar="MODEL", shell_complete=complete_model, help="Load this model and keep it loaded.")
-@click.option("--requests-per-minute", type=click.IntRange(0), default=0, help="Rate limit per key. [default: no limit]")
+@click.option(
+    "--placement",
+    default="",
+    metavar="P",
+    help="Use this placement for every model: ENGINE[@BUILD]/UNIT. [default: its plan]",
+)
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="Load this model and keep it loaded.",
+)
+@click.option(
+    "--requests-per-minute", type=click.IntRange(0), default=0, help="Rate limit per key. [default: no limit]"
+)
 @click.option("--allow-image-fetch", is_flag=True, help="Fetch images that a request names by URL.")
 @click.option("--no-pages", is_flag=True, help="Serve the API only, no web pages.")
 @click.option("--drain", default="30s", show_default=True, help="How long running answers may continue at shutdown.")
