@@ -1,12 +1,13 @@
 """The common frame of the benchmark scripts: arguments, figures as text or JSON, bounds, and exit codes.
 
 Exit codes: 0 every bound is met, 1 a bound is missed (a figure that was not measured misses its bound), 2 bad input
-or something that this machine lacks, 130 stopped by the user.
+or something that this machine lacks, 130 stopped by a signal.
 """
 
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def report(figures: Mapping[str, Figure], bounds: Sequence[Bound], *, as_json: b
 
 def run(main: Callable[[], int]) -> None:
     """The entry of a script. A known error becomes one line (and the last lines of an engine that failed)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the engines it started would stay
     try:
         code = main()
     except (TrilithonError, OSError) as error:

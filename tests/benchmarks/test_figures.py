@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import signal
 from pathlib import Path
 from types import ModuleType
 
@@ -82,10 +83,16 @@ def test_bad_input_ends_the_script(frame: ModuleType, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "error: model.gguf does not exist\n"
 
 
-def test_a_stopped_script_has_the_exit_code_of_a_stop(frame: ModuleType) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_script_has_the_exit_code_of_a_stop(frame: ModuleType, number: signal.Signals) -> None:
     def stopped() -> int:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
+        return 0
 
-    with pytest.raises(SystemExit) as end:
-        frame.run(stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            frame.run(stopped)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert end.value.code == 130

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -101,6 +102,24 @@ def test_the_limit_ends_what_takes_longer(serving: Serving, tiny: Path) -> None:
             assert '"error"' in list(lines)[-1]
     assert served.ended() == 0
     assert goes(child)
+
+
+@pytest.mark.slow
+def test_it_ends_too_when_nobody_reads_its_stderr(tiny: Path, home: Path) -> None:
+    command = [str(Path(sys.executable).with_name("trilithon")), "serve", str(tiny), *SLOW, "--port", "0", "--no-pages"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            url = re.search(r" at (\S+)", process.stderr.readline())[1]  # type: ignore[index] # its first line
+            with httpx.stream("POST", f"{url}/api/chat", json=QUESTION, timeout=60, trust_env=False) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                process.stderr.close()
+                process.send_signal(signal.SIGTERM)
+                assert json.loads(list(lines)[-1])["done_reason"] == "stop"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow

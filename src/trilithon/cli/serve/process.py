@@ -184,8 +184,8 @@ class _UvicornServer(uvicorn.Server):
                 else:
                     leftover.unlink(missing_ok=True)
             os._exit(_STOPPED)
+        self.should_exit = True  # first: the reader of our stderr may be gone
         self._listening.ending()
-        self.should_exit = True
 
 
 def _config(service: Service, listening: Listening) -> uvicorn.Config:
