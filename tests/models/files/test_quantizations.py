@@ -21,7 +21,7 @@ ROOT = Path(trilithon.__file__).parent
 NAMES = {*PREFERRED, *(row.name for row in TENSOR_TYPES.values())}
 # Values of an option of another program, which takes just these.
 OPTIONS = {
-    "engines/convert.py": "--outtype of llama.cpp's converter",
+    "engines/llamacpp/convert.py": "--outtype of llama.cpp's converter",
     "engines/llamacpp/engine.py": "--cache-type-k of llama-server",
     "models/synthetic/architectures.py": "what this module can write",
 }

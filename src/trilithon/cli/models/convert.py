@@ -12,7 +12,7 @@ from trilithon.errors import UserError
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from trilithon.cli.engines.progress import CompileProgress
-    from trilithon.engines.convert import Converted
+    from trilithon.engines.conversion import Converted
     from trilithon.settings import Configuration
 
     _Maker = Callable[[Configuration, CompileProgress], Converted]
@@ -88,7 +88,7 @@ def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
 
 
 def _to_rkllm(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
-    from trilithon.engines.convert import convert_to_rkllm
+    from trilithon.engines.rkllm.convert import convert_to_rkllm
     from trilithon.engines.rkllm.recipe import CHIPS, RkllmRecipe
 
     for name in ("chip", "quant"):
@@ -101,7 +101,7 @@ def _to_rkllm(source: Path, output: Path | None, words: dict[str, Any]) -> "_Mak
 
 
 def _to_gguf(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
-    from trilithon.engines.convert import convert_to_gguf
+    from trilithon.engines.llamacpp.convert import convert_to_gguf
 
     kind = (words["quant"] or "f16").lower()
     target = output or Path(f"{source.absolute().name}-{kind}.gguf")
