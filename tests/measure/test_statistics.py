@@ -176,7 +176,7 @@ def test_a_difference_too_small_to_matter_is_the_same() -> None:
     a = noisy(20, spread=0.0005)
     found = compare([value * 1.005 for value in a], noisy(20, spread=0.0005, seed=2), higher_is_better=True)
     assert found.answer == "same"
-    assert "less than the 1% that counts" in found.reason
+    assert "below the threshold of 1%" in found.reason
     assert found.ratio is not None
     assert found.ratio.low is not None
     assert found.ratio.low > 1

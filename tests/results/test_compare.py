@@ -214,15 +214,17 @@ def test_the_question_decides_where_it_alone_was_put_to_all() -> None:
         [placement(CPU, "reference"), placement(guessing)], answered(CPU, 10, decoded(50)) + answered(guessing, 30)
     )
     said = verdict_sentence(whole)
-    assert said.startswith(f"{guessing} is the placement to use: words per second"), said
+    assert said.startswith(f"{guessing} is the recommended placement: words per second"), said
     assert "3.00 times as fast as llama.cpp/cpu" in said
     assert "was not measured" not in said
     # Where decode was measured of all, it decides.
     both = answered(CPU, 10, decoded(50)) + answered(guessing, 30, decoded(40))
-    assert verdict_sentence(replace(whole, runs=tuple(both))).startswith(f"{CPU} is the placement to use: decode")
+    assert verdict_sentence(replace(whole, runs=tuple(both))).startswith(f"{CPU} is the recommended placement: decode")
     # One that failed in the question does not make it the less complete test.
     failed = answered(CPU, 10, decoded(50)) + runs(guessing, 40)
-    assert verdict_sentence(replace(whole, runs=tuple(failed))).startswith(f"{CPU} is the placement to use: decode")
+    assert verdict_sentence(replace(whole, runs=tuple(failed))).startswith(
+        f"{CPU} is the recommended placement: decode"
+    )
 
 
 def test_rounds_of_one_campaign_are_paired_and_those_of_two_are_not() -> None:
@@ -337,7 +339,7 @@ def test_the_fastest_right_placement_is_the_one_to_use() -> None:
         [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
     )
     assert verdict_sentence(whole) == (
-        "llama.cpp/cpu is the placement to use: decode 52.1 tokens/s, 1.31 times as fast as rk-llama.cpp/npu"
+        "llama.cpp/cpu is the recommended placement: decode 52.1 tokens/s, 1.31 times as fast as rk-llama.cpp/npu"
         " (1.30–1.32) and its answers are the reference; prefill is fastest on rk-llama.cpp/npu (3.00 times)."
     )
 
@@ -353,10 +355,12 @@ def test_the_only_placement() -> None:
 def test_broken_is_never_recommended_however_fast() -> None:
     whole = campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90))
     found = verdict_sentence(whole)
-    assert found.startswith("llama.cpp/cpu is the placement to use: decode 10.0 tokens/s and its answers are right")
+    assert found.startswith(
+        "llama.cpp/cpu is the recommended placement: decode 10.0 tokens/s and its answers match the reference"
+    )
     assert found.endswith("; rk-llama.cpp/npu is faster, but its answers are broken.")
     assert verdict_sentence(campaign([placement(NPU, "broken")], runs(NPU, 90))) == (
-        "No placement is to be used: rk-llama.cpp/npu is out: its answers are broken."
+        "No placement can be recommended: rk-llama.cpp/npu is excluded: its answers are broken."
     )
 
 
@@ -373,14 +377,14 @@ def test_a_tie_is_said_to_be_one() -> None:
     whole = campaign([placement(CPU), placement(GPU)], runs(CPU, 20) + runs(GPU, 20.01, shift=3))
     found = verdict_sentence(whole)
     assert found.startswith(
-        "llama.cpp/gpu is the placement to use: decode 20.0 tokens/s, a tie with llama.cpp/cpu (20.0"
+        "llama.cpp/gpu is the recommended placement: decode 20.0 tokens/s, a tie with llama.cpp/cpu (20.0"
     )
 
 
 def test_prefill_breaks_a_tie() -> None:
     whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3))
     found = verdict_sentence(whole)
-    assert found.startswith("rk-llama.cpp/npu is the placement to use")
+    assert found.startswith("rk-llama.cpp/npu is the recommended placement")
     assert "a tie with llama.cpp/cpu" in found
     assert "its prefill is the fastest too, 300 tokens/s" in found
 
@@ -388,9 +392,9 @@ def test_prefill_breaks_a_tie() -> None:
 def test_too_few_runs_do_not_make_a_winner() -> None:
     whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
     assert verdict_sentence(whole) == (
-        "llama.cpp/cpu is likely the placement to use: decode 50.1 tokens/s, against 40.1 tokens/s on"
+        "llama.cpp/cpu is probably the best placement: decode 50.1 tokens/s, against 40.1 tokens/s on"
         " rk-llama.cpp/npu (not comparable: 2 runs on each side; at least 5 on each side are needed)"
-        " and its answers are right."
+        " and its answers match the reference."
     )
 
 
@@ -434,7 +438,7 @@ def test_lower_is_better_is_told_as_speed() -> None:
     ]
     text = verdict_sentence(campaign([placement(CPU), placement(NPU)], found))
     assert text.startswith(
-        "llama.cpp/cpu is the placement to use: load, file in the page cache 1.00 s, 2.00 times as fast"
+        "llama.cpp/cpu is the recommended placement: load, file in the page cache 1.00 s, 2.00 times as fast"
     )
 
 
@@ -462,8 +466,8 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
                 [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
             ),
             (
-                "Лучше всех подходит llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее, чем rk-llama.cpp/npu"
-                " (1.30–1.32), его ответы служат эталоном; промпт быстрее всех читает rk-llama.cpp/npu (в 3.00 раза)."
+                "Рекомендуемое размещение — llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее,"
+                " чем rk-llama.cpp/npu (1.30–1.32), его ответы служат эталоном; префилл быстрее всех у rk-llama.cpp/npu (в 3.00 раза)."
             ),
         ),
         (
@@ -475,31 +479,31 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         ),
         (
             campaign([placement(CPU, "reference")], runs(CPU, 43)),
-            "Измерено только llama.cpp/cpu: decode — 43.0 tokens/s, сверить ответы было не с чем.",
+            "Измерено только llama.cpp/cpu: decode — 43.0 tokens/s, сравнить ответы было не с чем.",
         ),
         (
             campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90)),
             (
-                "Лучше всех подходит llama.cpp/cpu: decode — 10.0 tokens/s, ответы верны; rk-llama.cpp/npu быстрее, но"
-                " ответы испорчены."
+                "Рекомендуемое размещение — llama.cpp/cpu: decode — 10.0 tokens/s, ответы совпадают с эталоном;"
+                " rk-llama.cpp/npu быстрее, но ответы испорчены."
             ),
         ),
         (
             campaign([placement(NPU, "broken")], runs(NPU, 90)),
-            "Ни одно размещение не годится: rk-llama.cpp/npu отпадает — ответы испорчены.",
+            "Рекомендовать нечего: rk-llama.cpp/npu исключено: ответы испорчены.",
         ),
         (
             campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3)),
             (
-                "Лучше всех подходит rk-llama.cpp/npu: decode — 20.0 tokens/s, наравне с llama.cpp/cpu (20.0"
-                " tokens/s), ответы верны; промпт тоже читает быстрее всех, 300 tokens/s."
+                "Рекомендуемое размещение — rk-llama.cpp/npu: decode — 20.0 tokens/s, наравне с llama.cpp/cpu (20.0"
+                " tokens/s), ответы совпадают с эталоном; префилл тоже самый быстрый, 300 tokens/s."
             ),
         ),
         (
             campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), *DIED]),
             (
-                "Заработало только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны; rk-llama.cpp/npu — неудачных"
-                " прогонов 2 из 2: segmentation fault (SIGSEGV)."
+                "Заработало только llama.cpp/cpu: decode — 50.0 tokens/s, ответы совпадают с эталоном;"
+                " rk-llama.cpp/npu — неудачных прогонов 2 из 2: segmentation fault (SIGSEGV)."
             ),
         ),
         (

@@ -1,4 +1,4 @@
-"""Every page held against axe-core's rules, light and dark, and in both languages nothing of another host's."""
+"""Every page compared with axe-core's rules, light and dark, and in both languages nothing of another host's."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A plan held against this machine: files read, placements resolved, everything refused that can be refused early."""
+"""A plan compared with this machine: files read, placements resolved, everything refused that can be refused early."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,7 @@ __all__ = ["Prepared", "prepare", "record_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A plan that can run here. `reference` is what quality is held against; it may be none of `placements`.
+    """A plan that can run here. `reference` is what quality is compared with; it may be none of `placements`.
     `pinned` says of each clock that was to be pinned what came of it."""
 
     plan: CampaignSetup
@@ -63,7 +63,7 @@ def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:
     for each in (file, reference) if reference is not None else ():
         if each.synthetic:
             raise ModelError(
-                f"{each.path.name} is synthetic: its weights are random, and quality cannot be held against another "
+                f"{each.path.name} is synthetic: its weights are random, and quality cannot be compared with another "
                 "file's; leave --reference out to measure its speed"
             )
 

@@ -1,4 +1,4 @@
-"""Whether a placement is right: its next-token distributions held against a reference placement's, and its answer.
+"""Whether a placement is right: its next-token distributions compared with a reference placement's, and its answer.
 
 Speed never stands without it. The thresholds are here and nowhere else; `docs/methodology.md` gives the reasons.
 """

@@ -1,4 +1,4 @@
-"""Every placement's answers held against the reference's, before the rounds begin."""
+"""Every placement's answers compared with the reference's, before the rounds begin."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager

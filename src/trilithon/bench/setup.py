@@ -97,7 +97,7 @@ def reference_placement(
     *,
     also: Sequence[ModelFile] = (),
 ) -> Placement:
-    """What quality is held against: `file`, or the first of `also`, on the CPU. One of `placements` where it is among
+    """What quality is compared with: `file`, or the first of `also`, on the CPU. One of `placements` where it is among
     them, else another."""
     files = (file, *also)
     for placement in placements:

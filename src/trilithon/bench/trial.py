@@ -159,7 +159,7 @@ async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, repo
     report.note(count != _TOKENS, f"{count} tokens")
     report.begin("log-probabilities")
     if "logprobs" not in build.features:
-        report.absent("this build gives none, so its answers were not held against the reference's")
+        report.absent("this build gives none, so its answers were not compared with the reference's")
     else:
         _hold(await _next(runner, prompt), reference, report)
     report.begin("handover")

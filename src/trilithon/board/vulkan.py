@@ -48,7 +48,7 @@ _PACKAGE_VERSION = re.compile(r"^Version: (?:\d+:)?(\d{2}\.\d{1,2}\.\d{1,2})", r
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VulkanDriver:
     """`library` is None where the manifest names one that is not there. `version` is Mesa's, None for other drivers.
-    `software`: it is the CPU in disguise. `serves`: it can show a GPU that is here, as far as files tell."""
+    `software`: it runs on the CPU. `serves`: it can show a GPU that is here, as far as files tell."""
 
     name: str
     manifest: str

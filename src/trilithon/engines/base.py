@@ -31,7 +31,7 @@ Task = Literal["generate", "embed", "rank"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """What a build says it can compute on besides the CPU. `id` is its word for it ("Vulkan0"), `name` the device's
-    own; `software` means that it is the CPU in disguise (Mesa's llvmpipe). `driver` is name and version, or empty."""
+    own; `software` means that it runs on the CPU (Mesa's llvmpipe). `driver` is name and version, or empty."""
 
     id: str
     unit: Unit

@@ -92,7 +92,7 @@ METRICS: Mapping[TestKind, tuple[Metric, ...]] = {
         Metric("answer_seconds", "Answer", _SECONDS, False, _answer_seconds),
         Metric("words_per_second", "Words per second", "words/s", True, _words_per_second),
         Metric("tokens_per_second", "Answer rate", _TOKENS, True, _decode_rate),
-        Metric("total_seconds", "Question in all", _SECONDS, False, _total_seconds),
+        Metric("total_seconds", "Total time", _SECONDS, False, _total_seconds),
     ),
     "cold": (
         Metric("load_cold_seconds", "Load, file on disk", _SECONDS, False, _mark("load_cold_ns")),

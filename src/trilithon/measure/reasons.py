@@ -1,4 +1,4 @@
-"""The words for why a verdict is as it is. Another language hands in its own, of the same keys and values."""
+"""Texts for the reasons of a verdict. Another language supplies its own, with the same keys and values."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ Say = Callable[..., str]
 REASONS: dict[str, str] = {
     "reason_few": "{a} and {b} runs; at least {least} on each side are needed",
     "reason_few_each": "{a} runs on each side; at least {least} on each side are needed",
-    "reason_no_ratio": "a value is not above 0, so there is no ratio",
-    "reason_shown_none": "no difference shown; one of {percent:.1f}% would have been",
-    "reason_negligible": "{difference}: less than the {negligible:.0%} that counts",
+    "reason_no_ratio": "a value is not positive, so the ratio is undefined",
+    "reason_shown_none": "no significant difference (a difference of {percent:.1f}% or more would have been detected)",
+    "reason_negligible": "{difference}, below the threshold of {negligible:.0%}",
     "reason_claimed": "{difference} (p {p})",
     "reason_times": "{ratio:.3g} times as much",
     "reason_more": "{share:.1%} more",

@@ -130,7 +130,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityRecord:
-    """How right a placement is, held against the reference placement.
+    """How right a placement is, compared with the reference placement.
 
     `verdict` is "reference", "same", "degraded", "broken" or "unknown"; `reasons` say why in words.
     `divergence` is the mean KL divergence in nats per token, `agreement` the fraction of positions whose most

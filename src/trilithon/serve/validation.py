@@ -117,7 +117,7 @@ def require_short(text: str, field: str) -> None:
 
 
 def require_schema(schema: Any, field: str) -> None:
-    """A JSON schema as an object, and not a huge one: it becomes a grammar, which each token is held against."""
+    """A JSON schema as an object, and not a huge one: it becomes a grammar, which each token is compared with."""
     if not isinstance(schema, Mapping):
         raise wrong(field, f"{field} must be a JSON schema: an object")
     if len(json.dumps(schema)) > _MOST_SCHEMA_CHARACTERS:

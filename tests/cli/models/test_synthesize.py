@@ -75,7 +75,7 @@ def test_quality_against_another_file_is_refused(trilithon: Program, home: Path,
     done = trilithon("bench", model, "--reference", reference, "--test", "tg", "-r", "1", "--placement", GOOD)
     assert done.code == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: s.gguf is synthetic: its weights are random, and quality cannot be held against another file's; "
+        "error: s.gguf is synthetic: its weights are random, and quality cannot be compared with another file's; "
         "leave --reference out to measure its speed"
     )
 

@@ -263,6 +263,6 @@ def test_the_cpu_has_none(file: ModelFile) -> None:
 
 def test_software_is_said(file: ModelFile) -> None:
     (remark,) = ENGINE.remarks(a_placement(file, a_build(SOFTWARE)), "")
-    assert remark == "llvmpipe (LLVM 15) is the CPU in disguise: these figures say nothing about a GPU"
+    assert remark == "llvmpipe (LLVM 15) runs on the CPU: these figures say nothing about a GPU"
     assert ENGINE.remarks(a_placement(file, a_build(GPU)), "") == ()
     assert ENGINE.remarks(a_placement(file, a_build(SOFTWARE), "cpu"), "") == ()

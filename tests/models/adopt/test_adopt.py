@@ -447,7 +447,7 @@ def test_many_projectors_take_no_long_time(tmp_path: Path) -> None:
     began = time.process_time_ns()
     found = look(tmp_path, tmp_path / "m")
     assert all(len(each.of_role("projector")) == 1 for each in found.manifests)
-    assert time.process_time_ns() - began < 5e9  # 0.2 s on an idle machine, and 30 s where each is held against each
+    assert time.process_time_ns() - began < 5e9  # 0.2 s on an idle machine, and 30 s where each is compared with each
 
 
 def test_links_are_followed_only_within_a_folder(tmp_path: Path) -> None:

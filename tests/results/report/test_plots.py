@@ -56,7 +56,7 @@ def words(chart):
 def test_a_comparison_has_the_charts_of_an_article(charts):
     assert list(charts) == ["prefill-pp512", "decode-tg128", "bandwidth-tg128", "question-time", "words-per-second"]
     assert charts["decode-tg128"].title == "Decode, tg128: tokens per second, higher is better"
-    assert charts["question-time"].title == "Question, time in all: seconds, lower is better"
+    assert charts["question-time"].title == "Question, total time: seconds, lower is better"
 
 
 def test_every_placement_stands_in_every_chart(charts, example):

@@ -58,7 +58,10 @@ def test_a_campaign_shows_its_verdict_charts_and_figures(
     page.goto(f"{results.url}/results")
     screenshot(page, f"results-{language[:2]}-{width}")
     lines(page).first.get_by_role("link").click()
-    said = {"en": "is the placement to use: decode", "ru": "Лучше всех подходит rkllm/npu: генерация — 11.2 токен/с"}
+    said = {
+        "en": "is the recommended placement: decode",
+        "ru": "Рекомендуемое размещение — rkllm/npu: генерация — 11.2 токен/с",
+    }
     expect(page.locator(".verdict .sentence")).to_contain_text(said[language[:2]])
     expect(page.get_by_role("heading", name=verdict)).to_be_visible()
     expect(page.locator(".chart svg[role=img]")).to_have_count(3)
@@ -112,7 +115,7 @@ def test_everything_is_to_be_had_as_a_file(results):
         assert len(rows) == 10 and float(rows[0]["low"]) <= float(rows[0]["median"]) <= float(rows[0]["high"])
         assert http.get("/results/1/charts/decode-tg128.png").content.startswith(b"\x89PNG\r\n")
         assert ElementTree.fromstring(http.get("/results/1/charts/decode-tg128.svg").text).tag.endswith("svg")
-        assert "is the placement to use" in http.get("/results/1/report.html").text
+        assert "is the recommended placement" in http.get("/results/1/report.html").text
         assert http.get("/results/1/charts/none.png").status_code == 400
         for asked in ({"params": {"language": "ru"}}, {"headers": {"accept-language": "ru"}}):
             assert "Генерация" in http.get("/results/1/charts/decode-tg128.svg", **asked).text

@@ -180,7 +180,7 @@ def _close(descriptors: Sequence[int]) -> None:
 
 def probes(machine: Machine, *, each_cpu: bool = False) -> Iterator[Probe]:
     """Everything that could be read, meters first: a frame carries the time of its beginning, and only power and
-    energy are held against the clock. With `each_cpu` the load of each CPU by itself, beside that of its group."""
+    energy are compared with the clock. With `each_cpu` the load of each CPU by itself, beside that of its group."""
     yield from meters(machine)
     yield from _temperatures(machine)
     yield from _clocks_and_loads(machine, each_cpu)

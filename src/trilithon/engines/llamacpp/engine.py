@@ -91,7 +91,7 @@ class LlamaCpp:
         if placement.unit == "gpu":
             device = chosen_device(placement.build, placement.settings)
             if device.software:
-                return (f"{device.name} is the CPU in disguise: these figures say nothing about a GPU",)
+                return (f"{device.name} runs on the CPU: these figures say nothing about a GPU",)
         return ()
 
     def _embedded(self) -> list[Build]:

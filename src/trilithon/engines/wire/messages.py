@@ -128,7 +128,7 @@ _FORCING_BIAS = 1000.0  # added to a logit: far beyond any that a model gives
 class Completion:
     """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt.
 
-    Greedy unless `temperature` is set, so that two placements can be held against each other. `forced` is the token
+    Greedy unless `temperature` is set, so that two placements can be compared. `forced` is the token
     to generate whatever the model prefers; the distribution that `candidates` asks for stays the model's own.
     """
 

@@ -1,6 +1,6 @@
 """The transfer itself: several ranges at once into a Partial, taken up where it stopped, never two versions glued.
 
-Nothing here decides when a file is good: its length is held against what was announced, its sum by `Partial.finish`.
+Nothing here decides when a file is good: its length is compared with what was announced, its sum by `Partial.finish`.
 """
 
 import asyncio

@@ -105,7 +105,7 @@ class _Hub:
         self._api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="trilithon")
 
     def files(self, name: str) -> _Contents:
-        """What the hub says is held against what it can be: a mirror may be anything."""
+        """What the hub says is compared with what it can be: a mirror may be anything."""
         info = self._asked(name, lambda: self._api.model_info(name, files_metadata=True, timeout=self._timeout))
         listed = tuple(map(_read_sibling, info.siblings or ()))
         revision: object = info.sha or "main"

@@ -1,6 +1,6 @@
 """How much memory a model takes, told apart by what it is for, and how many bytes one generated token reads.
 
-The formulas are llama.cpp's (0c1e570), held against what its server reported when it loaded: the KV cache to the byte
+The formulas are llama.cpp's (0c1e570), compared with what its server reported when it loaded: the KV cache to the byte
 where the context is a multiple of 256, the work buffers within 7% (seven cases of four models, flash attention on and
 off, contexts of 1,024 to 32,768, CPU). Other engines differ; for their formats the weights alone are known.
 """

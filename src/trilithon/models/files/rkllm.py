@@ -3,7 +3,7 @@
 The layout is not published. What is used here is others' account of files of toolkit 1.3.1: the shape of a GGUF of
 version 3, whose magic and texts are masked with 256 bytes, begun anew at each text; numbers are plain. The mask is not
 known beforehand: it is recovered from the names of keys that every file is said to have, and from a long text that is
-known from elsewhere (the chat template). None of this was ever held against a real file, so every fact is optional,
+known from elsewhere (the chat template). None of this was ever compared with a real file, so every fact is optional,
 and a file that reads otherwise is still a file: the runtime has the last word.
 """
 

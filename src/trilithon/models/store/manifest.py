@@ -175,7 +175,7 @@ def require_digest(digest: str) -> None:
 
 
 def require_name(name: ModelName) -> None:
-    """A name is put together by whoever pulls: held against the grammar again before it becomes a path."""
+    """A name is put together by whoever pulls: compared with the grammar again before it becomes a path."""
     found = parse_reference(str(name))
     if isinstance(found, Repository):
         found = found.local_name

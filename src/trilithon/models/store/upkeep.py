@@ -1,4 +1,4 @@
-"""The store looked after: every byte held against its digest, and what nobody uses any more removed."""
+"""The store looked after: every byte compared with its digest, and what nobody uses any more removed."""
 
 import os
 import re

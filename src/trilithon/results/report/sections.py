@@ -31,7 +31,7 @@ def quality(campaign: Campaign) -> Html:
         "Is the answer still right?",
         element(
             "p",
-            f"The next-token distributions of each placement, held against those of {references} on the same text. "
+            f"The next-token distributions of each placement, compared with those of {references} on the same text. "
             "The divergence is in nats per token, 0 when they are equal.",
         ),
         table("Quality of each placement", heads, body),

@@ -132,7 +132,7 @@ async def _asked(client: "httpx.AsyncClient", url: "httpx.URL", policy: ImagePol
             "GET",
             url.copy_with(host=str(address)),
             headers={"Host": url.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity"},
-            extensions={"sni_hostname": url.host},  # which the certificate is held against, too
+            extensions={"sni_hostname": url.host},  # which the certificate is compared with, too
         )
         with contextlib.suppress(httpx.ConnectError):  # the next one may be of the other kind of IP
             return await client.send(request, stream=True, follow_redirects=False)
