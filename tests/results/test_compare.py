@@ -467,7 +467,8 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
             ),
             (
                 "Рекомендуемое размещение — llama.cpp/cpu: decode — 52.1 tokens/s, в 1.31 раза быстрее,"
-                " чем rk-llama.cpp/npu (1.30–1.32), его ответы служат эталоном; префилл быстрее всех у rk-llama.cpp/npu (в 3.00 раза)."
+                " чем rk-llama.cpp/npu (1.30–1.32), его ответы служат эталоном; префилл"
+                " быстрее всех у rk-llama.cpp/npu (в 3.00 раза)."
             ),
         ),
         (
@@ -516,8 +517,8 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         (
             campaign([placement(CPU)], [*runs(CPU, 50), run(CPU, 5, outcome="failed", failure=CRASH)]),
             (
-                "Измерено только llama.cpp/cpu: decode — 50.0 tokens/s, ответы верны, но неудачных прогонов"
-                " 1 из 6: segmentation fault (SIGSEGV)."
+                "Измерено только llama.cpp/cpu: decode — 50.0 tokens/s, ответы совпадают с эталоном, но неудачных"
+                " прогонов 1 из 6: segmentation fault (SIGSEGV)."
             ),
         ),
         (campaign([placement(CPU)], []), "Ничего не измерено."),
