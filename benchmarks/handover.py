@@ -11,7 +11,7 @@ cancels. The bound is on the overhead, the time beyond the ideal, for prompts of
 whichever is more.
 
 Rounds in which the decoder evaluated the prompt itself do not count for the overhead; "handed over" says how many
-there were, and why. After such a round the pair is started again: each failure suspends the handover for longer, and
+there were, and why. After such a round the pair is started again: each failure pauses the handover for longer, and
 one would otherwise decide the rest of the benchmark.
 """
 
@@ -157,6 +157,8 @@ def figures_of(a: Sequence[Timed], b: Sequence[Timed], pair: Sequence[Timed]) ->
     alone = [median(result.total_ms for result in side) for side in (a, b)]
     together = median(result.total_ms for result in pair)
     figures: dict[str, Figure] = {"A ms": alone[0], "B ms": alone[1], "A+B ms": together, "ideal ms": median(ideals)}
+    # Where nothing is handed over, these often say why: the first placement is the slower one.
+    figures |= {f"{name} prefill ms": median(r.prompt_ms for r in side) for name, side in ((_A, a), (_B, b))}
     figures["handed over"] = handed_over(pair)
     transfers = [result.transfer_ms for result in pair if result.transfer_ms is not None]
     overheads = [r.total_ms - ideal for r, ideal in zip(pair, ideals, strict=True) if r.transfer_ms is not None]
