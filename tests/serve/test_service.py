@@ -64,7 +64,7 @@ def test_pieces_and_how_it_ended(within: Callable[..., None]) -> None:
 def test_the_engines_bytes_pass_through(within: Callable[..., None]) -> None:
     async def scenario(service: Service) -> None:
         async with service.answer(chat(), "somebody") as answer:
-            content = b"".join([chunk async for chunk in answer.chunks()])
+            content = await answer.read()
         assert content.startswith(b"data: ")
         assert content.rstrip().endswith(b"[DONE]")
 
@@ -115,7 +115,7 @@ def test_vectors_are_made_by_a_runner_of_their_own(within: Callable[..., None]) 
         body = {"input": ["one", "two"]}
         wanted = Generation(model="tiny", path="/v1/embeddings", body=body, needs=frozenset({"embeddings"}))
         async with service.answer(wanted, "somebody") as answer:
-            found = json.loads(b"".join([chunk async for chunk in answer.chunks()]))
+            found = json.loads(await answer.read())
         assert len(found["data"]) == 2
         await service.ask(chat(), "somebody")
         assert [loaded.key for loaded in service.pool.loaded()] == ["tiny:latest (vectors)", "tiny:latest"]

@@ -94,9 +94,14 @@ class Relayed:
     def content_type(self) -> str:
         return self._exchange.content_type
 
-    async def chunks(self, outlet: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
-        """The body's bytes; what arrived together comes together. What came while the reader waited goes into the
-        outlet as long as that is free, and is not given here."""
+    async def begun(self, writer: DirectWriter | None = None) -> None:
+        """Wait until `chunks` has something to give, or the body is over."""
+        while not (self._content or self._exchange.complete):
+            await self._asked(self._arrival(writer))
+
+    async def chunks(self, writer: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
+        """The body's bytes; what arrived together comes together. What arrives while this waits goes to `writer` as
+        long as that is free, and is not given here."""
         while not self.complete:
             content, self._content = self._content, b""
             if content:
@@ -104,7 +109,7 @@ class Relayed:
             elif self._exchange.complete:
                 self._end()
             else:
-                await self._asked(self._arrival(outlet))
+                await self._asked(self._arrival(writer))
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])

@@ -55,14 +55,13 @@ def passed(request: Request, generation: Generation, ignored: Sequence[str] = ()
                 body = functools.partial(_renamed, answer, renaming)
                 yield Outgoing(body=body, content_type=EVENTS, headers=headers)
             else:
-                content = b"".join([chunk async for chunk in answer.chunks()])
-                yield Outgoing(body=renaming.whole(content), headers=headers)
+                yield Outgoing(body=renaming.whole(await answer.read()), headers=headers)
 
     return opening
 
 
 async def _renamed(answer: Answer, renaming: ModelNames, outlet: DirectWriter) -> AsyncIterator[bytes]:
-    async for chunk in answer.chunks(_RenamingWriter(outlet, renaming)):
+    async for chunk in await answer.chunks(_RenamingWriter(outlet, renaming)):
         if named := renaming.feed(chunk):
             yield named
     if rest := renaming.finish():

@@ -43,17 +43,16 @@ class RetriedRequest:
     ) -> bool | None:
         return await self._held.__aexit__(kind, error, trace)
 
-    async def chunks(self, outlet: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
-        """As of `Relayed`. Some engines send the head of an answer at once, and may die over the prompt."""
+    async def chunks(self, writer: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
+        """As `Relayed.chunks`, given once the body has begun: some engines send the head of an answer at once, and may
+        die during prefill."""
         try:
-            async for chunk in self.relayed.chunks(outlet):
-                yield chunk
+            await self.relayed.begun(writer)
         except ChildDied as error:
             if self.relayed.first_ns:
                 raise
             await self._once_more(error)
-            async for chunk in self.relayed.chunks(outlet):
-                yield chunk
+        return self.relayed.chunks(writer)
 
     async def _ask(self) -> None:
         try:

@@ -25,8 +25,8 @@ __all__ = ["Answer", "Service"]
 
 @dataclass(slots=True)
 class Answer:
-    """One request at work. Read it once, by `chunks` (the engine's bytes as they are) or by `events`; closing what
-    gave it cancels the request."""
+    """One request at work. Read it once, by `chunks` or `read` (the engine's bytes as they are) or by `events`; closing
+    what gave it cancels the request."""
 
     entry: CatalogEntry
     placement: Placement
@@ -47,14 +47,17 @@ class Answer:
     def handed(self) -> Handed | None:
         return self._asking.relayed.handed
 
-    def chunks(self, outlet: DirectWriter | None = None) -> AsyncIterator[bytes]:
-        """What the outlet takes is not given here."""
-        return self._asking.chunks(outlet)
+    async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:
+        """The body's bytes, except those that went to the direct writer. Returns once the body has begun."""
+        return await self._asking.chunks(writer)
+
+    async def read(self) -> bytes:
+        return b"".join([chunk async for chunk in await self.chunks()])
 
     async def events(self) -> AsyncIterator[Piece | End]:
         """Pieces of a streamed answer, `End` last."""
         reader = AnswerReader()
-        async for chunk in self._asking.chunks():
+        async for chunk in await self.chunks():
             for piece in reader.feed(chunk):
                 yield piece
         end = reader.end()
@@ -137,7 +140,7 @@ class Service:
     async def forward(self, model: str, path: str, body: Mapping[str, Any], caller: str) -> tuple[Answer, bytes]:
         """An endpoint that answers at once with JSON: /tokenize, /detokenize, /apply-template, /v1/embeddings."""
         async with self.answer(Generation(model=model, path=path, body=body), caller) as answer:
-            return answer, b"".join([chunk async for chunk in answer.chunks()])
+            return answer, await answer.read()
 
     async def load(
         self, model: str, caller: str, keep_alive_seconds: float | None, context: int | None = None

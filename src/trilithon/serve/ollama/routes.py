@@ -254,7 +254,7 @@ async def _cut(service: Service, caller: str, body: EmbedBody, asked: OllamaRequ
 
 async def _posted(service: Service, caller: str, generation: Generation) -> tuple[Answer, dict[str, Any]]:
     async with service.answer(generation, caller) as answer:
-        return answer, json_object(b"".join([chunk async for chunk in answer.chunks()]))
+        return answer, json_object(await answer.read())
 
 
 def _shortened(vector: list[float], dimensions: int | None) -> list[float]:

@@ -69,8 +69,7 @@ def _several(request: Request, asked: Sequence[Generation], ignored: Sequence[st
 
 
 async def _whole(answer: Answer, model: str) -> bytes:
-    content = b"".join([chunk async for chunk in answer.chunks()])
-    return ModelNames(answer.placement.file.path, model).whole(content)
+    return ModelNames(answer.placement.file.path, model).whole(await answer.read())
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -87,7 +86,7 @@ async def _numbered(answers: AsyncIterator[Answer], model: str) -> AsyncIterator
     merging, choice = Merging(), 0
     async for answer in answers:
         renaming = ModelNames(answer.placement.file.path, model)
-        async for chunk in answer.chunks():
+        async for chunk in await answer.chunks():
             if named := merging.feed(renaming.feed(chunk), choice):
                 yield named
         choice += 1
@@ -133,9 +132,8 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
         async with in_turn(request, [asked]) as (answer, _):
-            content = b"".join([chunk async for chunk in answer.chunks()])
             found = shaped(
-                content,
+                await answer.read(),
                 model=body.model,
                 dimensions=body.dimensions,
                 base64_wanted=body.encoding_format == "base64",
