@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def _edit(file: Path, diff: str) -> None:
     file.write_text(content.replace(old, new), encoding="utf-8")
 
 
-def _run(script: str, root: Path) -> None:
+def _run(words: Sequence[str], root: Path) -> str:
+    """Its stdout."""
     folder = root.parent
     packages = folder / "packages"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRILITHON_", "PYTEST_"))}
@@ -73,9 +75,11 @@ def _run(script: str, root: Path) -> None:
         "PIP_TARGET": str(packages),  # nothing is installed into the environment that runs the tests
         "PIP_NO_INDEX": "1",
     }
-    words = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        words, cwd=root, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -83,13 +87,19 @@ def _run(script: str, root: Path) -> None:
 @pytest.mark.parametrize("title", _sections())
 def test_an_example_works(title: str, copy: Path) -> None:
     blocks = list(FENCE.finditer(_sections()[title]))
-    assert blocks[-1]["kind"] == "sh", "an example ends with the commands that check it"
+    assert "sh" in {block["kind"] for block in blocks[-2:]}, "an example ends with the commands that check it"
+    output, changed = "", set[str]()
     for block in blocks:
         path, kind, text = block["path"], block["kind"], block["text"]
         if kind == "sh":
-            _run(text, copy)
+            output = _run(["bash", "-euo", "pipefail", "-c", text], copy)
+        elif kind == "text":
+            assert text in output
         elif kind == "diff":
             _edit(copy / path, text)
         else:
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             (copy / path).write_text(text, encoding="utf-8")
+        changed |= {path} if path and path.endswith(".py") else set()
+    _run(["ruff", "check", *changed], copy)
+    _run(["ruff", "format", "--check", *changed], copy)
