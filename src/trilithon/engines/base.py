@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from trilithon.models.files.model_file import ModelFile
 
@@ -130,6 +130,7 @@ class Launch:
     tenancy: Literal["npu"] | None = None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """An engine module's face. One instance per engine, listed in `engines.table`."""
 
@@ -141,7 +142,10 @@ class Engine(Protocol):
         """The copies of this engine that are usable now; quick (no native library is loaded)."""
 
     def missing(self) -> str:
-        """Why there is no build, ending with the command that fixes it; empty when there is one."""
+        """Why there is no build, ending with "; run: COMMAND"; empty when there is one."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with copies that are installed, one line each, ending with "; run: COMMAND" where one helps."""
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         """Why this file cannot run there with these settings; empty when it can."""

@@ -1,30 +1,92 @@
-"""Engine name → "module:Class". A new engine is one module and one line here."""
+"""Every engine by name: Trilithon's own, and those that installed packages add as entry points.
 
+A package adds an engine with a line `NAME = "module:Class"` under `[project.entry-points."trilithon.engines"]` in its
+pyproject.toml; the class follows `engines.base.Engine`.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
 
 from trilithon.engines.base import Engine
 from trilithon.errors import PlacementError
 from trilithon.settings import Configuration
 
-__all__ = ["ENGINES", "engine", "engines"]
+__all__ = ["ENGINES", "BrokenEngine", "broken_engines", "engine", "engines", "installed"]
 
-ENGINES = {
+ENGINES: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.engine:LlamaCpp",
     "rk-llama.cpp": "trilithon.engines.rk_llamacpp.engine:RkLlamaCpp",
     "rkllm": "trilithon.engines.rkllm.engine:Rkllm",
     "scripted": "trilithon.engines.scripted.engine:ScriptedEngine",
 }
+_GROUP = "trilithon.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenEngine:
+    """An engine of an installed package that cannot be used, and why."""
+
+    name: str
+    package: str
+    reason: str
+
+    @property
+    def problem(self) -> str:
+        return f"engine {self.name} of the package {self.package} cannot be loaded: {self.reason}"
+
+    @property
+    def fix(self) -> str:
+        return f"update the package, or run: pip uninstall {self.package}"
 
 
 def engine(name: str, configuration: Configuration) -> Engine:
-    """The engine called `name`. Raises PlacementError for an unknown one."""
-    try:
+    """The engine called `name`. Raises PlacementError for one that is unknown or cannot be loaded."""
+    if name in ENGINES:
         module, _, attribute = ENGINES[name].partition(":")
-    except KeyError:
-        raise PlacementError(f"unknown engine {name}; there are {', '.join(ENGINES)}") from None
-    made: Engine = getattr(import_module(module), attribute)(configuration)
-    return made
+        maker: Engine = getattr(import_module(module), attribute)(configuration)
+        return maker
+    for added in _added(configuration):
+        if added.name != name:
+            continue
+        if isinstance(added, BrokenEngine):
+            raise PlacementError(f"{added.problem}; {added.fix}")
+        return added
+    names = [*ENGINES, *(point.name for point in installed())]
+    raise PlacementError(f"unknown engine {name}; there are {', '.join(names)}")
 
 
 def engines(configuration: Configuration) -> list[Engine]:
-    return [engine(name, configuration) for name in ENGINES]
+    """Every engine that can be loaded."""
+    own = [engine(name, configuration) for name in ENGINES]
+    return [*own, *(added for added in _added(configuration) if not isinstance(added, BrokenEngine))]
+
+
+def broken_engines(configuration: Configuration) -> list[BrokenEngine]:
+    return [added for added in _added(configuration) if isinstance(added, BrokenEngine)]
+
+
+@functools.cache
+def installed() -> tuple[EntryPoint, ...]:
+    """The entry points of all packages in this environment; reading them takes some milliseconds."""
+    return tuple(sorted(entry_points(group=_GROUP), key=lambda point: point.name))
+
+
+def _added(configuration: Configuration) -> Iterator[Engine | BrokenEngine]:
+    for point in installed():
+        package = point.dist.name if point.dist else point.value
+        if point.name in ENGINES:
+            yield BrokenEngine(point.name, package, "Trilithon has an engine of that name")
+            continue
+        try:
+            maker = point.load()(configuration)
+        except Exception as error:  # noqa: BLE001 - another package's code may raise anything
+            yield BrokenEngine(point.name, package, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+            continue
+        if not isinstance(maker, Engine) or maker.name != point.name:
+            yield BrokenEngine(point.name, package, f"{point.value} is not an engine of that name")
+        else:
+            yield maker

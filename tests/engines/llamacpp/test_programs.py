@@ -1,11 +1,13 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trilithon.engines.llamacpp import programs as module
+from trilithon.engines.llamacpp.engine import LlamaCpp
 from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.engines.registry import Registered, add
 from trilithon.settings import Configuration
@@ -138,6 +140,8 @@ def test_a_program_for_another_machine(configuration: Configuration, tmp_path: P
     (only,) = found(configuration, tmp_path / "mine")
     assert only.version == "unknown (OSError)"
     assert only.trouble == "cannot be started: Exec format error"
+    (problem,) = LlamaCpp(replace(configuration, builds=(tmp_path / "mine",))).problems()
+    assert problem == f"{only.path} does not list its devices: {only.trouble}; run: {only.path} --list-devices"
 
 
 def test_two_compilations_of_one_version_are_told_apart(configuration: Configuration, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ __all__ = ["doctor"]
 
 
 def _engine_rows(board: "Board") -> Sequence[EngineRow]:
-    from trilithon.engines.table import engines
+    from trilithon.engines.table import broken_engines, engines
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
@@ -24,16 +24,18 @@ def _engine_rows(board: "Board") -> Sequence[EngineRow]:
     rows = [row for engine in found for row in _rows_of(engine, configuration)]
     builds = [build for engine in found if not engine.only_when_named for build in engine.builds()]
     units = {unit for build in builds for unit in build.units if not build.only_when_named(unit)}
-    rows += _troubles(configuration)
+    rows += [
+        EngineRow(f"{broken.name}/…", usable=False, why=broken.problem, fix=broken.fix)
+        for broken in broken_engines(configuration)
+    ]
     return rows + [
         EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units
     ]
 
 
 def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[EngineRow]:
-    missing = engine.missing()
-    if missing:
-        why, _, fix = missing.partition("; run: ")
+    for problem in filter(None, (engine.missing(), *engine.problems())):
+        why, _, fix = problem.partition("; run: ")
         yield EngineRow(f"{engine.name}/…", usable=False, why=why, fix=fix)
     for build in engine.builds():
         told = f"{build.version}, {build.where}"
@@ -57,16 +59,6 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
         if known.step:
             cause = f", because it failed {known.failed[-1]}" if known.failed else ""
             yield f"{known.architecture} {known.quantization} runs with {known.step}{cause}"
-
-
-def _troubles(configuration: "Configuration") -> Iterator[EngineRow]:
-    """Programs that could not say what they compute on."""
-    from trilithon.engines.llamacpp.programs import programs
-
-    for program in programs(configuration):
-        if program.trouble:
-            why = f"{program.path} does not tell its devices: {program.trouble}"
-            yield EngineRow("gpu", usable=False, why=why, fix=f"try by hand: {program.path} --list-devices")
 
 
 def _why_none(unit: str, board: "Board") -> str:

@@ -38,7 +38,7 @@ class BuildRow:
 
 
 def build_rows(configuration: Configuration) -> list[BuildRow]:
-    from trilithon.engines.table import engines
+    from trilithon.engines.table import broken_engines, engines
 
     entries = registered(configuration)
     rows = []
@@ -58,6 +58,10 @@ def build_rows(configuration: Configuration) -> list[BuildRow]:
         if missing := engine.missing():
             why, _, fix = missing.rpartition("; ")
             rows.append(BuildRow(engine=engine.name, name="", problem=why or missing, fix=fix))
+    rows += [
+        BuildRow(engine=broken.name, name="", problem=broken.problem, fix=broken.fix)
+        for broken in broken_engines(configuration)
+    ]
     used = [Path(row.build.where) for row in rows if row.build and _is_path(row.build)]
     return rows + [_unused(entry) for entry in entries if not any(_inside(path, entry.folder) for path in used)]
 

@@ -52,6 +52,13 @@ class LlamaCpp:
             return ""
         return "the xllamacpp package is not installed; run: pip install xllamacpp"
 
+    def problems(self) -> tuple[str, ...]:
+        return tuple(
+            f"{program.path} does not list its devices: {program.trouble}; run: {program.path} --list-devices"
+            for program in programs(self._configuration)
+            if program.trouble
+        )
+
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if file.format != "gguf":
             return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"

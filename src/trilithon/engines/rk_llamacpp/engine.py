@@ -73,6 +73,9 @@ class RkLlamaCpp:
             "trilithon engines add FOLDER"
         )
 
+    def problems(self) -> tuple[str, ...]:
+        return ()  # llama.cpp's engine reports on all llama-server programs
+
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         board = self._board()
         return (

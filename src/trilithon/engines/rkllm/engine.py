@@ -83,6 +83,9 @@ class Rkllm:
             "on GitHub and run: trilithon engines add FOLDER"
         )
 
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if unit not in build.units:
             return f"{self.name} runs on the NPU alone; take {self.name}/npu"

@@ -209,6 +209,9 @@ class ScriptedEngine:
     def missing(self) -> str:
         return ""
 
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if unit not in build.units:
             return f"{build.engine} knows no unit {unit}; take one of {', '.join(build.units)}"
