@@ -1,7 +1,7 @@
-"""Made v0_1/: everything that version 0.1 writes to disk, by its own commands on a planted board.
+"""Wrote v0_1/: everything that version 0.1 writes to disk, by its own commands, on a board made of files.
 
-Run at commit 5f8cecc, with its sources first on PYTHONPATH: python tests/compat/make.py. It is kept to say where the
-files come from; code of a later version cannot make files of this one.
+It runs at commit 5f8cecc alone, copied into tests/compat there, with that commit's src first on PYTHONPATH. It is kept
+to say where the files come from: the code of a later version writes other files.
 """
 
 import base64
@@ -20,13 +20,12 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT / "tests/models/standins")]
+sys.path[:0] = [str(ROOT / "tests/models/standins"), str(ROOT / "tests/models")]
 
 from trilithon.board import sysfs  # noqa: E402 - nothing else may be imported before the board is planted
 
@@ -59,6 +58,7 @@ BOARD = {
     "/proc/vmstat": "pswpin 0\npswpout 0\noom_kill 0\n",
     "/sys/devices/system/cpu/online": "0-3\n",
     **{f"/sys/devices/system/cpu/cpu{n}/cpu_capacity": "1024\n" for n in range(4)},
+    **{f"/sys/devices/system/cpu/cpu{n}/cpuidle/state{m}/disable": "0\n" for n in range(4) for m in range(2)},
     **{f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list": f"{n}\n" for n in range(4)},
     f"{POLICY}/related_cpus": "0 1 2 3\n",
     f"{POLICY}/cpuinfo_max_freq": "1800000\n",
@@ -222,12 +222,17 @@ def tiny(path: Path, **more: Any) -> Path:
 
 
 def split(folder: Path) -> Path:
-    """A model in two files."""
+    """A model in two files, which says of itself that its weights are random."""
     from gguf import GGUFWriter
 
     from trilithon.models import synthetic
 
-    synthetic.GGUFWriter = partial(GGUFWriter, split_max_tensors=8)  # type: ignore[assignment,misc]
+    class Writer(GGUFWriter):
+        def __init__(self, path: Path, architecture: str):
+            super().__init__(path, architecture, split_max_tensors=8)
+            self.add_bool("trilithon.synthetic", True)
+
+    synthetic.GGUFWriter = Writer  # type: ignore[misc]
     try:
         tiny(folder / "parted.gguf", architecture="gemma3", seed=2, context=1024)
     finally:
@@ -236,9 +241,9 @@ def split(folder: Path) -> Path:
 
 
 def make_models(home: Path, work: Path) -> None:
-    model = tiny(home / "loose/tiny-F16.gguf")
-    pull(model.read_bytes(), b"GGUF" + random.Random(9).randbytes(20_000))
     work.mkdir()
+    model = tiny(home / "loose/tiny-F16.gguf")
+    pull(model.read_bytes(), b"GGUF" + random.Random(9).randbytes(20_000), work)
     modelfile = work / "Modelfile"
     modelfile.write_text(f"FROM {model}\n")
     trilithon("create", "tiny", "-f", modelfile, "--copy")
@@ -254,15 +259,20 @@ def make_models(home: Path, work: Path) -> None:
     second_store(home, modelfile, model)
 
 
-def pull(content: bytes, other: bytes) -> None:
-    """A whole download, and one that was stopped half way."""
+def pull(content: bytes, other: bytes, work: Path) -> None:
+    """A model with a projector, one converted for a chip, and one that was stopped half way."""
     from standin_hub import HubRepository, HubStandIn
     from standin_web import Fault, WebStandIn
+    from test_rkllm_file import write_rkllm
 
     with WebStandIn() as storage, HubStandIn(storage) as hub:
         os.environ["HF_ENDPOINT"] = hub.url
-        hub.repositories["acme/pulled-GGUF"] = HubRepository({"pulled-F16.gguf": content})
+        files = {"pulled-F16.gguf": content, "mmproj-pulled-F16.gguf": b"GGUF" + random.Random(7).randbytes(3000)}
+        hub.repositories["acme/pulled-GGUF"] = HubRepository(files)
         trilithon("pull", "hf.co/acme/pulled-GGUF")
+        converted = write_rkllm(work / "m.rkllm", weights=2000).read_bytes()
+        hub.repositories["acme/converted"] = HubRepository({"converted-rk3588-w8a8.rkllm": converted})
+        trilithon("pull", "hf.co/acme/converted", "--chip", "rk3588")
         hub.repositories["acme/stopped-GGUF"] = HubRepository({"stopped-F16.gguf": other})
         storage.fault = lambda asked: Fault(status=404) if asked.span and asked.span[0] else Fault(after=8_000)
         trilithon("pull", "hf.co/acme/stopped-GGUF", code=2)
@@ -324,7 +334,7 @@ def make_results(home: Path, board: Path, work: Path) -> None:
     trilithon("bench", home / "loose/tiny-F16.gguf", *question, "-r", "1", *placed("llama.cpp@embedded/cpu:t=1"))
     trilithon("bench", "tiny", *pp_tg, "-r", "1", "--no-quality", *placed("llama.cpp@mali/gpu"))
     killed(board, work)
-    stopped(board)
+    stopped(home, board)
     file = home / "llama-bench.json"
     file.write_text(json.dumps(LLAMA_BENCH, indent=1))
     trilithon("results", "import", file)
@@ -341,16 +351,18 @@ def killed(board: Path, work: Path) -> None:
     other = work / "pinned"
     shutil.copytree(board, other, symlinks=True)
     words = ("bench", "tiny", "--test", "tg", "-n", "400", "--no-quality", *placed("scripted/cpu:decode=20"))
-    with program(other, *words, "--pin-clocks") as process:
+    with program(other, *words, "--pin-clocks", "--keep-awake") as process:
         until(process, "tg400")
         process.kill()
 
 
-def stopped(board: Path) -> None:
-    """One run is done when it is interrupted."""
-    words = ("bench", "tiny", "-p", "16", "-n", "8", "--test", "pp", "--test", "tg", "-r", "2", "--no-quality")
-    with program(board, *words, *placed("scripted/cpu:prefill=500,decode=8")) as process:
-        until(process, "[2/2]")
+def stopped(home: Path, board: Path) -> None:
+    """Two placements, of which each has one run when it is interrupted."""
+    loose = home / "loose/tiny-F16.gguf"
+    words = ("bench", "tiny", "-p", "16", "-n", "8", "--test", "pp", "--test", "tg", "-r", "2", "-t", "1,2")
+    more = ("--also", loose, "--reference", loose, *placed("scripted/cpu:prefill=500,decode=40"))
+    with program(board, *words, *more) as process:
+        until(process, "[3/4]")
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

@@ -20,9 +20,9 @@ PLAN = "scripted/cpu:prefill=2000,decode=200"
 ANSWER = "A trilithon is the simplest gate that people have ever built"
 # Thrown away: they open nothing but these tests' own server.
 KEYS = {
-    "ci": "trl-JxvYxqyMxz0UAyOWY8KbtLCHknX91eCB1h9fRUFhmlM",
-    "gone": "trl-6v1nm8VY1nKRv4sL9B9I41q1m__qbyEOWvqrNNqDgFA",
-    "phone": "trl-UI3GF8XgCXfZsY7Ua7g71WPVFiBU-97cZ7c4a7BUFuc",
+    "ci": "trl-qLyEmXxiaMJfW0sv_-Z5OAFceUUqz6muEC_RJjVJsNw",
+    "gone": "trl-HMrdRHBHFsjOtDp_rQwNcXAoktAGoeRx-LX0cxsFyg4",
+    "phone": "trl-v9uQYfzXHe1jULlyskEgitlL4neGis7S_Sy8_sF_RnA",
 }
 
 
