@@ -74,7 +74,7 @@ def test_a_download_is_on_the_disk_before_its_record_says_so(tmp_path: Path, cal
     with ModelStore(tmp_path).receive(None, 4, key="x") as partial:
         calls.clear()
         partial.append(b"1234")
-        partial.note()
+        partial.record()
         data, note = partial.path.name, f"{partial.path.stem}.json"
         assert calls == [
             f"pwrite {data}",

@@ -27,4 +27,4 @@ async def remove(service: Service, entry: CatalogEntry) -> Removal:
 
 def _is_own(service: Service, entry: CatalogEntry) -> bool:
     with ModelStore.open(service.shelf.configuration) as store:
-        return store.is_own(entry.manifest.name)
+        return store.is_local(entry.manifest.name)

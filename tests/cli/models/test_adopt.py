@@ -67,7 +67,7 @@ def test_adopt_as_json(trilithon: Program, theirs: Path) -> None:
     (model,) = found["models"]
     assert (model["name"], model["source"]) == ("tiny:1b", "Ollama")
     assert Path(model["files"][0]).parent == theirs / "blobs"
-    assert found["passed_over"] == []
+    assert found["skipped"] == []
     assert {"source": "Ollama", "folder": str(theirs)} in found["places"]
 
 

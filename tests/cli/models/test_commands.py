@@ -108,7 +108,7 @@ def test_list_tells_what_is_wrong(trilithon: Program, store: ModelStore) -> None
     keep(store, "half", b"y")
     path = store.file_path(store.list()[1].files[0])
     path.unlink()
-    broken = store.own.root / "manifests" / "h" / "n" / "m" / "t.json"
+    broken = store.local.root / "manifests" / "h" / "n" / "m" / "t.json"
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
     done = trilithon("list")
@@ -125,7 +125,7 @@ def test_a_layer_is_marked(trilithon: Program, home: Path, monkeypatch: pytest.M
     done = trilithon("rm", "shared")
     assert done.code == 2
     assert is_one_line(done.stderr)
-    assert "only read" in done.stderr
+    assert "read only" in done.stderr
 
 
 def test_show_says_what_it_is(trilithon: Program, store: ModelStore, tiny: Path) -> None:
@@ -190,7 +190,7 @@ def test_show_of_a_damaged_file_says_so(trilithon: Program, store: ModelStore) -
         (("rm", "../x"), "not the name of a model"),
         (("rm", "a/../b"), "does not fit"),
         (("cp", "kept", "a b"), "does not fit"),
-        (("cp", "kept", "kept"), "is there already"),
+        (("cp", "kept", "kept"), "exists already"),
         (("bench", "none"), "there is no none:latest"),
     ],
 )
@@ -245,7 +245,7 @@ def test_prune(trilithon: Program, store: ModelStore) -> None:
     assert trilithon("prune", "--dry-run").stdout == f"would remove 1 file, {nothing}, 2.0 KiB\n"
     assert trilithon("prune").stdout.startswith(f"removed 1 file, {nothing}")
     assert trilithon("prune", "--all").stdout.startswith("removed 0 files, 1 unfinished download and 0 unfinished")
-    assert not any((store.own.root / "partial").iterdir())
+    assert not any((store.local.root / "partial").iterdir())
 
 
 def test_bench_takes_a_name(trilithon: Program, store: ModelStore, tiny: Path) -> None:

@@ -87,7 +87,7 @@ def test_what_cannot_be_done_is_told_before(configuration: Configuration, tiny: 
         lost.write_bytes(tiny.read_bytes())
         gone = model(lost)
         lost.unlink()
-        with pytest.raises(ModelError, match="is gone"):
+        with pytest.raises(ModelError, match="is missing"):
             plan_quantized(gone, "Q8_0", store, configuration)
     assert not configuration.data.exists()
     assert not conversions(configuration).exists()

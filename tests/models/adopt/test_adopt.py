@@ -41,7 +41,7 @@ def names(found: Adoption) -> list[str]:
 
 
 def reasons(found: Adoption) -> Mapping[str, str]:
-    return {each.path.name: each.reason for each in found.passed_over}
+    return {each.path.name: each.reason for each in found.skipped}
 
 
 def get(found: Adoption, name: str) -> Manifest:
@@ -128,7 +128,7 @@ def test_a_model_of_ollamas_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     assert manifest.parameters == {"stop": ["<|im_end|>"], "temperature": 0.7, "num_ctx": 4096}
     assert manifest.messages == (PresetMessage("user", "hi"),)
     assert manifest.adopted
-    assert found.passed_over == ()
+    assert found.skipped == ()
 
 
 def test_names_of_other_hosts_and_users(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_store_through_a_link_is_found_once(tmp_path: Path) -> None:
     (tmp_path / ".ollama").mkdir()
     (tmp_path / ".ollama/models").symlink_to(tmp_path / "system/usr/share/ollama/.ollama/models")
     found = look(tmp_path)
-    assert (names(found), found.passed_over) == (["qwen2.5:0.5b"], ())
+    assert (names(found), found.skipped) == (["qwen2.5:0.5b"], ())
 
 
 def test_what_is_wrong_in_ollamas_store_is_said_and_the_rest_is_used(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_repositories_in_the_cache_by_quantisation(tmp_path: Path) -> None:
     shards = get(found, f"hf.co/{repository}:F16").files
     assert [file.name[-19:] for file in shards] == ["-00001-of-00002.gguf"[1:], "-00002-of-00002.gguf"[1:]]
     assert all(file.path is not None and file.path.is_symlink() for file in shards)
-    assert found.passed_over == ()
+    assert found.skipped == ()
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME"])
@@ -297,7 +297,7 @@ def test_what_is_wrong_in_the_cache(tmp_path: Path) -> None:
     (cache / "models--gpt2").mkdir()
     found = look(tmp_path)
     assert names(found) == ["hf.co/user/good:Q4_0"]
-    said = {str(each.path.relative_to(cache)).split("/")[0][14:]: each.reason for each in found.passed_over}
+    said = {str(each.path.relative_to(cache)).split("/")[0][14:]: each.reason for each in found.skipped}
     snapshot = next(cache.glob("models--user--weights-only/snapshots/*"))
     assert said["weights-only"].endswith(
         f"one is made of it by: trilithon convert '{snapshot}' --to gguf --output weights-only-f16.gguf"
@@ -502,7 +502,7 @@ def test_a_folder_inside_another_is_looked_into_once(tmp_path: Path) -> None:
     ollama_model(tmp_path / "m/ollama")
     found = look(tmp_path, tmp_path / "m", tmp_path / "m/sub", tmp_path / "m/ollama")
     assert sorted(names(found)) == ["qwen2.5:0.5b", "x:Q4_0"]
-    assert found.passed_over == ()
+    assert found.skipped == ()
 
 
 def test_trilithons_own_folders_are_not_adopted(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_what_nobody_may_look_into_is_as_good_as_not_there() -> None:
             with pytest.raises(ModelError, match="is no folder; name one that holds models"):
                 remember_folder(Configuration(data=Path(made) / "data", cache=Path(made)), closed / "manifests/x")
     assert names(found) == ["x:Q4_0"]
-    said = [each.reason for each in found.passed_over]
+    said = [each.reason for each in found.skipped]
     if os.geteuid() == 0:
         assert len([each for each in said if "Permission denied" in each]) == 3
         assert any("trilithon adopt --forget" in each for each in said)
@@ -606,8 +606,8 @@ def test_any_json_of_ollamas_is_used_or_passed_over(manifest: object, small: obj
         ollama_model(store, params=json.dumps(small).encode(), messages=json.dumps(small).encode())
         write(store / "manifests/registry.ollama.ai/library/x/any", json.dumps(manifest))
         found = look(Path(made))
-        assert len(found.models) + len({each.path for each in found.passed_over}) >= 2
-        assert all("\n" not in each.reason for each in found.passed_over)
+        assert len(found.models) + len({each.path for each in found.skipped}) >= 2
+        assert all("\n" not in each.reason for each in found.skipped)
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from standin_web import Asked, Fault, WebStandIn
 
 from trilithon.errors import DownloadError, ModelError
-from trilithon.models.fetch.download import Changed, Download, Remote, download, look, segments
-from trilithon.models.fetch.http_client import DownloadSource, Patience, shown_url
+from trilithon.models.fetch.download import Download, FileChanged, Remote, download, probe, segments
+from trilithon.models.fetch.http_client import DownloadSource, RetryPolicy, redacted_url
 from trilithon.models.fetch.transfer_rate import TransferProgress
 from trilithon.models.store.model_store import ModelStore
 
-QUICK = Patience(attempts=4, first_wait_seconds=0.01, longest_wait_seconds=0.05, silence_seconds=1.0)
-TRANSFER = Download(patience=QUICK)
+QUICK = RetryPolicy(attempts=4, first_wait_seconds=0.01, longest_wait_seconds=0.05, silence_seconds=1.0)
+TRANSFER = Download(retry=QUICK)
 DATA = random.Random(1).randbytes(3_000_000)
 
 
@@ -61,7 +61,7 @@ def fetch(
 
 def debris(store: ModelStore) -> list[str]:
     """What lies about beside blobs."""
-    root = store.own.root
+    root = store.local.root
     return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.parent.name != "blobs"]
 
 
@@ -111,8 +111,8 @@ def test_random_cuts_end_with_the_right_bytes(web: WebStandIn, store: ModelStore
     data = DATA[: luck.randrange(1, len(DATA))]
     url = web.put("/m", data)
     web.fault = lambda _: Fault(after=luck.randrange(0, 400_000)) if luck.random() < 0.5 else None
-    patient = Patience(attempts=50, first_wait_seconds=0.001, longest_wait_seconds=0.002, silence_seconds=1)
-    assert fetch(store, url, data, transfer=Download(patience=patient)) == data
+    patient = RetryPolicy(attempts=50, first_wait_seconds=0.001, longest_wait_seconds=0.002, silence_seconds=1)
+    assert fetch(store, url, data, transfer=Download(retry=patient)) == data
     store.close()
     assert debris(store) == []
 
@@ -183,8 +183,8 @@ def test_one_connection_only(web: WebStandIn, store: ModelStore) -> None:
         return Fault(pace=8_000_000)
 
     web.fault = fault
-    patience = Patience(attempts=6, first_wait_seconds=0.02, longest_wait_seconds=0.1)
-    assert fetch(store, url, transfer=Download(patience=patience)) == DATA
+    retry = RetryPolicy(attempts=6, first_wait_seconds=0.02, longest_wait_seconds=0.1)
+    assert fetch(store, url, transfer=Download(retry=retry)) == DATA
 
 
 def test_a_trickle_is_not_waited_for(web: WebStandIn, store: ModelStore) -> None:
@@ -210,9 +210,9 @@ def test_a_file_that_changes_is_not_glued(web: WebStandIn, store: ModelStore) ->
 
 def test_a_changed_file_without_a_sum_is_the_callers_to_begin_anew(web: WebStandIn, store: ModelStore) -> None:
     source = DownloadSource(url=web.put("/m", DATA))
-    remote = look(source, TRANSFER)
+    remote = probe(source, TRANSFER)
     web.put("/m", DATA[::-1])
-    with store.receive(None, remote.size_bytes, key="k") as partial, pytest.raises(Changed):
+    with store.receive(None, remote.size_bytes, key="k") as partial, pytest.raises(FileChanged):
         download(source, partial, transfer=TRANSFER, tell=silent, remote=remote)
 
 
@@ -226,7 +226,7 @@ def test_servers_that_disagree_on_the_version_are_borne_with_where_the_sum_decid
 
 def test_without_version_and_sum_the_whole_is_fetched_in_one_go(web: WebStandIn, store: ModelStore) -> None:
     source = DownloadSource(url=web.put("/m", DATA, etag=""))
-    remote = look(source, TRANSFER)
+    remote = probe(source, TRANSFER)
     assert (remote.version, remote.ranges) == ("", True)
     with store.receive(None, remote.size_bytes) as partial:
         download(source, partial, transfer=TRANSFER, tell=silent, remote=remote)
@@ -249,7 +249,7 @@ def test_a_wrong_sum_leaves_nothing(web: WebStandIn, store: ModelStore) -> None:
         fetch(store, url)
     store.close()
     assert debris(store) == []
-    assert list(store.own.root.rglob("sha256-*")) == []
+    assert list(store.local.root.rglob("sha256-*")) == []
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_what_no_second_try_fixes(web: WebStandIn, store: ModelStore, status: in
 def test_the_limit_is_kept(web: WebStandIn, store: ModelStore) -> None:
     url = web.put("/m", DATA[:1_000_000])
     began = time.monotonic()
-    fetch(store, url, DATA[:1_000_000], transfer=Download(patience=QUICK, limit=2_000_000))
+    fetch(store, url, DATA[:1_000_000], transfer=Download(retry=QUICK, limit=2_000_000))
     assert 0.25 < time.monotonic() - began < 60
 
 
@@ -357,7 +357,7 @@ def test_the_proposed_name(web: WebStandIn) -> None:
         ("inline", ""),
     ]:
         url = web.put("/m", DATA, headers={"Content-Disposition": disposition})
-        assert look(DownloadSource(url=url), TRANSFER) == Remote(
+        assert probe(DownloadSource(url=url), TRANSFER) == Remote(
             size_bytes=len(DATA), version=web.files["/m"].version, ranges=True, file_name=name
         )
 
@@ -374,7 +374,7 @@ def test_plain_http_has_to_be_wanted() -> None:
 
 
 def test_secrets_in_an_address_are_not_shown() -> None:
-    assert shown_url("https://me:word@host:8/a/b.gguf?X-Signature=1#x") == "https://host:8/a/b.gguf"
+    assert redacted_url("https://me:word@host:8/a/b.gguf?X-Signature=1#x") == "https://host:8/a/b.gguf"
 
 
 @given(

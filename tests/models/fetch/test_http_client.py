@@ -16,9 +16,16 @@ import pytest
 from standin_web import Fault, WebStandIn
 
 from trilithon.errors import DownloadError, ModelError
-from trilithon.models.fetch.http_client import Denied, DownloadSource, Patience, fetch_small, is_loopback, shown_url
+from trilithon.models.fetch.http_client import (
+    AccessDenied,
+    DownloadSource,
+    RetryPolicy,
+    fetch_small,
+    is_loopback,
+    redacted_url,
+)
 
-QUICK = Patience(attempts=2, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=0.2)
+QUICK = RetryPolicy(attempts=2, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=0.2)
 
 
 @pytest.fixture
@@ -27,8 +34,8 @@ def web() -> Iterator[WebStandIn]:
         yield server
 
 
-def fetch(url: str, patience: Patience = QUICK, **source: object) -> bytes:
-    return asyncio.run(fetch_small(DownloadSource(url=url, **source), most_bytes=1000, patience=patience))  # type: ignore[arg-type]
+def fetch(url: str, retry: RetryPolicy = QUICK, **source: object) -> bytes:
+    return asyncio.run(fetch_small(DownloadSource(url=url, **source), most_bytes=1000, retry=retry))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -74,7 +81,7 @@ def dripping(piece: bytes, count: int = 100) -> Callable[[socket.socket], None]:
 )
 def test_an_answer_that_never_begins_is_not_waited_for(piece: bytes, words: str) -> None:
     with answering(dripping(piece, 400)) as host, pytest.raises(DownloadError, match=f"2 times in a row.*{words}"):
-        fetch(f"http://{host}/m", Patience(attempts=2, first_wait_seconds=0.01, silence_seconds=0.3))
+        fetch(f"http://{host}/m", RetryPolicy(attempts=2, first_wait_seconds=0.01, silence_seconds=0.3))
 
 
 def test_a_small_file_that_trickles_is_not_waited_for() -> None:
@@ -117,7 +124,7 @@ def test_bytes_that_were_damaged_on_the_way_are_asked_for_again(
             connection.sendall(b"def")
 
     with answering(answer, context) as host:
-        assert fetch(f"https://{host}/m", Patience(attempts=2, first_wait_seconds=0.01)) == b"abcdef"
+        assert fetch(f"https://{host}/m", RetryPolicy(attempts=2, first_wait_seconds=0.01)) == b"abcdef"
     assert spoilt
 
 
@@ -153,7 +160,7 @@ def test_an_environment_that_is_set_up_wrongly(
 
 def test_a_redirect_to_plain_http_elsewhere_has_to_be_wanted(web: WebStandIn) -> None:
     web.fault = lambda _: Fault(status=302, headers={"Location": "http://host.invalid/m"})
-    with pytest.raises(DownloadError, match="leads to plain http elsewhere, which is not followed; add --insecure"):
+    with pytest.raises(DownloadError, match="redirects to plain http, which is not followed; allow it with --insecure"):
         fetch(f"{web.url}/m")
     with pytest.raises(DownloadError, match="no connection"):
         fetch(f"{web.url}/m", insecure=True)
@@ -167,7 +174,7 @@ def test_a_password_in_an_address_is_told_to_its_host_alone(web: WebStandIn) -> 
         assert [asked.headers.get("authorization") for asked in web.asked] == ["Basic bWU6d29yZA=="]
         assert [asked.headers.get("authorization") for asked in storage.asked] == [None]
     web.fault = lambda _: Fault(status=401)
-    with pytest.raises(Denied, match=r"asks who you are; .*https://NAME:PASSWORD@HOST/FILE") as caught:
+    with pytest.raises(AccessDenied, match=r"asks who you are; .*https://NAME:PASSWORD@HOST/FILE") as caught:
         fetch(f"http://me:word@{web.host}/m")
     assert "word" not in str(caught.value)
 
@@ -198,11 +205,11 @@ def test_machines_whose_names_begin_like_this_one(host: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://[::1", "https://ex\u2100mple.org/m.gguf"])
 def test_addresses_that_python_refuses(url: str) -> None:
-    for ask in (shown_url, is_loopback, lambda text: DownloadSource(url=text)):
+    for ask in (redacted_url, is_loopback, lambda text: DownloadSource(url=text)):
         with pytest.raises(ModelError, match=r"is no address to fetch from: .*; write https://HOST/FILE"):
             ask(url)
 
 
 def test_denied_is_told_by_its_kind(web: WebStandIn) -> None:
-    with pytest.raises(Denied, match="has no such file; check the name"):
+    with pytest.raises(AccessDenied, match="has no such file; check the name"):
         fetch(f"{web.url}/m")

@@ -19,13 +19,13 @@ from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
 from trilithon.models.fetch.download_list import PullOptions
-from trilithon.models.fetch.http_client import Patience
+from trilithon.models.fetch.http_client import RetryPolicy
 from trilithon.models.fetch.pull import Pulled, PullStep, pull
 from trilithon.models.names import parse_reference
 from trilithon.models.store.model_store import ModelStore
 
-PATIENCE = Patience(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=2)
-OPTIONS = PullOptions(wanted=Target(chip="unknown"), transfer=Download(patience=PATIENCE), insecure=True)
+PATIENCE = RetryPolicy(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=2)
+OPTIONS = PullOptions(target=Target(chip="unknown"), transfer=Download(retry=PATIENCE), insecure=True)
 DATA = b"GGUF" + random.Random(2).randbytes(2_500_000)
 # A process of its own, for it is killed: the pull as the program makes it, only that it notes often what came.
 PULLER = """
@@ -35,15 +35,15 @@ from trilithon.errors import TrilithonError
 from trilithon.models.store import partial
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
-from trilithon.models.fetch.http_client import Patience
+from trilithon.models.fetch.http_client import RetryPolicy
 from trilithon.models.names import parse_reference
 from trilithon.models.fetch.pull import pull
 from trilithon.models.fetch.download_list import PullOptions
 from trilithon.models.store.model_store import ModelStore
 
-partial._NOTE_BYTES = 200_000
-patience = Patience(attempts=30, first_wait_seconds=0.002, longest_wait_seconds=0.01, silence_seconds=5)
-options = PullOptions(wanted=Target(chip="unknown"), transfer=Download(patience=patience), insecure=True)
+partial._RECORD_BYTES = 200_000
+retry = RetryPolicy(attempts=30, first_wait_seconds=0.002, longest_wait_seconds=0.01, silence_seconds=5)
+options = PullOptions(target=Target(chip="unknown"), transfer=Download(retry=retry), insecure=True)
 with ModelStore(Path(sys.argv[1])) as store:
     while line := sys.stdin.readline().strip():
         try:
@@ -212,7 +212,7 @@ def test_the_disk_needs_room_for_it_once(
 
     with ModelStore(root) as other, other.receive(digest, len(DATA)) as partial:
         partial.write_at(0, DATA[:1000])
-        partial.note()
+        partial.record()
         with pytest.raises(KeyboardInterrupt):
             fetch(root, f"{registry.host}/library/tiny", tell)
 
@@ -228,7 +228,7 @@ def test_whoever_waits_is_told(registry: RegistryStandIn, root: Path) -> None:
 
     with ModelStore(root) as other, other.receive(digest, len(DATA)) as partial:
         partial.write_at(0, DATA[:1_000_000])
-        partial.note()
+        partial.record()
         with pytest.raises(KeyboardInterrupt):
             fetch(root, f"{registry.host}/library/tiny", tell)
     waiting = [step.progress for step in steps if step.stage == "waiting"]
@@ -269,7 +269,7 @@ def test_the_name_that_a_server_proposes_is_made_safe(web: WebStandIn, root: Pat
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/page.html", "is page.html, which is no GGUF or RKLLM"),
+        ("/page.html", "is page.html, not a GGUF or RKLLM file"),
         ("/a-00001-of-00002.gguf", "one shard of 2"),
         ("/", "is file"),
     ],
@@ -366,7 +366,7 @@ def test_a_file_of_unknown_length_leaves_room_on_the_disk(
 ) -> None:
     url = web.put("/m.gguf", DATA, ranges=False, says_length=False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
-    with pytest.raises(ModelError, match=r"are needed in .* and 0 B are free; remove a model"):
+    with pytest.raises(ModelError, match=r"are needed in .*, 0 B are free; remove a model"):
         fetch(root, url)
     assert lying_about(root) == []
 

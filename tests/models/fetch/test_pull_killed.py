@@ -29,7 +29,7 @@ from trilithon.models.fetch.pull import pull
 from trilithon.models.fetch.download_list import PullOptions
 from trilithon.models.store.model_store import ModelStore
 
-partial._NOTE_BYTES = 20_000
+partial._RECORD_BYTES = 20_000
 steps = 0
 
 def counted(call, is_step, last):
@@ -47,7 +47,7 @@ def run(root, text, chip, last):
         setattr(os, name, counted(getattr(os, name), lambda _: True, last))
     os.open = counted(os.open, lambda words: words[1] & os.O_CREAT, last)
     wanted = Target(chip=chip, chip_by_name=bool(chip))
-    options = PullOptions(wanted=wanted, transfer=Download(), insecure=True)
+    options = PullOptions(target=wanted, transfer=Download(), insecure=True)
     with ModelStore(Path(root)) as store:
         pull(parse_reference(text), store, options, lambda _: None)
 

@@ -15,13 +15,13 @@ from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
 from trilithon.models.fetch.download_list import PullOptions
-from trilithon.models.fetch.http_client import Patience
+from trilithon.models.fetch.http_client import RetryPolicy
 from trilithon.models.fetch.pull import Pulled, pull
 from trilithon.models.names import parse_reference
 from trilithon.models.store.manifest import PresetMessage
 from trilithon.models.store.model_store import ModelStore
 
-QUICK = Download(patience=Patience(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=2))
+QUICK = Download(retry=RetryPolicy(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=0.02, silence_seconds=2))
 WEIGHTS = b"GGUF" + random.Random(1).randbytes(300_000)
 LAYERS: list[tuple[str, bytes | str]] = [
     ("model", WEIGHTS),
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[ModelStore]:
 
 
 def fetch(store: ModelStore, text: str, *, insecure: bool = True) -> Pulled:
-    options = PullOptions(wanted=Target(chip="unknown"), transfer=QUICK, insecure=insecure)
+    options = PullOptions(target=Target(chip="unknown"), transfer=QUICK, insecure=insecure)
     return pull(parse_reference(text), store, options, lambda _: None)
 
 
@@ -134,7 +134,7 @@ def test_manifests_that_are_none(registry: RegistryStandIn, store: ModelStore, m
     registry.manifests["library/odd/latest"] = manifest
     with pytest.raises(ModelError, match=words):
         fetch(store, f"{registry.host}/library/odd")
-    assert not store.own.root.exists()
+    assert not store.local.root.exists()
 
 
 def test_a_text_with_a_wrong_sum(registry: RegistryStandIn, store: ModelStore) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.errors import UserError
-from trilithon.models.fetch.transfer_rate import Limit, TransferProgress, TransferRate, parse_rate
+from trilithon.models.fetch.transfer_rate import RateLimit, TransferProgress, TransferRate, parse_rate
 
 
 class Clock:
@@ -63,7 +63,7 @@ def test_begun_anew() -> None:
 )
 def test_a_limit_is_never_passed(taken: list[tuple[int, float]], rate: int) -> None:
     clock = Clock()
-    limit, began, count = Limit(rate, clock), clock.now_ns, 0
+    limit, began, count = RateLimit(rate, clock), clock.now_ns, 0
     for piece, work_seconds in taken:
         count += piece
         clock.forward(limit.take(piece))
@@ -73,7 +73,7 @@ def test_a_limit_is_never_passed(taken: list[tuple[int, float]], rate: int) -> N
 
 
 def test_no_limit() -> None:
-    assert Limit(None).take(1 << 40) == 0
+    assert RateLimit(None).take(1 << 40) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.models.files.capabilities import capabilities_of, sees_by_weights
+from trilithon.models.files.capabilities import capabilities_of, has_vision_weights
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_a_long_template_without_an_end_is_read_in_no_time() -> None:
 
 
 def test_an_encoder_in_the_file_is_what_sees() -> None:
-    assert sees_by_weights(["token_embd.weight", "v.blk.0.attn_q.weight"])
-    assert sees_by_weights(["mm.0.weight"])
-    assert not sees_by_weights(["token_embd.weight", "blk.0.attn_v.weight"])
+    assert has_vision_weights(["token_embd.weight", "v.blk.0.attn_q.weight"])
+    assert has_vision_weights(["mm.0.weight"])
+    assert not has_vision_weights(["token_embd.weight", "blk.0.attn_v.weight"])

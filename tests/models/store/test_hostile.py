@@ -45,7 +45,7 @@ with ModelStore(root) as store, store.receive(digest, size) as partial:
     for start, end in partial.missing:
         for at in range(start, end, 10000):
             partial.write_at(at, content[at:min(at + 10000, end)])
-            partial.note()
+            partial.record()
             written += min(10000, end - at)
     partial.finish()
 print(written)
@@ -85,7 +85,7 @@ for _ in range(rounds):
                     for start, end in partial.missing:
                         for at in range(start, end, 9000):
                             partial.write_at(at, content[at:min(at + 9000, end)])
-                            partial.note()
+                            partial.record()
                     partial.finish()
                 files.append(StoredFile(role="weights", digest=digest, size_bytes=len(content), name=f"{number}.gguf",
                                         format="gguf"))
@@ -295,5 +295,5 @@ def test_locks_fall_with_their_process(root: Path, store: ModelStore) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     process.kill()
     process.communicate()
-    with store.locked("a" * 64, waiting=lambda: pytest.fail("still held")):
+    with store.locked("a" * 64, on_wait=lambda: pytest.fail("still held")):
         pass

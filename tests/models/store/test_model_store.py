@@ -66,7 +66,7 @@ def test_a_note_claims_only_what_the_disk_has(root: Path, store: ModelStore, mon
     monkeypatch.setattr(os, "fdatasync", watched)
     with store.receive(DIGEST, len(CONTENT)) as partial:
         partial.append(CONTENT[:1000])
-        partial.note()
+        partial.record()
         assert synced == [(data.stat().st_ino, False)]
         assert json.loads(note.read_text()) == {"size_bytes": len(CONTENT), "done": [[0, 1000]]}
 
@@ -136,7 +136,7 @@ def test_a_kill_right_after_the_name_leaves_nothing_to_the_next(
 
     with pytest.raises(KeyboardInterrupt), store.receive(DIGEST, len(CONTENT)) as partial:
         partial.append(CONTENT)
-        monkeypatch.setattr(store.own, "unlink", killed)
+        monkeypatch.setattr(store.local, "unlink", killed)
         partial.finish()
     monkeypatch.undo()
     store.close()
@@ -170,7 +170,7 @@ def test_what_is_not_whole_is_not_finished(store: ModelStore) -> None:
     with store.receive(DIGEST, len(CONTENT)) as partial:
         partial.append(CONTENT[:-1])
         assert "pull it again" in refusal(partial.finish)
-        assert "more bytes came" in refusal(partial.append, b"12")
+        assert "received more than the announced" in refusal(partial.append, b"12")
     assert not store.has(DIGEST)
 
 
@@ -237,7 +237,7 @@ def test_what_others_still_write_is_not_free(root: Path, store: ModelStore) -> N
     free = shutil.disk_usage(root.parent.parent).free
     with ModelStore(root) as other, other.receive("b" * 64, free * 3 // 5) as partial:
         partial.append(b"x")
-        partial.note()
+        partial.record()
         refusal(store.room_for, free * 3 // 5)
         store.room_for_all({"b" * 64: free * 3 // 5})  # who waits for it writes it no second time
         refusal(store.room_for_all, {"b" * 64: free * 3 // 5, "c" * 64: free * 3 // 5})
@@ -287,9 +287,9 @@ def test_a_digest_in_a_name_is_not_ignored(store: ModelStore) -> None:
 
 
 def test_a_model_without_its_files_is_refused(store: ModelStore) -> None:
-    assert "not in the store whole" in refusal(store.put, manifest_of("m", weights()))
+    assert "is missing or incomplete" in refusal(store.put, manifest_of("m", weights()))
     store.add_bytes(CONTENT)
-    assert "not in the store whole" in refusal(store.put, manifest_of("m", weights(size_bytes=5)))
+    assert "is missing or incomplete" in refusal(store.put, manifest_of("m", weights(size_bytes=5)))
     assert store.list() == ()
 
 
@@ -357,11 +357,11 @@ def test_the_second_waits_for_the_first(root: Path, store: ModelStore) -> None:
         raise TimeoutError
 
     with store.receive(DIGEST, len(CONTENT)) as partial:
-        with ModelStore(root) as other, pytest.raises(TimeoutError), other.receive(DIGEST, waiting=give_up):
+        with ModelStore(root) as other, pytest.raises(TimeoutError), other.receive(DIGEST, on_wait=give_up):
             pytest.fail("both had it")
         partial.append(CONTENT)
         partial.finish()
-    with ModelStore(root) as other, other.receive(DIGEST, len(CONTENT), waiting=give_up) as partial:
+    with ModelStore(root) as other, other.receive(DIGEST, len(CONTENT), on_wait=give_up) as partial:
         assert partial.present
         assert partial.missing == ()
         assert partial.finish() == DIGEST
@@ -393,7 +393,7 @@ def test_a_file_in_place_behind_a_closed_folder_is_missing_and_stops_nothing(
     add(store, "b")
     with _closed(theirs), _nobody(root):
         assert store.missing(manifest) == (file,)
-        assert "is gone" in refusal(store.file_path, file)
+        assert "is missing" in refusal(store.file_path, file)
     assert store.missing(manifest) == ()
 
 
@@ -452,7 +452,7 @@ def test_a_manifest_in_anothers_place_is_not_believed(root: Path, store: ModelSt
     folder = root / "manifests" / "registry.ollama.ai" / "library"
     (folder / "b").mkdir()
     (folder / "b" / "latest.json").write_bytes((folder / "a" / "latest.json").read_bytes())
-    assert "it is that of a:latest" in refusal(store.get, name_of("b"))
+    assert "it is the manifest of a:latest" in refusal(store.get, name_of("b"))
 
 
 def test_a_layer_is_read_and_never_written(tmp_path: Path, store: ModelStore) -> None:
@@ -461,7 +461,7 @@ def test_a_layer_is_read_and_never_written(tmp_path: Path, store: ModelStore) ->
         add(below, "shared")
         add(below, "both", b"layer")
     before = {path: path.stat().st_mtime_ns for path in layer.rglob("*")}
-    with ModelStore(store.own.root, (layer,)) as above:
+    with ModelStore(store.local.root, (layer,)) as above:
         own = add(above, "both", b"own")
         assert [str(each.name) for each in above.list()] == ["both:latest", "shared:latest"]
         assert above.get(name_of("both")) == own
@@ -491,5 +491,5 @@ def test_an_adopted_file_is_used_in_place(tmp_path: Path, store: ModelStore) -> 
     store.put(manifest_of("m", replace(weights(), digest="", path=file)))
     file.unlink()
     assert store.missing(kept) == kept.files
-    assert "is gone" in refusal(locate, "m", store, lambda _: True)
+    assert "is missing" in refusal(locate, "m", store, lambda _: True)
     assert verify(store)[0].problem == "is missing"

@@ -145,7 +145,7 @@ def test_adapters_and_the_projector_of_a_file(tmp_path: Path, store: ModelStore)
     only = replace(manifest, files=tuple(each for each in files if each.name in ("m.rkllm", "3576.rknn")))
     assert companions_of(only, "m.rkllm", store) == Companions()
     theirs.unlink()
-    assert "is gone" in refusal(companions_of, manifest, "m.gguf", store)
+    assert "is missing" in refusal(companions_of, manifest, "m.gguf", store)
 
 
 def test_what_is_named_does_not_lie_beside(store: ModelStore, tmp_path: Path) -> None:

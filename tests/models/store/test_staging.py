@@ -17,8 +17,8 @@ import subprocess, sys, time
 from pathlib import Path
 from trilithon.models.store.staging import staging_dir
 
-target, ledger, with_tool = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "tool"
-with staging_dir(target, ledger) as work:
+target, notes, with_tool = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "tool"
+with staging_dir(target, notes) as work:
     (work.folder / "part").write_bytes(bytes(100_000))
     if with_tool:
         tool = subprocess.Popen(["sleep", "60"], pass_fds=[work.lock], stdin=subprocess.DEVNULL,
@@ -31,7 +31,7 @@ with staging_dir(target, ledger) as work:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
+def notes(tmp_path: Path) -> Path:
     return tmp_path / "cache/conversions"
 
 
@@ -41,8 +41,8 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "out/m.gguf"
 
 
-def maker(target: Path, ledger: Path, kind: str = "alone") -> tuple[subprocess.Popen[bytes], int]:
-    words = [sys.executable, "-c", MAKER, str(target), str(ledger), kind]
+def maker(target: Path, notes: Path, kind: str = "alone") -> tuple[subprocess.Popen[bytes], int]:
+    words = [sys.executable, "-c", MAKER, str(target), str(notes), kind]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
@@ -53,14 +53,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def test_a_work_folder_is_gone_at_the_end(target: Path, ledger: Path) -> None:
-    with staging_dir(target, ledger) as work:
+def test_a_work_folder_is_gone_at_the_end(target: Path, notes: Path) -> None:
+    with staging_dir(target, notes) as work:
         assert work.folder.parent == target.parent
         (work.folder / "m.gguf").write_bytes(b"whole")
         publish(work.folder / "m.gguf", target)
     assert list(target.parent.iterdir()) == [target]
     assert target.read_bytes() == b"whole"
-    assert list(ledger.iterdir()) == []
+    assert list(notes.iterdir()) == []
     with pytest.raises(KeyboardInterrupt), staging_dir(target):
         raise KeyboardInterrupt
     assert list(target.parent.iterdir()) == [target]
@@ -86,46 +86,46 @@ def test_what_is_there_stays(target: Path, links: bool, monkeypatch: pytest.Monk
         publish(made, target)
 
 
-def test_the_next_maker_clears_what_a_killed_one_left(target: Path, ledger: Path) -> None:
-    process, _ = maker(target, ledger)
+def test_the_next_maker_clears_what_a_killed_one_left(target: Path, notes: Path) -> None:
+    process, _ = maker(target, notes)
     left = list(target.parent.iterdir())
     assert len(left) == 1
-    with staging_dir(target, ledger) as work:  # its maker lives
+    with staging_dir(target, notes) as work:  # its maker lives
         assert sorted(target.parent.iterdir()) == sorted([*left, work.folder])
     kill(process)
-    with staging_dir(target, ledger) as work:
+    with staging_dir(target, notes) as work:
         assert list(target.parent.iterdir()) == [work.folder]
 
 
-def test_a_tool_that_outlives_its_maker_keeps_the_folder(target: Path, ledger: Path) -> None:
-    process, tool = maker(target, ledger, "tool")
+def test_a_tool_that_outlives_its_maker_keeps_the_folder(target: Path, notes: Path) -> None:
+    process, tool = maker(target, notes, "tool")
     kill(process)
     try:
-        assert clear_abandoned(ledger) == (0, 0)
+        assert clear_abandoned(notes) == (0, 0)
         assert len(list(target.parent.iterdir())) == 1
     finally:
         os.kill(tool, 9)
     for _ in range(3000):  # until the kernel has closed what it held
-        if clear_abandoned(ledger)[0]:
+        if clear_abandoned(notes)[0]:
             break
         time.sleep(0.02)
     assert list(target.parent.iterdir()) == []
 
 
-def test_prune_finds_them_by_the_ledger(target: Path, ledger: Path) -> None:
-    process, _ = maker(target, ledger)
-    assert clear_abandoned(ledger) == (0, 0)
+def test_prune_finds_them_by_the_ledger(target: Path, notes: Path) -> None:
+    process, _ = maker(target, notes)
+    assert clear_abandoned(notes) == (0, 0)
     kill(process)
     for dry_run, stays in ((True, 1), (False, 0)):
-        count, freed = clear_abandoned(ledger, dry_run=dry_run)
+        count, freed = clear_abandoned(notes, dry_run=dry_run)
         assert count == 1
         assert freed >= 100_000
-        assert len(list(target.parent.iterdir())) == len(list(ledger.iterdir())) == stays
-    assert clear_abandoned(ledger) == clear_abandoned(ledger / "none") == (0, 0)
+        assert len(list(target.parent.iterdir())) == len(list(notes.iterdir())) == stays
+    assert clear_abandoned(notes) == clear_abandoned(notes / "none") == (0, 0)
 
 
 @pytest.mark.slow
-def test_nothing_else_is_removed(target: Path, ledger: Path) -> None:
+def test_nothing_else_is_removed(target: Path, notes: Path) -> None:
     """Whatever notes and names lead to."""
     mine = target.parent / "mine"
     for folder in (mine, target.parent / ".trilithon-notes", target.parent / ".converting-abcd1234"):
@@ -133,15 +133,15 @@ def test_nothing_else_is_removed(target: Path, ledger: Path) -> None:
         (folder / "file").write_text("mine")
     (target.parent / ".trilithon-abcd1234").symlink_to(mine)
     (target.parent / ".trilithon-file5678").write_text("mine")
-    ledger.mkdir(parents=True)
-    (ledger / ".trilithon-abcd1234").write_bytes(os.fsencode(mine))
-    (ledger / ".trilithon-wxyz1234").write_bytes(os.fsencode(target.parent / ".trilithon-abcd1234"))
-    (ledger / ".trilithon-linked12").symlink_to(mine)
-    (ledger / ".trilithon-power123").write_bytes(bytes(300))
-    (ledger / "m.rkllm.log").write_text("log")
+    notes.mkdir(parents=True)
+    (notes / ".trilithon-abcd1234").write_bytes(os.fsencode(mine))
+    (notes / ".trilithon-wxyz1234").write_bytes(os.fsencode(target.parent / ".trilithon-abcd1234"))
+    (notes / ".trilithon-linked12").symlink_to(mine)
+    (notes / ".trilithon-power123").write_bytes(bytes(300))
+    (notes / "m.rkllm.log").write_text("log")
     before = sorted(str(each) for each in target.parent.rglob("*"))
-    assert clear_abandoned(ledger) == (0, 0)
-    with staging_dir(target, ledger):
+    assert clear_abandoned(notes) == (0, 0)
+    with staging_dir(target, notes):
         pass
     assert sorted(str(each) for each in target.parent.rglob("*")) == before
-    assert sorted(each.name for each in ledger.iterdir()) == [".trilithon-linked12", "m.rkllm.log"]
+    assert sorted(each.name for each in notes.iterdir()) == [".trilithon-linked12", "m.rkllm.log"]

@@ -209,7 +209,7 @@ def test_whoever_leaves_ends_the_pull(server: Server, registry: RegistryStandIn,
     server.http.close()
     with ModelStore.open(configuration) as store:
         for _ in range(1200):
-            held = try_lock(store.own, f"receive-sha256-{digest}")
+            held = try_lock(store.local, f"receive-sha256-{digest}")
             if held is not None:
                 held.release()
                 break

@@ -53,7 +53,7 @@ def assert_nothing_kept(server: Server, configuration: Configuration) -> None:
     assert [row["name"] for row in server.http.get("/api/tags").json()["models"]] == [server.model]
     with ModelStore.open(configuration) as store:
         for folder in ("blobs", "partial"):
-            assert store.own.names((folder,)) == []
+            assert store.local.names((folder,)) == []
     work = conversions(configuration)
     assert {each.suffix for each in work.iterdir()} <= {".log"}
 

@@ -59,7 +59,7 @@ def thousand(configuration: Configuration, keep: Keep) -> int:
         for number in range(1, 1000):
             name = ModelName("registry.ollama.ai", "library", f"model-{number:04}", "q4")
             made = Manifest(name=name, files=manifest.files, source=manifest.source, created=manifest.created)
-            path = store.own.root.joinpath("manifests", *name.parts[:3], f"{name.tag}.json")
+            path = store.local.root.joinpath("manifests", *name.parts[:3], f"{name.tag}.json")
             path.parent.mkdir(parents=True)
             path.write_text(made.to_json(), encoding="utf-8")  # `put` waits for the disk each time
     return 1000

@@ -36,8 +36,8 @@ def test_what_can_be_served_and_what_lacks_a_file(
         manifest = next(each for each in store.list() if str(each.name) == broken)
         store.blob_path(manifest.of_role("license")[0].digest).unlink()
         kept = next(each for each in store.list() if str(each.name) == whole)
-        store.own.root.joinpath("manifests", *kept.name.parts[:2], "odd").mkdir()
-        store.own.root.joinpath("manifests", *kept.name.parts[:2], "odd", "x.json").write_text("{")
+        store.local.root.joinpath("manifests", *kept.name.parts[:2], "odd").mkdir()
+        store.local.root.joinpath("manifests", *kept.name.parts[:2], "odd", "x.json").write_text("{")
     library = read_library(Catalog(configuration, read_board(), paths=[tiny]))
     found = {each.name: each for each in library.rows}
     assert sorted(found) == [broken, "tiny:latest", whole]

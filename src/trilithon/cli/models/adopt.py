@@ -57,7 +57,7 @@ def _as_json(found: "Adoption") -> dict[str, Any]:
             }
             for model in found.models
         ],
-        "passed_over": [{"path": str(each.path), "reason": each.reason} for each in found.passed_over],
+        "skipped": [{"path": str(each.path), "reason": each.reason} for each in found.skipped],
         "places": [{"source": place.source, "folder": str(place.folder)} for place in found.places],
     }
 
@@ -70,7 +70,7 @@ def _print(found: "Adoption") -> None:
     for model in found.models:
         size = format_bytes(model.manifest.size_bytes)
         click.echo(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
-    for each in found.passed_over:
+    for each in found.skipped:
         click.echo(f"passed over: {plain(f'{each.path} {each.reason}')}", err=True)
     looked = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in found.places)
     if not found.models:

@@ -87,12 +87,12 @@ def list_models(verbose: bool, as_json: bool) -> None:
 def show(model: str, modelfile: bool, as_json: bool) -> None:
     """Say what MODEL is (a name as in trilithon list, or a file), the memory it takes, and what runs it here."""
     from trilithon.cli.models import show as model_show
-    from trilithon.models.store.resolve import meant
+    from trilithon.models.store.resolve import find_reference
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
     with _store() as store:
-        found = meant(model, store, _adopted)
+        found = find_reference(model, store, _adopted)
         if modelfile:
             click.echo(model_show.modelfile(found), nl=False)
         elif as_json:
@@ -111,7 +111,7 @@ def remove(names: tuple[str, ...]) -> None:
     with _store() as store:
         wanted = dict.fromkeys(map(model_name, names))
         for name in wanted:
-            if not store.is_own(name):
+            if not store.is_local(name):
                 _refuse_removal(name, store)
         for name in wanted:
             removal = store.remove(name)

@@ -70,7 +70,7 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     rate = parse_rate(limit, name="--limit") if limit else None
     reference = _with_choice(parse_reference(model), quant)
     options = PullOptions(
-        wanted=download_target(reference, read_board(), configuration, chip),
+        target=download_target(reference, read_board(), configuration, chip),
         transfer=Download(limit=rate),
         insecure=insecure,
     )

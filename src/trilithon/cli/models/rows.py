@@ -56,7 +56,7 @@ def model_row(manifest: Manifest, root: Path | None, store: ModelStore, *, place
         created=manifest.created,
         adopted=manifest.adopted,
         synthetic=manifest.synthetic,
-        read_only=root != store.own.root,
+        read_only=root != store.local.root,
         complete=not store.missing(manifest),
         files=tuple(_file_row(file, store) for file in manifest.files) if places else (),
     )

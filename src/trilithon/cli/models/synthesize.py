@@ -68,8 +68,8 @@ def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool)
         if output is None:
             made = str(_store(synthetic, progress).name)
         else:
-            ledger = conversions(load_configuration())
-            made = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), ledger))
+            notes = conversions(load_configuration())
+            made = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), notes))
     click.echo(made)
     click.echo(f"measure it with: trilithon bench {made}", err=True)
 

@@ -18,7 +18,7 @@ from trilithon.models.files.hashing import Progress
 from trilithon.models.files.quantizations import UNQUANTISED
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.resolve import place, weights_of
+from trilithon.models.store.resolve import openable_path, weights_of
 from trilithon.models.store.staging import StagingDir, staging_dir
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
@@ -88,7 +88,7 @@ def _work(target: Path) -> Iterator[StagingDir]:
 
 def _openable(manifest: Manifest, file: StoredFile, store: ModelStore) -> Path:
     """Shards are found by their names; of a single file the name does not matter."""
-    return place(manifest, file, store) if shard_of(file.name) else store.file_path(file)
+    return openable_path(manifest, file, store) if shard_of(file.name) else store.file_path(file)
 
 
 def _least_bits(kind: str) -> int:
@@ -99,7 +99,7 @@ def _least_bits(kind: str) -> int:
 
 def _require_room(least_bytes: int, store: ModelStore, folder: Path) -> None:
     """For the file that is made in the folder, and for its copy in the store."""
-    work, kept = _existing(folder), _existing(store.own.root)
+    work, kept = _existing(folder), _existing(store.local.root)
     free = shutil.disk_usage(work).free
     if least_bytes > free:
         raise NoRoom(

@@ -36,18 +36,18 @@ class Bundle:
     files: tuple[StoredFile, ...]
 
 
-def bundles(ground: ScanRoot, files: Sequence[ScanResult], beside: Iterable[ScanResult] = ()) -> Iterator[Bundle]:
+def bundles(scan_root: ScanRoot, files: Sequence[ScanResult], beside: Iterable[ScanResult] = ()) -> Iterator[Bundle]:
     """The models among `files`, which lie in one folder; `beside` are files below it that may belong to them."""
     weights, helpers = [], []
     for each in files:
         name = read_file_name(each.path.name)
-        if name.kind == "weights" and ground.is_model(each):
+        if name.kind == "weights" and scan_root.is_model(each):
             weights.append(_Named(each, name))
         elif name.kind in ("projector", "vision", "adapter"):
             helpers.append(_Named(each, name))
         elif each.path.suffix.lower() in (".gguf", ".rkllm") and name.kind == "other":
-            ground.pass_over(each.path, "is no model by its name: quantisers and tests use such files")
-    found = list(_whole(ground, weights))
+            scan_root.skip(each.path, "is no model by its name: quantisers and tests use such files")
+    found = list(_whole(scan_root, weights))
     bases = [parts[0].name.base for parts in found]
     owners = {each.found: _owners(each, set(bases)) for each in helpers}
     used: set[ScanResult] = set()
@@ -57,7 +57,7 @@ def bundles(ground: ScanRoot, files: Sequence[ScanResult], beside: Iterable[Scan
         yield _bundle(parts, own, _tokenizer(parts[0], [*files, *beside]))
     for helper in helpers:
         if helper.found not in used:
-            ground.pass_over(
+            scan_root.skip(
                 helper.found.path, "belongs to a model that is not beside it; put it there, or name it in a Modelfile"
             )
 
@@ -83,7 +83,7 @@ class _Named:
         return self.name.format != "gguf"
 
 
-def _whole(ground: ScanRoot, weights: Sequence[_Named]) -> Iterator[list[_Named]]:
+def _whole(scan_root: ScanRoot, weights: Sequence[_Named]) -> Iterator[list[_Named]]:
     """Each model's parts in their order: of most one, of split ones all, or none where some are missing."""
     split: dict[tuple[str, int], dict[int, _Named]] = {}
     for each in weights:
@@ -97,7 +97,7 @@ def _whole(ground: ScanRoot, weights: Sequence[_Named]) -> Iterator[list[_Named]
             yield [parts[number] for number in sorted(parts)]
         else:
             first = parts[min(parts)].found.path
-            ground.pass_over(first, f"has {len(parts)} of {count} parts; download the others into its folder")
+            scan_root.skip(first, f"has {len(parts)} of {count} parts; download the others into its folder")
 
 
 def _owners(helper: _Named, bases: Collection[str]) -> Collection[str]:
@@ -165,8 +165,8 @@ def _with_own_names(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
     return tuple({each.name.casefold(): each for each in reversed(files)}.values())[::-1]
 
 
-def files_below(ground: ScanRoot, folder: Path, names: Sequence[str]) -> list[ScanResult]:
+def files_below(scan_root: ScanRoot, folder: Path, names: Sequence[str]) -> list[ScanResult]:
     """The plain files in those folders below it."""
-    entries = [entry for name in names for entry in ground.entries(folder / name)]
-    found = [ground.file(Path(entry.path)) for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    entries = [entry for name in names for entry in scan_root.entries(folder / name)]
+    found = [scan_root.file(Path(entry.path)) for entry in entries if not entry.is_dir(follow_symlinks=False)]
     return [each for each in found if each]

@@ -27,27 +27,27 @@ def is_hub_cache(folder: Path) -> bool:
     return False
 
 
-def adopt_hub(ground: ScanRoot) -> Iterator[AdoptedModel]:
-    for folder in ground.folders(ground.root):
+def adopt_hub(scan_root: ScanRoot) -> Iterator[AdoptedModel]:
+    for folder in scan_root.folders(scan_root.root):
         user, separator, name = folder.name.removeprefix(_PREFIX).partition("--")
         if not folder.name.startswith(_PREFIX) or not separator:
             continue
         try:
             repository = parse_reference(f"hf.co/{user}/{name}")
         except ModelError as error:
-            ground.pass_over(folder, str(error))
+            scan_root.skip(folder, str(error))
             continue
         if isinstance(repository, Repository):
-            yield from _models(ground, folder, repository)
+            yield from _models(scan_root, folder, repository)
 
 
-def _models(ground: ScanRoot, folder: Path, repository: Repository) -> Iterator[AdoptedModel]:
-    files, convertible = _newest(ground, folder)
-    found = [bundle for group in _by_folder(files).values() for bundle in bundles(ground, group, files)]
+def _models(scan_root: ScanRoot, folder: Path, repository: Repository) -> Iterator[AdoptedModel]:
+    files, convertible = _newest(scan_root, folder)
+    found = [bundle for group in _by_folder(files).values() for bundle in bundles(scan_root, group, files)]
     for bundle in with_tags(found, of_one_repository=True):
-        yield repository_model(ground, repository, bundle, f"the cache of huggingface_hub, {folder}")
+        yield repository_model(scan_root, repository, bundle, f"the cache of huggingface_hub, {folder}")
     if convertible and not found:
-        ground.pass_over(convertible.path, _convertible(convertible.path.parent, repository))
+        scan_root.skip(convertible.path, _convertible(convertible.path.parent, repository))
 
 
 def _convertible(snapshot: Path, repository: Repository) -> str:
@@ -55,23 +55,23 @@ def _convertible(snapshot: Path, repository: Repository) -> str:
     return f"is no GGUF and no RKLLM; one is made of it by: {words}"
 
 
-def repository_model(ground: ScanRoot, repository: Repository, bundle: Bundle, source: str) -> AdoptedModel:
+def repository_model(scan_root: ScanRoot, repository: Repository, bundle: Bundle, source: str) -> AdoptedModel:
     """A model that lies in folders named by user and repository. Raises ModelError for names that do not fit."""
     name = Repository(repository.user, repository.name, bundle.tag).local_name
     manifest = Manifest(name=name, files=bundle.files, source=source, created=created(bundle.first))
-    return AdoptedModel(manifest=manifest, source=ground.source, place=bundle.first.path)
+    return AdoptedModel(manifest=manifest, source=scan_root.source, place=bundle.first.path)
 
 
-def _newest(ground: ScanRoot, folder: Path) -> tuple[list[ScanResult], ScanResult | None]:
+def _newest(scan_root: ScanRoot, folder: Path) -> tuple[list[ScanResult], ScanResult | None]:
     """Each file of the repository once, from the newest revision that has it; and one that could be converted."""
     files: dict[str, ScanResult] = {}
     convertible = None
-    for snapshot in _revisions(ground, folder):
-        for path in _below(ground, snapshot):
+    for snapshot in _revisions(scan_root, folder):
+        for path in _below(scan_root, snapshot):
             relative = str(path.relative_to(snapshot))
             if relative in files or not _is_wanted(path):
                 continue
-            if (found := ground.file(path)) is None:
+            if (found := scan_root.file(path)) is None:
                 continue
             if path.suffix in _CONVERTIBLE:
                 convertible = convertible or found
@@ -84,12 +84,14 @@ def _is_wanted(path: Path) -> bool:
     return path.suffix.lower() in (".gguf", ".rkllm", ".rknn", ".json", ".jinja", ".txt", ".model", *_CONVERTIBLE)
 
 
-def _revisions(ground: ScanRoot, folder: Path) -> list[Path]:
+def _revisions(scan_root: ScanRoot, folder: Path) -> list[Path]:
     """Snapshots, the one that `main` is first, then the newest."""
     main = ""
-    if os.path.isfile(folder / "refs" / "main") and (found := ground.file(folder / "refs" / "main")):  # noqa: PTH113
-        main = (ground.read(found, 200) or b"").decode(errors="replace").strip()
-    return sorted(ground.folders(folder / "snapshots"), key=lambda each: (each.name == main, _age(each)), reverse=True)
+    if os.path.isfile(folder / "refs" / "main") and (found := scan_root.file(folder / "refs" / "main")):  # noqa: PTH113
+        main = (scan_root.read(found, 200) or b"").decode(errors="replace").strip()
+    return sorted(
+        scan_root.folders(folder / "snapshots"), key=lambda each: (each.name == main, _age(each)), reverse=True
+    )
 
 
 def _age(folder: Path) -> float:
@@ -99,12 +101,12 @@ def _age(folder: Path) -> float:
     return 0.0
 
 
-def _below(ground: ScanRoot, folder: Path, depth: int = 0) -> Iterator[Path]:
-    for entry in ground.entries(folder):
+def _below(scan_root: ScanRoot, folder: Path, depth: int = 0) -> Iterator[Path]:
+    for entry in scan_root.entries(folder):
         if not entry.is_dir(follow_symlinks=False):
             yield Path(entry.path)
         elif depth < _DEEPEST and not entry.name.startswith("."):
-            yield from _below(ground, ground.entered(entry), depth + 1)
+            yield from _below(scan_root, scan_root.entered(entry), depth + 1)
 
 
 def _by_folder(files: list[ScanResult]) -> Mapping[Path, list[ScanResult]]:

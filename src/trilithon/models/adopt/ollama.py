@@ -12,7 +12,7 @@ from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot,
 from trilithon.models.files.prompt_form import GO_TEMPLATE
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import FileFormat, Manifest, PresetMessage, Role, StoredFile
-from trilithon.models.store.parameters import PASSED_OVER, Parameter, check_parameter
+from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, check_parameter
 
 __all__ = ["adopt_ollama", "is_ollama_store"]
 
@@ -35,45 +35,45 @@ def is_ollama_store(folder: Path) -> bool:
     return all(os.path.isdir(folder / each) for each in (_MANIFESTS, _BLOBS))  # noqa: PTH112 - never raises
 
 
-def adopt_ollama(ground: ScanRoot) -> Iterator[AdoptedModel]:
-    for path in _manifests(ground):
+def adopt_ollama(scan_root: ScanRoot) -> Iterator[AdoptedModel]:
+    for path in _manifests(scan_root):
         try:
-            yield _adopted(ground, path)
+            yield _adopted(scan_root, path)
         except ModelError as error:
-            ground.pass_over(path, str(error))
+            scan_root.skip(path, str(error))
 
 
-def _manifests(ground: ScanRoot) -> Iterator[Path]:
-    for host in ground.folders(ground.root / _MANIFESTS):
-        for namespace in ground.folders(host):
-            for model in ground.folders(namespace):
-                for entry in ground.entries(model):
+def _manifests(scan_root: ScanRoot) -> Iterator[Path]:
+    for host in scan_root.folders(scan_root.root / _MANIFESTS):
+        for namespace in scan_root.folders(host):
+            for model in scan_root.folders(namespace):
+                for entry in scan_root.entries(model):
                     if not entry.name.startswith("."):
                         yield Path(entry.path)
 
 
-def _adopted(ground: ScanRoot, path: Path) -> AdoptedModel:
-    """Raises ModelError, in words for `PassedOver`, for what cannot be used."""
-    said = ground.file(path)
+def _adopted(scan_root: ScanRoot, path: Path) -> AdoptedModel:
+    """Raises ModelError, in words for `Skipped`, for what cannot be used."""
+    said = scan_root.file(path)
     if said is None:
         raise ModelError("is no file of Ollama's")
-    data = _json(ground.read(said, _MOST_MANIFEST_BYTES), dict, "its manifest")
+    data = _json(scan_root.read(said, _MOST_MANIFEST_BYTES), dict, "its manifest")
     layers = _layers(data.get("layers"))
     host, namespace, model, tag = path.parts[-4:]
     name = ModelName(host, namespace.replace(".", "-"), model, tag)  # as Repository.local_name spells users
-    config = _config(ground, data.get("config"))
+    config = _config(scan_root, data.get("config"))
     if not any(kind == "model" for kind, _, _ in layers):
         raise ModelError(_no_weights(layers, config))
     manifest = Manifest(
         name=name,
-        files=_files(ground, name, layers, str(config.get("file_type") or "")),
-        source=f"Ollama's store {ground.root}",
+        files=_files(scan_root, name, layers, str(config.get("file_type") or "")),
+        source=f"Ollama's store {scan_root.root}",
         created=created(said),
-        parameters=_parameters(ground, path, layers),
-        system=(_small(ground, layers, "system") or b"").decode(errors="replace"),
-        messages=_messages(ground, layers),
+        parameters=_parameters(scan_root, path, layers),
+        system=(_small(scan_root, layers, "system") or b"").decode(errors="replace"),
+        messages=_messages(scan_root, layers),
     )
-    return AdoptedModel(manifest=manifest, source=ground.source, place=path)
+    return AdoptedModel(manifest=manifest, source=scan_root.source, place=path)
 
 
 _Layer = tuple[str, str, int]
@@ -103,13 +103,13 @@ def _no_weights(layers: Sequence[_Layer], config: Mapping[str, Any]) -> str:
     return "has no weights; pull it again with Ollama"
 
 
-def _files(ground: ScanRoot, name: ModelName, layers: Sequence[_Layer], quantization: str) -> tuple[StoredFile, ...]:
+def _files(scan_root: ScanRoot, name: ModelName, layers: Sequence[_Layer], quantization: str) -> tuple[StoredFile, ...]:
     files: list[StoredFile] = []
     for kind, digest, size in layers:
         if kind not in _FILES:
             continue
         role, form, suffix = _FILES[kind]
-        found = _blob(ground, digest, size)
+        found = _blob(scan_root, digest, size)
         number = sum(file.role == role for file in files) + 1
         called = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
         called = called if number == 1 else f"{number}-{called}"
@@ -118,8 +118,8 @@ def _files(ground: ScanRoot, name: ModelName, layers: Sequence[_Layer], quantiza
     return tuple(files)
 
 
-def _blob(ground: ScanRoot, digest: str, size: int) -> ScanResult:
-    found = ground.file(ground.root / _BLOBS / f"sha256-{digest}")
+def _blob(scan_root: ScanRoot, digest: str, size: int) -> ScanResult:
+    found = scan_root.file(scan_root.root / _BLOBS / f"sha256-{digest}")
     if found is None:
         raise ModelError(f"its file sha256-{digest[:12]}… is missing; pull it again with Ollama")
     if found.size_bytes != size:
@@ -129,32 +129,32 @@ def _blob(ground: ScanRoot, digest: str, size: int) -> ScanResult:
     return found
 
 
-def _small(ground: ScanRoot, layers: Sequence[_Layer], wanted: str) -> bytes | None:
+def _small(scan_root: ScanRoot, layers: Sequence[_Layer], wanted: str) -> bytes | None:
     """The content of the last layer of that kind; None where there is none."""
     for kind, digest, size in reversed(layers):
         if kind == wanted:
             if size > _MOST_TEXT_BYTES:
                 raise ModelError(f"its {kind} has {size} bytes, more than any has; pull it again with Ollama")
-            return ground.read(_blob(ground, digest, size), _MOST_TEXT_BYTES)
+            return scan_root.read(_blob(scan_root, digest, size), _MOST_TEXT_BYTES)
     return None
 
 
-def _parameters(ground: ScanRoot, path: Path, layers: Sequence[_Layer]) -> dict[str, Parameter]:
-    content = _small(ground, layers, "params")
+def _parameters(scan_root: ScanRoot, path: Path, layers: Sequence[_Layer]) -> dict[str, Parameter]:
+    content = _small(scan_root, layers, "params")
     given = {} if content is None else _json(content, dict, "its parameters")
     parameters = {}
     for name, value in given.items():
-        if name in PASSED_OVER:
+        if name in IGNORED_PARAMETERS:
             continue
         try:
             parameters[name] = check_parameter(name, value)
         except ModelError as error:
-            ground.pass_over(path, f"is used without one parameter: {error}")
+            scan_root.skip(path, f"is used without one parameter: {error}")
     return parameters
 
 
-def _messages(ground: ScanRoot, layers: Sequence[_Layer]) -> tuple[PresetMessage, ...]:
-    content = _small(ground, layers, "messages")
+def _messages(scan_root: ScanRoot, layers: Sequence[_Layer]) -> tuple[PresetMessage, ...]:
+    content = _small(scan_root, layers, "messages")
     given = [] if content is None else _json(content, list, "its messages")
     return tuple(map(_message, given))
 
@@ -166,12 +166,12 @@ def _message(given: object) -> PresetMessage:
     return PresetMessage(role, text)
 
 
-def _config(ground: ScanRoot, given: object) -> Mapping[str, Any]:
+def _config(scan_root: ScanRoot, given: object) -> Mapping[str, Any]:
     """What Ollama says about the weights; empty where it says nothing that can be read."""
     digest = given.get("digest") if isinstance(given, dict) else None
     found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-    blob = ground.file(ground.root / _BLOBS / f"sha256-{found[1]}") if found else None
-    content = ground.read(blob, _MOST_TEXT_BYTES) if blob else None
+    blob = scan_root.file(scan_root.root / _BLOBS / f"sha256-{found[1]}") if found else None
+    content = scan_root.read(blob, _MOST_TEXT_BYTES) if blob else None
     return {} if content is None else _json(content, dict, "its description")
 
 

@@ -49,7 +49,7 @@ class Adoption:
     """What was found, by source; no name twice."""
 
     models: tuple[AdoptedModel, ...]
-    passed_over: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...]
     places: tuple[Place, ...]
 
     @property
@@ -71,7 +71,7 @@ class Adoption:
 def find_adopted(
     configuration: Configuration, environment: Mapping[str, str] = os.environ, system: Path = Path("/")
 ) -> Adoption:
-    """Raises UserError for a damaged list of folders; whatever is wrong with models is in `passed_over`."""
+    """Raises UserError for a damaged list of folders; whatever is wrong with models is in `skipped`."""
     models: list[AdoptedModel] = []
     passed: list[Skipped] = []
     looked = _once(places(configuration, environment, system))
@@ -79,11 +79,11 @@ def find_adopted(
     never |= {os.path.realpath(folder) for folder in configuration.stores}
     reals = {os.path.realpath(place.folder) for place in looked}
     for place in looked:
-        ground = ScanRoot(place.folder, place.source)
+        scan_root = ScanRoot(place.folder, place.source)
         if place.named and not _is_folder(place):
-            ground.pass_over(place.folder, f"is no folder; trilithon adopt --forget '{place.folder}'")
-        models += (_marked(ground, each) for each in _models(ground, (reals | never) - {ground.real}))
-        passed += ground.passed_over
+            scan_root.skip(place.folder, f"is no folder; trilithon adopt --forget '{place.folder}'")
+        models += (_marked(scan_root, each) for each in _models(scan_root, (reals | never) - {scan_root.real}))
+        passed += scan_root.skipped
     kept, twice = _distinct(models)
     return Adoption(tuple(kept), (*passed, *twice), tuple(looked))
 
@@ -124,20 +124,20 @@ def _is_folder(place: Place) -> bool:
     return os.path.isdir(place.folder)  # noqa: PTH112 - Path.is_dir raises there
 
 
-def _models(ground: ScanRoot, others: set[str]) -> list[AdoptedModel]:
+def _models(scan_root: ScanRoot, others: set[str]) -> list[AdoptedModel]:
     """A folder that the user names may be any program's."""
-    if ground.source == "Ollama" or (ground.source == "folder" and is_ollama_store(ground.root)):
-        return list(adopt_ollama(ground))
-    if ground.source == "Hugging Face" or (ground.source == "folder" and is_hub_cache(ground.root)):
-        return list(adopt_hub(ground))
-    return list(adopt_folder(ground, others))
+    if scan_root.source == "Ollama" or (scan_root.source == "folder" and is_ollama_store(scan_root.root)):
+        return list(adopt_ollama(scan_root))
+    if scan_root.source == "Hugging Face" or (scan_root.source == "folder" and is_hub_cache(scan_root.root)):
+        return list(adopt_hub(scan_root))
+    return list(adopt_folder(scan_root, others))
 
 
-def _marked(ground: ScanRoot, model: AdoptedModel) -> AdoptedModel:
+def _marked(scan_root: ScanRoot, model: AdoptedModel) -> AdoptedModel:
     """Synthetic weights say so at their beginning; the name of their file may not."""
     weights = next((each for each in model.manifest.of_role("weights") if each.format == "gguf"), None)
-    found = ground.file(weights.path) if weights and weights.path else None
-    beginning = ground.read(found, _BEGINNING_BYTES) if found else None
+    found = scan_root.file(weights.path) if weights and weights.path else None
+    beginning = scan_root.read(found, _BEGINNING_BYTES) if found else None
     if _SYNTHETIC not in (beginning or b""):
         return model
     return replace(model, manifest=replace(model.manifest, synthetic=True))

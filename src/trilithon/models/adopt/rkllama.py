@@ -42,21 +42,21 @@ _PARAMETERS = {
 
 
 def adopt_rkllama(
-    ground: ScanRoot, modelfile: ScanResult, files: Sequence[ScanResult], beside: Sequence[ScanResult]
+    scan_root: ScanRoot, modelfile: ScanResult, files: Sequence[ScanResult], beside: Sequence[ScanResult]
 ) -> AdoptedModel:
-    """The model that the Modelfile describes. Raises ModelError, in words for `PassedOver`, where there is none."""
-    said = read_dotenv((ground.read(modelfile, _MOST_BYTES) or b"").decode(errors="replace"))
-    bundle = _described(list(bundles(ground, files, beside)), said.get("FROM", ""))
+    """The model that the Modelfile describes. Raises ModelError, in words for `Skipped`, where there is none."""
+    said = read_dotenv((scan_root.read(modelfile, _MOST_BYTES) or b"").decode(errors="replace"))
+    bundle = _described(list(bundles(scan_root, files, beside)), said.get("FROM", ""))
     origin = said.get("HUGGINGFACE_PATH", "")
     manifest = Manifest(
         name=_name(modelfile.path.parent.name),
         files=bundle.files,
         source=f"RKLLAMA's folder {modelfile.path.parent}" + f", from {origin}" * bool(origin),
         created=created(bundle.first),
-        parameters=_parameters(ground, modelfile, said),
+        parameters=_parameters(scan_root, modelfile, said),
         system=said.get("SYSTEM", ""),
     )
-    return AdoptedModel(manifest=manifest, source=ground.source, place=modelfile.path.parent)
+    return AdoptedModel(manifest=manifest, source=scan_root.source, place=modelfile.path.parent)
 
 
 def read_dotenv(text: str) -> Mapping[str, str]:
@@ -100,12 +100,12 @@ def _name(folder: str) -> ModelName:
     return replace(ModelName(*ModelName.DEFAULTS[:2], "model", ModelName.DEFAULTS[2]), model=name_part(folder))
 
 
-def _parameters(ground: ScanRoot, modelfile: ScanResult, said: Mapping[str, str]) -> dict[str, Parameter]:
+def _parameters(scan_root: ScanRoot, modelfile: ScanResult, said: Mapping[str, str]) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
     for theirs, ours in _PARAMETERS.items():
         if text := said.get(theirs, "").strip():
             try:
                 parameters[ours] = read_parameter(ours, text)
             except ModelError as error:
-                ground.pass_over(modelfile.path, f"is used without {theirs}: {error}")
+                scan_root.skip(modelfile.path, f"is used without {theirs}: {error}")
     return parameters

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from trilithon.models.files.gguf_header import what_instead
+from trilithon.models.files.gguf_header import describe_content
 from trilithon.models.store.manifest import FileFormat, Manifest, Role, StoredFile, safe_file_name
 
 __all__ = ["SOURCES", "AdoptedModel", "ScanResult", "ScanRoot", "Skipped", "Source", "created", "stored"]
@@ -52,17 +52,17 @@ class ScanResult:
 
 
 class ScanRoot:
-    """One folder of one source. What cannot be read of it is kept in `passed_over`, and is no error. Links lead no
+    """One folder of one source. What cannot be read of it is kept in `skipped`, and is no error. Links lead no
     further than `within`, by default the folder itself."""
 
     def __init__(self, root: Path, source: Source, within: Path | None = None):
         self.root, self.source = root, source
         self.real = os.path.realpath(within or root)
-        self.passed_over: list[Skipped] = []
+        self.skipped: list[Skipped] = []
         self._folders: dict[Path, str | None] = {}
 
-    def pass_over(self, path: Path, reason: str) -> None:
-        self.passed_over.append(Skipped(path, reason))
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(path, reason))
 
     def folders(self, folder: Path) -> Iterator[Path]:
         """Those in it, by name; hidden ones and links to others are not entered."""
@@ -80,7 +80,7 @@ class ScanRoot:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self.pass_over(folder, f"cannot be read: {error.strerror}; check its permissions (ls -ld)")
+            self.skip(folder, f"cannot be read: {error.strerror}; check its permissions (ls -ld)")
             return []
 
     def entered(self, entry: os.DirEntry[str]) -> Path:
@@ -100,17 +100,17 @@ class ScanRoot:
             if stat.S_ISLNK(status.st_mode):
                 real = os.path.realpath(path)
                 if not self.holds(real):
-                    self.pass_over(path, f"is a link that leaves {self.root}; trilithon adopt '{Path(real).parent}'")
+                    self.skip(path, f"is a link that leaves {self.root}; trilithon adopt '{Path(real).parent}'")
                     return None
                 status = os.stat(real)  # noqa: PTH116 - a text
         except FileNotFoundError:
-            self.pass_over(path, "is a link to nothing; fetch the file again" if path.is_symlink() else "is not there")
+            self.skip(path, "is a link to nothing; fetch the file again" if path.is_symlink() else "is not there")
             return None
         except OSError as error:
-            self.pass_over(path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
+            self.skip(path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
             return None
         if not stat.S_ISREG(status.st_mode):
-            self.pass_over(path, "is no plain file")
+            self.skip(path, "is no plain file")
             return None
         return ScanResult(path, real, status.st_size, status.st_mtime)
 
@@ -120,7 +120,7 @@ class ScanRoot:
             real = os.path.realpath(folder)
             self._folders[folder] = real if self.holds(real) else None
             if not self.holds(real):
-                self.pass_over(folder, f"is a link that leaves {self.root}; trilithon adopt '{real}'")
+                self.skip(folder, f"is a link that leaves {self.root}; trilithon adopt '{real}'")
         return self._folders[folder]
 
     def holds(self, real: str) -> bool:
@@ -136,13 +136,13 @@ class ScanRoot:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            self.pass_over(found.path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
+            self.skip(found.path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
             return None
 
     def is_model(self, found: ScanResult) -> bool:
         """Whether it may be weights; what surely is something else is passed over. A large file is not opened."""
         if found.size_bytes == 0:
-            self.pass_over(found.path, "is empty; download it again")
+            self.skip(found.path, "is empty; download it again")
             return False
         if found.size_bytes >= _SMALL_BYTES:
             return True
@@ -150,9 +150,9 @@ class ScanRoot:
         if head is None:
             return False
         is_gguf = found.path.suffix.lower() == ".gguf"
-        instead = "" if head[:4] == b"GGUF" else what_instead(head)
+        instead = "" if head[:4] == b"GGUF" else describe_content(head)
         if instead and (is_gguf or not instead.startswith("is not a GGUF")):
-            self.pass_over(found.path, instead)
+            self.skip(found.path, instead)
             return False
         return True
 

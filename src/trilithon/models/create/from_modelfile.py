@@ -97,11 +97,11 @@ def _path(text: str, folder: Path) -> Path:
 def _local(path: Path) -> Manifest:
     """A file with what belongs to it, or the one model in a folder, as a model without a name yet."""
     folder = path if path.is_dir() else path.parent
-    ground = _anywhere(folder)
-    paths = [Path(entry.path) for entry in ground.entries(folder) if not entry.is_dir(follow_symlinks=False)]
-    files = [file for each in paths if (file := ground.file(each))]
+    scan_root = _anywhere(folder)
+    paths = [Path(entry.path) for entry in scan_root.entries(folder) if not entry.is_dir(follow_symlinks=False)]
+    files = [file for each in paths if (file := scan_root.file(each))]
     stems = [each.path.stem for each in files if each.path.suffix.lower() == ".rkllm"]
-    found = list(bundles(ground, files, files_below(ground, folder, ["tokenizer", *stems]) if stems else ()))
+    found = list(bundles(scan_root, files, files_below(scan_root, folder, ["tokenizer", *stems]) if stems else ()))
     if path.is_file():
         own = next((each for each in found if path in [file.path for file in each.files]), None)
         return _nameless(own.files if own else (_single(path),), path)
@@ -128,10 +128,10 @@ def _single(path: Path) -> StoredFile:
 
 
 def _file(path: Path, role: Role, form: FileFormat) -> StoredFile:
-    ground = _anywhere(path.parent)
-    found = ground.file(path)
+    scan_root = _anywhere(path.parent)
+    found = scan_root.file(path)
     if found is None:
-        raise ModelError(f"{path} {ground.passed_over[0].reason}")
+        raise ModelError(f"{path} {scan_root.skipped[0].reason}")
     name = path.name if path.suffix.lower() == f".{form}" else f"{path.name}.{form}"
     return stored(found, role, form, name=name)
 

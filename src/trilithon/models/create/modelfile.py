@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from trilithon.errors import ModelError
 from trilithon.models.store.manifest import Manifest, PresetMessage
-from trilithon.models.store.parameters import PASSED_OVER, Parameter, read_parameter
+from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, read_parameter
 
 __all__ = ["Modelfile", "parse_modelfile", "to_modelfile"]
 
@@ -131,7 +131,7 @@ def _parameters(commands: Sequence[_Command]) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
     for command in commands:
         name, _, text = command.value.partition(" ")
-        if command.name != "PARAMETER" or name in PASSED_OVER:
+        if command.name != "PARAMETER" or name in IGNORED_PARAMETERS:
             continue
         try:
             value = read_parameter(name, text)
@@ -154,7 +154,7 @@ def _not_honoured(commands: Sequence[_Command]) -> Iterator[str]:
         name = command.value.partition(" ")[0]
         if command.name in _NOT_HONOURED:
             yield f"{command.name} {command.value[:80]}"
-        elif command.name == "PARAMETER" and name in PASSED_OVER:
+        elif command.name == "PARAMETER" and name in IGNORED_PARAMETERS:
             yield f"PARAMETER {name}"
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from trilithon.board.chips import platform_of, platforms, target_names
 from trilithon.errors import ModelError
 from trilithon.models.files.file_names import FileName, chip_of, quantization_of, read_file_name
-from trilithon.models.files.quantizations import PREFERRED, PROJECTOR_PREFERRED, quantization_rank
+from trilithon.models.files.quantizations import PREFERRED, projector_rank, quantization_rank
 from trilithon.units import format_bytes
 
 __all__ = ["FileChoice", "Offer", "Target", "choose_files"]
@@ -193,7 +193,7 @@ def _companions(names: Sequence[FileName], weights: FileName) -> tuple[FileName,
     """One projector for a GGUF; the vision encoder for the same chip for an RKLLM file."""
     if weights.format == "gguf":
         projectors = [name for name in names if name.kind == "projector" and not name.shard]
-        projectors.sort(key=lambda name: (_place(PROJECTOR_PREFERRED, name.quantization), name.path))
+        projectors.sort(key=lambda name: (projector_rank(name.quantization), name.path))
         return tuple(projectors[:1])
     encoders = [name for name in names if name.kind == "vision" and name.chip in (weights.chip, "")]
     encoders.sort(key=lambda name: (not name.chip, *_last_ranks(name)))

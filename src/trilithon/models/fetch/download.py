@@ -15,22 +15,22 @@ from urllib.parse import unquote
 
 from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.http_client import (
-    Again,
     DownloadSource,
-    Patience,
+    RetryableError,
+    RetryPolicy,
+    body_chunks,
     new_client,
-    next_wait,
-    opened,
-    pieces,
-    shown_url,
+    open_response,
+    redacted_url,
+    retry_delay,
 )
-from trilithon.models.fetch.transfer_rate import Limit, Tell, TransferRate
+from trilithon.models.fetch.transfer_rate import RateLimit, ReportProgress, TransferRate
 from trilithon.models.store.partial import Partial
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Changed", "Download", "Remote", "download", "look", "segments"]
+__all__ = ["Download", "FileChanged", "Remote", "download", "probe", "segments"]
 
 _SEGMENT_BYTES = 32 << 20
 _LEAST_SEGMENT_BYTES = 1 << 20
@@ -50,7 +50,7 @@ class Download:
 
     connections: int = 4
     limit: float | None = None
-    patience: Patience = field(default_factory=Patience)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +64,22 @@ class Remote:
     file_name: str = ""
 
 
-class Changed(Exception):
+class FileChanged(Exception):
     """The file is another one than when it was looked at."""
 
 
-def look(source: DownloadSource, transfer: Download) -> Remote:
+def probe(source: DownloadSource, transfer: Download) -> Remote:
     """Ask about the file, without fetching it. Raises ModelError and DownloadError."""
 
     async def ask() -> Remote:
-        async with new_client(transfer.patience) as client:
-            return await _look(client, source, transfer.patience)
+        async with new_client(transfer.retry) as client:
+            return await _look(client, source, transfer.retry)
 
     return asyncio.run(ask())
 
 
 def download(
-    source: DownloadSource, partial: Partial, *, transfer: Download, tell: Tell, remote: Remote | None = None
+    source: DownloadSource, partial: Partial, *, transfer: Download, tell: ReportProgress, remote: Remote | None = None
 ) -> None:
     """Write all that is missing of `partial`, whose sum is known or which `remote` is about.
 
@@ -102,26 +102,26 @@ def segments(missing: tuple[tuple[int, int | None], ...], connections: int) -> l
 
 
 async def _download(
-    source: DownloadSource, partial: Partial, transfer: Download, tell: Tell, remote: Remote | None
+    source: DownloadSource, partial: Partial, transfer: Download, tell: ReportProgress, remote: Remote | None
 ) -> None:
     expected = partial.size_bytes
-    async with new_client(transfer.patience, transfer.connections) as client:
+    async with new_client(transfer.retry, transfer.connections) as client:
         if remote is not None:
             _expect(source, partial, remote, expected)
             running = _Running(client, source, remote, partial, transfer, tell, strict=True)
             await running.run(ranges=remote.ranges and bool(remote.version))
             return
         for attempt in range(1, _MOST_LOOKS + 1):
-            found = await _look(client, source, transfer.patience)
+            found = await _look(client, source, transfer.retry)
             _expect(source, partial, found, expected)
             # Servers behind one name may disagree on an ETag; the sum has the last word.
             running = _Running(client, source, found, partial, transfer, tell, strict=attempt <= _STRICT_LOOKS)
             try:
                 await running.run(ranges=found.ranges)
                 return
-            except Changed:
+            except FileChanged:
                 partial.restart()
-    raise DownloadError(f"{shown_url(source.url)} keeps changing while it is fetched; try again later")
+    raise DownloadError(f"{redacted_url(source.url)} keeps changing while it is fetched; try again later")
 
 
 def _expect(source: DownloadSource, partial: Partial, remote: Remote, expected: int | None) -> None:
@@ -129,21 +129,21 @@ def _expect(source: DownloadSource, partial: Partial, remote: Remote, expected: 
         return
     if expected not in (None, remote.size_bytes):
         raise ModelError(
-            f"{shown_url(source.url)} has {remote.size_bytes} bytes and should have {expected}: "
+            f"{redacted_url(source.url)} has {remote.size_bytes} bytes and should have {expected}: "
             "it is not the file that was announced; try again later, or another source"
         )
     partial.expect(remote.size_bytes)
 
 
-async def _look(client: "httpx.AsyncClient", source: DownloadSource, patience: Patience) -> Remote:
+async def _look(client: "httpx.AsyncClient", source: DownloadSource, retry: RetryPolicy) -> Remote:
     failures = 0
     while True:
         try:
-            async with opened(client, source, {"Range": "bytes=0-0"}, frozenset({200, 206, 416})) as response:
+            async with open_response(client, source, {"Range": "bytes=0-0"}, frozenset({200, 206, 416})) as response:
                 return _remote(response, source)
-        except Again as again:
+        except RetryableError as again:
             failures += 1
-            await asyncio.sleep(next_wait(source, again, failures, patience))
+            await asyncio.sleep(retry_delay(source, again, failures, retry))
 
 
 def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
@@ -151,7 +151,7 @@ def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
     headers = response.headers
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if response.status_code == 416 and (match is None or match[3] != "0"):
-        raise DownloadError(f"{shown_url(source.url)} gives no part of itself; try again later, or another source")
+        raise DownloadError(f"{redacted_url(source.url)} gives no part of itself; try again later, or another source")
     size = _number(match[3]) if match else _number(headers.get("Content-Length", ""))
     return Remote(
         size_bytes=size,
@@ -171,13 +171,13 @@ class _Running:
         remote: Remote,
         partial: Partial,
         transfer: Download,
-        tell: Tell,
+        tell: ReportProgress,
         *,
         strict: bool,
     ):
         self._client, self._source, self._remote, self._partial = client, source, remote, partial
         self._transfer, self._tell, self._strict = transfer, tell, strict
-        self._pace, self._limit = TransferRate(), Limit(transfer.limit)
+        self._pace, self._limit = TransferRate(), RateLimit(transfer.limit)
         self._came_bytes = 0
         self._not_before = 0.0
         self._over = asyncio.Event()
@@ -217,7 +217,7 @@ class _Running:
             await self._pause()
             begun = start
             try:
-                async with opened(
+                async with open_response(
                     self._client, self._source, {"Range": f"bytes={start}-{end - 1}"}, frozenset({200, 206, 416})
                 ) as response:
                     self._require_part(response, start, end)
@@ -226,9 +226,9 @@ class _Running:
                         await self._write(start, piece)
                         start += len(piece)
                 if start < end:
-                    raise Again("the connection was cut")
-            except Again as again:
-                failures = row.another(start - begun, self._came_bytes, self._transfer.patience.attempts)
+                    raise RetryableError("the connection was cut")
+            except RetryableError as again:
+                failures = row.another(start - begun, self._came_bytes, self._transfer.retry.attempts)
                 await self._back_off(again, failures)
 
     async def _in_one_go(self) -> None:
@@ -238,7 +238,7 @@ class _Running:
             self._partial.restart()
             await self._pause()
             try:
-                async with opened(self._client, self._source, {}, frozenset({200})) as response:
+                async with open_response(self._client, self._source, {}, frozenset({200})) as response:
                     self._require_same(response)
                     at = 0
                     async for piece in self._pieces(response):
@@ -246,14 +246,14 @@ class _Running:
                         at += len(piece)
                 if self._partial.size_bytes in (None, at):
                     return
-                raise Again("the connection was cut")
-            except Again as again:
+                raise RetryableError("the connection was cut")
+            except RetryableError as again:
                 failures += 1
                 await self._back_off(again, failures)
 
     async def _pieces(self, response: "httpx.Response") -> AsyncIterator[bytes]:
         """As they come, no faster than the limit."""
-        async for piece in pieces(response, self._transfer.patience):
+        async for piece in body_chunks(response, self._transfer.retry):
             yield piece
             self._came_bytes += len(piece)
             await asyncio.sleep(self._limit.take(len(piece)))
@@ -271,7 +271,7 @@ class _Running:
     def _require_part(self, response: "httpx.Response", start: int, end: int) -> None:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status_code != 206 or match is None or _number(match[3]) not in (None, self._remote.size_bytes):
-            raise Changed
+            raise FileChanged
         if _number(match[1] or "") != start:
             raise DownloadError(self._other_bytes())
         self._require_fitting(int(match[2]) + 1 - start, end - start)
@@ -282,18 +282,18 @@ class _Running:
             raise DownloadError(self._other_bytes())
 
     def _other_bytes(self) -> str:
-        return f"{shown_url(self._source.url)} gives other bytes than asked for; try another source"
+        return f"{redacted_url(self._source.url)} gives other bytes than asked for; try another source"
 
     def _require_same(self, response: "httpx.Response") -> None:
         _require_plain(response, self._source)
         if self._strict and _version(response.headers) != self._remote.version:
-            raise Changed
+            raise FileChanged
 
     async def _pause(self) -> None:
         await asyncio.sleep(max(self._not_before - time.monotonic(), 0.0))
 
-    async def _back_off(self, again: Again, failures: int) -> None:
-        wait = next_wait(self._source, again, failures, self._transfer.patience)
+    async def _back_off(self, again: RetryableError, failures: int) -> None:
+        wait = retry_delay(self._source, again, failures, self._transfer.retry)
         if again.wait_seconds:  # said to one of us, and meant for all
             self._not_before = max(self._not_before, time.monotonic() + wait)
         await asyncio.sleep(wait)
@@ -333,7 +333,7 @@ async def _together(*works: Coroutine[Any, Any, None]) -> None:
 def _require_plain(response: "httpx.Response", source: DownloadSource) -> None:
     """Packed content would be kept as it came, and its length and ranges are those of the packed bytes."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{shown_url(source.url)} comes packed although asked not to; try another source")
+        raise DownloadError(f"{redacted_url(source.url)} comes packed although asked not to; try another source")
 
 
 def _version(headers: Mapping[str, str]) -> str:

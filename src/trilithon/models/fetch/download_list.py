@@ -1,4 +1,4 @@
-"""What a pull is going to fetch: made by the hub's and the registry's modules, carried out by `pull`."""
+"""What a pull will fetch: made by `hub` and `registry`, carried out by `pull`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,23 +10,23 @@ from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import FileFormat, PresetMessage, Role
 from trilithon.models.store.parameters import Parameter
 
-__all__ = ["DownloadList", "Item", "PullOptions"]
+__all__ = ["DownloadItem", "DownloadList", "PullOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullOptions:
-    """`insecure` lets plain http be spoken with others than this machine."""
+    """`insecure` allows plain http to other machines than this one."""
 
-    wanted: Target
+    target: Target
     transfer: Download = field(default_factory=Download)
     insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One file. `digest` is its SHA-256 where the server tells it; `git_blob` is git's name for its content (a SHA-1),
-    which is all that the hub tells of small files. Of a file with neither, the sum is computed from what came. Where
-    the server denies a file that has `without`, which says what its lack means, the model is kept without it."""
+class DownloadItem:
+    """One file to fetch. `digest` is its SHA-256 where the server says it. `git_blob` is the SHA-1 that git names its
+    content by, the only checksum that the hub has for small files. Without either, the digest is computed from the
+    received bytes. `without` is set for optional files: it says what is missing if the server denies access."""
 
     source: DownloadSource
     name: str
@@ -42,10 +42,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadList:
-    """`why` says in one sentence why these files; `notes` are what the user should know, one line each."""
+    """`why` is one sentence on why these files were chosen; `notes` are for the user, one line each."""
 
     name: ModelName
-    items: tuple[Item, ...]
+    items: tuple[DownloadItem, ...]
     origin: str
     why: str = ""
     notes: tuple[str, ...] = ()

@@ -20,17 +20,17 @@ if TYPE_CHECKING:  # it takes a fifth of a second to import
     import httpx
 
 __all__ = [
-    "Again",
-    "Denied",
+    "AccessDenied",
     "DownloadSource",
-    "Patience",
+    "RetryPolicy",
+    "RetryableError",
+    "body_chunks",
     "fetch_small",
     "is_loopback",
     "new_client",
-    "next_wait",
-    "opened",
-    "pieces",
-    "shown_url",
+    "open_response",
+    "redacted_url",
+    "retry_delay",
 ]
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520 on: Cloudflare's
@@ -48,7 +48,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long to bear with a server: `attempts` failures in a row without a byte, waits that double between them."""
 
     attempts: int = 8
@@ -76,10 +76,10 @@ class DownloadSource:
     def __post_init__(self) -> None:
         parts = _split(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ModelError(f"{shown_url(self.url)} is no address to fetch from; write https://HOST/FILE")
+            raise ModelError(f"{redacted_url(self.url)} is no address to fetch from; write https://HOST/FILE")
         if not self.may_ask(self.url):
             raise ModelError(
-                f"{shown_url(self.url)}: plain http can be changed on the way; write https, or add --insecure"
+                f"{redacted_url(self.url)}: plain http can be changed on the way; write https, or add --insecure"
             )
 
     def may_ask(self, url: str) -> bool:
@@ -87,11 +87,11 @@ class DownloadSource:
         return _split(url).scheme == "https" or self.insecure or is_loopback(url)
 
 
-class Denied(ModelError):
+class AccessDenied(ModelError):
     """The server has no such file, or not for us."""
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """What may go better at the next try; `wait_seconds` is what the server asked for."""
 
     def __init__(self, reason: str, wait_seconds: float | None = None):
@@ -108,7 +108,7 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def shown_url(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Without what may be secret: user, password, and the query of a signed address."""
     parts = _split(url)
     host = parts.netloc.rpartition("@")[2]
@@ -122,7 +122,7 @@ def _split(url: str) -> SplitResult:
         raise ModelError(f"{url[:80]!r} is no address to fetch from: {error}; write https://HOST/FILE") from error
 
 
-def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
+def new_client(retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
     """It goes by the proxies and certificates that the environment names. Raises DownloadError for what is wrong
     with those."""
     import httpx
@@ -131,7 +131,7 @@ def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
 
     try:
         return httpx.AsyncClient(
-            timeout=httpx.Timeout(patience.silence_seconds, connect=min(patience.silence_seconds, 15.0), pool=None),
+            timeout=httpx.Timeout(retry.silence_seconds, connect=min(retry.silence_seconds, 15.0), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
         )
@@ -148,7 +148,7 @@ def new_client(patience: Patience, connections: int = 4) -> "httpx.AsyncClient":
 
 
 @asynccontextmanager
-async def opened(
+async def open_response(
     client: "httpx.AsyncClient", source: DownloadSource, headers: Mapping[str, str], accepted: frozenset[int]
 ) -> AsyncIterator["httpx.Response"]:
     """The answer, its body still to come. Raises Again, and ModelError or DownloadError for what no second try fixes.
@@ -167,17 +167,19 @@ async def opened(
                     yield response
                     return
                 url = _redirected(response, source)
-        raise DownloadError(f"{shown_url(source.url)} leads from one address to the next without end; try another one")
+        raise DownloadError(
+            f"{redacted_url(source.url)} leads from one address to the next without end; try another one"
+        )
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ModelError(f"{shown_url(source.url)} is no address to fetch from: {error}; check it") from error
+        raise ModelError(f"{redacted_url(source.url)} is no address to fetch from: {error}; check it") from error
     except httpx.TransportError as error:
         if isinstance(error.__context__, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(error):
             raise DownloadError(
-                f"{shown_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
+                f"{redacted_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
             ) from error
-        raise Again(_reason(error)) from error
+        raise RetryableError(_reason(error)) from error
     except ssl.SSLError as error:  # bytes that changed on the way, which no layer between translates
-        raise Again(f"what came was damaged on the way ({error.reason or 'TLS'})") from error
+        raise RetryableError(f"what came was damaged on the way ({error.reason or 'TLS'})") from error
 
 
 @asynccontextmanager
@@ -191,7 +193,7 @@ async def _answer(
         async with asyncio.timeout(limit):
             response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
     except TimeoutError as error:
-        raise Again("it went silent") from error
+        raise RetryableError("it went silent") from error
     try:
         yield response
     finally:
@@ -199,35 +201,35 @@ async def _answer(
 
 
 async def fetch_small(
-    source: DownloadSource, *, most_bytes: int, patience: Patience, headers: Mapping[str, str] | None = None
+    source: DownloadSource, *, most_bytes: int, retry: RetryPolicy, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """A file that fits into memory. Raises ModelError and DownloadError."""
-    async with new_client(patience) as client:
+    async with new_client(retry) as client:
         failures = 0
         while True:
             try:
-                async with opened(client, source, headers or {}, frozenset({200})) as response:
-                    return await _body(response, source, most_bytes, patience)
-            except Again as again:
+                async with open_response(client, source, headers or {}, frozenset({200})) as response:
+                    return await _body(response, source, most_bytes, retry)
+            except RetryableError as again:
                 failures += 1
-                await asyncio.sleep(next_wait(source, again, failures, patience))
+                await asyncio.sleep(retry_delay(source, again, failures, retry))
 
 
-def next_wait(source: DownloadSource, again: Again, failures: int, patience: Patience) -> float:
-    """Seconds until the next try. Raises DownloadError when patience is at its end."""
+def retry_delay(source: DownloadSource, again: RetryableError, failures: int, retry: RetryPolicy) -> float:
+    """Seconds until the next try. Raises DownloadError when retry is at its end."""
     asked = again.wait_seconds
-    if asked is not None and asked > patience.longest_asked_seconds:
+    if asked is not None and asked > retry.longest_asked_seconds:
         raise DownloadError(
             f"{_host(source)} asks to wait {format_duration(asked)} ({again}); run the same command again then"
         ) from again
-    if failures >= patience.attempts:
+    if failures >= retry.attempts:
         raise DownloadError(
             f"{_host(source)} failed {failures} times in a row, at last: {again}; run the same command again to go on"
         ) from again
-    return patience.wait_seconds(failures, asked)
+    return retry.wait_seconds(failures, asked)
 
 
-async def pieces(response: "httpx.Response", patience: Patience) -> AsyncIterator[bytes]:
+async def body_chunks(response: "httpx.Response", retry: RetryPolicy) -> AsyncIterator[bytes]:
     """Its body as it comes. Raises Again when next to nothing comes for long; how long the caller takes between two
     pieces does not count."""
     waited, came = 0.0, 0
@@ -239,20 +241,20 @@ async def pieces(response: "httpx.Response", patience: Patience) -> AsyncIterato
         if not piece:
             return
         came += len(piece)
-        if waited > patience.silence_seconds:
+        if waited > retry.silence_seconds:
             if came < waited * _STALL_BYTES_PER_SECOND:
-                raise Again("next to nothing comes")
+                raise RetryableError("next to nothing comes")
             waited, came = 0.0, 0
         yield piece
 
 
-async def _body(response: "httpx.Response", source: DownloadSource, most_bytes: int, patience: Patience) -> bytes:
+async def _body(response: "httpx.Response", source: DownloadSource, most_bytes: int, retry: RetryPolicy) -> bytes:
     content = bytearray()
-    async for piece in pieces(response, patience):
+    async for piece in body_chunks(response, retry):
         content += piece
         if len(content) > most_bytes:
             raise ModelError(
-                f"{shown_url(source.url)} is longer than {format_bytes(most_bytes)}; it is not what it should be"
+                f"{redacted_url(source.url)} is longer than {format_bytes(most_bytes)}; it is not what it should be"
             )
     return bytes(content)
 
@@ -262,30 +264,32 @@ def _require_accepted(response: "httpx.Response", source: DownloadSource, accept
     if status in accepted:
         return
     if status in _AGAIN:
-        raise Again(f"status {status} {response.reason_phrase}".rstrip(), _retry_after(response.headers))
+        raise RetryableError(f"status {status} {response.reason_phrase}".rstrip(), _retry_after(response.headers))
     words = (
         source.words.get(status) or f"{_host(source)} {_WORDS.get(status, 'gives an answer that is not understood')}"
     )
-    kind: type[TrilithonError] = Denied if status in (401, 403, 404, 410, 451) else DownloadError
-    raise kind(f"{words} (status {status} for {shown_url(source.url)})")
+    kind: type[TrilithonError] = AccessDenied if status in (401, 403, 404, 410, 451) else DownloadError
+    raise kind(f"{words} (status {status} for {redacted_url(source.url)})")
 
 
 def _redirected(response: "httpx.Response", source: DownloadSource) -> "httpx.URL":
     target = response.headers.get("Location")
     if not target:
-        raise DownloadError(f"{shown_url(source.url)} leads nowhere (status {response.status_code}); try again later")
+        raise DownloadError(
+            f"{redacted_url(source.url)} leads nowhere (status {response.status_code}); try again later"
+        )
     url = response.url.join(target)
     if url.scheme not in ("http", "https") or not url.host:
         raise DownloadError(
-            f"{shown_url(source.url)} leads to {url.scheme}:, which is not followed; use its final address"
+            f"{redacted_url(source.url)} leads to {url.scheme}:, which is not followed; use its final address"
         )
     if response.url.scheme == "https" and url.scheme == "http":
         raise DownloadError(
-            f"{shown_url(source.url)} leads from https to http, which is not followed; try another address"
+            f"{redacted_url(source.url)} leads from https to http, which is not followed; try another address"
         )
     if not source.may_ask(str(url)):
         raise DownloadError(
-            f"{shown_url(source.url)} leads to plain http elsewhere, which is not followed; add --insecure if you must"
+            f"{redacted_url(source.url)} redirects to plain http, which is not followed; allow it with --insecure"
         )
     return url
 

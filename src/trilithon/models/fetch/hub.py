@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.choose import FileChoice, Offer, choose_files
-from trilithon.models.fetch.download_list import DownloadList, Item, PullOptions
-from trilithon.models.fetch.http_client import Denied, DownloadSource, shown_url
+from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
+from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, redacted_url
 from trilithon.models.files.file_names import FileName
 from trilithon.models.names import Repository
 from trilithon.models.store.manifest import Role, safe_file_name
@@ -64,7 +64,7 @@ def plan_from_hub(repository: Repository, options: PullOptions) -> DownloadList:
     found = hub.files(f"{repository.user}/{repository.name}")
     choice = choose_files(
         [Offer(each.path, each.size_bytes or 0) for each in found.files],
-        options.wanted,
+        options.target,
         repository=f"{repository.user}/{repository.name}",
     )
     items = [hub.item(found, _listed(found.files, name.path), name) for name in (*choice.weights, *choice.others)]
@@ -95,7 +95,7 @@ class _Hub:
     """What is asked of the hub's library. Raises Denied and DownloadError."""
 
     def __init__(self, options: PullOptions):
-        self._patience = options.transfer.patience
+        self._patience = options.transfer.retry
         self._insecure = options.insecure
         self._endpoint = _endpoint(insecure=options.insecure)  # first: a broken one ends the library's import
 
@@ -113,8 +113,8 @@ class _Hub:
             raise DownloadError(self._no_list())
         return _Contents(name, revision, tuple(each for each in listed if each is not None), _bases(info))
 
-    def item(self, contents: _Contents, listed: _Listed, name: FileName) -> Item:
-        return Item(
+    def item(self, contents: _Contents, listed: _Listed, name: FileName) -> DownloadItem:
+        return DownloadItem(
             source=self.source(contents, listed.path),
             name=safe_file_name(name.name),
             role=_ROLES[name.kind],
@@ -140,7 +140,7 @@ class _Hub:
 
     def _denied(self, name: str) -> str:
         return (
-            f"{name} is not for everyone: accept its terms at {shown_url(self._endpoint)}/{name}, "
+            f"{name} is not for everyone: accept its terms at {redacted_url(self._endpoint)}/{name}, "
             f"then {'check your token' if self._token else 'log in (hf auth login)'} or set HF_TOKEN"
         )
 
@@ -153,12 +153,12 @@ class _Hub:
             try:
                 return ask()
             except errors.GatedRepoError as error:
-                raise Denied(self._denied(name)) from error
+                raise AccessDenied(self._denied(name)) from error
             except errors.RepositoryNotFoundError as error:
                 hint = "check your token" if self._token else "if it is private, set HF_TOKEN"
-                raise Denied(f"there is no repository {name} on {self._host}; check its name, {hint}") from error
+                raise AccessDenied(f"there is no repository {name} on {self._host}; check its name, {hint}") from error
             except errors.HFValidationError as error:
-                raise Denied(f"{name[:80]} is no name of a repository; write hf.co/user/repo") from error
+                raise AccessDenied(f"{name[:80]} is no name of a repository; write hf.co/user/repo") from error
             except errors.OfflineModeIsEnabled as error:
                 raise DownloadError("HF_HUB_OFFLINE is set, so that nothing is fetched; unset it") from error
             except errors.HfHubHTTPError as error:
@@ -220,7 +220,7 @@ def _read_sibling(row: Any) -> _Listed | None:
     return _Listed(row.rfilename, size, digest, blob)
 
 
-def _texts(hub: _Hub, own: _Contents) -> tuple[list[Item], tuple[str, ...]]:
+def _texts(hub: _Hub, own: _Contents) -> tuple[list[DownloadItem], tuple[str, ...]]:
     """The text files of the repository itself, or else of the model that it was made from."""
     contents, seen = own, [own.name]
     for _ in range(_MOST_BASES + 1):
@@ -232,16 +232,16 @@ def _texts(hub: _Hub, own: _Contents) -> tuple[list[Item], tuple[str, ...]]:
         seen.append(base)
         try:
             contents = hub.files(base)
-        except Denied as error:
+        except AccessDenied as error:
             return [], (f"{_WITHOUT}: {error}",)
     made_from = f"in none of {', '.join(seen)}" if len(seen) > 1 else "and its card names no base_model"
     fix = "put tokenizer.json and tokenizer_config.json of the original model beside it"
     return [], (f"there is no {_NEEDED} {made_from}: chat uses the runtime's own template; {fix}",)
 
 
-def _text_items(hub: _Hub, contents: _Contents) -> list[Item]:
+def _text_items(hub: _Hub, contents: _Contents) -> list[DownloadItem]:
     return [
-        Item(
+        DownloadItem(
             source=hub.source(contents, each.path),
             name=each.path,
             role=_TEXT_FILES[each.path],
@@ -267,9 +267,9 @@ def _listed(files: Sequence[_Listed], path: str) -> _Listed:
     return next(each for each in files if each.path == path)
 
 
-def _with_own_names(items: Sequence[Item]) -> tuple[Item, ...]:
+def _with_own_names(items: Sequence[DownloadItem]) -> tuple[DownloadItem, ...]:
     """Files of several folders may have one name; within a model each has its own."""
-    found: dict[str, Item] = {}
+    found: dict[str, DownloadItem] = {}
     for item in items:
         name, number = item.name, 2
         while name.casefold() in found:

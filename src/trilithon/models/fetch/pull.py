@@ -11,23 +11,23 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from trilithon.errors import DownloadError, ModelError
-from trilithon.models.fetch.download import Changed, Remote, download, look
-from trilithon.models.fetch.download_list import DownloadList, Item, PullOptions
-from trilithon.models.fetch.http_client import Denied, DownloadSource, fetch_small, shown_url
+from trilithon.models.fetch.download import FileChanged, Remote, download, probe
+from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
+from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, fetch_small, redacted_url
 from trilithon.models.fetch.hub import plan_from_hub
 from trilithon.models.fetch.registry import plan_from_registry
 from trilithon.models.fetch.transfer_rate import TransferProgress, TransferRate
 from trilithon.models.files.file_names import read_file_name
 from trilithon.models.files.gguf import read_gguf
-from trilithon.models.files.gguf_header import what_instead
+from trilithon.models.files.gguf_header import describe_content
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository, name_part
 from trilithon.models.store.manifest import Manifest, StoredFile, now, safe_file_name
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.partial import Partial, state_of
+from trilithon.models.store.partial import Partial, recorded_state
 from trilithon.models.store.safe_dir import translated
 from trilithon.models.store.targets import with_other_targets
 
-__all__ = ["PullStep", "Pulled", "Stage", "TellStep", "pull"]
+__all__ = ["PullStep", "Pulled", "ReportStep", "Stage", "pull"]
 
 Stage = Literal["looking", "chosen", "waiting", "fetching", "checking", "keeping"]
 
@@ -52,7 +52,7 @@ class PullStep:
     progress: TransferProgress | None = None
 
 
-TellStep = Callable[[PullStep], None]
+ReportStep = Callable[[PullStep], None]
 """Called some times a second; it may raise to give up, which keeps what came."""
 
 
@@ -66,14 +66,14 @@ class Pulled:
     fetched_bytes: int
 
 
-def pull(reference: Reference, store: ModelStore, options: PullOptions, tell: TellStep) -> Pulled:
+def pull(reference: Reference, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
     """Raises ModelError for what there is not or does not fit, DownloadError when servers or the network fail. What
     came by then is kept, and the next pull of the same goes on there."""
     match reference:
         case ModelPath():
             raise ModelError(f"{reference.path} is a file of this machine, which needs no pull; name it as it is")
         case ModelUrl():
-            tell(PullStep("looking", shown_url(reference.url)))
+            tell(PullStep("looking", redacted_url(reference.url)))
             return _pull_url(reference, store, options, tell)
         case Repository():
             tell(PullStep("looking", str(reference)))
@@ -85,7 +85,7 @@ def pull(reference: Reference, store: ModelStore, options: PullOptions, tell: Te
             return _carried_out(plan_from_registry(reference, options), store, options, tell)
 
 
-def _carried_out(plan: DownloadList, store: ModelStore, options: PullOptions, tell: TellStep) -> Pulled:
+def _carried_out(plan: DownloadList, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
     store.room_for_all({item.digest: item.size_bytes or 0 for item in plan.items if item.digest})
     files, fetched, denied = [], 0, ""
     for number, item in enumerate(plan.items, start=1):
@@ -94,7 +94,7 @@ def _carried_out(plan: DownloadList, store: ModelStore, options: PullOptions, te
         one = _One(item, store, options, tell, number, len(plan.items))
         try:
             digest, size = one.fetch()
-        except Denied as error:
+        except AccessDenied as error:
             if not item.without:
                 raise
             denied = f"{item.without}: {error}"
@@ -106,7 +106,7 @@ def _carried_out(plan: DownloadList, store: ModelStore, options: PullOptions, te
 
 
 def _kept(
-    plan: DownloadList, files: Sequence[StoredFile], store: ModelStore, tell: TellStep, fetched_bytes: int
+    plan: DownloadList, files: Sequence[StoredFile], store: ModelStore, tell: ReportStep, fetched_bytes: int
 ) -> Pulled:
     tell(PullStep("keeping", str(plan.name)))
     manifest = Manifest(
@@ -128,7 +128,7 @@ def _kept(
     return Pulled(manifest=kept, why=plan.why, notes=(*plan.notes, *notes), fetched_bytes=fetched_bytes)
 
 
-def _stored(item: Item, digest: str, size_bytes: int) -> StoredFile:
+def _stored(item: DownloadItem, digest: str, size_bytes: int) -> StoredFile:
     return StoredFile(
         role=item.role,
         digest=digest,
@@ -142,13 +142,15 @@ def _stored(item: Item, digest: str, size_bytes: int) -> StoredFile:
 
 def _noted(store: ModelStore, digest: str) -> int:
     """How much of a file had come when its process last noted it."""
-    return sum(end - start for start, end in state_of(store.own, f"sha256-{digest}")[1])
+    return sum(end - start for start, end in recorded_state(store.local, f"sha256-{digest}")[1])
 
 
 class _One:
     """One file of a plan on its way into the store."""
 
-    def __init__(self, item: Item, store: ModelStore, options: PullOptions, tell: TellStep, number: int, count: int):
+    def __init__(
+        self, item: DownloadItem, store: ModelStore, options: PullOptions, tell: ReportStep, number: int, count: int
+    ):
         self._item, self._store, self._options = item, store, options
         self._tell_step, self._number, self._count = tell, number, count
         self._waiting_pace = TransferRate()
@@ -165,7 +167,7 @@ class _One:
 
     def _by_digest(self) -> tuple[str, int]:
         item = self._item
-        with self._store.receive(item.digest, item.size_bytes, waiting=self._wait) as partial:
+        with self._store.receive(item.digest, item.size_bytes, on_wait=self._wait) as partial:
             if not partial.present:
                 before = partial.bytes_done
                 download(item.source, partial, transfer=self._options.transfer, tell=self._fetching)
@@ -180,10 +182,10 @@ class _One:
             if file.size_bytes == item.size_bytes and file.path is None and self._is_same(file):
                 return file.digest, file.size_bytes
         self._tell("fetching", TransferProgress(0, item.size_bytes))
-        patience = self._options.transfer.patience
-        content = asyncio.run(fetch_small(item.source, most_bytes=_MOST_SMALL_BYTES, patience=patience))
+        retry = self._options.transfer.retry
+        content = asyncio.run(fetch_small(item.source, most_bytes=_MOST_SMALL_BYTES, retry=retry))
         if _git_blob(content) != item.git_blob:
-            raise DownloadError(f"{item.name} came with a wrong sum from {shown_url(item.source.url)}; pull it again")
+            raise DownloadError(f"{item.name} from {redacted_url(item.source.url)} has a wrong checksum; pull it again")
         self.fetched_bytes = len(content)
         return self._store.add_bytes(content), len(content)
 
@@ -204,7 +206,7 @@ class _One:
     def receiving(self, remote: Remote) -> AbstractContextManager[Partial]:
         """A place for a file of which only the version is known; without one, nothing unfinished is kept."""
         key = f"{self._item.source.url}\n{remote.version}\n{remote.size_bytes}" if remote.version else ""
-        return self._store.receive(None, remote.size_bytes, key=key, waiting=self._wait)
+        return self._store.receive(None, remote.size_bytes, key=key, on_wait=self._wait)
 
     def fill(self, partial: Partial, remote: Remote) -> tuple[str, int]:
         """Its digest and its size. Raises Changed."""
@@ -212,7 +214,7 @@ class _One:
         try:
             download(self._item.source, partial, transfer=self._options.transfer, tell=self._fetching, remote=remote)
         except BaseException as error:
-            if isinstance(error, Changed) or not remote.ranges:  # nothing that could be gone on with
+            if isinstance(error, FileChanged) or not remote.ranges:  # nothing that could be gone on with
                 partial.discard()
             raise
         try:
@@ -257,16 +259,16 @@ def _git_blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _require_model(partial: Partial, item: Item, remote: Remote) -> None:
+def _require_model(partial: Partial, item: DownloadItem, remote: Remote) -> None:
     """What no sum vouches for shall at least begin like a model, and not end early where no length was told. Raises
     ModelError for a page that asks for a login, and the like."""
     if item.role != "weights":
         return
     with translated(partial.path), partial.path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    instead = what_instead(head)
+    instead = describe_content(head)
     if head[:4] != b"GGUF" and (item.format == "gguf" or not instead.startswith("is not a GGUF")):
-        raise ModelError(f"what {shown_url(item.source.url)} gives {instead}")
+        raise ModelError(f"what {redacted_url(item.source.url)} gives {instead}")
     if item.format == "gguf" and remote.size_bytes is None:
         try:
             read_gguf(partial.path)
@@ -276,13 +278,13 @@ def _require_model(partial: Partial, item: Item, remote: Remote) -> None:
 
 def _of_one_version(source: DownloadSource, options: PullOptions, fetch: Callable[[Remote], T]) -> T:
     for _ in range(_MOST_VERSIONS):
-        remote = look(source, options.transfer)
-        with suppress(Changed):
+        remote = probe(source, options.transfer)
+        with suppress(FileChanged):
             return fetch(remote)
-    raise DownloadError(f"{shown_url(source.url)} keeps changing while it is fetched; try again later")
+    raise DownloadError(f"{redacted_url(source.url)} keeps changing while it is fetched; try again later")
 
 
-def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, tell: TellStep) -> Pulled:
+def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
     """One file, of which no sum is known. A second process that waited for the first one takes what that one made."""
     source = DownloadSource(url=reference.url, insecure=options.insecure)
     began = datetime.now(UTC).replace(microsecond=0)
@@ -307,11 +309,11 @@ def _url_plan(source: DownloadSource, remote: Remote) -> DownloadList:
     name = safe_file_name(remote.file_name or unquote(urlsplit(source.url).path))
     known = read_file_name(name)
     if known.kind != "weights" or known.format == "":
-        raise ModelError(f"{shown_url(source.url)} is {name}, which is no GGUF or RKLLM file; give the address of one")
+        raise ModelError(f"{redacted_url(source.url)} is {name}, not a GGUF or RKLLM file; name the URL of one")
     if known.shard:
         raise ModelError(f"{name} is one shard of {known.shard[1]}; pull the repository that has them all")
     tag = ModelName.DEFAULTS[2]
-    item = Item(
+    item = DownloadItem(
         source=source,
         name=name,
         role="weights",
@@ -323,7 +325,7 @@ def _url_plan(source: DownloadSource, remote: Remote) -> DownloadList:
     return DownloadList(
         name=ModelName(ModelName.DEFAULTS[0], "url", name_part(known.stem), tag),
         items=(item,),
-        origin=shown_url(source.url),
+        origin=redacted_url(source.url),
         notes=("its server tells no sum to hold it against: whether it is what its maker made is not known",),
     )
 

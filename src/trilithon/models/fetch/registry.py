@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilithon.errors import ModelError
-from trilithon.models.fetch.download_list import DownloadList, Item, PullOptions
-from trilithon.models.fetch.http_client import DownloadSource, Patience, fetch_small, is_loopback
+from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
+from trilithon.models.fetch.http_client import DownloadSource, RetryPolicy, fetch_small, is_loopback
 from trilithon.models.files.file_names import quantization_of
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import PresetMessage, Role, safe_file_name
@@ -105,7 +105,7 @@ class _Registry:
             raise ModelError(f"{self._name}: the SHA-256 of its {layer.kind} is wrong; pull it again")
         return content.decode(errors="replace")
 
-    def items(self, layers: Sequence[_Layer], quantization: str) -> list[Item]:
+    def items(self, layers: Sequence[_Layer], quantization: str) -> list[DownloadItem]:
         """Those that are kept as files: weights and what belongs to them, the Go template, licences."""
         items, seen = [], dict[str, int]()
         for layer in dict.fromkeys(layers):
@@ -115,7 +115,7 @@ class _Registry:
                 continue
             number = seen[layer.kind] = seen.get(layer.kind, 0) + 1
             items.append(
-                Item(
+                DownloadItem(
                     source=self._source(f"/blobs/sha256:{layer.digest}"),
                     name=self._file_name(layer.kind, number),
                     role=known,
@@ -150,8 +150,8 @@ class _Registry:
         return DownloadSource(url=self._base + path, words=words)
 
     def _get(self, source: DownloadSource, headers: Mapping[str, str], most_bytes: int) -> bytes:
-        patience: Patience = self._options.transfer.patience
-        return asyncio.run(fetch_small(source, most_bytes=most_bytes, patience=patience, headers=headers))
+        retry: RetryPolicy = self._options.transfer.retry
+        return asyncio.run(fetch_small(source, most_bytes=most_bytes, retry=retry, headers=headers))
 
 
 def _layers(rows: object, name: ModelName) -> list[_Layer]:

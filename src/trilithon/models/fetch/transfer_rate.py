@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trilithon.errors import UserError
 
-__all__ = ["Limit", "Tell", "TransferProgress", "TransferRate", "parse_rate"]
+__all__ = ["RateLimit", "ReportProgress", "TransferProgress", "TransferRate", "parse_rate"]
 
 _WINDOW_NS = 10_000_000_000
 _LEAST_NS = 500_000_000
@@ -29,7 +29,7 @@ class TransferProgress:
     seconds_left: float | None = None
 
 
-Tell = Callable[[TransferProgress], None]
+ReportProgress = Callable[[TransferProgress], None]
 """Called some times a second, also while nothing comes; it may raise to give up."""
 
 
@@ -56,7 +56,7 @@ class TransferRate:
         return TransferProgress(done_bytes, total_bytes, rate, left)
 
 
-class Limit:
+class RateLimit:
     """So many bytes a second at most, whoever takes them; bursts of a fifth of a second."""
 
     def __init__(self, bytes_per_second: float | None, clock: Callable[[], int] = time.monotonic_ns) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-__all__ = ["Capability", "capabilities_of", "sees_by_weights"]
+__all__ = ["Capability", "capabilities_of", "has_vision_weights"]
 
 Capability = Literal["thinking", "tools", "vision"]
 
@@ -34,5 +34,5 @@ def _asks_for_tools(template: str) -> bool:
     return any(_TOOLS.search(code) for code in inside)
 
 
-def sees_by_weights(names: Iterable[str]) -> bool:
+def has_vision_weights(names: Iterable[str]) -> bool:
     return any(name.startswith(_ENCODER) for name in names)

@@ -17,7 +17,7 @@ from trilithon.errors import ModelError
 from trilithon.models.files.quantizations import TENSOR_TYPES
 from trilithon.units import format_bytes
 
-__all__ = ["HeaderReader", "SkippedArray", "Tensor", "Value", "what_instead"]
+__all__ = ["HeaderReader", "SkippedArray", "Tensor", "Value", "describe_content"]
 
 _SCALARS = {
     0: struct.Struct("<B"),
@@ -111,7 +111,7 @@ class HeaderReader:
     def _start(self) -> None:
         self._fill(0)
         if self._window[:4] != b"GGUF":
-            raise ModelError(f"{self.path} {what_instead(self._window)}")
+            raise ModelError(f"{self.path} {describe_content(self._window)}")
         self._at = 4
         self.version = self._number(_U32)
         if self.version & 0xFFFF == 0:
@@ -298,7 +298,7 @@ def _unreadable(path: Path, error: OSError | ValueError) -> ModelError:
     return ModelError(f"{path} cannot be read: {reason}; check its name and its permissions (ls -l)")
 
 
-def what_instead(window: bytes) -> str:
+def describe_content(window: bytes) -> str:
     """What a file that does not begin like a GGUF is, with the fix; goes behind its path."""
     head = window[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from trilithon.errors import ModelError
-from trilithon.models.files.capabilities import Capability, capabilities_of, sees_by_weights
+from trilithon.models.files.capabilities import Capability, capabilities_of, has_vision_weights
 from trilithon.models.files.gguf import bytes_per_token, read_gguf
 from trilithon.models.files.hashing import Progress, file_sha256
 from trilithon.models.files.prompt_form import JINJA_TEMPLATE, PromptForm, prompt_form_for
@@ -105,7 +105,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         parts=facts.parts,
         capabilities=capabilities_of(
             template,
-            sees=projector is not None or sees_by_weights(tensor.name for tensor in facts.tensors),
+            sees=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors),
         ),
         pooling=facts.pooling,
         synthetic=facts.synthetic,

@@ -15,6 +15,7 @@ __all__ = [
     "UNQUANTISED",
     "TensorType",
     "gguf_quantization",
+    "projector_rank",
     "quantization_rank",
     "tensor_type",
 ]
@@ -143,12 +144,17 @@ def tensor_type(name: str) -> TensorType:
 
 
 def gguf_quantization(text: str) -> str:
-    """The last one that a text names, which is in lower case and has `_` for every separator; empty where there is
-    none."""
-    found = _NAME.findall(text)
-    return _WRITTEN[found[-1].replace("_", "")] if found else ""
+    """The last quantisation that a text names; empty when it names none. The text is in lower case and has `_` for
+    every separator."""
+    names = _NAME.findall(text)
+    return _WRITTEN[names[-1].replace("_", "")] if names else ""
 
 
 def quantization_rank(name: str) -> int:
-    """0 for the best; unknown ones come last."""
+    """The place of a model's weights in the order of preference, 0 for the best; unknown ones come last."""
     return PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+
+
+def projector_rank(name: str) -> int:
+    """The same for the projector of a model."""
+    return PROJECTOR_PREFERRED.index(name) if name in PROJECTOR_PREFERRED else len(PROJECTOR_PREFERRED)

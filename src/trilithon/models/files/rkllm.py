@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trilithon.errors import ModelError
 from trilithon.models.files.file_names import quantization_of
-from trilithon.models.files.gguf_header import HeaderReader, Value, what_instead
+from trilithon.models.files.gguf_header import HeaderReader, Value, describe_content
 
 __all__ = ["RkllmFacts", "companion", "companion_folders", "read_rkllm"]
 
@@ -110,7 +110,7 @@ class _MaskedHeader(HeaderReader):
                 f"{self.path} was written by RKLLAMA's own converter, and no runtime loads it; "
                 "convert the model with rkllm-toolkit"
             )
-        instead = what_instead(self._window)
+        instead = describe_content(self._window)
         if self.magic == b"GGUF" or not instead.startswith("is not a GGUF"):
             raise ModelError(f"{self.path} {'is a GGUF; name it .gguf' if self.magic == b'GGUF' else instead}")
         self.plausible = self._window[4:8] == b"\3\0\0\0"

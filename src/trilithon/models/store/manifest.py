@@ -1,4 +1,4 @@
-"""What the store keeps of a model beside its bytes: its files, where they came from, and how to talk to it."""
+"""The manifest of a model: its files, where they came from, and its settings."""
 
 import json
 import re
@@ -34,10 +34,11 @@ _LONGEST_NAME_BYTES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """One file of a model. `digest` is its SHA-256; `name` is what people call it, unique within the model.
+    """One file of a model. `digest` is its SHA-256; `name` is its file name, unique within the model.
 
-    An adopted file lies at `path`, in another program's folder: it is used there, never changed and never removed, and
-    its digest may be empty, for it takes long to compute. `target_platform` is the chip that a file was converted for.
+    An adopted file lies at `path`, in another program's folder: it is used in place, and never changed or removed. Its
+    digest may be empty, because it takes long to compute. `target_platform` is the chip that a file was converted for.
+    Raises ModelError for values that do not fit.
     """
 
     role: Role
@@ -55,11 +56,11 @@ class StoredFile:
         if self.digest or self.path is None:
             require_digest(self.digest)
         if not _is_safe(self.name):
-            raise ModelError(f"{self.name[:80]!r} is no name for a file; choose one without / and control characters")
+            raise ModelError(f"{self.name[:80]!r} is not a file name; choose one without / and control characters")
         if self.size_bytes < 0:
-            raise ModelError(f"{self.name}: a size of {self.size_bytes} bytes cannot be")
+            raise ModelError(f"{self.name}: {self.size_bytes} bytes is not a size")
         if self.path is not None and not (self.path.is_absolute() and "\0" not in str(self.path)):
-            raise ModelError(f"{self.name}: {str(self.path)!r} is not where a file lies; write an absolute path")
+            raise ModelError(f"{self.name}: {str(self.path)!r} is not the path of a file; write an absolute path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ class PresetMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A model under its name. Of several weights the first that suits is taken, so that the best stand in front.
+    """A model under its name. Of several weights the first that can run is used, so the best stand first.
 
-    `source` says where it came from, as text for people; `created` is wall-clock time in RFC 3339. `parameters`,
-    `system`, `template` (Jinja) and `messages` are what a Modelfile says; empty means the model's own.
+    `source` is text for people; `created` is wall-clock time in RFC 3339. `parameters`, `system`, `template` (Jinja)
+    and `messages` are settings of a Modelfile; empty means the model's own.
     """
 
     name: ModelName
@@ -90,20 +91,21 @@ class Manifest:
         require_name(self.name)
         names = [file.name.casefold() for file in self.files]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ModelError(f"{self.name} has two files named {twice!r}; give one another name")
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"{self.name} has two files named {duplicate!r}; rename one")
         try:
             datetime.fromisoformat(self.created)
         except ValueError:
-            raise ModelError(f"{self.name}: {self.created[:80]!r} is no time in RFC 3339") from None
+            raise ModelError(f"{self.name}: {self.created[:80]!r} is not a time in RFC 3339") from None
 
     @property
     def adopted(self) -> bool:
-        """Whether a file of it belongs to another program."""
+        """Whether one of its files belongs to another program."""
         return any(file.path is not None for file in self.files)
 
     @property
     def size_bytes(self) -> int:
+        """Of all files; one that is listed twice counts once."""
         return sum({file.digest or str(file.path): file.size_bytes for file in self.files}.values())
 
     def of_role(self, role: Role) -> tuple[StoredFile, ...]:
@@ -117,13 +119,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises ModelError for a manifest of a newer Trilithon and for what is none."""
+        """Raises ModelError for a manifest of a newer Trilithon, and for anything that is not a manifest."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelError("it is not JSON") from error
         if not isinstance(data, dict) or data.get("kind") != _KIND:
-            raise ModelError("it is not the manifest of a model")
+            raise ModelError("it is not a manifest of a model")
         version = data.get("version")
         if type(version) is not int:
             raise ModelError("it does not say its version")
@@ -134,11 +136,11 @@ class Manifest:
         try:
             return cls(**_unpacked(data))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"something in it is not as it should be: {error!r}") from error
+            raise ModelError(f"a field is missing or has the wrong type: {error!r}") from error
 
 
-_MANIFEST_FIELDS = tuple(each.name for each in fields(Manifest))
-_FILE_FIELDS = frozenset(each.name for each in fields(StoredFile))
+_MANIFEST_FIELDS = tuple(item.name for item in fields(Manifest))
+_FILE_FIELDS = frozenset(item.name for item in fields(StoredFile))
 
 
 def now() -> str:
@@ -147,7 +149,7 @@ def now() -> str:
 
 
 def safe_file_name(text: str) -> str:
-    """The nearest name for people that is safe for a file: the last part of a path, odd characters as `_`."""
+    """A safe file name for a text: the last part of a path, with `_` for characters that are not allowed."""
     last = PurePosixPath(text.replace("\\", "/")).name
     name = "".join(char if char.isprintable() and char not in "/\0" else "_" for char in last).strip().lstrip(".-")
     while len(name.encode(errors="replace")) > _LONGEST_NAME_BYTES:
@@ -157,7 +159,7 @@ def safe_file_name(text: str) -> str:
 
 
 def _is_safe(name: str) -> bool:
-    """Fit for a folder of links, and for a line on a terminal."""
+    """Whether it can be the name of a link, and printed on a terminal."""
     return (
         bool(name)
         and name.isprintable()
@@ -170,17 +172,18 @@ def _is_safe(name: str) -> bool:
 
 
 def require_digest(digest: str) -> None:
+    """Raises ModelError for a text that is not a SHA-256."""
     if not _DIGEST.fullmatch(digest):
-        raise ModelError(f"{digest[:80]!r} is no SHA-256; write 64 hexadecimal digits")
+        raise ModelError(f"{digest[:80]!r} is not a SHA-256; write 64 hexadecimal digits")
 
 
 def require_name(name: ModelName) -> None:
-    """A name is put together by whoever pulls: compared with the grammar again before it becomes a path."""
-    found = parse_reference(str(name))
-    if isinstance(found, Repository):
-        found = found.local_name
-    if found != replace(name, digest=""):
-        raise ModelError(f"model name {str(name)[:80]!r} does not fit the store; choose another")
+    """Check a name against the grammar again before it becomes a path. Raises ModelError."""
+    parsed = parse_reference(str(name))
+    if isinstance(parsed, Repository):
+        parsed = parsed.local_name
+    if parsed != replace(name, digest=""):
+        raise ModelError(f"model name {str(name)[:80]!r} is not allowed; choose another")
 
 
 def _packed(file: StoredFile) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _packed(file: StoredFile) -> dict[str, Any]:
 
 
 def _unpacked(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, each of its type: a manifest may have been written by anyone."""
+    """The fields, with their types checked: a manifest may have been written by anyone."""
     known = {name: data[name] for name in _MANIFEST_FIELDS if name in data}
     for name in ("source", "created", "system", "template"):
         _require(isinstance(data.get(name, ""), str), name)
@@ -199,7 +202,7 @@ def _unpacked(data: Mapping[str, Any]) -> dict[str, Any]:
     return known | {
         "name": ModelName(**_texts(data["name"])),
         "files": tuple(map(_file, _rows(data["files"]))),
-        "messages": tuple(PresetMessage(**_texts(each)) for each in _rows(data.get("messages", []))),
+        "messages": tuple(PresetMessage(**_texts(row)) for row in _rows(data.get("messages", []))),
     }
 
 
@@ -218,7 +221,7 @@ def _file(row: Mapping[str, Any]) -> StoredFile:
 
 def _rows(value: object) -> Sequence[Any]:
     _require(isinstance(value, list), "a list")
-    return value  # type: ignore[return-value] # required to be one
+    return value  # type: ignore[return-value] # checked above
 
 
 def _texts(value: Mapping[str, Any]) -> dict[str, str]:
@@ -228,10 +231,10 @@ def _texts(value: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_parameter(value: object) -> bool:
     if isinstance(value, list):
-        return all(isinstance(each, str) for each in value)
+        return all(isinstance(item, str) for item in value)
     return isinstance(value, str | int | float | bool)
 
 
-def _require(fits: bool, what: str) -> None:
-    if not fits:
+def _require(condition: bool, what: str) -> None:
+    if not condition:
         raise TypeError(what)

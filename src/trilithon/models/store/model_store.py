@@ -1,7 +1,7 @@
 """Models on disk: blobs named by their SHA-256, and a small manifest for each name.
 
-A blob gets its name only when it is whole and on the disk; a manifest is replaced in one step. Every removal happens
-under the store's lock, and spares what another process is about to use. Layered stores are read, never written.
+A blob gets its name when it is complete and on the disk; a manifest is replaced in one step. Removals happen under the
+store's lock, and spare blobs that another process is about to use. Layered stores are only read.
 """
 
 import hashlib
@@ -17,56 +17,56 @@ from typing import Self
 from trilithon.errors import ModelError
 from trilithon.models.files.hashing import Progress, remember_sha256
 from trilithon.models.names import ModelName
-from trilithon.models.store import manifests as catalogue
-from trilithon.models.store.locks import Lock, lock, try_lock, waited_lock
+from trilithon.models.store import manifests as manifest_files
+from trilithon.models.store.locks import Lock, lock, try_lock, wait_for_lock
 from trilithon.models.store.manifest import Manifest, StoredFile, require_digest
 from trilithon.models.store.manifests import Listing
 from trilithon.models.store.partial import Partial, blob_parts
 from trilithon.models.store.safe_dir import SafeDir, translated
-from trilithon.models.store.space import lacking_bytes, require_room
+from trilithon.models.store.space import remaining_bytes, require_room
 from trilithon.settings import Configuration
 
-__all__ = ["LINKS_FOLDER", "Merge", "ModelStore", "Removal", "Waiting"]
+__all__ = ["LINKS_FOLDER", "Merge", "ModelStore", "OnWait", "Removal"]
 
-Waiting = Callable[[], None]
-"""Called again and again while another process has what is waited for; it may raise to give up."""
+OnWait = Callable[[], None]
+"""Called again and again while another process holds a lock; it may raise to give up."""
 Merge = Callable[[Manifest, Manifest], Manifest]
-"""What becomes of a new manifest and the one that had its name, less those of its files that are gone."""
+"""Makes one manifest of a new one and the one that had its name, without its missing files."""
 
 LINKS_FOLDER = "links"
-_PIECE_BYTES = 4 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What became of a model's blobs: `freed_bytes`, and why others stayed, one line each."""
+    """The result of removing blobs: `freed_bytes`, and why others were kept, one line each."""
 
     freed_bytes: int
     kept: tuple[str, ...] = ()
 
 
 class ModelStore:
-    """Every method raises ModelError, in one line, for what goes wrong on disk.
+    """The store of this machine's user, on top of read-only layers. Every method raises ModelError for disk errors.
 
-    What an instance received, or looked at under `locked`, is safe from removal until `put` names it in a manifest,
-    or until `close` (at the latest when the process ends, however it ends): take one instance for one pull.
+    Blobs that an instance received, or had under `locked`, cannot be removed by other processes until `put` names them
+    in a manifest, or until `close` (or the end of the process). So use one instance for one pull.
     """
 
     def __init__(self, root: Path, layers: Sequence[Path] = (), cache: Path | None = None):
-        self.own = SafeDir(root)
+        self.local = SafeDir(root)
         self.layers = tuple(SafeDir(layer) for layer in layers if layer != root)
         self._cache = cache
-        self._holds: dict[str, Lock] = {}
-        self._guard = threading.Lock()
+        self._blob_locks: dict[str, Lock] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, configuration: Configuration) -> Self:
-        """Nothing is written before there is something to keep."""
+        """Nothing is written before there is something to store."""
         return cls(configuration.data / "models", configuration.stores, configuration.cache)
 
     def close(self) -> None:
-        while self._holds:
-            self._holds.popitem()[1].release()
+        while self._blob_locks:
+            self._blob_locks.popitem()[1].release()
 
     def __enter__(self) -> Self:
         return self
@@ -80,35 +80,35 @@ class ModelStore:
         return self.where(digest) is not None
 
     def where(self, digest: str) -> SafeDir | None:
-        """The store that has the blob: this one, or the first layer; None where none has."""
-        found = self._find(digest)
-        return found[0] if found else None
+        """The store that has the blob: this one, or the first layer that has it; None when none has it."""
+        location = self._find(digest)
+        return location[0] if location else None
 
     def blob_path(self, digest: str) -> Path:
-        """A plain file named by its digest, without a suffix. Raises ModelError where there is none."""
+        """A plain file named by its digest, without a suffix. Raises ModelError when no store has it."""
         where = self.where(digest)
         if where is None:
             raise ModelError(f"the file sha256:{digest[:12]}… is not in the store; pull its model again")
         return where.path(blob_parts(digest))
 
     def file_path(self, file: StoredFile) -> Path:
-        """Where a model's file lies: in the store, or in the folder of the program that it was adopted from."""
+        """The path of a model's file, in the store or in the folder of the program that it was adopted from."""
         if file.path is None:
             return self.blob_path(file.digest)
         if not _is_file(file.path):
-            raise ModelError(f"{file.path} is gone, where {file.name} was; put it back, or remove the model")
+            raise ModelError(f"{file.path} ({file.name}) is missing; restore it, or remove the model")
         return file.path
 
     @contextmanager
-    def locked(self, digest: str, waiting: Waiting | None = None) -> Iterator[None]:
-        """For one process at a time; afterwards the blob, where there is one, is kept for this store's `put`."""
+    def locked(self, digest: str, on_wait: OnWait | None = None) -> Iterator[None]:
+        """Exclusive access to a blob. Afterwards it cannot be removed before this instance's `put` or `close`."""
         require_digest(digest)
-        held = waited_lock(self.own, f"pull-{digest}", waiting)
+        lock = wait_for_lock(self.local, f"pull-{digest}", on_wait)
         try:
-            self._hold(digest)
+            self._protect(digest)
             yield
         finally:
-            held.release()
+            lock.release()
 
     @contextmanager
     def receive(
@@ -117,37 +117,42 @@ class ModelStore:
         size_bytes: int | None = None,
         *,
         key: str = "",
-        waiting: Waiting | None = None,
+        on_wait: OnWait | None = None,
     ) -> Iterator[Partial]:
-        """A file to fill and `finish`. A second process waits here, and then finds the blob `present`.
+        """A file to fill and `finish`. A second process waits here, and then gets the blob as `present`.
 
-        Without a digest, `key` (an address and its version) says what it is, so that it can be taken up again; without
-        either nothing is kept of an unfinished one. Raises ModelError where there is no room for it.
+        Without a digest, `key` (a URL and its version) identifies the file, so that it can be resumed; without either,
+        an unfinished file is dropped. Raises ModelError, and NoRoom when the disk has no room for it.
         """
         stem = _stem(digest, key)
         with ExitStack() as stack:
-            stack.callback(waited_lock(self.own, f"receive-{stem}", waiting).release)
+            stack.callback(wait_for_lock(self.local, f"receive-{stem}", on_wait).release)
             if digest is not None:
-                self._hold(digest)
-            present = digest is not None and self._is_whole(digest, size_bytes)
-            with translated(self.own.root):
+                self._protect(digest)
+            present = digest is not None and self._is_complete(digest, size_bytes)
+            with translated(self.local.root):
                 partial = Partial(
-                    self.own, stem, digest=digest, size_bytes=size_bytes, present=present, keep=self._keep
+                    self.local,
+                    stem,
+                    digest=digest,
+                    size_bytes=size_bytes,
+                    present=present,
+                    on_complete=self._on_complete,
                 )
             stack.callback(partial.close if digest or key else partial.discard)
             if size_bytes is not None and not present:
-                with translated(self.own.root):
-                    require_room(self.own, lacking_bytes(self.own, stem, size_bytes), beside=(stem,))
+                with translated(self.local.root):
+                    require_room(self.local, remaining_bytes(self.local, stem, size_bytes), counted=(stem,))
             yield partial
 
     def add(self, path: Path, progress: Progress | None = None) -> str:
-        """Copy a file of this machine into the store; gives its digest."""
+        """Copy a file of this machine into the store, and return its digest."""
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 with self.receive(None, size) as partial:
-                    while piece := file.read(_PIECE_BYTES):
-                        partial.append(piece)
+                    while chunk := file.read(_CHUNK_BYTES):
+                        partial.append(chunk)
                         if progress is not None:
                             progress(partial.bytes_done, size)
                     return partial.finish()
@@ -155,7 +160,7 @@ class ModelStore:
             raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
 
     def add_bytes(self, content: bytes) -> str:
-        """A small file; its digest."""
+        """Store a small file, and return its digest."""
         digest = hashlib.sha256(content).hexdigest()
         with self.receive(digest, len(content)) as partial:
             if not partial.present:
@@ -164,174 +169,175 @@ class ModelStore:
             return partial.finish()
 
     def room_for_all(self, sizes: Mapping[str, int]) -> None:
-        """Of files by digest; what is here of them, whole or in part, takes no room, also where another process is at
-        it. Raises ModelError when the rest does not fit."""
-        with translated(self.own.root):
+        """Check that files fit, given by digest and size. What the store has of them already, or another process is
+        writing, needs no space. Raises NoRoom."""
+        with translated(self.local.root):
             stems = {_stem(digest, ""): size for digest, size in sizes.items() if not self.has(digest)}
-            lacking = sum(lacking_bytes(self.own, stem, size) for stem, size in stems.items())
-            require_room(self.own, lacking, beside=stems)
+            lacking = sum(remaining_bytes(self.local, stem, size) for stem, size in stems.items())
+            require_room(self.local, lacking, counted=stems)
 
     def room_for(self, size_bytes: int) -> None:
-        """Raises ModelError when so much more does not fit, with what other processes are still to write."""
-        with translated(self.own.root):
-            require_room(self.own, size_bytes)
+        """Raises NoRoom when `size_bytes` more do not fit, less what other processes still have to write."""
+        with translated(self.local.root):
+            require_room(self.local, size_bytes)
 
     # Manifests
 
     def list(self) -> tuple[Manifest, ...]:
-        """Every model that can be read, by name; of one name the store's own, then the first layer's."""
+        """Every model that can be read, by name. A name counts in this store first, then in the first layer."""
         return self.listing().manifests
 
     def listing(self) -> Listing:
-        """`list`, and what is wrong with manifests that cannot be read."""
-        with translated(self.own.root):
-            return catalogue.listing((self.own, *self.layers))
+        """`list`, with the roots of the stores and the manifests that cannot be read."""
+        with translated(self.local.root):
+            return manifest_files.listing((self.local, *self.layers))
 
     def get(self, name: ModelName) -> Manifest:
-        """Raises ModelError where there is none of that name, naming what there is."""
-        for rooted in (self.own, *self.layers):
-            with translated(rooted.root):
-                found = catalogue.read(rooted, name)
-            if found is not None:
-                return found
+        """Raises ModelError when there is no such model, with similar names."""
+        for safe_dir in (self.local, *self.layers):
+            with translated(safe_dir.root):
+                manifest = manifest_files.read(safe_dir, name)
+            if manifest is not None:
+                return manifest
         raise ModelError(self._unknown(name))
 
-    def is_own(self, name: ModelName) -> bool:
-        """Whether it lies in the store itself, and not only in a layer."""
-        return self.root_of(name) == self.own.root
+    def is_local(self, name: ModelName) -> bool:
+        """Whether the model is in this store, and not only in a layer."""
+        return self.root_of(name) == self.local.root
 
     def root_of(self, name: ModelName) -> Path | None:
-        """Of the store in which it lies: this one, or the first layer; None where it lies in none."""
-        for rooted in (self.own, *self.layers):
-            with translated(rooted.root):
-                if catalogue.exists(rooted, name):
-                    return rooted.root
+        """The root of the store that has the model: this one, or the first layer that has it; None when none has it."""
+        for safe_dir in (self.local, *self.layers):
+            with translated(safe_dir.root):
+                if manifest_files.exists(safe_dir, name):
+                    return safe_dir.root
         return None
 
     def missing(self, manifest: Manifest) -> tuple[StoredFile, ...]:
-        """Those of its files that are not there, or not of their size."""
+        """The files of a model that are missing or have the wrong size."""
         return tuple(file for file in manifest.files if self._size_of(file) != file.size_bytes)
 
     def put(self, manifest: Manifest, *, new: bool = False, merge: Merge | None = None) -> Manifest:
-        """Keep it under its name, in place of what had that name; blobs that only that one used go.
+        """Store a manifest under its name, replacing an existing one; blobs that only that one used are removed.
 
-        Gives it as kept: a name that differs from a known one by case alone takes the known spelling, and `merge`
-        makes it one with what had that name. Raises ModelError when a file of it is not in the store, and with `new`
-        when the name is taken.
+        Returns the stored manifest: a name that differs from an existing one by case alone takes that one's case, and
+        `merge` combines it with the one that it replaces. Raises ModelError when a file is not in the store, and with
+        `new` when the name is taken.
         """
-        with translated(self.own.root), lock(self.own, "store"):
-            if new and catalogue.exists(self.own, manifest.name):
-                raise ModelError(f"{manifest.name} is there already; remove it first: trilithon rm {manifest.name}")
+        with translated(self.local.root), lock(self.local, "store"):
+            if new and manifest_files.exists(self.local, manifest.name):
+                raise ModelError(f"{manifest.name} exists already; remove it first: trilithon rm {manifest.name}")
             if missing := self.missing(manifest):
-                raise ModelError(f"{missing[0].name} of {manifest.name} is not in the store whole; pull it again")
-            kept = catalogue.spelled(self.own, replace(manifest.name, digest=""))
-            before = self._readable(kept)
-            manifest = replace(manifest, name=kept)
+                raise ModelError(f"{missing[0].name} of {manifest.name} is missing or incomplete; pull it again")
+            name = manifest_files.stored_name(self.local, replace(manifest.name, digest=""))
+            before = self._readable(name)
+            manifest = replace(manifest, name=name)
             if before is not None and merge is not None:
-                gone = self.missing(before)
-                there = tuple(file for file in before.files if file not in gone)
-                manifest = merge(manifest, replace(before, files=there))
-            catalogue.write(self.own, manifest)
+                missing = self.missing(before)
+                present = tuple(file for file in before.files if file not in missing)
+                manifest = merge(manifest, replace(before, files=present))
+            manifest_files.write(self.local, manifest)
             if before is not None:
-                self._drop(before)
+                self._remove_unused(before)
         for file in manifest.files:
-            if held := self._holds.pop(file.digest, None):
-                held.release()
+            if lock_ := self._blob_locks.pop(file.digest, None):
+                lock_.release()
         return manifest
 
     def copy(self, source: ModelName, target: ModelName) -> Manifest:
-        """The same files under another name. Raises ModelError where the name is taken."""
+        """The same files under another name. Raises ModelError when the name is taken."""
         return self.put(replace(self.get(source), name=target), new=True)
 
     def remove(self, name: ModelName) -> Removal:
-        """The name, and the blobs that no other manifest uses. A blob that is being pulled stays."""
-        with translated(self.own.root), lock(self.own, "store"):
-            if not catalogue.exists(self.own, name):
+        """Remove a model and the blobs that no other manifest uses. A blob that is being pulled is kept."""
+        with translated(self.local.root), lock(self.local, "store"):
+            if not manifest_files.exists(self.local, name):
                 raise ModelError(self._not_removable(name))
             manifest = self._readable(name)
             self._remove_links(name)
-            catalogue.remove(self.own, name)
+            manifest_files.remove(self.local, name)
             if manifest is None:
-                return Removal(0, ("its manifest could not be read; trilithon prune frees what it used",))
-            return self._drop(manifest)
+                return Removal(0, ("its manifest could not be read; free its files with: trilithon prune",))
+            return self._remove_unused(manifest)
 
-    # Under the store's lock
+    # These need the store's lock
 
-    def _drop(self, manifest: Manifest) -> Removal:
-        """Its blobs, those that no manifest names any more."""
-        left = catalogue.listing((self.own,))
-        if left.problems:
-            return Removal(0, (f"its files stay until this is fixed: {left.problems[0]}",))
-        unused = {file.digest for file in manifest.files if file.path is None} - left.digests
+    def _remove_unused(self, manifest: Manifest) -> Removal:
+        """Remove those of its blobs that no manifest uses any more."""
+        listing = manifest_files.listing((self.local,))
+        if listing.problems:
+            return Removal(0, (f"its files stay until this is fixed: {listing.problems[0]}",))
+        unused = {file.digest for file in manifest.files if file.path is None} - listing.digests
         return self.remove_blobs(sorted(unused))
 
     def remove_blobs(self, digests: Sequence[str]) -> Removal:
-        """Those that nobody holds. The caller has the store's lock, and knows that no manifest names them."""
+        """Remove blobs, except for those that a process holds. The caller has the store's lock, and has checked that no
+        manifest uses them."""
         freed, kept = 0, []
         for digest in digests:
-            held = try_lock(self.own, f"hold-{digest}")
-            if held is None:
-                kept.append(f"sha256:{digest[:12]}… stays: it is being pulled")
+            blob_lock = try_lock(self.local, f"hold-{digest}")
+            if blob_lock is None:
+                kept.append(f"sha256:{digest[:12]}… is kept: it is being pulled")
                 continue
             with suppress(FileNotFoundError):
-                size = self.own.status(blob_parts(digest)).st_size
-                self.own.unlink(blob_parts(digest))
+                size = self.local.status(blob_parts(digest)).st_size
+                self.local.unlink(blob_parts(digest))
                 freed += size
-            held.release()
+            blob_lock.release()
         return Removal(freed, tuple(kept))
 
     def _remove_links(self, name: ModelName) -> None:
-        folder = (LINKS_FOLDER, *catalogue.parts_of(self.own, name))
-        for below in self.own.names(folder):
-            self.own.remove_entries((*folder, below))
-            self.own.remove_empty((*folder, below))
+        folder = (LINKS_FOLDER, *manifest_files.parts_of(self.local, name))
+        for entry in self.local.names(folder):
+            self.local.remove_entries((*folder, entry))
+            self.local.remove_empty((*folder, entry))
 
-    # What the others rest on
+    # Helpers
 
     def _size_of(self, file: StoredFile) -> int | None:
         if file.path is not None:
             return file.path.stat().st_size if _is_file(file.path) else None
-        found = self._find(file.digest)
-        return found[1].st_size if found else None
+        location = self._find(file.digest)
+        return location[1].st_size if location else None
 
     def _find(self, digest: str) -> tuple[SafeDir, os.stat_result] | None:
-        for rooted in (self.own, *self.layers):
-            with translated(rooted.root), suppress(FileNotFoundError):
-                return rooted, rooted.status(blob_parts(digest))
+        for safe_dir in (self.local, *self.layers):
+            with translated(safe_dir.root), suppress(FileNotFoundError):
+                return safe_dir, safe_dir.status(blob_parts(digest))
         return None
 
-    def _is_whole(self, digest: str, size_bytes: int | None) -> bool:
-        """A blob that lost its end to a bad disk is received anew, and takes its place."""
-        found = self._find(digest)
-        return found is not None and size_bytes in (None, found[1].st_size)
+    def _is_complete(self, digest: str, size_bytes: int | None) -> bool:
+        """Whether a blob has its full size. A truncated one is received again and replaced."""
+        location = self._find(digest)
+        return location is not None and size_bytes in (None, location[1].st_size)
 
-    def _hold(self, digest: str) -> None:
-        with self._guard:
-            if digest not in self._holds:
-                self._holds[digest] = waited_lock(self.own, f"hold-{digest}", None, shared=True)
+    def _protect(self, digest: str) -> None:
+        with self._lock:
+            if digest not in self._blob_locks:
+                self._blob_locks[digest] = wait_for_lock(self.local, f"hold-{digest}", None, shared=True)
 
-    def _keep(self, digest: str, status: os.stat_result) -> None:
-        """Before a blob gets its name: nobody removes it, and nobody has to hash it again."""
-        self._hold(digest)
+    def _on_complete(self, digest: str, status: os.stat_result) -> None:
+        """Before a blob gets its name: protect it from removal, and remember its digest."""
+        self._protect(digest)
         if self._cache is not None:
             remember_sha256(self._cache, status, digest)
 
     def _readable(self, name: ModelName) -> Manifest | None:
         try:
-            return catalogue.read(self.own, name)
-        except ModelError:  # damaged, or of a newer Trilithon: `listing` tells
+            return manifest_files.read(self.local, name)
+        except ModelError:  # damaged, or of a newer Trilithon: `listing` reports it
             return None
 
     def _unknown(self, name: ModelName) -> str:
-        near = [str(each.name) for each in self.list() if each.name.model.casefold() == name.model.casefold()]
-        if near:
-            return f"there is no {name} in the store; there is {', '.join(near[:5])}"
+        similar = [str(model.name) for model in self.list() if model.name.model.casefold() == name.model.casefold()]
+        if similar:
+            return f"there is no {name} in the store; there is {', '.join(similar[:5])}"
         return f"there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}"
 
     def _not_removable(self, name: ModelName) -> str:
         for layer in self.layers:
-            if catalogue.exists(layer, name):
-                return f"{name} lies in {layer.root}, which is only read; remove it there, or from the setting stores"
+            if manifest_files.exists(layer, name):
+                return f"{name} is in {layer.root}, which is read only; remove it there, or change the setting stores"
         return self._unknown(name)
 
 
@@ -343,7 +349,7 @@ def _stem(digest: str | None, key: str) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    """False also where its folder is closed to us: to this user it is not there."""
+    """False also when this user cannot look into its folder."""
     try:
         return path.is_file()
     except OSError:

@@ -1,7 +1,7 @@
-"""A file on its way into the store: written in any order, taken up again after a kill, final only when its sum fits.
+"""A file on its way into the store: written in any order, resumed after a kill, complete when its checksum is right.
 
-What counts as written is on the disk before it is noted, so that a power cut can cost a few seconds' work and never
-leaves a hole that is taken for data.
+Ranges are recorded as written after they were flushed to the disk. A power cut costs a few seconds of work, and never
+leaves a gap that counts as data.
 """
 
 import errno
@@ -29,57 +29,58 @@ __all__ = [
     "blob_parts",
     "hash_descriptor",
     "merged",
-    "state_of",
+    "recorded_state",
 ]
 
 Range = tuple[int, int]
-"""First byte, and the one after the last."""
+"""The first byte, and the one after the last."""
 
 PARTIAL_FOLDER = "partial"
 STEM = re.compile(r"(?:sha256|key)-[0-9a-f]{64}|new-[0-9]{1,10}-[0-9a-f]{16}")
-"""What partial files are called before their suffix; anything else in the folder is not ours."""
+"""The names of partial files without their suffix; other files in the folder are not Trilithon's."""
 
-_NOTE_BYTES = 64 << 20
-_NOTE_SECONDS = 5.0
-_PIECE_BYTES = 4 << 20
+_RECORD_BYTES = 64 << 20
+_RECORD_SECONDS = 5.0
+_CHUNK_BYTES = 4 << 20
 _MOST_STATE_BYTES = 4 << 20
 
 
 def blob_parts(digest: str) -> tuple[str, str]:
-    """The way to a blob. Raises ModelError for what is no digest."""
+    """The path of a blob. Raises ModelError for a text that is not a digest."""
     require_digest(digest)
     return "blobs", f"sha256-{digest}"
 
 
 class Partial:
-    """Made by `ModelStore.receive`. Threads may write at the same time.
+    """Made by `ModelStore.receive`. Several threads may write at the same time.
 
-    `present`: the store has the blob already, nothing is missing, and `finish` only says its digest. `size_bytes` is
-    None until it is known; `done` are the ranges that are written, also those of a process that was killed.
+    `present` means that the store has the blob already: nothing is missing, and `finish` only returns its digest.
+    `size_bytes` is None until it is known. `done` are the ranges that are written, in order and without overlaps,
+    including those of a process that was killed. Methods raise ModelError for errors of the disk.
     """
 
     def __init__(
         self,
-        rooted: SafeDir,
+        safe_dir: SafeDir,
         stem: str,
         *,
         digest: str | None,
         size_bytes: int | None,
         present: bool,
-        keep: Callable[[str, os.stat_result], None],
+        on_complete: Callable[[str, os.stat_result], None],
     ):
         self.present, self.size_bytes = present, size_bytes
-        self.path = rooted.path((PARTIAL_FOLDER, f"{stem}.data"))
+        self.path = safe_dir.path((PARTIAL_FOLDER, f"{stem}.data"))
         self.done: tuple[Range, ...] = ()
-        self._rooted, self._stem, self._digest, self._keep = rooted, stem, digest, keep
-        self._guard, self._noting = threading.Lock(), threading.Lock()
-        self._noted_at, self._unnoted_bytes = time.monotonic(), 0
+        self._safe_dir, self._stem, self._digest, self._on_complete = safe_dir, stem, digest, on_complete
+        self._lock, self._recording = threading.Lock(), threading.Lock()
+        self._recorded_at, self._unrecorded_bytes = time.monotonic(), 0
         self._descriptor = -1
         if present:
-            self.discard()  # of whoever was killed between the blob's name and the end, or before it came another way
+            self.discard()  # left by a process that was killed right after it renamed the blob
         else:
-            self._descriptor = rooted.open((PARTIAL_FOLDER, f"{stem}.data"), os.O_RDWR | os.O_CREAT)
-            self._take_up()
+            self._descriptor = safe_dir.open((PARTIAL_FOLDER, f"{stem}.data"), os.O_RDWR | os.O_CREAT)
+            self._resume()
 
     @property
     def bytes_done(self) -> int:
@@ -87,7 +88,7 @@ class Partial:
 
     @property
     def missing(self) -> tuple[tuple[int, int | None], ...]:
-        """The ranges still to be written, in order. While the size is unknown the last one has no end."""
+        """The ranges still to be written, in order. The end of the last one is None while the size is unknown."""
         if self.present:
             return ()
         gaps: list[tuple[int, int | None]] = []
@@ -101,54 +102,54 @@ class Partial:
         return tuple(gaps)
 
     def expect(self, size_bytes: int) -> None:
-        """The size is known now. What was kept of a file of another size is another file: it goes."""
+        """Set the size. Bytes that were kept of a file of another size are dropped."""
         if self.size_bytes not in (None, size_bytes) or (self.done and self.done[-1][1] > size_bytes):
             self.restart()
         self.size_bytes = size_bytes
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         if self.size_bytes is not None and offset + len(data) > self.size_bytes:
-            raise ModelError(f"more bytes came than the {self.size_bytes} that were announced; pull it again")
-        with translated(self._rooted.root):
+            raise ModelError(f"received more than the announced {self.size_bytes} bytes; pull it again")
+        with translated(self._safe_dir.root):
             at, rest = offset, memoryview(data)
             while rest:
                 written = os.pwrite(self._open_descriptor(), rest, at)
                 at, rest = at + written, rest[written:]
-        with self._guard:
+        with self._lock:
             self.done = merged(self.done, (offset, offset + len(data)))
-            self._unnoted_bytes += len(data)
-            due = self._unnoted_bytes >= _NOTE_BYTES or time.monotonic() - self._noted_at > _NOTE_SECONDS
+            self._unrecorded_bytes += len(data)
+            due = self._unrecorded_bytes >= _RECORD_BYTES or time.monotonic() - self._recorded_at > _RECORD_SECONDS
         if due:
-            self.note()
+            self.record()
 
     def append(self, data: bytes | memoryview) -> None:
-        """Behind what is written from the beginning on."""
+        """Write after the range that begins at byte 0."""
         self.write_at(self.done[0][1] if self.done and self.done[0][0] == 0 else 0, data)
 
-    def note(self) -> None:
-        """Bring what is written to the disk, and then note that it is there."""
-        with self._noting, translated(self._rooted.root):
-            with self._guard:
-                done, self._unnoted_bytes, self._noted_at = self.done, 0, time.monotonic()
+    def record(self) -> None:
+        """Flush the written ranges to the disk, and then record them."""
+        with self._recording, translated(self._safe_dir.root):
+            with self._lock:
+                done, self._unrecorded_bytes, self._recorded_at = self.done, 0, time.monotonic()
             os.fdatasync(self._open_descriptor())
             state = {"size_bytes": self.size_bytes, "done": done}
-            self._rooted.write((PARTIAL_FOLDER, f"{self._stem}.json"), json.dumps(state).encode())
+            self._safe_dir.write((PARTIAL_FOLDER, f"{self._stem}.json"), json.dumps(state).encode())
 
     def restart(self) -> None:
-        """Nothing of what is written counts."""
-        with self._noting, translated(self._rooted.root):
-            # The note goes first: a kill in between leaves data without a note, which counts for nothing.
+        """Drop everything that is written."""
+        with self._recording, translated(self._safe_dir.root):
+            # The record goes first: data without a record does not count if the process is killed in between.
             with suppress(FileNotFoundError):
-                self._rooted.unlink((PARTIAL_FOLDER, f"{self._stem}.json"))
-            with self._guard:
+                self._safe_dir.unlink((PARTIAL_FOLDER, f"{self._stem}.json"))
+            with self._lock:
                 os.ftruncate(self._open_descriptor(), 0)
-                self.done, self._unnoted_bytes = (), 0
+                self.done, self._unrecorded_bytes = (), 0
 
     def finish(self, progress: Progress | None = None) -> str:
-        """Make it a blob; gives its digest. Raises ModelError when bytes are missing or the sum is wrong.
+        """Make it a blob, and return its digest. Raises ModelError when bytes are missing or the checksum is wrong.
 
-        The file is read again from the disk, not from memory, as far as the kernel obliges: a card that does not
-        keep what it was given shows here, and not in what a model says.
+        The file is read again from the disk and not from memory, as far as the kernel allows: this finds memory cards
+        that lose data.
         """
         if self.present:
             return self._digest or ""
@@ -156,9 +157,9 @@ class Partial:
             self.size_bytes = self.done[-1][1] if self.done else 0
         if self.missing:
             size = format_bytes(self.size_bytes)
-            raise ModelError(f"only {format_bytes(self.bytes_done)} of {size} came; pull it again to go on there")
-        self.note()
-        with translated(self._rooted.root):
+            raise ModelError(f"only {format_bytes(self.bytes_done)} of {size} were received; pull it again to resume")
+        self.record()
+        with translated(self._safe_dir.root):
             descriptor = self._open_descriptor()
             os.ftruncate(descriptor, self.size_bytes)
             os.fsync(descriptor)
@@ -170,19 +171,19 @@ class Partial:
         return digest
 
     def discard(self) -> None:
-        """Nothing of it is kept."""
+        """Remove the file and its record."""
         for name in (f"{self._stem}.json", f"{self._stem}.data", f"{TEMPORARY}{self._stem}.json"):
             with suppress(FileNotFoundError):
-                self._rooted.unlink((PARTIAL_FOLDER, name))
-        self.close(note=False)
+                self._safe_dir.unlink((PARTIAL_FOLDER, name))
+        self.close(record=False)
 
-    def close(self, *, note: bool = True) -> None:
-        """What is written stays, for the next one to go on with."""
+    def close(self, *, record: bool = True) -> None:
+        """Close the file. What is written stays, for the next download to resume."""
         if self._descriptor < 0:
             return
         try:
-            if note and self.done:
-                self.note()
+            if record and self.done:
+                self.record()
         finally:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -193,31 +194,31 @@ class Partial:
         return self._descriptor
 
     def _place(self, digest: str) -> None:
-        """The last step: from here on it has its final name."""
+        """The last step: give the file its final name."""
         descriptor = self._open_descriptor()
         with suppress(OSError):  # some file systems have no permissions
             os.fchmod(descriptor, 0o444)
-        self._keep(digest, os.fstat(descriptor))
-        self._rooted.rename((PARTIAL_FOLDER, f"{self._stem}.data"), blob_parts(digest))
+        self._on_complete(digest, os.fstat(descriptor))
+        self._safe_dir.rename((PARTIAL_FOLDER, f"{self._stem}.data"), blob_parts(digest))
         with suppress(FileNotFoundError):
-            self._rooted.unlink((PARTIAL_FOLDER, f"{self._stem}.json"))
-        self.close(note=False)
+            self._safe_dir.unlink((PARTIAL_FOLDER, f"{self._stem}.json"))
+        self.close(record=False)
 
-    def _take_up(self) -> None:
-        """What another one left, as far as its note and its file agree."""
-        size, done = state_of(self._rooted, self._stem)
-        there = os.fstat(self._descriptor).st_size
+    def _resume(self) -> None:
+        """Resume what an earlier process left, as far as its record and its file agree."""
+        size, done = recorded_state(self._safe_dir, self._stem)
+        actual_size = os.fstat(self._descriptor).st_size
         if self.size_bytes is not None and size not in (None, self.size_bytes):
             done = ()
-        most = there if self.size_bytes is None else min(there, self.size_bytes)
-        self.done = tuple((start, min(end, most)) for start, end in done if start < most)
+        end_limit = actual_size if self.size_bytes is None else min(actual_size, self.size_bytes)
+        self.done = tuple((start, min(end, end_limit)) for start, end in done if start < end_limit)
         self.size_bytes = size if self.size_bytes is None else self.size_bytes
 
 
-def state_of(rooted: SafeDir, stem: str) -> tuple[int | None, tuple[Range, ...]]:
-    """Size and ranges as they were noted; nothing where the note is not what we write."""
+def recorded_state(safe_dir: SafeDir, stem: str) -> tuple[int | None, tuple[Range, ...]]:
+    """The recorded size and ranges; None and no ranges when there is no valid record."""
     try:
-        state = json.loads(rooted.read((PARTIAL_FOLDER, f"{stem}.json"), _MOST_STATE_BYTES))
+        state = json.loads(safe_dir.read((PARTIAL_FOLDER, f"{stem}.json"), _MOST_STATE_BYTES))
         size, pairs = state["size_bytes"], [(start, end) for start, end in state["done"]]
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None, ()
@@ -231,28 +232,28 @@ def state_of(rooted: SafeDir, stem: str) -> tuple[int | None, tuple[Range, ...]]
 
 
 def merged(ranges: Sequence[Range], new: Range) -> tuple[Range, ...]:
-    """Sorted, without overlaps and without empty ones."""
+    """The ranges with `new`: sorted, without overlaps and empty ranges."""
     start, end = new
     if start >= end:
         return tuple(ranges)
-    apart = []
-    for one in ranges:
-        if one[1] < start or one[0] > end:
-            apart.append(one)
+    separate = []
+    for other in ranges:
+        if other[1] < start or other[0] > end:
+            separate.append(other)
         else:
-            start, end = min(start, one[0]), max(end, one[1])
-    return tuple(sorted([*apart, (start, end)]))
+            start, end = min(start, other[0]), max(end, other[1])
+    return tuple(sorted([*separate, (start, end)]))
 
 
 def hash_descriptor(descriptor: int, progress: Progress | None) -> str:
-    """SHA-256 of a whole file, read from the disk where the kernel lets go of what it has in memory."""
+    """SHA-256 of a file, read from the disk where the kernel drops it from memory. Raises OSError."""
     size, at = os.fstat(descriptor).st_size, 0
     digest = hashlib.sha256()
     with suppress(OSError):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    while piece := os.pread(descriptor, _PIECE_BYTES, at):
-        digest.update(piece)
-        at += len(piece)
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, at):
+        digest.update(chunk)
+        at += len(chunk)
         if progress is not None:
             progress(at, size)
     if at != size:

@@ -1,4 +1,4 @@
-"""From what a user wrote to the file that an engine opens: a path as it is, a name through the store."""
+"""From a model name or a path to the file that an engine opens."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from trilithon.errors import ModelError
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
-from trilithon.models.files.quantizations import PROJECTOR_PREFERRED
+from trilithon.models.files.quantizations import projector_rank
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference
 from trilithon.models.store.locks import lock
 from trilithon.models.store.manifest import Manifest, StoredFile
@@ -23,34 +23,34 @@ __all__ = [
     "choose",
     "companions",
     "find_model",
+    "find_reference",
     "locate",
-    "meant",
     "model_name",
-    "place",
+    "openable_path",
     "read_weights",
     "resolve",
     "weights_of",
 ]
 
 Suits = Callable[[StoredFile], bool]
-"""Whether what shall run the model could run this file."""
+"""Whether the placements of the user can run this file."""
 Adopted = Callable[[], Iterable[Manifest]]
-"""Models of other programs; looked for only when the store has none of that name."""
+"""Finds the models of other programs; called only when the store has no model of that name."""
 
-_WHOLE_SCALE = 1.0  # a Modelfile's ADAPTER has no other
+_ADAPTER_SCALE = 1.0  # ADAPTER in a Modelfile names no scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """What an engine opens beside the weights: LoRA adapters, each with its scale, and what lets the model see (a
-    projector in a GGUF, or an encoder for the same chip)."""
+    """What an engine opens with the weights: LoRA adapters with their scale, and the vision encoder (a projector in a
+    GGUF, or an encoder for the same chip)."""
 
     adapters: tuple[tuple[Path, float], ...] = ()
     projector: Path | None = None
 
 
 def model_name(text: str) -> ModelName:
-    """What the store calls it. Raises ModelError for a path and a URL."""
+    """The name in the store. Raises ModelError for a path or a URL."""
     reference = parse_reference(text)
     if isinstance(reference, Repository):
         return reference.local_name
@@ -60,17 +60,17 @@ def model_name(text: str) -> ModelName:
 
 
 def find_model(name: ModelName, store: ModelStore, adopted: Adopted | None = None) -> Manifest:
-    """From the store, its layers or another program's models, in this order."""
+    """Find a model in the store, its layers or another program's models, in this order. Raises ModelError."""
     try:
         return store.get(name)
     except ModelError:
-        theirs = tuple(adopted()) if adopted else ()
-        for manifest in theirs:
+        others = tuple(adopted()) if adopted else ()
+        for manifest in others:
             if manifest.name.same_as(name):
                 return manifest
-        near = [str(each.name) for each in theirs if each.name.model.casefold() == name.model.casefold()]
-        if near:
-            raise ModelError(f"there is no {name}; other programs have {', '.join(near[:5])}") from None
+        similar = [str(model.name) for model in others if model.name.model.casefold() == name.model.casefold()]
+        if similar:
+            raise ModelError(f"there is no {name}; other programs have {', '.join(similar[:5])}") from None
         raise
 
 
@@ -83,69 +83,67 @@ def resolve(
     adopted: Adopted | None = None,
     progress: Progress | None = None,
 ) -> ModelFile:
-    found = meant(reference, store, adopted)
-    if isinstance(found, Path):
-        return read_model_file(found, cache, progress)
-    return read_weights(found, choose(found, suits), store, cache, progress)
+    """Find and read the file that an engine opens; `cache` has the remembered checksums. Raises ModelError."""
+    model = find_reference(reference, store, adopted)
+    if isinstance(model, Path):
+        return read_model_file(model, cache, progress)
+    return read_weights(model, choose(model, suits), store, cache, progress)
 
 
 def locate(reference: str, store: ModelStore, suits: Suits, adopted: Adopted | None = None) -> Path:
-    """The path that an engine opens."""
-    found = meant(reference, store, adopted)
-    return found if isinstance(found, Path) else place(found, choose(found, suits), store)
+    """The path that an engine opens. Raises ModelError."""
+    model = find_reference(reference, store, adopted)
+    return model if isinstance(model, Path) else openable_path(model, choose(model, suits), store)
 
 
-def meant(reference: str, store: ModelStore, adopted: Adopted | None = None) -> Path | Manifest:
-    """The absolute path of a file, or a model. A file of that name, relative to where we are, goes before a model."""
-    found = ModelPath(Path(reference)) if _is_file(reference) else parse_reference(reference)
-    if isinstance(found, ModelPath):
-        return found.path.absolute()
-    if isinstance(found, ModelUrl):
-        raise ModelError(f"{reference[:80]} is fetched first: trilithon pull {reference[:80]}")
-    return find_model(found.local_name if isinstance(found, Repository) else found, store, adopted)
+def find_reference(reference: str, store: ModelStore, adopted: Adopted | None = None) -> Path | Manifest:
+    """The absolute path of a file, or a model. A file in the current folder takes precedence over a model of that name.
+    Raises ModelError."""
+    parsed = ModelPath(Path(reference)) if _is_file(reference) else parse_reference(reference)
+    if isinstance(parsed, ModelPath):
+        return parsed.path.absolute()
+    if isinstance(parsed, ModelUrl):
+        raise ModelError(f"{reference[:80]} is a URL; fetch it first: trilithon pull {reference[:80]}")
+    return find_model(parsed.local_name if isinstance(parsed, Repository) else parsed, store, adopted)
 
 
 def read_weights(
     manifest: Manifest, file: StoredFile, store: ModelStore, cache: Path | None, progress: Progress | None = None
 ) -> ModelFile:
-    """The file as an engine has to know it, with what the manifest says belongs to it; `cache` as for
+    """The facts of a file for an engine, with the companions that the manifest names; `cache` as for
     `read_model_file`."""
-    found, beside = read_model_file(place(manifest, file, store), cache, progress), companions(manifest, file, store)
+    model_file = read_model_file(openable_path(manifest, file, store), cache, progress)
+    others = companions(manifest, file, store)
     return replace(
-        found,
-        vision_encoder=beside.projector or found.vision_encoder,
-        adapters=beside.adapters,
-        capabilities=found.capabilities | ({"vision"} if beside.projector else set()),
-        synthetic=found.synthetic or manifest.synthetic,
+        model_file,
+        vision_encoder=others.projector or model_file.vision_encoder,
+        adapters=others.adapters,
+        capabilities=model_file.capabilities | ({"vision"} if others.projector else set()),
+        synthetic=model_file.synthetic or manifest.synthetic,
     )
 
 
 def companions(manifest: Manifest, file: StoredFile, store: ModelStore) -> Companions:
-    """Which of the model's files go with these weights, and where they lie. Raises ModelError for one that is gone."""
-    adapters = [each for each in manifest.of_role("adapter") if each.format == file.format]
+    """The files of the model that belong to these weights. Raises ModelError for one that is missing."""
+    adapters = [adapter for adapter in manifest.of_role("adapter") if adapter.format == file.format]
     projector = _projector(manifest, file)
     return Companions(
-        adapters=tuple((store.file_path(each).absolute(), _WHOLE_SCALE) for each in adapters),
+        adapters=tuple((store.file_path(adapter).absolute(), _ADAPTER_SCALE) for adapter in adapters),
         projector=store.file_path(projector).absolute() if projector else None,
     )
 
 
 def _projector(manifest: Manifest, file: StoredFile) -> StoredFile | None:
-    """One of those that fit: an encoder that says it is for the chip, a projector whose numbers are fine enough."""
+    """The best that fits: an encoder that names the chip, or the projector of the preferred quantisation."""
     if file.format == "gguf":
-        found = [each for each in manifest.of_role("projector") if each.format == "gguf"]
-        return min(found, key=_coarseness, default=None)
-    found = [each for each in manifest.of_role("vision") if each.target_platform in ("", file.target_platform)]
-    return min(found, key=lambda each: not each.target_platform, default=None)
-
-
-def _coarseness(projector: StoredFile) -> int:
-    kind = projector.quantization
-    return PROJECTOR_PREFERRED.index(kind) if kind in PROJECTOR_PREFERRED else len(PROJECTOR_PREFERRED)
+        projectors = [projector for projector in manifest.of_role("projector") if projector.format == "gguf"]
+        return min(projectors, key=lambda projector: projector_rank(projector.quantization), default=None)
+    encoders = [vision for vision in manifest.of_role("vision") if vision.target_platform in ("", file.target_platform)]
+    return min(encoders, key=lambda encoder: not encoder.target_platform, default=None)
 
 
 def choose(manifest: Manifest, suits: Suits) -> StoredFile:
-    """The first of its weights that suits; the first of all where none does, for the engine to say why it cannot."""
+    """The first of its weights that can run; the first of all if none can, so that the engine says why."""
     weights = weights_of(manifest)
     if not weights:
         raise ModelError(f"{manifest.name} has no weights; pull it again")
@@ -153,61 +151,61 @@ def choose(manifest: Manifest, suits: Suits) -> StoredFile:
 
 
 def weights_of(manifest: Manifest) -> tuple[StoredFile, ...]:
-    """Those that can be opened: of several shards the first."""
+    """The weights that can be opened: of several shards the first one."""
     return tuple(file for file in manifest.of_role("weights") if not _is_later_shard(file))
 
 
-def place(manifest: Manifest, file: StoredFile, store: ModelStore) -> Path:
-    """Where the file can be opened under its own name, with the rest of its shards and what belongs to it beside it.
+def openable_path(manifest: Manifest, file: StoredFile, store: ModelStore) -> Path:
+    """A path under the file's own name, with its shards, tokenizer and projector beside it. Raises ModelError.
 
-    Engines tell formats by suffix, find shards by number and an RKLLM file's tokenizer by its folder, and blobs have
-    neither name nor neighbours: links to them do. Where no link can be made a single GGUF file does without.
+    Engines recognise formats by the suffix, shards by their number and an RKLLM file's tokenizer by its folder. Blobs
+    have neither names nor neighbours, so they are linked. A single GGUF also works without a link.
     """
-    target, beside = store.file_path(file), _beside(manifest, file)
-    if target.name == file.name and all(each.path or each.role == "license" for each in beside.values()):
+    target, neighbours = store.file_path(file), _neighbours(manifest, file)
+    if target.name == file.name and all(other.path or other.role == "license" for other in neighbours.values()):
         return target
     key = file.digest[:16] or hashlib.sha256(str(file.path).encode()).hexdigest()[:16]
     folder = (LINKS_FOLDER, *manifest.name.parts, key)
-    wanted = {name: str(store.file_path(each).absolute()) for name, each in beside.items()}
+    links = {name: str(store.file_path(other).absolute()) for name, other in neighbours.items()}
     try:
-        _link(store.own, folder, wanted)
+        _link(store.local, folder, links)
     except (OSError, ModelError) as error:
         if file.format == "gguf" and shard_of(file.name) is None:
             return target
         raise ModelError(
-            f"{store.own.root} takes no symbolic links ({error}); set TRILITHON_DATA to a folder that does"
+            f"{store.local.root} does not support symbolic links ({error}); set TRILITHON_DATA to a folder that does"
         ) from error
-    return store.own.path((*folder, file.name))
+    return store.local.path((*folder, file.name))
 
 
-def _link(own: SafeDir, folder: tuple[str, ...], wanted: Mapping[str, str]) -> None:
-    """Links of these names, and nothing else in the folder."""
-    if {name: own.target((*folder, name)) for name in own.names(folder)} == wanted:
+def _link(safe_dir: SafeDir, folder: tuple[str, ...], links: Mapping[str, str]) -> None:
+    """Make these links (name → target), and remove all others in the folder."""
+    if {name: safe_dir.target((*folder, name)) for name in safe_dir.names(folder)} == links:
         return
-    with lock(own, "store"):
-        for stale in set(own.names(folder)) - set(wanted):
-            own.unlink((*folder, stale))
-        for name, target in wanted.items():
-            if own.target((*folder, name)) != target:
-                own.link((*folder, name), Path(target))
+    with lock(safe_dir, "store"):
+        for stale in set(safe_dir.names(folder)) - set(links):
+            safe_dir.unlink((*folder, stale))
+        for name, target in links.items():
+            if safe_dir.target((*folder, name)) != target:
+                safe_dir.link((*folder, name), Path(target))
 
 
-def _beside(manifest: Manifest, file: StoredFile) -> Mapping[str, StoredFile]:
-    """By the name of its link: the file, its shards, and what is found beside it, by whoever opens the file, without
-    being named: texts, and the projector. Adapters and draft models are named, and would be taken for other models."""
-    own, projector = shard_of(file.name), _projector(manifest, file)
-    found = {file.name: file}
-    for each in manifest.files:
-        shard = shard_of(each.name)
-        if each.role == "weights" and own and shard and (shard.base, shard.count) == (own.base, own.count):
-            found[each.name] = each
-        elif each.role in ("tokenizer", "template", "license") or each == projector:
-            found[_findable(each)] = each
-    return found
+def _neighbours(manifest: Manifest, file: StoredFile) -> Mapping[str, StoredFile]:
+    """By the name of the link: the file, its shards, and what engines look for beside it (texts and the projector).
+    Adapters and draft models are passed by path, and beside the file they would be taken for other models."""
+    first, projector = shard_of(file.name), _projector(manifest, file)
+    neighbours = {file.name: file}
+    for other in manifest.files:
+        shard = shard_of(other.name)
+        if other.role == "weights" and first and shard and (shard.base, shard.count) == (first.base, first.count):
+            neighbours[other.name] = other
+        elif other.role in ("tokenizer", "template", "license") or other == projector:
+            neighbours[_link_name(other)] = other
+    return neighbours
 
 
-def _findable(file: StoredFile) -> str:
-    """A projector is told from weights by its name."""
+def _link_name(file: StoredFile) -> str:
+    """A projector is recognised by its name."""
     return file.name if file.role != "projector" or "mmproj" in file.name.lower() else f"mmproj-{file.name}"
 
 

@@ -1,6 +1,6 @@
-"""Files below one folder, by descriptors from the root down: a symbolic link that someone planted leads nowhere.
+"""Files below one folder, opened by descriptors from the root down, so that no symbolic link is followed.
 
-The root itself may be a link, for people move their models to a larger disk that way; below it none is followed.
+The root itself may be a link, because people move their models to a larger disk that way.
 """
 
 import errno
@@ -16,7 +16,7 @@ from trilithon.files import TEMPORARY, replace_at
 __all__ = ["Parts", "SafeDir", "read_at", "translated"]
 
 Parts = Sequence[str]
-"""The way from the root to a file: names of folders, and of the file at the end."""
+"""A path relative to the root: the names of the folders, and of the file at the end."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,7 +26,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with files of the store into ModelError."""
+    """Turn an OSError into ModelError, or into NoRoom when the disk is full. `path` is named in the message."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 class SafeDir:
-    """Every method raises OSError; FileNotFoundError too for what is reached through a link."""
+    """Every method raises OSError, and FileNotFoundError for a path that leads through a symbolic link."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -43,7 +43,7 @@ class SafeDir:
         return self.root.joinpath(*parts)
 
     def names(self, parts: Parts) -> list[str]:
-        """What is in the folder, sorted; empty where there is none."""
+        """The entries of a folder, sorted; empty when it does not exist."""
         try:
             with self.folder(parts) as folder:
                 return sorted(os.listdir(folder))  # noqa: PTH208 - by descriptor
@@ -51,15 +51,15 @@ class SafeDir:
             return []
 
     def sizes(self, parts: Parts) -> dict[str, os.stat_result]:
-        """The plain files in the folder."""
-        found = {}
+        """The status of every plain file in a folder, by name."""
+        statuses = {}
         for name in self.names(parts):
             with suppress(FileNotFoundError):
-                found[name] = self.status((*parts, name))
-        return found
+                statuses[name] = self.status((*parts, name))
+        return statuses
 
     def status(self, parts: Parts) -> os.stat_result:
-        """Of a plain file; anything else counts as not there."""
+        """The status of a plain file. Raises FileNotFoundError for anything else."""
         with self.folder(parts[:-1]) as folder:
             status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
@@ -67,7 +67,7 @@ class SafeDir:
         return status
 
     def open(self, parts: Parts, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of a plain file. With O_CREAT its folders are made too."""
+        """A descriptor of a plain file, for the caller to close. O_CREAT also makes its folders."""
         with self.folder(parts[:-1], create=bool(flags & os.O_CREAT)) as folder:
             return _open_plain(parts[-1], flags, folder)
 
@@ -76,45 +76,44 @@ class SafeDir:
             return read_at(folder, parts[-1], most_bytes)
 
     def walk(
-        self, parts: Parts, depth: int, closed: Callable[[Path, OSError], None]
+        self, parts: Parts, depth: int, on_error: Callable[[Path, OSError], None]
     ) -> Iterator[tuple[tuple[str, ...], int]]:
-        """What lies so many folders below, by name: the way from there, and a descriptor of the folder it is in.
-        `closed` is told of folders that cannot be read."""
+        """Every entry that is `depth` folders below: its relative path, and a descriptor of its folder, which is
+        closed when the walk goes on. `on_error` is called for folders that cannot be read."""
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(self.folder(parts))
             except FileNotFoundError:
                 return
             except OSError as error:
-                closed(self.path(parts), error)
+                on_error(self.path(parts), error)
                 return
-            yield from _walk(folder, (), depth, lambda way, error: closed(self.path((*parts, *way)), error))
+            yield from _walk(folder, (), depth, lambda relative, error: on_error(self.path((*parts, *relative)), error))
 
     def write(self, parts: Parts, content: bytes) -> None:
-        """All of it under that name, or what was there before, whenever the power goes. The caller has the lock
-        under which alone this name is written."""
+        """Replace a file in one step, also if the power fails. The caller holds the lock for this name."""
         with self.folder(parts[:-1], create=True) as folder:
             replace_at(folder, parts[-1], content, temporary=TEMPORARY + parts[-1])
 
     def rename(self, parts: Parts, to: Parts) -> None:
-        """Over what is there; on the disk when it returns. The file's own bytes are its writer's to sync."""
+        """Rename, replacing an existing file; on the disk when it returns. The writer has synced the content."""
         with self.folder(parts[:-1]) as source, self.folder(to[:-1], create=True) as target:
             os.rename(parts[-1], to[-1], src_dir_fd=source, dst_dir_fd=target)
             os.fsync(target)
             os.fsync(source)
 
     def target(self, parts: Parts) -> str | None:
-        """Where a symbolic link points to; None where there is none."""
+        """The target of a symbolic link; None where there is no link."""
         try:
             with self.folder(parts[:-1]) as folder:
                 return os.readlink(parts[-1], dir_fd=folder)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINVAL):  # the latter: it is no link
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: not a link
                 return None
             raise
 
     def link(self, parts: Parts, target: Path) -> None:
-        """A symbolic link, in place of what is there. The caller has the lock under which alone it is made."""
+        """Make a symbolic link, replacing an existing entry. The caller holds the lock for this name."""
         temporary = TEMPORARY + parts[-1]
         with self.folder(parts[:-1], create=True) as folder:
             with suppress(FileNotFoundError):
@@ -123,19 +122,19 @@ class SafeDir:
             os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
 
     def unlink(self, parts: Parts) -> None:
-        """The entry itself, also where it is a link; on the disk when it returns."""
+        """Remove the entry, a link itself and not its target; on the disk when it returns."""
         with self.folder(parts[:-1]) as folder:
             os.unlink(parts[-1], dir_fd=folder)
             os.fsync(folder)
 
     def remove_entries(self, parts: Parts) -> None:
-        """Every file and link in the folder; folders in it stay."""
+        """Remove every file and link in a folder, but not its subfolders."""
         for name in self.names(parts):
             with suppress(FileNotFoundError, IsADirectoryError):
                 self.unlink((*parts, name))
 
     def remove_empty(self, parts: Parts) -> None:
-        """The folder and those above it, as long as they are empty; the first of `parts` stays."""
+        """Remove the folder and its parents as long as they are empty, except for the first of `parts`."""
         for depth in range(len(parts), 1, -1):
             try:
                 with self.folder(parts[: depth - 1]) as folder:
@@ -144,7 +143,7 @@ class SafeDir:
                 return
 
     def remove_temporary(self, parts: Parts) -> None:
-        """What killed writers left in a folder that nobody writes to now."""
+        """Remove what killed writers left in a folder that no process writes to now."""
         for name in self.names(parts):
             if name.startswith(TEMPORARY):
                 with suppress(FileNotFoundError, IsADirectoryError):
@@ -152,7 +151,7 @@ class SafeDir:
 
     @contextmanager
     def folder(self, parts: Parts, *, create: bool = False) -> Iterator[int]:
-        """A descriptor of the folder, for the `dir_fd` of calls."""
+        """A descriptor of the folder, for the `dir_fd` argument of functions in `os`."""
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -160,16 +159,16 @@ class SafeDir:
             for part in parts:
                 if create:
                     _make_folder(part, descriptor)
-                below = _no_link(part, _FOLDER, descriptor)
+                child = _no_link(part, _FOLDER, descriptor)
                 os.close(descriptor)
-                descriptor = below
+                descriptor = child
             yield descriptor
         finally:
             os.close(descriptor)
 
 
 def read_at(folder: int, name: str, most_bytes: int) -> bytes:
-    """A plain file in a folder that is open. Raises FileNotFoundError for anything else, OSError for one too large."""
+    """Read a plain file of an open folder. Raises FileNotFoundError for anything else, OSError for one too large."""
     descriptor = _open_plain(name, os.O_RDONLY, folder)
     try:
         size = os.fstat(descriptor).st_size
@@ -178,7 +177,7 @@ def read_at(folder: int, name: str, most_bytes: int) -> bytes:
         content = b""
         while piece := os.read(descriptor, size - len(content) + 1):
             content += piece
-            if len(content) > size:  # it grows: not one of ours, which are replaced as a whole
+            if len(content) > size:  # it grows: not one of the store's files, which are always replaced
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
         return content
     finally:
@@ -186,28 +185,28 @@ def read_at(folder: int, name: str, most_bytes: int) -> bytes:
 
 
 def _walk(
-    folder: int, way: tuple[str, ...], depth: int, closed: Callable[[Parts, OSError], None]
+    folder: int, relative: tuple[str, ...], depth: int, on_error: Callable[[Parts, OSError], None]
 ) -> Iterator[tuple[tuple[str, ...], int]]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        closed(way, error)
+        on_error(relative, error)
         return
     for name in names:
         if depth == 0:
-            yield (*way, name), folder
+            yield (*relative, name), folder
             continue
         try:
-            below = _no_link(name, _FOLDER, folder)
-        except FileNotFoundError:  # no folder, or gone meanwhile
+            child = _no_link(name, _FOLDER, folder)
+        except FileNotFoundError:  # not a folder, or removed meanwhile
             continue
         except OSError as error:
-            closed((*way, name), error)
+            on_error((*relative, name), error)
             continue
         try:
-            yield from _walk(below, (*way, name), depth - 1, closed)
+            yield from _walk(child, (*relative, name), depth - 1, on_error)
         finally:
-            os.close(below)
+            os.close(child)
 
 
 def _open_plain(name: str, flags: int, folder: int) -> int:
@@ -227,7 +226,7 @@ def _make_folder(name: str, parent: int) -> None:
 
 
 def _no_link(name: str, flags: int, parent: int) -> int:
-    """Open what is no link; with O_DIRECTORY the kernel calls a link "not a directory"."""
+    """Open an entry that is not a link. (With O_DIRECTORY the kernel reports a link as "not a directory".)"""
     if name in ("", ".", "..") or "/" in name:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     try:
@@ -236,7 +235,7 @@ def _no_link(name: str, flags: int, parent: int) -> int:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO) and not flags & os.O_CREAT:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a symbolic link, which the store never follows", name) from error
+            raise OSError(errno.ELOOP, "is a symbolic link, and the store follows none", name) from error
         raise
 
 
@@ -248,8 +247,8 @@ def _message(path: Path, error: OSError) -> str:
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return f"{path} cannot be written ({error.strerror}); fix that, or set TRILITHON_DATA to another folder"
         case errno.EFBIG:
-            return f"{path} takes no file of that size (FAT32 ends at 4 GiB); set TRILITHON_DATA to a folder elsewhere"
+            return f"{path} takes no file of that size (FAT32: 4 GiB); set TRILITHON_DATA to another folder"
         case errno.ENAMETOOLONG:
-            return f"{str(where)[:80]}… is too long a name for this disk; choose a shorter one"
+            return f"{str(where)[:80]}… is too long for this file system; choose a shorter name"
         case _:
             return f"{path}: {where}: {error.strerror or error}; fix that, or set TRILITHON_DATA to another folder"

@@ -1,50 +1,50 @@
-"""Whether what is to come fits on the disk of a store, beside what other processes have promised to write there."""
+"""Whether a download fits on the disk of a store, together with what other processes still have to write."""
 
 import shutil
 from collections.abc import Collection
 
 from trilithon.errors import NoRoom
 from trilithon.models.store.locks import try_lock
-from trilithon.models.store.partial import PARTIAL_FOLDER, STEM, state_of
+from trilithon.models.store.partial import PARTIAL_FOLDER, STEM, recorded_state
 from trilithon.models.store.safe_dir import SafeDir
 from trilithon.units import format_bytes
 
-__all__ = ["lacking_bytes", "require_room"]
+__all__ = ["remaining_bytes", "require_room"]
 
 _RESERVE_BYTES = 64 << 20
 
 
-def require_room(own: SafeDir, size_bytes: int, beside: Collection[str] = ()) -> None:
-    """Raises NoRoom when so much more does not fit, with what others are still to write; the partial files named
-    `beside` are counted in it. Raises OSError."""
-    folder = next(each for each in (own.root, *own.root.parents) if each.exists())
-    free = max(shutil.disk_usage(folder).free - _RESERVE_BYTES - _promised_bytes(own, beside), 0)
+def require_room(safe_dir: SafeDir, size_bytes: int, counted: Collection[str] = ()) -> None:
+    """Raises NoRoom when `size_bytes` more do not fit, less what other processes still have to write. `counted` are
+    the partial files that `size_bytes` includes. Raises OSError."""
+    folder = next(path for path in (safe_dir.root, *safe_dir.root.parents) if path.exists())
+    free = max(shutil.disk_usage(folder).free - _RESERVE_BYTES - _promised_bytes(safe_dir, counted), 0)
     if size_bytes > free:
         raise NoRoom(
-            f"{format_bytes(size_bytes)} are needed in {own.root} and {format_bytes(free)} are free; "
+            f"{format_bytes(size_bytes)} are needed in {safe_dir.root}, {format_bytes(free)} are free; "
             "remove a model (trilithon rm NAME), or set TRILITHON_DATA to a folder on a larger disk"
         )
 
 
-def lacking_bytes(own: SafeDir, stem: str, size_bytes: int) -> int:
-    """What a file still takes of the disk: what is written of it, noted or not, is written there again."""
+def remaining_bytes(safe_dir: SafeDir, stem: str, size_bytes: int) -> int:
+    """The disk space that a file still needs: blocks that it has already are reused."""
     try:
-        taken = own.status((PARTIAL_FOLDER, f"{stem}.data")).st_blocks * 512
+        taken = safe_dir.status((PARTIAL_FOLDER, f"{stem}.data")).st_blocks * 512
     except FileNotFoundError:
         taken = 0
     return max(size_bytes - taken, 0)
 
 
-def _promised_bytes(own: SafeDir, beside: Collection[str]) -> int:
-    """What other processes have still to write of files whose size they know."""
+def _promised_bytes(safe_dir: SafeDir, counted: Collection[str]) -> int:
+    """What other processes still have to write of files of known size."""
     promised = 0
-    for name in own.names((PARTIAL_FOLDER,)):
+    for name in safe_dir.names((PARTIAL_FOLDER,)):
         stem, dot, suffix = name.rpartition(".")
-        if not dot or suffix != "json" or stem in beside or not STEM.fullmatch(stem):
+        if not dot or suffix != "json" or stem in counted or not STEM.fullmatch(stem):
             continue
-        held = try_lock(own, f"receive-{stem}")
-        if held is not None:  # nobody goes on with it now
-            held.release()
+        lock = try_lock(safe_dir, f"receive-{stem}")
+        if lock is not None:  # no process works on it now
+            lock.release()
             continue
-        promised += lacking_bytes(own, stem, state_of(own, stem)[0] or 0)
+        promised += remaining_bytes(safe_dir, stem, recorded_state(safe_dir, stem)[0] or 0)
     return promised

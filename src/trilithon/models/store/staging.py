@@ -1,7 +1,8 @@
-"""Work folders: what takes long to make is made beside where it is to lie, and gets its name when it is whole.
+"""Staging folders: a file that takes long to make is made beside its target, and renamed when it is complete.
 
-A work folder is locked by its maker and by the tools that the maker starts. So what a killed one left behind can be
-told from what somebody works in: the next who makes something there clears it away, and so does `trilithon prune`.
+A staging folder is locked by the process that makes it and by the tools that this process starts. One without a lock is
+therefore left over from a killed process: the next process that stages a file there removes it, and so does
+`trilithon prune`.
 """
 
 import errno
@@ -26,36 +27,36 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class StagingDir:
-    """`lock` is a descriptor for the tools that work in the folder: it counts as used until they have ended too."""
+    """`lock` is a descriptor that tools inherit, so that the folder counts as used until they have ended too."""
 
     folder: Path
     lock: int
 
 
 @contextmanager
-def staging_dir(target: Path, ledger: Path | None = None) -> Iterator[StagingDir]:
-    """A folder on the disk that `target` is to lie on, gone at the end. Where it is gets noted in the folder `ledger`,
-    for `clear_abandoned`. Raises OSError."""
+def staging_dir(target: Path, notes: Path | None = None) -> Iterator[StagingDir]:
+    """A folder beside `target`, removed at the end. A note of its path is kept in the folder `notes` meanwhile, for
+    `clear_abandoned`. Raises OSError."""
     beside = target.absolute().parent
-    for left in _in(beside):
-        _clear(left)
-    made = _made(beside)
-    note = None if ledger is None or ledger == beside else ledger / made.folder.name
+    for abandoned in _entries(beside):
+        _remove_unlocked(abandoned)
+    staging = _make_folder(beside)
+    note = None if notes is None or notes == beside else notes / staging.folder.name
     try:
         if note is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_bytes(os.fsencode(made.folder))
-        yield made
+            note.write_bytes(os.fsencode(staging.folder))
+        yield staging
     finally:
-        shutil.rmtree(made.folder, ignore_errors=True)
-        os.close(made.lock)
+        shutil.rmtree(staging.folder, ignore_errors=True)
+        os.close(staging.lock)
         if note is not None:
             note.unlink(missing_ok=True)
 
 
 def publish(made: Path, target: Path) -> None:
-    """Give the file its name, when it is on the disk. Raises OSError; FileExistsError for a name that was taken
-    meanwhile, for what is there stays."""
+    """Flush the file to the disk and give it its final name. Raises OSError, and FileExistsError if the name was taken
+    meanwhile: an existing file is not replaced."""
     sync(made)
     try:
         os.link(made, target)
@@ -68,57 +69,57 @@ def publish(made: Path, target: Path) -> None:
     sync(target.absolute().parent)
 
 
-def clear_abandoned(ledger: Path, *, dry_run: bool = False) -> tuple[int, int]:
-    """Remove the work folders noted in `ledger`, and those in it, whose makers are dead. Gives how many, and their
-    bytes."""
+def clear_abandoned(notes: Path, *, dry_run: bool = False) -> tuple[int, int]:
+    """Remove the staging folders without a lock that are noted in the folder `notes`, or lie in it. Returns their
+    number and their size in bytes."""
     count = freed = 0
-    for entry in _in(ledger):
+    for entry in _entries(notes):
         is_note = entry.is_file() and not entry.is_symlink()
-        folder = _noted(entry) if is_note else entry
+        folder = _read_note(entry) if is_note else entry
         size = _size_bytes(folder)
-        if folder.name == entry.name and _clear(folder, dry_run=dry_run):
+        if folder.name == entry.name and _remove_unlocked(folder, dry_run=dry_run):
             count, freed = count + 1, freed + size
         if is_note and not dry_run and (folder.name != entry.name or not os.path.lexists(folder)):
             entry.unlink(missing_ok=True)
     return count, freed
 
 
-def _noted(note: Path) -> Path:
-    """The folder that the note says, of whatever a power cut left of it."""
+def _read_note(note: Path) -> Path:
+    """The folder that a note names. A power cut may have damaged the note."""
     with note.open("rb") as file:
         return Path(os.fsdecode(file.read(_LONGEST_PATH_BYTES).replace(b"\0", b"")))
 
 
-def _made(beside: Path) -> StagingDir:
+def _make_folder(beside: Path) -> StagingDir:
     while True:
         folder = Path(tempfile.mkdtemp(dir=beside, prefix=_PREFIX))
         try:
             descriptor = os.open(folder, _FOLDER)
-        except FileNotFoundError:  # somebody cleared it away before it was locked
+        except FileNotFoundError:  # another process removed it before it was locked
             continue
         try:
-            mine = try_lock(descriptor) and folder.exists()  # else somebody clears it away
-        except OSError:  # a file system without locks: nobody else can have it either, and so nobody clears it
+            mine = try_lock(descriptor) and folder.exists()  # else another process removes it
+        except OSError:  # a file system without locks, where no process removes folders
             mine = True
         if mine:
             return StagingDir(folder, descriptor)
         os.close(descriptor)
 
 
-def _in(folder: Path) -> list[Path]:
-    """The work folders in it, and notes of them; empty where it cannot be read, for then nothing can be made there."""
-    with suppress(OSError), os.scandir(folder) as found:
-        return sorted(Path(entry.path) for entry in found if _NAME.fullmatch(entry.name))
+def _entries(folder: Path) -> list[Path]:
+    """The staging folders in a folder, and notes of them; empty when it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name))
     return []
 
 
-def _clear(folder: Path, *, dry_run: bool = False) -> bool:
-    """Remove the folder where it is one of ours that nobody holds."""
+def _remove_unlocked(folder: Path, *, dry_run: bool = False) -> bool:
+    """Remove a staging folder of this user that no process has locked. Returns whether it did, or would."""
     if not _NAME.fullmatch(folder.name):
         return False
     try:
         descriptor = os.open(folder, _FOLDER)
-    except OSError:  # gone, or a link, or another user's
+    except OSError:  # removed meanwhile, a link, or another user's
         return False
     try:
         if os.fstat(descriptor).st_uid != os.geteuid() or not try_lock(descriptor):
@@ -126,14 +127,14 @@ def _clear(folder: Path, *, dry_run: bool = False) -> bool:
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
         return dry_run or not folder.exists()
-    except OSError:  # a file system without locks: nobody can tell whether its maker lives
+    except OSError:  # a file system without locks: whether it is in use is unknown
         return False
     finally:
         os.close(descriptor)
 
 
 def _size_bytes(folder: Path) -> int:
-    """On the disk. What vanishes meanwhile, or cannot be read, counts for nothing."""
+    """Bytes on the disk. Files that vanish or cannot be read are not counted."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

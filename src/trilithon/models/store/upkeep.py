@@ -1,4 +1,4 @@
-"""The store looked after: every byte compared with its digest, and what nobody uses any more removed."""
+"""Verify that every file has its digest, and remove what is not used any more."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from trilithon.files import TEMPORARY
 from trilithon.models.files.hashing import Progress
 from trilithon.models.names import ModelName
-from trilithon.models.store import manifests as catalogue
+from trilithon.models.store import manifests as manifest_files
 from trilithon.models.store.locks import lock, lock_names, try_lock
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.manifests import Listing
@@ -22,15 +22,15 @@ from trilithon.models.store.safe_dir import SafeDir, translated
 __all__ = ["STALE_SECONDS", "Damage", "Pruned", "prune", "remove_damaged", "verify"]
 
 STALE_SECONDS = 24 * 3600.0
-"""A download that was stopped longer ago than this will hardly be gone on with."""
+"""A download that was stopped longer ago than this is unlikely to be resumed."""
 
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One file that is not what its manifest says, and the models that suffer. `removable`: it is a blob of the store
-    itself, so that it can be removed and pulled again; `inode` tells it from the one that takes its place."""
+    """A file that differs from its manifest, and the models that use it. `removable`: it is a blob of this store, so it
+    can be removed and pulled again; `inode` tells it from a blob that replaced it."""
 
     models: tuple[str, ...]
     file: str
@@ -42,7 +42,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What `prune` removed, or would remove: numbers of files, and their bytes. `kept` says why others stayed."""
+    """What `prune` removed, or would remove: numbers of files, and their size. `kept` says why others stay."""
 
     blobs: int = 0
     partials: int = 0
@@ -51,66 +51,67 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One file to look at, and who uses it."""
+class _Check:
+    """A file to verify, and the models that use it."""
 
     file: StoredFile
     models: tuple[str, ...]
 
 
 def verify(store: ModelStore, names: Collection[ModelName] = (), progress: Progress | None = None) -> list[Damage]:
-    """Read every file of the named models (of all, with blobs that no model uses) and hold it against its digest."""
+    """Read every file of the named models and compare it with its digest. Without names: of all models, and the blobs
+    that no model uses. Raises ModelError for an unknown name."""
     listing = Listing(tuple(store.get(name) for name in names), (), ()) if names else store.listing()
     manifests = listing.manifests
-    found = [Damage(models=(), file="", digest="", problem=problem) for problem in listing.problems]
-    wanted = _wanted(manifests) + ([] if names else _orphans(store, manifests))
-    total = sum(each.file.size_bytes for each in wanted)
-    before = 0
-    for each in wanted:
-        damage = _look_at(store, each, _offset(progress, before, total))
-        found += [] if damage is None else [damage]
-        before += each.file.size_bytes
-    return found
+    damages = [Damage(models=(), file="", digest="", problem=problem) for problem in listing.problems]
+    checks = _checks(manifests) + ([] if names else _orphans(store, manifests))
+    total = sum(check.file.size_bytes for check in checks)
+    done = 0
+    for check in checks:
+        damage = _verify_file(store, check, _offset(progress, done, total))
+        damages += [] if damage is None else [damage]
+        done += check.file.size_bytes
+    return damages
 
 
 def remove_damaged(store: ModelStore, damages: Sequence[Damage]) -> int:
-    """Remove those blobs that are still the damaged ones, so that the next pull fetches them; gives how many went."""
+    """Remove the damaged blobs, unless they were replaced meanwhile, and return their number."""
     removed = 0
-    with translated(store.own.root), lock(store.own, "store"):
+    with translated(store.local.root), lock(store.local, "store"):
         for damage in damages:
             if not damage.removable:
                 continue
             with suppress(FileNotFoundError):
-                if store.own.status(blob_parts(damage.digest)).st_ino == damage.inode:
+                if store.local.status(blob_parts(damage.digest)).st_ino == damage.inode:
                     removed += not store.remove_blobs([damage.digest]).kept
     return removed
 
 
 def prune(store: ModelStore, *, dry_run: bool = False, stale_seconds: float = STALE_SECONDS) -> Pruned:
-    """Remove blobs that no manifest uses, downloads that were stopped, and what killed processes left behind.
+    """Remove blobs that no manifest uses, stopped downloads, and what killed processes left.
 
-    Nothing goes that a process works on. While a manifest cannot be read no blob goes, for it may name any.
+    Nothing is removed that a process works on. No blob is removed while a manifest cannot be read: it may use any.
     """
-    own = store.own
-    with translated(own.root):
-        if not own.root.is_dir():
+    safe_dir = store.local
+    with translated(safe_dir.root):
+        if not safe_dir.root.is_dir():
             return Pruned()
         if dry_run:
             return _prune(store, stale_seconds, dry_run=True)
-        with lock(own, "store"):
+        with lock(safe_dir, "store"):
             return _prune(store, stale_seconds, dry_run=False)
 
 
 def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
-    own = store.own
-    listing = catalogue.listing((own,))
-    partials, partial_bytes = _prune_partials(own, stale_seconds, dry_run=dry_run)
+    safe_dir = store.local
+    listing = manifest_files.listing((safe_dir,))
+    partials, partial_bytes = _prune_partials(safe_dir, stale_seconds, dry_run=dry_run)
     if not dry_run:
-        _sweep(own, {manifest.name.parts for manifest in listing.manifests})
+        _remove_leftovers(safe_dir, {manifest.name.parts for manifest in listing.manifests})
     if listing.problems:
-        why = f"blobs stay until this is fixed: {listing.problems[0]}"
+        why = f"blobs are kept until this is fixed: {listing.problems[0]}"
         return Pruned(partials=partials, freed_bytes=partial_bytes, kept=(why,))
-    unused = {digest: size for digest, size in _blobs(own).items() if digest not in listing.digests}
+    unused = {digest: size for digest, size in _blobs(safe_dir).items() if digest not in listing.digests}
     if dry_run:
         return Pruned(blobs=len(unused), partials=partials, freed_bytes=partial_bytes + sum(unused.values()))
     removal = store.remove_blobs(sorted(unused))
@@ -122,68 +123,69 @@ def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     )
 
 
-def _prune_partials(own: SafeDir, stale_seconds: float, *, dry_run: bool) -> tuple[int, int]:
-    """Those that nobody writes to; of those that could be gone on with, only the stale ones."""
+def _prune_partials(safe_dir: SafeDir, stale_seconds: float, *, dry_run: bool) -> tuple[int, int]:
+    """Remove partial files that no process writes to; of those that can be resumed, only the stale ones. Returns their
+    number and their size in bytes."""
     count = freed = 0
-    files = own.sizes((PARTIAL_FOLDER,))
+    files = safe_dir.sizes((PARTIAL_FOLDER,))
     for stem in sorted(filter(STEM.fullmatch, {name.removeprefix(TEMPORARY).rpartition(".")[0] for name in files})):
         names = (f"{stem}.data", f"{stem}.json", f"{TEMPORARY}{stem}.json")
-        mine = {name: files[name] for name in names if name in files}
-        if not mine:
+        present = {name: files[name] for name in names if name in files}
+        if not present:
             continue
-        fresh = time.time() - max(status.st_mtime for status in mine.values()) < stale_seconds
-        if fresh and not stem.startswith("new-"):
+        recent = time.time() - max(status.st_mtime for status in present.values()) < stale_seconds
+        if recent and not stem.startswith("new-"):
             continue
-        held = try_lock(own, f"receive-{stem}")
-        if held is None:
+        lock_ = try_lock(safe_dir, f"receive-{stem}")
+        if lock_ is None:
             continue
         if not dry_run:
-            for name in mine:
+            for name in present:
                 with suppress(FileNotFoundError):
-                    own.unlink((PARTIAL_FOLDER, name))
-        held.release()
+                    safe_dir.unlink((PARTIAL_FOLDER, name))
+        lock_.release()
         count += 1
-        freed += sum(status.st_blocks * 512 for status in mine.values())
+        freed += sum(status.st_blocks * 512 for status in present.values())
     return count, freed
 
 
-def _sweep(own: SafeDir, known: Collection[tuple[str, ...]]) -> None:
-    """Locks that nobody holds, files that killed writers left, links of models that are gone. Links to what lies
-    elsewhere, in a layer or with another program, stay as long as it is there."""
-    for name in lock_names(own):
-        if name != "store" and (held := try_lock(own, name)) is not None:
-            held.release()
+def _remove_leftovers(safe_dir: SafeDir, known: Collection[tuple[str, ...]]) -> None:
+    """Remove locks that no process holds, files that killed writers left, and links of models that are gone. Links
+    into a layer or another program's folder stay while their target exists."""
+    for name in lock_names(safe_dir):
+        if name != "store" and (unused := try_lock(safe_dir, name)) is not None:
+            unused.release()
     for top in ("manifests", LINKS_FOLDER):
-        for parts in _folders(own, (top,), 4 if top == "manifests" else 6):
-            own.remove_temporary(parts)
-            if len(parts) == 6 and parts[1:5] not in known and not _leads_elsewhere(own, parts):
-                own.remove_entries(parts)
-            own.remove_empty(parts)
+        for parts in _folders(safe_dir, (top,), 4 if top == "manifests" else 6):
+            safe_dir.remove_temporary(parts)
+            if len(parts) == 6 and parts[1:5] not in known and not _has_outside_targets(safe_dir, parts):
+                safe_dir.remove_entries(parts)
+            safe_dir.remove_empty(parts)
 
 
-def _leads_elsewhere(own: SafeDir, parts: tuple[str, ...]) -> bool:
-    targets = [Path(target) for name in own.names(parts) if (target := own.target((*parts, name)))]
-    return any(not target.is_relative_to(own.root) and os.path.lexists(target) for target in targets)
+def _has_outside_targets(safe_dir: SafeDir, parts: tuple[str, ...]) -> bool:
+    targets = [Path(target) for name in safe_dir.names(parts) if (target := safe_dir.target((*parts, name)))]
+    return any(not target.is_relative_to(safe_dir.root) and os.path.lexists(target) for target in targets)
 
 
-def _folders(own: SafeDir, parts: tuple[str, ...], depth: int) -> list[tuple[str, ...]]:
-    """Those below, the deepest first, down to paths of `depth` parts."""
+def _folders(safe_dir: SafeDir, parts: tuple[str, ...], depth: int) -> list[tuple[str, ...]]:
+    """The folder and its subfolders, the deepest first, down to paths of `depth` parts."""
     if len(parts) == depth:
         return [parts]
-    found = []
-    for name in own.names(parts):
-        found += _folders(own, (*parts, name), depth)
-    return [*found, parts]
+    folders = []
+    for name in safe_dir.names(parts):
+        folders += _folders(safe_dir, (*parts, name), depth)
+    return [*folders, parts]
 
 
-def _blobs(own: SafeDir) -> dict[str, int]:
-    """Digest → bytes; anything else in the folder is not ours."""
-    sizes = own.sizes(("blobs",))
+def _blobs(safe_dir: SafeDir) -> dict[str, int]:
+    """Digest → size in bytes. Other files in the folder are not Trilithon's."""
+    sizes = safe_dir.sizes(("blobs",))
     return {match[1]: status.st_size for name, status in sizes.items() if (match := _BLOB.fullmatch(name))}
 
 
-def _wanted(manifests: Sequence[Manifest]) -> list[_Wanted]:
-    """Each file once, however many models use it."""
+def _checks(manifests: Sequence[Manifest]) -> list[_Check]:
+    """A check for every file; a file that several models use is checked once."""
     users: dict[str, list[str]] = {}
     files: dict[str, StoredFile] = {}
     for manifest in manifests:
@@ -191,27 +193,27 @@ def _wanted(manifests: Sequence[Manifest]) -> list[_Wanted]:
             key = str(file.path or file.digest)
             files[key] = file
             users.setdefault(key, []).append(str(manifest.name))
-    return [_Wanted(file, tuple(dict.fromkeys(users[key]))) for key, file in files.items()]
+    return [_Check(file, tuple(dict.fromkeys(users[key]))) for key, file in files.items()]
 
 
-def _orphans(store: ModelStore, manifests: Sequence[Manifest]) -> list[_Wanted]:
+def _orphans(store: ModelStore, manifests: Sequence[Manifest]) -> list[_Check]:
     used = {file.digest for manifest in manifests for file in manifest.files}
     return [
-        _Wanted(StoredFile(role="weights", digest=digest, size_bytes=size, name=f"sha256-{digest}", format="text"), ())
-        for digest, size in sorted(_blobs(store.own).items())
+        _Check(StoredFile(role="weights", digest=digest, size_bytes=size, name=f"sha256-{digest}", format="text"), ())
+        for digest, size in sorted(_blobs(store.local).items())
         if digest not in used
     ]
 
 
-def _look_at(store: ModelStore, wanted: _Wanted, progress: Progress | None) -> Damage | None:
-    file = wanted.file
-    rooted = store.where(file.digest) if file.path is None else None
+def _verify_file(store: ModelStore, check: _Check, progress: Progress | None) -> Damage | None:
+    file = check.file
+    safe_dir = store.where(file.digest) if file.path is None else None
     problem, inode = "", 0
     try:
         if file.path is not None:
             descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-        elif rooted is not None:
-            descriptor = rooted.open(blob_parts(file.digest))
+        elif safe_dir is not None:
+            descriptor = safe_dir.open(blob_parts(file.digest))
         else:
             raise FileNotFoundError
         try:
@@ -219,8 +221,8 @@ def _look_at(store: ModelStore, wanted: _Wanted, progress: Progress | None) -> D
             inode = status.st_ino
             if status.st_size != file.size_bytes:
                 problem = f"has {status.st_size} bytes and should have {file.size_bytes}"
-            elif file.digest and (found := hash_descriptor(descriptor, progress)) != file.digest:
-                problem = f"is damaged: its SHA-256 is {found[:12]}…"
+            elif file.digest and (digest := hash_descriptor(descriptor, progress)) != file.digest:
+                problem = f"is damaged: its SHA-256 is {digest[:12]}…"
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -229,9 +231,9 @@ def _look_at(store: ModelStore, wanted: _Wanted, progress: Progress | None) -> D
         problem = f"cannot be read: {error.strerror}"
     if not problem:
         return None
-    removable = rooted is store.own and problem != "is missing"
+    removable = safe_dir is store.local and problem != "is missing"
     return Damage(
-        models=wanted.models, file=file.name, digest=file.digest, problem=problem, removable=removable, inode=inode
+        models=check.models, file=file.name, digest=file.digest, problem=problem, removable=removable, inode=inode
     )
 
 

@@ -78,7 +78,7 @@ def plan_synthetic(model: Architecture, quantization: str = "F16") -> Synthetic:
 
 
 def write_synthetic(
-    synthetic: Synthetic, target: Path, progress: Progress | None = None, ledger: Path | None = None
+    synthetic: Synthetic, target: Path, progress: Progress | None = None, notes: Path | None = None
 ) -> Path:
     """Under its name only when it is whole and on the disk; `ledger` as for `workshop`. Raises ModelError where it
     does not fit or is there."""
@@ -86,8 +86,8 @@ def write_synthetic(
         raise ModelError(f"{target} is there already; remove it, or name another file with --output")
     try:
         _require_room(synthetic, target.absolute().parent)
-        with staging_dir(target, ledger) as work:
-            made = work.folder / target.name
+        with staging_dir(target, notes) as staging:
+            made = staging.folder / target.name
             with made.open("xb") as file:
                 _write(synthetic, file.write, progress)
             publish(made, target)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from trilithon.engines.placing import download_target
 from trilithon.errors import Interrupted, ModelError, TrilithonError
 from trilithon.models.fetch.download_list import PullOptions
-from trilithon.models.fetch.pull import Pulled, PullStep, TellStep, pull
+from trilithon.models.fetch.pull import Pulled, PullStep, ReportStep, pull
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference
 from trilithon.models.store.model_store import ModelStore
 from trilithon.serve.catalog.catalog import Catalog
@@ -75,7 +75,7 @@ class Pulls:
         task.add_done_callback(lambda ended: _settled(ended, lambda: done(local)))
         return number
 
-    def run(self, reference: ModelName | Repository, tell: TellStep, *, insecure: bool) -> Pulled:
+    def run(self, reference: ModelName | Repository, tell: ReportStep, *, insecure: bool) -> Pulled:
         """In this thread, until it is there; `tell` may raise to end it. Raises as `pull` does, and Interrupted when
         it is stopped from elsewhere."""
         return self._carry_out(self._begun(reference), reference, tell, insecure=insecure)
@@ -111,7 +111,7 @@ class Pulls:
                 del self._states[each]
         return number
 
-    def _carry_out(self, number: int, reference: ModelName | Repository, tell: TellStep, *, insecure: bool) -> Pulled:
+    def _carry_out(self, number: int, reference: ModelName | Repository, tell: ReportStep, *, insecure: bool) -> Pulled:
         def told(step: PullStep) -> None:
             state = self._change(number, step=step)
             if state is None or state.stopping:
@@ -121,7 +121,7 @@ class Pulls:
         configuration = self._shelf.configuration
         try:
             options = PullOptions(
-                wanted=download_target(reference, self._shelf.board, configuration, None), insecure=insecure
+                target=download_target(reference, self._shelf.board, configuration, None), insecure=insecure
             )
             with ModelStore.open(configuration) as store:
                 pulled = pull(reference, store, options, told)

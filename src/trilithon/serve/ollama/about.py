@@ -20,7 +20,7 @@ from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.files.prompt_form import GO_TEMPLATE
 from trilithon.models.store.manifest import Manifest
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.resolve import place, weights_of
+from trilithon.models.store.resolve import openable_path, weights_of
 
 __all__ = [
     "ModelDescription",
@@ -66,7 +66,7 @@ def about(manifest: Manifest, store: ModelStore) -> ModelDescription:
     weights = weights_of(manifest)
     if not weights:
         raise ModelError(f"{manifest.name} has no weights; pull it again")
-    path = place(manifest, weights[0], store)
+    path = openable_path(manifest, weights[0], store)
     try:
         status = path.stat()
     except OSError as error:

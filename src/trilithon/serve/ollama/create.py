@@ -10,7 +10,7 @@ from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.gguf_header import HeaderReader
 from trilithon.models.store.manifest import FileFormat, PresetMessage, Role, StoredFile, safe_file_name
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.parameters import PASSED_OVER, Parameter, check_parameter
+from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, check_parameter
 from trilithon.serve.ollama.bodies import CreateBody
 from trilithon.serve.validation import require_sound, wrong
 
@@ -41,7 +41,7 @@ def modelfile_of(body: CreateBody) -> Modelfile:
         template=body.template,
         messages=tuple(messages),
         licenses=tuple(licenses),
-        not_honoured=tuple(f"PARAMETER {name}" for name in body.parameters or {} if name in PASSED_OVER),
+        not_honoured=tuple(f"PARAMETER {name}" for name in body.parameters or {} if name in IGNORED_PARAMETERS),
     )
 
 
@@ -49,7 +49,7 @@ def _parameters(given: Mapping[str, object]) -> dict[str, Parameter]:
     require_sound(given)
     found: dict[str, Parameter] = {}
     for name, value in given.items():
-        if value is None or name in PASSED_OVER:
+        if value is None or name in IGNORED_PARAMETERS:
             continue
         try:
             found[name] = check_parameter(name, value)

@@ -104,7 +104,7 @@ async def upload_blob(request: Request, digest: _Digest) -> Response:
         held.push_async_callback(asyncio.to_thread, store.close)
         if await asyncio.to_thread(store.has, sum_of):
             return Response(status_code=200)
-        receiving = store.receive(sum_of, _announced(request), waiting=_not_twice)
+        receiving = store.receive(sum_of, _announced(request), on_wait=_not_twice)
         partial = await asyncio.to_thread(receiving.__enter__)
         held.push_async_callback(asyncio.to_thread, receiving.__exit__, None, None, None)
         try:

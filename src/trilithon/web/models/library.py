@@ -72,10 +72,10 @@ def read_library(shelf: Catalog) -> Library:
         rows = []
         for entry in entries:
             manifest, root = kept.get(entry.name, (None, None))
-            place: Place = "elsewhere" if manifest != entry.manifest else _place(root == store.own.root)
+            place: Place = "elsewhere" if manifest != entry.manifest else _place(root == store.local.root)
             rows.append(_row(entry, place))
         rows += [
-            _row(CatalogEntry(name, manifest, ""), _place(root == store.own.root), store.missing(manifest))
+            _row(CatalogEntry(name, manifest, ""), _place(root == store.local.root), store.missing(manifest))
             for name, (manifest, root) in kept.items()
             if name not in served
         ]
