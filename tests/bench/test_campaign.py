@@ -260,7 +260,7 @@ def test_a_campaign_killed_before_its_placements_were_written_can_go_on(bench: B
 def test_it_does_not_go_on_without_a_placement_that_it_had(bench: Bench) -> None:
     other = f"scripted/gpu:{FAST}"
     number = cancelled_at(bench, lambda step: "tg8" in step.text, GOOD, other, rounds=2)
-    with pytest.raises(UserError, match=r"scripted/gpu\S* cannot run here any more; put that back"):
+    with pytest.raises(UserError, match=r"scripted/gpu\S* cannot run here any more; restore it"):
         bench(GOOD, resume=number, rounds=2)
 
 

@@ -154,7 +154,7 @@ def test_a_broken_reference_condemns_nobody(bench: Bench, monkeypatch: pytest.Mo
     reference, other = (each.quality for each in campaign.placements)
     assert reference and other
     assert (reference.verdict, other.verdict) == ("broken", "unknown")
-    assert other.reasons[0].startswith(f"scripted/cpu:{FAST}, the reference, is broken itself: perplexity")
+    assert other.reasons[0].startswith(f"scripted/cpu:{FAST}, the reference, is itself broken: perplexity")
     assert "wrong" in campaign.placements[1].settings["options"]
 
 
@@ -189,7 +189,7 @@ def test_when_nothing_works_its_runs_tell(bench: Bench, monkeypatch: pytest.Monk
     campaign = bench(f"scripted/gpu:{FAST},crash_after=1")
     (run,) = campaign.runs
     assert run.outcome == "failed"
-    assert any("no settings were found that work; the last ones failed" in remark for remark in run.remarks)
+    assert any("no working settings were found; the last attempt failed" in remark for remark in run.remarks)
 
 
 def test_both_halves_of_a_handover_get_their_fallbacks(bench: Bench) -> None:

@@ -98,7 +98,7 @@ def test_without_a_sound_reference_nothing_is_known(judged: Judged, monkeypatch:
     monkeypatch.setattr(quality, "BROKEN_PERPLEXITY", 1.0)
     reference, other = judged(GOOD, ALSO_GOOD)
     assert (reference.verdict, other.verdict) == ("broken", "unknown")
-    assert f"{GOOD}, the reference, is broken itself: perplexity" in other.reasons[0]
+    assert f"{GOOD}, the reference, is itself broken: perplexity" in other.reasons[0]
     assert judged.reasons == []
 
 

@@ -183,7 +183,7 @@ def test_what_each_test_needs() -> None:
 def test_what_guesses_ahead_is_measured_by_the_question_alone(tiny: Path, tmp_path: Path) -> None:
     async def body(runner: Runner) -> Sample:
         for test in (Test(kind="tg", generated_tokens=8), Test(kind="pg", prompt_tokens=16, generated_tokens=8)):
-            with pytest.raises(RunError, match="after a random prompt comes no text"):
+            with pytest.raises(RunError, match="a random prompt is followed by no meaningful text"):
                 await measure(runner, test)
         prefill = await measure(runner, Test(kind="pp", prompt_tokens=16))
         assert prefill.prompt_evaluated == 16

@@ -1,4 +1,4 @@
-"""What the sensors told beside the figures. Every log here is made up: no board and no meter was at hand."""
+"""Sensors beside the figures. Every log here is made up: no board and no meter was at hand."""
 
 import csv
 import json

@@ -202,7 +202,7 @@ def test_build_and_commit_are_told_apart() -> None:
 def test_a_fact_that_is_no_number_is_refused() -> None:
     exported = json.loads(export_campaigns([CAMPAIGN], "trilithon").text)
     exported["campaigns"][0]["placements"][0]["model"]["bytes_per_token"] = "many"
-    with pytest.raises(UserError, match=r"bytes_per_token of .* is no number"):
+    with pytest.raises(UserError, match=r"bytes_per_token of .* is not a number"):
         import_campaigns(json.dumps(exported).encode(), "theirs.json")
 
 
@@ -288,7 +288,7 @@ def test_hostile_sql_does_nothing(statement: str, tmp_path: Path) -> None:
 
 def test_a_hostile_table_does_nothing() -> None:
     for column in ("x DEFAULT (randomblob(1000000000))", "x AS (randomblob(1000000000))", "x CHECK (zeroblob(9))"):
-        with pytest.raises(UserError, match="something else than a table llama_bench of plain columns"):
+        with pytest.raises(UserError, match="something other than a table llama_bench of plain columns"):
             imported_sql(f"{CREATE[:-2]}, {column});\n{INSERT} (1, 0, 5);")
     with pytest.raises(UserError, match="too many columns"):
         imported_sql("CREATE TABLE llama_bench (" + ", ".join(f"c{i} TEXT" for i in range(300)) + ");")
@@ -304,12 +304,12 @@ def test_a_hostile_table_does_nothing() -> None:
         (b"hello", "holds no results that can be read"),
         (b"\x80\x81\x82", "is not text"),
         (b"\xff\xfea", "is not text"),
-        (b"[]", "holds no results: the run that wrote it may have been broken off"),
+        (b"[]", "holds no results: the run that wrote it may have been interrupted"),
         (b"{}", "row 1: it is not one of llama-bench's"),
         (b"[1, 2]", "row 1: it is not one of llama-bench's"),
-        (b"[{]", "is not whole JSON"),
+        (b"[{]", "is not complete JSON"),
         (b"[" * 200_000, "is nested too deeply"),
-        (b'[{"n_prompt": ' + b"9" * 5000 + b"}]", "is not whole JSON"),
+        (b'[{"n_prompt": ' + b"9" * 5000 + b"}]", "is not complete JSON"),
         (b"n_prompt,n_gen,avg_ns\n1,0\n", "a line is cut short or too long"),
         (b"n_prompt,n_gen,avg_ns\n1,0,2,3\n", "a line is cut short or too long"),
         (b'n_prompt,n_gen,avg_ns\n1,0,"2"x\n', "is not csv"),
@@ -320,8 +320,8 @@ def test_a_hostile_table_does_nothing() -> None:
         (b"CREATE \x00", "is not llama-bench's sql"),
         (b"| model | size |", "is a Markdown table, whose numbers are rounded; run llama-bench with -o json"),
         (b'{"trilithon_results": 2, "campaigns": []}', r"newer Trilithon \(format 2\); upgrade Trilithon"),
-        (b'{"trilithon_results": "x", "campaigns": []}', "is not a whole export"),
-        (b'{"trilithon_results": 1}', "is not a whole export"),
+        (b'{"trilithon_results": "x", "campaigns": []}', "is not a complete export"),
+        (b'{"trilithon_results": 1}', "is not a complete export"),
         (b'{"trilithon_results": 1, "campaigns": [{"id": 1}]}', r"campaigns\[0\].started is missing"),
         (b'{"trilithon_results": 1, "campaigns": [{"id": true}]}', r"campaigns\[0\].id is True, not a whole number"),
         (b'{"trilithon_results": 1, "campaigns": [{"x": 1}]}', r"campaigns\[0\].x is unknown"),

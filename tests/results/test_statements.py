@@ -53,14 +53,14 @@ def test_how_much_was_guessed_right_is_told_of_all_runs(campaign: Campaign) -> N
         for placement in campaign.placements
     )
     found = with_runs(replace(campaign, placements=guessing), ([], []), ([], []))
-    assert remark_lines(found) == [f"{NAME}: no tokens were guessed ahead"]
+    assert remark_lines(found) == [f"{NAME}: no tokens were drafted"]
     asked = Sample(test=Test(kind="question", question="?"), started_ns=0, finished_ns=1)
     samples = [
         replace(asked, marks={"guessed_tokens": 1000, "guessed_right_tokens": right} if right else {})
         for right in (900, 0, 300)
     ]
     found = replace(found, runs=tuple(replace(run, samples=tuple(samples)) for run in found.runs))
-    assert remark_lines(found) == [f"{NAME}: 4,000 tokens were guessed ahead, 60% of them right"]
+    assert remark_lines(found) == [f"{NAME}: 4,000 tokens were drafted, 60% of them accepted"]
 
 
 def test_runs_that_were_skipped_do_not_count(campaign: Campaign) -> None:

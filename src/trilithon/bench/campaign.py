@@ -123,16 +123,16 @@ class _Campaign:
         missing = before.keys() - {placement.name for placement in self._prepared.placements}
         if missing:
             raise UserError(
-                f"campaign {known.id} cannot go on: {', '.join(sorted(missing))} cannot run here any more; "
-                f"put that back, or start anew and remove this one: trilithon results rm {known.id}"
+                f"campaign {known.id} cannot be resumed: {', '.join(sorted(missing))} cannot run here any more; "
+                f"restore it, or start a new campaign and remove this one: trilithon results rm {known.id}"
             )
         for placement in self._prepared.placements:
             now = self._record(placement, None)
             changed = differences(before.get(placement.name, now), now)
             if changed:
                 raise UserError(
-                    f"campaign {known.id} cannot go on: {placement.name} is not what it was ({', '.join(changed)}); "
-                    f"put that back, or start anew and remove this one: trilithon results rm {known.id}"
+                    f"campaign {known.id} cannot be resumed: {placement.name} has changed ({', '.join(changed)}); "
+                    f"restore it, or start a new campaign and remove this one: trilithon results rm {known.id}"
                 )
 
     async def run(self) -> None:

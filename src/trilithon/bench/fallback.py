@@ -68,7 +68,7 @@ class FallbackState:
         if key in self._fallbacks and self._fallbacks[key].remark:
             yield self._fallbacks[key].remark
         if key in self._failed:
-            yield f"no settings were found that work; the last ones failed: {self._failed[key]}"
+            yield f"no working settings were found; the last attempt failed: {self._failed[key]}"
 
     async def _find(self, placement: Placement) -> Placement:
         if placement.prefill is None:

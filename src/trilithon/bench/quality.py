@@ -58,7 +58,7 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
     text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
     if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
-        raise RunError(f"the fixed text is only {len(tokens)} tokens to this model", cause="unusable tokenizer")
+        raise RunError(f"the fixed text has only {len(tokens)} tokens for this model", cause="unusable tokenizer")
     # llama-server keeps back the distribution of a token that is half a character, which a broken model likes to say.
     plain = (await runner.tokenize(" a", add_special=False))[-1]
 
@@ -101,7 +101,7 @@ def judge(reading: QualityReading, reference: QualityReading | None, reference_n
     perplexity = math.exp(fmean(_surprises(reading)))
     reasons = []
     if perplexity > BROKEN_PERPLEXITY:
-        reasons.append(f"perplexity {perplexity:.0f} on plain English: it predicts no language")
+        reasons.append(f"perplexity {perplexity:.0f} on plain English: it does not model language")
     if reference is None:
         return QualityRecord(
             verdict="broken" if reasons else "reference",
@@ -116,14 +116,14 @@ def judge(reading: QualityReading, reference: QualityReading | None, reference_n
             verdict="broken" if reasons else "unknown",
             reference=reference_name,
             perplexity=perplexity,
-            reasons=(*reasons, "another tokenizer than the reference's: the distributions cannot be compared"),
+            reasons=(*reasons, "a different tokenizer from the reference's: the distributions cannot be compared"),
         )
     return _compared(reading, reference, reference_name, perplexity, reasons)
 
 
 def not_judged(reference_name: str) -> QualityRecord:
     """For a synthetic model, whose weights are random: right or wrong, what it says means nothing."""
-    reason = "the model is synthetic: its weights are random, so quality was not judged"
+    reason = "the model is synthetic: its weights are random, so quality was not checked"
     return QualityRecord(verdict="unknown", reference=reference_name, reasons=(reason,))
 
 
@@ -148,7 +148,7 @@ def _compared(
     if degraded and not broken:
         reasons.append(f"KL divergence {worst:.2g}, {agreeing:.0%} of its most probable tokens are the reference's")
     if not roads[1]:
-        reasons.append("decode was not checked apart from prefill: the engine keeps no prefix")
+        reasons.append("decode was not checked separately from prefill: the engine keeps no prefix")
     return QualityRecord(
         verdict="broken" if broken else "degraded" if degraded else "same",
         reference=name,

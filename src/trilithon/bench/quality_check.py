@@ -40,7 +40,7 @@ class QualityCheck:
         reading = await self._read(self._reference)
         own = self._verdict(reading, None)
         if own.verdict == "broken":
-            reading = RunError(f"{self._reference.name}, the reference, is broken itself: {'; '.join(own.reasons)}")
+            reading = RunError(f"{self._reference.name}, the reference, is itself broken: {'; '.join(own.reasons)}")
         for placement in placements:
             if placement is self._reference:
                 yield placement, own

@@ -74,7 +74,7 @@ def resolve(
     """
     spellings = [parse_placement(text) for text in plan.placements]
     if len({spelling.name for spelling in spellings}) < len(spellings):
-        raise PlacementError("a placement is named twice; tell them apart by @BUILD or by a setting")
+        raise PlacementError("a placement is named twice; distinguish them by @BUILD or by a setting")
     files, need = (file, *also), _need(plan.tests)
     found = [
         place(spelling, variant, need, files, board, configuration)

@@ -171,7 +171,7 @@ async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, repo
 
 def _hold(found: Mapping[int, float], reference: TrialAnswer | None, report: _Report) -> None:
     if reference is None:
-        report.absent("there is no build from a package to hold them against")
+        report.absent("there is no packaged build to compare them with")
         return
     divergence = kl_divergence(reference.next, found)
     report.note(
@@ -190,7 +190,7 @@ async def _try_handover(runner: Runner, prompt: Completion, report: _Report) -> 
     timings = (await runner.timed(prompt)).timings
     taken, count = timings.cache_n if timings else 0, len(prompt.prompt)
     # The last token is evaluated anew in any case: its distribution is not in the cache.
-    report.note(taken < count - 1, f"{taken} of {count} tokens taken up, {format_bytes(saved.size_bytes)}")
+    report.note(taken < count - 1, f"{taken} of {count} tokens restored, {format_bytes(saved.size_bytes)}")
 
 
 async def _prompt(runner: Runner, tokens: Sequence[int]) -> Completion:

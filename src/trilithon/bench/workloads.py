@@ -74,8 +74,8 @@ async def ask(runner: Runner, question: str, max_tokens: int) -> str:
 async def _synthetic(runner: Runner, test: Test) -> Sample:
     if test.generated_tokens and runner.placement.settings.speculation:
         raise RunError(
-            f"{test.name}: after a random prompt comes no text, and how well that is guessed ahead says nothing",
-            cause="speculation is measured by the question alone",
+            f"{test.name}: a random prompt is followed by no meaningful text, so drafting cannot be measured with it",
+            cause="speculative decoding is measured by the question alone",
         )
     base = await _random_tokens(runner, test.depth)
     if base:  # fills the KV cache; the measured request finds it there

@@ -1,4 +1,4 @@
-"""What the sensors told beside a placement's figures: the hottest, the lowest clocks, energy per token."""
+"""Sensors beside a placement's figures: the hottest, the lowest clocks, energy per token."""
 
 import statistics
 from bisect import bisect_left, bisect_right

@@ -38,7 +38,7 @@ class Export:
         """One sentence for the user; empty when nothing was left out."""
         if not self.left_out:
             return ""
-        return f"left out, as llama-bench's formats have no words for it: {'; '.join(_counted(self.left_out))}"
+        return f"left out, because llama-bench's formats cannot express it: {'; '.join(_counted(self.left_out))}"
 
 
 def _counted(lines: Sequence[str]) -> list[str]:
@@ -99,7 +99,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 def _some(rows: list[Any], name: str) -> list[Any]:
     if not rows:
-        raise UserError(f"{name} holds no results: the run that wrote it may have been broken off; {_FIX}")
+        raise UserError(f"{name} holds no results: the run that wrote it may have been interrupted; {_FIX}")
     return rows
 
 
@@ -110,7 +110,7 @@ def _from_json_text(text: str, name: str) -> list[Campaign]:
     except RecursionError as error:
         raise UserError(f"{name} is nested too deeply; {_FIX}") from error
     except ValueError as error:
-        raise UserError(f"{name} is not whole JSON ({error}); {_FIX}") from error
+        raise UserError(f"{name} is not complete JSON ({error}); {_FIX}") from error
     if len(values) == 1 and isinstance(values[0], dict) and _MARK in values[0]:
         return _own(values[0], name)
     rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
@@ -132,11 +132,11 @@ def _own(body: dict[str, Any], name: str) -> list[Campaign]:
     if isinstance(version, int) and version > _VERSION:
         raise UserError(f"{name} was written by a newer Trilithon (format {version}); upgrade Trilithon")
     if version != _VERSION or not isinstance(campaigns, list):
-        raise UserError(f"{name} is not a whole export; {_FIX}")
+        raise UserError(f"{name} is not a complete export; {_FIX}")
     try:
         read = [from_json(Campaign, campaign, f"campaigns[{i}].") for i, campaign in enumerate(campaigns)]
     except ValueError as error:
-        raise UserError(f"{name} is not a whole export: {error}; {_FIX}") from error
+        raise UserError(f"{name} is not a complete export: {error}; {_FIX}") from error
     for campaign in read:
         _check_placements(campaign, name)
     return read
@@ -145,11 +145,11 @@ def _own(body: dict[str, Any], name: str) -> list[Campaign]:
 def _check_placements(campaign: Campaign, name: str) -> None:
     names = {placement.name for placement in campaign.placements}
     if len(names) != len(campaign.placements):
-        raise UserError(f"{name} is not a whole export: two placements have one name; {_FIX}")
+        raise UserError(f"{name} is not a complete export: two placements have one name; {_FIX}")
     for placement in campaign.placements:
         for fact in ("size_bytes", "parameters", "bytes_per_token"):
             if not isinstance(placement.model.get(fact), int | None):
-                raise UserError(f"{name} is not a whole export: {fact} of {placement.name} is no number; {_FIX}")
+                raise UserError(f"{name} is not a complete export: {fact} of {placement.name} is not a number; {_FIX}")
     for run in campaign.runs:
         if run.placement not in names:
-            raise UserError(f"{name} is not a whole export: a run has no placement {run.placement!r}; {_FIX}")
+            raise UserError(f"{name} is not a complete export: a run has no placement {run.placement!r}; {_FIX}")

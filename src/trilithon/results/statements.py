@@ -76,8 +76,8 @@ def _guesses(runs: list[Run]) -> str:
     marks = [sample.marks for run in runs for sample in run.samples]
     guessed, right = (sum(mark.get(name, 0) for mark in marks) for name in ("guessed_tokens", "guessed_right_tokens"))
     if not guessed:
-        return "no tokens were guessed ahead"
-    return f"{guessed:,} tokens were guessed ahead, {right / guessed:.0%} of them right"
+        return "no tokens were drafted"
+    return f"{guessed:,} tokens were drafted, {right / guessed:.0%} of them accepted"
 
 
 def _runs(campaign: Campaign, placement: str) -> list[Run]:

@@ -113,7 +113,7 @@ def _remarks(rows: Sequence[ComparisonRow]) -> list[str]:
 
 
 def sensor_lines(rows: Iterable[ComparisonRow]) -> list[str]:
-    """What the sensors told while the rows' placements were measured, a line each."""
+    """Sensors while the rows' placements were measured, a line each."""
     by_test = {(row.placement, row.test): row.conditions for row in rows if row.conditions is not None}
     return condition_lines([(placement, test, conditions) for (placement, test), conditions in by_test.items()])
 

@@ -377,7 +377,7 @@ def test_there_is_nothing_to_resume(trilithon: Program, tiny: Path) -> None:
     done = trilithon("bench", "--resume")
     assert done.code == 2
     assert is_one_line(done.stderr)
-    assert "no stopped campaign" in done.stderr
+    assert "no interrupted campaign" in done.stderr
     assert trilithon("bench", tiny, *ONE).code == 0
     assert trilithon("bench", "--resume").code == 2  # that one was finished
 
@@ -387,7 +387,7 @@ def test_resume_refuses_what_it_would_ignore(trilithon: Program, words: tuple[st
     done = trilithon("bench", "--resume", *words)
     assert (done.code, done.stderr) == (
         2,
-        f"error: --resume goes on as it was planned; leave {words[0]} out\n",
+        f"error: --resume keeps the original options; leave {words[0]} out\n",
     )
 
 
@@ -538,7 +538,7 @@ def test_two_campaigns_at_once_leave_each_other_alone(live: Live, trilithon: Pro
     live.await_samples(1)
     done = trilithon("bench", "--resume")
     assert done.code == 2  # the other one is alive
-    assert "no stopped campaign" in done.stderr
+    assert "no interrupted campaign" in done.stderr
     removal = trilithon("results", "rm", "1")
     assert removal.code == 2
     assert "being measured" in removal.stderr

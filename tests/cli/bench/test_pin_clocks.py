@@ -131,7 +131,7 @@ def test_a_machine_without_clocks_is_told_so(
     monkeypatch.setattr(sysfs, "THIS_MACHINE", Machine(tmp_path / "nothing"))
     done = trilithon("bench", tiny, *SHORT, "--pin-clocks")
     assert done.code == 0
-    assert "no clock is pinned: the kernel of this machine lets none be set" in done.stderr
+    assert "no clock is pinned: this machine's kernel allows none to be set" in done.stderr
 
 
 def test_a_measurement_that_fails_puts_the_clocks_back(trilithon: Program, board: Machine, tmp_path: Path) -> None:

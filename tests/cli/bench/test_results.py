@@ -77,7 +77,7 @@ Keep = Callable[[Campaign], int]
 def test_an_empty_database(trilithon: Program) -> None:
     listed = trilithon("results", "list")
     assert (listed.code, listed.stdout) == (0, "")
-    assert "nothing measured yet" in listed.stderr
+    assert "no measurements yet" in listed.stderr
     assert json.loads(trilithon("results", "list", "--json").stdout) == []
     for words in (
         ("show", "last"),
@@ -87,7 +87,7 @@ def test_an_empty_database(trilithon: Program) -> None:
         ("compare", "last", "last"),
     ):
         done = trilithon("results", *words)
-        assert (done.code, done.stderr) == (2, "error: nothing measured yet; start with: trilithon bench\n")
+        assert (done.code, done.stderr) == (2, "error: no measurements yet; start with: trilithon bench\n")
 
 
 def test_list(trilithon: Program, keep: Keep) -> None:
@@ -210,7 +210,7 @@ def test_compare_without_anything_in_common(trilithon: Program, keep: Keep) -> N
     for words in (("1", "3"), ("3", "1"), ("3", "3")):
         done = trilithon("results", "compare", *words)
         assert done.code == 2
-        assert "campaign 3 measured nothing" in done.stderr
+        assert "campaign 3 has no measurements" in done.stderr
 
 
 def test_an_export_comes_back_as_it_was(trilithon: Program, keep: Keep, home: Path) -> None:
@@ -218,7 +218,7 @@ def test_an_export_comes_back_as_it_was(trilithon: Program, keep: Keep, home: Pa
     path = home / "export.json"
     path.write_text(trilithon("results", "export", "1").stdout)
     done = trilithon("results", "import", path)
-    assert (done.code, done.stdout) == (0, "export.json: kept as campaign 2\n")
+    assert (done.code, done.stdout) == (0, "export.json: saved as campaign 2\n")
     before, after = (trilithon("results", "show", str(number), "-o", "csv").stdout for number in (1, 2))
     assert before == after
     assert {each["verdict"] for each in json.loads(trilithon("results", "compare", "1", "2", "--json").stdout)} == {
@@ -297,7 +297,7 @@ def test_a_report_of_nothing(trilithon: Program, keep: Keep) -> None:
     keep(replace(campaign(("a", 1)), runs=()))
     done = trilithon("results", "report", "1")
     assert done.code == 2
-    assert "campaign 1 measured nothing yet" in done.stderr
+    assert "campaign 1 has no measurements yet" in done.stderr
     assert trilithon("results", "show", "1").code == 0
 
 

@@ -59,7 +59,7 @@ def test_its_speed_is_measured_and_its_quality_is_not(trilithon: Program, home: 
     trilithon("models", "synthesize", "qwen2.5-0.1m", "--output", path)
     done = trilithon("bench", path, "-p", "16", "-n", "8", "-r", "1", "--test", "tg", "--placement", GOOD)
     assert done.code == 0
-    assert "the model is synthetic: its weights are random, so quality was not judged" in done.stderr
+    assert "the model is synthetic: its weights are random, so quality was not checked" in done.stderr
     with Store.open(home / "data/trilithon/results.sqlite") as store:
         (placement,) = store.campaign(1).placements
     assert placement.quality is not None

@@ -404,7 +404,7 @@ def refused_and_kept(path: Path, pattern: str) -> None:
 def test_a_file_that_is_no_database(path: Path, size: int) -> None:
     path.parent.mkdir()
     path.write_bytes(random.Random(size).randbytes(size))
-    refused_and_kept(path, r"is not a results database and is left as it is; move it away \(mv ")
+    refused_and_kept(path, r"is not a results database and was not changed; move it away \(mv ")
 
 
 @pytest.mark.parametrize("pages", [1, 3])
@@ -412,7 +412,7 @@ def test_a_database_that_was_cut_short(path: Path, pages: int) -> None:
     with Store.open(path) as store:
         fill(store)
     path.write_bytes(path.read_bytes()[: 4096 * pages])
-    refused_and_kept(path, r"is corrupt and is left as it is; move it away \(mv ")
+    refused_and_kept(path, r"is corrupt and was not changed; move it away \(mv ")
 
 
 def test_another_programs_database(path: Path) -> None:
@@ -429,7 +429,7 @@ def test_damage_within_is_said_when_it_is_met(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xa5" * (len(content) - 4096)
     path.write_bytes(content)
-    with Store.open(path) as store, pytest.raises(StoreError, match="is corrupt and is left as it is"):
+    with Store.open(path) as store, pytest.raises(StoreError, match="is corrupt and was not changed"):
         store.campaign(number)
 
 
@@ -441,9 +441,9 @@ def test_a_damaged_value_is_said_when_it_is_met(path: Path) -> None:
     raw.commit()
     raw.close()
     with Store.open(path) as store:
-        with pytest.raises(StoreError, match="is corrupt and is left as it is"):
+        with pytest.raises(StoreError, match="is corrupt and was not changed"):
             store.campaign(number)
-        with pytest.raises(StoreError, match="is corrupt and is left as it is"):
+        with pytest.raises(StoreError, match="is corrupt and was not changed"):
             store.campaigns()
 
 
@@ -453,7 +453,7 @@ def test_a_full_database_keeps_what_is_in_it(store: Store) -> None:
     connection = store._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreError, match=r"no space left for results database .* what is in it is kept; free some"):
+    with pytest.raises(StoreError, match=r"no space left for results database .* whose contents are intact; free some"):
         for _ in range(1000):
             store.add_sample(run, ANSWER)
     with pytest.raises(StoreError, match="no space left"):

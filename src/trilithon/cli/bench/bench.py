@@ -91,11 +91,13 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.bench.setup import CampaignSetup
     from trilithon.results.store.database import Store
 
-    _refuse_beside("--resume goes on as it was planned", set(words) - {"resume", "output", "progress", "report_folder"})
+    _refuse_beside(
+        "--resume keeps the original options", set(words) - {"resume", "output", "progress", "report_folder"}
+    )
     with Store.open(configuration.results_database) as store:
         number = store.last_interrupted()
         if number is None:
-            raise UserError("there is no stopped campaign to go on with; start one with trilithon bench")
+            raise UserError("there is no interrupted campaign to resume; start one with trilithon bench")
         plan = CampaignSetup.from_json(store.campaign(number).plan)
         _measure(plan, store, configuration, words, resume=number)
 
@@ -119,7 +121,7 @@ def _measure(
         prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"), pinned)
         click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
         if resume is not None:
-            click.echo(f"going on with campaign {resume}", err=True)
+            click.echo(f"resuming campaign {resume}", err=True)
         as_json = words["progress"] == "json"
         with contextlib.nullcontext(step_as_json) if as_json else CampaignProgress() as progress:
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
@@ -129,7 +131,7 @@ def _measure(
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, prepared.board, configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
-        raise TrilithonError(f"no placement worked; what they said: trilithon results show {number} -o json")
+        raise TrilithonError(f"no placement worked; for their output, see: trilithon results show {number} -o json")
 
 
 def _keep_plans(campaign: "Campaign", board: "Board", configuration: "Configuration") -> None:
@@ -164,7 +166,7 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
         for outcome in outcomes:
             tell(outcome.line())
         if not outcomes:
-            tell("no clock is pinned: the kernel of this machine lets none be set")
+            tell("no clock is pinned: this machine's kernel allows none to be set")
         yield outcomes
 
 
@@ -174,7 +176,7 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
     if words["question"] is not None and not words["question"].strip():
         raise UserError("--question is empty; write what to ask")
     if words["no_quality"]:
-        _refuse_beside("--no-quality holds nothing against a reference", {"reference"})
+        _refuse_beside("--no-quality makes no use of a reference", {"reference"})
     if not words["pin_clocks"]:
         _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
     budget = words["time_budget"]
@@ -212,7 +214,7 @@ def _model(text: str | None, placements: Sequence[str], configuration: "Configur
     from trilithon.models.fetch.demo import DEMO_LICENCE, demo_model
 
     click.echo(f"No model named: measuring the demo model. {DEMO_LICENCE}", err=True)
-    return demo_model(configuration.cache, reading("putting the demo model together"))
+    return demo_model(configuration.cache, reading("assembling the demo model"))
 
 
 def _tests(words: Mapping[str, Any]) -> "list[Test]":

@@ -35,7 +35,7 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
         return  # the table and the sentence have said why there is nothing to draw
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
         click.echo(path, err=not as_table)
-    click.echo(f"kept as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+    click.echo(f"saved as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
 
 
 def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
@@ -89,7 +89,7 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
 
     rows = summarise(campaign)
     if not rows:
-        raise UserError(f"campaign {campaign.id} measured nothing yet; there is nothing to draw")
+        raise UserError(f"campaign {campaign.id} has no measurements yet; there is nothing to draw")
     charts = figures(rows, source=report_title(campaign, rows))
     try:
         page = write_report(

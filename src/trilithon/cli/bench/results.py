@@ -40,7 +40,7 @@ def list_command(as_json: bool) -> None:
         click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
         return
     if not summaries:
-        click.echo("nothing measured yet; start with: trilithon bench", err=True)
+        click.echo("no measurements yet; start with: trilithon bench", err=True)
     for each in summaries:
         state = "" if each.status == "finished" else f" ({each.status})"
         models, placements = ", ".join(each.models), ", ".join(each.placements)
@@ -121,7 +121,7 @@ def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], 
     if other is None and len(theirs) == 1:
         other = theirs[0]
     if not ours or not theirs:
-        raise UserError(f"campaign {(second if ours else first).id} measured nothing; choose another one")
+        raise UserError(f"campaign {(second if ours else first).id} has no measurements; choose another one")
     if one is None or other is None:
         raise UserError(
             f"name a placement, for example {first.id}:{ours[0]}; there are {', '.join(dict.fromkeys(ours + theirs))}"
@@ -186,7 +186,7 @@ def import_command(files: tuple[Path, ...]) -> None:
     with _store() as store:
         for path, campaigns in read:
             for campaign in campaigns:
-                click.echo(f"{path.name}: kept as campaign {store.add(campaign)}")
+                click.echo(f"{path.name}: saved as campaign {store.add(campaign)}")
 
 
 @results.command("report")
@@ -225,7 +225,7 @@ def _campaign(store: "Store", text: str) -> "Campaign":
     if text == "last":
         summaries = store.campaigns()
         if not summaries:
-            raise UserError("nothing measured yet; start with: trilithon bench")
+            raise UserError("no measurements yet; start with: trilithon bench")
         return store.campaign(summaries[-1].id)
     if not text.isdecimal():
         raise UserError(f"{text} is not the number of a campaign; see: trilithon results list")

@@ -19,8 +19,8 @@ __all__ = ["Row", "campaigns_from", "figures", "rows_of"]
 
 Row = dict[str, Any]
 
-_NOTE = "llama-bench: the repetitions of one process stand in for runs"
-_NOTE_AVERAGED = "this file holds no single repetitions, so one run stands for their average"
+_NOTE = "llama-bench: the repetitions of one process are counted as runs"
+_NOTE_AVERAGED = "this file has no single repetitions; their average is counted as one run"
 _FLASH_ATTENTION = {-1: "auto", 0: "off", 1: "on"}
 _SETTINGS = {
     "n_threads": "threads",

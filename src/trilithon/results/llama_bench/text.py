@@ -130,7 +130,7 @@ def _statements(text: str) -> Iterator[str]:
         if not sqlite3.complete_statement(statement):
             continue
         if statement.lstrip()[:6].upper() == "CREATE" and not _PLAIN_TABLE.fullmatch(statement):
-            raise ValueError("it creates something else than a table llama_bench of plain columns")
+            raise ValueError("it creates something other than a table llama_bench of plain columns")
         yield statement
         pending = []
     if "".join(pending).strip():

@@ -114,7 +114,7 @@ def _subtitle(campaign: Campaign) -> Html:
     if campaign.source != "trilithon":
         parts.append(f"imported from {campaign.source}")
     if campaign.status != "finished":
-        parts.append(f"{campaign.status}: what was measured until then is shown")
+        parts.append(f"{campaign.status}: the results so far are shown")
     if campaign.board.get("description"):
         parts.append(str(campaign.board["description"]))
     return element("p", joined(parts, " · "), class_="muted under")

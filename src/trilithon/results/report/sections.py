@@ -28,7 +28,7 @@ def quality(campaign: Campaign) -> Html:
     body = rows_of_cells(heads, ((name, *_quality_cells(record)) for name, record in judged))
     references = ", ".join(sorted({record.reference for _, record in judged}))
     return _section(
-        "Is the answer still right?",
+        "Are the answers still correct?",
         element(
             "p",
             f"The next-token distributions of each placement, compared with those of {references} on the same text. "
@@ -69,7 +69,7 @@ def answers(campaign: Campaign) -> Html:
         parts.append(element("p", "Asked: ", element("q", question, dir="auto")))
         for placement, sample in samples.items():
             parts += [element("h3", placement), _thinking(sample), _answer(sample)]
-    return _section("What they answered", *parts) if parts else Html("")
+    return _section("Answers", *parts) if parts else Html("")
 
 
 def _thinking(sample: Sample) -> Html:
@@ -81,7 +81,7 @@ def _thinking(sample: Sample) -> Html:
 
 def _answer(sample: Sample) -> Html:
     if not sample.answer_text.strip():
-        return element("p", "It gave no visible answer.", class_="muted")
+        return element("p", "No visible answer.", class_="muted")
     return element("div", sample.answer_text.strip(), class_="said", dir="auto")
 
 
@@ -107,18 +107,18 @@ def _failure(placement: str, outcome: str, runs: Sequence[Run]) -> Iterator[Html
     facts = {"kind": failure.kind, "cause": failure.cause, "advice": failure.advice}
     yield _facts({name: fact for name, fact in facts.items() if fact})
     if failure.last_words:
-        yield element("p", "Its last words:", class_="muted")
+        yield element("p", "Last output:", class_="muted")
         yield element("pre", "\n".join(failure.last_words))
 
 
 def warnings(campaign: Campaign) -> Html:
     """What disturbed the runs."""
-    return _told("What the checks found", ((run.placement, run.warnings) for run in campaign.runs))
+    return _told("Warnings", ((run.placement, run.warnings) for run in campaign.runs))
 
 
 def remarks(campaign: Campaign) -> Html:
     """What else there is to know of the runs: settings that were given up, what could not be measured."""
-    return _told("What else is to be known", ((run.placement, run.remarks) for run in campaign.runs))
+    return _told("Remarks", ((run.placement, run.remarks) for run in campaign.runs))
 
 
 def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
@@ -138,7 +138,7 @@ def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
 def sensors(rows: Sequence[ComparisonRow]) -> Html:
     """Temperature, clocks and energy while the figures were measured, a line per placement."""
     items = [element("li", line) for line in sensor_lines(rows)]
-    return _section("What the sensors told", element("ul", *items)) if items else Html("")
+    return _section("Sensors", element("ul", *items)) if items else Html("")
 
 
 def _placements(counts: Mapping[str, int]) -> str:
@@ -161,10 +161,10 @@ def measured(campaign: Campaign) -> Html:
     parts += [element("h3", "Model file"), *(_facts(_flat(model)) for model in files.values())]
     parts += [element("h3", "Board"), _facts(_alike(campaign) or _description(campaign))]
     if campaign.board:
-        parts.append(element("details", element("summary", "All that is known of it"), _facts(_flat(campaign.board))))
+        parts.append(element("details", element("summary", "All details"), _facts(_flat(campaign.board))))
     notes = campaign.plan.get("notes")  # an import's: what its runs really are
     parts += [element("p", str(note), class_="muted") for note in (notes if isinstance(notes, list) else ())]
-    return _section("What was measured", *parts)
+    return _section("Measured", *parts)
 
 
 def _settings(placement: PlacementRecord) -> str:

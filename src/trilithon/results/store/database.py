@@ -245,7 +245,7 @@ class Store:
     def _require(self, campaign_id: int) -> sqlite3.Row:
         found = self._select("SELECT * FROM campaigns WHERE id = ?", campaign_id)
         if not found:
-            raise StoreError(f"there is no campaign {campaign_id}; `trilithon results list` shows those there are")
+            raise StoreError(f"there is no campaign {campaign_id}; see: trilithon results list")
         return found[0]
 
     def _placement(self, campaign_id: int, name: str) -> int:

@@ -56,21 +56,21 @@ def _message(path: Path, error: sqlite3.Error) -> str:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return f"results database {path} cannot be written ({error}); make it and its folder writable, {_ELSEWHERE}"
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"results database {path} is held by another program; close that and try again"
+            return f"results database {path} is locked by another program; close that and try again"
         case _:
             return f"results database {path}: {error}"
 
 
 def _full(path: Path) -> str:
-    return f"no space left for results database {path}, what is in it is kept; free some there, {_ELSEWHERE}"
+    return f"no space left for results database {path}, whose contents are intact; free some there, {_ELSEWHERE}"
 
 
 def _foreign(path: Path) -> str:
-    return f"{path} is not a results database and is left as it is; {_move(path)}, {_ELSEWHERE}"
+    return f"{path} is not a results database and was not changed; {_move(path)}, {_ELSEWHERE}"
 
 
 def _corrupt(path: Path) -> str:
-    return f"results database {path} is corrupt and is left as it is; {_move(path)}, {_ELSEWHERE}"
+    return f"results database {path} is corrupt and was not changed; {_move(path)}, {_ELSEWHERE}"
 
 
 def _move(path: Path) -> str:

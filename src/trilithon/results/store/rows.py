@@ -99,7 +99,7 @@ ABANDON_RUNS = (
     " AND placement_id IN (SELECT id FROM placements WHERE campaign_id = ?)"
 )
 
-_KILLED = Failure(kind="interrupted", message="interrupted: the process that measured it was stopped within this run")
+_KILLED = Failure(kind="interrupted", message="interrupted: the measuring process was stopped during this run")
 
 
 def pack(value: Any) -> str:

@@ -30,7 +30,7 @@ class Calculator:
     async def ask(self, what: str, *about: Any) -> dict[str, Any]:
         """See `calculations`. Raises UserError for what cannot be answered, StoreError where nothing was measured."""
         if self._database is None or not await asyncio.to_thread(self._database.is_file):
-            raise StoreError("nothing measured yet; start with: trilithon bench")
+            raise StoreError("no measurements yet; start with: trilithon bench")
         async with self._lock:
             if self._retiring is not None:
                 self._retiring.cancel()
