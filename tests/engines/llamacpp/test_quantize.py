@@ -67,7 +67,7 @@ def test_the_file_comes_whole_and_progress_is_told(configuration: Configuration,
     ("kind", "words"),
     [
         ("q8_0", "disk says no"),
-        ("q5_0", "is cut short"),
+        ("q5_0", "is truncated"),
         ("q9", "no quantization"),
         ("nvfp4", "^NVFP4 is unknown to the llama-quantize that is here; take for example Q4_K_M"),
         ("iq1_s", "^IQ1_S needs an importance matrix; take for example Q4_K_M"),

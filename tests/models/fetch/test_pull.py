@@ -356,7 +356,7 @@ def test_a_file_of_unknown_length(web: WebStandIn, root: Path, tiny: Path) -> No
     url = web.put("/m.gguf", model, ranges=False, says_length=False)
     assert content(root, fetch(root, url)) == model
     web.put("/cut.gguf", model[:-1000], ranges=False, says_length=False)
-    with pytest.raises(ModelError, match=r"^cut.gguf is cut short"):
+    with pytest.raises(ModelError, match=r"^cut.gguf is truncated"):
         fetch(root, f"{web.url}/cut.gguf")
     assert lying_about(root) == []
 
@@ -374,9 +374,9 @@ def test_a_file_of_unknown_length_leaves_room_on_the_disk(
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("m.gguf", b"<!DOCTYPE html><title>log in</title>", "is a web page and not the model"),
-        ("m.rkllm", b"\n<html>", "is a web page and not the model"),
-        ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer and not the model"),
+        ("m.gguf", b"<!DOCTYPE html><title>log in</title>", "is a web page, not a model"),
+        ("m.rkllm", b"\n<html>", "is a web page, not a model"),
+        ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not a model"),
         ("m.gguf", b'{"error": "no"}', "is not a GGUF: it starts with"),
         ("m.gguf", b"", "is not a GGUF"),
     ],

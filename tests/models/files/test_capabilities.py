@@ -22,17 +22,17 @@ from trilithon.models.files.capabilities import capabilities_of, has_vision_weig
     ],
 )
 def test_what_a_template_says(template: str, expected: set[str]) -> None:
-    assert capabilities_of(template, sees=False) == expected
-    assert capabilities_of(template, sees=True) == expected | {"vision"}
+    assert capabilities_of(template, vision=False) == expected
+    assert capabilities_of(template, vision=True) == expected | {"vision"}
 
 
 @given(st.text(alphabet="{}% #tols\n", max_size=2000))
 def test_any_template_is_read(template: str) -> None:
-    assert capabilities_of(template, sees=False) <= {"thinking", "tools"}
+    assert capabilities_of(template, vision=False) <= {"thinking", "tools"}
 
 
 def test_a_long_template_without_an_end_is_read_in_no_time() -> None:
-    assert capabilities_of("{%" * 20_000 + "x" * 20_000, sees=False) == set()
+    assert capabilities_of("{%" * 20_000 + "x" * 20_000, vision=False) == set()
 
 
 def test_an_encoder_in_the_file_is_what_sees() -> None:

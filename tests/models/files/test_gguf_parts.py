@@ -85,7 +85,7 @@ def refusal(path: Path) -> str:
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     paths = split_model(tmp_path)
     paths[2].unlink()
-    assert "m-00003-of-00003.gguf is missing beside it; download it too" in refusal(paths[0])
+    assert "m-00003-of-00003.gguf is missing; download it too" in refusal(paths[0])
     paths[1].unlink()
     assert "m-00002-of-00003.gguf and 1 others" in refusal(paths[0])
 
@@ -93,7 +93,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 def test_a_part_under_another_name_is_refused(tmp_path: Path) -> None:
     paths = split_model(tmp_path)
     alone = paths[0].rename(tmp_path / "model.gguf")
-    assert "name them all like model-00001-of-00003.gguf" in refusal(alone)
+    assert "name all parts like model-00001-of-00003.gguf" in refusal(alone)
 
 
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     write_part(paths[2], 2, 3, {"blk.0.ffn_up.weight": (64, 32)}, 3)
     assert "do not belong together" in refusal(paths[0])
     write_part(paths[2], 2, 3, {"blk.1.ffn_up.weight": (64, 32), "more.weight": (2, 32)}, 3)
-    assert "they hold 4 tensors and not 3" in refusal(paths[0])
+    assert "they have 4 tensors and not 3" in refusal(paths[0])
     paths[2].write_bytes(paths[1].read_bytes()[:-40])
-    assert "m-00003-of-00003.gguf is cut short" in refusal(paths[0])
+    assert "m-00003-of-00003.gguf is truncated" in refusal(paths[0])
 
 
 def test_what_works_on_one_file_refuses_parts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the name of a model's file says: people put chip, quantisation and shard into it, each in their own way."""
+"""What the file name of a model says: chip, quantisation and shard, which people write in many ways."""
 
 import re
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileName:
-    """`quantization` as its format writes it ("Q4_K_M", "w8a8_g128"); `chip` is the platform; each is empty where the
-    name does not say. `shard` is (1, 3) for the first of three. `stem` is what the name is without the shard.
+    """`quantization` as its format writes it ("Q4_K_M", "w8a8_g128"); `chip` is the platform; both are empty where the
+    name does not say them. `shard` is (1, 3) for the first of three. `stem` is the path without suffix and shard.
     `hybrid` and `optimisation` are the converter's options of an RKLLM file."""
 
     path: str
@@ -67,21 +67,21 @@ class FileName:
 
     @property
     def converted(self) -> bool:
-        """For one chip; a GGUF runs anywhere."""
+        """Whether it is for one chip; a GGUF runs anywhere."""
         return self.format not in ("gguf", "")
 
     @property
     def base(self) -> str:
-        """The model's name, up to where quantisation and chip begin."""
+        """The model's name: the part before quantisation and chip."""
         stem = PurePosixPath(self.stem).name
-        starts = [0, *(found.end() for found in _SEPARATOR.finditer(stem))]
+        starts = [0, *(separator.end() for separator in _SEPARATOR.finditer(stem))]
         kinds = [start for start in starts if self.quantization and quantization_of(stem[start:], self.format)]
         chips = [start for start in starts if self.chip and chip_of(stem[start:]) == self.chip]
         return stem[: min([*kinds[-1:], *chips[-1:], len(stem)])].strip("-._ ") or stem
 
 
 def read_file_name(path: str) -> FileName:
-    """`path` within a repository: what the name leaves out, a folder may say."""
+    """`path` is the path in a repository: its folders may say what the name does not."""
     name = PurePosixPath(path).name
     stem, _, suffix = name.rpartition(".")
     form = suffix.lower()
@@ -107,9 +107,9 @@ def read_file_name(path: str) -> FileName:
 
 
 def shard_of(name: str) -> Shard | None:
-    """What the name of a file says, without its folder."""
-    found = _SHARD.fullmatch(name.rpartition(".")[0])
-    return Shard(found["base"], int(found["number"]), int(found["count"])) if found else None
+    """The shard that a file name says (without a folder); None for a file that is not a shard."""
+    match = _SHARD.fullmatch(name.rpartition(".")[0])
+    return Shard(match["base"], int(match["number"]), int(match["count"])) if match else None
 
 
 def chip_of(text: str) -> str:
@@ -119,10 +119,10 @@ def chip_of(text: str) -> str:
 
 
 def quantization_of(text: str, form: str = "") -> str:
-    """The last one that a text names, for a GGUF or an RKLLM file or (without `form`) either."""
+    """The last quantisation that a text names, for a GGUF, an RKLLM file or (without `form`) either; else empty."""
     flat = _flat(text)
-    if form != "gguf" and (found := list(_RKLLM.finditer(flat))):
-        bits, activations, group = found[-1].groups()
+    if form != "gguf" and (matches := list(_RKLLM.finditer(flat))):
+        bits, activations, group = matches[-1].groups()
         return f"w{bits}a{activations}" + (f"_g{group}" if group else "")
     if form == _CONVERTED:
         return "fp16" if re.search(rf"{_EDGE}fp?16{_END}", flat) else ""
@@ -130,7 +130,7 @@ def quantization_of(text: str, form: str = "") -> str:
 
 
 def _flat(text: str) -> str:
-    """Lower case, every separator a space-like `_` that the patterns' edges take for one."""
+    """Lower case, with one `_` for every run of other characters, as the patterns expect it."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower())
 
 

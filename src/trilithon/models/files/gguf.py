@@ -1,4 +1,4 @@
-"""What a GGUF file says about its model, and how many bytes one token costs it."""
+"""The facts of a GGUF file, and the bytes that one decode step reads."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 SYNTHETIC_KEY = "trilithon.synthetic"
-"""In the metadata of a model whose weights are random, True."""
+"""True in the metadata of a model with random weights."""
 
 _WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = {
     "afmoe": (4, False),
@@ -45,10 +45,10 @@ _WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = {
     "plamo3": (8, False),
     "smallthinker": (4, True),
 }
-"""Architecture → every how many layers one attends to everything, and whether that one comes first: llama.cpp
-has these in its code for the files that do not say it (src/models/*.cpp, load_swa_pattern)."""
+"""Architecture → of how many layers one has full attention, and whether that one comes first. llama.cpp has these
+numbers in its code, for files without a pattern (src/models/*.cpp, load_swa_pattern)."""
 
-# Tensors of which a decode step reads the rows of its token and nothing else.
+# A decode step reads only the rows of its token of these tensors.
 _ROW_TABLES = frozenset({"per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"})
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _EXPERTS = re.compile(r"_exps\.(weight|bias|scale)$")
@@ -59,11 +59,11 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)$")
 class GgufFacts:
     """`quantization` is short ("Q4_K_M"), `quantization_name` llama-bench's ("Q4_K - Medium").
 
-    `layers` counts those that decode runs; `draft_layers` further ones that only speculation uses.
-    `windowed` says per layer whether its attention sees only `sliding_window` positions. `heads`, `kv_heads` and
-    `head_size` are the largest of all layers. `path` is the first of `parts`, several where the model is split;
-    `pooling` is how it makes one vector of a text, empty where it does not say. `synthetic` means random
-    weights.
+    `layers` counts the layers that decode runs; `draft_layers` are further ones for speculative decoding only.
+    `windowed` says per layer whether its attention is limited to `sliding_window` positions. `heads`, `kv_heads` and
+    `head_size` are the largest of all layers. `path` is the first of `parts`; a split model has several. `pooling` is
+    how an embedding model makes one vector of a text, empty where the file does not say. `size_bytes` and `parameters`
+    are of all parts. `synthetic` means random weights.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class GgufFacts:
 
 
 def read_gguf(path: Path) -> GgufFacts:
-    """Raises ModelError, one line with the fix, for whatever is not a whole GGUF of a model."""
+    """Read the header of a GGUF and of all its parts. Raises ModelError for a file that is not a complete model."""
     header = read_header(path)
     return _facts(header, _Metadata(header.values))
 
@@ -104,8 +104,8 @@ def read_gguf(path: Path) -> GgufFacts:
 def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
     """Bytes that one decode step reads: the weights, and the KV cache of `depth` positions.
 
-    Every weight counts once. A row of the token embedding does, or all of it where it is the output matrix too.
-    Of the experts' tensors the used ones do; layers that only speculation runs do not.
+    Every weight counts once. Of the token embedding one row counts, or all of it when it is also the output matrix. Of
+    experts the used ones count; layers for speculative decoding do not.
     """
     tied = all(tensor.name != _OUTPUT for tensor in facts.tensors)
     weights = sum(_read_of(tensor, facts, tied) for tensor in facts.tensors)
@@ -113,7 +113,7 @@ def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv
 
 
 def kv_bytes_per_position(facts: GgufFacts, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
-    """Bytes that one position takes in the KV cache of all layers (as far as no window has closed over it)."""
+    """Bytes of one position in the KV cache of all layers (windowed layers drop old positions)."""
     return sum(layer_kv_bytes(facts, kv_type_k, kv_type_v))
 
 
@@ -126,7 +126,7 @@ def kv_bytes_read(facts: GgufFacts, depth: int, kv_type_k: str = "f16", kv_type_
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
-    """A GGUF's values by key; a value of the wrong kind counts as absent, as the file is not ours to fix."""
+    """The values of a GGUF by key. A value of the wrong type counts as absent."""
 
     values: Mapping[str, Value]
 
@@ -135,7 +135,7 @@ class _Metadata:
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int | None:
-        """A count; the largest one where there is one per layer."""
+        """A count; the largest one when there is one per layer."""
         return max(self.numbers(key), default=None)
 
     def numbers(self, key: str) -> tuple[int, ...]:
@@ -156,15 +156,15 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
     if not architecture:
         raise ModelError(f"{path} does not say its architecture; download another conversion of the model")
     if not tensors:
-        raise ModelError(f"{path} holds no weights (a vocabulary alone?); download the whole model")
-    own = architecture + "."
-    heads = metadata.number(own + "attention.head_count")
-    embedding = metadata.number(own + "embedding_length")
-    drafts = metadata.number(own + "nextn_predict_layers") or 0
-    layers = max((metadata.number(own + "block_count") or _blocks(tensors)) - drafts, 0)
+        raise ModelError(f"{path} has no weights (only a vocabulary?); download the whole model")
+    prefix = architecture + "."
+    heads = metadata.number(prefix + "attention.head_count")
+    embedding = metadata.number(prefix + "embedding_length")
+    drafts = metadata.number(prefix + "nextn_predict_layers") or 0
+    layers = max((metadata.number(prefix + "block_count") or _blocks(tensors)) - drafts, 0)
     if layers > len(tensors):
         raise ModelError(f"{path} is damaged: it claims {layers} layers; download it again")
-    window = metadata.number(own + "attention.sliding_window") or None
+    window = metadata.number(prefix + "attention.sliding_window") or None
     short, long = _quantization(metadata.number("general.file_type"), tensors)
     return GgufFacts(
         path=path,
@@ -177,22 +177,22 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         quantization=short,
         quantization_name=long,
         parameters=sum(tensor.elements for tensor in tensors),
-        context_train=metadata.number(own + "context_length"),
-        vocabulary=_vocabulary(metadata, own, tensors),
+        context_train=metadata.number(prefix + "context_length"),
+        vocabulary=_vocabulary(metadata, prefix, tensors),
         embedding=embedding,
         layers=layers,
         draft_layers=drafts,
         heads=heads,
-        kv_heads=metadata.number(own + "attention.head_count_kv") or heads,
-        head_size=metadata.number(own + "attention.key_length")
+        kv_heads=metadata.number(prefix + "attention.head_count_kv") or heads,
+        head_size=metadata.number(prefix + "attention.key_length")
         or (embedding // heads if embedding and heads else None),
         sliding_window=window,
         windowed=_windowed(metadata, architecture, layers) if window else (False,) * layers,
-        experts=metadata.number(own + "expert_count") or 0,
-        experts_used=metadata.number(own + "expert_used_count") or 0,
+        experts=metadata.number(prefix + "expert_count") or 0,
+        experts_used=metadata.number(prefix + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
-        pooling=_POOLING.get(metadata.number(own + "pooling_type") or 0, ""),
+        pooling=_POOLING.get(metadata.number(prefix + "pooling_type") or 0, ""),
         synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
     )
@@ -206,13 +206,13 @@ def _blocks(tensors: tuple[Tensor, ...]) -> int:
     return len({match[1] for tensor in tensors if (match := _BLOCK.match(tensor.name))})
 
 
-def _vocabulary(metadata: _Metadata, own: str, tensors: tuple[Tensor, ...]) -> int | None:
+def _vocabulary(metadata: _Metadata, prefix: str, tensors: tuple[Tensor, ...]) -> int | None:
     rows = next((tensor.shape[-1] for tensor in tensors if tensor.name == _EMBEDDING), None)
-    return metadata.length("tokenizer.ggml.tokens") or metadata.number(own + "vocab_size") or rows
+    return metadata.length("tokenizer.ggml.tokens") or metadata.number(prefix + "vocab_size") or rows
 
 
 def _quantization(file_type: int | None, tensors: tuple[Tensor, ...]) -> tuple[str, str]:
-    """From the file's own word (1024 marks a guess of the converter), else the type that most weights have."""
+    """What the file says (1024 marks a guess of the converter), else the type that most weights have."""
     if file_type is not None and file_type % 1024 in FILE_TYPES:
         return FILE_TYPES[file_type % 1024]
     elements: Counter[str] = Counter()
@@ -227,7 +227,7 @@ def _windowed(metadata: _Metadata, architecture: str, layers: int) -> tuple[bool
     pattern = metadata.values.get(key)
     if isinstance(pattern, tuple) and len(pattern) >= layers:
         return tuple(bool(flag) for flag in pattern[:layers])
-    # An architecture whose layers nobody named counts as attending to everything: its bytes are an upper bound.
+    # An unknown architecture counts as full attention, so that its bytes are an upper bound.
     period, full_first = _WINDOW_PERIODS.get(architecture, (1, False))
     period = metadata.number(key) or period
     full = 0 if full_first else period - 1
@@ -246,7 +246,7 @@ def _read_of(tensor: Tensor, facts: GgufFacts, tied: bool) -> Fraction:
 
 
 def layer_kv_bytes(facts: GgufFacts, kv_type_k: str, kv_type_v: str) -> list[int]:
-    """Per layer, the bytes of one position."""
+    """The bytes of one position, per layer. Raises ModelError for an unknown KV type."""
     rows: dict[int, dict[str, int]] = {}
     for tensor in facts.tensors:
         if block := _BLOCK.match(tensor.name):
@@ -257,12 +257,12 @@ def layer_kv_bytes(facts: GgufFacts, kv_type_k: str, kv_type_v: str) -> list[int
 
 
 def _kv_widths(rows: Mapping[str, int], usual: int) -> tuple[int, int]:
-    """Elements of a layer's keys and values, from the rows of its weights: layers of one model differ (a window's
-    heads may be narrower, a recurrent layer has none). Fused weights have the `usual` width."""
+    """Elements of a layer's keys and values, by the rows of its weights, as layers may differ: heads of windowed layers
+    may be narrower, and recurrent layers have none. Fused weights have the `usual` width."""
     if "attn_k.weight" in rows:
         keys = rows["attn_k.weight"]
         return keys, rows.get("attn_v.weight", keys)
-    if "attn_kv_a_mqa.weight" in rows:  # latent attention keeps one vector that serves as both
+    if "attn_kv_a_mqa.weight" in rows:  # latent attention keeps one vector for both
         return usual, 0
     recurrent = any(name.startswith("ssm_") for name in rows)
     return (usual, usual) if "attn_qkv.weight" in rows and not recurrent else (0, 0)

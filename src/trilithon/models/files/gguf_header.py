@@ -1,8 +1,8 @@
-"""Reads the header of a GGUF file, and trusts none of its lengths.
+"""Reads the header of a GGUF file without trusting any of its lengths.
 
-The gguf library's reader parses every token of the vocabulary into its own array: 10.4 s of CPU time for the demo
-model's 262,144 tokens (AMD EPYC, Zen 4), after 0.2 s for importing it. This one steps over what nobody asks for:
-0.03 s for the same file, and `trilithon doctor` has one second for everything.
+The reader of the gguf library parses every token of the vocabulary into an array: 10.4 s of CPU time for the 262,144
+tokens of the demo model (AMD EPYC, Zen 4), and 0.2 s for its import. This one skips long arrays: 0.03 s for the same
+file. `trilithon doctor` has one second for everything.
 """
 
 import os
@@ -52,7 +52,7 @@ Scalar: TypeAlias = int | float | bool | str
 
 @dataclass(frozen=True, slots=True)
 class SkippedArray:
-    """An array that was stepped over: only its length is known."""
+    """An array that was skipped: only its length is known."""
 
     length: int
 
@@ -62,7 +62,7 @@ Value: TypeAlias = Scalar | tuple[Scalar, ...] | SkippedArray
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`shape` is GGUF's: the first is the length of a row. `offset` counts from the start of the file."""
+    """`shape` is in GGUF's order: the length of a row comes first. `offset` is in bytes from the start of the file."""
 
     name: str
     type: str
@@ -73,10 +73,10 @@ class Tensor:
 
 
 class HeaderReader:
-    """One read of a file, in this order: `with HeaderReader(path) as header`, `values()`, `tensors(alignment)`.
+    """Reads a file in this order: `with HeaderReader(path) as header`, `values()`, `tensors(alignment)`.
 
-    Every refusal is a ModelError of one line. `value_offsets` says where in the file each value lies, and
-    `table_offset` where the tensor table begins, for those who rewrite a file.
+    Every method raises ModelError for a file that is damaged or not a GGUF. `value_offsets` has the offset of each
+    value in the file, and `table_offset` that of the tensor table, for programs that rewrite a file.
     """
 
     def __init__(self, path: Path):
@@ -85,9 +85,9 @@ class HeaderReader:
         self.value_offsets: dict[str, int] = {}
         self.table_offset = 0
         self._window = b""
-        self._base = 0  # where the window lies in the file
-        self._at = 0  # where to read next, relative to the window
-        # What a header may cost, however many small things it is made of.
+        self._base = 0  # offset of the window in the file
+        self._at = 0  # offset of the next read in the window
+        # Limits for the whole header, however many small entries it has.
         self._strings_left, self._elements_left = _MOST_STRINGS_SKIPPED, _MOST_ELEMENTS_KEPT
         self._characters_left = _MOST_CHARACTERS_KEPT
 
@@ -115,7 +115,7 @@ class HeaderReader:
         self._at = 4
         self.version = self._number(_U32)
         if self.version & 0xFFFF == 0:
-            raise ModelError(f"{self.path} is a big-endian GGUF; convert it on this machine, or download a usual one")
+            raise ModelError(f"{self.path} is a big-endian GGUF; download a little-endian one")
         if self.version not in (2, 3):
             raise ModelError(
                 f"{self.path} has GGUF version {self.version}, known are 2 and 3; download a newer conversion of it"
@@ -130,7 +130,7 @@ class HeaderReader:
         self._expect(self._tensor_count, _MOST_TENSORS, 32, "tensors")
 
     def values(self) -> dict[str, Value]:
-        """Key → value; of arrays of strings, or of more than 4096 numbers, the length alone."""
+        """Key → value. Of arrays of strings, and of more than 4096 numbers, only the length."""
         values: dict[str, Value] = {}
         for _ in range(self._pair_count):
             key = self._string(_LONGEST_KEY, "a key")
@@ -143,7 +143,7 @@ class HeaderReader:
         return values
 
     def tensors(self, alignment: int) -> tuple[Tensor, ...]:
-        """The tensor table; refuses a file that ends before its last tensor does."""
+        """The tensor table. Raises ModelError also for a file that ends before its last tensor."""
         entries = [self._tensor_entry() for _ in range(self._tensor_count)]
         if len({entry.name for entry in entries}) < len(entries):
             raise self._damaged("two tensors have the same name")
@@ -157,7 +157,7 @@ class HeaderReader:
         end = max((tensor.offset + tensor.size_bytes for tensor in tensors), default=start)
         if end > self.size_bytes:
             raise ModelError(
-                f"{self.path} is cut short: {end - self.size_bytes} bytes are missing "
+                f"{self.path} is truncated: {end - self.size_bytes} bytes are missing "
                 f"({format_bytes(self.size_bytes)} of {format_bytes(end)} are there); download it again"
             )
         return tensors
@@ -208,18 +208,18 @@ class HeaderReader:
             return tuple(self._unpack(_SCALARS[kind]) for _ in range(length))
         return SkippedArray(length)
 
-    # Reading: a window of the file, so that a file cut while it is read is an error and not a SIGBUS.
+    # Reads go through a buffer (no mmap): a file that is truncated meanwhile is an error, not a SIGBUS.
 
     @property
     def _position(self) -> int:
         return self._base + self._at
 
     def _fill(self, count: int) -> None:
-        """Make `count` bytes from the position on available in the window."""
+        """Load at least `count` bytes from the position on into the window."""
         if self._position + count > self.size_bytes:
-            raise ModelError(f"{self.path} is cut short: its header goes on after the file's end; download it again")
+            raise ModelError(f"{self.path} is truncated: it ends within its header; download it again")
         if self._position > _LONGEST_HEADER:
-            raise self._damaged("its header is longer than any model's")
+            raise self._damaged("its header is too long")
         self._base, self._at = self._position, 0
         try:
             self._window = os.pread(self._file, max(count, _WINDOW_BYTES), self._base)
@@ -229,7 +229,7 @@ class HeaderReader:
             raise ModelError(f"{self.path} became shorter while it was read; wait until it is complete")
 
     def _take(self, count: int) -> int:
-        """Step over `count` bytes that are in the window then; says where they begin in it."""
+        """Consume `count` bytes, and return where they begin in the window."""
         if self._at + count > len(self._window):
             self._fill(count)
         begin, self._at = self._at, self._at + count
@@ -241,7 +241,7 @@ class HeaderReader:
         self._at += count
 
     def _unpack(self, form: struct.Struct) -> Scalar:
-        begin = self._take(form.size)  # before the window is named: it may be another one afterwards
+        begin = self._take(form.size)  # before `self._window` is read: it may be replaced
         value: Scalar = form.unpack_from(self._window, begin)[0]
         return value
 
@@ -299,12 +299,12 @@ def _unreadable(path: Path, error: OSError | ValueError) -> ModelError:
 
 
 def describe_content(window: bytes) -> str:
-    """What a file that does not begin like a GGUF is, with the fix; goes behind its path."""
+    """What a file is that does not begin like a GGUF, and the fix; follows its path in a message."""
     head = window[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        return "is a web page and not the model; download the file itself (the link often needs /resolve/, not /blob/)"
+        return "is a web page, not a model; download the file itself (with /resolve/ instead of /blob/ in the URL)"
     if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer and not the model; fetch the file itself with: git lfs pull"
+        return "is a Git LFS pointer, not a model; fetch the file itself with: git lfs pull"
     start = window[:4]
     shown = repr(start.decode()) if start.isascii() and start.decode().isprintable() else start.hex(" ")
     return f"is not a GGUF: it starts with {shown}; a GGUF starts with 'GGUF'"

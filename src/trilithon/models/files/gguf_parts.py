@@ -1,5 +1,5 @@
-"""The headers of a GGUF and of all its parts: llama.cpp splits a model that is too large for one file into
-NAME-00001-of-00003.gguf and so on, of which the first has the metadata."""
+"""The header of a GGUF that may be split: llama.cpp writes NAME-00001-of-00003.gguf and so on, and the first part has
+the metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufHeader:
-    """Of the whole model: `parts` are its files in order, one for a model that is not split; `values` are the first
-    one's, `size_bytes` and `tensors` of all of them. A tensor's offset counts in the part that it is in."""
+    """The header of a whole model. `parts` are its files in order, one for a model that is not split. `values` are of
+    the first part, `size_bytes` and `tensors` of all. The offset of a tensor is relative to its own part."""
 
     parts: tuple[Path, ...]
     size_bytes: int
@@ -27,26 +27,26 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """`path` may be any part. Raises ModelError, naming the part that is missing or does not fit."""
-    named = _read_one(path)
-    count = _count_of(named.values)
+    """`path` may be any part. Raises ModelError, naming a part that is missing or does not fit."""
+    header = _read_one(path)
+    count = _count_of(header.values)
     if count <= 1:
-        return named
+        return header
     paths = part_paths(path)
     if len(paths) != count:
         raise ModelError(
-            f"{path} is one of {count} parts, and its name has to say which; name them all like "
+            f"{path} is one of {count} parts, and its name does not say which; name all parts like "
             f"{path.stem[:40]}-00001-of-{count:05}.gguf, or join them with: llama-gguf-split --merge FIRST_PART MODEL"
         )
     missing = [part.name for part in paths if not part.is_file()]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise ModelError(f"{path} is one of {count} parts: {missing[0]}{others} is missing beside it; download it too")
-    return _joined([named if part == path else _read_one(part) for part in paths])
+        raise ModelError(f"{path} is one of {count} parts: {missing[0]}{others} is missing; download it too")
+    return _joined([header if part == path else _read_one(part) for part in paths])
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
-    """All parts that there have to be, by the name of one; the file alone where it is not named like a part."""
+    """The paths of all parts, by the name of one; the file alone if it is not named like a part."""
     shard = shard_of(path.name) if path.suffix.lower() == ".gguf" else None
     if shard is None or not 1 <= shard.number <= shard.count:
         return (path,)
@@ -63,7 +63,7 @@ def _joined(parts: list[GgufHeader]) -> GgufHeader:
     expected = first.values.get(_TENSORS, len(tensors))
     if len(tensors) != expected or len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelError(
-            f"the {len(parts)} parts of {first.parts[0]} do not belong together: they hold {len(tensors)} tensors and "
+            f"the {len(parts)} parts of {first.parts[0]} do not belong together: they have {len(tensors)} tensors and "
             f"not {expected} different ones; download them again"
         )
     return GgufHeader(

@@ -1,4 +1,4 @@
-"""The bytes of a GGUF's header, piece by piece, for files that are too large to be put together in memory."""
+"""The bytes of a GGUF header, for files that are too large to be built in memory."""
 
 import math
 import struct
@@ -11,20 +11,20 @@ __all__ = ["ALIGNMENT", "Plain", "header", "pair", "size_of", "tensor_table"]
 Plain = bool | int | float | str | Sequence[str] | Sequence[int] | Sequence[float]
 ALIGNMENT = 32
 _VERSION = 3
-# GGUF's numbers for kinds of values, and how each is packed.
+# GGUF's numbers for types of values, and their formats in `struct`.
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _SIGNS = {_U32: "I", _I32: "i", _F32: "f", _BOOL: "?"}
 
 
 def header(values: Mapping[str, Plain], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
-    """All that stands before the first tensor, padding included; a tensor is its name, shape and type."""
+    """Everything before the data of the first tensor, with padding. A tensor is its name, shape and type."""
     start = struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values))
-    whole = start + b"".join(pair(key, value) for key, value in values.items()) + tensor_table(tensors, ALIGNMENT)
-    return whole + bytes(-len(whole) % ALIGNMENT)
+    content = start + b"".join(pair(key, value) for key, value in values.items()) + tensor_table(tensors, ALIGNMENT)
+    return content + bytes(-len(content) % ALIGNMENT)
 
 
 def pair(key: str, value: Plain) -> bytes:
-    """Whole numbers become 32-bit ones, without a sign; in an array, with one."""
+    """A key and its value. Integers become unsigned 32-bit, in arrays signed 32-bit."""
     if isinstance(value, str):
         return _text(key) + struct.pack("<I", _STRING) + _text(value)
     if isinstance(value, Sequence):
@@ -34,6 +34,7 @@ def pair(key: str, value: Plain) -> bytes:
 
 
 def tensor_table(tensors: Iterable[tuple[str, tuple[int, ...], str]], alignment: int) -> bytes:
+    """The entries of tensors (name, shape, type) whose data follow each other."""
     table = bytearray()
     offset = 0
     for name, shape, kind in tensors:
@@ -43,7 +44,7 @@ def tensor_table(tensors: Iterable[tuple[str, tuple[int, ...], str]], alignment:
 
 
 def size_of(shape: tuple[int, ...], kind: str) -> int:
-    """Bytes of a tensor; its rows fill their blocks."""
+    """The size of a tensor in bytes; its rows have to be multiples of a block."""
     stored = tensor_type(kind)
     return math.prod(shape) // stored.elements * stored.size_bytes
 

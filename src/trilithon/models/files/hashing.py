@@ -1,4 +1,4 @@
-"""SHA-256 of a file, remembered: a model of gigabytes takes a board half a minute, and it hardly ever changes."""
+"""SHA-256 of files, remembered in a database: hashing gigabytes takes a board half a minute."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ from trilithon.errors import ModelError
 __all__ = ["Progress", "file_sha256", "known_sha256", "remember_sha256"]
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the bytes done and the total bytes."""
 
-_PIECE_BYTES = 4 << 20
+_CHUNK_BYTES = 4 << 20
 _SCHEMA = """CREATE TABLE IF NOT EXISTS sha256 (
     device INTEGER, inode INTEGER, size INTEGER, changed_ns INTEGER, sha256 TEXT NOT NULL,
     PRIMARY KEY (device, inode)
@@ -22,8 +22,8 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS sha256 (
 
 
 def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None) -> str:
-    """Hexadecimal digest of the file, from `cache_folder`/hashes.sqlite while device, inode, size and time of the
-    last change are the same. Without a usable cache it is computed anew. Raises ModelError for an unreadable file.
+    """The hexadecimal digest of a file, from `cache_folder`/hashes.sqlite while device, inode, size and modification
+    time are the same. Without a usable cache it is computed. Raises ModelError for a file that cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -41,7 +41,7 @@ def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None
 
 
 def known_sha256(path: Path, cache_folder: Path) -> str:
-    """The digest where it was computed before; empty where it was not. Nothing is read but its identity."""
+    """The digest if it is remembered, else an empty text. The content is not read. Raises ModelError."""
     try:
         return _look_up(cache_folder, _key(path.stat())) or ""
     except OSError as error:
@@ -49,7 +49,7 @@ def known_sha256(path: Path, cache_folder: Path) -> str:
 
 
 def remember_sha256(cache_folder: Path, status: os.stat_result, digest: str) -> None:
-    """Of a file whose digest is known from reading it: nobody has to compute it again."""
+    """Remember the digest of a file that was just read."""
     _remember(cache_folder, _key(status), digest)
 
 
@@ -64,17 +64,17 @@ def _key(status: os.stat_result) -> tuple[int, int, int, int]:
 def _digest(descriptor: int, size: int, progress: Progress | None) -> str:
     digest = hashlib.sha256()
     done = 0
-    # A file that grows meanwhile must end too; what was read of it then counts for nothing.
-    while done <= size and (piece := os.read(descriptor, _PIECE_BYTES)):
-        digest.update(piece)
-        done += len(piece)
+    # The loop ends also for a file that grows meanwhile; its digest is dropped by the caller.
+    while done <= size and (chunk := os.read(descriptor, _CHUNK_BYTES)):
+        digest.update(chunk)
+        done += len(chunk)
         if progress is not None:
             progress(done, size)
     return digest.hexdigest()
 
 
 def _open(cache_folder: Path) -> sqlite3.Connection:
-    """SQLite, because it lets two processes write at once; each waits some seconds for the other."""
+    """SQLite, so that several processes can write; each waits up to ten seconds for the others."""
     cache_folder.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(cache_folder / "hashes.sqlite", timeout=10)
     try:
@@ -92,7 +92,7 @@ def _look_up(cache_folder: Path, key: tuple[int, int, int, int]) -> str | None:
                 "SELECT sha256 FROM sha256 WHERE device = ? AND inode = ? AND size = ? AND changed_ns = ?", key
             ).fetchone()
     except (OSError, sqlite3.Error):
-        return None  # a cache that cannot be read is no cache; the digest is computed
+        return None  # without a readable cache the digest is computed
     return str(row[0]) if row else None
 
 
@@ -101,8 +101,8 @@ def _remember(cache_folder: Path, key: tuple[int, int, int, int], digest: str) -
         with closing(_open(cache_folder)) as database, database:
             database.execute("INSERT OR REPLACE INTO sha256 VALUES (?, ?, ?, ?, ?)", (*key, digest))
     except (OSError, sqlite3.OperationalError):
-        return  # a cache that is read-only, full or busy costs time, never the answer
+        return  # without a writable cache the next call computes the digest again
     except sqlite3.DatabaseError:
-        # Not a database, or a damaged one: it would make every later run compute again. What it held can be made again.
-        with suppress(OSError):  # in a read-only folder it stays, and costs time
+        # A damaged database is removed: it would make every later run compute again, and it is only a cache.
+        with suppress(OSError):  # in a read-only folder it stays
             (cache_folder / "hashes.sqlite").unlink()

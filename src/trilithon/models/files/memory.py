@@ -1,8 +1,8 @@
-"""How much memory a model takes, told apart by what it is for, and how many bytes one generated token reads.
+"""The memory that a model needs: weights, KV cache and work buffers.
 
-The formulas are llama.cpp's (0c1e570), compared with what its server reported when it loaded: the KV cache to the byte
-where the context is a multiple of 256, the work buffers within 7% (seven cases of four models, flash attention on and
-off, contexts of 1,024 to 32,768, CPU). Other engines differ; for their formats the weights alone are known.
+The formulas are those of llama.cpp (0c1e570). Compared with what its server reported after loading, the KV cache agrees
+to the byte if the context is a multiple of 256, and the work buffers within 7% (seven cases of four models, flash
+attention on and off, contexts of 1,024 to 32,768, CPU). For other engines only the weights are known.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _MICRO_BATCH = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
-    """Bytes: the weights, the KV caches at full length, and the work buffers of one evaluation."""
+    """Bytes of the weights, of the KV caches at full length, and of the work buffers of one evaluation."""
 
     weights_bytes: int
     kv_bytes: int
@@ -40,10 +40,10 @@ def memory_need(
     flash_attention: bool = True,
     full_window_cache: bool = False,
 ) -> MemoryNeed:
-    """With `slots` caches of `context` tokens each.
+    """The need with `slots` caches of `context` tokens each.
 
-    The weights count as large as the file: it is mapped, and every page of it is read. (Where the CPU's kernels want
-    another order of Q4_0's numbers, llama.cpp keeps a copy, and the pages it copied from may leave memory again.)
+    The weights count with the size of the file: it is mapped, and every page is read. (Where kernels of the CPU need
+    another layout of Q4_0, llama.cpp keeps a copy, and the pages that it copied may be dropped from memory.)
     """
     kv_bytes = kv_cache_bytes(
         facts,
@@ -79,12 +79,12 @@ def kv_cache_bytes(
     micro_batch: int = _MICRO_BATCH,
     full_window_cache: bool = False,
 ) -> int:
-    """One cache of `context` positions. A layer with a window keeps the window and one micro-batch, unless its cache
-    is kept in full (llama_kv_cache_iswa, which rounds both up to 256 positions; a recurrent layer's state is small
-    and left out)."""
-    kept = _kept_of_windowed(facts, context, micro_batch, full_window_cache)
+    """Bytes of one cache of `context` positions. A windowed layer keeps the window and one micro-batch, unless
+    `full_window_cache` (llama_kv_cache_iswa, which rounds both up to 256 positions). The small state of recurrent
+    layers is left out."""
+    kept_positions = _kept_of_windowed(facts, context, micro_batch, full_window_cache)
     layers = zip(layer_kv_bytes(facts, kv_type_k, kv_type_v), facts.windowed, strict=True)
-    return sum(size * (kept if windowed else context) for size, windowed in layers)
+    return sum(size * (kept_positions if windowed else context) for size, windowed in layers)
 
 
 def compute_bytes(
@@ -95,15 +95,15 @@ def compute_bytes(
     flash_attention: bool = True,
     full_window_cache: bool = False,
 ) -> int:
-    """The largest of llama.cpp's work buffers, an estimate: what is alive at once of one micro-batch, as 4-byte
-    numbers. In the feed-forward part three of its vectors and four of the model's; in attention, where no flash
-    attention spares them, all scores and six vectors. The mask stays alive all the time, in 2 bytes or in 4."""
+    """An estimate of llama.cpp's largest work buffer in bytes: the tensors of one micro-batch that are in use at the
+    same time, with 4 bytes per number. In the feed-forward part these are three of its vectors and four of the model's;
+    in attention six vectors, and all scores without flash attention. The mask (2 or 4 bytes) is in use all the time."""
     rows = min(micro_batch, context)
-    wide, forward = facts.embedding or 0, _feed_forward(facts)
+    width, forward = facts.embedding or 0, _feed_forward(facts)
     windowed = _kept_of_windowed(facts, context, micro_batch, full_window_cache) if any(facts.windowed) else 0
     mask = rows * (context + windowed) * (2 if flash_attention else 4)
     scores = 0 if flash_attention else (facts.heads or 0) * context
-    return mask + 4 * rows * max(3 * forward + 4 * wide, scores + 6 * wide)
+    return mask + 4 * rows * max(3 * forward + 4 * width, scores + 6 * width)
 
 
 def _kept_of_windowed(facts: GgufFacts, context: int, micro_batch: int, full: bool) -> int:
@@ -112,7 +112,7 @@ def _kept_of_windowed(facts: GgufFacts, context: int, micro_batch: int, full: bo
 
 
 def _feed_forward(facts: GgufFacts) -> int:
-    """The width that the feed-forward part has, from its weights; with experts, as many as are used at once."""
+    """The width of the feed-forward part, by its weights; with experts, of all that are used at once."""
     rows = [tensor.shape[1] for tensor in facts.tensors if tensor.name.endswith((".ffn_up.weight", ".ffn_gate.weight"))]
     experts = [tensor.shape[1] for tensor in facts.tensors if tensor.name.endswith(".ffn_up_exps.weight")]
     return max([*rows, *(width * max(facts.experts_used, 1) for width in experts)], default=0)

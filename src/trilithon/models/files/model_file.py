@@ -1,4 +1,4 @@
-"""One weight file as an engine has to know it: the contract between what there is to run and what runs it."""
+"""The facts of a weight file that an engine needs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ _MOST_TEMPLATE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """One weight file, as far as an engine has to know it. `prompt_form` is the chat template to impose where
-    the file carries none, or another lies beside it. `bytes_per_token` counts the bytes of weights that one decode
-    step reads.
+    """A weight file, as far as an engine needs to know it. `prompt_form` is the chat template to use instead of the
+    file's own, when the file has none or another one lies beside it. `bytes_per_token` are the bytes of weights that
+    one decode step reads.
 
-    What a converted file was made for, where it says so: `target_platform` (a chip), `target_cores` of its NPU,
-    `context_limit` and the `toolkit` version. `tokenizer` is the tokenizer.json, `vision_encoder` what lets it see, in
-    a file beside it (.rknn, or mmproj…gguf). `adapters` are LoRA files, each with its scale. `draft_layers` only guess
-    further tokens, for speculation.
+    `target_platform` (a chip), `target_cores` (of its NPU), `context_limit` and the version of the `toolkit` are what a
+    converted file was made for, if it says so. `tokenizer` is the path of tokenizer.json, `vision_encoder` that of a
+    file beside the weights (.rknn, or mmproj…gguf). `adapters` are LoRA files with their scales. `draft_layers` are
+    for speculative decoding only.
 
-    Of a model in several files `path` is the first of `parts`, and size and SHA-256 are of all of them. `pooling` is
-    how it makes one vector of a text, empty where it does not say. A `synthetic` one has random weights: its speed is a
-    real one's, and what it says means nothing.
+    A split model has several `parts`: `path` is the first, and size and SHA-256 are of all. `pooling` is how an
+    embedding model makes one vector of a text. `synthetic` means random weights: the speed is that of a real model,
+    and the answers mean nothing.
     """
 
     path: Path
@@ -62,10 +62,10 @@ class ModelFile:
 
 
 def read_model_file(path: Path, cache: Path | None, progress: Progress | None = None) -> ModelFile:
-    """Read the header and hash the file (remembered in `cache`; without one nothing is hashed, and `sha256` is empty,
-    which is for saying what it is). Raises ModelError.
+    """Read the header and hash the file; the digest is remembered in the folder `cache`. Without a cache nothing is
+    hashed, and `sha256` is empty. Raises ModelError.
 
-    A GGUF is known by its content, whatever its name; an RKLLM file, whose beginning is masked, by its name.
+    A GGUF is recognised by its content, an RKLLM file (whose beginning is masked) by its name.
     """
     return (_read_rkllm if _is_rkllm(path) else _read_gguf)(path, cache, progress)
 
@@ -76,15 +76,15 @@ def _is_rkllm(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(4) != b"GGUF"
-    except OSError:  # told by whoever reads the header
+    except OSError:  # reported when the header is read
         return True
 
 
 def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:
     facts = read_gguf(path.absolute())
-    # One folder may hold many models: only where the template knows images, the projector can be this one's.
-    imposed = _imposed_template(facts.parts)
-    template = imposed or facts.chat_template
+    # A folder may have many models: a projector belongs to this one only if its template knows images.
+    beside = _template_beside(facts.parts)
+    template = beside or facts.chat_template
     projector = companion(facts.path, "*mmproj*.gguf") if "image" in template else None
     return ModelFile(
         path=facts.path,
@@ -100,30 +100,30 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         bytes_per_token=bytes_per_token(facts),
         sliding_window=facts.sliding_window,
         draft_layers=facts.draft_layers,
-        prompt_form=prompt_form_for(facts, imposed),
+        prompt_form=prompt_form_for(facts, beside),
         vision_encoder=projector,
         parts=facts.parts,
         capabilities=capabilities_of(
             template,
-            sees=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors),
+            vision=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors),
         ),
         pooling=facts.pooling,
         synthetic=facts.synthetic,
     )
 
 
-def _imposed_template(parts: Sequence[Path]) -> str:
-    """The template beside a model, which a Modelfile or the model's maker put there; where several models share the
-    folder, it is nobody's."""
-    beside = parts[0].with_name(JINJA_TEMPLATE)
-    if not beside.is_file() or beside.stat().st_size > _MOST_TEMPLATE_BYTES:
+def _template_beside(parts: Sequence[Path]) -> str:
+    """The template beside a model, from a Modelfile or the model's maker. It is not used when several models share the
+    folder."""
+    template = parts[0].with_name(JINJA_TEMPLATE)
+    if not template.is_file() or template.stat().st_size > _MOST_TEMPLATE_BYTES:
         return ""
-    if any(each not in parts for each in beside.parent.glob("*.gguf") if "mmproj" not in each.name.lower()):
+    if any(path not in parts for path in template.parent.glob("*.gguf") if "mmproj" not in path.name.lower()):
         return ""
     try:
-        return beside.read_text(encoding="utf-8", errors="replace")
+        return template.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ModelError(f"{beside} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+        raise ModelError(f"{template} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
 
 
 def _read_rkllm(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:
@@ -145,23 +145,23 @@ def _read_rkllm(path: Path, cache: Path | None, progress: Progress | None) -> Mo
         tokenizer=companion(path, "tokenizer.json"),
         vision_encoder=encoder,
         parts=(path.absolute(),),
-        capabilities=capabilities_of(facts.chat_template, sees=encoder is not None),
+        capabilities=capabilities_of(facts.chat_template, vision=encoder is not None),
     )
 
 
 def _sha256_of(parts: Sequence[Path], size_bytes: int, cache: Path | None, progress: Progress | None) -> str:
-    """The file's; of several, that of their digests one after the other."""
+    """The SHA-256 of a file; of several parts, that of their concatenated digests."""
     if cache is None:
         return ""
     if len(parts) == 1:
         return file_sha256(parts[0], cache, progress)
     digests, done = [], 0
     for part in parts:
-        digests.append(file_sha256(part, cache, _further(progress, done, size_bytes)))
+        digests.append(file_sha256(part, cache, _offset(progress, done, size_bytes)))
         done += part.stat().st_size
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _further(progress: Progress | None, done: int, size_bytes: int) -> Progress | None:
-    """Tells of one part as of the whole."""
+def _offset(progress: Progress | None, done: int, size_bytes: int) -> Progress | None:
+    """Progress of one part, reported as progress of all parts."""
     return progress and (lambda at, _: progress(done + at, size_bytes))

@@ -1,7 +1,7 @@
-"""The prompt form for models that bring no chat template: base models, which continue a text and know no roles.
+"""The prompt form for models without a chat template: base models, which continue a text and know no roles.
 
-llama.cpp falls back to ChatML for them, whose markers such a model has never seen: it answers junk. Two questions
-with their answers show it instead what to continue.
+llama.cpp uses ChatML for them, whose markers such a model has never seen, so that it answers nonsense. Here two example
+questions with their answers show the model what to continue.
 """
 
 import re
@@ -12,8 +12,8 @@ from trilithon.models.files.gguf import GgufFacts
 __all__ = ["BASE_TEMPLATE", "GO_TEMPLATE", "JINJA_TEMPLATE", "PromptForm", "is_go_template", "prompt_form_for"]
 
 JINJA_TEMPLATE, GO_TEMPLATE = "chat_template.jinja", "ollama-template.txt"
-"""What the two are called among a model's files. Beside its weights the first is imposed on the model; the second,
-Ollama's, is kept for those who look, and nothing here runs it."""
+"""The file names of the two kinds of template. The first is used when it lies beside the weights; the second, of Ollama
+in Go's language, is stored and never run."""
 
 _SHOWN = """\
 Q: What is bread made of?
@@ -42,12 +42,12 @@ BASE_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'A:' }}{%- endif -%}"
 )
-"""A Jinja chat template: the system's words, the worked examples, then the turns as Q: and A:."""
+"""A Jinja chat template: the system prompt, the two examples, then the turns as Q: and A:."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """A chat template, and what a request needs with it: where the answer ends, and the penalty against loops."""
+    """A chat template, the stop strings that a request needs with it, and the penalty against repetition."""
 
     template: str
     stop: tuple[str, ...]
@@ -57,19 +57,19 @@ class PromptForm:
 _BASE_FORM = PromptForm(BASE_TEMPLATE, ("\n\n", "\nQ:"), 1.1)
 
 
-def prompt_form_for(facts: GgufFacts, imposed: str = "") -> PromptForm | None:
-    """`imposed` is a Jinja template that goes before the file's own; None where the file's own is to be used."""
-    if imposed.strip():
-        return PromptForm(imposed, (), 1.0)
+def prompt_form_for(facts: GgufFacts, beside: str = "") -> PromptForm | None:
+    """None when the file's own template is to be used. `beside` is a Jinja template that takes precedence over it."""
+    if beside.strip():
+        return PromptForm(beside, (), 1.0)
     return None if facts.chat_template.strip() else _BASE_FORM
 
 
-# Go's actions begin with a field, a variable, a comment or a keyword; Jinja's statements stand in {% %}.
+# Actions in Go begin with a field, a variable, a comment or a keyword; statements in Jinja are in {% %}.
 _GO_ACTION = re.compile(
     r"\{\{-?\s*(?:\.[A-Za-z]|\.\s*-?\}\}|\$|/\*|(?:if|with|range|else|end|define|block|template|break)\b)"
 )
 
 
 def is_go_template(text: str) -> bool:
-    """Whether a chat template is one of Ollama's, in Go's language."""
+    """Whether a chat template is written in Go's template language, as Ollama's are."""
     return "{%" not in text and _GO_ACTION.search(text) is not None

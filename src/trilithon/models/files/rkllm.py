@@ -1,10 +1,10 @@
-"""What an RKLLM file says about its model, as far as it can be read.
+"""The facts of an RKLLM file, as far as they can be read.
 
-The layout is not published. What is used here is others' account of files of toolkit 1.3.1: the shape of a GGUF of
-version 3, whose magic and texts are masked with 256 bytes, begun anew at each text; numbers are plain. The mask is not
-known beforehand: it is recovered from the names of keys that every file is said to have, and from a long text that is
-known from elsewhere (the chat template). None of this was ever compared with a real file, so every fact is optional,
-and a file that reads otherwise is still a file: the runtime has the last word.
+The layout is not published. This reader follows a published description of files of toolkit 1.3.1: the layout of a GGUF
+of version 3, with magic and texts masked (XOR) by 256 bytes that start again at each text; numbers are plain. The mask
+is recovered from the names of keys that every file should have, and from a long text that is known from elsewhere (the
+chat template). It was never tested with a real file, so every fact is optional, and a file that cannot be read like
+this is accepted: the runtime decides.
 """
 
 import json
@@ -22,7 +22,7 @@ __all__ = ["RkllmFacts", "companion", "companion_folders", "read_rkllm"]
 _PLATFORM, _CORES, _VERSION = "rkllm.platform", "rkllm.core_num", "rkllm.version"
 _LIMIT, _TEMPLATE = "rkllm.max_context", "tokenizer.chat_template"
 _ARCHITECTURE, _NAME, _FILE_TYPE = "general.architecture", "general.name", "general.file_type"
-# The first group is the runtime's own strings; the others are llama.cpp's, from which the format comes.
+# The first group are strings of the runtime; the others are llama.cpp's, on which the format is based.
 _KNOWN_KEYS = (
     *(_PLATFORM, _CORES, _VERSION, _LIMIT),
     *(f"rkllm.chat_template.{part}" for part in ("system", "pre", "post")),
@@ -32,18 +32,18 @@ _KNOWN_KEYS = (
     *(f"tokenizer.ggml.{part}_token_id" for part in ("bos", "eos", "unknown", "padding")),
 )
 _MASK_BYTES = 256
-_KEPT_BYTES = 1024  # of one text: four periods of the mask, and longer than any text that is asked for
+_KEPT_BYTES = 1024  # of one text: four periods of the mask, and longer than any text that is used
 _MOST_KEYS_TRIED = 96
-_LEAST_MATCHES = 3  # of names with the right length at one mask; fewer may be chance
+_LEAST_MATCHES = 3  # names that agree on one mask; fewer may be chance
 _MOST_CONFIGURATION_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RkllmFacts:
-    """`readable`: the header had the shape described above. `quantization` is the file's word, else what its name
-    says ("w8a8"), else empty; likewise `name`. `cores` are the NPU cores that it was converted for, `toolkit` is the
-    version that converted it, `context_limit` the longest context that the runtime will make with it. `chat_template`
-    is its own, else the one beside it."""
+    """`readable` means that the header has the layout described above. `quantization` ("w8a8") and `name` are from the
+    header, else from the file name. `cores` are the NPU cores that it was converted for, `toolkit` the version that
+    converted it, `context_limit` the longest context in tokens. `chat_template` is from the header, else from
+    tokenizer_config.json beside the file."""
 
     path: Path
     size_bytes: int
@@ -59,14 +59,15 @@ class RkllmFacts:
 
 
 def read_rkllm(path: Path) -> RkllmFacts:
-    """Raises ModelError for what is no file, or surely something else; unreadable headers give no facts."""
+    """Raises ModelError for a missing file and for one that is clearly something else. A header that cannot be read
+    gives no facts."""
     template = _known_template(path)
     with _MaskedHeader(path) as header:
         size_bytes = header.size_bytes
         try:
             values = _unmasked(header.values(), header.magic, template) if header.plausible else {}
             readable = header.plausible
-        except ModelError:  # it goes on unlike a GGUF: whatever it is, this account of the layout does not fit it
+        except ModelError:  # the description of the layout does not fit this file
             values, readable = {}, False
     return RkllmFacts(
         path=path,
@@ -84,30 +85,29 @@ def read_rkllm(path: Path) -> RkllmFacts:
 
 
 def companion_folders(model: Path) -> tuple[Path, ...]:
-    """The folders in which files that belong to a model may lie, the most particular first."""
+    """The folders that may have the companions of a model, the most specific first."""
     return (model.parent / model.name.removesuffix(".rkllm"), model.parent / "tokenizer", model.parent)
 
 
 def companion(model: Path, pattern: str) -> Path | None:
-    """The file of that name (or glob) that belongs to the model; None where there is none, or where several in one
-    folder leave open which."""
+    """The file of that name (or glob) that belongs to the model; None when there is none, or several in one folder."""
     for folder in companion_folders(model):
-        found = [file for file in folder.glob(pattern) if file.is_file()]
-        if found:
-            return found[0] if len(found) == 1 else None
+        files = [file for file in folder.glob(pattern) if file.is_file()]
+        if files:
+            return files[0] if len(files) == 1 else None
     return None
 
 
 class _MaskedHeader(HeaderReader):
-    """`plausible`: what the magic is followed by can be the header of such a file. Texts come as Latin-1, a letter
-    for each byte as it is stored."""
+    """`plausible`: the bytes after the magic can be the header of such a file. Texts are returned as Latin-1, one
+    character for each stored byte."""
 
     def _start(self) -> None:
         self._fill(0)
         self.magic = self._window[:4]
         if self.magic == b"RKLL":
             raise ModelError(
-                f"{self.path} was written by RKLLAMA's own converter, and no runtime loads it; "
+                f"{self.path} was written by the converter of RKLLAMA, and no runtime loads it; "
                 "convert the model with rkllm-toolkit"
             )
         instead = describe_content(self._window)
@@ -126,21 +126,21 @@ class _MaskedHeader(HeaderReader):
 
 
 def _unmasked(masked: Mapping[str, Value], magic: bytes, template: str) -> dict[str, Value]:
-    """The values of the known keys, those whose text can be unmasked."""
-    stored = {key.encode("latin-1"): value for key, value in masked.items()}
-    mask = _mask(list(stored), magic)
-    found: dict[str, Value] = {}
+    """The values of the known keys, as far as they can be unmasked."""
+    masked_values = {key.encode("latin-1"): value for key, value in masked.items()}
+    mask = _mask(list(masked_values), magic)
+    values: dict[str, Value] = {}
     for name in _KNOWN_KEYS:
-        if (key := _xor(name.encode(), mask)) in stored:
-            found[name] = stored[key]
-    mask = _longer_mask(mask, found.get(_TEMPLATE), template)
-    return {name: _plain(value, mask) if isinstance(value, str) else value for name, value in found.items()}
+        if (key := _xor(name.encode(), mask)) in masked_values:
+            values[name] = masked_values[key]
+    mask = _longer_mask(mask, values.get(_TEMPLATE), template)
+    return {name: _plain(value, mask) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _mask(keys: Iterable[bytes], magic: bytes) -> bytes:
-    """The beginning of the mask at which most keys are known names; empty where too few are.
+    """The beginning of the mask with which most keys become known names; empty when too few do.
 
-    A file has many keys, so that the guess "this key is that name of its length" is confirmed by the others.
+    Each pair of a key and a known name of the same length gives a candidate, which the other keys confirm.
     """
     names = [name.encode() for name in _KNOWN_KEYS]
     tried = [key for key in keys if any(len(key) == len(name) for name in names)][:_MOST_KEYS_TRIED]
@@ -157,20 +157,20 @@ def _agree(key: bytes, name: bytes, mask: bytes) -> bool:
 
 
 def _longer_mask(mask: bytes, masked: Value | None, known: str) -> bytes:
-    """More of the mask, from a text whose plain form is known; the mask as it is where the two do not agree."""
+    """A longer mask, by a text whose plain form is known; the same mask if the two do not agree."""
     if not isinstance(masked, str):
         return mask
-    guess = _xor(masked.encode("latin-1"), known.encode())[:_MASK_BYTES]
-    return guess if len(guess) > len(mask) and guess.startswith(mask) else mask
+    longer = _xor(masked.encode("latin-1"), known.encode())[:_MASK_BYTES]
+    return longer if len(longer) > len(mask) and longer.startswith(mask) else mask
 
 
 def _plain(masked: str, mask: bytes) -> str:
-    """Empty where the mask is too short for it or the result is no text."""
+    """The plain text; empty when the mask is too short or the result is not a text."""
     stored = masked.encode("latin-1")
     if len(mask) < min(len(stored), _MASK_BYTES):
         return ""
-    whole = mask * (len(stored) // _MASK_BYTES + 1)
-    text = _xor(stored, whole).decode(errors="replace").strip("\0 \n")
+    repeated = mask * (len(stored) // _MASK_BYTES + 1)
+    text = _xor(stored, repeated).decode(errors="replace").strip("\0 \n")
     return text if text.isprintable() and "�" not in text else ""
 
 
@@ -180,17 +180,17 @@ def _xor(one: bytes, other: bytes) -> bytes:
 
 
 def _known_template(path: Path) -> str:
-    """The chat template beside the file; empty where there is none. Damaged ones are for those who need them."""
+    """The chat template beside the file; empty when there is none, or it is damaged."""
     for folder in companion_folders(path):
-        beside = folder / "tokenizer_config.json"
+        config = folder / "tokenizer_config.json"
         try:
-            if not beside.is_file() or beside.stat().st_size > _MOST_CONFIGURATION_BYTES:
+            if not config.is_file() or config.stat().st_size > _MOST_CONFIGURATION_BYTES:
                 continue
-            found = json.loads(beside.read_text(encoding="utf-8")).get("chat_template")
+            template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
-        if isinstance(found, str):
-            return found
+        if isinstance(template, str):
+            return template
     return ""
 
 
@@ -200,7 +200,7 @@ def _text(values: Mapping[str, Value], key: str) -> str:
 
 
 def _number(values: Mapping[str, Value], key: str) -> int | None:
-    """A count, also one that is written as a text."""
+    """A count, which may be stored as a text."""
     value = values.get(key)
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
         return int(value)
