@@ -16,23 +16,23 @@ import trilithon
 from trilithon.bench import campaign
 from trilithon.cli import main
 from trilithon.engines import table
+from trilithon.runtime import diagnostics
 
 SAMPLE = Path(__file__).parent / "sample_engine"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def install(package: Path, site: Path) -> None:
-    """As pip installs a package of modules without dependencies, without a build."""
+    """As pip installs a package without dependencies, without a build."""
     project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    site.mkdir(exist_ok=True)
-    for module in package.glob("*.py"):
-        shutil.copy(module, site)
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    name = project["name"].replace("-", "_")
+    shutil.copytree(package / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    info = site / f"{name}-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     lines = []
     for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
+        lines += [f"[{group}]", *(f"{point} = {target}" for point, target in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
@@ -67,17 +67,18 @@ def test_it_is_measured_beside_the_others(
     monkeypatch.setenv("TRILITHON_NPU_LOCK", str(home / "rknpu.lock"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     table.installed.cache_clear()
+    diagnostics.known_causes.cache_clear()
     try:
         code = main.run(["bench", str(tiny), "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json"])
     finally:
         table.installed.cache_clear()
+        diagnostics.known_causes.cache_clear()
     out, err = capsys.readouterr()
     assert code == 0, err
     assert len(json.loads(out)) >= 2  # it is measured although no placement was named
     assert "the sample engine is for tests" in err
-    assert (
-        "runs with micro-batch 64, because it failed with its own settings: start failed, segmentation fault (SIGSEGV)"
-    ) in err
+    assert "runs with micro-batch 64, because it failed with its own settings: start failed, the micro-batch is" in err
+    assert "too large for the sample engine" in err
 
 
 def test_it_is_listed_checked_and_in_the_doctors_report(tiny: Path, home: Path, run: Run) -> None:
@@ -91,7 +92,7 @@ def test_it_is_listed_checked_and_in_the_doctors_report(tiny: Path, home: Path, 
 
 def broken(home: Path, code: str) -> None:
     install(SAMPLE, home / "site")
-    (home / "site" / "trilithon_sample_engine.py").write_text(code)
+    (home / "site" / "trilithon_sample_engine" / "engine.py").write_text(code)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,13 @@ def test_one_that_cannot_be_loaded_stops_nothing_else(tiny: Path, home: Path, ru
     assert run("show", str(tiny)).returncode == 0
     named = run("bench", str(tiny), "--placement", "sample/npu")
     assert (named.returncode, reason in named.stderr, named.stderr.count("\n")) == (2, True, 1)
+
+
+def test_one_whose_causes_are_malformed_cannot_be_loaded(home: Path, run: Run) -> None:
+    install(SAMPLE, home / "site")
+    (home / "site" / "trilithon_sample_engine" / "causes.toml").write_text('[[causes]]\nwhy = "x"')
+    row = next(row for row in json.loads(run("engines", "list", "--json").stdout) if row["engine"] == "sample")
+    assert "causes.toml: KnownCause.__init__() got an unexpected keyword argument 'why'" in row["problem"]
 
 
 def test_a_name_of_trilithons_own_engines_is_not_taken_over(home: Path, run: Run) -> None:

@@ -29,7 +29,7 @@ MESSAGES = [
     (
         "The rkllm-runtime version is lower than the rkllm-toolkit version, please update the rkllm-runtime",
         "NPU runtime older than the model",
-        "install the runtime of the toolkit's version",
+        "install librkllmrt.so of the toolkit's version",
     ),
     (
         "the model version is too old, please reconvert the model",
@@ -46,7 +46,7 @@ MESSAGES = [
     (
         "n_keep must be less than max_context",
         "more tokens to keep than the context holds",
-        "shorten the prompt, or choose a longer context",
+        "choose a smaller keep_tokens, or a longer context",
     ),
     (
         "multimodal input must contain the <image> tag",
@@ -61,12 +61,12 @@ MESSAGES = [
     (
         "failed to malloc npu memory, size: 268435456, flags: 0x2, errno: 14, Bad address",
         "out of NPU memory (IOMMU domains full)",
-        "choose a smaller model, fewer NPU weights or another domain; close what else holds the NPU",
+        "choose a smaller model or another domain (each holds 4 GB), or close what else holds the NPU",
     ),
     (
         "failed to create dma buffer: Too many open files",
         "too many open files",
-        "raise the limit: ulimit -n 65536, for RKLLM 102400 (systemd: LimitNOFILE=102400)",
+        "raise the limit: ulimit -n 102400 (systemd: LimitNOFILE=102400)",
     ),
 ]
 

@@ -4,18 +4,21 @@ A package adds an engine with a line `NAME = "module:Class"` under `[project.ent
 pyproject.toml; the class follows `engines.base.Engine`.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
 from typing import Final
 
 from trilithon.engines.base import Engine
+from trilithon.engines.causes import CAUSES_FILE, CauseTable, read_causes
 from trilithon.errors import PlacementError
 from trilithon.settings import Configuration
 
-__all__ = ["ENGINES", "BrokenEngine", "broken_engines", "engine", "engines", "installed"]
+__all__ = ["ENGINES", "BrokenEngine", "broken_engines", "cause_tables", "engine", "engines", "installed"]
 
 ENGINES: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.engine:LlamaCpp",
@@ -69,6 +72,22 @@ def broken_engines(configuration: Configuration) -> list[BrokenEngine]:
     return [added for added in _added(configuration) if isinstance(added, BrokenEngine)]
 
 
+def cause_tables() -> list[CauseTable]:
+    """The known causes of failures of every engine. A package's table that is malformed is left out: `broken_engines`
+    reports it."""
+    tables = [_causes(target) for target in ENGINES.values()]
+    for point in installed():
+        with contextlib.suppress(Exception):
+            tables.append(_causes(point.value))
+    return tables
+
+
+def _causes(target: str) -> CauseTable:
+    """From the folder of the engine's package. Raises ValueError for a malformed file, ImportError for no package."""
+    package = target.partition(":")[0].rpartition(".")[0]
+    return read_causes(files(package) / CAUSES_FILE) if package else CauseTable()
+
+
 @functools.cache
 def installed() -> tuple[EntryPoint, ...]:
     """The entry points of all packages in this environment; reading them takes some milliseconds."""
@@ -83,6 +102,7 @@ def _added(configuration: Configuration) -> Iterator[Engine | BrokenEngine]:
             continue
         try:
             maker = point.load()(configuration)
+            _causes(point.value)
         except Exception as error:  # noqa: BLE001 - another package's code may raise anything
             yield BrokenEngine(point.name, package, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             continue

@@ -13,7 +13,7 @@ from trilithon.engines.base import Engine, FallbackStep, Placement
 from trilithon.engines.wire.messages import Completion
 from trilithon.errors import EngineError, RunError
 from trilithon.measure.divergence import kl_divergence
-from trilithon.runtime.diagnostics import BEYOND_SETTINGS
+from trilithon.runtime.diagnostics import settings_help
 from trilithon.runtime.fallback.store import FailedAttempt, recall, remember
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -192,7 +192,7 @@ def _may_help(error: RunError) -> bool:
     """Whether other settings may help: not with a damaged file, nor with a request that the engine understands and
     refuses."""
     refused = isinstance(error, EngineError) and error.status < 500
-    return not refused and error.cause not in BEYOND_SETTINGS
+    return not refused and settings_help(error.cause)
 
 
 def _failed_attempt(step: FallbackStep, error: RunError) -> FailedAttempt:

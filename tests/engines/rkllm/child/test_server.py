@@ -603,11 +603,11 @@ def test_an_error_in_the_middle_is_told(rkllm, byte_tokenizer, version):
 @pytest.mark.parametrize(
     ("fault", "status", "words"),
     [
-        ("prompt", 400, "the prompt is longer than the context; shorten it"),
-        ("context", 400, "the context is not enough; shorten the prompt"),
+        ("prompt", 400, "prompt longer than the context; shorten the prompt"),
+        ("context", 400, "prompt longer than the context; shorten the prompt"),
         ("keep", 400, "choose a smaller keep_tokens"),
-        ("image", 400, "put the <image> tag there"),
-        ("memory", 503, "end what else holds it"),
+        ("image", 400, "put the <image> tag into the prompt"),
+        ("memory", 503, "close what else holds the NPU"),
         ("files", 503, "ulimit -n 102400"),
         ("silent", 500, "gave no reason"),
     ],

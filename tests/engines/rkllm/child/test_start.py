@@ -18,7 +18,7 @@ def _diagnosis(code, log):
 @pytest.mark.parametrize(
     ("fault", "cause", "words"),
     [
-        ("target", "model converted for another chip", "get or convert it for this one"),
+        ("target", "model converted for another chip", "get or convert the model for this chip"),
         ("silent", "exit code 3", "returned -1 without a reason; most often its device may not be opened"),
         ("null", "exit code 3", "said that it worked, and gave no handle"),
         *(
@@ -27,10 +27,10 @@ def _diagnosis(code, log):
                 ("platform", "this chip is not one that the NPU runtime takes", "run the model on another unit"),
                 ("unknown", "the NPU runtime cannot tell the chip", "the vendor's, 0.9.8 or newer"),
                 ("runtime", "NPU runtime older than the model", "install librkllmrt.so of the toolkit's version"),
-                ("old", "model too old for the NPU runtime", "convert it again"),
-                ("magic", "not an RKLLM model", "fetch it again"),
+                ("old", "model too old for the NPU runtime", "convert the model again"),
+                ("magic", "not an RKLLM model", "fetch the file again"),
                 ("driver", "NPU driver cannot be opened", "`trilithon doctor`"),
-                ("memory", "out of NPU memory (IOMMU domains full)", "choose another domain"),
+                ("memory", "out of NPU memory (IOMMU domains full)", "choose a smaller model or another domain"),
                 ("files", "too many open files", "ulimit -n 102400"),
             )
         ),

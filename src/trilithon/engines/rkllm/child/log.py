@@ -1,13 +1,14 @@
-"""What the RKLLM runtime prints: the facts of a load, and the reason of a failure, which its calls do not return.
-
-The messages are the runtime's own strings, as they were published for 1.2.x; they come without warranty for others.
-"""
+"""What the RKLLM runtime prints: the facts of a load, and the reason of a failure, which its calls do not return."""
 
 import ctypes
 import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from trilithon.engines.causes import CAUSES_FILE, KnownCause, read_causes
 
 __all__ = ["NativeLog", "Reason", "context_limit", "explain", "load_facts"]
 
@@ -70,91 +71,22 @@ def context_limit(log: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a call failed. `message` ends with the fix; `status` is what HTTP calls it, `kind` llama-server's word."""
+    """Why a call failed. `message` ends with the fix; `status` and `kind` are those of the HTTP answer."""
 
     message: str
     status: int = 500
     kind: str = "server_error"
 
 
-# What gives it away (a part of the line, in lower case), what went wrong, and what fixes it.
-_FAULTS = (
-    (
-        "your platform is unknown",
-        "the NPU runtime does not recognise this chip",
-        "`trilithon doctor` says whether the NPU's driver is the vendor's, 0.9.8 or newer",
-    ),
-    (
-        "platform error, must be",
-        "the NPU runtime does not support this chip",
-        "run the model on another unit",
-    ),
-    ("target_platform does not match", "the model was converted for another chip", "get or convert it for this one"),
-    ("max_context_limit[", "the context is longer than the model was converted for", "choose a shorter one"),
-    (
-        "rkllm-runtime version is lower",
-        "the NPU runtime is older than the model",
-        "install librkllmrt.so of the toolkit's version",
-    ),
-    (
-        "the model version is too old",
-        "the model is too old for this NPU runtime",
-        "convert it again, or use an older librkllmrt.so",
-    ),
-    ("invalid rkllm model", "this is no RKLLM model, or a damaged one", "fetch it again and compare its sha256"),
-    (
-        "failed to open rknpu module",
-        "the NPU's driver cannot be opened",
-        "load it and let this user open its device: `trilithon doctor`",
-    ),
-)
-_SCARCE = (
-    (
-        "failed to malloc npu memory",
-        "the NPU's memory is full: a domain holds 4 GB",
-        "end what else holds it, or choose another domain or a smaller model",
-    ),
-    (
-        "too many open files",
-        "too many open files",
-        "raise the limit: ulimit -n 102400 (systemd: LimitNOFILE=102400)",
-    ),
-)
-_TOO_LONG = (
-    (
-        "prompt is greater than max context",
-        "the prompt is longer than the context",
-        "shorten it, or choose a longer one",
-    ),
-    ("context is not enough", "the context is not enough", "shorten the prompt, or choose a longer context"),
-)
-_INVALID = (
-    (
-        "n_keep must be less than",
-        "more tokens are to be kept than the context holds",
-        "choose a smaller keep_tokens or a longer context",
-    ),
-    ("must contain the <image> tag", "a picture came without its place in the prompt", "put the <image> tag there"),
-    ("failed to open lora", "the LoRA adapter cannot be opened", "check its path"),
-    ("failed to load prompt cache", "this is no prompt cache of this model", "save it again"),
-    ("failed to open prompt cache", "the prompt cache cannot be written", "check the folder and its free space"),
-)
-_KNOWN = {
-    sign: Reason(f"{what}; {fix}", status, kind)
-    for faults, status, kind in (
-        (_FAULTS, 500, "server_error"),
-        (_SCARCE, 503, "unavailable_error"),
-        (_TOO_LONG, 400, "exceed_context_size_error"),
-        (_INVALID, 400, "invalid_request_error"),
-    )
-    for sign, what, fix in faults
-}
+@cache
+def _causes() -> tuple[KnownCause, ...]:
+    return read_causes(files("trilithon.engines.rkllm") / CAUSES_FILE).causes
 
 
 def explain(log: str) -> Reason | None:
-    """The reason that stands last in what the runtime wrote; None when nothing of it is known."""
+    """The last known reason in the log; None where there is none."""
     for line in reversed(log.lower().splitlines()):
-        for sign, reason in _KNOWN.items():
-            if sign in line:
-                return reason
+        for known in _causes():
+            if any(sign in line for sign in known.signs):
+                return Reason(f"{known.cause}; {known.advice}", known.status, known.kind)
     return None
