@@ -33,9 +33,9 @@ from trilithon.runtime.npu import NpuLock
 
 async def work(lock, log, turns, seconds):
     note = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    tenancy = NpuLock("model", path=Path(lock), limit_seconds=30)
+    exclusive = NpuLock("model", path=Path(lock), limit_seconds=30)
     for _ in range(int(turns)):
-        async with tenancy.turn():
+        async with exclusive.turn():
             os.write(note, f"{os.getpid()} in\\n".encode())
             await asyncio.sleep(float(seconds))
             os.write(note, f"{os.getpid()} out\\n".encode())
@@ -300,7 +300,7 @@ class OnNpu(ScriptedEngine):
     """The scripted engine, as if it worked on the NPU."""
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
-        return replace(super().launch(placement, folder), tenancy="npu")
+        return replace(super().launch(placement, folder), exclusive="npu")
 
 
 ASK = Completion(prompt=[5, 6, 7], max_tokens=20, ignore_eos=True)

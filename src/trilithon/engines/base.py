@@ -117,7 +117,7 @@ class Launch:
     """How to start a placement's child. The child serves the wire on the Unix socket `socket`.
 
     `environment` is added to the caller's, less the variables whose names begin with one of `hidden`; `open_files` is
-    the limit to ask for (soft, up to the hard one). `tenancy` names what only one process of the machine may work
+    the limit to ask for (soft, up to the hard one). `exclusive` names what only one process of the machine may work
     on at a time; the runner then holds its lock while it loads and during every request.
     """
 
@@ -127,7 +127,7 @@ class Launch:
     hidden: tuple[str, ...] = ()
     cpus: tuple[int, ...] | None = None
     open_files: int | None = None
-    tenancy: Literal["npu"] | None = None
+    exclusive: Literal["npu"] | None = None
 
 
 @runtime_checkable

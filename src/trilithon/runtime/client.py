@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.wire.messages import (
+    CacheTransfer,
     Candidate,
     Chat,
     Completion,
     Event,
     Finished,
-    Moved,
     PromptProgress,
     Timings,
     Token,
@@ -73,19 +73,19 @@ class Client:
         with understood("/apply-template", reply):
             return str(reply["prompt"])
 
-    async def save_slot(self, slot: int, name: str) -> Moved:
+    async def save_slot(self, slot: int, name: str) -> CacheTransfer:
         """Write the slot's KV cache to the file `name` in the folder that the launch gave the engine."""
         return await self._moved(slot, "save", name, ("n_saved", "n_written"))
 
-    async def restore_slot(self, slot: int, name: str) -> Moved:
+    async def restore_slot(self, slot: int, name: str) -> CacheTransfer:
         """Put what `save_slot` of a like engine wrote in place of the slot's KV cache."""
         return await self._moved(slot, "restore", name, ("n_restored", "n_read"))
 
-    async def _moved(self, slot: int, action: str, name: str, counts: tuple[str, str]) -> Moved:
+    async def _moved(self, slot: int, action: str, name: str, counts: tuple[str, str]) -> CacheTransfer:
         path = f"/slots/{slot}?action={action}"
         reply = await self._call("POST", path, {"filename": name})
         with understood(path, reply):
-            return Moved(int(reply[counts[0]]), int(reply[counts[1]]), float(reply["timings"][f"{action}_ms"]))
+            return CacheTransfer(int(reply[counts[0]]), int(reply[counts[1]]), float(reply["timings"][f"{action}_ms"]))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         """The most probable next tokens after `request.prompt`, `request.candidates` of them, best first."""

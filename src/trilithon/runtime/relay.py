@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import h11
 
-from trilithon.engines.wire.messages import NO_PINGS, Finished, Handed, Timings
+from trilithon.engines.wire.messages import NO_PINGS, Finished, HandoverResult, Timings
 from trilithon.runtime.client import Client
 from trilithon.runtime.engine_errors import refusal, translated
 from trilithon.runtime.exchange import Exchange
@@ -49,7 +49,7 @@ class Relayed:
     """
 
     def __init__(self, client: Client, exchange: Exchange, asked: Asked, first_seconds: float):
-        self.handed: Handed | None = None
+        self.handed: HandoverResult | None = None
         self.timings: Timings | None = None
         self.first_ns = self.last_ns = 0
         self.complete = False

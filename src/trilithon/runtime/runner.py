@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trilithon.engines.base import Engine, Launch, Placement
-from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, Moved, Timings
+from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Completion, Event, Finished, Timings
 from trilithon.errors import ChildDied, EngineTimeout, StartError
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.npu import NpuLock, other_npu_users
@@ -151,10 +151,10 @@ class Runner:
     async def rendered(self, request: Chat | Mapping[str, Any]) -> str:
         return await self._asked(self.client.rendered(request))
 
-    async def save_slot(self, slot: int, name: str) -> Moved:
+    async def save_slot(self, slot: int, name: str) -> CacheTransfer:
         return await self._asked(self.client.save_slot(slot, name))
 
-    async def restore_slot(self, slot: int, name: str) -> Moved:
+    async def restore_slot(self, slot: int, name: str) -> CacheTransfer:
         return await self._asked(self.client.restore_slot(slot, name))
 
     async def vocabulary(self) -> int:
@@ -210,7 +210,7 @@ class Runner:
 
 async def _tenancy(launch: Launch, name: str, waiting: Callable[[str], None] | None) -> tuple[Turn, tuple[str, ...]]:
     """How to take turns on the unit, and who else has it open."""
-    if launch.tenancy is None:
+    if launch.exclusive is None:
         return contextlib.nullcontext, ()
     return NpuLock(name, waiting=waiting).turn, await asyncio.to_thread(other_npu_users)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
-from trilithon.engines.wire.messages import Handed
+from trilithon.engines.wire.messages import HandoverResult
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
@@ -44,7 +44,7 @@ class Answer:
         return self._asking.relayed.content_type
 
     @property
-    def handed(self) -> Handed | None:
+    def handed(self) -> HandoverResult | None:
         return self._asking.relayed.handed
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:

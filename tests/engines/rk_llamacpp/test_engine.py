@@ -389,7 +389,7 @@ def test_limits_cpus_and_a_clean_environment(
     assert seen(log)["environment"] == {"RKNPU_DEVICE": "RK3588", "RKNPU_HYBRID": "W8A8_HADAMARD"}
     assert seen(log)["files"] == FILES
     assert seen(log)["cpus"] == [cpu]
-    assert it.engine.launch(placement(it, file), tmp_path).tenancy == "npu"
+    assert it.engine.launch(placement(it, file), tmp_path).exclusive == "npu"
 
 
 # -- what is said before

@@ -300,7 +300,7 @@ def test_launch(tmp_path: Path, configuration: Configuration, plant: Plant) -> N
     assert arguments["--model"] == str(tmp_path / "m.rkllm")
     assert told(launch.argv) == LoadOptions(context=2976, cpu_mask=0xF0, chip="RK3588", slots=str(tmp_path / "slots"))
     assert (tmp_path / "slots").is_dir()
-    assert (launch.tenancy, launch.open_files, launch.cpus) == ("npu", 102400, (4, 5, 6, 7))
+    assert (launch.exclusive, launch.open_files, launch.cpus) == ("npu", 102400, (4, 5, 6, 7))
     assert launch.environment == {"RKLLM_LOG_LEVEL": "1"}
     assert launch.hidden == ("RKLLM_",)
 

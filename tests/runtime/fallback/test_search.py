@@ -192,7 +192,7 @@ def test_it_tells_what_it_waits_for(
 ) -> None:
     class OnNpu(Fragile):
         def launch(self, placement: Placement, folder: Path) -> Launch:
-            return replace(super().launch(placement, folder), tenancy="npu")
+            return replace(super().launch(placement, folder), exclusive="npu")
 
     monkeypatch.setenv("TRILITHON_NPU_LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr("trilithon.runtime.npu._TELL_SECONDS", 0.05)

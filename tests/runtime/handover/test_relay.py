@@ -15,7 +15,7 @@ import pytest
 
 from trilithon.engines.base import Placement, Settings
 from trilithon.engines.llamacpp.engine import LlamaCpp
-from trilithon.engines.wire.messages import Handed
+from trilithon.engines.wire.messages import HandoverResult
 from trilithon.errors import ChildDied, EngineError
 from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.handover import handover as handover_module
@@ -87,7 +87,7 @@ def _said(body: Mapping[str, Any]) -> str:
     return str(message.get("content") or message.get("text") or "")
 
 
-async def told(runner: Runner, path: str, body: dict[str, Any]) -> tuple[str, Handed | None]:
+async def told(runner: Runner, path: str, body: dict[str, Any]) -> tuple[str, HandoverResult | None]:
     async with runner.relay(path, body) as answer:
         return text_in(await answer.read()), answer.handed
 

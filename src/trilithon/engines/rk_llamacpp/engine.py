@@ -99,7 +99,7 @@ class RkLlamaCpp:
             hidden=_HIDDEN,
             cpus=settings.cpus,
             open_files=facts()["open_files"],
-            tenancy="npu",
+            exclusive="npu",
         )
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:

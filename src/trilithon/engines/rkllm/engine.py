@@ -117,7 +117,7 @@ class Rkllm:
             hidden=("RKLLM_",),
             cpus=settings.cpus,
             open_files=_OPEN_FILES,
-            tenancy="npu",
+            exclusive="npu",
         )
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:

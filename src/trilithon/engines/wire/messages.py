@@ -11,13 +11,13 @@ from typing import Any
 
 __all__ = [
     "NO_PINGS",
+    "CacheTransfer",
     "Candidate",
     "Chat",
     "Completion",
     "Event",
     "Finished",
-    "Handed",
-    "Moved",
+    "HandoverResult",
     "PromptProgress",
     "Timings",
     "Token",
@@ -55,8 +55,8 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A slot's KV cache was written to a file, or read from one."""
+class CacheTransfer:
+    """A slot's KV cache was written to a file, or read from one: `tokens` in `size_bytes`."""
 
     tokens: int
     size_bytes: int
@@ -64,10 +64,12 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handed:
-    """What a handover did for one request. `prefill` and `decode` name the placements that did the work; where both
-    are one, `reason` says why. `prefill_tokens` in `prefill_ms` by the prefilling engine's clock; `moves` are the
-    KV caches moved for it: milliseconds with everything around them, and bytes."""
+class HandoverResult:
+    """What a handover did for one request. `prefill` and `decode` are the names of the placements that did the work;
+    where they are the same, `reason` says why.
+
+    `prefill_tokens` in `prefill_ms` are by the prefilling engine's clock. `transfer_ms` is the rest of the handover's
+    duration, and `transfer_bytes` the size of all KV caches that were moved for it."""
 
     prefill: str
     decode: str
@@ -112,7 +114,7 @@ class Finished:
     at_ns: int
     reason: str
     timings: Timings | None
-    handed: Handed | None = None
+    handed: HandoverResult | None = None
 
 
 Event = PromptProgress | Token | Finished

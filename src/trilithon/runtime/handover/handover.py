@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.base import Placement
-from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, Handed, Timings
+from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, HandoverResult, Timings
 from trilithon.errors import EngineError, RunError
 from trilithon.runtime.handover.backoff import Backoff
 from trilithon.runtime.handover.costs import Costs, Way
@@ -53,7 +53,7 @@ class _Brought:
     tokens: tuple[int, ...]
     started_ns: int
     held: int
-    handed: Handed
+    handed: HandoverResult
     prefilled: Timings | None = None
     tried: bool = False
 
@@ -292,7 +292,7 @@ class Handover(Runner):
         self.costs.prefiller.learn(done.prompt_n, done.prompt_ms)
         self.costs.move.learn(tokens, (moved_ns - prefilled_ns) / 1e6)
         brought.prefilled = done
-        brought.handed = Handed(
+        brought.handed = HandoverResult(
             prefill=self._names[0],
             decode=self._names[1],
             prefill_tokens=done.prompt_n,
@@ -352,8 +352,8 @@ class Handover(Runner):
         )
         return replace(finished, timings=own, handed=brought.handed)
 
-    def _alone(self, reason: str) -> Handed:
-        return Handed(prefill=self._names[1], decode=self._names[1], reason=reason)
+    def _alone(self, reason: str) -> HandoverResult:
+        return HandoverResult(prefill=self._names[1], decode=self._names[1], reason=reason)
 
     async def _try_out(self, slot: int) -> bool:
         """Whether its caches can be handed over; asked once, as soon as there is a prefiller."""

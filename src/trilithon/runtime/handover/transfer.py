@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from trilithon.engines.wire.messages import Moved
+from trilithon.engines.wire.messages import CacheTransfer
 from trilithon.errors import EngineError, EngineTimeout, RunError
 from trilithon.runtime.memory_need import available_bytes
 from trilithon.runtime.process import workspace
@@ -43,7 +43,7 @@ class Transfer:
         self._bytes_per_token = bytes_per_token
         self._numbers = itertools.count(1)
         self._wanted: set[str] = set()
-        self._saving: set[asyncio.Task[Moved]] = set()
+        self._saving: set[asyncio.Task[CacheTransfer]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -81,7 +81,7 @@ class Transfer:
             restored = await _part(target, target.restore_slot(slot, name), watched, limit_seconds)
         return restored.tokens
 
-    async def _save(self, source: Runner, slot: int, name: str) -> Moved:
+    async def _save(self, source: Runner, slot: int, name: str) -> CacheTransfer:
         """To its end, also when nobody waits any more: the engine writes on, and the file would come after its
         removal."""
         saving = asyncio.create_task(source.save_slot(slot, name))
@@ -91,7 +91,7 @@ class Transfer:
         self._note(saved, self.folder / name)
         return saved
 
-    def _saved(self, saving: asyncio.Task[Moved]) -> None:
+    def _saved(self, saving: asyncio.Task[CacheTransfer]) -> None:
         self._saving.discard(saving)
         if not saving.cancelled():
             saving.exception()  # whoever still waits for it is told; nobody else has to be
@@ -114,7 +114,7 @@ class Transfer:
             if path.name not in self._wanted:
                 path.unlink(missing_ok=True)
 
-    def _note(self, saved: Moved, path: Path) -> None:
+    def _note(self, saved: CacheTransfer, path: Path) -> None:
         """Raises Refused when less was written than was said: llama-server does not tell of a full disk."""
         written = path.stat().st_size if path.exists() else 0
         if written != saved.size_bytes or not written:
@@ -128,7 +128,9 @@ class Transfer:
             self._bytes_per_token = written / saved.tokens
 
 
-async def _part(side: Runner, answer: Awaitable[Moved], watched: Runner | None, limit_seconds: float | None) -> Moved:
+async def _part(
+    side: Runner, answer: Awaitable[CacheTransfer], watched: Runner | None, limit_seconds: float | None
+) -> CacheTransfer:
     """One side's part of a move."""
     try:
         return await (within(limit_seconds, answer) if side is watched else answer)

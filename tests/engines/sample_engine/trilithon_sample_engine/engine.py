@@ -38,7 +38,7 @@ class SampleEngine:
         if placement.settings.micro_batch != _MICRO_BATCH:
             command = "echo sample: the micro-batch is too large; kill -SEGV $$"
             return Launch(argv=("/bin/sh", "-c", command), socket=socket)
-        return Launch(argv=embedded_argv(placement, socket, slots), socket=socket, tenancy="npu")
+        return Launch(argv=embedded_argv(placement, socket, slots), socket=socket, exclusive="npu")
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         settings = replace(placement.settings, micro_batch=_MICRO_BATCH)
