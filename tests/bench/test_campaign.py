@@ -269,7 +269,7 @@ def test_it_does_not_go_on_with_another_file_of_the_same_name(bench: Bench, tmp_
     write_tiny_model(bench.model)
     number = cancelled_at(bench, lambda step: "loading" in step.text, GOOD, rounds=2)
     write_tiny_model(bench.model, seed=77)
-    with pytest.raises(UserError, match=rf"campaign {number} cannot go on.*file .*results rm {number}"):
+    with pytest.raises(UserError, match=rf"campaign {number} cannot be resumed.*file .*results rm {number}"):
         bench(GOOD, resume=number, rounds=2)
     with bench.store() as store:
         assert store.campaign(number).status == "interrupted"

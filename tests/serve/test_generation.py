@@ -78,7 +78,7 @@ def test_what_is_no_json_object_is_refused(content: bytes) -> None:
 def test_an_answer_that_breaks_off_is_no_answer() -> None:
     reader = AnswerReader()
     reader.feed(sse(chat({"content": "a"})))
-    with pytest.raises(EngineError, match="broke off"):
+    with pytest.raises(EngineError, match="interrupted"):
         reader.end()
 
 

@@ -79,7 +79,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         at, why = first["loc"][-1], first["ctx"]["error"]
-        return _answer(request, ApiError(f"the body is no JSON: {why} at its character {at}", status=400))
+        return _answer(request, ApiError(f"the body is not JSON: {why} at character {at}", status=400))
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     return _answer(request, ApiError(f"{where or 'body'}: {first['msg']}", status=400, field=where))
 

@@ -75,14 +75,14 @@ class AnswerReader:
     def end(self) -> End:
         """Raises Refused when the answer broke off."""
         if not self._reason:
-            raise EngineError("the answer broke off before its end", status=502, cause="broken off")
+            raise EngineError("the answer was interrupted", status=502, cause="broken off")
         return End(reason=self._reason, timings=self._timings, stop_word=self._stop_word)
 
     def _message(self, message: Mapping[str, Any]) -> list[Piece]:
         if "error" in message or ("message" in message and "code" in message):
             error = message.get("error", message)
             text = error.get("message", error) if isinstance(error, dict) else error
-            raise EngineError(f"the engine broke off: {text}", status=502, cause="refused in the middle")
+            raise EngineError(f"the engine failed: {text}", status=502, cause="error during the answer")
         if message.get("timings"):
             self._timings = Timings.parse(message["timings"])
         if "choices" not in message:
@@ -122,7 +122,7 @@ def _object(value: bytes) -> dict[str, Any]:
     try:
         found = json.loads(value)
     except ValueError as error:
-        raise EngineError(f"the engine answered no JSON: {value[:80]!r}", status=502, cause="bad answer") from error
+        raise EngineError(f"the engine's answer is not JSON: {value[:80]!r}", status=502, cause="bad answer") from error
     if not isinstance(found, dict):
-        raise EngineError(f"the engine answered no JSON object: {value[:80]!r}", status=502, cause="bad answer")
+        raise EngineError(f"the engine's answer is not a JSON object: {value[:80]!r}", status=502, cause="bad answer")
     return found

@@ -101,7 +101,7 @@ async def apply_template(request: Request, body: TemplateBody) -> Response:
 async def rerank(request: Request, body: RerankBody) -> Response:
     """How well each document answers the query; for models made for it."""
     if body.documents is None and body.texts is None:
-        raise wrong("documents", "documents is missing; send a list of texts")
+        raise wrong("documents", "documents is missing; send a list of strings")
     return await _forwarded(request, "/v1/rerank", body, needs=frozenset({"embeddings"}))
 
 
@@ -118,7 +118,7 @@ def _require_texts(messages: Sequence[Mapping[str, Any]]) -> None:
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, dict) or part.get("type") != "text":
-                raise wrong("messages", "messages: only texts go into a template; leave out what is none")
+                raise wrong("messages", "messages: only text is supported by a template; leave out everything else")
 
 
 async def _forwarded(
@@ -145,7 +145,7 @@ async def _forwarded(
         except EngineError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            message = f"the engine that runs this model has no {path.rpartition('/')[2]}; choose another placement"
+            message = f"the engine of this model has no {path.rpartition('/')[2]}; choose another placement"
             raise ApiError(message, status=HTTPStatus.NOT_IMPLEMENTED, kind="not_supported_error") from error
 
     return Reply(opening, broken_stream)

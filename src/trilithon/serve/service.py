@@ -167,7 +167,9 @@ class Service:
         names = {loaded.key.partition(" (")[0] for loaded in self.pool.loaded()}
         entries = [entry for entry in self.shelf.models() if not names or entry.name in names]
         if len(entries) != 1:
-            raise ApiError("which model? name one of GET /v1/models in the field model", status=400, field="model")
+            raise ApiError(
+                "model is required; name one of GET /v1/models in the field model", status=400, field="model"
+            )
         return entries[0]
 
     async def _found(
@@ -184,7 +186,7 @@ class Service:
                     return entry, key, loaded.placement
         placement = await asyncio.to_thread(self.shelf.placement, entry, context, spelled)
         if task == "rank" and placement.file.pooling != "rank":
-            raise ApiError(f"{entry.name} does not rank texts; choose a model made for it", status=400, field="model")
+            raise ApiError(f"{entry.name} does not rank texts; choose a reranking model", status=400, field="model")
         if task != "generate":
             settings = replace(placement.settings, task=task, slots=1)
             placement = replace(placement, settings=settings, prefill=None)
@@ -202,12 +204,12 @@ def _task(generation: Generation) -> Task:
 
 
 _WORDS: Mapping[Feature, str] = {
-    "logprobs": "gives no log-probabilities",
-    "grammar": "cannot be held to a form",
-    "vision": "does not see images",
-    "embeddings": "gives no embeddings",
+    "logprobs": "returns no log-probabilities",
+    "grammar": "does not support structured output",
+    "vision": "does not support images",
+    "embeddings": "returns no embeddings",
     "speculation": "does not speculate",
-    "handover": "cannot hand over",
+    "handover": "does not support handover",
 }
 
 
@@ -216,7 +218,11 @@ def _require(generation: Generation, placement: Placement) -> None:
     for need in sorted(generation.needs - placement.build.features):
         raise ApiError(f"{placement.name} {_WORDS[need]}; leave that out, or choose another placement", status=400)
     if "logprobs" in generation.needs and placement.settings.speculation:
-        words = "guesses tokens ahead, and computes no probabilities for those; leave that out, or choose a placement"
-        raise ApiError(f"{placement.name} {words} without spec", status=400, field="logprobs")
+        raise ApiError(
+            f"{placement.name} uses speculative decoding, which computes no probabilities for drafted tokens; leave "
+            "out logprobs, or choose a placement without spec",
+            status=400,
+            field="logprobs",
+        )
     if "vision" in generation.needs and placement.file.vision_encoder is None:
-        raise ApiError(f"{generation.model} does not see images; choose a model with a vision encoder", status=400)
+        raise ApiError(f"{generation.model} does not support images; choose a model with a vision encoder", status=400)

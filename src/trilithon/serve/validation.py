@@ -60,7 +60,7 @@ def validate(fields: Mapping[str, Any], rules: Rules) -> ValidatedBody:
             body[name] = value
         elif name in rules.neutral:
             if value not in rules.neutral[name]:
-                raise wrong(name, f"{name} cannot be honoured here; leave it out")
+                raise wrong(name, f"{name} is not supported; leave it out")
         else:
             ignored.append(name)
     return ValidatedBody(body=body, ignored=tuple(ignored))
@@ -98,12 +98,12 @@ def require_sound(value: Any) -> None:
 
 def _require_sound_value(value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise wrong("", "a number in the body is infinite or none at all; JSON has no such numbers")
+        raise wrong("", "a number in the body is infinite or NaN, which JSON does not allow")
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise wrong("", "a text in the body has half of a surrogate pair; send whole characters") from error
+            raise wrong("", "a string in the body has half of a surrogate pair; send complete characters") from error
 
 
 def require_few(items: Sequence[Any], most: int, field: str) -> None:

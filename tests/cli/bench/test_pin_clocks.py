@@ -191,7 +191,7 @@ def test_a_killed_campaign_leaves_a_record_that_the_doctor_puts_back(
     assert (done.code, done.stdout) == (0, f"put back what process {measuring.pid} had left\n")
     assert content(board) == FILES
     again = trilithon("doctor", "--restore")
-    assert (again.code, again.stdout) == (0, "nothing to put back: no clock is left pinned\n")
+    assert (again.code, again.stdout) == (0, "nothing to restore: no clock is pinned\n")
 
 
 def test_what_cannot_be_put_back_ends_with_the_command(trilithon: Program, home: Path, board: Machine) -> None:
@@ -206,7 +206,7 @@ def test_what_cannot_be_put_back_ends_with_the_command(trilithon: Program, home:
     done = trilithon("doctor", "--restore")
     assert done.code == 1
     assert "it was dmc_ondemand" in done.stdout
-    assert done.stderr == f"error: not all is as it was; run: {tuning_record.restore_command(folder)}\n"
+    assert done.stderr == f"error: not everything was restored; run: {tuning_record.restore_command(folder)}\n"
     assert f"sudo env TRILITHON_DATA={folder} " in done.stderr
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_put_back_ends_with_the_command(trilithon: Program, home:
 def test_restore_stands_alone(trilithon: Program, words: tuple[str, ...]) -> None:
     done = trilithon("doctor", *words)
     assert done.code == 2
-    assert done.stderr == "error: --restore puts clocks back and does nothing else; leave --json out\n"
+    assert done.stderr == "error: --restore restores clocks and does nothing else; leave --json out\n"
 
 
 def test_the_doctor_says_that_clocks_are_left(trilithon: Program, home: Path, board: Machine) -> None:

@@ -87,7 +87,7 @@ def test_what_is_piped_stands_behind_the_prompt(served: Any) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "nothing was asked; write the question behind the model"), (b"\xff\xfe", "no UTF-8 text; convert it")],
+    [(b"", "no question; write it after the model"), (b"\xff\xfe", "not UTF-8 text; convert it")],
 )
 def test_nothing_to_ask(asked: Program, pipe: Callable[[bytes], None], content: bytes, message: str) -> None:
     pipe(content)
@@ -100,7 +100,7 @@ def test_nothing_to_ask(asked: Program, pipe: Callable[[bytes], None], content: 
     ("words", "message"),
     [
         (("no-such", "hi"), "see trilithon list for what is here, and trilithon pull for more"),
-        (("./none.gguf", "hi"), "none.gguf is no file"),
+        (("./none.gguf", "hi"), "none.gguf is not a file"),
         (("tiny", "hi", "-p", "seed"), "--parameter seed: write NAME=VALUE"),
         (("tiny", "hi", "-p", "sede=1"), "did you mean seed?"),
         (("tiny", "hi", "--format", "yaml"), "--format yaml: write json, or a JSON schema"),
@@ -126,7 +126,7 @@ def test_an_image_for_a_model_that_does_not_see(asked: Program, tmp_path: Path) 
     path.write_bytes(base64.b64decode(PICTURE))
     code, out, errors = asked("run", "tiny", f"what is in {path}?")
     assert (code, out, errors.count("\n")) == (2, "", 1)
-    assert "does not see images" in errors
+    assert "does not support images" in errors
 
 
 def test_a_file_is_run_by_a_server_of_its_own(

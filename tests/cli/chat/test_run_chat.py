@@ -101,7 +101,7 @@ def chat(served: Any, tmp_path: Path) -> Iterator[Chat]:
             own = {"TRILITHON_HOST": served.url, "TRILITHON_DATA": str(tmp_path / "chat")}
             terminal = Terminal("tiny", *words, environment=served.environment | own)
             running.callback(terminal.close)
-            assert "/? says what there is" in terminal.until(">>> ")
+            assert "/? lists the commands" in terminal.until(">>> ")
             return terminal
 
         yield start
@@ -165,7 +165,7 @@ def test_several_lines_and_ctrl_c_gives_them_up(chat: Chat, tmp_path: Path) -> N
 def test_settings_are_obeyed_and_shown(chat: Chat) -> None:
     terminal = chat()
     assert "num_predict is 3 now" in terminal.says("/set parameter num_predict 3")
-    assert "timings are shown now" in terminal.says("/set verbose")
+    assert "timings are on" in terminal.says("/set verbose")
     shown = terminal.says("hello")
     assert END not in shown
     assert re.search(r"decode: +3 tokens in [\d.]+ s, [\d.]+ tokens/s\nran on: +scripted/cpu", shown)

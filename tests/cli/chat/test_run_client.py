@@ -102,7 +102,7 @@ def test_a_proxy_of_the_environment_does_not_get_between(serve: Serve, monkeypat
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"\xff"])
 def test_another_program_is_told(serve: Serve, content: bytes) -> None:
-    with pytest.raises(TrilithonError, match="is no Trilithon server; set TRILITHON_HOST"):
+    with pytest.raises(TrilithonError, match="is not a Trilithon server; set TRILITHON_HOST"):
         running_server({"TRILITHON_HOST": serve(version=(200, content))})
 
 
@@ -113,8 +113,8 @@ def test_another_program_is_told(serve: Serve, content: bytes) -> None:
         (404, b'{"error": "model \'x\' not found"}', UserError, "model 'x' not found"),
         (400, b'{"error": {"message": "bad\\nbody"}}', UserError, "bad body"),
         (503, b'{"error": "busy"}', TrilithonError, "busy"),
-        (500, b"oops", TrilithonError, "answers with status 500"),
-        (500, b"[]", TrilithonError, "answers with status 500"),
+        (500, b"oops", TrilithonError, "returned status 500"),
+        (500, b"[]", TrilithonError, "returned status 500"),
     ],
 )
 def test_refusals_are_one_line(
@@ -144,10 +144,10 @@ def test_only_line_feeds_part_messages(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lines({"message": {}}), "broke off"),
-        (b"", "broke off"),
+        (lines({"message": {}}), "interrupted"),
+        (b"", "interrupted"),
         (lines({"message": {}}, {"error": "out of memory"}), "out of memory"),
-        (b'{"message": ', "no Trilithon server"),
+        (b'{"message": ', "not a Trilithon server"),
     ],
 )
 def test_answers_that_end_badly(serve: Serve, content: bytes, message: str) -> None:

@@ -79,7 +79,7 @@ def test_timings_tell_the_cache_the_units_and_the_handover() -> None:
 @pytest.mark.parametrize(
     ("shown", "subject", "lines"),
     [
-        ({}, "info", ["nothing is known"]),
+        ({}, "info", ["unknown"]),
         ({}, "system", ["the model has no system of its own"]),
         ({"template": "{{ .Prompt }}\x1b[2J"}, "template", ["{{ .Prompt }}\ufffd[2J"]),
         ({}, "parameters", ["no parameter is set"]),
@@ -130,7 +130,7 @@ def test_conversations_that_cannot_be_had(configuration: Configuration) -> None:
     with pytest.raises(UserError, match="there are: coffee"):
         load_conversation(talk, "tea", configuration)
     path.write_bytes(b"\xff")
-    with pytest.raises(UserError, match="save it anew with /save coffee"):
+    with pytest.raises(UserError, match="save it again with /save coffee"):
         load_conversation(talk, "coffee", configuration)
 
 

@@ -127,7 +127,7 @@ def test_without_a_meter_it_says_so(tmp_path: Path) -> None:
         window = Window(sampler)
         assert "no reading yet" in drawn(machine, window)
         window.wait(0.05)
-        assert plain_lines(read_board(machine), window)[-1] == "no power meter that this user may read"
+        assert plain_lines(read_board(machine), window)[-1] == "no power meter readable by this user"
 
 
 def test_in_a_pipe_it_prints_one_frame_and_ends(trilithon: Program) -> None:

@@ -224,7 +224,7 @@ def test_built_listed_and_deleted(trilithon: Program, home: Path, source: Path) 
     assert (row["source"], row["facts"]["flags"]["GGML_NATIVE"]) == ("built here", "ON")
     again = trilithon("engines", "build", "--source", source)
     assert (again.code, again.stdout) == (0, done.stdout)
-    assert "native-local is there already; to compile it again, add --force" in again.stderr
+    assert "native-local exists; to compile it again, add --force" in again.stderr
     done = trilithon("engines", "remove", "native-local", "--delete")
     assert (done.code, done.stderr) == (0, "removed native-local\n")
     assert not folder.exists()
@@ -276,7 +276,7 @@ def test_check_anew_forgets_what_was_found(trilithon: Program, tiny: Path) -> No
     remember(configuration, placement, "one layer less", ())
     done = trilithon("engines", "check", "embedded", "--anew")
     assert (done.code, recall(configuration, placement)) == (0, None)
-    assert done.stderr.startswith("llama.cpp@embedded/cpu: forgot what was found for 1 kind of model\n")
+    assert done.stderr.startswith("llama.cpp@embedded/cpu: forgot the fallback settings for 1 kind of model\n")
 
 
 def test_check_fails_with_what_fails(trilithon: Program, home: Path) -> None:

@@ -60,7 +60,8 @@ def test_a_port_in_use_is_one_line() -> None:
         with pytest.raises(UserError) as caught:
             listen("127.0.0.1", port)
     assert str(caught.value) == (
-        f"another program listens at 127.0.0.1, port {port} already; choose another with --port, or find it: ss -ltnp"
+        f"another program already listens at 127.0.0.1, port {port}; choose another port with --port, "
+        "or find it: ss -ltnp"
     )
 
 
@@ -89,7 +90,7 @@ def test_a_unix_socket_is_for_owner_and_group_and_a_dead_ones_is_taken_over(tmp_
     with listen_unix(path) as first:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert url_of(first) == f"unix:{path}"
-        with pytest.raises(UserError, match="a server listens there already"):
+        with pytest.raises(UserError, match="a server already listens there"):
             listen_unix(path)
     # The file of the closed one was left.
     with listen_unix(path), socket.socket(socket.AF_UNIX) as client:
@@ -99,7 +100,7 @@ def test_a_unix_socket_is_for_owner_and_group_and_a_dead_ones_is_taken_over(tmp_
 def test_unix_paths_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for path, message in (
-        (tmp_path / "file", "that is no socket"),
+        (tmp_path / "file", "not a socket"),
         (tmp_path / "none" / "wire", "No such file or directory"),
         (tmp_path / ("long" * 30), "107 bytes at most"),
     ):
@@ -150,7 +151,7 @@ def test_a_descriptor_that_is_no_socket() -> None:
         "from trilithon.cli.serve.listening import activated_sockets\nactivated_sockets()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "UserError: systemd handed over descriptor 3, which is no socket" in done.stderr
+    assert "UserError: systemd handed over descriptor 3, which is not a socket" in done.stderr
 
 
 def test_without_systemd_there_is_nothing() -> None:

@@ -75,7 +75,7 @@ def test_it_says_where_and_what_to_paste_and_sigterm_ends_it_with_0(serving: Ser
 
 def test_without_models_it_says_how_to_get_one(serving: Serving) -> None:
     served = serving()
-    assert "no model is here yet; fetch one: trilithon pull" in served.said("for clients")
+    assert "there are no models yet; pull one: trilithon pull" in served.said("for clients")
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number
         last = json.loads(list(lines)[-1])
     assert last["done_reason"] == "stop"
     assert served.ended() == 0
-    assert "waiting for answers at work: 1; once more ends it at once" in served.errors
+    assert "waiting for answers at work: 1; press again to stop at once" in served.errors
     assert goes(child)
 
 
@@ -264,8 +264,8 @@ def test_a_key_lets_in_beyond_this_machine(serving: Serving, tiny: Path, tmp_pat
         (("--placement", "nonsense"), "write ENGINE/UNIT"),
         (("--pin", "no-such-model"), "no-such-model"),
         (("--port", "70000"), "70000"),
-        (("--host-name", "http://x"), "is no host name"),
-        (("none.gguf",), "none.gguf is no file; name a .gguf"),
+        (("--host-name", "http://x"), "is not a host name"),
+        (("none.gguf",), "none.gguf is not a file; name a .gguf"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(trilithon: Program, words: tuple[str, ...], message: str) -> None:
@@ -280,7 +280,7 @@ def test_a_port_that_is_taken(trilithon: Program) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = trilithon("serve", "--port", other.getsockname()[1])
     assert done.code == 2
-    assert done.stderr.startswith("error: another program listens at 127.0.0.1, port ")
+    assert done.stderr.startswith("error: another program already listens at 127.0.0.1, port ")
     assert done.stderr.count("\n") == 1
 
 

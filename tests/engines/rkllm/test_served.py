@@ -112,8 +112,8 @@ def test_what_the_runtime_cannot_is_refused_by_name(client: openai.OpenAI) -> No
     user: Any = [{"role": "user", "content": "hello"}]
     more: Any
     for more, said in (
-        ({"response_format": {"type": "json_object"}}, "cannot be held to a form"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "cannot be held to a form"),
+        ({"response_format": {"type": "json_object"}}, "does not support structured output"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "does not support structured output"),
         ({"extra_body": {"min_p": 0.5}}, "min_p"),
     ):
         with pytest.raises(openai.BadRequestError, match=said):

@@ -227,7 +227,7 @@ def test_summaries(store: Store) -> None:
 def test_removing_takes_everything_with_it(store: Store, path: Path) -> None:
     number, other = fill(store), fill(store)
     store.remove(number)
-    with pytest.raises(StoreError, match=f"no campaign {number}; `trilithon results list`"):
+    with pytest.raises(StoreError, match=f"no campaign {number}; see: trilithon results list"):
         store.campaign(number)
     assert store.campaign(other) == filled(other)
     store.close()

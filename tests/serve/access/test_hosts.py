@@ -88,7 +88,7 @@ def test_names_can_be_added() -> None:
 
 @pytest.mark.parametrize("name", ["http://rock5", "rock5:80", "", "a b", "*.", "*x", "a/b"])
 def test_what_is_no_name_is_told(name: str) -> None:
-    with pytest.raises(UserError, match="is no host name"):
+    with pytest.raises(UserError, match="is not a host name"):
         HostNames([name])
 
 

@@ -74,7 +74,7 @@ def test_a_name_is_taken_once(own: Configuration) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "é", "x" * 65, "a\n", "../a"])
 def test_a_name_that_cannot_be_spelled_is_refused(own: Configuration, name: str) -> None:
-    with pytest.raises(UserError, match="is no name for a key"):
+    with pytest.raises(UserError, match="is not a valid key name"):
         add_key(own, name)
     assert not key_store(own).exists()
 
@@ -147,8 +147,8 @@ def test_a_plain_file_may_be_its_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no key"),
-        ("# only words\n", "holds no key"),
+        ("", "contains no key"),
+        ("# only words\n", "contains no key"),
         ("short\n", "line 1: a key is 16"),
         ("\nwith spaces in the key\n", "line 2: a key is 16"),
         ("schlüssel-schlüssel\n", "ASCII"),
@@ -164,7 +164,7 @@ def test_a_plain_file_that_is_none_is_told(tmp_path: Path) -> None:
         Keyring(plain=tmp_path / "missing")
     (tmp_path / "binary").write_bytes(b"\xff\xfe" * 20)
     (tmp_path / "binary").chmod(0o600)
-    with pytest.raises(UserError, match=r"is no file of keys: .*utf-8"):
+    with pytest.raises(UserError, match=r"is not a file of keys: .*utf-8"):
         Keyring(plain=tmp_path / "binary")
     with (tmp_path / "long").open("wb") as file:
         file.truncate(2 << 20)

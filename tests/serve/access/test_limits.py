@@ -67,7 +67,7 @@ def test_a_body_passes_whole_or_not_at_all(parts: list[bytes], most: int) -> Non
 def test_an_announced_length_is_believed_when_it_is_too_much() -> None:
     async def run() -> None:
         sender = Sender([b"x"])
-        with pytest.raises(ApiError, match="over 10 B"):
+        with pytest.raises(ApiError, match="larger than 10 B"):
             await BoundedBody(sender, BodyLimits(most_bytes=10), announced=11)()
         assert sender.asked == 0
 

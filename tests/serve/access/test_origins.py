@@ -52,7 +52,7 @@ def test_what_a_given_origin_lets_in(given_: str, origin: str, allowed: bool) ->
     ["example.org", "https://example.org/", "https://a*b.example", "https://*.*", "https://u@h", "", "https://a b"],
 )
 def test_what_is_no_origin_is_told(given_: str) -> None:
-    with pytest.raises(UserError, match="is no origin"):
+    with pytest.raises(UserError, match="is not an origin"):
         Origins([given_])
 
 

@@ -74,10 +74,10 @@ def test_a_refusal_has_the_form_of_its_dialect(key_file: Path) -> None:
         assert isinstance((await door.http.post("/api/chat", json={})).json()["error"], str)
         openai = (await door.http.post(CHAT, json={})).json()["error"]
         assert openai["type"] == "authentication_error"
-        assert "key is needed" in openai["message"]
+        assert "key is required" in openai["message"]
         anthropic = (await door.http.post("/v1/messages", json={}, headers={"x-api-key": "made-up"})).json()
         assert anthropic["type"] == "error"
-        assert anthropic["error"] == {"type": "authentication_error", "message": "the key is not known here"}
+        assert anthropic["error"] == {"type": "authentication_error", "message": "invalid API key"}
 
     at_the_door(SecurityOptions(api_key_file=key_file), visit)
 

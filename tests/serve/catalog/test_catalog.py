@@ -101,7 +101,7 @@ def test_slots_are_the_servers_where_the_engine_has_them(configuration: Configur
 
 
 def test_what_is_no_file_is_refused_at_once(configuration: Configuration, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no file"):
+    with pytest.raises(ModelError, match="not a file"):
         Catalog(configuration, read_board(), paths=[tmp_path / "nothing.gguf"])
     (tmp_path / "noise.gguf").write_bytes(b"noise")
     with pytest.raises(ModelError):

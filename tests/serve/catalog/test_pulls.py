@@ -159,7 +159,7 @@ def test_more_than_there_are_threads_for_are_refused_and_leave_no_trace(pulls: P
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
 
         busy = [library_threads.in_library_thread(wait) for _ in range(library_threads.MOST_AT_ONCE)]
-        with pytest.raises(ApiError, match="wait until one is done"):
+        with pytest.raises(ApiError, match="wait until one is finished"):
             pulls.start(NAME, lambda _: None)
         assert pulls.states() == ()
         gate.set()

@@ -87,7 +87,7 @@ def test_tools_need_a_model_that_calls_them() -> None:
     with pytest.raises(ApiError, match='"m" does not support tools'):
         chat(known(), user("hi"), tools=[ADD])
     for tools in ([{"type": "search"}], [{"function": {}}]):
-        with pytest.raises(ApiError, match="no function"):
+        with pytest.raises(ApiError, match="not a function"):
             chat(known("tools"), user("hi"), tools=tools)
 
 

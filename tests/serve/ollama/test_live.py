@@ -126,10 +126,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 3}, "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "less than or equal to 20"),
     ({"options": {"temperature": "hot"}}, "temperature"),
-    ({"keep_alive": "soon"}, "no duration"),
+    ({"keep_alive": "soon"}, "not a duration"),
     ({"raw": True, "system": "x"}, "raw mode does not support"),
     ({"raw": True, "format": "json"}, "format needs the model's own template"),
-    ({"images": ["bm90IGEgcGljdHVyZQ=="]}, "no picture"),
+    ({"images": ["bm90IGEgcGljdHVyZQ=="]}, "not an image"),
     ({"template": "{{ range .Messages }}x{{ end }}"}, "not understood"),
     ({"prompt": 3}, "valid string"),
     ({"prompt": "\ud800"}, "prompt"),
@@ -325,7 +325,7 @@ def test_ollamas_client_is_told_what_is_wrong(client: ollama.Client) -> None:
         client.generate("nobody", "x")
     assert caught.value.status_code == 404
     picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    with pytest.raises(ollama.ResponseError, match="does not see"):
+    with pytest.raises(ollama.ResponseError, match="does not support images"):
         client.chat(MODEL, [{"role": "user", "content": "what?", "images": [picture]}])
     with pytest.raises(ollama.ResponseError, match="context"):
         client.generate(MODEL, "word " * 9000)

@@ -82,7 +82,7 @@ def test_a_developer_is_what_templates_call_system() -> None:
 
 
 def test_a_role_that_no_template_knows_is_named() -> None:
-    with pytest.raises(ApiError, match="there is no role 'bogus'") as caught:
+    with pytest.raises(ApiError, match="unknown role 'bogus'") as caught:
         chat(messages=[{"role": "bogus", "content": "x"}])
     assert caught.value.field == "messages.0.role"
 

@@ -107,5 +107,5 @@ def test_what_is_no_json_is_told_by_its_place(serve: Serve, tiny: Path) -> None:
     answer = http.post("/v1/chat/completions", content='{"model":', headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert "the body is no JSON" in error["message"] and "character 9" in error["message"]
+    assert "the body is not JSON" in error["message"] and "character 9" in error["message"]
     assert error["param"] is None

@@ -105,7 +105,7 @@ def test_errors_name_the_field(scripted: Server, clients: Any) -> None:
 
 def test_a_picture_for_a_model_that_does_not_see(scripted: Server, clients: Any) -> None:
     content = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}]
-    with pytest.raises(openai.BadRequestError, match="does not see images"):
+    with pytest.raises(openai.BadRequestError, match="does not support images"):
         clients(scripted).chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
 
 

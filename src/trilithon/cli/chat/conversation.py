@@ -19,7 +19,7 @@ Message = Mapping[str, Any]
 
 HELP = '''\
 /set parameter NAME VALUE   temperature, seed, num_predict, num_ctx, stop, …
-/set system TEXT            what the model is told first; """ begins and ends several lines
+/set system TEXT            the system prompt; """ begins and ends several lines
 /set think [low | medium | high], /set nothink
 /set verbose | quiet        how fast each answer was
 /set format json | noformat answers in JSON
@@ -134,7 +134,7 @@ class TerminalChat:
         try:
             return replace(_parsed(json.loads(text)), verbose=self.verbose)
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
-            raise UserError(f"that is no conversation ({error}); save it anew with /save NAME") from error
+            raise UserError(f"not a saved conversation ({error}); save it again with /save NAME") from error
 
 
 def read(talk: TerminalChat, line: str) -> tuple[TerminalChat, Step]:
@@ -147,7 +147,7 @@ def read(talk: TerminalChat, line: str) -> tuple[TerminalChat, Step]:
     if word in _COMMANDS:
         return _COMMANDS[word](talk, rest.strip())
     if re.fullmatch(r"/[a-z?]+", word):  # a path has more than one slash or a dot
-        return talk, Tell(f"there is no command {word}; /? shows what there is")
+        return talk, Tell(f"unknown command {word}; /? lists the commands")
     return (talk, Send(line.strip())) if line.strip() else (talk, More())
 
 
@@ -174,22 +174,22 @@ def _set(talk: TerminalChat, words: str) -> tuple[TerminalChat, Step]:
                 return _go_on(replace(talk, begun="", begins="system"), rest.removeprefix(_QUOTES))
             return _set_system(talk, rest)
         case "think", _ if rest in ("", *_EFFORTS):
-            return replace(talk, think=rest or True), Tell("it thinks first now")
+            return replace(talk, think=rest or True), Tell("thinking is on")
         case "nothink", "":
-            return replace(talk, think=False), Tell("it answers at once now")
+            return replace(talk, think=False), Tell("thinking is off")
         case "verbose" | "quiet", "":
             shown = what == "verbose"
-            return replace(talk, verbose=shown), Tell("timings are shown now" if shown else "timings are hidden now")
+            return replace(talk, verbose=shown), Tell("timings are on" if shown else "timings are off")
         case "format", "json":
-            return replace(talk, format="json"), Tell("answers come in JSON now")
+            return replace(talk, format="json"), Tell("JSON answers are on")
         case "noformat", "":
-            return replace(talk, format=""), Tell("answers come as they are now")
+            return replace(talk, format=""), Tell("JSON answers are off")
     return talk, Tell(f"/set {words}: write one of the /set lines that /? shows")
 
 
 def _set_system(talk: TerminalChat, text: str) -> tuple[TerminalChat, Step]:
     text = text.strip()
-    told = "the system prompt is set" if text else "the model's own system prompt is used now"
+    told = "the system prompt is set" if text else "the model's own system prompt is used"
     return replace(talk, system=text), Tell(told)
 
 
@@ -233,7 +233,7 @@ def _no_name(command: str) -> Tell:
 
 
 def _clear(talk: TerminalChat, _: str) -> tuple[TerminalChat, Step]:
-    return replace(talk, messages=()), Tell("what was said is forgotten")
+    return replace(talk, messages=()), Tell("the conversation is cleared")
 
 
 def _help(talk: TerminalChat, _: str) -> tuple[TerminalChat, Step]:

@@ -33,7 +33,7 @@ def load_conversation(talk: TerminalChat, name: str, configuration: Configuratio
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
         raise UserError(f"there is no conversation {name}; there are: {known}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; save it anew with /save {name}") from error
+        raise UserError(f"{path} cannot be read: {error}; save it again with /save {name}") from error
     return talk.loaded(text)
 
 

@@ -77,13 +77,13 @@ def _question(prompt: Sequence[str]) -> str | None:
 
     words = " ".join(prompt).strip()
     if sys.stdin is None or not sys.stdin.isatty():
-        with waiting("reading what comes through the pipe"):
+        with waiting("reading standard input"):
             piped = _piped().strip()
         if not words and not piped:
-            raise UserError("nothing was asked; write the question behind the model, or send it through a pipe")
+            raise UserError("no question; write it after the model, or pipe it in")
         return "\n\n".join(filter(None, (words, piped)))
     if not words and not sys.stdout.isatty():
-        raise UserError("a chat needs a terminal; write the question behind the model")
+        raise UserError("a chat needs a terminal; write the question after the model")
     return words or None
 
 
@@ -93,7 +93,7 @@ def _piped() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise UserError("what comes through the pipe is no UTF-8 text; convert it with iconv") from error
+        raise UserError("standard input is not UTF-8 text; convert it with iconv") from error
 
 
 def _conversation(model: str, words: Mapping[str, Any]) -> "TerminalChat":
@@ -211,7 +211,7 @@ def _file(model: str) -> Path | None:
     looks_so = model.lower().endswith(_FILE_SUFFIXES) or model.startswith(("/", "./", "../", "~"))
     path = Path(model).expanduser() if looks_so else None
     if path is not None and not path.is_file():
-        raise ModelError(f"{path} is no file; see trilithon list for the models that are here")
+        raise ModelError(f"{path} is not a file; see trilithon list for the models that are here")
     return path
 
 

@@ -64,7 +64,7 @@ class ChatScreen:
                     self._history.touch(mode=0o600)
                     readline.write_history_file(self._history)
                 except OSError as error:
-                    self.tell(f"{self._history} cannot be written: {error.strerror}; what you wrote is not remembered")
+                    self.tell(f"{self._history} cannot be written: {error.strerror}; the input history is not saved")
 
     def ask(self, prompt: str) -> str | None:
         """The next line; None at the end of input. Raises KeyboardInterrupt for Ctrl-C."""
@@ -183,7 +183,7 @@ def _info(shown: Mapping[str, Any]) -> list[str]:
         "context length": context,
         "capabilities": ", ".join(map(str, shown.get("capabilities") or ())),
     }
-    return [f"{name + ':':<16}{plain(str(value))}" for name, value in rows.items() if value] or ["nothing is known"]
+    return [f"{name + ':':<16}{plain(str(value))}" for name, value in rows.items() if value] or ["unknown"]
 
 
 def plain(text: str) -> str:

@@ -44,7 +44,7 @@ class Session:
         keep_alive = self._keep_alive or None  # 0 would unload it
         with waiting(f"loading {talk.model}"):
             self._server.load(talk.model, keep_alive, context if isinstance(context, int) else None)
-        self._screen.tell("/? says what there is, /bye leaves")
+        self._screen.tell("/? lists the commands, /bye quits")
         step: Step = More()
         with self._screen.lines():
             while not isinstance(step, Leave):

@@ -84,7 +84,7 @@ def print_report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[E
             _print_item(console, "good" if row.usable else "problem", row.placement, width, row.why, row.fix)
     console.print("\nFindings", style="bold")
     if not findings:
-        console.print("  nothing that slows this machine was found")
+        console.print("  nothing found that slows this machine")
     for finding in findings:
         _print_item(console, finding.severity, finding.subject, _MENU_WIDTH, finding.message, finding.fix)
     explained = dict.fromkeys(f"#{finding.id}" for finding in findings if finding.severity != "good")

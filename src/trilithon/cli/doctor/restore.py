@@ -38,14 +38,14 @@ def restore_clocks() -> None:
 
     folder = load_configuration().data
     if tuning_record.load(folder) is None:
-        click.echo("nothing to put back: no clock is left pinned")
+        click.echo("nothing to restore: no clock is pinned")
         return
     with tuning_record.lock(folder):
         restored = tuning_record.restore(folder, THIS_MACHINE)
     for line in restored.lines:
         click.echo(line)
     if not restored.done:
-        raise TrilithonError(f"not all is as it was; run: {tuning_record.restore_command(folder)}")
+        raise TrilithonError(f"not everything was restored; run: {tuning_record.restore_command(folder)}")
 
 
 def _refuse_others() -> None:
@@ -53,4 +53,4 @@ def _refuse_others() -> None:
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if given and parameter.name != "restore":
-            raise UserError(f"--restore puts clocks back and does nothing else; leave {parameter.opts[0]} out")
+            raise UserError(f"--restore restores clocks and does nothing else; leave {parameter.opts[0]} out")

@@ -63,7 +63,7 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
 
 def _why_none(unit: str, board: "Board") -> str:
     there = board.gpu if unit == "gpu" else board.npu
-    return f"no engine here computes on the {unit.upper()}" if there else f"the kernel shows no {unit.upper()} here"
+    return f"no engine here supports the {unit.upper()}" if there else f"the kernel shows no {unit.upper()} here"
 
 
 doctor = with_restore(with_watch(doctor_command(_engine_rows)))

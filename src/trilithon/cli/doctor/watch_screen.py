@@ -129,8 +129,8 @@ def _remarks(window: Window, found: list[Reading]) -> Iterator[str]:
     if not found:
         yield "no reading yet"
     elif not any(reading.quantity == "power" for reading in found):
-        yield "no power meter that this user may read"
+        yield "no power meter readable by this user"
     if window.closed:
         yield f"only root may read: {', '.join(window.closed)}"
     if window.hung:
-        yield f"left out, as it does not answer: {window.hung}"
+        yield f"left out, no answer: {window.hung}"

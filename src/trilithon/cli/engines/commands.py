@@ -121,7 +121,7 @@ def build(version: str | None, **words: Any) -> None:
     with stoppable("stopped; nothing was installed"), CompileProgress() as progress:
         made = compile_llamacpp(recipe, load_configuration(), progress)
     if not made.fresh:
-        click.echo(f"{made.entry.name} is there already; to compile it again, add --force", err=True)
+        click.echo(f"{made.entry.name} exists; to compile it again, add --force", err=True)
     for lacking in made.entry.facts.get("without", ()):
         click.echo(f"note: glslc is too old for {lacking}; a newer one makes faster shaders", err=True)
     click.echo(f"{made.entry.name}  {made.entry.folder}")
@@ -162,7 +162,7 @@ def _forget(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") 
     for build, unit in wanted:
         if count := forget(configuration, build, unit):
             models = f"{count} kind{'s' * (count > 1)} of model"
-            click.echo(f"{build.engine}@{build.name}/{unit}: forgot what was found for {models}", err=True)
+            click.echo(f"{build.engine}@{build.name}/{unit}: forgot the fallback settings for {models}", err=True)
 
 
 def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Build]":

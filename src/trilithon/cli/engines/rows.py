@@ -191,5 +191,5 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def _unused(entry: Registered) -> BuildRow:
     """A registered folder in which no engine finds a build any more."""
-    there = f"no engine takes what is in {entry.folder}" if entry.folder.is_dir() else f"{entry.folder} is gone"
+    there = f"no engine recognises {entry.folder}" if entry.folder.is_dir() else f"{entry.folder} is gone"
     return BuildRow(engine="", name=entry.name, problem=there, fix=f"run: trilithon engines remove {entry.name}")

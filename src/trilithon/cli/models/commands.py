@@ -77,7 +77,7 @@ def list_models(verbose: bool, as_json: bool) -> None:
     elif rows:
         click.echo(model_rows.render(rows), nl=False)
     else:
-        click.echo("no model is here yet; fetch one: trilithon pull qwen2.5:0.5b", err=True)
+        click.echo("there are no models yet; pull one: trilithon pull qwen2.5:0.5b", err=True)
 
 
 @click.command("show")

@@ -37,7 +37,7 @@ def add(name: str, as_json: bool) -> None:
 
     secret = add_key(load_configuration(), name)
     click.echo(json.dumps({"name": name, "key": secret}) if as_json else secret)
-    click.echo(f"that is the key {name}; it is not shown again. To take it back: trilithon key rm {name}", err=True)
+    click.echo(f"key {name} (not shown again). To revoke it: trilithon key rm {name}", err=True)
 
 
 @key.command("list")
@@ -55,7 +55,7 @@ def list_command(as_json: bool) -> None:
     for each in found:
         click.echo(f"{each.name:<{width}}  {each.created}")
     if not found:
-        click.echo("there are no keys; make one with: trilithon key add NAME", err=True)
+        click.echo("there are no keys; create one with: trilithon key add NAME", err=True)
 
 
 @key.command("rm")

@@ -37,7 +37,7 @@ def activated_sockets(environment: MutableMapping[str, str] = os.environ) -> lis
             found.append(socket.socket(fileno=descriptor))
         except OSError as error:
             raise UserError(
-                f"systemd handed over descriptor {descriptor}, which is no socket ({error.strerror}); write "
+                f"systemd handed over descriptor {descriptor}, which is not a socket ({error.strerror}); write "
                 "ListenStream= in the socket unit"
             ) from error
     return found
@@ -119,9 +119,9 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     place = f"{host or 'every address'}, port {port}"
     match error.errno:
         case errno.EADDRINUSE if _is_ollama(host, port):
-            return f"Ollama listens at {place} already; stop it (systemctl stop ollama), or leave --port {port} out"
+            return f"Ollama already listens at {place}; stop it (systemctl stop ollama), or leave --port {port} out"
         case errno.EADDRINUSE:
-            return f"another program listens at {place} already; choose another with --port, or find it: ss -ltnp"
+            return f"another program already listens at {place}; choose another port with --port, or find it: ss -ltnp"
         case errno.EADDRNOTAVAIL:
             return f"this machine has no address {host}; choose one of: ip -brief addr"
         case errno.EACCES:
@@ -149,7 +149,7 @@ def _clear_away(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise UserError(f"--unix {path}: that is no socket; choose a path where nothing is")
+        raise UserError(f"--unix {path}: not a socket; choose a path that does not exist")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
         try:
@@ -159,7 +159,7 @@ def _clear_away(path: Path) -> None:
             return
         except OSError:
             pass
-    raise UserError(f"--unix {path}: a server listens there already; stop it, or choose another path")
+    raise UserError(f"--unix {path}: a server already listens there; stop it, or choose another path")
 
 
 def _close(sockets: list[socket.socket]) -> None:

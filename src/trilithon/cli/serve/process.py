@@ -130,7 +130,7 @@ def beside(service: Service, listening: Listening, board: Board) -> Iterator[Non
     try:
         while not up.wait(0.05):
             if not thread.is_alive():
-                raise TrilithonError("the server did not start; see what it wrote above")
+                raise TrilithonError("the server did not start; see its output above")
         yield
     finally:
         server.should_exit = True

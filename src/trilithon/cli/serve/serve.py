@@ -98,7 +98,7 @@ def serve(**words: Any) -> None:
     for file in words["files"]:
         if not file.is_file():
             raise UserError(
-                f"{file} is no file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
+                f"{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
             )
     configuration, board = load_configuration(), read_board()
     options, wishes = _options(words, configuration), _wishes(words)
@@ -139,7 +139,7 @@ def _serve(
             notify("STOPPING=1")
             users = sum(each.users for each in service.pool.loaded())
             if users:
-                click.echo(f"waiting for answers at work: {users}; once more ends it at once", err=True)
+                click.echo(f"waiting for running answers: {users}; press again to stop at once", err=True)
 
         listening = Listening(
             sockets=sockets,
@@ -170,7 +170,7 @@ def _about_pages(sockets: "list[socket]", house: "AppContext | None", *, tls: bo
     from trilithon.cli.serve.listening import url_of
 
     if house is None:
-        return ["no pages for browsers: they need pip install 'trilithon[web]'"]
+        return ["no web pages: they need pip install 'trilithon[web]'"]
     urls = [url for each in sockets if (url := url_of(each, tls=tls)).startswith("http")]
     return [f"in a browser: {url}/" for url in urls[:1]]
 
@@ -256,7 +256,7 @@ def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list
     models = len(service.shelf.models())
     lines = [f"Trilithon {__version__} serves {models} model{'s' * (models != 1)} at {', '.join(places)}"]
     if not models:
-        lines.append("no model is here yet; fetch one: trilithon pull qwen2.5:0.5b")
+        lines.append("there are no models yet; pull one: trilithon pull qwen2.5:0.5b")
     url = next((place for place in places if place.startswith("http")), "")
     if url:
         lines.append(f"for clients: OLLAMA_HOST={url} OPENAI_BASE_URL={url}/v1 ANTHROPIC_BASE_URL={url}")

@@ -141,7 +141,7 @@ class Server:
                 yield message
                 done = bool(message.get("done"))
         if not done:
-            raise TrilithonError("the answer broke off: the server ended it; its log says why")
+            raise TrilithonError("the answer was interrupted by the server; see its log")
 
     def _json(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: httpx.Timeout = _BRISK
@@ -156,9 +156,9 @@ class Server:
         return _Translated(self.place)
 
     def _refusal(self, status: int, content: bytes) -> TrilithonError:
-        text = _error_text(content) or f"{self.place} answers with status {status}"
+        text = _error_text(content) or f"{self.place} returned status {status}"
         if status == 401:
-            return UserError(f"{text}; set TRILITHON_API_KEY to it")
+            return UserError(f"{text}; set TRILITHON_API_KEY")
         if status == 404:
             return UserError(f"{text}; see trilithon list for what is here, and trilithon pull for more")
         return (UserError if status in _USER_ERRORS else TrilithonError)(text)
@@ -179,12 +179,12 @@ class _Translated:
                 raise NobodyListens(f"no server answers at {self.place}; start one: trilithon serve") from error
             case httpx.ConnectError():
                 raise TrilithonError(
-                    f"{self.place} shows a certificate that is not trusted here; set SSL_CERT_FILE to it"
+                    f"{self.place} has a certificate that is not trusted; set SSL_CERT_FILE to it"
                 ) from error
             case httpx.TimeoutException():
                 raise TrilithonError(f"{self.place} does not answer in time; see its log") from error
             case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
-                raise TrilithonError(f"{self.place} broke the connection off ({error}); see its log") from error
+                raise TrilithonError(f"{self.place} closed the connection ({error}); see its log") from error
             case httpx.HTTPError() | httpx.InvalidURL():
                 raise TrilithonError(f"{self.place}: {error}") from error
 
@@ -221,7 +221,7 @@ def _object(content: bytes, place: Address) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise TrilithonError(f"what answers at {place} is no Trilithon server; set TRILITHON_HOST to where yours is")
+        raise TrilithonError(f"the server at {place} is not a Trilithon server; set TRILITHON_HOST to where yours is")
     return found
 
 

@@ -27,7 +27,7 @@ NUMBER_LIMIT: Final = 1e9
 
 _METRICS: Final = (
     ("counter", "prompt_tokens_total", "Prompt tokens evaluated"),
-    ("counter", "prompt_tokens_cached_total", "Prompt tokens taken from the cache"),
+    ("counter", "prompt_tokens_cached_total", "Prompt tokens from the KV cache"),
     ("counter", "prompt_seconds_total", "Time spent on prompts"),
     ("counter", "tokens_predicted_total", "Tokens generated"),
     ("counter", "tokens_predicted_seconds_total", "Time spent generating"),

@@ -29,7 +29,7 @@ class HostNames:
         names = [name.strip().lower() for name in more]
         for name in names:
             if name != "*" and not _is_name(name.removeprefix("*.")) and _address(name.strip("[]")) is None:
-                raise UserError(f"{name!r} is no host name; write it as in rock5.lan, without scheme and port")
+                raise UserError(f"{name!r} is not a host name; write it as in rock5.lan, without scheme and port")
         self._any = "*" in names
         self._names = frozenset({"localhost", own.lower(), *names})
         self._endings = (*_NOBODYS, *(name[1:] for name in names if name.startswith("*.")))

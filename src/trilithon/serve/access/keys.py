@@ -53,16 +53,16 @@ def keys(configuration: Configuration) -> list[Key]:
 def add_key(configuration: Configuration, name: str) -> str:
     """The new key itself, which is kept nowhere. Raises UserError for a name that is taken or cannot be spelled."""
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a key: write letters, digits, dot, dash and underscore")
+        raise UserError(f"{name!r} is not a valid key name: write letters, digits, dot, dash and underscore")
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     store = _store(key_store(configuration))
     with store.locked():
         known = store.read() or []
         if any(key.name == name for key in known):
-            raise UserError(f"there is a key {name} already; choose another name, or run: trilithon key rm {name}")
+            raise UserError(f"a key {name} already exists; choose another name, or run: trilithon key rm {name}")
         if len(known) >= _MOST_KEYS:
-            raise UserError(f"there are {_MOST_KEYS} keys already; remove some with: trilithon key rm NAME")
+            raise UserError(f"there are already {_MOST_KEYS} keys; remove some with: trilithon key rm NAME")
         store.write(_packed([*known, Key(name=name, digest=_digest(secret), created=created)]))
     return secret
 
@@ -88,7 +88,7 @@ def read_key_file(path: Path) -> list[Key]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check its path and permissions (ls -l)") from error
     except ValueError as error:
-        raise UserError(f"{path} is no file of keys: {error}; check its path") from error
+        raise UserError(f"{path} is not a file of keys: {error}; check its path") from error
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         secret = line.strip()
@@ -101,7 +101,7 @@ def read_key_file(path: Path) -> list[Key]:
             )
         found.append(Key(name=f"file-{number}", digest=_digest(secret)))
     if not found:
-        raise UserError(f"{path} holds no key; write one a line, or make one with: trilithon key add NAME")
+        raise UserError(f"{path} contains no key; write one per line, or make one with: trilithon key add NAME")
     return found
 
 
@@ -175,7 +175,7 @@ class _Source:
         try:
             self.keys = () if stamp is None else self.load(self.path)
         except UserError as error:
-            _log.warning("keys stay as they were: %s", error)
+            _log.warning("the keys were not reloaded: %s", error)
             return False
         return True
 

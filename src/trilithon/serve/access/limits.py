@@ -59,7 +59,7 @@ class BoundedBody:
                 return await self._receive()
         except TimeoutError:
             self.problem = ApiError(
-                f"the request's body stopped after {format_bytes(self._taken)}; send it again, and faster",
+                f"the request body stopped after {format_bytes(self._taken)}; send it again, faster",
                 status=408,
                 kind="timeout_error",
             )
@@ -74,7 +74,7 @@ class BoundedBody:
     def _require_size(self, size_bytes: int) -> None:
         if size_bytes > self._limits.most_bytes:
             self.problem = ApiError(
-                f"the request's body is over {format_bytes(self._limits.most_bytes)}; send less at once",
+                f"the request body is larger than {format_bytes(self._limits.most_bytes)}; send less at once",
                 status=413,
                 kind="request_too_large",
             )

@@ -28,7 +28,7 @@ class Origins:
         for each in given:
             if not _PATTERN.fullmatch(each.lower()):
                 raise UserError(
-                    f"{each!r} is no origin; write SCHEME://HOST[:PORT] without a path, as browsers do, or *"
+                    f"{each!r} is not an origin; write SCHEME://HOST[:PORT] without a path, as browsers do, or *"
                 )
         self._patterns = [re.compile(_expression(each.lower())) for each in given]
 

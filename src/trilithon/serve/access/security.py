@@ -57,12 +57,12 @@ def keyring(options: SecurityOptions) -> Keyring:
 
 
 def require_safe_bind(host: str, keys: Keyring, allow_without_key: bool) -> None:
-    """Raises UserError when strangers could reach the server and nothing would stop them."""
+    """Raises UserError when other machines could reach the server without authentication."""
     if is_loopback(host) or allow_without_key or (keys.required and len(keys)):
         return
     raise UserError(
-        f"{host or 'every address'} can be reached from other machines, and no key is asked for; make one with "
-        "`trilithon key add NAME`, or let everybody in with --no-key"
+        f"{host or 'every address'} is reachable from other machines without authentication; create a key with "
+        "`trilithon key add NAME`, or disable authentication with --no-key"
     )
 
 
@@ -127,7 +127,7 @@ class Guard:
         if not named or named[0] in self._hosts or (server and names_address(named[0], server[0])):
             return
         raise ApiError(
-            f"this server does not go by the name {named[0][:100]!r}; start it with --host-name NAME to let it",
+            f"this server does not accept the host name {named[0][:100]!r}; start it with --host-name NAME to allow it",
             status=403,
             kind="permission_error",
         )
@@ -140,7 +140,8 @@ class Guard:
         if len(given) == 1 and self._origins.allows(given[0], headers.get("host", "")):
             return given[0]
         raise ApiError(
-            f"pages of {given[0][:100]!r} may not ask here; start the server with --cors {given[0][:100]} to let them",
+            f"pages of {given[0][:100]!r} are not allowed to send requests; start the server with --cors "
+            f"{given[0][:100]} to allow them",
             status=403,
             kind="permission_error",
         )
@@ -179,9 +180,9 @@ class Guard:
                 return name
         if not self._keys.required:
             return ""  # clients that insist on a key send a made-up one
-        needed = "a key is needed: Authorization: Bearer KEY, or x-api-key: KEY"
+        needed = "an API key is required: Authorization: Bearer KEY, or x-api-key: KEY"
         raise ApiError(
-            "the key is not known here" if any(shown) else needed,
+            "invalid API key" if any(shown) else needed,
             status=401,
             kind="authentication_error",
         )
@@ -192,7 +193,7 @@ class Guard:
         wait_seconds = self._buckets.take(caller, time.monotonic_ns())
         if wait_seconds > 0:
             raise ApiError(
-                f"too many requests; the next one may come in {wait_seconds:.0f} s",
+                f"too many requests; retry in {wait_seconds:.0f} s",
                 status=429,
                 kind="rate_limit_error",
                 retry_after_seconds=wait_seconds,

@@ -109,7 +109,7 @@ def _messages(message: Mapping[str, Any], where: str, ignored: set[str]) -> list
     if isinstance(content, str):
         return [{"role": role, "content": content}]
     if not isinstance(content, list):
-        raise wrong(f"{where}.content", f"{where}.content must be a text or a list of blocks")
+        raise wrong(f"{where}.content", f"{where}.content must be a string or a list of blocks")
     blocks = [(block, f"{where}.content.{at}") for at, block in enumerate(content)]
     for block, place in blocks:
         if not isinstance(block, Mapping):
@@ -132,7 +132,7 @@ def _user(role: str, blocks: _Blocks, ignored: set[str]) -> list[dict[str, Any]]
             case "image":
                 parts.append(_image(block, where, ignored))
             case other:
-                raise wrong(where, f"{where}: blocks of the kind {str(other)[:40]} are not taken from a user")
+                raise wrong(where, f"{where}: blocks of type {str(other)[:40]} are not supported in a user message")
     if not parts:
         return results or [{"role": role, "content": ""}]
     if all(part["type"] == "text" for part in parts):
@@ -146,7 +146,7 @@ def _result(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str
     if isinstance(content, list):
         content = "\n".join(_text(each, f"{where}.content.{at}", ignored) for at, each in enumerate(content))
     if content is not None and not isinstance(content, str):
-        raise wrong(f"{where}.content", f"{where}.content must be a text or a list of text blocks")
+        raise wrong(f"{where}.content", f"{where}.content must be a string or a list of text blocks")
     # A chat has no field for it, and the model should know.
     failed = "Error: " if block.get("is_error") else ""
     return {"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": failed + (content or "")}
@@ -181,7 +181,9 @@ def _assistant(blocks: _Blocks, ignored: set[str]) -> dict[str, Any]:
             case "tool_use":
                 calls.append(_use(block, where, ignored))
             case other:
-                raise wrong(where, f"{where}: blocks of the kind {str(other)[:40]} are not taken from an assistant")
+                raise wrong(
+                    where, f"{where}: blocks of type {str(other)[:40]} are not supported in an assistant message"
+                )
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     if thoughts:
         message["reasoning_content"] = "\n".join(thoughts)
@@ -194,7 +196,7 @@ def _use(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
     _note_extras(block, ("type", "id", "name", "input", "caller"), ignored)
     name, given = block.get("name"), block.get("input", {})
     if not isinstance(name, str) or not isinstance(given, Mapping):
-        raise wrong(where, f"{where}: a tool_use has a name, and an object as input")
+        raise wrong(where, f"{where}: a tool_use needs a name, and an object as input")
     function = {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}
     return {"id": str(block.get("id", "")), "type": "function", "function": function}
 
@@ -203,7 +205,7 @@ def _tools(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
     tools = []
     for at, tool in enumerate(body.get("tools", [])):
         if tool.get("type", "custom") not in ("custom", None):
-            raise wrong(f"tools.{at}.type", f"tools.{at}: {str(tool['type'])[:40]} is not run here; there is custom")
+            raise wrong(f"tools.{at}.type", f"tools.{at}: {str(tool['type'])[:40]} is not supported; use custom")
         _note_extras(tool, ("type", "name", "description", "input_schema"), ignored)
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
         if tool.get("description") is not None:

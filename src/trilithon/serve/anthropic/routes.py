@@ -73,4 +73,4 @@ def _field(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)[name]
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"the engine answered no {name}", status=502, cause="bad answer") from error
+        raise EngineError(f"the engine returned no {name}", status=502, cause="bad answer") from error

@@ -185,7 +185,9 @@ class Catalog:
         """An engine's own options are its command line's: a client could name files of this machine by them."""
         wanted, offered = parse_placement(spelled), self._offered(file)
         if _bare(wanted) not in {_bare(parse_placement(each)) for each in offered}:
-            raise PlacementError(f"{spelled[:100]} cannot be chosen here; there are: {', '.join(offered) or 'none'}")
+            raise PlacementError(
+                f"{spelled[:100]} is not available here; choose one of: {', '.join(offered) or 'none'}"
+            )
         return wanted
 
     def _suits(self) -> Suits:
@@ -266,7 +268,7 @@ def _digest(manifest: Manifest) -> str:
 def _on_path(path: Path) -> Manifest:
     """A file that the owner named, as a model. Raises ModelError for what is no file."""
     if not path.is_file():
-        raise ModelError(f"{path} is no file; write the path of a .gguf or .rkllm file")
+        raise ModelError(f"{path} is not a file; write the path of a .gguf or .rkllm file")
     status = path.stat()
     stem = _NOT_IN_NAMES.sub("-", path.stem).strip("-.").lower() or "model"
     host, namespace, tag = ModelName.DEFAULTS

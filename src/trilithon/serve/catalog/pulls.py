@@ -23,7 +23,7 @@ __all__ = ["Outcome", "PullState", "Pulls", "local_name", "pullable"]
 Outcome = Literal["running", "done", "failed", "stopped"]
 
 _MOST_ENDED = 20
-_STOPPED = "stopped; what came is kept, and the next pull of it goes on there"
+_STOPPED = "stopped; pull it again to resume"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,9 @@ def pullable(name: str) -> ModelName | Repository:
     except ModelError as error:
         raise wrong("model", str(error)) from error
     if isinstance(found, ModelUrl | ModelPath):
-        raise wrong("model", "addresses and files are the owner's to pull, with trilithon pull; here, name a model")
+        raise wrong(
+            "model", "only named models can be pulled over the API; pull addresses and files with trilithon pull"
+        )
     if isinstance(found, Repository) and found.choice.casefold() == "latest":
         return replace(found, choice="")
     return found

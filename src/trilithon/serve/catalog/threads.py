@@ -23,7 +23,7 @@ def in_library_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     """Raises Problem when so many are at work that this one would wait in silence."""
     if not _PLACES.acquire(blocking=False):
         raise ApiError(
-            f"{MOST_AT_ONCE} models are being fetched or made; wait until one is done",
+            f"{MOST_AT_ONCE} models are being pulled or created; wait until one is finished",
             status=503,
             kind="overloaded_error",
             retry_after_seconds=_RETRY_SECONDS,

@@ -9,16 +9,16 @@ from fastapi.openapi.utils import get_openapi
 __all__ = ["ERRORS", "STREAMED", "describe"]
 
 _STATUSES: Final = {
-    400: "a field is wrong, or cannot be honoured",
-    401: "no key, or a wrong one",
-    403: "not allowed from there",
+    400: "a field is invalid or not supported",
+    401: "missing or invalid API key",
+    403: "origin or host name not allowed",
     404: "no such model",
     413: "the body is too large",
     429: "too many requests",
     500: "the model could not be loaded",
-    501: "the engine cannot do that",
+    501: "not supported by the engine",
     502: "the engine failed",
-    503: "busy; come back after Retry-After seconds",
+    503: "busy; retry after Retry-After seconds",
 }
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}

@@ -41,7 +41,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ApiError(f"the picture's host {host[:100]} is not known; check its address", status=400) from error
+        raise ApiError(f"the image's host {host[:100]} cannot be resolved; check the URL", status=400) from error
     # A scope ("%eth0") would make a link-local address look like another one.
     return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
 

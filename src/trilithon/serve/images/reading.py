@@ -46,15 +46,15 @@ async def fetch_image(url: str, policy: ImagePolicy) -> bytes:
     if scheme == "data":
         return _checked(_from_data_url(url, policy), policy)
     if scheme not in ("http", "https"):
-        raise _problem("a picture comes as a data: URL")  # and never from this machine's files
+        raise _problem("an image must be a data: URL")  # and never from this machine's files
     if not policy.fetch_remote:
-        raise _problem("pictures are not fetched from other servers here; send it as a data: URL")
+        raise _problem("images are not fetched from URLs; send it as a data: URL")
     try:
         async with asyncio.timeout(policy.limit_seconds):
             return _checked(await _fetched(url, policy), policy)
     except TimeoutError as error:
         raise _problem(
-            f"the picture did not come within {policy.limit_seconds:.0f} s; send it as a data: URL"
+            f"the image did not arrive within {policy.limit_seconds:.0f} s; send it as a data: URL"
         ) from error
 
 
@@ -68,7 +68,7 @@ def _from_data_url(url: str, policy: ImagePolicy) -> bytes:
     """RFC 2397. The media type is not looked at: the bytes say what they are."""
     head, comma, content = url.partition(",")
     if not comma or len(head) > 200:
-        raise _problem("that is no data: URL; write data:image/png;base64,…")
+        raise _problem("invalid data: URL; write data:image/png;base64,…")
     if head.lower().endswith(";base64"):
         return _from_base64(content, policy)
     _require_size(len(content) // 3, policy)  # at most three characters are a byte
@@ -82,18 +82,18 @@ def _from_base64(text: str, policy: ImagePolicy) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _problem("the picture is not base64; send it as base64 of a PNG, JPEG, WebP or GIF") from error
+        raise _problem("the image is not base64; send the base64 of a PNG, JPEG, WebP or GIF") from error
 
 
 def _checked(data: bytes, policy: ImagePolicy) -> bytes:
     _require_size(len(data), policy)
     if picture_kind(data) is None:
-        raise _problem("that is no picture; send a PNG, JPEG, WebP or GIF")
+        raise _problem("not an image; send a PNG, JPEG, WebP or GIF")
     size = picture_size(data)
     if size is None:
-        raise _problem("the picture is damaged; send it again")
+        raise _problem("the image is damaged; send it again")
     if size[0] * size[1] > policy.most_pixels:
-        raise _problem(f"the picture has {size[0]} x {size[1]} pixels; send a smaller one")
+        raise _problem(f"the image has {size[0]} x {size[1]} pixels; send a smaller one")
     return data
 
 
@@ -110,13 +110,13 @@ async def _fetched(url: str, policy: ImagePolicy) -> bytes:
                         return await _body(response, policy)
                     target = _target(target.join(response.headers.get("location", "")))
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise _problem("the picture could not be fetched; check its address, or send it as a data: URL") from error
-    raise _problem(f"the picture's address leads on more than {policy.most_redirects} times; send it as a data: URL")
+        raise _problem("the image could not be fetched; check the URL, or send it as a data: URL") from error
+    raise _problem(f"the image's URL redirects more than {policy.most_redirects} times; send it as a data: URL")
 
 
 def _target(url: "httpx.URL") -> "httpx.URL":
     if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-        raise _problem("a picture's address is https://HOST/PATH, without user and password")
+        raise _problem("an image URL must be https://HOST/PATH, without user and password")
     return url
 
 
@@ -126,7 +126,7 @@ async def _asked(client: "httpx.AsyncClient", url: "httpx.URL", policy: ImagePol
 
     addresses = await policy.looks_up(url.host, url.port or _PORTS[url.scheme])
     if not addresses or not all(map(policy.permits, addresses)):
-        raise _problem("the picture's address is not on the public internet; send it as a data: URL")
+        raise _problem("the image's URL is not on the public internet; send it as a data: URL")
     for address in addresses:
         request = client.build_request(
             "GET",
@@ -136,12 +136,12 @@ async def _asked(client: "httpx.AsyncClient", url: "httpx.URL", policy: ImagePol
         )
         with contextlib.suppress(httpx.ConnectError):  # the next one may be of the other kind of IP
             return await client.send(request, stream=True, follow_redirects=False)
-    raise _problem("the picture's server does not answer; send it as a data: URL")
+    raise _problem("the image's server does not answer; send it as a data: URL")
 
 
 async def _body(response: "httpx.Response", policy: ImagePolicy) -> bytes:
     if response.status_code != 200:
-        raise _problem(f"the picture's server answers with status {response.status_code}; check its address")
+        raise _problem(f"the image's server returned status {response.status_code}; check the URL")
     content = bytearray()
     async for piece in response.aiter_raw():
         content += piece
@@ -151,7 +151,7 @@ async def _body(response: "httpx.Response", policy: ImagePolicy) -> bytes:
 
 def _require_size(size_bytes: int, policy: ImagePolicy) -> None:
     if size_bytes > policy.most_bytes:
-        raise _problem(f"the picture is over {format_bytes(policy.most_bytes)}; send a smaller one")
+        raise _problem(f"the image is larger than {format_bytes(policy.most_bytes)}; send a smaller one")
 
 
 def _problem(text: str) -> ApiError:

@@ -45,25 +45,25 @@ class Metrics:
         self._models: set[str] = set()
         self._requests = self._counter("trilithon_requests", "Answered requests", "dialect", "route", "status")
         self._retried = self._counter(
-            "trilithon_retried", "Requests asked again of an engine that had died before the first word", "dialect"
+            "trilithon_retried", "Requests retried after an engine died before the first token", "dialect"
         )
         self._seconds = self._histogram(
-            "trilithon_request_seconds", "From a request to the end of its answer", _REQUEST_SECONDS, "dialect", "route"
+            "trilithon_request_seconds", "Request duration", _REQUEST_SECONDS, "dialect", "route"
         )
-        self.in_flight = Gauge("trilithon_requests_in_flight", "Requests at work", registry=self.registry)
+        self.in_flight = Gauge("trilithon_requests_in_flight", "Running requests", registry=self.registry)
         self._prompt = self._counter("trilithon_prompt_tokens", "Prompt tokens evaluated", "model", "unit")
-        self._cached = self._counter("trilithon_cached_tokens", "Prompt tokens taken from the cache", "model", "unit")
+        self._cached = self._counter("trilithon_cached_tokens", "Prompt tokens from the KV cache", "model", "unit")
         self._generated = self._counter("trilithon_generated_tokens", "Tokens generated", "model", "unit")
-        self._guessed = self._counter("trilithon_guessed_tokens", "Tokens guessed ahead", "model", "unit")
-        self._right = self._counter("trilithon_guessed_right_tokens", "Of those, the right ones", "model", "unit")
-        self._prefill = self._counter("trilithon_prefill_seconds", "Time of evaluating prompts", "model", "unit")
-        self._decode = self._counter("trilithon_decode_seconds", "Time of generating", "model", "unit")
+        self._guessed = self._counter("trilithon_guessed_tokens", "Drafted tokens", "model", "unit")
+        self._right = self._counter("trilithon_guessed_right_tokens", "Accepted drafted tokens", "model", "unit")
+        self._prefill = self._counter("trilithon_prefill_seconds", "Prefill time", "model", "unit")
+        self._decode = self._counter("trilithon_decode_seconds", "Decode time", "model", "unit")
         self._first = self._histogram(
-            "trilithon_first_token_seconds", "From a request to its first token", _FIRST_TOKEN_SECONDS, "model", "unit"
+            "trilithon_first_token_seconds", "Time to first token", _FIRST_TOKEN_SECONDS, "model", "unit"
         )
         self._token = self._histogram(
             "trilithon_token_seconds",
-            "From one token to the next, the mean of each answer",
+            "Time between tokens, mean per answer",
             _TOKEN_SECONDS,
             "model",
             "unit",

@@ -107,6 +107,4 @@ def _is_stream(headers: Any) -> bool:
 
 
 def _broken(record: RequestRecord) -> ApiError:
-    return ApiError(
-        f"something broke inside; the server's log says what, under {record.request_id}", status=500, kind="api_error"
-    )
+    return ApiError(f"internal error; see the server's log, request {record.request_id}", status=500, kind="api_error")

@@ -12,11 +12,11 @@ from trilithon.board.sensors.probes import Reading
 __all__ = ["PoolFigures", "Scrape"]
 
 _READINGS = {
-    "temperature": ("trilithon_temperature_celsius", "Temperature by the sensors of the board"),
-    "clock": ("trilithon_clock_hertz", "Clock of each unit"),
-    "load": ("trilithon_load_ratio", "Load of each unit, 1 when all of it works; of CPUs since the last time asked"),
+    "temperature": ("trilithon_temperature_celsius", "Temperature by sensor"),
+    "clock": ("trilithon_clock_hertz", "Clock by unit"),
+    "load": ("trilithon_load_ratio", "Load by unit, from 0 to 1; of CPUs since the last scrape"),
     "memory": ("trilithon_memory_bytes", "Memory of the machine by kind"),
-    "power": ("trilithon_power_watts", "Power by the meters of the machine"),
+    "power": ("trilithon_power_watts", "Power by meter"),
 }
 _POOL = {
     "loads": ("trilithon_loads", "Models loaded"),
@@ -81,7 +81,7 @@ class Scrape:
 def _pool_metrics(pool: PoolFigures, name_of: Callable[[str], str]) -> Iterator[Metric]:
     for attribute, (name, help_text) in _POOL.items():
         yield CounterMetricFamily(name, help_text, value=getattr(pool, attribute))
-    yield GaugeMetricFamily("trilithon_queue_length", "Requests that wait for a runner", value=pool.waiting)
+    yield GaugeMetricFamily("trilithon_queue_length", "Waiting requests", value=pool.waiting)
     at_work: dict[str, int] = defaultdict(int)
     sizes: dict[str, int] = defaultdict(int)
     states: dict[str, int] = defaultdict(int)
@@ -89,9 +89,9 @@ def _pool_metrics(pool: PoolFigures, name_of: Callable[[str], str]) -> Iterator[
         at_work[name_of(each.key)] += each.users
         sizes[name_of(each.key)] += each.size_bytes
         states[each.state] += 1
-    yield _by("trilithon_models_loaded", "Models in memory", "state", states)
-    yield _by("trilithon_model_users", "Requests that a model answers now", "model", at_work)
-    yield _by("trilithon_model_size_bytes", "Memory that a model takes", "model", sizes)
+    yield _by("trilithon_models_loaded", "Loaded models", "state", states)
+    yield _by("trilithon_model_users", "Running requests by model", "model", at_work)
+    yield _by("trilithon_model_size_bytes", "Memory by model", "model", sizes)
 
 
 def _by(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
@@ -111,9 +111,7 @@ def _board_metrics(readings: Sequence[Reading]) -> Iterator[Metric]:
             yield family
     meters = [reading for reading in readings if reading.quantity == "energy"]
     if meters:
-        energy = CounterMetricFamily(
-            "trilithon_energy_joules", "Energy by the meters of the machine", labels=("sensor",)
-        )
+        energy = CounterMetricFamily("trilithon_energy_joules", "Energy by meter", labels=("sensor",))
         for meter in meters:
             energy.add_metric((meter.name,), meter.value)
         yield energy

@@ -44,18 +44,18 @@ class ErrorBody(BaseModel):
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in (
-        (400, "The body is wrong, or asks for what the model cannot do"),
-        (401, "A key is needed"),
-        (403, "Not from there, or not by that name"),
-        (404, "There is no such model"),
-        (408, "The body did not come"),
+        (400, "Invalid body, or not supported by the model"),
+        (401, "API key required"),
+        (403, "Origin or host name not allowed"),
+        (404, "Model not found"),
+        (408, "Body not received"),
         (413, "The body is too large"),
         (429, "Too many requests"),
         (500, "The model could not be started"),
-        (501, "Nothing here can do that"),
+        (501, "Not supported"),
         (502, "The engine failed"),
-        (503, "Too many wait; come again after Retry-After seconds"),
-        (507, "The disk has no room for it"),
+        (503, "Queue full; retry after Retry-After seconds"),
+        (507, "Disk full"),
     )
 }
 

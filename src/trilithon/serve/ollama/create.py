@@ -93,7 +93,7 @@ def _gguf_role(name: str, path: Path, adapter: bool) -> Role:
         with HeaderReader(path) as header:
             values = header.values()
     except ModelError as error:
-        raise wrong("files", f"{name!r} is no GGUF; convert the model first: trilithon convert") from error
+        raise wrong("files", f"{name!r} is not a GGUF file; convert the model first: trilithon convert") from error
     is_adapter = values.get("general.type") == "adapter"
     if is_adapter != adapter:
         raise wrong("adapters", f"{name!r} is {'an' if is_adapter else 'no'} adapter; name it in the other field")

@@ -37,7 +37,7 @@ __all__ = ["router"]
 
 _PIECE_BYTES = 4 << 20
 _PROGRESS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {NDJSON: {}, "application/json": {}}, "description": "A line for each step, or the last one"},
+    200: {"content": {NDJSON: {}, "application/json": {}}, "description": "One line per step, or the last one"},
     **ERRORS,
 }
 _NOWHERE = Path(os.devnull)
@@ -57,16 +57,14 @@ async def pull_model(request: Request, body: PullBody) -> Response:
 
 @router.post("/api/push", response_class=JSONResponse, responses=ERRORS)
 async def push_model(body: NamedBody) -> Response:
-    raise ApiError(
-        f"models are not pushed from here; push {body.model[:80]!r} with the program that it came from", status=501
-    )
+    raise ApiError(f"push is not supported; push {body.model[:80]!r} with the program it came from", status=501)
 
 
 @router.post("/api/create", response_class=Response, responses=_PROGRESS)
 async def create_model(request: Request, body: CreateBody) -> Response:
     """From a model that is here, or from uploaded blobs."""
     if body.draft_files:
-        words = "a draft model is not used here; leave draft_files out"
+        words = "draft models are not supported; leave draft_files out"
         raise ApiError(words, status=501, field="draft_files")
     try:
         name = model_name(body.model)
@@ -137,7 +135,7 @@ def _announced(request: Request) -> int | None:
 
 def _not_twice() -> None:
     raise ApiError(
-        "the same file is being sent by another client; wait until it is there", status=503, retry_after_seconds=5.0
+        "another client is uploading the same file; wait until it is complete", status=503, retry_after_seconds=5.0
     )
 
 

@@ -53,7 +53,7 @@ def tools_of(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for at, tool in enumerate(tools):
         function = tool.get("function")
         if tool.get("type") not in (None, "function") or not isinstance(function, dict) or not function.get("name"):
-            raise wrong(f"tools.{at}", f"tools.{at} is no function with a name; write type, function, function.name")
+            raise wrong(f"tools.{at}", f"tools.{at} is not a function with a name; write type, function, function.name")
         schema = {"type": "object", "properties": {}}
         found.append({"type": "function", "function": {"parameters": schema} | _without_nulls(function)})
     return found
@@ -94,7 +94,7 @@ class _Calls:
 
 def _turn(message: OllamaMessage, calls: _Calls, where: str) -> dict[str, Any]:
     if message.role not in ("system", "user", "assistant", "tool", "developer"):
-        raise wrong(f"{where}.role", f"{where}.role {message.role!r} is none; write system, user, assistant or tool")
+        raise wrong(f"{where}.role", f"{where}.role {message.role!r} is unknown; write system, user, assistant or tool")
     turn: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
     turn["content"] = message.content or ""
     if message.images:

@@ -61,7 +61,7 @@ def keep_alive_seconds(value: float | str | None) -> float | None:
         return None
     seconds = _duration(value) if isinstance(value, str) else float(value)
     if math.isnan(seconds):
-        raise wrong("keep_alive", f"keep_alive {str(value)[:_LONGEST]!r} is no duration; write 300, 5m, 1h30m or -1")
+        raise wrong("keep_alive", f"keep_alive {str(value)[:_LONGEST]!r} is not a duration; write 300, 5m, 1h30m or -1")
     return math.inf if seconds < 0 or seconds >= _LONGEST_SECONDS else seconds
 
 

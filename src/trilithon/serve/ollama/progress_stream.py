@@ -64,7 +64,7 @@ async def _told(work: Work, done: Callable[[], None]) -> AsyncGenerator[dict[str
 
     def require() -> None:
         if left.is_set():
-            raise Interrupted("the client left; what came is kept")
+            raise Interrupted("the client left; the download can be resumed")
 
     def tell(body: dict[str, Any]) -> None:
         require()

@@ -81,6 +81,6 @@ def _parts(template: str) -> Iterator[tuple[str, str]]:
 def _refused(what: str) -> Exception:
     return wrong(
         "template",
-        f"template: {what[:60]!r} is not understood in a request's template, which may have {', '.join(_FIELDS)} and "
+        f"template: {what[:60]!r} is not supported in a request's template, which may contain {', '.join(_FIELDS)} and "
         "if, else, end; create a model with its TEMPLATE in Jinja",
     )

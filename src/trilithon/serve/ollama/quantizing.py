@@ -55,7 +55,7 @@ def _turn() -> Iterator[None]:
     fetched: so they are told to come again."""
     if not _TURN.acquire(blocking=False):
         raise ApiError(
-            "another model is being quantised; wait until it is done",
+            "another model is being quantised; wait until it is finished",
             status=503,
             kind="overloaded_error",
             retry_after_seconds=_RETRY_SECONDS,

@@ -39,7 +39,7 @@ __all__ = ["known_model", "router"]
 _FOLLOWED: Final = "0.33.0"
 """The Ollama whose API this is: clients hold features against its number."""
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {NDJSON: {}, "application/json": {}}, "description": "A line for each piece, or all at once"},
+    200: {"content": {NDJSON: {}, "application/json": {}}, "description": "One line per token, or one object"},
     **ERRORS,
 }
 _NO_SUCH_PATH = (404, 501)

@@ -156,11 +156,11 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise wrong(f"{where}.role", f"{where} has no role; write system, user, assistant or tool")
     if role not in ("system", "developer", "user", "assistant", "tool", "function"):
-        raise wrong(f"{where}.role", f"{where}: there is no role {role[:40]!r}; write system, user, assistant or tool")
+        raise wrong(f"{where}.role", f"{where}: unknown role {role[:40]!r}; write system, user, assistant or tool")
     if role == "function":
-        raise wrong(f"{where}.role", f"{where}: functions gave way to tools; write the role tool")
+        raise wrong(f"{where}.role", f"{where}: functions were replaced by tools; use the role tool")
     if message.get("audio") is not None:
-        raise wrong(f"{where}.audio", f"{where}: sound is not taken here; send text")
+        raise wrong(f"{where}.audio", f"{where}: audio is not supported; send text")
     found = {name: value for name, value in message.items() if name not in ("refusal", "audio", "annotations")}
     found["role"] = _ROLES.get(role, role)
     if found.get("tool_calls") is not None:
@@ -171,7 +171,7 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
     if isinstance(content, list):
         found["content"] = [_part(part, f"{where}.content.{place}") for place, part in enumerate(content)]
     elif content is not None and not isinstance(content, str):
-        raise wrong(f"{where}.content", f"{where}.content must be a text or a list of parts")
+        raise wrong(f"{where}.content", f"{where}.content must be a string or a list of parts")
     elif content is None and not found.get("tool_calls"):
         found["content"] = ""
     require_short(content if isinstance(content, str) else "", f"{where}.content")
@@ -190,7 +190,7 @@ def _require_calls(calls: Any, where: str) -> None:
 def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _PARTS:
-        raise wrong(where, f"{where}: parts of the kind {str(kind)[:40]} are not taken; there are text and image_url")
+        raise wrong(where, f"{where}: parts of type {str(kind)[:40]} are not supported; use text and image_url")
     if kind == "image_url":
         image = part.get("image_url")
         url = image.get("url") if isinstance(image, Mapping) else image
@@ -199,7 +199,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": url}}
     text = part.get("text" if kind == "text" else "refusal")
     if not isinstance(text, str):
-        raise wrong(where, f"{where}: text must be a text")
+        raise wrong(where, f"{where}: text must be a string")
     require_short(text, where)
     return {"type": "text", "text": text}
 
@@ -227,7 +227,7 @@ def _choose_tools(body: dict[str, Any]) -> None:
     elif choice is not None and choice not in _CHOICES:
         raise wrong("tool_choice", f"tool_choice must be one of {', '.join(_CHOICES)}, or name a tool")
     if body.get("tool_choice") == "required" and not tools:
-        raise wrong("tool_choice", "tool_choice calls for a tool, and there are none; send tools")
+        raise wrong("tool_choice", "tool_choice requires a tool, but there are none; send tools")
     if not tools:
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             body.pop(name, None)
@@ -236,7 +236,7 @@ def _choose_tools(body: dict[str, Any]) -> None:
 def _require_tool(tool: Mapping[str, Any], where: str) -> None:
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, Mapping):
-        raise wrong(where, f"{where}: tools of the kind {str(tool.get('type'))[:40]} are not taken; there is function")
+        raise wrong(where, f"{where}: tools of type {str(tool.get('type'))[:40]} are not supported; use function")
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise wrong(where, f"{where}: a function has a name")
     if function.get("parameters") is not None:
@@ -257,6 +257,6 @@ def _form_needs(body: Mapping[str, Any]) -> frozenset[Feature]:
     if body.get("json_schema") is not None:
         require_schema(body["json_schema"], "json_schema")
     if body.get("grammar") is not None and (not isinstance(body["grammar"], str) or len(body["grammar"]) > 256 << 10):
-        raise wrong("grammar", "grammar must be a text of 256 KiB at most")
+        raise wrong("grammar", "grammar must be a string of 256 KiB at most")
     formed = kind != "text" or body.get("json_schema") or body.get("grammar")
     return _GRAMMAR if formed or body.get("tool_choice") == "required" else frozenset()

@@ -76,7 +76,7 @@ def completion_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset
     if body.get("best_of", 1) > body.get("n", 1):
         raise wrong("best_of", "best_of cannot be more than n here; leave it out")
     if body.get("echo") and "logprobs" in body:
-        raise wrong("logprobs", "logprobs of an echoed prompt cannot be given; leave out echo or logprobs")
+        raise wrong("logprobs", "logprobs of an echoed prompt are not supported; leave out echo or logprobs")
     limit = body.get("max_tokens", body.get("n_predict", _DEFAULT_TOKENS))
     candidates = body.get("logprobs")
     if "seed" in body and body["seed"] != -1:
@@ -102,7 +102,7 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[Prompt]:
         raise wrong("prompt", "prompt is empty; send a text")
     for each in given:
         if not isinstance(each, str) and not _is_tokens(each):
-            raise wrong("prompt", "prompt must be a text, a list of token ids, or a list of either")
+            raise wrong("prompt", "prompt must be a string, a list of token ids, or a list of either")
         if isinstance(each, str):
             require_short(each, "prompt")
     return given

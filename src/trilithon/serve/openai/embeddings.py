@@ -43,7 +43,7 @@ def embedding_body(fields: Mapping[str, Any]) -> ValidatedBody:
     if not inputs or any(each in ("", []) for each in inputs):
         raise wrong("input", "input is empty; send a text")
     if not _is_tokens(inputs) and not all(isinstance(each, str) or _is_tokens(each) for each in inputs):
-        raise wrong("input", "input must be a text, a list of token ids, or a list of either")
+        raise wrong("input", "input must be a string, a list of token ids, or a list of either")
     for each in inputs:
         require_short(each if isinstance(each, str) else "", "input")
     return admitted
@@ -61,7 +61,7 @@ def shaped(content: bytes, *, model: str, dimensions: int | None, base64_wanted:
         vectors = [[float(number) for number in entry["embedding"]] for entry in answer["data"]]
         usage = {name: int(answer["usage"][name]) for name in ("prompt_tokens", "total_tokens")}
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError("the engine answered no embeddings", status=502, cause="bad answer") from error
+        raise EngineError("the engine returned no embeddings", status=502, cause="bad answer") from error
     data = [
         {"object": "embedding", "index": at, "embedding": _encoded(_cut(vector, dimensions), base64_wanted)}
         for at, vector in enumerate(vectors)
@@ -73,7 +73,7 @@ def _cut(vector: Sequence[float], dimensions: int | None) -> list[float]:
     if dimensions is None or dimensions == len(vector):
         return list(vector)
     if dimensions > len(vector):
-        raise wrong("dimensions", f"this model's vectors have {len(vector)} dimensions; ask for no more")
+        raise wrong("dimensions", f"this model's embeddings have {len(vector)} dimensions; request at most that many")
     cut = vector[:dimensions]
     length = math.hypot(*cut)
     return [number / length for number in cut] if length else list(cut)

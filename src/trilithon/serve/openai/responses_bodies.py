@@ -53,10 +53,10 @@ _RULES = Rules(
 )
 _LOGPROBS = "message.output_text.logprobs"
 _MEANT = {
-    "previous_response_id": "nothing is kept here between requests; send the whole conversation as input",
-    "conversation": "nothing is kept here between requests; send the whole conversation as input",
-    "background": "answers are given at once or streamed; leave out background",
-    "truncation": "a conversation is never shortened in silence; send less, or load the model with more context",
+    "previous_response_id": "stored responses are not supported; send the whole conversation as input",
+    "conversation": "stored responses are not supported; send the whole conversation as input",
+    "background": "background responses are not supported; leave out background",
+    "truncation": "truncation is not supported; send less, or load the model with more context",
 }
 
 
@@ -144,9 +144,9 @@ class _Conversation:
                 self.thought = "\n".join(str(part.get("text", "")) for part in told if isinstance(part, Mapping))
                 self.ignored += [] if self.thought else ["input.reasoning"]
             case "item_reference":
-                raise wrong(where, f"{where}: nothing is kept here between requests; send the item itself")
+                raise wrong(where, f"{where}: stored responses are not supported; send the item itself")
             case other:
-                raise wrong(f"{where}.type", f"{where}: items of the kind {str(other)[:40]} are not taken")
+                raise wrong(f"{where}.type", f"{where}: items of type {str(other)[:40]} are not supported")
 
     def _message(self, item: Mapping[str, Any], where: str) -> None:
         role, content = item.get("role"), item.get("content")
@@ -155,14 +155,14 @@ class _Conversation:
             if all(part["type"] == "text" for part in content):
                 content = "".join(part["text"] for part in content)
         elif not isinstance(content, str):
-            raise wrong(f"{where}.content", f"{where}.content must be a text or a list of parts")
+            raise wrong(f"{where}.content", f"{where}.content must be a string or a list of parts")
         message: dict[str, Any] = {"role": role, "content": content}
         self.messages.append(self._with_thought(message) if role == "assistant" else message)
 
     def _call(self, item: Mapping[str, Any], where: str) -> None:
         name, arguments = item.get("name"), item.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, str):
-            raise wrong(where, f"{where}: a function_call has a name, and arguments as a text of JSON")
+            raise wrong(where, f"{where}: a function_call has a name, and arguments as a JSON string")
         if not self.messages or self.messages[-1]["role"] != "assistant" or self.thought:
             self.messages.append(self._with_thought({"role": "assistant", "content": None}))
         calls = self.messages[-1].setdefault("tool_calls", [])
@@ -183,7 +183,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "text", "text": part["refusal"]}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
         return {"type": "image_url", "image_url": {"url": part["image_url"]}}
-    raise wrong(where, f"{where}: {str(kind)[:40]} is not taken; there are input_text and input_image with image_url")
+    raise wrong(where, f"{where}: {str(kind)[:40]} is not supported; use input_text and input_image with image_url")
 
 
 def _text_of(output: Any, where: str) -> str:
@@ -191,7 +191,7 @@ def _text_of(output: Any, where: str) -> str:
         return output
     parts = [_part(part, f"{where}.{at}") for at, part in enumerate(output if isinstance(output, list) else [None])]
     if any(part["type"] != "text" for part in parts):
-        raise wrong(where, f"{where}: a tool answers in text here; send its pictures in a message")
+        raise wrong(where, f"{where}: tool results must be text; send images in a message")
     return "".join(part["text"] for part in parts)
 
 
@@ -199,9 +199,7 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
     tools = []
     for at, tool in enumerate(body.get("tools", [])):
         if tool.get("type") != "function":
-            raise wrong(
-                f"tools.{at}.type", f"tools.{at}: {str(tool.get('type'))[:40]} is not run here; there is function"
-            )
+            raise wrong(f"tools.{at}.type", f"tools.{at}: {str(tool.get('type'))[:40]} is not supported; use function")
         function = {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
         tools.append({"type": "function", "function": function})
     choice = body.get("tool_choice")
@@ -228,7 +226,7 @@ def _reasoning(reasoning: Mapping[str, Any], ignored: list[str]) -> dict[str, An
     ignored += [f"reasoning.{name}" for name, value in reasoning.items() if name != "effort" and value is not None]
     effort = reasoning.get("effort")
     if effort is not None and not isinstance(effort, str):
-        raise wrong("reasoning.effort", "reasoning.effort must be a word, for example low")
+        raise wrong("reasoning.effort", "reasoning.effort must be a string, for example low")
     return {} if effort is None else {"reasoning_effort": effort}
 
 

@@ -77,7 +77,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
         found = json.loads(content)
         found["choices"][0]
     except (ValueError, TypeError, LookupError) as error:
-        raise EngineError("the engine answered no chat completion", status=502, cause="bad answer") from error
+        raise EngineError("the engine's answer is not a chat completion", status=502, cause="bad answer") from error
     assert isinstance(found, dict)
     return found
 
