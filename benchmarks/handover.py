@@ -60,7 +60,7 @@ class Timed:
     def of(cls, finished: Finished) -> "Timed":
         if finished.timings is None:
             raise CannotMeasure("the engine reports no timings; choose another with --prefill and --decode")
-        handed = finished.handed
+        handed = finished.handover
         moved = handed is not None and handed.transfer_bytes > 0
         return cls(
             prompt_ms=finished.timings.prompt_ms,
@@ -119,7 +119,9 @@ class Comparison:
             number += 1
             failed = [reason for reason, size in zip(reasons, self.sizes, strict=True) if has_bound(size) and reason]
             if failed:
-                print(f"{self.title}: not handed over: {failed[0]}", file=sys.stderr)
+                state = runners[_PAIR].handover
+                retry = f" (tried again in {state.retry_in_seconds:.0f} s)" if state and state.retry_in_seconds else ""
+                print(f"{self.title}: not handed over: {failed[0]}{retry}", file=sys.stderr)
                 break
         return number
 

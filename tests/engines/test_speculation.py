@@ -80,7 +80,7 @@ def test_a_decoder_guesses_on_top_of_a_brought_cache(
     configuration: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The prefiller guesses nothing, and its cache has nothing for the layers that do."""
-    monkeypatch.setattr(handover.Costs, "way", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover.Costs, "cheapest", lambda costs, **_: "prefiller")
     model = read_model_file(write_drafting_model(tmp_path / "m.gguf", right=True), configuration.cache)
     prompt = "the quick brown fox jumps over the lazy dog and then it runs far away. " * 4
 
@@ -94,7 +94,7 @@ def test_a_decoder_guesses_on_top_of_a_brought_cache(
         plain, _ = await answer(one, tmp_path / "a")
         guessed, finished = await answer(f"{one}+{one},spec={way}", tmp_path / "b")
         assert guessed == plain
-        assert finished.handed is not None and finished.handed.prefill_tokens > 100, finished.handed
+        assert finished.handover is not None and finished.handover.prefill_tokens > 100, finished.handover
         assert finished.timings is not None and finished.timings.draft_accepted > 0
 
     asyncio.run(scenario())

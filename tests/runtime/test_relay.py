@@ -141,7 +141,7 @@ def test_bytes_pass_untouched_with_the_moments_they_came(tmp_path: Path) -> None
             assert (answer.status, answer.content_type) == (200, "text/event-stream")
             assert answer.timings is None and not answer.complete
             assert b"".join([piece async for piece in answer.chunks()]) == b"".join(texts)
-            assert answer.complete and answer.handed is None
+            assert answer.complete and answer.handover is None
             assert answer.timings == Timings.parse(TIMINGS)
             assert answer.last_ns - answer.first_ns > 30_000_000
             assert answer.last_ns <= time.monotonic_ns()

@@ -155,7 +155,7 @@ async def _timed(runner: Runner, request: Completion) -> Finished:
 
 def _handover_marks(finished: Finished) -> dict[str, int]:
     """How long the prefill took elsewhere, and the way of the KV cache from there; nothing where there was none."""
-    handed = finished.handed
+    handed = finished.handover
     if handed is None or not handed.transfer_bytes:
         return {}
     return {"prefill_elsewhere_ns": round(handed.prefill_ms * 1e6), "transfer_ns": round(handed.transfer_ms * 1e6)}

@@ -44,12 +44,12 @@ class DirectWriter(Protocol):
 class Relayed:
     """One answer under way; use `Runner.relay`. Read it once, by `chunks` or by `read`, which raise RunError.
 
-    `handed` is what a handover did for it. `first_ns` and `last_ns` (monotonic; 0 before) are when the first and the
+    `handover` is what a handover did for it. `first_ns` and `last_ns` (monotonic; 0 before) are when the first and the
     last of the body came. `timings`, of the request as a whole, are there when it is `complete`.
     """
 
     def __init__(self, client: Client, exchange: Exchange, asked: Asked, first_seconds: float):
-        self.handed: HandoverResult | None = None
+        self.handover: HandoverResult | None = None
         self.timings: Timings | None = None
         self.first_ns = self.last_ns = 0
         self.complete = False

@@ -13,6 +13,7 @@ from trilithon.engines.base import Engine, Launch, Placement
 from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Completion, Event, Finished, Timings
 from trilithon.errors import ChildDied, EngineTimeout, StartError
 from trilithon.runtime.client import Client, Disconnected
+from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.npu import NpuLock, other_npu_users
 from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
@@ -105,8 +106,13 @@ class Runner:
         return (self.process,)
 
     @property
+    def handover(self) -> HandoverState | None:
+        """None for a runner of one placement."""
+        return None
+
+    @property
     def notices(self) -> tuple[str, ...]:
-        """What went otherwise than planned while it ran, one line each, for people."""
+        """What the user should know about it so far, one line each."""
         return self._others
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:

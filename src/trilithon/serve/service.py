@@ -4,18 +4,17 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
-from trilithon.engines.wire.messages import HandoverResult
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.monitoring.handover_log import HandoverLog
 from trilithon.serve.request_defaults import fitted
 from trilithon.serve.request_record import note_first_token, note_generated
 from trilithon.serve.retry import RetriedRequest
@@ -42,10 +41,6 @@ class Answer:
     @property
     def content_type(self) -> str:
         return self._asking.relayed.content_type
-
-    @property
-    def handed(self) -> HandoverResult | None:
-        return self._asking.relayed.handed
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:
         """The body's bytes, except those that went to the direct writer. Returns once the body has begun."""
@@ -82,26 +77,26 @@ class Answer:
 
     def provenance(self) -> dict[str, Any]:
         """Which engine and unit did what, for the answer's `timings`; seconds and bytes."""
-        found: dict[str, Any] = {
-            "placement": self.placement.name,
-            "engine": self.placement.build.engine,
-            "build": self.placement.build.name,
-            "prefill_unit": self.placement.unit,
-            "decode_unit": self.placement.unit,
+        placement, result = self.placement, self._asking.relayed.handover
+        prefill = placement.prefill if result is not None and result.prefill_tokens else None
+        fields: dict[str, Any] = {
+            "placement": placement.name,
+            "engine": placement.build.engine,
+            "build": placement.build.name,
+            "prefill_unit": (prefill or placement).unit,
+            "decode_unit": placement.unit,
         }
-        if self.handed is not None:
-            prefill = self.placement.prefill
-            found |= {
-                "prefill_unit": prefill.unit
-                if prefill is not None and self.handed.prefill_tokens
-                else self.placement.unit,
-                "prefill_seconds": self.handed.prefill_ms / 1e3,
-                "transfer_seconds": self.handed.transfer_ms / 1e3,
-                "transfer_bytes": self.handed.transfer_bytes,
+        if result is not None:
+            fields |= {
+                "prefill_seconds": result.prefill_ms / 1e3,
+                "transfer_seconds": result.transfer_ms / 1e3,
+                "transfer_bytes": result.transfer_bytes,
             }
-            if self.handed.reason:
-                found["reason"] = self.handed.reason
-        return found
+            if result.reason:
+                fields["reason"] = result.reason
+        if state := self._asking.lease.runner.handover:
+            fields["handover"] = asdict(state)
+        return fields
 
 
 class Service:
@@ -111,6 +106,7 @@ class Service:
         self.shelf = shelf
         self.pool = pool
         self.pulls = Pulls(shelf)
+        self._handover_log = HandoverLog()
 
     @contextlib.asynccontextmanager
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
@@ -122,9 +118,15 @@ class Service:
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
 
-        def take() -> AbstractAsyncContextManager[Lease]:
+        @contextlib.asynccontextmanager
+        async def take() -> AsyncIterator[Lease]:
             keep = generation.keep_alive_seconds
-            return self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep)
+            async with self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep) as lease:
+                self._handover_log.note(entry.name, lease.runner.handover)
+                try:
+                    yield lease
+                finally:
+                    self._handover_log.note(entry.name, lease.runner.handover)
 
         async with RetriedRequest(take, generation.path, body) as asking:
             answer = Answer(entry, placement, started_ns, asking)

@@ -74,6 +74,9 @@ def test_timings_tell_the_cache_the_units_and_the_handover() -> None:
         "handed over:         3.0 MiB in 0.012 s",
         "ran on:              a/npu+b/cpu (npu then cpu)",
     ]
+    assert timing_lines({"timings": {"transfer_bytes": 0, "reason": "a/npu did not start"}}, None) == [
+        "handed over:         no: a/npu did not start",
+    ]
 
 
 @pytest.mark.parametrize(

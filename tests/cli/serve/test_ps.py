@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trilithon.cli.serve.ps import until
+from trilithon.cli.serve.ps import handover_lines, until
 
 Program = Callable[..., Any]
 
@@ -47,6 +47,20 @@ def test_a_model_that_is_kept_for_ever(asked: Program) -> None:
     asked("run", "tiny", "hello", "-p", "num_predict=3", "--keepalive", "-1")
     assert asked("ps").stdout.rstrip().endswith("for ever")
     asked("stop", "tiny")
+
+
+def test_a_model_whose_handover_is_not_active_gets_a_line() -> None:
+    paused = {"state": "paused", "reason": "llama.cpp/cpu used 0 of 199 tokens", "retry_in_seconds": 38.2, "misses": 2}
+    models = [
+        {"name": "a:latest", "handover": paused},
+        {"name": "b:latest", "handover": {**paused, "state": "off", "retry_in_seconds": None}},
+        {"name": "c:latest", "handover": {"state": "active", "reason": "", "retry_in_seconds": None, "misses": 2}},
+        {"name": "d:latest"},
+    ]
+    assert list(handover_lines(models)) == [
+        "a:latest: handover paused, tried again in 38 s: llama.cpp/cpu used 0 of 199 tokens",
+        "b:latest: handover off: llama.cpp/cpu used 0 of 199 tokens",
+    ]
 
 
 @pytest.mark.parametrize("words", [("ps",), ("stop", "tiny")])

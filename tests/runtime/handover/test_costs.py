@@ -53,35 +53,35 @@ def test_a_unit_that_became_slower_is_noticed() -> None:
     assert found is not None and 1000 < found < 1050
 
 
-def costs(prefiller: LinearCost, decoder: LinearCost, move: LinearCost) -> Costs:
-    return Costs(prefiller=prefiller, decoder=decoder, move=move)
+def costs(prefiller: LinearCost, decoder: LinearCost, transfer: LinearCost) -> Costs:
+    return Costs(prefiller=prefiller, decoder=decoder, transfer=transfer)
 
 
-def test_the_cheapest_way_is_taken() -> None:
+def test_the_cheapest_route_is_taken() -> None:
     board = costs(line(20, 1), line(5, 3), line(10, 0.01))
-    assert board.way(tokens=1024, held_by_decoder=0, held_by_prefiller=0) == "prefiller"
-    assert board.way(tokens=10, held_by_decoder=0, held_by_prefiller=0) == "decoder"
+    assert board.cheapest(tokens=1024, cached_by_decoder=0, cached_by_prefiller=0) == "prefiller"
+    assert board.cheapest(tokens=10, cached_by_decoder=0, cached_by_prefiller=0) == "decoder"
     # All but ten tokens are with the decoder already.
-    assert board.way(tokens=1024, held_by_decoder=1014, held_by_prefiller=0) == "decoder"
+    assert board.cheapest(tokens=1024, cached_by_decoder=1014, cached_by_prefiller=0) == "decoder"
     # Much is new, and much more is old, which only the decoder has.
-    assert board.way(tokens=4096, held_by_decoder=3072, held_by_prefiller=0) == "update"
-    # The prefiller holds nearly as much: bringing the rest to it would cost more than evaluating it again.
-    assert board.way(tokens=4096, held_by_decoder=3072, held_by_prefiller=3060) == "prefiller"
+    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=0) == "update"
+    # The prefiller has nearly as much: a transfer of the rest would cost more than evaluating it again.
+    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=3060) == "prefiller"
 
 
 def test_a_slower_prefiller_is_never_asked() -> None:
     same = costs(line(5, 3), line(5, 3), line(10, 0.01))
     for tokens in (1, 100, 10_000):
-        assert same.way(tokens=tokens, held_by_decoder=0, held_by_prefiller=0) == "decoder"
+        assert same.cheapest(tokens=tokens, cached_by_decoder=0, cached_by_prefiller=0) == "decoder"
 
 
-def test_the_unknown_is_tried() -> None:
+def test_an_unknown_route_is_tried() -> None:
     assert (
-        costs(LinearCost(), LinearCost(), LinearCost()).way(tokens=9, held_by_decoder=0, held_by_prefiller=0)
+        costs(LinearCost(), LinearCost(), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)
         == "decoder"
     )
     assert (
-        costs(LinearCost(), line(5, 3), LinearCost()).way(tokens=9, held_by_decoder=0, held_by_prefiller=0)
+        costs(LinearCost(), line(5, 3), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)
         == "prefiller"
     )
 
@@ -92,23 +92,23 @@ def test_the_unknown_is_tried() -> None:
     prefiller=st.integers(0, 10_000),
     slopes=st.tuples(*[st.floats(0.001, 10)] * 3),
 )
-def test_no_other_way_is_cheaper(tokens: int, decoder: int, prefiller: int, slopes: tuple[float, ...]) -> None:
-    held_by_decoder, held_by_prefiller = min(decoder, tokens), min(prefiller, tokens)
+def test_no_other_route_is_cheaper(tokens: int, decoder: int, prefiller: int, slopes: tuple[float, ...]) -> None:
+    cached_by_decoder, cached_by_prefiller = min(decoder, tokens), min(prefiller, tokens)
     over, alone, move = (line(0, slope) for slope in slopes)
-    way = costs(over, alone, move).way(
-        tokens=tokens, held_by_decoder=held_by_decoder, held_by_prefiller=held_by_prefiller
+    route = costs(over, alone, move).cheapest(
+        tokens=tokens, cached_by_decoder=cached_by_decoder, cached_by_prefiller=cached_by_prefiller
     )
     per_over, per_alone, per_move = slopes
     prices = {
-        "decoder": per_alone * (tokens - held_by_decoder),
-        "prefiller": per_over * (tokens - held_by_prefiller) + per_move * tokens,
-        "update": per_move * held_by_decoder + per_over * (tokens - held_by_decoder) + per_move * tokens,
+        "decoder": per_alone * (tokens - cached_by_decoder),
+        "prefiller": per_over * (tokens - cached_by_prefiller) + per_move * tokens,
+        "update": per_move * cached_by_decoder + per_over * (tokens - cached_by_decoder) + per_move * tokens,
     }
-    assert prices[way] <= min(prices.values()) * (1 + 1e-6) + 1e-6
+    assert prices[route] <= min(prices.values()) * (1 + 1e-6) + 1e-6
 
 
-def test_one_odd_measurement_is_doubted_and_a_second_one_believed() -> None:
-    """A restarted engine's first evaluation, or another program's burst, must not shut a way for ever."""
+def test_one_outlier_is_ignored_and_a_second_one_counts() -> None:
+    """A restarted engine's first evaluation, or another program's burst, must not exclude a route for ever."""
     cost = line(10, 1)
     cost.learn(100, 5000)
     assert cost.of(100) == line(10, 1).of(100)
@@ -118,7 +118,7 @@ def test_one_odd_measurement_is_doubted_and_a_second_one_believed() -> None:
     assert found is not None and found > 4000
 
 
-def test_a_change_is_believed_though_other_lengths_come_between() -> None:
+def test_a_change_counts_though_other_lengths_come_between() -> None:
     """Else the cost of short prompts would stay what it was, in a conversation of long and short ones."""
     cost = line(0, 1)
     for tokens in (2, 4000) * 10:
@@ -127,7 +127,7 @@ def test_a_change_is_believed_though_other_lengths_come_between() -> None:
     assert found is not None and found > 2000
 
 
-def test_a_burst_now_and_then_is_never_believed() -> None:
+def test_a_burst_now_and_then_never_counts() -> None:
     cost = line(10, 1)
     for _ in range(5):
         cost.learn(100, 5000)

@@ -24,6 +24,7 @@ from trilithon.runtime.handover import prefiller as prefiller_module
 from trilithon.runtime.handover import transfer as transfer_module
 from trilithon.runtime.handover.backoff import FIRST_SECONDS
 from trilithon.runtime.handover.handover import Handover
+from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
@@ -65,7 +66,7 @@ async def opened(placement: Placement, home: Path, hang_seconds: float = 20) -> 
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand every prompt over, whatever it costs: equal halves would never do it."""
     monkeypatch.setattr(
-        handover_module.Costs, "way", lambda costs, *, tokens, held_by_decoder, held_by_prefiller: "prefiller"
+        handover_module.Costs, "cheapest", lambda costs, *, tokens, cached_by_decoder, cached_by_prefiller: "prefiller"
     )
 
 
@@ -117,7 +118,7 @@ def test_a_folder_may_be_used_again(tiny: Path, home: Path) -> None:
         for _ in range(2):
             async with opened(scripted(tiny, home, "prefill=50000", "prefill=2000"), home) as pair:
                 _, finished = await text_of(pair, asked(3000))
-                assert finished.handed is not None and finished.handed.transfer_bytes > 0
+                assert finished.handover is not None and finished.handover.transfer_bytes > 0
 
     asyncio.run(scenario())
 
@@ -129,7 +130,8 @@ def test_prompts_that_no_context_holds_are_refused_and_nothing_more(tiny: Path, 
                 with pytest.raises(EngineError):
                     await pair.complete(asked(1500))
             _, finished = await text_of(pair, asked(100))
-            assert pair.off == "" and finished.handed is not None and finished.handed.prefill_tokens == 99
+            assert finished.handover is not None and finished.handover.prefill_tokens == 99
+            assert pair.handover == HandoverState(state="active")
 
     asyncio.run(scenario())
 
@@ -154,7 +156,7 @@ def test_requests_at_the_edge_are_answered_as_by_the_decoder_alone(
             expected = await said(alone)
         async with opened(both, home) as pair:
             assert await said(pair) == expected
-            assert pair.off == "" and left(pair) == []
+            assert pair.handover.state == "active" and left(pair) == []
 
     asyncio.run(scenario())
 
@@ -168,9 +170,9 @@ def test_what_is_counted_as_cached_was_not_evaluated(tiny: Path, home: Path) -> 
             await pair.complete(Completion(prompt=history, max_tokens=40, cache_prompt=True, ignore_eos=True))
             prompt = history + prompt_of(3000, 9)
             _, finished = await text_of(pair, Completion(prompt=prompt, max_tokens=4, cache_prompt=True))
-            assert finished.timings is not None and finished.handed is not None
+            assert finished.timings is not None and finished.handover is not None
             assert (finished.timings.cache_n, finished.timings.prompt_n) == (3000, 3000)
-            assert finished.handed.prefill_tokens == 3000  # of 2999 new ones, and the last that only the decoder held
+            assert finished.handover.prefill_tokens == 3000  # of 2999 new ones, and the last that only the decoder held
 
     asyncio.run(scenario())
 
@@ -204,7 +206,7 @@ def test_an_engine_that_will_not_end_in_half_a_character(tiny: Path, home: Path,
 def test_a_prefiller_that_hangs_is_not_waited_for_a_minute(
     tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover_module, "_LEAST_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(handover_module, "_MIN_PATIENCE_SECONDS", 0.5)
 
     async def scenario() -> None:
         both = scripted(tiny, home, "prefill=10000,decode=200", "prefill=2000,decode=2000")
@@ -212,7 +214,7 @@ def test_a_prefiller_that_hangs_is_not_waited_for_a_minute(
             os.kill(pid_of_prefiller(pair), signal.SIGSTOP)
             begun = time.monotonic()
             text, finished = await text_of(pair, asked(3000))
-            assert text and finished.handed is not None and "given up" in finished.handed.reason
+            assert text and finished.handover is not None and "given up" in finished.handover.reason
             assert finished.timings is not None
             # At least 0.5 s of patience (more where A was slow when it was measured), then 1.5 s of B's own prefill.
             assert 2000 <= finished.timings.prompt_ms < 30_000
@@ -239,7 +241,7 @@ def test_a_prefiller_that_dies_while_it_saves(tiny: Path, home: Path, always: No
             runner.save_slot = killed  # type: ignore[method-assign,assignment]
             text, finished = await text_of(pair, request)
             assert text == expected and left(pair) == []
-            assert finished.handed is not None and "died" in finished.handed.reason
+            assert finished.handover is not None and "died" in finished.handover.reason
             assert finished.timings is not None and finished.timings.prompt_n == 400
 
     asyncio.run(scenario())
@@ -290,23 +292,23 @@ def test_memory_that_is_full_costs_time_and_is_no_reason_to_stop(
 
     async def scenario() -> None:
         async with opened(both, home) as pair:
-            assert pair.off == ""
+            assert pair.handover.state == "active"
             ballast = small_memory / "ballast"
             room, pair._transfer.has_room_for = pair._transfer.has_room_for, lambda tokens: False  # type: ignore[method-assign]
             ballast.write_bytes(b"x" * ((1 << 20) - 4096))
-            way, pair._way = pair._way, lambda slot, tokens: ("prefiller", "")  # type: ignore[method-assign]
+            way, pair._route = pair._route, lambda slot, tokens: ("prefiller", "")  # type: ignore[method-assign]
             for seed in range(4):
                 text, finished = await text_of(pair, asked(900, seed, answer=20))
                 assert text and finished.timings is not None and finished.timings.prompt_n == 900
-                assert finished.handed is not None and finished.handed.reason
+                assert finished.handover is not None and finished.handover.reason
                 assert left(pair) == []
-            pair._way, pair._transfer.has_room_for = way, room  # type: ignore[method-assign]
-            assert pair.off == "" and pair._prefiller.failures == 0
+            pair._route, pair._transfer.has_room_for = way, room  # type: ignore[method-assign]
+            assert pair.handover.state == "active" and pair._prefiller.failures == 0
             _, finished = await text_of(pair, asked(900))
-            assert finished.handed is not None and "no room" in finished.handed.reason
+            assert finished.handover is not None and "no room" in finished.handover.reason
             ballast.unlink()
             _, finished = await text_of(pair, asked(900))
-            assert finished.handed is not None and finished.handed.prefill_tokens == 899
+            assert finished.handover is not None and finished.handover.prefill_tokens == 899
 
     asyncio.run(scenario())
 
@@ -343,7 +345,7 @@ def test_a_save_that_nobody_waits_for_any_more_leaves_no_file(tiny: Path, home: 
             assert left(pair) == []
             runner.save_slot = save  # type: ignore[method-assign]
             _, finished = await text_of(pair, asked(300, 2))
-            assert finished.handed is not None and finished.handed.prefill_tokens == 299
+            assert finished.handover is not None and finished.handover.prefill_tokens == 299
 
     asyncio.run(scenario())
 
@@ -366,7 +368,7 @@ def test_cancelled_at_any_moment_the_next_answer_is_right(tiny: Path, home: Path
                 which = number % 3
                 text, _ = await text_of(pair, requests[which])
                 assert text == expected[which], number
-            assert left(pair) == [] and pair.off == "" and pair.evaluated_again == 0
+            assert left(pair) == [] and pair._backoff.count == 0 and pair.misses == 0
             assert not pair._prefilling.locked() and not any(slot.lock.locked() for slot in pair._slots.slots)
             assert pair._prefiller.failures == 0
 
@@ -395,7 +397,7 @@ def test_closing_while_the_prefiller_is_being_stopped_leaves_no_process(tiny: Pa
 def test_many_at_once_over_two_slots_with_the_prefiller_killed(
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0,))
+    monkeypatch.setattr(prefiller_module, "WAITS_SECONDS", (0.0,))
     requests = [asked(100 + 60 * seed, seed, answer=20, cache=True) for seed in range(8)]
 
     async def scenario() -> None:
@@ -408,7 +410,7 @@ def test_many_at_once_over_two_slots_with_the_prefiller_killed(
                 if pair._prefiller.runner is not None:
                     os.kill(pid_of_prefiller(pair), signal.SIGKILL)
                 assert [text for text, _ in await answers] == expected
-            assert left(pair) == [] and pair.off == ""
+            assert left(pair) == [] and pair._backoff.count == 0
 
     asyncio.run(scenario())
 
@@ -423,11 +425,11 @@ def test_one_is_prefilled_while_another_is_decoded(tiny: Path, home: Path, alway
                     break
                 await asyncio.sleep(0.01)
             _, finished = await text_of(pair, asked(300, 2))
-            assert finished.handed is not None and finished.handed.prefill_tokens == 299
+            assert finished.handover is not None and finished.handover.prefill_tokens == 299
             assert not long.done()
             long.cancel()
             await asyncio.wait([long])
-            assert pair.evaluated_again == 0
+            assert pair.misses == 0
 
     asyncio.run(scenario())
 
@@ -450,9 +452,9 @@ def test_the_next_is_prefilled_while_one_is_answered(tiny: Path, home: Path) -> 
         halves = [replace(half, settings=replace(half.settings, slots=slots)) for half in (both, both.prefill)]
         async with opened(replace(halves[0], prefill=halves[1]), home) as pair:
             (_, first), (began_ns, second) = await asyncio.gather(*(times(pair, seed) for seed in range(2)))
-            assert first.handed is not None and first.handed.prefill_tokens > 900
-            assert second.handed is not None and second.handed.prefill_tokens > 900
-            assert pair.evaluated_again == 0
+            assert first.handover is not None and first.handover.prefill_tokens > 900
+            assert second.handover is not None and second.handover.prefill_tokens > 900
+            assert pair.misses == 0
             return began_ns < first.at_ns
 
     assert [asyncio.run(scenario(slots)) for slots in (1, 2)] == [False, True]
@@ -477,7 +479,7 @@ def test_a_prefiller_that_comes_late_is_tried_out_before_anything_is_handed_over
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch, objection: str
 ) -> None:
     """Its first start fails, and the second one dies while it is tried out."""
-    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.3,))
+    monkeypatch.setattr(prefiller_module, "WAITS_SECONDS", (0.3,))
     probe, probed = handover_module.probe, 0
 
     async def watched(runner: Runner, *words: object) -> str:
@@ -493,17 +495,17 @@ def test_a_prefiller_that_comes_late_is_tried_out_before_anything_is_handed_over
     async def scenario() -> None:
         async with opened(scripted(tiny, home, options, "prefill=2000"), home) as pair:
             _, finished = await text_of(pair, asked(500))
-            assert finished.handed is not None and "did not start" in finished.handed.reason and not probed
+            assert finished.handover is not None and "did not start" in finished.handover.reason and not probed
             for number in (1, 2):
                 for _ in range(400):
                     if pair._prefiller.runner is not None:
                         break
                     await asyncio.sleep(0.05)
                 text, finished = await text_of(pair, asked(500, number))
-                assert text and finished.handed is not None and probed == number
+                assert text and finished.handover is not None and probed == number
                 assert pair._prefiller.failures == 2
-            assert finished.handed.reason == pair.off == objection
-            assert finished.handed.prefill_tokens == (0 if objection else 499)
+            assert finished.handover.reason == pair.handover.reason == objection
+            assert finished.handover.prefill_tokens == (0 if objection else 499)
             await text_of(pair, asked(500, 3))
             assert probed == 2 and left(pair) == []
 
@@ -514,7 +516,7 @@ def test_after_a_cache_that_was_not_used_it_is_tried_again_later(
     tiny: Path, home: Path, always: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What arrived is erased before the decoder begins, once: the answer is right, and the next ones are the decoder's
-    own until the rest is over."""
+    own until the pause is over."""
     clock_ns = time.monotonic_ns
 
     async def scenario() -> None:
@@ -522,7 +524,7 @@ def test_after_a_cache_that_was_not_used_it_is_tried_again_later(
         requests = [asked(200, seed, answer=8) for seed in range(4)]
         expected = await texts_alone(both, home, requests)
         async with opened(both, home) as pair:
-            move = pair._transfer.move
+            move = pair._transfer.run
 
             async def in_vain(*words: Runner | int, **more: object) -> int:
                 arrived = await move(*words, **more)  # type: ignore[arg-type]
@@ -530,20 +532,22 @@ def test_after_a_cache_that_was_not_used_it_is_tried_again_later(
                     await answer.read()
                 return arrived
 
-            pair._transfer.move = in_vain  # type: ignore[method-assign,assignment]
+            pair._transfer.run = in_vain  # type: ignore[method-assign,assignment]
             answers = [await text_of(pair, requests[0])]
-            pair._transfer.move = move  # type: ignore[method-assign]
-            assert pair.evaluated_again == 1 and "of 199 tokens that were brought to it" in pair.off
-            assert pair.notices == (f"nothing is handed over: {pair.off}",)
+            pair._transfer.run = move  # type: ignore[method-assign]
+            state = pair.handover
+            assert (state.state, state.misses) == ("paused", 1) and "of 199 transferred tokens" in state.reason
+            assert state.retry_in_seconds is not None and 0 < state.retry_in_seconds <= FIRST_SECONDS
+            assert pair.notices == (f"the handover is paused: {pair.handover.reason}",)
             answers.append(await text_of(pair, requests[1]))
-            assert answers[1][1].handed is not None and answers[1][1].handed.reason == pair.off
-            monkeypatch.setattr(pair._rests, "_clock_ns", lambda: clock_ns() + round(FIRST_SECONDS * 1e9))
-            assert pair.off == ""
+            assert answers[1][1].handover is not None and answers[1][1].handover.reason == pair.handover.reason
+            monkeypatch.setattr(pair._backoff, "_clock_ns", lambda: clock_ns() + round(FIRST_SECONDS * 1e9))
+            assert pair.handover == HandoverState(state="active", misses=1)
             answers += [await text_of(pair, request) for request in requests[2:]]
             for _, finished in answers[2:]:
-                assert finished.handed is not None and finished.handed.prefill_tokens == 199
+                assert finished.handover is not None and finished.handover.prefill_tokens == 199
             assert [text for text, _ in answers] == expected
-            assert pair.evaluated_again == 1 and pair._prefiller.failures == 0
-            assert "nothing was handed over for a while, 1 time" in pair.notices[0]
+            assert pair.misses == 1 and pair._prefiller.failures == 0
+            assert "the handover was paused 1 time" in pair.notices[0]
 
     asyncio.run(scenario())

@@ -73,7 +73,7 @@ async def opened(placement: Placement, home: Path) -> AsyncIterator[Handover]:
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand every prompt over, whatever it costs: equal halves would never do it."""
     monkeypatch.setattr(
-        handover_module.Costs, "way", lambda costs, *, tokens, held_by_decoder, held_by_prefiller: "prefiller"
+        handover_module.Costs, "cheapest", lambda costs, *, tokens, cached_by_decoder, cached_by_prefiller: "prefiller"
     )
 
 
@@ -103,15 +103,15 @@ def test_the_answers_are_the_decoders_own(tmp_path: Path, home: Path, always: No
         async with open_runner(replace(both, prefill=None), home / "alone", configuration(home)) as alone:
             expected = [(await text_of(alone, request))[0] for request in requests]
         async with opened(both, home) as pair:
-            assert pair.off == ""
+            assert pair.handover.state == "active"
             for request, answer in zip(requests, expected, strict=True):
                 text, finished = await text_of(pair, request)
                 assert text == answer
-                assert finished.handed is not None and finished.timings is not None
-                assert finished.handed.prefill_tokens == len(request.prompt) - 1
+                assert finished.handover is not None and finished.timings is not None
+                assert finished.handover.prefill_tokens == len(request.prompt) - 1
                 assert finished.timings.prompt_n == len(request.prompt)
                 assert left_in_transfer(pair) == []
-            assert pair.evaluated_again == 0 and pair.notices == ()
+            assert pair.misses == 0 and pair.notices == ()
 
     asyncio.run(scenario())
 
@@ -124,14 +124,14 @@ def test_a_decoder_that_guesses_ahead_takes_a_brought_cache(tiny: Path, home: Pa
 
     async def scenario() -> None:
         async with opened(guessing, home) as pair:
-            assert pair.off == ""
+            assert pair.handover.state == "active"
             _, finished = await text_of(pair, request)
-            assert finished.handed is not None and finished.handed.prefill_tokens > 100
+            assert finished.handover is not None and finished.handover.prefill_tokens > 100
             assert finished.timings is not None and finished.timings.predicted_n == 200
             assert finished.timings.draft_n > 0
             _, again = await text_of(pair, replace(request, cache_prompt=True))
             assert again.timings is not None and again.timings.predicted_n == 200
-            assert pair.evaluated_again == 0 and pair.notices == ()
+            assert pair.misses == 0 and pair.notices == ()
 
     asyncio.run(scenario())
 
@@ -146,8 +146,8 @@ def test_a_chat_is_handed_over_too(tiny: Path, home: Path, always: None) -> None
         async with opened(both, home) as pair:
             text, finished = await text_of(pair, chat)
             assert text == expected
-            assert finished.handed is not None and finished.handed.prefill_tokens > 10
-            assert finished.handed.transfer_bytes > 0
+            assert finished.handover is not None and finished.handover.prefill_tokens > 10
+            assert finished.handover.transfer_bytes > 0
 
     asyncio.run(scenario())
 
@@ -158,10 +158,10 @@ def test_without_the_full_window_nothing_is_handed_over(tmp_path: Path, home: Pa
 
     async def scenario() -> None:
         async with opened(embedded(model, home, window=False), home) as pair:
-            assert pair.off
+            assert pair.handover.reason
             _, finished = await text_of(pair, Completion(prompt=prompt_of(300), max_tokens=4, ignore_eos=True))
-            assert finished.handed is not None and finished.handed.reason == pair.off
-            assert any(pair.off in notice for notice in pair.notices)
+            assert finished.handover is not None and finished.handover.reason == pair.handover.reason
+            assert any(pair.handover.reason in notice for notice in pair.notices)
 
     asyncio.run(scenario())
 
@@ -169,7 +169,7 @@ def test_without_the_full_window_nothing_is_handed_over(tmp_path: Path, home: Pa
 def test_caches_of_another_form_are_refused_by_the_probe(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         async with opened(embedded(tiny, home, kv_type_k="f32"), home) as pair:
-            assert "probe" in pair.off
+            assert "probe" in pair.handover.reason
             _, finished = await text_of(pair, Completion(prompt=prompt_of(100), max_tokens=4, ignore_eos=True))
             assert finished.timings is not None and finished.timings.prompt_n == 100
 
@@ -181,11 +181,11 @@ def test_a_long_prompt_goes_over_and_a_short_one_does_not(tiny: Path, home: Path
         async with opened(scripted(tiny, home, {}, {}), home) as pair:
             _, long = await text_of(pair, Completion(prompt=prompt_of(4000), max_tokens=4))
             for tokens in (2, 4000) * 10:  # a move costs half a second: more than a busy machine adds to three tokens
-                pair.costs.move.learn(tokens, 500)
+                pair.costs.transfer.learn(tokens, 500)
             _, short = await text_of(pair, Completion(prompt=prompt_of(3, 5), max_tokens=4))
-        assert long.handed is not None and long.handed.prefill == "scripted/npu" and long.handed.reason == ""
-        assert short.handed is not None and short.handed.prefill == short.handed.decode == "scripted/cpu"
-        assert "short" in short.handed.reason
+        assert long.handover is not None and long.handover.prefill == "scripted/npu" and long.handover.reason == ""
+        assert short.handover is not None and short.handover.prefill == short.handover.decode == "scripted/cpu"
+        assert "short" in short.handover.reason
 
     asyncio.run(scenario())
 
@@ -203,8 +203,8 @@ def test_a_conversation_is_not_evaluated_twice(tiny: Path, home: Path) -> None:
         assert (first.timings.cache_n, first.timings.prompt_n) == (0, 3000)
         assert second.timings.prompt_n == 1
         assert third.timings.cache_n >= 3000 and third.timings.prompt_n <= 3000
-        assert third.handed is not None and third.handed.prefill == "scripted/npu"
-        assert third.handed.prefill_tokens <= 3001
+        assert third.handover is not None and third.handover.prefill == "scripted/npu"
+        assert third.handover.prefill_tokens <= 3001
 
     asyncio.run(scenario())
 
@@ -215,15 +215,15 @@ def test_a_failing_prefiller_costs_no_answer(
     tiny: Path, home: Path, fault: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It starts and warms up, and fails at its first prefill, every time."""
-    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0, 0.0, 0.1))
-    monkeypatch.setattr(handover_module.Handover, "_try_out", _not_tried_out)
+    monkeypatch.setattr(prefiller_module, "WAITS_SECONDS", (0.0, 0.0, 0.1))
+    monkeypatch.setattr(handover_module.Handover, "_probe", _not_tried_out)
 
     async def scenario() -> None:
         async with opened(scripted(tiny, home, fault, {"prefill": "20000"}), home) as pair:
             for seed in range(3):
                 text, finished = await text_of(pair, Completion(prompt=prompt_of(3000, seed), max_tokens=6))
                 assert text and finished.timings is not None and finished.timings.prompt_n == 3000
-                assert finished.handed is not None and finished.handed.reason
+                assert finished.handover is not None and finished.handover.reason
             assert pair.notices
             assert left_in_transfer(pair) == []
 
@@ -231,8 +231,8 @@ def test_a_failing_prefiller_costs_no_answer(
 
 
 async def _not_tried_out(pair: Handover, slot: int) -> bool:
-    pair._tried_out = True
-    for cost, slope in ((pair.costs.prefiller, 0.01), (pair.costs.decoder, 1.0), (pair.costs.move, 0.001)):
+    pair._probed = True
+    for cost, slope in ((pair.costs.prefiller, 0.01), (pair.costs.decoder, 1.0), (pair.costs.transfer, 0.001)):
         cost.learn(100, 100 * slope)
     return True
 
@@ -241,8 +241,8 @@ def test_a_prefiller_that_never_starts_leaves_the_decoder_alone(tiny: Path, home
     async def scenario() -> None:
         async with opened(scripted(tiny, home, {"refuse_start": "no NPU here"}, {}), home) as pair:
             text, finished = await text_of(pair, Completion(prompt=prompt_of(500), max_tokens=6))
-            assert text and finished.handed is not None
-            assert "did not start" in finished.handed.reason
+            assert text and finished.handover is not None
+            assert "did not start" in finished.handover.reason
             assert pair.notices and "scripted/npu failed" in pair.notices[0]
 
     asyncio.run(scenario())
@@ -258,14 +258,14 @@ def test_a_killed_prefiller_is_started_anew(tiny: Path, home: Path, always: None
             os.kill(before.process.pid, signal.SIGKILL)
             text, finished = await text_of(pair, request)
             assert text == expected
-            assert finished.handed is not None and finished.handed.reason
+            assert finished.handover is not None and finished.handover.reason
             for _ in range(1200):
                 if pair._prefiller.runner is not None:
                     break
                 await asyncio.sleep(0.05)
             text, finished = await text_of(pair, request)
             assert text == expected
-            assert finished.handed is not None and finished.handed.prefill_tokens == 199
+            assert finished.handover is not None and finished.handover.prefill_tokens == 199
 
     asyncio.run(scenario())
 
@@ -291,7 +291,7 @@ def test_cancelling_in_the_middle_of_a_prefill_leaves_nothing(tiny: Path, home: 
                 await task
             assert left_in_transfer(pair) == []
             text, finished = await text_of(pair, Completion(prompt=prompt_of(600, 3), max_tokens=4))
-            assert text and finished.handed is not None and finished.handed.reason == ""
+            assert text and finished.handover is not None and finished.handover.reason == ""
 
     asyncio.run(scenario())
 
@@ -345,7 +345,7 @@ def test_conversations_survive_a_prefiller_that_is_killed_again_and_again(
 ) -> None:
     """Eight conversations over two slots, the prefiller killed every 20 requests; every answer as the decoder alone
     gives it."""
-    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0,))
+    monkeypatch.setattr(prefiller_module, "WAITS_SECONDS", (0.0,))
     both = embedded(tiny, home, context=2048)
     both = replace(both, settings=replace(both.settings, slots=2))
     assert both.prefill is not None
@@ -374,7 +374,7 @@ def test_conversations_survive_a_prefiller_that_is_killed_again_and_again(
                 if len(histories[which]) > 500:
                     histories[which] = prompt_of(60, number)
             assert left_in_transfer(pair) == []
-            assert pair.evaluated_again == 0 and pair.off == ""
+            assert pair.misses == 0 and pair._backoff.count == 0
             assert pair._prefiller.failures == requests // 20
 
     asyncio.run(scenario())

@@ -32,7 +32,7 @@ TEXT = "The stones stand in a circle on the plain, and nobody remembers who brou
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(Path(__file__).parents[3] / ".pytest_cache" / "shaders"))
-    monkeypatch.setattr(handover_module.Costs, "way", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: "prefiller")
     return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=150.0, hang_seconds=100.0)
 
 
@@ -109,23 +109,23 @@ def test_vulkan_prefills_and_the_cpu_decodes(
                 expected = await text_of(alone, question)
         async with open_runner(handed_over(on_gpu, on_cpu), tmp_path / "r", configuration) as pair:
             assert isinstance(pair, Handover)
-            assert pair.off == "" and pair.notices == ()
+            assert pair.handover.state == "active" and pair.notices == ()
             tokens = tuple(await pair.tokenize(TEXT))
             plain = (await pair.tokenize(" a", add_special=False))[-1]
             own = await distribution(pair._decoder, tokens, plain)
             brought = await distribution(pair, tokens, plain)
             assert kl_divergence(own, brought) <= SAME_DIVERGENCE
             finished = await pair.timed(Completion(prompt=tokens, max_tokens=8, ignore_eos=True, forced=plain))
-            assert finished.handed is not None and finished.timings is not None
-            assert finished.handed.prefill == on_gpu.name and finished.handed.decode == on_cpu.name
-            assert finished.handed.prefill_tokens == len(tokens) - 1
+            assert finished.handover is not None and finished.timings is not None
+            assert finished.handover.prefill == on_gpu.name and finished.handover.decode == on_cpu.name
+            assert finished.handover.prefill_tokens == len(tokens) - 1
             assert finished.timings.prompt_n == len(tokens)  # each once: nothing was evaluated again
             if expected:
                 events, finished = await pair.complete(question)
                 text = "".join(event.text for event in events if isinstance(event, Token))
-                assert finished.handed is not None and finished.handed.prefill_tokens > 0
+                assert finished.handover is not None and finished.handover.prefill_tokens > 0
                 assert "Paris" in text and text.partition(".")[0] == expected.partition(".")[0]
-            assert pair.evaluated_again == 0 and pair.off == ""
+            assert pair.misses == 0 and pair.handover.state == "active"
             assert list(pair._transfer.folder.iterdir()) == []
 
     try:
@@ -155,10 +155,10 @@ def test_caches_of_another_version_are_used_where_they_fit_and_refused_where_not
             own = await distribution(pair._decoder, tokens, plain)
             assert kl_divergence(own, await distribution(pair, tokens, plain)) <= SAME_DIVERGENCE
             finished = await pair.timed(Completion(prompt=tokens, max_tokens=8, ignore_eos=True, forced=plain))
-            assert finished.handed is not None and finished.timings is not None
+            assert finished.handover is not None and finished.timings is not None
             assert finished.timings.prompt_n == len(tokens)
-            assert (finished.handed.prefill_tokens == len(tokens) - 1) == (pair.off == "")
-            assert pair.off == "" or pair.off in pair.notices[0]
+            assert (finished.handover.prefill_tokens == len(tokens) - 1) == (pair.handover.state == "active")
+            assert pair.handover.state == "active" or pair.handover.reason in pair.notices[0]
 
     asyncio.run(scenario())
 
@@ -187,10 +187,10 @@ def test_the_demo_models_answers_are_its_own(demo: Path, configuration: Configur
             in_one = [await text_of(alone, request) for request in requests]
         async with open_runner(handed_over(side, side), tmp_path / "r", configuration) as pair:
             assert isinstance(pair, Handover)
-            assert pair.off == ""
+            assert pair.handover.state == "active"
             texts = [await text_of(pair, request) for request in requests]
             assert texts == expected
             assert sum(map(str.__eq__, texts, in_one)) >= 10
-            assert pair.evaluated_again == 0 and pair.notices == ()
+            assert pair.misses == 0 and pair.notices == ()
 
     asyncio.run(scenario())

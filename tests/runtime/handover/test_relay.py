@@ -63,13 +63,13 @@ def pair_of(file: Path, home: Path, *, slots: int = 1) -> Placement:
 @contextlib.asynccontextmanager
 async def opened(placement: Placement, home: Path) -> AsyncIterator[Handover]:
     async with open_runner(placement, home / "r", configuration(home)) as runner:
-        assert isinstance(runner, Handover) and runner.off == ""
+        assert isinstance(runner, Handover) and runner.handover.state == "active"
         yield runner
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover_module.Costs, "way", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: "prefiller")
 
 
 def text_in(content: bytes) -> str:
@@ -89,7 +89,7 @@ def _said(body: Mapping[str, Any]) -> str:
 
 async def told(runner: Runner, path: str, body: dict[str, Any]) -> tuple[str, HandoverResult | None]:
     async with runner.relay(path, body) as answer:
-        return text_in(await answer.read()), answer.handed
+        return text_in(await answer.read()), answer.handover
 
 
 async def in_two_pieces(alone: Runner, path: str, body: dict[str, Any]) -> str:
@@ -110,14 +110,14 @@ def test_the_bytes_are_the_decoders_and_nothing_is_evaluated_twice(tiny: Path, h
         async with opened(both, home) as pair:
             for (path, body), text in zip(REQUESTS, expected, strict=True):
                 async with pair.relay(path, {**body, **GREEDY, "cache_prompt": False}) as answer:
-                    assert answer.handed is not None and answer.handed.reason == ""
-                    assert answer.handed.prefill_tokens > 20 and answer.handed.transfer_bytes > 0
+                    assert answer.handover is not None and answer.handover.reason == ""
+                    assert answer.handover.prefill_tokens > 20 and answer.handover.transfer_bytes > 0
                     content = await answer.read()
                     assert text_in(content) == text != ""
                     assert answer.timings is not None
-                    assert answer.timings.prompt_n == answer.handed.prefill_tokens + 1
+                    assert answer.timings.prompt_n == answer.handover.prefill_tokens + 1
                     assert (b"data: " in content) == bool(body.get("stream"))
-            assert pair.evaluated_again == 0 and pair.notices == ()
+            assert pair.misses == 0 and pair.notices == ()
             assert list(pair._transfer.folder.iterdir()) == []
 
     asyncio.run(scenario())
@@ -132,7 +132,7 @@ def test_a_conversation_goes_over_once(tiny: Path, home: Path) -> None:
             _, second = await told(pair, CHAT, {**body, "messages": more})
             assert first is not None and second is not None
             assert second.prefill_tokens < first.prefill_tokens
-            assert pair.evaluated_again == 0
+            assert pair.misses == 0
 
     asyncio.run(scenario())
 
@@ -140,9 +140,9 @@ def test_a_conversation_goes_over_once(tiny: Path, home: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        (COMPLETION, {"prompt": ["a sea", 300], "n_predict": 4}, "neither a text"),
+        (COMPLETION, {"prompt": ["a sea", 300], "n_predict": 4}, "neither a string"),
         (CHAT, {"messages": says("hi"), "n": 2, "max_tokens": 4}, "several answers"),
-        (COMPLETION, {"prompt": [300], "n_predict": 4}, "no longer than a token"),
+        (COMPLETION, {"prompt": [300], "n_predict": 4}, "less than two tokens"),
     ],
 )
 def test_what_only_the_decoder_can_read_stays_with_it(
@@ -151,12 +151,12 @@ def test_what_only_the_decoder_can_read_stays_with_it(
     async def scenario() -> None:
         async with opened(pair_of(tiny, home, slots=2), home) as pair:
             async with pair.relay(path, {**body, **GREEDY}) as answer:
-                assert answer.handed is not None and said in answer.handed.reason
+                assert answer.handover is not None and said in answer.handover.reason
                 await answer.read()
                 assert answer.timings is not None and answer.timings.predicted_n >= 4
             _, handed = await told(pair, *REQUESTS[0])
             assert handed is not None and handed.prefill_tokens > 20
-            assert pair.evaluated_again == 0
+            assert pair.misses == 0
 
     asyncio.run(scenario())
 
@@ -187,7 +187,7 @@ def test_refusals_are_the_decoders_own(tiny: Path, home: Path, path: str, body: 
         async with opened(both, home) as pair:
             assert await refused(pair) == expected
             _, handed = await told(pair, *REQUESTS[0])
-            assert handed is not None and handed.prefill_tokens > 20 and pair.off == ""
+            assert handed is not None and handed.prefill_tokens > 20 and pair.handover.state == "active"
 
     asyncio.run(scenario())
 
@@ -195,7 +195,7 @@ def test_refusals_are_the_decoders_own(tiny: Path, home: Path, path: str, body: 
 def test_paths_that_take_no_slot_pass_through(tiny: Path, home: Path) -> None:
     async def scenario() -> None:
         async with opened(pair_of(tiny, home), home) as pair, pair.relay("/tokenize", {"content": "sea"}) as answer:
-            assert json.loads(await answer.read())["tokens"] and answer.handed is None
+            assert json.loads(await answer.read())["tokens"] and answer.handover is None
 
     asyncio.run(scenario())
 
@@ -226,7 +226,7 @@ def test_left_early_the_slot_is_free_and_the_next_answer_right(tiny: Path, home:
                     async for _ in answer.chunks():
                         break
                 assert (await told(pair, path, {**body, **GREEDY}))[0] == expected
-            assert pair.off == "" and not any(slot.lock.locked() for slot in pair._slots.slots)
+            assert pair.handover.state == "active" and not any(slot.lock.locked() for slot in pair._slots.slots)
 
     asyncio.run(scenario())
 
@@ -240,7 +240,7 @@ def test_many_at_once_over_two_slots(tiny: Path, home: Path) -> None:
             for _ in range(3):
                 answers = await asyncio.gather(*(told(pair, *request) for request in requests))
                 assert [text for text, _ in answers] == expected
-            assert pair.evaluated_again == 0 and pair.off == ""
+            assert pair.misses == 0 and pair.handover.state == "active"
 
     asyncio.run(scenario())
 
@@ -251,7 +251,7 @@ def test_clients_that_vanish_and_a_prefiller_that_dies_leave_nothing(
 ) -> None:
     """Four clients with eight conversations over two slots; one answer in five is left in the middle, and every 20
     requests the prefiller is killed."""
-    monkeypatch.setattr(prefiller_module, "RESTS_SECONDS", (0.0,))
+    monkeypatch.setattr(prefiller_module, "WAITS_SECONDS", (0.0,))
     chance = random.Random(5)
     talks: list[list[dict[str, Any]]] = [says(f"tell me about stone {number}") for number in range(8)]
     numbers = iter(range(requests))
@@ -282,7 +282,7 @@ def test_clients_that_vanish_and_a_prefiller_that_dies_leave_nothing(
         async with opened(pair_of(tiny, home, slots=2), home) as pair:
             await asyncio.gather(*(client(pair) for _ in range(4)))
             assert whole > requests / 2 and pair._prefiller.failures > 0
-            assert pair.evaluated_again == 0 and pair.off == ""
+            assert pair.misses == 0 and pair._backoff.count == 0
             assert not pair._prefilling.locked() and not any(slot.lock.locked() for slot in pair._slots.slots)
             assert list(pair._transfer.folder.iterdir()) == []
 

@@ -21,6 +21,7 @@ from starlette.responses import StreamingResponse
 
 from trilithon.board.sysfs import Machine
 from trilithon.engines.wire.messages import Timings
+from trilithon.runtime.handover_state import HandoverState
 from trilithon.serve.access.security import SecurityOptions, install
 from trilithon.serve.monitoring import metrics as module
 from trilithon.serve.monitoring.board_readings import BoardReadings
@@ -37,6 +38,7 @@ class Model:
     users: int = 1
     waiting: int = 0
     size_bytes: int = 1000
+    handover: HandoverState | None = None
 
 
 class Figures:
@@ -45,7 +47,12 @@ class Figures:
     loads, unloads, crashes, evictions, waiting = 5, 3, 2, 1, 7
 
     def loaded(self) -> list[Model]:
-        return [Model("a:latest"), Model("b:latest", "loading", 0, 3, 500)]
+        paused = HandoverState(state="paused", reason="a miss", retry_in_seconds=9.5, misses=3)
+        return [
+            Model("a:latest", handover=paused),
+            Model("b:latest", "loading", 0, 3, 500),
+            Model("c:latest", "leaving", 0, handover=HandoverState(state="active", misses=1)),
+        ]
 
 
 def board(root: Path, files: Mapping[str, str]) -> Machine:
@@ -160,6 +167,10 @@ def test_the_pool_is_asked_when_the_figures_are(tmp_path: Path) -> None:
     assert found["trilithon_models_loaded state=ready"] == found["trilithon_models_loaded state=loading"] == 1
     assert found["trilithon_model_users model=a:latest"] == 1
     assert found["trilithon_model_size_bytes model=b:latest"] == 500
+    assert found["trilithon_handover_active model=a:latest"] == 0
+    assert found["trilithon_handover_misses model=a:latest"] == 3
+    assert found["trilithon_handover_active model=c:latest"] == found["trilithon_handover_misses model=c:latest"] == 1
+    assert "trilithon_handover_active model=b:latest" not in found
 
 
 # -- the board

@@ -203,7 +203,9 @@ def _seconds(duration_ns: Any) -> str:
 
 def _handed(more: Mapping[str, Any]) -> str:
     count = more.get("transfer_bytes")
-    return f"{format_bytes(count)} in {more.get('transfer_seconds') or 0:.3f} s" if count else ""
+    if not count:
+        return f"no: {more['reason']}" if more.get("reason") else ""
+    return f"{format_bytes(count)} in {more.get('transfer_seconds') or 0:.3f} s"
 
 
 def _placement(more: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """`trilithon ps` and `trilithon stop`: the models that a running server has loaded, and unloading one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from trilithon.units import format_bytes, format_duration
 if TYPE_CHECKING:
     from trilithon.cli.serve.server_client import Server
 
-__all__ = ["ps", "stop", "until"]
+__all__ = ["handover_lines", "ps", "stop", "until"]
 
 _TITLES = ("NAME", "ID", "SIZE", "PLACEMENT", "CONTEXT", "UNTIL")
 _ID_DIGITS = 12
@@ -34,7 +34,7 @@ def ps(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models, indent=2, ensure_ascii=False))
     elif models:
-        click.echo("\n".join(aligned([_TITLES, *(_row(model) for model in models)])))
+        click.echo("\n".join([*aligned([_TITLES, *map(_row, models)]), *handover_lines(models)]))
     else:
         click.echo("no model is loaded", err=True)
 
@@ -72,6 +72,16 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
         str(model.get("context_length") or "-"),
         until(str(model.get("expires_at", "")), datetime.now(UTC)),
     )
+
+
+def handover_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line for each model whose handover is paused or off."""
+    for model in models:
+        handover = model.get("handover") or {}
+        if handover.get("state", "active") != "active":
+            seconds = handover.get("retry_in_seconds")
+            retry = "" if seconds is None else f", tried again in {format_duration(seconds)}"
+            yield f"{model.get('name', '')}: handover {handover['state']}{retry}: {handover.get('reason', '')}"
 
 
 def until(expires_at: str, now: datetime) -> str:

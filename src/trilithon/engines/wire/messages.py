@@ -108,13 +108,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The request ended well. `reason` is "stop", "length" or the engine's own word; `handed` is what a handover
+    """The request ended well. `reason` is "stop", "length" or the engine's own word; `handover` is what a handover
     did for it."""
 
     at_ns: int
     reason: str
     timings: Timings | None
-    handed: HandoverResult | None = None
+    handover: HandoverResult | None = None
 
 
 Event = PromptProgress | Token | Finished

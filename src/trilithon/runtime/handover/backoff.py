@@ -1,37 +1,42 @@
-"""When what went wrong may be tried again: after a rest, twice as long each time that it goes wrong once more."""
+"""Pauses after failures: each is twice as long as the one before, until something worked again."""
 
 import time
 from collections.abc import Callable
 
 __all__ = ["Backoff"]
 
-FIRST_SECONDS, LONGEST_SECONDS = 10.0, 3600.0
+FIRST_SECONDS, MAX_SECONDS = 10.0, 3600.0
 
 
 class Backoff:
-    """`last` is why it rested last, also when that is over; `count` is how often it did."""
+    """`last_reason` is the reason of the last pause, also when that is over; `count` is the number of pauses."""
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns):
-        self.last = ""
+        self.last_reason = ""
         self.count = 0
         self._clock_ns = clock_ns
-        self._until_ns: float = 0
+        self._until_ns = 0.0
         self._next_seconds = FIRST_SECONDS
 
     @property
+    def left_seconds(self) -> float:
+        """Until the end of the pause; 0 when there is none."""
+        return max(0.0, (self._until_ns - self._clock_ns()) / 1e9)
+
+    @property
     def reason(self) -> str:
-        """Why it rests now; empty when it may be tried."""
-        return self.last if self._clock_ns() < self._until_ns else ""
+        """Why there is a pause now; empty when there is none."""
+        return self.last_reason if self.left_seconds else ""
 
     def begin(self, reason: str) -> None:
-        """Requests that were on their way together fail together: that counts once."""
-        if not self.reason:
-            self.last = reason
+        """Requests that ran at the same time fail together: that counts once."""
+        if not self.left_seconds:
+            self.last_reason = reason
             self.count += 1
             self._until_ns = self._clock_ns() + self._next_seconds * 1e9
-            self._next_seconds = min(2 * self._next_seconds, LONGEST_SECONDS)
+            self._next_seconds = min(2 * self._next_seconds, MAX_SECONDS)
 
-    def worked(self) -> None:
-        """What came to its end during a rest was begun before it, and tells nothing."""
-        if not self.reason:
+    def succeeded(self) -> None:
+        """A success during a pause was begun before it, and does not count."""
+        if not self.left_seconds:
             self._next_seconds = FIRST_SECONDS

@@ -1,52 +1,52 @@
-"""What prefill and moving a KV cache cost, learned while they happen, and the cheapest way to a prompt. Pure.
+"""The measured cost of prefill and of a transfer, and the cheapest route for a prompt. Pure.
 
-A cost is a line over the number of tokens: a start-up part and a part per token. It is fitted by least squares to
-what was measured, every new measurement weighing the older ones down, so that a chip that throttles is noticed.
+A cost is a linear function of the number of tokens: a constant part and a part per token, fitted by least squares.
+Newer measurements have more weight, so that a chip that throttles is noticed.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Costs", "LinearCost", "Way"]
+__all__ = ["Costs", "LinearCost", "Route"]
 
-Way = Literal["decoder", "prefiller", "update"]
-"""Who evaluates what is new of a prompt: the decoder itself; the prefiller, on top of what it holds of its own; or
-the prefiller after the decoder's cache was brought to it."""
+Route = Literal["decoder", "prefiller", "update"]
+"""Where the new part of a prompt is evaluated: by the decoder; by the prefiller, on top of its own cache; or by the
+prefiller, after the decoder's cache was transferred to it."""
 
-# Weight that a measurement keeps when the next one comes: about the last ten count.
-_KEPT = 0.9
-# Times what was expected from which on a measurement is doubted, as a start from cold or another program's burst. A
-# second one is believed, unless one of like length (within _LIKE times) came between that was as expected.
-_ODD = 3.0
-_LIKE = 2.0
+# The weight of a measurement shrinks by this factor with every later one: about the last ten count.
+_DECAY = 0.9
+# A measurement of more than so many times the expected cost is ignored as an outlier (a cold start, a burst of another
+# program). A second one in a row counts, unless a normal one of similar length (within this factor) came between.
+_OUTLIER = 3.0
+_SIMILAR = 2.0
 
 
 @dataclass(slots=True)
 class LinearCost:
-    """Milliseconds for a number of tokens. Unknown (None) until something was learned."""
+    """Milliseconds for a number of tokens; None until a measurement is known."""
 
     _weight: float = 0.0
     _tokens: float = 0.0
     _ms: float = 0.0
     _tokens_squared: float = 0.0
     _product: float = 0.0
-    _doubted_tokens: int = 0
+    _outlier_tokens: int = 0
 
     def learn(self, tokens: int, ms: float) -> None:
         if tokens < 1 or ms < 0:
             return
         expected = self.of(tokens)
-        odd = self._knows_a_line() and ms > _ODD * (expected or 0.0) > 0
-        if odd and not self._doubted_tokens:
-            self._doubted_tokens = tokens
+        outlier = self._has_spread() and ms > _OUTLIER * (expected or 0.0) > 0
+        if outlier and not self._outlier_tokens:
+            self._outlier_tokens = tokens
             return
-        if odd or max(tokens, self._doubted_tokens) <= _LIKE * min(tokens, self._doubted_tokens):
-            self._doubted_tokens = 0
-        self._weight = _KEPT * self._weight + 1
-        self._tokens = _KEPT * self._tokens + tokens
-        self._ms = _KEPT * self._ms + ms
-        self._tokens_squared = _KEPT * self._tokens_squared + tokens * tokens
-        self._product = _KEPT * self._product + tokens * ms
+        if outlier or max(tokens, self._outlier_tokens) <= _SIMILAR * min(tokens, self._outlier_tokens):
+            self._outlier_tokens = 0
+        self._weight = _DECAY * self._weight + 1
+        self._tokens = _DECAY * self._tokens + tokens
+        self._ms = _DECAY * self._ms + ms
+        self._tokens_squared = _DECAY * self._tokens_squared + tokens * tokens
+        self._product = _DECAY * self._product + tokens * ms
 
     def of(self, tokens: int) -> float | None:
         if tokens <= 0:
@@ -59,14 +59,14 @@ class LinearCost:
     def _spread(self) -> float:
         return self._weight * self._tokens_squared - self._tokens**2
 
-    def _knows_a_line(self) -> bool:
-        """Whether lengths that differ were measured: from one length alone nothing can be expected of another."""
+    def _has_spread(self) -> bool:
+        """Whether different lengths were measured: one length says nothing about another."""
         return self._spread() > 1e-9 * self._tokens**2
 
     def _line(self) -> tuple[float, float]:
-        """Neither part is negative: noise in two like measurements must not promise that more costs less."""
+        """Constant part and part per token. Neither is negative: with noise, more tokens could seem to cost less."""
         spread = self._spread()
-        if self._knows_a_line():
+        if self._has_spread():
             slope = (self._weight * self._product - self._tokens * self._ms) / spread
             start = (self._ms - slope * self._tokens) / self._weight
             if slope < 0:
@@ -78,21 +78,21 @@ class LinearCost:
 
 @dataclass(slots=True)
 class Costs:
-    """Of the prefiller, of the decoder's own prefill, and of one move (save on one side, restore on the other)."""
+    """Of prefill on the prefiller, of prefill on the decoder, and of one transfer (save and restore)."""
 
     prefiller: LinearCost = field(default_factory=LinearCost)
     decoder: LinearCost = field(default_factory=LinearCost)
-    move: LinearCost = field(default_factory=LinearCost)
+    transfer: LinearCost = field(default_factory=LinearCost)
 
-    def way(self, *, tokens: int, held_by_decoder: int, held_by_prefiller: int) -> Way:
-        """The cheapest way to have `tokens` prompt tokens in the decoder's cache. What is unknown is tried once the
-        other way is no better known."""
-        alone = self.decoder.of(tokens - held_by_decoder)
-        over, moved = self.prefiller.of(tokens - held_by_prefiller), self.move.of(tokens)
-        if alone is None or over is None or moved is None:
-            return "prefiller" if alone is not None and tokens > held_by_decoder else "decoder"
-        ways: dict[Way, float] = {"decoder": alone, "prefiller": over + moved}
-        back, rest = self.move.of(held_by_decoder), self.prefiller.of(tokens - held_by_decoder)
-        if back is not None and rest is not None and held_by_decoder > held_by_prefiller:
-            ways["update"] = back + rest + moved
-        return min(ways, key=ways.__getitem__)
+    def cheapest(self, *, tokens: int, cached_by_decoder: int, cached_by_prefiller: int) -> Route:
+        """The cheapest way to have `tokens` prompt tokens in the decoder's cache. A route of unknown cost is tried when
+        the decoder's own cost is known."""
+        decoder = self.decoder.of(tokens - cached_by_decoder)
+        prefiller, transfer = self.prefiller.of(tokens - cached_by_prefiller), self.transfer.of(tokens)
+        if decoder is None or prefiller is None or transfer is None:
+            return "prefiller" if decoder is not None and tokens > cached_by_decoder else "decoder"
+        costs: dict[Route, float] = {"decoder": decoder, "prefiller": prefiller + transfer}
+        back, rest = self.transfer.of(cached_by_decoder), self.prefiller.of(tokens - cached_by_decoder)
+        if back is not None and rest is not None and cached_by_decoder > cached_by_prefiller:
+            costs["update"] = back + rest + transfer
+        return min(costs, key=costs.__getitem__)

@@ -1,8 +1,8 @@
-"""Handover: one placement prefills, another decodes; the KV cache goes from the one to the other through memory.
+"""Handover: one placement prefills, another decodes; the KV cache is transferred between them through memory.
 
-Nothing is assumed: a probe at the start compares what the decoder makes of a brought cache with what it makes of its
-own, and every answer's own count of cached tokens tells whether the brought one was used. Whatever goes wrong with the
-prefilling side costs a request time and nothing else: the decoder evaluates the prompt itself.
+A probe at the start compares the decoder's results with a transferred cache and with its own, and the count of cached
+tokens in every answer shows whether a transferred cache was used. A failure of the prefilling half costs only time: the
+decoder evaluates the prompt itself.
 """
 
 import asyncio
@@ -17,15 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.base import Placement
-from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, HandoverResult, Timings
+from trilithon.engines.wire.messages import (
+    Candidate,
+    Chat,
+    Completion,
+    Event,
+    Finished,
+    HandoverResult,
+    Timings,
+)
 from trilithon.errors import EngineError, RunError
 from trilithon.runtime.handover.backoff import Backoff
-from trilithon.runtime.handover.costs import Costs, Way
+from trilithon.runtime.handover.costs import Costs, Route
 from trilithon.runtime.handover.prefiller import Prefiller
-from trilithon.runtime.handover.probe import plain_token, probe, warm_up
+from trilithon.runtime.handover.probe import probe, token_to_force, warm_up
 from trilithon.runtime.handover.requests import generates, read_prompt
-from trilithon.runtime.handover.slot_table import Held, Slot, SlotTable
-from trilithon.runtime.handover.transfer import MoveFailed, Transfer, within
+from trilithon.runtime.handover.slot_table import CachedTokens, Slot, SlotTable
+from trilithon.runtime.handover.transfer import Transfer, TransferFailed, within
+from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.memory_need import bytes_needed, cache_bytes, refuse_without_room
 from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
@@ -35,26 +44,26 @@ from trilithon.units import format_bytes
 __all__ = ["Handover"]
 
 Opener = Callable[[Placement, Path, Path], AbstractAsyncContextManager[Runner]]
-"""Opens a plain runner for a placement, in a folder, with another folder for its slots."""
+"""Opens the runner of one half, in a folder, with another folder for its saved slots."""
 
-# In a row, until it is clear that the prefiller does not take what we give it.
-_REFUSALS = 3
-# The prefiller is given up after so long plus so many times what was expected: the decoder could do it meanwhile.
-_LEAST_PATIENCE_SECONDS, _PATIENCE = 5.0, 4.0
+# So many errors of the prefiller in a row pause the handover.
+_MAX_REFUSALS = 3
+# A prefill is abandoned after so long plus so many times the expected time.
+_MIN_PATIENCE_SECONDS, _PATIENCE = 5.0, 4.0
 
 
 @dataclass(slots=True)
-class _Brought:
-    """A prompt's way into the decoder's slot, which held `held` tokens of it before. `started_ns` leaves out what it
-    waited for other requests; `prefilled` is what the prefiller tells of its part where it did one, and `tried`
-    whether it was asked."""
+class _PreparedPrompt:
+    """A prompt on its way into the decoder's slot, which had `cached` tokens of it before. `started_ns` leaves out the
+    wait for other requests. `prefill_timings` are the prefiller's, where it evaluated the prompt; `tried` says whether
+    it was asked to."""
 
     slot: Slot
     tokens: tuple[int, ...]
     started_ns: int
-    held: int
-    handed: HandoverResult
-    prefilled: Timings | None = None
+    cached: int
+    result: HandoverResult
+    prefill_timings: Timings | None = None
     tried: bool = False
 
 
@@ -68,20 +77,20 @@ class Handover(Runner):
         prefiller: Prefiller,
         transfer: Transfer,
         prefill_name: str,
-        plain: int,
+        forced: int,
     ) -> None:
         super().__init__(placement, decoder.process, decoder.client, decoder.ready_ns, decoder.log, turn=decoder.turn)
         self._decoder = decoder
         self._resting = decoder._resting
         self.started_ns = decoder.started_ns
-        self.evaluated_again = 0
+        self.misses = 0
         self.costs = Costs()
         self._objection = ""
-        self._tried_out = False
-        self._rests = Backoff()
+        self._probed = False
+        self._backoff = Backoff()
         self._refusals = 0
-        self._left_over_ms = 0.0
-        self._plain = plain
+        self._backlog_ms = 0.0
+        self._forced = forced
         self._prefiller = prefiller
         self._prefilling = asyncio.Lock()
         self._transfer = transfer
@@ -93,18 +102,18 @@ class Handover(Runner):
     async def open_pair(
         cls, placement: Placement, open_runner: Opener, folder: Path, tell: Callable[[str], None] | None = None
     ) -> AsyncIterator["Handover"]:
-        """Start both sides of `placement` (its `prefill` is the one that prefills) and probe them. `tell` hears how
-        much memory they take.
+        """Start both halves of `placement` (`placement.prefill` is the first) and probe them. `tell` gets a line about
+        the memory that they need.
 
-        Raises StartError when the decoder does not start, or when memory cannot hold both. When the prefiller does
-        not start, or the probe fails, the decoder works alone, and `off` or the requests' `handed.reason` say why.
+        Raises StartError when the decoder does not start, or when there is not enough memory for both. When the
+        prefiller does not start, or the probe fails, the decoder works alone, and `handover` says why.
         """
         prefill = placement.prefill
         if prefill is None:
-            raise ValueError(f"{placement.name} has nothing that prefills")
+            raise ValueError(f"{placement.name} has no prefill half")
         refuse_without_room(placement)
         if tell:
-            tell(f"{placement.name}: both halves take about {format_bytes(bytes_needed(placement))} of memory")
+            tell(f"{placement.name}: both halves need about {format_bytes(bytes_needed(placement))} of memory")
         folder.mkdir(parents=True, exist_ok=True)
         async with Transfer.open(_bytes_per_token(placement)) as transfer:
 
@@ -118,9 +127,9 @@ class Handover(Runner):
                 Prefiller.open(start_prefiller) as prefiller,
                 open_runner(replace(placement, prefill=None), folder, transfer.folder) as decoder,
             ):
-                pair = cls(placement, decoder, prefiller, transfer, prefill.name, await plain_token(decoder))
-                await prefiller.tried()
-                await pair._try_out(0)
+                pair = cls(placement, decoder, prefiller, transfer, prefill.name, await token_to_force(decoder))
+                await prefiller.attempted()
+                await pair._probe(0)
                 pair.ready_ns = time.monotonic_ns()
                 yield pair
 
@@ -130,242 +139,255 @@ class Handover(Runner):
         return (self.process, *(prefiller.processes if prefiller else ()))
 
     @property
-    def off(self) -> str:
-        """Why nothing is handed over now: what the probe found, or what went wrong a while ago; empty while it is."""
-        return self._objection or self._rests.reason
+    def handover(self) -> HandoverState:
+        if self._objection:
+            return HandoverState(state="off", reason=self._objection, misses=self.misses)
+        if seconds := self._backoff.left_seconds:
+            reason = self._backoff.last_reason
+        elif self._prefiller.runner is None:
+            reason, seconds = self._prefiller.reason, self._prefiller.restart_in_seconds
+        else:
+            return HandoverState(state="active", misses=self.misses)
+        return HandoverState(state="paused", reason=reason, retry_in_seconds=seconds, misses=self.misses)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What went otherwise than planned, for people."""
-        found = [f"nothing is handed over: {self.off}"] if self.off else []
-        if not found and (rests := self._rests.count):
-            found.append(f"nothing was handed over for a while, {rests} time{'s' * (rests > 1)}: {self._rests.last}")
-        failures = self._prefiller.failures
-        if failures:
-            found.append(f"{self._names[0]} failed {failures} time{'s' * (failures > 1)}: {self._prefiller.reason}")
+        lines: list[str] = []
+        pauses = self._backoff.count
+        if self._objection or self._backoff.left_seconds:
+            lines.append(f"the handover is {self.handover.state}: {self.handover.reason}")
+        elif pauses:
+            lines.append(f"the handover was paused {_times(pauses)}: {self._backoff.last_reason}")
+        if failures := self._prefiller.failures:
+            lines.append(f"{self._names[0]} failed {_times(failures)}: {self._prefiller.reason}")
         runner = self._prefiller.runner
-        return (*self._decoder.notices, *(runner.notices if runner else ()), *found)
+        return (*self._decoder.notices, *(runner.notices if runner else ()), *lines)
 
-    # -- the runner's face
+    # -- the interface of a runner
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         async with (
-            self._bring(request) as (brought, changed),
+            self._prepared_request(request) as (prompt, changed),
             contextlib.aclosing(super().stream(changed)) as events,
         ):
             async for event in events:
-                yield self._finished(brought, event) if isinstance(event, Finished) else event
+                yield self._finished(prompt, event) if isinstance(event, Finished) else event
 
     @contextlib.asynccontextmanager
     async def relay(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Relayed]:
-        """The body goes to the decoder as it is, but for the slot that the prompt was brought into."""
+        """The decoder gets the body unchanged, except for the slot into which the prompt's cache was transferred."""
         if not generates(path):
             async with super().relay(path, body) as relayed:
                 yield relayed
             return
-        came_ns = time.monotonic_ns()
+        arrived_ns = time.monotonic_ns()
         tokens, reason = await read_prompt(self._decoder, path, body)
-        cached = body.get("cache_prompt") is not False
-        async with self._brought(tokens, came_ns, cached=cached, reason=reason) as brought:
-            kept = cached or brought.prefilled is not None
-            changed = {**body, "cache_prompt": kept, "id_slot": brought.slot.number}
+        use_cache = body.get("cache_prompt") is not False
+        async with self._prepared(tokens, arrived_ns, use_cache=use_cache, reason=reason) as prompt:
+            cache_prompt = use_cache or prompt.prefill_timings is not None
+            changed = {**body, "cache_prompt": cache_prompt, "id_slot": prompt.slot.number}
             async with super().relay(path, changed) as relayed:
-                relayed.handed = brought.handed
-                relayed.settle = functools.partial(self._finished, brought)
+                relayed.handover = prompt.result
+                relayed.settle = functools.partial(self._finished, prompt)
                 yield relayed
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
-        async with self._bring(request) as (brought, changed):
+        async with self._prepared_request(request) as (prompt, changed):
             events, finished = await super().complete(changed)
-            return events, self._finished(brought, finished)
+            return events, self._finished(prompt, finished)
 
     async def timed(self, request: Completion) -> Finished:
-        async with self._bring(request) as (brought, changed):
+        async with self._prepared_request(request) as (prompt, changed):
             assert isinstance(changed, Completion)
-            return self._finished(brought, await super().timed(changed))
+            return self._finished(prompt, await super().timed(changed))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
-        async with self._bring(request) as (brought, changed):
+        async with self._prepared_request(request) as (prompt, changed):
             assert isinstance(changed, Completion)
             candidates, timings = await super().distribution(changed)
-            finished = self._finished(brought, Finished(time.monotonic_ns(), "length", timings))
+            finished = self._finished(prompt, Finished(time.monotonic_ns(), "length", timings))
             assert finished.timings is not None
             return candidates, finished.timings
 
     # -- one request
 
     @contextlib.asynccontextmanager
-    async def _bring(self, request: Completion | Chat) -> AsyncIterator[tuple[_Brought, Completion | Chat]]:
-        """The prompt's way, and the request as it goes to the decoder."""
-        came_ns = time.monotonic_ns()
+    async def _prepared_request(
+        self, request: Completion | Chat
+    ) -> AsyncIterator[tuple[_PreparedPrompt, Completion | Chat]]:
+        """The prompt, and the request as it goes to the decoder."""
+        arrived_ns = time.monotonic_ns()
         tokens = tuple(await self._tokens(request))
-        async with self._brought(tokens, came_ns, cached=request.cache_prompt) as brought:
-            if isinstance(request, Completion) and tokens:  # once is enough: the decoder need not tokenise it again
+        async with self._prepared(tokens, arrived_ns, use_cache=request.cache_prompt) as prompt:
+            if isinstance(request, Completion) and tokens:  # so that the decoder does not tokenise it again
                 request = replace(request, prompt=tokens)
-            kept = brought.prefilled is not None or request.cache_prompt
-            yield brought, replace(request, cache_prompt=kept, slot=brought.slot.number)
+            cache_prompt = prompt.prefill_timings is not None or request.cache_prompt
+            yield prompt, replace(request, cache_prompt=cache_prompt, slot=prompt.slot.number)
 
     @contextlib.asynccontextmanager
-    async def _brought(
-        self, tokens: tuple[int, ...], came_ns: int, *, cached: bool, reason: str = ""
-    ) -> AsyncIterator[_Brought]:
-        """Have the prompt in a slot of the decoder, by the cheapest way, and the slot to ourselves meanwhile. `cached`:
-        it may be there already. `reason` is why it stays with the decoder."""
-        read_ns = time.monotonic_ns() - came_ns
-        async with self._slots.taken(tokens) as slot:
-            if not cached:
+    async def _prepared(
+        self, tokens: tuple[int, ...], arrived_ns: int, *, use_cache: bool, reason: str = ""
+    ) -> AsyncIterator[_PreparedPrompt]:
+        """Reserve a slot of the decoder, and bring the prompt into it by the cheapest route. Without `use_cache`, what
+        the slot contains is not used. `reason` says why only the decoder can evaluate the prompt."""
+        read_ns = time.monotonic_ns() - arrived_ns
+        async with self._slots.acquired(tokens) as slot:
+            if not use_cache:
                 slot.forget()
             started_ns = time.monotonic_ns() - read_ns
-            brought = _Brought(slot, tokens, started_ns, slot.decoder.of(tokens), self._alone(reason))
+            prompt = _PreparedPrompt(slot, tokens, started_ns, slot.decoder.common(tokens), self._not_used(reason))
             if not reason:
-                way, reason = self._way(slot, tokens)
-                brought.handed = self._alone(reason)
-                if way != "decoder":
-                    await self._hand_over(brought, update=way == "update")
-            # Whatever happens now, the slot no longer holds what it held.
-            slot.decoder = Held()
-            yield brought
+                route, reason = self._route(slot, tokens)
+                prompt.result = self._not_used(reason)
+                if route != "decoder":
+                    await self._hand_over(prompt, update=route == "update")
+            slot.decoder = CachedTokens()  # unknown until the request has ended
+            yield prompt
 
     async def _tokens(self, request: Completion | Chat) -> Sequence[int]:
         if isinstance(request, Chat):
             return await self.tokenize(await self.rendered(request))
         return await self.tokenize(request.prompt) if isinstance(request.prompt, str) else request.prompt
 
-    def _way(self, slot: Slot, tokens: Sequence[int]) -> tuple[Way, str]:
-        if self.off or self._prefiller.runner is None:
-            return "decoder", self.off or self._prefiller.reason
+    def _route(self, slot: Slot, tokens: Sequence[int]) -> tuple[Route, str]:
+        """With the reason when it is the decoder."""
+        state = self.handover
+        if state.state != "active":
+            return "decoder", state.reason
         if not 2 <= len(tokens) < (self.placement.settings.context or math.inf):
-            return "decoder", "the prompt is no longer than a token, or as long as the context"
+            return "decoder", "the prompt has less than two tokens, or as many as the context"
         if not self._transfer.has_room_for(len(tokens)):
-            return "decoder", "no room in memory for the KV cache"
-        way = self.costs.way(
+            return "decoder", "not enough free memory for the KV cache"
+        route = self.costs.cheapest(
             tokens=len(tokens) - 1,
-            held_by_decoder=slot.decoder.of(tokens),
-            held_by_prefiller=slot.prefiller.of(tokens),
+            cached_by_decoder=slot.decoder.common(tokens),
+            cached_by_prefiller=slot.prefiller.common(tokens),
         )
-        return way, "what is new of the prompt is too short to pay" if way == "decoder" else ""
+        return route, "the new part of the prompt is too short for a handover to pay" if route == "decoder" else ""
 
-    async def _hand_over(self, brought: _Brought, *, update: bool) -> None:
-        """Prefill all but the last token elsewhere and bring the cache here; `brought` tells how it went."""
+    async def _hand_over(self, prompt: _PreparedPrompt, *, update: bool) -> None:
+        """Evaluate all tokens but the last on the prefiller, and transfer the cache."""
         waited_ns = time.monotonic_ns()
         async with self._prefilling:
-            brought.started_ns += time.monotonic_ns() - waited_ns
+            prompt.started_ns += time.monotonic_ns() - waited_ns
             runner = self._prefiller.runner
-            if runner is None:  # it failed in another request while this one waited
-                brought.handed = self._alone(self.off or self._prefiller.reason)
+            if runner is None:  # it failed while this request waited
+                prompt.result = self._not_used(self.handover.reason)
                 return
-            if not self._tried_out:
-                brought.slot.forget()
-                brought.held = 0
-                if not await self._try_out(brought.slot.number):
-                    brought.handed = self._alone(self.off or self._prefiller.reason)
+            if not self._probed:
+                prompt.slot.forget()
+                prompt.cached = 0
+                if not await self._probe(prompt.slot.number):
+                    prompt.result = self._not_used(self.handover.reason)
                     return
-            brought.tried = True
+            prompt.tried = True
             try:
-                await self._evaluate_on(runner, brought, update=update)
-            except MoveFailed as failed:
-                self._failed(failed.side, failed.error, brought)
+                await self._evaluate_on(runner, prompt, update=update)
+            except TransferFailed as failed:
+                self._failed(failed.half, failed.error, prompt)
             except RunError as error:
-                self._failed(runner, error, brought)
+                self._failed(runner, error, prompt)
 
-    async def _evaluate_on(self, runner: Runner, brought: _Brought, *, update: bool) -> None:
-        slot, prefix = brought.slot, brought.tokens[:-1]
-        before_bytes, before_ns = self._transfer.moved_bytes, time.monotonic_ns()
+    async def _evaluate_on(self, runner: Runner, prompt: _PreparedPrompt, *, update: bool) -> None:
+        slot, prefix = prompt.slot, prompt.tokens[:-1]
+        bytes_before, started_ns = self._transfer.total_bytes, time.monotonic_ns()
         patience = self._patience_seconds(len(prefix))
-        held, slot.prefiller = slot.prefiller, Held()  # from now on it may hold anything
+        cached, slot.prefiller = slot.prefiller, CachedTokens()  # unknown when anything fails from here on
         if update:
-            await self._transfer.move(self, runner, slot.number, watched=runner, limit_seconds=patience)
-            held = replace(slot.decoder)
+            await self._transfer.run(self, runner, slot.number, watched=runner, limit_seconds=patience)
+            cached = replace(slot.decoder)
         request = Completion(
-            prompt=prefix, max_tokens=0, cache_prompt=bool(held.tokens), slot=slot.number, forced=self._plain
+            prompt=prefix, max_tokens=0, cache_prompt=bool(cached.tokens), slot=slot.number, forced=self._forced
         )
-        self._left_over_ms += self.costs.prefiller.of(len(prefix)) or 0.0
-        done = (await within(patience, runner.timed(request))).timings or Timings(0, 0, 0.0, 0, 0.0)
-        self._left_over_ms = 0.0
-        slot.prefiller = Held(prefix)
+        self._backlog_ms += self.costs.prefiller.of(len(prefix)) or 0.0
+        timings = (await within(patience, runner.timed(request))).timings or Timings(0, 0, 0.0, 0, 0.0)
+        self._backlog_ms = 0.0
+        slot.prefiller = CachedTokens(prefix)
         prefilled_ns = time.monotonic_ns()
-        slot.decoder = Held()
-        tokens = await self._transfer.move(runner, self, slot.number, watched=runner, limit_seconds=patience)
-        moved_ns = time.monotonic_ns()
-        self._prefiller.worked()
+        slot.decoder = CachedTokens()
+        tokens = await self._transfer.run(runner, self, slot.number, watched=runner, limit_seconds=patience)
+        ended_ns = time.monotonic_ns()
+        self._prefiller.succeeded()
         self._refusals = 0
-        self.costs.prefiller.learn(done.prompt_n, done.prompt_ms)
-        self.costs.move.learn(tokens, (moved_ns - prefilled_ns) / 1e6)
-        brought.prefilled = done
-        brought.handed = HandoverResult(
+        self.costs.prefiller.learn(timings.prompt_n, timings.prompt_ms)
+        self.costs.transfer.learn(tokens, (ended_ns - prefilled_ns) / 1e6)
+        prompt.prefill_timings = timings
+        prompt.result = HandoverResult(
             prefill=self._names[0],
             decode=self._names[1],
-            prefill_tokens=done.prompt_n,
-            prefill_ms=done.prompt_ms,
-            transfer_ms=max(0.0, (moved_ns - before_ns) / 1e6 - done.prompt_ms),
-            transfer_bytes=self._transfer.moved_bytes - before_bytes,
+            prefill_tokens=timings.prompt_n,
+            prefill_ms=timings.prompt_ms,
+            transfer_ms=max(0.0, (ended_ns - started_ns) / 1e6 - timings.prompt_ms),
+            transfer_bytes=self._transfer.total_bytes - bytes_before,
         )
 
     def _patience_seconds(self, tokens: int) -> float:
-        """What a request that was cancelled has left over is worked off first, at least to the end of a batch."""
+        """The engine first finishes what is left of cancelled requests, at least to the end of a batch."""
         expected = self.costs.prefiller.of(tokens) or self.costs.decoder.of(tokens) or 0.0
-        return _LEAST_PATIENCE_SECONDS + _PATIENCE * (expected + self._left_over_ms) / 1e3
+        return _MIN_PATIENCE_SECONDS + _PATIENCE * (expected + self._backlog_ms) / 1e3
 
-    def _failed(self, side: Runner, error: RunError, brought: _Brought) -> None:
-        """A refusal is an answer: who gave it lives. Raises the error when the decoder failed."""
-        if side is self and not isinstance(error, EngineError):
+    def _failed(self, half: Runner, error: RunError, prompt: _PreparedPrompt) -> None:
+        """An engine that answers with an error is alive. Raises the error when the decoder failed."""
+        if half is self and not isinstance(error, EngineError):
             raise error
-        brought.slot.forget()
-        brought.held = 0
-        brought.handed = self._alone(str(error))
+        prompt.slot.forget()
+        prompt.cached = 0
+        prompt.result = self._not_used(str(error))
         if not isinstance(error, EngineError):
-            self._left_over_ms = 0.0
-            self._prefiller.failed(side, error)
-        elif self._transfer.has_room_for(len(brought.tokens)):  # else it is not its fault
+            self._backlog_ms = 0.0
+            self._prefiller.failed(half, error)
+        elif self._transfer.has_room_for(len(prompt.tokens)):  # otherwise the memory was the cause
             self._refusals += 1
-            if self._refusals >= _REFUSALS:
-                self._rests.begin(f"refused {_REFUSALS} times in a row: {error}")
+            if self._refusals >= _MAX_REFUSALS:
+                self._backoff.begin(f"refused {_MAX_REFUSALS} times in a row: {error}")
 
-    def _finished(self, brought: _Brought, finished: Finished) -> Finished:
-        """The request as a whole: what was evaluated for it anywhere counts as evaluated, from the moment it came."""
-        timings, slot = finished.timings, brought.slot
-        if timings is None:
-            return replace(finished, handed=brought.handed)
-        if not brought.tokens:  # nobody knows what is in the slot now
-            return replace(finished, handed=brought.handed)
+    def _finished(self, prompt: _PreparedPrompt, finished: Finished) -> Finished:
+        """The timings of the request as a whole: tokens evaluated by either half, from its arrival on."""
+        timings, slot, prefill = finished.timings, prompt.slot, prompt.prefill_timings
+        if timings is None or not prompt.tokens:  # the content of the slot is not known
+            return replace(finished, handover=prompt.result)
         generated = max(0, timings.predicted_n - 1)  # the last one was sampled, not evaluated
-        slot.decoder = Held(brought.tokens, generated)
-        done, wanted = brought.prefilled, len(brought.tokens) - 1
+        slot.decoder = CachedTokens(prompt.tokens, generated)
         cached = timings.cache_n
-        if done is None:
+        if prefill is None:
             self.costs.decoder.learn(timings.prompt_n, timings.prompt_ms)
-            if not brought.tried:
-                return replace(finished, handed=brought.handed)
-        elif timings.cache_n < wanted:
-            self.evaluated_again += 1
-            self._rests.begin(f"{self._names[1]} used {timings.cache_n} of {wanted} tokens that were brought to it")
-        else:
-            self._rests.worked()
-            # The last token that the decoder held may be one that the prefiller did not: it is no new one.
-            cached = done.cache_n + (brought.held > done.cache_n)
-        whole_ms = (finished.at_ns - brought.started_ns) / 1e6
-        own = replace(
+            if not prompt.tried:
+                return replace(finished, handover=prompt.result)
+        elif self._was_used(timings.cache_n, len(prompt.tokens) - 1):
+            # The last token in the decoder's cache may not have been in the prefiller's: it is not a new one.
+            cached = prefill.cache_n + (prompt.cached > prefill.cache_n)
+        total_ms = (finished.at_ns - prompt.started_ns) / 1e6
+        of_request = replace(
             timings,
             cache_n=cached,
             prompt_n=timings.cache_n + timings.prompt_n - cached,
-            prompt_ms=max(whole_ms - timings.predicted_ms, timings.prompt_ms),
+            prompt_ms=max(total_ms - timings.predicted_ms, timings.prompt_ms),
         )
-        return replace(finished, timings=own, handed=brought.handed)
+        return replace(finished, timings=of_request, handover=prompt.result)
 
-    def _alone(self, reason: str) -> HandoverResult:
+    def _was_used(self, used: int, transferred: int) -> bool:
+        """Whether the decoder used the transferred cache; a miss pauses the handover."""
+        if used >= transferred:
+            self._backoff.succeeded()
+            return True
+        self.misses += 1
+        self._backoff.begin(f"{self._names[1]} used {used} of {transferred} transferred tokens")
+        return False
+
+    def _not_used(self, reason: str) -> HandoverResult:
         return HandoverResult(prefill=self._names[1], decode=self._names[1], reason=reason)
 
-    async def _try_out(self, slot: int) -> bool:
-        """Whether its caches can be handed over; asked once, as soon as there is a prefiller."""
+    async def _probe(self, slot: int) -> bool:
+        """Whether caches can be handed over; probed once, as soon as there is a prefiller."""
         runner = self._prefiller.runner
         if runner is None:
-            return False  # it goes on trying; until then the decoder works alone
+            return False  # it is started again in the background
         try:
-            self._objection = await probe(runner, self._decoder, self._plain, self._transfer, self.costs, slot)
-        except MoveFailed as failed:
+            self._objection = await probe(runner, self._decoder, self._forced, self._transfer, self.costs, slot)
+        except TransferFailed as failed:
             self._prefiller.failed(runner, failed.error)
             return False
-        self._tried_out = True
+        self._probed = True
         if self._objection:
             self._prefiller.retire()
         return not self._objection
@@ -374,3 +396,7 @@ class Handover(Runner):
 def _bytes_per_token(placement: Placement) -> float:
     settings = placement.settings
     return cache_bytes(placement) / settings.slots / settings.context if settings.context else 0.0
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'s' * (count > 1)}"

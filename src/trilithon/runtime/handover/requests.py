@@ -1,4 +1,4 @@
-"""Raw requests that a handover can take apart: which prompt is in a body of llama-server's, or why nobody can tell.
+"""The prompt in the body of a llama-server request, or why only the decoder can evaluate it.
 
 Field names follow llama-server (tools/server/README.md of llama.cpp).
 """
@@ -17,33 +17,33 @@ _TEXTUAL = (None, "text")
 
 
 def generates(path: str) -> bool:
-    """Whether it takes a slot."""
+    """Whether requests to this path use a slot."""
     return path in _GENERATING
 
 
 async def read_prompt(decoder: Runner, path: str, body: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
-    """The prompt's tokens as the decoder will read them; or none, and why only the decoder can evaluate it."""
+    """The tokens of the prompt as the decoder reads them; or none, and why only the decoder can evaluate it."""
     reason = objection(path, body)
     if reason:
         return (), reason
     try:
         prompt = await decoder.rendered(body) if path == _CHAT else body["prompt"]
         return tuple(await decoder.tokenize(prompt) if isinstance(prompt, str) else prompt), ""
-    except EngineError as error:  # the request itself will be refused too, in the decoder's own words
+    except EngineError as error:  # the decoder will refuse the request too, with the same message
         return (), str(error)
 
 
 def objection(path: str, body: Mapping[str, Any]) -> str:
-    """Why only the decoder can evaluate the prompt; empty when both sides can."""
+    """Why only the decoder can evaluate the prompt; empty when both halves can."""
     if path == _INFILL:
-        return "only the engine knows how it fills in"
+        return "the prompt of an infill request is built by the engine"
     if any(_more_than_one(body.get(name)) for name in ("n", "n_cmpl")):
-        return "several answers to one prompt"
+        return "the request asks for several answers"
     if body.get("lora"):
-        return "the request chooses its own adapters"
+        return "the request selects its own LoRA adapters"
     if path == _CHAT:
-        return "" if _are_texts(body.get("messages")) else "the messages hold more than text"
-    return "" if _is_one_prompt(body.get("prompt")) else "the prompt is neither a text nor a list of tokens"
+        return "" if _are_texts(body.get("messages")) else "the messages contain more than text"
+    return "" if _is_one_prompt(body.get("prompt")) else "the prompt is neither a string nor a list of tokens"
 
 
 def _more_than_one(value: Any) -> bool:
@@ -51,7 +51,7 @@ def _more_than_one(value: Any) -> bool:
 
 
 def _are_texts(messages: Any) -> bool:
-    """A part of a message that is no text may be anything, of any length in tokens."""
+    """A part of a message that is not text has an unknown number of tokens."""
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         return False
     return all(isinstance(message, Mapping) and _is_text(message.get("content")) for message in messages)

@@ -1,4 +1,4 @@
-"""Which conversation sits in which slot: what the slots of both sides of a handover hold, as far as we know."""
+"""The slots of both halves of a handover, and the prompts whose KV caches they contain, as far as is known."""
 
 import asyncio
 import contextlib
@@ -6,23 +6,23 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Held", "Slot", "SlotTable"]
+__all__ = ["CachedTokens", "Slot", "SlotTable"]
 
 
 @dataclass(slots=True)
-class Held:
-    """A KV cache as we know it: prompt tokens that we sent, then `generated` tokens that we have not seen."""
+class CachedTokens:
+    """The content of a KV cache: prompt tokens, then `generated` tokens, which are not known here."""
 
     tokens: tuple[int, ...] = ()
     generated: int = 0
 
-    def of(self, prompt: Sequence[int]) -> int:
-        """How many tokens at the beginning of `prompt` are in it; the last one is always evaluated anew.
+    def common(self, prompt: Sequence[int]) -> int:
+        """How many tokens at the beginning of `prompt` it contains; the last one is always evaluated again.
 
-        Where the prompt goes on after all that we sent, what was generated is taken for a part of it: a client that
-        sends the conversation back sends the answer too. The engine's own count has the last word.
+        When the prompt continues after all known tokens, the generated ones are taken to be a part of it: a client that
+        sends the conversation back sends the answer too. The engine's own count is exact.
         """
-        same = _common(self.tokens, prompt)
+        same = _common_prefix(self.tokens, prompt)
         if same == len(self.tokens):
             same += self.generated
         return max(0, min(same, len(prompt) - 1))
@@ -30,16 +30,16 @@ class Held:
 
 @dataclass(slots=True)
 class Slot:
-    """The same number on both sides. `lock` is held by the request that uses it."""
+    """The same slot number in both halves. The request that uses the slot holds `lock`."""
 
     number: int
-    decoder: Held = field(default_factory=Held)
-    prefiller: Held = field(default_factory=Held)
+    decoder: CachedTokens = field(default_factory=CachedTokens)
+    prefiller: CachedTokens = field(default_factory=CachedTokens)
     used: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def forget(self) -> None:
-        self.decoder, self.prefiller = Held(), Held()
+        self.decoder, self.prefiller = CachedTokens(), CachedTokens()
 
 
 class SlotTable:
@@ -49,30 +49,30 @@ class SlotTable:
         self._free = asyncio.Semaphore(count)
 
     @contextlib.asynccontextmanager
-    async def taken(self, prompt: Sequence[int]) -> AsyncIterator[Slot]:
-        """Whichever of the free slots suits the prompt best, as soon as there is one; nobody waits for a certain one,
-        and who waited longest comes first."""
+    async def acquired(self, prompt: Sequence[int]) -> AsyncIterator[Slot]:
+        """The free slot that suits the prompt best, as soon as one is free. Requests get slots in the order in which
+        they came, and none waits for a particular slot."""
         async with self._free:
             slot = self.choose(prompt)
             async with slot.lock:
                 yield slot
 
     def choose(self, prompt: Sequence[int]) -> Slot:
-        """The slot that holds most of the prompt, a free one if it can be; of those that hold as little as any
-        other, the one that was not used for longest."""
+        """The slot with most of the prompt in its cache, a free one if possible; among equals, the least recently
+        used."""
         free = [slot for slot in self.slots if not slot.lock.locked()] or self.slots
-        best = max(free, key=lambda slot: (_worth(slot, prompt), -slot.used))
+        best = max(free, key=lambda slot: (_useful_tokens(slot, prompt), -slot.used))
         best.used = next(self._clock)
         return best
 
 
-def _worth(slot: Slot, prompt: Sequence[int]) -> int:
-    """A few tokens at the beginning are the same in every conversation: the template's."""
-    held = slot.decoder.of(prompt)
-    return held if 2 * held >= len(slot.decoder.tokens) else 0
+def _useful_tokens(slot: Slot, prompt: Sequence[int]) -> int:
+    """0 when less than half of the cache would be used: the template's first tokens are in every conversation."""
+    common = slot.decoder.common(prompt)
+    return common if 2 * common >= len(slot.decoder.tokens) else 0
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     count = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

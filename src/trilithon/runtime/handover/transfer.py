@@ -1,4 +1,4 @@
-"""The way of a KV cache from one process to another: a file in memory, private to the user, gone at once."""
+"""Transfers a KV cache from one process to another: through a file in memory, private to the user, removed at once."""
 
 import asyncio
 import contextlib
@@ -15,41 +15,41 @@ from trilithon.runtime.memory_need import available_bytes
 from trilithon.runtime.process import workspace
 from trilithon.runtime.runner import Runner
 
-__all__ = ["MoveFailed", "Transfer", "within"]
+__all__ = ["Transfer", "TransferFailed", "within"]
 
 T = TypeVar("T")
 
 _MEMORY = Path("/dev/shm")
-# A file in memory takes memory: so much of what is free there may be used.
-_USED_FRACTION = 0.5
-_NO_ROOM = 507  # HTTP's own word for it
+# A file in memory takes memory: so much of the free memory may be used.
+_USABLE_FRACTION = 0.5
+_INSUFFICIENT_STORAGE = 507  # HTTP status
 
 
-class MoveFailed(Exception):
-    """`side` did not do its part, and `error` says why."""
+class TransferFailed(Exception):
+    """`half` failed, and `error` says why."""
 
-    def __init__(self, side: Runner, error: RunError):
+    def __init__(self, half: Runner, error: RunError):
         super().__init__(str(error))
-        self.side = side
+        self.half = half
         self.error = error
 
 
 class Transfer:
-    """Use `Transfer.open`. `moved_bytes` counts everything that went through."""
+    """Use `Transfer.open`. `total_bytes` counts all transfers."""
 
     def __init__(self, folder: Path, bytes_per_token: float):
         self.folder = folder
-        self.moved_bytes = 0
+        self.total_bytes = 0
         self._bytes_per_token = bytes_per_token
         self._numbers = itertools.count(1)
-        self._wanted: set[str] = set()
+        self._current: set[str] = set()
         self._saving: set[asyncio.Task[CacheTransfer]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, bytes_per_token: float) -> AsyncIterator["Transfer"]:
-        """In memory where the system has such a folder, else among the temporary files. `bytes_per_token` is what a
-        KV cache should take; later it is known."""
+        """In memory where the system has such a folder, else among the temporary files. `bytes_per_token` is the
+        expected size of a KV cache; the first transfer corrects it."""
         usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK)
         with workspace(_MEMORY if usable else None) as folder:
             transfer = cls(folder, bytes_per_token)
@@ -61,11 +61,11 @@ class Transfer:
     def has_room_for(self, tokens: int) -> bool:
         free = shutil.disk_usage(self.folder).free
         available = available_bytes()
-        if available is not None:  # the folder's limit says nothing of what others have taken of the memory
+        if available is not None:  # the folder's limit does not count the memory of processes
             free = min(free, available)
-        return tokens * self._bytes_per_token <= _USED_FRACTION * free
+        return tokens * self._bytes_per_token <= _USABLE_FRACTION * free
 
-    async def move(
+    async def run(
         self,
         source: Runner,
         target: Runner,
@@ -74,76 +74,74 @@ class Transfer:
         watched: Runner | None = None,
         limit_seconds: float | None = None,
     ) -> int:
-        """Bring a slot's cache from one side to the other; the number of tokens that arrived. `watched` gets so long
-        for its part. Raises MoveFailed."""
+        """Copy a slot's cache from one half to the other; returns the number of tokens. `watched` gets `limit_seconds`
+        for its part. Raises TransferFailed."""
         with self._file() as name:
-            await _part(source, self._save(source, slot, name), watched, limit_seconds)
-            restored = await _part(target, target.restore_slot(slot, name), watched, limit_seconds)
+            await _of_half(source, self._save(source, slot, name), watched, limit_seconds)
+            restored = await _of_half(target, target.restore_slot(slot, name), watched, limit_seconds)
         return restored.tokens
 
     async def _save(self, source: Runner, slot: int, name: str) -> CacheTransfer:
-        """To its end, also when nobody waits any more: the engine writes on, and the file would come after its
-        removal."""
+        """Continues when it is cancelled: the engine goes on writing, and the file would appear after its removal."""
         saving = asyncio.create_task(source.save_slot(slot, name))
         self._saving.add(saving)
         saving.add_done_callback(self._saved)
         saved = await asyncio.shield(saving)
-        self._note(saved, self.folder / name)
+        self._check(saved, self.folder / name)
         return saved
 
     def _saved(self, saving: asyncio.Task[CacheTransfer]) -> None:
         self._saving.discard(saving)
         if not saving.cancelled():
-            saving.exception()  # whoever still waits for it is told; nobody else has to be
+            saving.exception()  # raised where it is awaited
         self._sweep()
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[str]:
         """The name of a new file in the folder; it is removed at the end."""
         name = f"{next(self._numbers)}.kv"
-        self._wanted.add(name)
+        self._current.add(name)
         try:
             yield name
         finally:
-            self._wanted.discard(name)
+            self._current.discard(name)
             self._sweep()
 
     def _sweep(self) -> None:
-        """Also what an engine that was given up has written since."""
+        """Also removes what an engine has written since it was given up."""
         for path in self.folder.glob("*.kv"):
-            if path.name not in self._wanted:
+            if path.name not in self._current:
                 path.unlink(missing_ok=True)
 
-    def _note(self, saved: CacheTransfer, path: Path) -> None:
-        """Raises Refused when less was written than was said: llama-server does not tell of a full disk."""
+    def _check(self, saved: CacheTransfer, path: Path) -> None:
+        """Raises EngineError when less was written than reported: llama-server does not report a full disk."""
         written = path.stat().st_size if path.exists() else 0
         if written != saved.size_bytes or not written:
             raise EngineError(
-                f"the KV cache was not written whole: {written} bytes of {saved.size_bytes}",
-                status=_NO_ROOM,
+                f"the KV cache was not written completely: {written} bytes of {saved.size_bytes}",
+                status=_INSUFFICIENT_STORAGE,
                 cause="no room in memory for the KV cache",
             )
-        self.moved_bytes += written
+        self.total_bytes += written
         if saved.tokens:
             self._bytes_per_token = written / saved.tokens
 
 
-async def _part(
-    side: Runner, answer: Awaitable[CacheTransfer], watched: Runner | None, limit_seconds: float | None
+async def _of_half(
+    half: Runner, answer: Awaitable[CacheTransfer], watched: Runner | None, limit_seconds: float | None
 ) -> CacheTransfer:
-    """One side's part of a move."""
     try:
-        return await (within(limit_seconds, answer) if side is watched else answer)
+        return await (within(limit_seconds, answer) if half is watched else answer)
     except RunError as error:
-        raise MoveFailed(side, error) from error
+        raise TransferFailed(half, error) from error
 
 
 async def within(limit_seconds: float | None, answer: Awaitable[T]) -> T:
-    """Raises Hung when it is not there in time."""
+    """Raises EngineTimeout after the limit."""
     try:
         async with asyncio.timeout(limit_seconds):
             return await answer
     except TimeoutError:
         raise EngineTimeout(
-            f"it took {limit_seconds or 0:.1f} s, much more than usual, and was given up", cause="hang"
+            f"it took more than {limit_seconds or 0:.1f} s, much longer than expected, and was given up", cause="hang"
         ) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.engines.base import Placement
+from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.pool.budget import ProcessMemory, process_memory
 from trilithon.runtime.pool.planning import Demand, ModelSnapshot, State
 from trilithon.runtime.runner import Runner
@@ -35,7 +36,8 @@ _MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD = 1.0, 2.0
 class Loaded:
     """The state of a loaded model. `size_bytes` is the memory of its processes, or what it is expected to need while
     it loads. `expires_in_seconds` is None for never; while the model is in use, it is the time that it will have
-    afterwards. `crashes` counts those of all runners that this model had."""
+    afterwards. `crashes` counts those of all runners that this model had.
+    `handover` is None when the placement is none, and while the model loads."""
 
     key: str
     placement: Placement
@@ -49,6 +51,7 @@ class Loaded:
     expires_in_seconds: float | None
     crashes: int
     load_seconds: float
+    handover: HandoverState | None = None
 
 
 class LoadedModel:
@@ -129,6 +132,7 @@ class LoadedModel:
             expires_in_seconds=None if pinned or left == math.inf else max(0.0, left),
             crashes=crashes,
             load_seconds=self.load_seconds,
+            handover=self.runner.handover if self.runner else None,
         )
 
     @property

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from trilithon.board.sensors.probes import Reading
+from trilithon.runtime.handover_state import HandoverState
 
 __all__ = ["PoolFigures", "Scrape"]
 
@@ -37,6 +38,8 @@ class LoadedFigures(Protocol):
     def waiting(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def handover(self) -> HandoverState | None: ...
 
 
 class PoolFigures(Protocol):
@@ -85,13 +88,20 @@ def _pool_metrics(pool: PoolFigures, name_of: Callable[[str], str]) -> Iterator[
     at_work: dict[str, int] = defaultdict(int)
     sizes: dict[str, int] = defaultdict(int)
     states: dict[str, int] = defaultdict(int)
+    active: dict[str, int] = defaultdict(int)
+    misses: dict[str, int] = defaultdict(int)
     for each in pool.loaded():
         at_work[name_of(each.key)] += each.users
         sizes[name_of(each.key)] += each.size_bytes
         states[each.state] += 1
+        if each.handover is not None:
+            active[name_of(each.key)] += each.handover.state == "active"
+            misses[name_of(each.key)] += each.handover.misses
     yield _by("trilithon_models_loaded", "Loaded models", "state", states)
     yield _by("trilithon_model_users", "Running requests by model", "model", at_work)
     yield _by("trilithon_model_size_bytes", "Memory by model", "model", sizes)
+    yield _by("trilithon_handover_active", "1 while a handover is active, 0 while it is paused or off", "model", active)
+    yield _by("trilithon_handover_misses", "Transferred KV caches that the decoder did not use", "model", misses)
 
 
 def _by(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -158,21 +158,25 @@ def _running(loaded: tuple[Loaded, ...], entries: tuple[CatalogEntry, ...], stor
 def _running_row(loaded: Loaded, entry: CatalogEntry, store: ModelStore, now: datetime) -> dict[str, Any]:
     row, placement = _row(entry, store), loaded.placement
     prefill = placement.prefill or placement
-    return {name: row[name] for name in ("name", "model", "digest", "details")} | {
-        "size": loaded.size_bytes,
-        "size_vram": loaded.size_bytes if placement.unit != "cpu" else 0,
-        "expires_at": expires_at(loaded.expires_in_seconds, now),
-        "context_length": placement.settings.context or 0,
-        "placement": placement.name,
-        "engine": placement.build.engine,
-        "build": placement.build.name,
-        "prefill_unit": prefill.unit,
-        "decode_unit": placement.unit,
-        "state": loaded.state,
-        "pinned": loaded.pinned,
-        "requests": loaded.users,
-        "waiting": loaded.waiting,
-    }
+    return (
+        {name: row[name] for name in ("name", "model", "digest", "details")}
+        | {
+            "size": loaded.size_bytes,
+            "size_vram": loaded.size_bytes if placement.unit != "cpu" else 0,
+            "expires_at": expires_at(loaded.expires_in_seconds, now),
+            "context_length": placement.settings.context or 0,
+            "placement": placement.name,
+            "engine": placement.build.engine,
+            "build": placement.build.name,
+            "prefill_unit": prefill.unit,
+            "decode_unit": placement.unit,
+            "state": loaded.state,
+            "pinned": loaded.pinned,
+            "requests": loaded.users,
+            "waiting": loaded.waiting,
+        }
+        | ({"handover": asdict(loaded.handover)} if loaded.handover else {})
+    )
 
 
 def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str, Any]:
