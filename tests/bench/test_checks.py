@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ POLICY = Policy(
 MEMORY = UnitClock(governor="performance", current_hz=2_112_000_000, top_hz=2_112_000_000)
 NPU = UnitClock(governor="performance", current_hz=1_000_000_000, top_hz=1_000_000_000)
 QUIET = BoardReading(
-    at_ns=0,
+    at_ns=7_000_000_000,
     busy_ticks={0: 0, 1: 0},
     stolen_ticks={0: 0, 1: 0},
     policies={"policy0": POLICY},
@@ -42,7 +43,7 @@ QUIET = BoardReading(
     oom_kills=0,
     throttle_events=None,
 )
-LATER = replace(QUIET, at_ns=10_000_000_000)
+LATER = replace(QUIET, at_ns=17_000_000_000)
 
 
 def with_policy(reading: BoardReading, policy: Policy) -> BoardReading:
@@ -51,6 +52,54 @@ def with_policy(reading: BoardReading, policy: Policy) -> BoardReading:
 
 def test_nothing_happened_nothing_is_said() -> None:
     assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0) == ()
+
+
+SLOW = replace(POLICY, ticks={408_000: 151, 2_400_000: 1949})  # 5.1% of a thousand ticks
+UNCOUNTED = replace(POLICY, ticks=None, current_khz=2_160_000)
+ON_DEMAND = replace(POLICY, governor="ondemand")
+
+
+@pytest.mark.parametrize(
+    ("before", "at_most", "over"),
+    [
+        ({}, {"busy_ticks": {0: TICKS, 1: 0}}, {"busy_ticks": {0: TICKS + 1, 1: 0}}),
+        ({}, {"stolen_ticks": {0: TICKS, 1: 0}}, {"stolen_ticks": {0: TICKS, 1: 1}}),
+        ({}, {"celsius": {"soc": 79.9}}, {"celsius": {"soc": 80.0}}),
+        ({}, {"swapped_in_pages": 99 + 2**20 // PAGE_BYTES}, {"swapped_in_pages": 100 + 2**20 // PAGE_BYTES}),
+        ({}, {"swapped_out_pages": 99 + 2**20 // PAGE_BYTES}, {"swapped_out_pages": 100 + 2**20 // PAGE_BYTES}),
+        (
+            {},
+            {"units": {"memory": replace(MEMORY, current_hz=2_112_000_000 * 9 // 10)}},
+            {"units": {"memory": replace(MEMORY, current_hz=1_900_000_000)}},
+        ),
+        (
+            {},
+            {"policies": {"policy0": replace(SLOW, ticks={408_000: 149, 2_400_000: 1951})}},
+            {"policies": {"policy0": SLOW}},
+        ),
+        (
+            {"policies": {"policy0": replace(POLICY, ticks=None)}},
+            {"policies": {"policy0": UNCOUNTED}},
+            {"policies": {"policy0": replace(UNCOUNTED, current_khz=2_159_999)}},
+        ),
+        (
+            {"policies": {"policy0": ON_DEMAND}, "busy_ticks": {0: 70, 1: 80}},
+            {
+                "policies": {"policy0": replace(SLOW, governor="ondemand")},
+                "busy_ticks": {0: 70 + 2 * TICKS, 1: 80 + 5 * TICKS},
+            },
+            {
+                "policies": {"policy0": replace(SLOW, governor="ondemand")},
+                "busy_ticks": {0: 70 + 2 * TICKS, 1: 81 + 5 * TICKS},
+            },
+        ),
+    ],
+)
+def test_each_bound_is_where_it_says(before: dict[str, Any], at_most: dict[str, Any], over: dict[str, Any]) -> None:
+    earlier = replace(QUIET, **before)
+    own = 7.0 if "busy_ticks" in before else 0.0
+    assert warnings_between(earlier, replace(LATER, **at_most), own_cpu_seconds=own) == ()
+    assert len(warnings_between(earlier, replace(LATER, **over), own_cpu_seconds=own)) == 1
 
 
 def test_other_programs_are_what_is_left_of_the_busy_time() -> None:
@@ -83,6 +132,22 @@ def test_without_a_count_of_clocks_the_present_one_speaks() -> None:
     before = with_policy(QUIET, replace(POLICY, ticks=None))
     after = with_policy(LATER, replace(POLICY, ticks=None, current_khz=1_200_000))
     assert warnings_between(before, after, own_cpu_seconds=0.0) == ("throttled: policy0 is at 1200 of 2400 MHz",)
+
+
+def test_a_policy_that_one_reading_lacks_is_passed_over() -> None:
+    slow = replace(POLICY, ticks={408_000: 500, 2_400_000: 1600})
+    after = replace(LATER, policies={"new": slow, "uncounted": POLICY, "policy0": slow})
+    before = replace(QUIET, policies={"policy0": POLICY, "uncounted": replace(POLICY, ticks=None)})
+    warnings = warnings_between(before, after, own_cpu_seconds=0.0)
+    assert warnings == ("throttled: policy0 spent 40% of the time below its top clock",)
+
+
+def test_a_clock_that_had_no_time_before_counts_from_zero() -> None:
+    """Ten of a hundred ticks, of which the first reading had none."""
+    before = with_policy(QUIET, replace(POLICY, ticks={2_400_000: 1000}))
+    after = with_policy(LATER, replace(POLICY, ticks={408_000: 10, 2_400_000: 1090}))
+    (warning,) = warnings_between(before, after, own_cpu_seconds=0.0)
+    assert "spent 10% of the time" in warning
 
 
 def test_thermal_events_of_the_cpu_are_counted() -> None:
@@ -122,6 +187,40 @@ def with_unit(reading: BoardReading, name: str, clock: UnitClock) -> BoardReadin
     return replace(reading, units={**reading.units, name: clock})
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "warnings"),
+    [
+        ({}, {"cooling": {"cpufreq-cpu0": 0, "new": 1}}, ("throttled: cooling slowed new from step 0 to 1",)),
+        ({"units": {"NPU": replace(NPU, governor=None)}}, {"units": {"NPU": NPU}}, ()),
+        ({"units": {"NPU": NPU}}, {"units": {"NPU": replace(NPU, governor=None)}}, ()),
+        ({"units": {}}, {}, ()),
+        ({}, {"units": {"memory": replace(MEMORY, current_hz=None)}}, ()),
+        (
+            {"units": {"NPU": NPU}},
+            {"units": {"NPU": replace(NPU, governor="ondemand", current_hz=1)}},
+            ("clock governor changed from performance to ondemand: NPU",),
+        ),
+        (
+            {"units": {"NPU": replace(NPU, governor="ondemand")}},
+            {"units": {"NPU": replace(NPU, current_hz=1)}},
+            ("clock governor changed from ondemand to performance: NPU",),
+        ),
+        ({"throttle_events": 3}, {"throttle_events": 4}, ("throttled: the CPU counted 1 thermal event",)),
+        ({}, {"oom_kills": 2}, ("memory ran out: the kernel killed 2 processes",)),
+        ({"oom_kills": 5}, {"oom_kills": 4}, ()),
+        (
+            {"busy_ticks": {0: 5 * TICKS, 1: 0}},
+            {"busy_ticks": {0: 0, 1: 3 * TICKS, 2: 99 * TICKS}},
+            ("other programs used 30% of one CPU",),
+        ),
+        ({}, {"at_ns": QUIET.at_ns, "busy_ticks": {0: TICKS}}, ()),
+    ],
+)
+def test_what_is_said_between(before: dict[str, Any], after: dict[str, Any], warnings: tuple[str, ...]) -> None:
+    earlier = replace(QUIET, **before)
+    assert warnings_between(earlier, replace(LATER, **after), own_cpu_seconds=0.0) == warnings
+
+
 def recorded(quantity: Quantity, name: str, values: list[float | None]) -> Recording:
     """Beside another sensor, whose readings are not to be mistaken for these."""
     channels = (Channel(quantity, "another", "/sys/a"), Channel(quantity, name, "/sys/b"))
@@ -140,7 +239,7 @@ def test_a_clock_that_fell_in_between_is_seen_by_the_sensors() -> None:
     low = recorded("clock", "NPU", [1e9, 1e9, 6e8, None, 7e8])
     expected = ("throttled: the NPU clock was below its top for 50% of the time (down to 600 of 1000 MHz)",)
     assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=low) == expected
-    high = recorded("clock", "NPU", [1e9] * 30 + [6e8])
+    high = recorded("clock", "NPU", [1e9] * 18 + [9e8, 6e8])
     assert warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=high) == ()
 
 
@@ -157,6 +256,9 @@ def test_heat_in_between_counts() -> None:
     peak = recorded("temperature", "npu-thermal", [60.0, 91.6, None, 62.0])
     warnings = warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=peak)
     assert warnings == ("hot: up to 92 °C (npu-thermal)",)
+    peak = recorded("temperature", "soc-thermal", [60.0, 91.6])
+    warnings = warnings_between(QUIET, LATER, own_cpu_seconds=0.0, recording=peak)
+    assert warnings == ("hot: up to 92 °C (soc-thermal)",)
 
 
 def test_cooling_that_slows_is_throttling() -> None:
@@ -235,7 +337,8 @@ def stat(busy: int, stolen: int = 0) -> str:
 
 def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
     policy = "/sys/devices/system/cpu/cpufreq/policy4"
-    write(tmp_path, "/proc/stat", stat(40, stolen=3))
+    others = "cpu2 1 1 1 1 1 1 1\ncpu3 1 1 1 1 1 1 1 1 x\ncpu4 1 2 3 4 5 6 7 8\n"
+    write(tmp_path, "/proc/stat", stat(40, stolen=3) + others)
     write(tmp_path, "/proc/vmstat", "nr_free_pages 5\npswpin 7\npswpout 8\noom_kill 1\n")
     write(tmp_path, f"{policy}/related_cpus", "4 5\n")
     write(tmp_path, f"{policy}/scaling_governor", "performance\n")
@@ -243,10 +346,11 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
     write(tmp_path, f"{policy}/scaling_available_frequencies", "408000 2352000 \n")
     write(tmp_path, f"{policy}/stats/time_in_state", "408000 5\n2352000 70\n")
     for number, (kind, temperature) in enumerate(
-        [("soc-thermal", "41615"), ("off", "-274000"), ("soc-thermal", "50000")]
+        [("soc-thermal", "41615"), ("off", "0"), ("broken", "150000"), ("soc-thermal", "50000"), ("soc-thermal", "1")]
     ):
         write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/type", kind)
         write(tmp_path, f"/sys/class/thermal/thermal_zone{number}/temp", temperature)
+    write(tmp_path, "/sys/class/thermal/thermal_zone9/temp", "30000")
     write(tmp_path, "/sys/class/devfreq/dmc/cur_freq", "528000000\n")
     write(tmp_path, "/sys/class/devfreq/dmc/governor", "dmc_ondemand\n")
     write(tmp_path, "/sys/class/devfreq/fdab0000.npu/cur_freq", "1000000000\n")
@@ -256,11 +360,12 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
         write(tmp_path, f"/sys/class/thermal/cooling_device{number}/type", f"{kind}\n")
         write(tmp_path, f"/sys/class/thermal/cooling_device{number}/cur_state", f"{step}\n")
     for cpu in (0, 1):
-        write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", "2\n")
+        count = "2\n" if cpu else "none\n"
+        write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", count)
         write(tmp_path, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", "5\n")
     reading = BoardReading.take(Machine(tmp_path))
-    assert reading.busy_ticks == {0: 43, 1: 40}
-    assert reading.stolen_ticks == {0: 3, 1: 0}
+    assert reading.busy_ticks == {0: 43, 1: 40, 4: 6}
+    assert reading.stolen_ticks == {0: 3, 1: 0, 4: 8}
     assert reading.policies == {
         "policy4": Policy(
             cpus=(4, 5),
@@ -270,14 +375,20 @@ def test_a_reading_takes_every_counter(tmp_path: Path) -> None:
             ticks={408_000: 5, 2_352_000: 70},
         )
     }
-    assert reading.celsius == {"soc-thermal": 50.0}
+    assert reading.celsius == {"soc-thermal": 50.0, "thermal_zone9": 30.0}
     assert (reading.swapped_in_pages, reading.swapped_out_pages, reading.oom_kills) == (7, 8, 1)
     assert reading.units == {
         "memory": UnitClock(governor="dmc_ondemand", current_hz=528_000_000, top_hz=None),
         "NPU": UnitClock(governor=None, current_hz=1_000_000_000, top_hz=1_000_000_000),
     }
     assert reading.cooling == {"thermal-cpufreq-0": 3, "thermal-cpufreq-0 (cooling_device2)": 1}
-    assert reading.throttle_events == 9
+    assert reading.throttle_events == 7
+
+
+@pytest.mark.parametrize("kind", ["core", "package"])
+def test_a_cpu_that_counts_only_one_kind_of_event(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, f"/sys/devices/system/cpu/cpu0/thermal_throttle/{kind}_throttle_count", "3\n")
+    assert BoardReading.take(Machine(tmp_path)).throttle_events == 3
 
 
 def test_an_empty_machine_gives_an_empty_reading(tmp_path: Path) -> None:
@@ -323,6 +434,11 @@ def test_settle_returns_at_the_first_idle_window(tmp_path: Path) -> None:
     started = time.monotonic()
     assert asyncio.run(settle(Machine(tmp_path), limit_seconds=60)) == ()
     assert time.monotonic() - started < 30
+    assert asyncio.run(settle(Machine(tmp_path), limit_seconds=0.25)) == ()
+
+
+def test_settle_waits_for_a_machine_that_will_be_idle(tmp_path: Path) -> None:
+    assert asyncio.run(settle_under(tmp_path, lambda seconds: stat(int(min(seconds, 0.6) * TICKS)), 60)) == ()
 
 
 def test_settle_counts_all_cpus(tmp_path: Path) -> None:
@@ -341,7 +457,7 @@ def test_settle_gives_up_and_says_how_busy_it_was(tmp_path: Path) -> None:
     assert warning.endswith("% of all CPUs")
 
 
-async def settle_under(root: Path, load: Callable[[float], str]) -> tuple[str, ...]:
+async def settle_under(root: Path, load: Callable[[float], str], limit_seconds: float = 0.5) -> tuple[str, ...]:
     """`load` gives /proc/stat after so many seconds."""
 
     async def write_on() -> None:
@@ -354,7 +470,7 @@ async def settle_under(root: Path, load: Callable[[float], str]) -> tuple[str, .
     write(root, "/proc/stat", load(0.0))
     loader = asyncio.create_task(write_on())
     try:
-        return await settle(Machine(root), limit_seconds=0.5)
+        return await settle(Machine(root), limit_seconds=limit_seconds)
     finally:
         loader.cancel()
 

@@ -59,6 +59,12 @@ def test_question_without_thinking_waits_for_the_first_token() -> None:
     assert found["words_per_second"] == 1
 
 
+def test_the_first_piece_counts_though_nothing_of_it_is_shown() -> None:
+    marks = {"first_piece_at_ns": 2 * SECOND}
+    found = metrics_of(sample("question", started_ns=SECOND, answer_at_ns=(4 * SECOND,), answer_text="a", marks=marks))
+    assert (found["ttft_seconds"], found["thinking_seconds"]) == (1, 3)
+
+
 def test_question_that_never_got_to_an_answer() -> None:
     found = metrics_of(sample("question", thinking_at_ns=(3 * SECOND,), thinking_text="hm"))
     assert found == {"ttft_seconds": 3, "total_seconds": 10}
@@ -78,6 +84,14 @@ def test_question_answered_with_no_word() -> None:
 def test_cold_start_shows_the_moments_it_has() -> None:
     found = metrics_of(sample("cold", marks={"load_cold_ns": 3 * SECOND, "first_request_ns": SECOND // 2}))
     assert found == {"load_cold_seconds": 3, "first_request_seconds": 0.5}
+    found = metrics_of(sample("cold", marks={"load_warm_ns": 2 * SECOND, "cached_request_ns": SECOND // 4}))
+    assert found == {"load_warm_seconds": 2, "cached_request_seconds": 0.25}
+
+
+def test_more_is_better_of_rates_and_words_alone() -> None:
+    for metric in (metric for metrics in METRICS.values() for metric in metrics):
+        assert metric.higher_is_better == (metric.unit in ("tokens/s", "words/s", "words")), metric.name
+        assert metric.name.endswith(("_per_second", "_seconds", "words"))
 
 
 def test_every_kind_of_test_has_a_headline_among_its_metrics() -> None:

@@ -185,8 +185,9 @@ def _slowed_fraction(before: Policy, after: Policy) -> float | None:
 
 
 def _was_busy(cpus: tuple[int, ...], before: BoardReading, after: BoardReading) -> bool:
-    wanted = BUSY_FRACTION * (after.at_ns - before.at_ns) / 1e9 * _TICKS_PER_SECOND
-    return any(after.busy_ticks.get(cpu, 0) - before.busy_ticks.get(cpu, 0) > wanted for cpu in cpus)
+    least = BUSY_FRACTION * (after.at_ns - before.at_ns) / 1e9
+    busy = ({cpu: after.busy_ticks[cpu]} for cpu in cpus if cpu in after.busy_ticks)
+    return any(_seconds(before.busy_ticks, ticks) > least for ticks in busy)
 
 
 def _cooled(before: BoardReading, after: BoardReading) -> Iterator[str]:
