@@ -25,6 +25,7 @@ static: .venv/dev-installed
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
 	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/*.py
+	MYPYPATH=src:scripts $(BIN)/mypy scripts/*.py
 
 docs: .venv/dev-installed  ## the pages that are made from the code
 	$(BIN)/python -m trilithon.cli.reference > docs/commands.md
