@@ -1,5 +1,7 @@
+import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -21,13 +23,29 @@ def drawn_tree() -> dict[str, str | None]:
 
 
 def classes() -> dict[str, type[BaseException]]:
-    return {name: each for name, each in vars(errors).items() if inspect.isclass(each)}
+    return {name: error for name, error in vars(errors).items() if inspect.isclass(error)}
+
+
+def elsewhere() -> dict[str, str]:
+    """Error classes of other modules with their parents: each is in the drawing, with its module."""
+    parents = {}
+    root = Path(errors.__file__).parent
+    for path in set(root.rglob("*.py")) - {Path(errors.__file__)}:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            bases = [base.id for base in getattr(node, "bases", ()) if isinstance(base, ast.Name)]
+            if isinstance(node, ast.ClassDef) and set(bases) & classes().keys():
+                parents[node.name] = bases[0]
+                module = ".".join(path.relative_to(root).with_suffix("").parts)
+                assert re.search(rf"{node.name} .*\({re.escape(module)}\)", errors.__doc__ or "")
+    return parents
 
 
 def test_the_tree_that_is_drawn_is_the_tree_there_is():
-    real = {name: None if name == "TrilithonError" else each.__bases__[0].__name__ for name, each in classes().items()}
-    assert drawn_tree() == real
-    assert all(len(each.__bases__) == 1 for each in classes().values())
+    real = {
+        name: None if name == "TrilithonError" else error.__bases__[0].__name__ for name, error in classes().items()
+    }
+    assert drawn_tree() == real | elsewhere()
+    assert all(len(error.__bases__) == 1 for error in classes().values())
 
 
 def test_the_exit_codes_that_are_drawn_are_those_there_are():

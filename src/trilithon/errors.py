@@ -1,22 +1,26 @@
-"""Every error that Trilithon raises on purpose.
+"""The errors of Trilithon. Those with a module in brackets are defined there.
 
     TrilithonError                 exit code 1
     ├── UserError                  exit code 2: what was wrong with the input, and the fix
-    │   ├── ModelError             a file that is missing, cut short, or no model at all
-    │   │   └── NoRoom             the disk has no room for it
+    │   ├── ModelError             a file that is missing, truncated, or not a model
+    │   │   ├── NoRoom             the disk is too full for it
+    │   │   └── AccessDenied       the server of the model refuses it (models.fetch.http_client)
     │   ├── PlacementError         a placement that is unknown here or cannot run this file
     │   └── StoreError             the results database: newer, corrupt, read-only, disk full
     ├── RunError                   a placement failed; in a campaign it becomes a failed run
-    │   ├── StartError             the child never became ready
+    │   ├── StartError             the child did not become ready
     │   ├── ChildDied              the child ended while it had work
-    │   ├── Hung                   the child is alive and gave nothing for the stated time
-    │   └── Refused                the engine answered with an error
-    ├── DownloadError              a server or the network failed; what came is kept for the next try
+    │   ├── EngineTimeout          the child is alive and sent nothing for the stated time
+    │   ├── EngineError            the engine answered with an error
+    │   └── Disconnected           the connection to the child broke (runtime.engine_errors)
+    ├── Busy                       try again later: queue full, restart pending (runtime.pool.queue)
+    ├── ApiError                   an HTTP status and a message for the client (serve.http.errors)
+    ├── NobodyListens              no server answers at the address (cli.serve.server_client)
+    ├── DownloadError              a server or the network failed; what was downloaded is kept
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
-A message is one line, and ends with what fixes it where something does. The surfaces (the command line,
-each HTTP API) turn these into text and status; nothing below them exits. Two kinds of TrilithonError stand beside what
-raises them: `Busy` in runtime.pool_queue, and `Problem` in serve.problems.
+A message is one line, and ends with the fix where there is one. The command line and the HTTP APIs turn these into
+text and status; no module below them exits the process.
 """
 
 __all__ = [
@@ -63,8 +67,8 @@ class StoreError(UserError):
 class RunError(TrilithonError):
     """A placement failed.
 
-    `cause` is a short known cause ("out of memory", "segmentation fault", "exit code 3"), `advice` says what to
-    do about it or is empty, `last_words` holds the last lines that the child wrote.
+    `cause` is a short cause ("out of memory", "segmentation fault", "exit code 3"), `advice` is the fix or empty,
+    `last_words` are the last lines of the child's log. `kind` is stored with a failed run.
     """
 
     kind = "failed"

@@ -1,4 +1,4 @@
-"""One frozen object with everything a user can set once: a TOML file, overridden by TRILITHON_* variables."""
+"""The user's settings: a TOML file, overridden by TRILITHON_* variables."""
 
 import math
 import os
@@ -15,11 +15,10 @@ __all__ = ["Configuration", "load_configuration"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """`data` keeps results and models, `cache` what can be made again. `builds` are folders that hold a
-    llama-server, `stores` folders of models as Trilithon keeps them, `models` folders of any models; both are only
-    read. `rkllm_toolkit` and `gguf_converter` are virtual environments (or their Python) of tools that convert models
-    and want other libraries than ours. Times in seconds: `start` for a child to become ready, `hang` without a sign of
-    life."""
+    """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
+    `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
+    `rkllm_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools. A child must
+    become ready within `start_seconds`, and is given up after `hang_seconds` without progress."""
 
     data: Path
     cache: Path

@@ -1,4 +1,4 @@
-"""Quantities as text, both ways: sizes, durations, rates, and llama-bench's ranges."""
+"""Format and parse sizes, durations, numbers, and llama-bench's ranges."""
 
 import re
 from datetime import timedelta
@@ -11,14 +11,14 @@ _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?:([+*])(\d{1,18}))?)?")
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(?:I?B)?", re.IGNORECASE)
-_MOST_VALUES = 1000
-_SHOWN_AS_NEXT = 1023.95  # with one decimal, what is above would be written as 1024.0
+_MAX_VALUES = 1000
+_NEXT_UNIT_FROM = 1023.95  # with one decimal, this would be written as 1024.0
 
 
 def parse_integers(text: str, *, name: str, least: int = 0) -> list[int]:
     """llama-bench's value lists: "512", "512,1024", "128-512+128" and "128-1024*2" (both ends included).
 
-    Raises UserError, naming the option `name`, for anything else and for values under `least`.
+    Raises UserError, which names the option `name`, for anything else and for values below `least`.
     """
     values: list[int] = []
     for part in text.split(","):
@@ -40,8 +40,8 @@ def _expand(part: str, text: str, name: str) -> list[int]:
     values = []
     while first <= last:
         values.append(first)
-        if len(values) > _MOST_VALUES:
-            raise UserError(f"{name} {text}: more than {_MOST_VALUES} values; take a larger step")
+        if len(values) > _MAX_VALUES:
+            raise UserError(f"{name} {text}: more than {_MAX_VALUES} values; take a larger step")
         first = first * step if multiply else first + step
     return values
 
@@ -65,7 +65,7 @@ def parse_bytes(text: str, *, name: str) -> int:
 def format_bytes(count: float) -> str:
     """ "234.5 MiB": binary units, one decimal from KiB on."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < _SHOWN_AS_NEXT or unit == "TiB":
+        if abs(count) < _NEXT_UNIT_FROM or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
@@ -73,7 +73,7 @@ def format_bytes(count: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """ "0.35 s", "12 s", "3:05", "1:02:09"."""
-    if seconds < 9.995:  # bounds are where the text would round up to the next form
+    if seconds < 9.995:  # the bounds are where rounding gives the next form
         return f"{seconds:.2f} s"
     if seconds < 59.5:
         return f"{seconds:.0f} s"
@@ -82,7 +82,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Three significant digits or all digits before the point: "0.0123", "4.56", "78.9", "1234"."""
+    """Three significant digits, or all digits before the decimal point: "0.0123", "4.56", "78.9", "1234"."""
     if value == 0:
         return "0"
     magnitude = abs(float(f"{value:.3g}"))  # rounded first: 9.999 is "10.0"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trilithon.measure.energy import energy_by_counter, energy_by_power, energy_of, phases, widest_meter
+from trilithon.measure.energy import energy_by_counter, energy_by_power, energy_of, main_meter, phases
 from trilithon.measure.records import Sample, SensorLog, SensorValues, Test
 
 SECOND = 10**9
@@ -204,17 +204,17 @@ def test_of_several_meters_the_one_that_tells_most_counts() -> None:
     part = meter(tuple(3.0 for _ in AT), name="VDD_CPU")
     package = meter(tuple(6.0 * (at_ns - AT[0]) / 1e9 for at_ns in AT), "energy", "package-0")
     hot = SensorValues(quantity="temperature", name="soc", unit="celsius", source="", values=tuple(90.0 for _ in AT))
-    assert widest_meter(log_of(part, package, whole, hot, at_ns=AT)) == whole
-    assert widest_meter(log_of(part, package, hot, at_ns=AT)) == package
-    assert widest_meter(log_of(hot, at_ns=AT)) is None
-    assert widest_meter(log_of(meter(tuple(None for _ in AT)), at_ns=AT)) is None
-    assert widest_meter(SensorLog()) is None
+    assert main_meter(log_of(part, package, whole, hot, at_ns=AT)) == whole
+    assert main_meter(log_of(part, package, hot, at_ns=AT)) == package
+    assert main_meter(log_of(hot, at_ns=AT)) is None
+    assert main_meter(log_of(meter(tuple(None for _ in AT)), at_ns=AT)) is None
+    assert main_meter(SensorLog()) is None
 
 
 def test_readings_beyond_reason_have_an_average() -> None:
     """Their sum is more than a number can hold."""
     broken = meter(tuple(1.7e308 for _ in AT))
-    assert widest_meter(log_of(broken, at_ns=AT)) == broken
+    assert main_meter(log_of(broken, at_ns=AT)) == broken
 
 
 @given(
@@ -226,4 +226,4 @@ def test_any_log_gives_figures_or_none(at: list[int], values: list[float | None]
     quantity = data.draw(st.sampled_from(["power", "energy", "clock"]))
     log = log_of(meter(tuple(values), quantity), at_ns=tuple(at))
     energy_of(SAMPLE, log, log.sensors[0])
-    assert widest_meter(log) in (None, log.sensors[0])
+    assert main_meter(log) in (None, log.sensors[0])

@@ -1,9 +1,9 @@
-"""Energy from what a meter told, prefill and decode apart. Nothing is guessed: what the readings do not cover is None.
+"""Energy per token from the readings of a meter, for prefill and decode separately. Never estimated: None where the
+readings do not cover a phase.
 
-Three rules. An interval is covered when there is a reading at or before its start, one at or after its end, and no two
-neighbours between them are more than a second apart. A phase has to hold at least four readings, so that the two
-half-known steps at its ends stay small. Of several meters the one that tells the most power counts, and they are never
-added: one rail may feed the other.
+An interval is covered when there is a reading at or before its start, one at or after its end, and at most one second
+between neighbours. A phase must contain at least four readings, so that the error at its two ends is small. Of several
+meters, the one with the most power counts; they are never added, because one rail may feed another.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,27 +14,27 @@ from math import fsum
 
 from trilithon.measure.records import Sample, SensorLog, SensorValues
 
-__all__ = ["Energy", "energy_by_counter", "energy_by_power", "energy_of", "phases", "widest_meter"]
+__all__ = ["Energy", "energy_by_counter", "energy_by_power", "energy_of", "main_meter", "phases"]
 
-_MOST_GAP_NS = 10**9
-# At 4 Hz a second. Within the step that holds a phase's edge the change of power lies anywhere, and the straight line
-# misses up to half a step of it: a quarter of the change for both edges of one second, 2.5% for those of ten.
-_LEAST_READINGS = 4
+_MAX_GAP_NS = 10**9
+# One second at 4 Hz. At the edge of a phase the power changes somewhere between two readings, and linear interpolation
+# is wrong by up to half a step: a quarter of the change for a phase of one second, 2.5% for one of ten.
+_MIN_READINGS = 4
 
 Points = Sequence[tuple[int, float]]
-"""Moments (monotonic ns) with values, in any order."""
+"""(time, value) pairs in any order; times are monotonic, in ns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What a sample took, in joules per token evaluated and per token generated, by the meter's `source`."""
+    """Joules per evaluated prompt token, and per generated token; None where the readings do not cover the phase."""
 
     joules_per_prompt_token: float | None
     joules_per_generated_token: float | None
 
 
 def energy_by_power(points: Points, start_ns: int, end_ns: int) -> float | None:
-    """Joules from watts by the trapezoid, with straight lines between the readings."""
+    """Joules from watts, by the trapezoidal rule. None where the interval is not covered."""
     inner = _covering(points, start_ns, end_ns)
     if inner is None:
         return None
@@ -49,66 +49,66 @@ def energy_by_power(points: Points, start_ns: int, end_ns: int) -> float | None:
 
 
 def energy_by_counter(points: Points, start_ns: int, end_ns: int) -> float | None:
-    """Joules from a counter that only grows, with straight lines between the readings."""
+    """Joules from a counter in joules, with linear interpolation. None where the interval is not covered."""
     inner = _covering(points, start_ns, end_ns)
     return None if inner is None else _at(inner, end_ns) - _at(inner, start_ns)
 
 
 def _covering(points: Points, start_ns: int, end_ns: int) -> Points | None:
-    """The readings from the last at or before the start to the first at or after the end; None where not covered."""
+    """From the last reading at or before the start to the first at or after the end; None where not covered."""
     ordered = sorted(points)
     moments = [at_ns for at_ns, _ in ordered]
     first, last = bisect_right(moments, start_ns) - 1, bisect_left(moments, end_ns)
     if end_ns < start_ns or first < 0 or last == len(ordered):
         return None
     inner = ordered[first : max(first, last) + 1]
-    if any(after - before > _MOST_GAP_NS for (before, _), (after, _) in pairwise(inner)):
+    if any(after - before > _MAX_GAP_NS for (before, _), (after, _) in pairwise(inner)):
         return None
     return inner
 
 
-def _at(points: Points, moment_ns: int) -> float:
-    """The value on the line through the two readings around the moment."""
+def _at(points: Points, at_ns: int) -> float:
+    """The value at a time, by linear interpolation."""
     for (before_ns, before), (after_ns, after) in pairwise(points):
-        if before_ns <= moment_ns <= after_ns and before_ns < after_ns:
-            return before + (after - before) * ((moment_ns - before_ns) / (after_ns - before_ns))
+        if before_ns <= at_ns <= after_ns and before_ns < after_ns:
+            return before + (after - before) * ((at_ns - before_ns) / (after_ns - before_ns))
     return points[0][1]
 
 
 def phases(sample: Sample) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """When prefill and decode were, as (start, end) in monotonic ns. The engine tells how long they took by its own
-    clock. With a stream decode begins where the first piece arrived; without one it ends where the request did."""
+    """Prefill and decode as (start, end) in monotonic ns; None where the sample has no such phase. Their durations are
+    from the engine's clock. Decode starts when the first piece arrived; without a stream, it ends with the request."""
     arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1]]
     if "first_piece_at_ns" in sample.marks:
         arrivals.append(sample.marks["first_piece_at_ns"])
-    turn_ns = min(arrivals) if arrivals else sample.finished_ns - (sample.decode_ns or 0)
+    decode_start_ns = min(arrivals) if arrivals else sample.finished_ns - (sample.decode_ns or 0)
     prefill = decode = None
     if sample.prompt_ns:
-        prefill = (max(turn_ns - sample.prompt_ns, sample.started_ns), turn_ns)
+        prefill = (max(decode_start_ns - sample.prompt_ns, sample.started_ns), decode_start_ns)
     if sample.decode_ns:
-        decode = (turn_ns, min(turn_ns + sample.decode_ns, sample.finished_ns))
+        decode = (decode_start_ns, min(decode_start_ns + sample.decode_ns, sample.finished_ns))
     return prefill, decode
 
 
-def widest_meter(log: SensorLog) -> SensorValues | None:
-    """The meter that told the most power on average over the log; None where there is no meter."""
-    told = [
+def main_meter(log: SensorLog) -> SensorValues | None:
+    """The meter with the highest average power over the log; None where there is no meter."""
+    meters = [
         (watts, sensor) for sensor in log.sensors if (watts := _mean_watts(_points(log, sensor), sensor)) is not None
     ]
-    return max(told, key=lambda each: each[0])[1] if told else None
+    return max(meters, key=lambda meter: meter[0])[1] if meters else None
 
 
 def _mean_watts(points: Points, meter: SensorValues) -> float | None:
     if len(points) < 2:
         return None
     if meter.quantity == "power":
-        return fsum(value / len(points) for _, value in points)  # an import may hold more than a sum can
+        return fsum(value / len(points) for _, value in points)  # the sum of imported values may overflow
     (first_ns, first), (last_ns, last) = points[0], points[-1]
     return (last - first) / ((last_ns - first_ns) / 1e9) if last_ns > first_ns else None
 
 
 def energy_of(sample: Sample, log: SensorLog, meter: SensorValues) -> Energy:
-    """`meter` is one of the log's sensors of power or energy."""
+    """`meter` is a power or energy sensor of the log."""
     points = _points(log, meter)
     prefill, decode = phases(sample)
     return Energy(
@@ -118,7 +118,7 @@ def energy_of(sample: Sample, log: SensorLog, meter: SensorValues) -> Energy:
 
 
 def _points(log: SensorLog, sensor: SensorValues) -> list[tuple[int, float]]:
-    """None but those of a meter."""
+    """Empty for a sensor that is not a meter."""
     if sensor.quantity not in ("power", "energy"):
         return []
     return [(at_ns, value) for at_ns, value in zip(log.at_ns, sensor.values, strict=False) if value is not None]
@@ -132,7 +132,7 @@ def _joules(meter: SensorValues, points: Points, start_ns: int, end_ns: int) -> 
 def _per_token(meter: SensorValues, points: Points, phase: tuple[int, int] | None, tokens: int | None) -> float | None:
     if phase is None or not tokens:
         return None
-    if sum(phase[0] <= at_ns <= phase[1] for at_ns, _ in points) < _LEAST_READINGS:
+    if sum(phase[0] <= at_ns <= phase[1] for at_ns, _ in points) < _MIN_READINGS:
         return None
     joules = _joules(meter, points, *phase)
     return None if joules is None else joules / tokens

@@ -1,4 +1,4 @@
-"""The figures of a sample, derived from its raw timestamps; None when something they need is missing."""
+"""Metrics of a sample, computed from its raw timestamps; None when a value that they need is missing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["HEADLINE", "METRICS", "Metric", "metrics_of"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure: its name, title and unit in words, which way is better, and how it follows from a sample."""
+    """`title` and `unit` are shown to users; `of` computes the value from a sample."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ def _total_rate(sample: Sample) -> float | None:
 
 
 def _ttft(sample: Sample) -> float | None:
-    """Time to first token: the first piece of any kind, white space and thinking included."""
+    """Time to first token: the first piece of any kind, including white space and reasoning."""
     arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1], *_first_piece(sample)]
     return (min(arrivals) - sample.started_ns) / 1e9 if arrivals else None
 
@@ -51,7 +51,7 @@ def _first_piece(sample: Sample) -> list[int]:
 
 
 def _thinking(sample: Sample) -> float | None:
-    """Time to the first visible word: what a person waits before there is something to read."""
+    """Time to the first visible word."""
     return (sample.answer_at_ns[0] - sample.started_ns) / 1e9 if sample.answer_at_ns else None
 
 
@@ -101,7 +101,7 @@ METRICS: Mapping[TestKind, tuple[Metric, ...]] = {
         Metric("cached_request_seconds", "Request with a cached prefix", _SECONDS, False, _mark("cached_request_ns")),
     ),
 }
-"""Per kind of test, its figures in the order to show them."""
+"""The metrics of each kind of test, in the order in which they are shown."""
 
 HEADLINE: Mapping[TestKind, str] = {
     "pp": "prefill_tokens_per_second",
@@ -110,10 +110,10 @@ HEADLINE: Mapping[TestKind, str] = {
     "question": "words_per_second",
     "cold": "load_warm_seconds",
 }
-"""The figure that decides, per kind of test: it stops a campaign and carries the verdict."""
+"""The metric of each kind of test that the stopping rule and the verdict use."""
 
 
 def metrics_of(sample: Sample) -> dict[str, float]:
-    """Every figure of this sample that can be known, by name."""
-    figures = {metric.name: metric.of(sample) for metric in METRICS[sample.test.kind]}
-    return {name: value for name, value in figures.items() if value is not None}
+    """The metrics of a sample that can be computed, by name."""
+    values = {metric.name: metric.of(sample) for metric in METRICS[sample.test.kind]}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Texts for the reasons of a verdict. Another language supplies its own, with the same keys and values."""
+"""Texts for the reasons of a verdict. A translation has the same keys and values."""
 
 from collections.abc import Callable
 

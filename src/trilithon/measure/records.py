@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: raw timestamps and counts. Every metric is derived from them, never stored.
+"""The records of a measurement: raw timestamps and counts. Metrics are computed from them and never stored.
 
 A round runs every placement once; a run is one placement in one round; a sample is one measured request. The
 run is the unit for statistics (tokens of one run are not independent of each other).
@@ -91,8 +91,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorValues:
-    """What one sensor told in the frames of its log, None where it told nothing. `quantity` is temperature, clock,
-    load, memory, power or energy (added up from where the log begins), `source` the file that was read."""
+    """One sensor's value in each frame of its log; None where it could not be read. `quantity` is temperature, clock,
+    load, memory, power or energy (a sum from the start of the log), `source` the file that was read."""
 
     quantity: str
     name: str
@@ -103,7 +103,7 @@ class SensorValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorLog:
-    """The sensors while a run was measured; `at_ns` are the frames' moments (monotonic), one per value."""
+    """The sensors during a run; `at_ns` are the times of the frames (monotonic), one per value."""
 
     at_ns: tuple[int, ...] = ()
     sensors: tuple[SensorValues, ...] = ()
@@ -111,8 +111,8 @@ class SensorLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One placement in one round. `warnings` say what disturbed it, `remarks` what else there is to know: settings that
-    were given up, what could not be measured. `sensor_log` is None where nothing was recorded: in imports, and in
+    """One placement in one round. `warnings` say what disturbed it; `remarks` are other notes: settings that were given
+    up, tests that could not be measured. `sensor_log` is None where nothing was recorded: in imports, and in
     results of older versions, which keep remarks among the warnings."""
 
     placement: str
@@ -130,9 +130,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityRecord:
-    """How right a placement is, compared with the reference placement.
+    """The quality of a placement, compared with the reference placement.
 
-    `verdict` is "reference", "same", "degraded", "broken" or "unknown"; `reasons` say why in words.
+    `verdict` is "reference", "same", "degraded", "broken" or "unknown"; `reasons` explain it.
     `divergence` is the mean KL divergence in nats per token, `agreement` the fraction of positions whose most
     probable token is the reference's; both over `positions`. `perplexity` is that of the fixed text.
     """
@@ -150,9 +150,9 @@ class QualityRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRecord:
-    """A placement as it was measured. `must_match` are the facts that have to be equal before runs may be put
-    together: board, kernel, build, file hash, settings, governors and clocks. `model` describes the file
-    (name, quantization, size_bytes, parameters, bytes_per_token, sha256)."""
+    """A placement as it was measured. `must_match` are the facts that must be equal before runs are combined: board,
+    kernel, build, file hash, settings, governors and clocks. `model` describes the file (name, quantization,
+    size_bytes, parameters, bytes_per_token, sha256)."""
 
     name: str
     engine: str
@@ -169,7 +169,7 @@ class PlacementRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
     """Everything that one `trilithon bench` measured. `status` is "running", "interrupted" or "finished";
-    `source` is "trilithon", or where an import came from; `plan` is what `--resume` needs."""
+    `source` is "trilithon", or the origin of an import; `plan` is the setup that `--resume` needs."""
 
     id: int
     started: str

@@ -1,8 +1,8 @@
-"""From values, one per run, to intervals and verdicts. Pure: the same values always give the same answer.
+"""Intervals and verdicts from values, one per run. Pure: the same values always give the same result.
 
-Why these methods and these constants: docs/methodology.md, "From runs to verdicts"; `benchmarks/verdicts.py`
-measures that they hold. scipy's tests are imported where a verdict is made: they take 70 MB and most of a second, which
-a board that measures should keep for the models.
+docs/methodology.md ("From runs to verdicts") explains the methods and constants; `benchmarks/verdicts.py` measures
+their error rates. scipy is imported where a verdict is made: it takes 70 MB and most of a second, which a board that
+measures needs for the models.
 """
 
 import math
@@ -39,25 +39,25 @@ Values = Sequence[float]
 _Array = NDArray[np.float64]
 
 DISPLAY_LEVEL = 0.95
-"""Confidence of the interval beside a single figure."""
+"""Confidence of the interval of a single value."""
 VERDICT_LEVEL = 0.99
 """Confidence at which a difference is claimed, and of every interval of a ratio."""
 NEGLIGIBLE = 0.01
-"""A relative difference under this is "same": starting a program again can move its speed by as much."""
+"""A relative difference below this is "same": a restart of a program can change its speed by as much."""
 RUNS_FOR_AN_INTERVAL = 3
 LEAST_RUNS = 5
-"""Fewest runs a side from which Mann-Whitney can say anything at VERDICT_LEVEL: p is at least 2 / C(2n, n)."""
+"""Runs on each side below which Mann-Whitney cannot reach VERDICT_LEVEL: p is at least 2 / C(2n, n)."""
 RUNS_FOR_A_VERDICT = 13
-"""Runs a side that find a 5% slowdown at 1% noise in over 95% of cases even where one run in twenty is disturbed."""
+"""Runs on each side that detect a 5% slowdown at 1% noise in over 95% of cases, with one disturbed run in twenty."""
 
 _RUNS_FOR_PAIRS = 8  # Wilcoxon's p is at least 2 / 2**n
-_ROUNDING = 1e-9  # sides that are swapped must not choose differently
-_EXACT_VALUES = 100  # the exact distribution costs time and says nothing more beyond it
+_ROUNDING = 1e-9  # the choice must not depend on which side comes first
+_EXACT_VALUES = 100  # above this, the exact distribution costs time and gives the same result
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A median and its interval; the ends are None under RUNS_FOR_AN_INTERVAL values."""
+    """A median and its interval; the ends are None for less than RUNS_FOR_AN_INTERVAL values."""
 
     median: float
     low: float | None
@@ -66,11 +66,11 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioResult:
-    """How many times b's median a's is. What too few runs cannot tell is None.
+    """a's median divided by b's. Values that need more runs are None.
 
-    `smallest_effect` is the smallest relative difference that these data could have shown: with their own
-    difference taken out, the factor by which one side has to be moved before both tests claim it. `method` names
-    the test behind `p_value`: "Mann-Whitney", or "Wilcoxon" where rounds were compared one by one.
+    `smallest_effect` is the smallest relative difference that could have been detected: with the actual difference
+    removed, the factor by which one side has to be scaled before both tests claim a difference. `method` names the
+    test of `p_value`: "Mann-Whitney", or "Wilcoxon" where the values of each round were compared.
     """
 
     ratio: float
@@ -83,7 +83,7 @@ class RatioResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a is beside b, why in words, and the ratio behind it (None where there is no sense in one)."""
+    """a compared with b, the reason in words, and the ratio (None where it is undefined)."""
 
     answer: Answer
     reason: str
@@ -103,52 +103,52 @@ def interval(values: Values, *, level: float = DISPLAY_LEVEL) -> Interval:
 
 
 def narrow_enough(values: Values, relative_width: float = 0.02) -> bool:
-    """Whether the 95% interval of the median is narrower than this fraction of it: a campaign's rule to stop.
+    """Whether the 95% interval of the median is narrower than this fraction of it: the stopping rule of a campaign.
 
-    It looks at no other placement, so that stopping by it cannot favour a verdict.
+    It does not compare placements, so that stopping cannot favour a verdict.
     """
     if len(values) < LEAST_RUNS:
         return False
-    found = interval(values)
-    if found.low is None or found.high is None:
+    result = interval(values)
+    if result.low is None or result.high is None:
         return False
-    return found.high - found.low <= relative_width * abs(found.median)
+    return result.high - result.low <= relative_width * abs(result.median)
 
 
 def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = False) -> RatioResult:
-    """a's median ÷ b's with its bootstrap interval at `level`, and the two-sided p of "there is no difference".
+    """a's median divided by b's, with its bootstrap interval at `level` and the two-sided p of "no difference".
 
-    `paired` says that a[i] and b[i] are of the same round; the pairs are used where they can show a smaller effect.
-    Raises ValueError for values that are not above 0 and for pairs that are not.
+    `paired`: a[i] and b[i] are of the same round; the pairs are used where they can detect a smaller effect. Raises
+    ValueError for values that are not above 0, and for pairs of unequal length.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if not (len(first) and len(second) and _positive(first) and _positive(second)):
         raise ValueError("a ratio needs values above 0 on both sides")
     if paired and len(first) != len(second):
         raise ValueError("pairs need as many values on one side as on the other")
-    whole = _unpaired_ratio(first, second, level)
+    unpaired = _unpaired_ratio(first, second, level)
     if not paired or len(first) < _RUNS_FOR_PAIRS:
-        return whole
+        return unpaired
     by_round = _paired_ratio(np.log(first) - np.log(second), level)
-    return by_round if _sees_more(by_round, whole) else whole
+    return by_round if _is_more_sensitive(by_round, unpaired) else unpaired
 
 
 def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = False, say: Say = english) -> Verdict:
-    """What a is beside b. A difference is claimed where the interval of the ratio excludes 1, the rank test agrees
-    at the same level, and the ratio is off 1 by NEGLIGIBLE or more."""
+    """a compared with b. A difference is claimed when the interval of the ratio excludes 1, the rank test agrees at the
+    same level, and the ratio differs from 1 by NEGLIGIBLE or more."""
     if min(len(a), len(b)) < LEAST_RUNS:
         few = "reason_few_each" if len(a) == len(b) else "reason_few"
         return Verdict("not comparable", say(few, a=len(a), b=len(b), least=LEAST_RUNS))
     if not (_positive(np.asarray(a, dtype=float)) and _positive(np.asarray(b, dtype=float))):
         return Verdict("not comparable", say("reason_no_ratio"))
-    found = ratio(a, b, paired=paired)
-    if not _claims(found):
-        return Verdict("same", say("reason_shown_none", percent=(found.smallest_effect or 0.0) * 100), found)
-    difference = _difference(found.ratio, say)
-    if _size(found.ratio) < NEGLIGIBLE:
-        return Verdict("same", say("reason_negligible", difference=difference, negligible=NEGLIGIBLE), found)
-    words = say("reason_claimed", difference=difference, p=_p_words(found.p_value or 0.0))
-    return Verdict("better" if (found.ratio > 1) == higher_is_better else "worse", words, found)
+    result = ratio(a, b, paired=paired)
+    if not _claims_difference(result):
+        return Verdict("same", say("reason_shown_none", percent=(result.smallest_effect or 0.0) * 100), result)
+    difference = _difference(result.ratio, say)
+    if _relative_difference(result.ratio) < NEGLIGIBLE:
+        return Verdict("same", say("reason_negligible", difference=difference, negligible=NEGLIGIBLE), result)
+    reason = say("reason_claimed", difference=difference, p=_p_text(result.p_value or 0.0))
+    return Verdict("better" if (result.ratio > 1) == higher_is_better else "worse", reason, result)
 
 
 def _positive(values: _Array) -> bool:
@@ -157,9 +157,9 @@ def _positive(values: _Array) -> bool:
 
 @cache
 def _median_weights(count: int) -> _Array:
-    """The bootstrap distribution of the median, exactly: the probability that a resample's median is the i-th
-    smallest value. No random resampling is needed, since the rank of a resample's order statistic is binomial
-    (Maritz and Jarrett 1978, Efron 1979). Of an even number, the lower and the upper median count half each.
+    """The exact bootstrap distribution of the median: the probability that a resample's median is the i-th smallest
+    value. Random resampling is not needed, since the rank of a resample's order statistic is binomial (Maritz and
+    Jarrett 1978, Efron 1979). For an even number, the lower and the upper median count half each.
     """
     ranks = ((count + 1) // 2, count // 2 + 1)
     reached = [sum(_at_least(rank, count, below / count) for rank in ranks) / 2 for below in range(count + 1)]
@@ -167,7 +167,7 @@ def _median_weights(count: int) -> _Array:
 
 
 def _at_least(rank: int, count: int, chance: float) -> float:
-    """The probability of `rank` or more successes in `count` tries, `rank` being above 0."""
+    """The probability of `rank` (more than 0) or more successes in `count` tries."""
     if not 0 < chance < 1:
         return chance
     step = math.log(chance / (1 - chance))
@@ -179,7 +179,7 @@ def _at_least(rank: int, count: int, chance: float) -> float:
 
 
 def _percentiles(values: _Array, weights: _Array, level: float) -> tuple[float, float]:
-    """The values that cut off (1 - level) / 2 at each end; alike from both ends, so that 1/x mirrors them."""
+    """The values that cut off (1 - level) / 2 at each end, computed alike from both, so that 1/x mirrors them."""
     order = np.argsort(values, kind="stable")
     ordered, tail = values[order], (1 - level) / 2
     from_below = np.cumsum(weights[order])
@@ -187,29 +187,36 @@ def _percentiles(values: _Array, weights: _Array, level: float) -> tuple[float, 
     return float(ordered[np.argmax(from_below >= tail)]), float(ordered[::-1][np.argmax(from_above >= tail)])
 
 
-def _sees_more(by_round: RatioResult, whole: RatioResult) -> bool:
-    """Pairs see through drift and suffer more from disturbed runs. The choice is blind to who is ahead: a smallest
-    effect has the difference taken out."""
-    if by_round.smallest_effect is None or whole.smallest_effect is None:
+def _is_more_sensitive(by_round: RatioResult, unpaired: RatioResult) -> bool:
+    """Pairs cancel drift, and suffer more from disturbed runs. The choice does not depend on the difference itself,
+    which is removed from a smallest effect."""
+    if by_round.smallest_effect is None or unpaired.smallest_effect is None:
         return False
-    return by_round.smallest_effect < whole.smallest_effect * (1 - _ROUNDING)
+    return by_round.smallest_effect < unpaired.smallest_effect * (1 - _ROUNDING)
 
 
 def _unpaired_ratio(a: _Array, b: _Array, level: float) -> RatioResult:
-    found = float(np.median(a) / np.median(b))
+    ratio_of_medians = float(np.median(a) / np.median(b))
     low = high = p_value = effect = None
     if min(len(a), len(b)) >= RUNS_FOR_AN_INTERVAL:
         ratios = np.divide.outer(np.sort(a), np.sort(b)).ravel()
         low, high = _percentiles(ratios, np.outer(_median_weights(len(a)), _median_weights(len(b))).ravel(), level)
         p_value = _mann_whitney(a, b)
     if low is not None and high is not None and min(len(a), len(b)) >= LEAST_RUNS:
-        apart = np.log(np.divide.outer(a, b).ravel()) - math.log(found)
-        effect = _effect(apart, _critical_u(len(a), len(b), level), math.log(low / found), math.log(high / found))
-    return RatioResult(ratio=found, low=low, high=high, p_value=p_value, smallest_effect=effect, method="Mann-Whitney")
+        differences = np.log(np.divide.outer(a, b).ravel()) - math.log(ratio_of_medians)
+        effect = _effect(
+            differences,
+            _critical_u(len(a), len(b), level),
+            math.log(low / ratio_of_medians),
+            math.log(high / ratio_of_medians),
+        )
+    return RatioResult(
+        ratio=ratio_of_medians, low=low, high=high, p_value=p_value, smallest_effect=effect, method="Mann-Whitney"
+    )
 
 
 def _paired_ratio(logs: _Array, level: float) -> RatioResult:
-    """From the logarithms of each round's own ratio: what both sides of a round share has fallen out."""
+    """From the logarithms of each round's own ratio, in which what both sides share cancels out."""
     middle = float(np.median(logs))
     low, high = _percentiles(np.sort(logs), _median_weights(len(logs)), level)
     averages = np.add.outer(logs, logs)[np.triu_indices(len(logs))] / 2 - middle
@@ -224,46 +231,46 @@ def _paired_ratio(logs: _Array, level: float) -> RatioResult:
 
 
 def _mann_whitney(a: _Array, b: _Array) -> float:
-    """Exact without ties, else with the normal approximation corrected for them."""
+    """The p value: exact without ties, else by the normal approximation with tie correction."""
     from scipy import stats
 
-    together = np.concatenate((a, b))
-    distinct = len(np.unique(together))
+    values = np.concatenate((a, b))
+    distinct = len(np.unique(values))
     if distinct == 1:
         return 1.0
-    exact = distinct == len(together) <= _EXACT_VALUES
+    exact = distinct == len(values) <= _EXACT_VALUES
     return float(stats.mannwhitneyu(a, b, method="exact" if exact else "asymptotic").pvalue)
 
 
 def _wilcoxon(differences: _Array) -> float:
     from scipy import stats
 
-    moved = differences[differences != 0]
-    exact = len(np.unique(np.abs(moved))) == len(moved) <= _EXACT_VALUES
-    if len(moved) < _RUNS_FOR_PAIRS:
+    nonzero = differences[differences != 0]
+    exact = len(np.unique(np.abs(nonzero))) == len(nonzero) <= _EXACT_VALUES
+    if len(nonzero) < _RUNS_FOR_PAIRS:
         return 1.0
-    return float(stats.wilcoxon(moved, method="exact" if exact else "approx").pvalue)
+    return float(stats.wilcoxon(nonzero, method="exact" if exact else "approx").pvalue)
 
 
-def _effect(apart: _Array, critical: int, low: float, high: float) -> float | None:
-    """How far one side must be moved before both tests claim it. A rank statistic counts which of the logarithms
-    `apart` (each of a against each of b; with pairs, the Walsh averages) lie beyond 0: the test claims once no more
-    than `critical` are left on one side, so that value of them says how far (Hodges and Lehmann 1963). The
-    interval, `low` to `high` as logarithms, moves along and claims once it leaves 0 behind.
+def _effect(differences: _Array, critical: int, low: float, high: float) -> float | None:
+    """The relative shift of one side from which both tests claim a difference. A rank statistic counts how many of
+    `differences` (logarithms: each a with each b; with pairs, the Walsh averages) are beyond 0. The test claims a
+    difference once at most `critical` are left on one side, so that one of them is the shift (Hodges and Lehmann
+    1963). The interval, `low` to `high` as logarithms, is shifted too, and must exclude 0.
     """
     if critical < 0:
         return None
-    ordered = np.sort(apart)
+    ordered = np.sort(differences)
     ranked = max(-float(ordered[critical]), float(ordered[-1 - critical]))
     return max(math.expm1(max(ranked, -low, high)), NEGLIGIBLE)
 
 
 @cache
 def _critical_u(count: int, other: int, level: float) -> int:
-    """The largest of Mann-Whitney's U that is claimed at `level`; -1 where none is."""
+    """The largest U of Mann-Whitney that claims a difference at `level`; -1 where none does."""
 
     def p_value(u: int) -> float:
-        """Of values made so that in `u` pairs a is above b."""
+        """Of values that are constructed so that a is above b in `u` pairs."""
         above, within = divmod(u, other)
         a = np.arange(count, dtype=float) - count - 0.5
         a[:above] += 2 * (count + other)
@@ -275,10 +282,10 @@ def _critical_u(count: int, other: int, level: float) -> int:
 
 @cache
 def _critical_t(count: int, level: float) -> int:
-    """The largest of Wilcoxon's rank sums that is claimed at `level`; -1 where none is."""
+    """The largest rank sum of Wilcoxon that claims a difference at `level`; -1 where none does."""
 
     def p_value(rank_sum: int) -> float:
-        """Of differences whose negative ones have the ranks that add up to `rank_sum`."""
+        """Of differences of which the negative ones have ranks with the sum `rank_sum`."""
         signed = np.arange(1.0, count + 1)
         for rank in range(count, 0, -1):
             if rank <= rank_sum:
@@ -288,21 +295,21 @@ def _critical_t(count: int, level: float) -> int:
     return bisect_right(range(count * (count + 1) // 4), 1 - level, key=p_value) - 1
 
 
-def _claims(found: RatioResult) -> bool:
-    if found.low is None or found.high is None or found.p_value is None:
+def _claims_difference(result: RatioResult) -> bool:
+    if result.low is None or result.high is None or result.p_value is None:
         return False
-    return (found.low > 1 or found.high < 1) and found.p_value <= 1 - VERDICT_LEVEL
+    return (result.low > 1 or result.high < 1) and result.p_value <= 1 - VERDICT_LEVEL
 
 
-def _size(found: float) -> float:
-    return max(found, 1 / found) - 1
+def _relative_difference(value: float) -> float:
+    return max(value, 1 / value) - 1
 
 
-def _difference(found: float, say: Say) -> str:
-    if found >= 2:
-        return say("reason_times", ratio=found)
-    return say("reason_more" if found > 1 else "reason_less", share=abs(found - 1))
+def _difference(value: float, say: Say) -> str:
+    if value >= 2:
+        return say("reason_times", ratio=value)
+    return say("reason_more" if value > 1 else "reason_less", share=abs(value - 1))
 
 
-def _p_words(p_value: float) -> str:
+def _p_text(p_value: float) -> str:
     return "< 0.0001" if p_value < 0.0001 else f"= {p_value:.2g}"

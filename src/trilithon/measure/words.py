@@ -1,4 +1,4 @@
-"""How many words a text has, in any script."""
+"""The number of words of a text, in any script."""
 
 import unicodedata
 
@@ -8,13 +8,11 @@ __all__ = ["count_words", "split_words"]
 
 
 def count_words(text: str) -> int:
-    """Words by Unicode text segmentation (UAX #29): segments that hold a letter or a digit.
-
-    Russian counts as a reader would; Chinese counts one word per ideograph, since UAX #29 has no dictionary.
-    """
+    """Segments with a letter or a digit, by Unicode text segmentation (UAX #29). Chinese has one word per ideograph,
+    since UAX #29 has no dictionary."""
     return len(split_words(text))
 
 
 def split_words(text: str) -> list[str]:
-    """The words that `count_words` counts, without what stands between them."""
+    """The words that `count_words` counts."""
     return [word for word in words(text) if any(unicodedata.category(char)[0] in "LN" for char in word)]

@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trilithon.measure.energy import Energy, energy_of, widest_meter
+from trilithon.measure.energy import Energy, energy_of, main_meter
 from trilithon.measure.records import Campaign, Run, Sample, SensorLog, SensorValues, Test
 from trilithon.units import format_number
 
@@ -100,7 +100,7 @@ def _energies(logged: Sequence[tuple[Run, SensorLog]], test: Test) -> tuple[list
     """One per sample, all by one meter: the widest of the first run that has one."""
     found, name = [], ""
     for run, log in logged:
-        meter = widest_meter(log) if not name else _meter(log, name)
+        meter = main_meter(log) if not name else _meter(log, name)
         if meter is not None:
             name = meter.name
             found += [energy_of(sample, log, meter) for sample in _samples(run, test)]

@@ -10,7 +10,7 @@ from trilithon.bench.recording import sensor_log
 from trilithon.board.sensors.meters import meters
 from trilithon.board.sensors.sampler import Sampler
 from trilithon.board.sysfs import THIS_MACHINE, Machine
-from trilithon.measure.energy import energy_by_counter, energy_by_power, widest_meter
+from trilithon.measure.energy import energy_by_counter, energy_by_power, main_meter
 from trilithon.measure.records import SensorLog
 
 __all__ = ["EnergyMeter", "joules_between"]
@@ -57,7 +57,7 @@ class EnergyMeter:
 
 def joules_between(log: SensorLog, start_ns: int, end_ns: int) -> float | None:
     """By the meter that told the most; None where there are too few readings (see `trilithon.measure.energy`)."""
-    meter = widest_meter(log)
+    meter = main_meter(log)
     if meter is None:
         return None
     told = zip(log.at_ns, meter.values, strict=True)
