@@ -130,7 +130,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"raw": True, "system": "x"}, "raw mode does not support"),
     ({"raw": True, "format": "json"}, "format needs the model's own template"),
     ({"images": ["bm90IGEgcGljdHVyZQ=="]}, "not an image"),
-    ({"template": "{{ range .Messages }}x{{ end }}"}, "not understood"),
+    ({"template": "{{ range .Messages }}x{{ end }}"}, "not supported in a request"),
     ({"prompt": 3}, "valid string"),
     ({"prompt": "\ud800"}, "prompt"),
 ]
