@@ -118,7 +118,7 @@ def _copied(pointer: Any, rows: int, columns: int) -> NDArray[np.float32]:
     return np.ctypeslib.as_array(pointer, shape=(rows, columns)).astype(np.float32, copy=True)
 
 
-def _perf(stat: c.PerfStat) -> Perf | None:
+def _perf(stat: Any) -> Perf | None:
     if stat.prefill_tokens <= 0 and stat.generate_tokens <= 0:  # not filled in
         return None
     return Perf(
@@ -189,7 +189,7 @@ class RkllmRuntime:
     def _load_adapter(self) -> None:
         if not self.options.lora:
             return
-        adapter = c.LoraAdapter(os.fsencode(self.options.lora), ADAPTER, self.options.lora_scale)
+        adapter = c.STRUCTS["LoraAdapter"](os.fsencode(self.options.lora), ADAPTER, self.options.lora_scale)
         self._kept.append(adapter)
         try:
             self._checked(self._library.rkllm_load_lora(self._handle, ctypes.byref(adapter)), "load the LoRA adapter")

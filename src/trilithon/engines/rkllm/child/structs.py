@@ -122,13 +122,13 @@ def fill_infer_param(
     infer = abi.infer_param(mode=mode)
     kept: list[Any] = []
     if adapter:
-        kept.append(c.LoraParam(ADAPTER))
+        kept.append(c.STRUCTS["LoraParam"](ADAPTER))
         infer.lora_params = ctypes.pointer(kept[-1])
     if save is not None:
-        kept.append(c.PromptCacheParam(1, bytes(save)))
+        kept.append(c.STRUCTS["PromptCacheParam"](1, bytes(save)))
         infer.prompt_cache_params = ctypes.pointer(kept[-1])
     if abi.has_sampling:
-        kept.append(c.SamplingParam())
+        kept.append(c.STRUCTS["SamplingParam"]())
         _set_sampling(kept[-1], sampling)
         infer.sampling_params = ctypes.pointer(kept[-1])
         infer.max_new_tokens = limit
