@@ -108,7 +108,7 @@ def crash_once(victims: set[str]) -> Callable[[CampaignStep], None]:
 
 
 def measured(files: tuple[Path, Path], placements: tuple[str, ...], *, quality: bool) -> Campaign:
-    """Two rounds, of which everybody's first is truncated."""
+    """Two rounds, of which everybody's first is cut short."""
     configuration = load_configuration()
     model, converted = files
     plan = CampaignSetup(model=model, also=(converted,), tests=TESTS, placements=placements, rounds=2, quality=quality)

@@ -82,9 +82,9 @@ def test_json_lines(trilithon: Any, registry: RegistryStandIn) -> None:
     ("words", "name", "why"),
     [
         (["hf.co/u/M", "--chip", "RK3576"], "hf.co/u/M:latest", "w4a16: the only one for RK3576"),
-        (["hf.co/u/M", "--quant", "q8_0"], "hf.co/u/M:q8_0", "Q8_0: you asked for it"),
-        (["hf.co/u/M:Q8_0", "--quant", "Q4_K_M"], "hf.co/u/M:Q4_K_M", "Q4_K_M: you asked for it"),
-        (["hf.co/u/M:w8a8", "--chip", "rk3588"], "hf.co/u/M:w8a8", "w8a8: you asked for it"),
+        (["hf.co/u/M", "--quant", "q8_0"], "hf.co/u/M:q8_0", "Q8_0: as requested"),
+        (["hf.co/u/M:Q8_0", "--quant", "Q4_K_M"], "hf.co/u/M:Q4_K_M", "Q4_K_M: as requested"),
+        (["hf.co/u/M:w8a8", "--chip", "rk3588"], "hf.co/u/M:w8a8", "w8a8: as requested"),
     ],
 )
 def test_a_choice(trilithon: Any, hub: HubStandIn, words: list[str], name: str, why: str) -> None:
@@ -110,8 +110,8 @@ def test_notes(trilithon: Any, hub: HubStandIn) -> None:
         (["hf.co/u/M", "--limit", "1"], 2, "--limit 1: write a rate from 1k on"),
         (["hf.co/u/M", "--chip", "rk9"], 2, "is not a known chip"),
         (["a b"], 2, "model name 'a b' does not fit"),
-        (["http://example.org/m.gguf"], 2, "plain http can be changed on the way; write https, or add --insecure"),
-        (["./m.gguf"], 2, "is a file of this machine"),
+        (["http://example.org/m.gguf"], 2, "plain http is not protected against changes; write https, or add --insecure"),
+        (["./m.gguf"], 2, "is a local file"),
     ],
 )
 def test_what_cannot_be(trilithon: Any, hub: HubStandIn, words: list[str], code: int, message: str) -> None:
@@ -143,7 +143,7 @@ def test_two_chips_are_one_model(trilithon: Any, hub: HubStandIn) -> None:
     assert trilithon("pull", "hf.co/u/M", "--chip", "rk3588").code == 0
     done = trilithon("pull", "hf.co/u/M", "--chip", "rk3576")
     assert done.stdout == "hf.co/u/M:latest  1.9 MiB  2 files, all of it here already\n"  # the same bytes, here
-    assert "note: M-rk3588-w8a8.rkllm stays beside it, for RK3588" in done.stderr
+    assert "note: M-rk3588-w8a8.rkllm is kept too, for RK3588" in done.stderr
     again = json.loads(trilithon("pull", "hf.co/u/M", "--chip", "rk3588", "--json").stdout.splitlines()[-1])
     assert [(file["name"], file["chip"]) for file in again["files"]] == [
         ("M-rk3588-w8a8.rkllm", "RK3588"),

@@ -128,20 +128,20 @@ GGUF = [
         (RKLLM, RK3588, "rk3588-w8a8-opt-0-hybrid-ratio-0.0", "w8a8: what RK3588 computes best"),
         (RKLLM, RK3576, "rk3576-w4a16-opt-0-hybrid-ratio-0.0", "w4a16: what RK3576 computes best"),
         (RKLLM, Target(chip="RK3588S"), "rk3588-w8a8-opt-0-hybrid-ratio-0.0", "w8a8: what RK3588 computes best"),
-        (RKLLM, Target(chip="RK3588", quantization="W8A8-G128"), "w8a8_g128-opt-0-hybrid-ratio-0.0", "you asked"),
-        (RKLLM, Target(chip="rk3576", chip_by_name=True, quantization="w8a8"), "rk3576-w8a8-opt-0", "you asked for it"),
-        (GGUF, PC, "Qwen2.5-7B-Q4_K_M", "Q4_K_M: small, and near the original in quality"),
+        (RKLLM, Target(chip="RK3588", quantization="W8A8-G128"), "w8a8_g128-opt-0-hybrid-ratio-0.0", "as requested"),
+        (RKLLM, Target(chip="rk3576", chip_by_name=True, quantization="w8a8"), "rk3576-w8a8-opt-0", "as requested"),
+        (GGUF, PC, "Qwen2.5-7B-Q4_K_M", "Q4_K_M: small, with a quality near the original"),
         (GGUF, Target(chip="BCM2712", memory_bytes=6 * GIB), "Q3_K_M", "the nearest to Q4_K_M that fits the memory"),
-        (GGUF, Target(chip="x", memory_bytes=2 * GIB), "Q2_K", "the smallest there is, but 3.0 GiB leave no room"),
-        (GGUF, Target(chip="RK3588", memory_bytes=32 * GIB, npu_gguf=True), "Q8_0", "Q8_0: the NPU takes it"),
+        (GGUF, Target(chip="x", memory_bytes=2 * GIB), "Q2_K", "the smallest, but its 3.0 GiB leave no room"),
+        (GGUF, Target(chip="RK3588", memory_bytes=32 * GIB, npu_gguf=True), "Q8_0", "Q8_0: the NPU runs it"),
         (GGUF, Target(chip="RK3588", memory_bytes=16 * GIB, npu_gguf=True), "Q4_K_M", "Q4_K_M: small"),
-        (GGUF, Target(chip="RK3588", quantization="f16"), "F16-00001-of-00003", "F16: you asked for it"),
-        (GGUF, Target(chip="RK3588", quantization="qwen2.5-7b-q6_k.GGUF"), "Q6_K", "you named it"),
-        (GGUF, Target(chip="x", quantization="Q4_K"), "Q4_K_M", "you asked for it"),
+        (GGUF, Target(chip="RK3588", quantization="f16"), "F16-00001-of-00003", "F16: as requested"),
+        (GGUF, Target(chip="RK3588", quantization="qwen2.5-7b-q6_k.GGUF"), "Q6_K", "as requested"),
+        (GGUF, Target(chip="x", quantization="Q4_K"), "Q4_K_M", "as requested"),
         (GGUF + RKLLM, RK3588, ".rkllm", "w8a8"),
         (GGUF + RKLLM, PC, "Q4_K_M.gguf", "Q4_K_M"),
         (GGUF + RKLLM, Target(chip="RK3566", memory_bytes=8 * GIB), "Q4_K_M.gguf", "Q4_K_M"),
-        (GGUF + RKLLM, Target(chip="RK3588", quantization="q8_0"), "Q8_0.gguf", "you asked for it"),
+        (GGUF + RKLLM, Target(chip="RK3588", quantization="q8_0"), "Q8_0.gguf", "as requested"),
         (offers("a.gguf"), PC, "a.gguf", "a.gguf: the only one"),
     ],
 )  # fmt: skip
@@ -162,14 +162,14 @@ def test_what_comes_along() -> None:
 def test_a_repository_may_say_the_chip_for_all() -> None:
     there = offers("qwen-w8a8.rkllm", "qwen-w8a8_g128.rkllm")
     assert choose_files(there, RK3588, repository="u/Qwen-RK3588-1.2.1").weights[0].chip == "RK3588"
-    with pytest.raises(ModelError, match=r"u/Qwen-RK3588-1\.2\.1 has files for RK3588 alone, and this is RK3576"):
+    with pytest.raises(ModelError, match=r"u/Qwen-RK3588-1\.2\.1 has files for RK3588 only, and this is RK3576"):
         choose_files(there, RK3576, repository="u/Qwen-RK3588-1.2.1")
 
 
 @pytest.mark.parametrize(
     ("there", "wanted", "words"),
     [
-        (RKLLM, PC, r"files for RK3576, RK3588 alone, and this is a machine without such an NPU; .* --chip rk3588"),
+        (RKLLM, PC, r"files for RK3576, RK3588 only, and this is a machine without such an NPU; .* --chip rk3588"),
         (GGUF, Target(chip="x", quantization="Q9"), r"there is no Q9 among its files; there are .*Q4_K_M"),
         (GGUF, Target(chip="rk9", chip_by_name=True), "unknown chip rk9; there are rk3588"),
         (offers("model.safetensors", "config.json"), PC, "only safetensors; look for a GGUF conversion"),

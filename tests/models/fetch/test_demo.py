@@ -99,7 +99,7 @@ def test_too_little_space_is_said_before_writing(package: Path, tmp_path: Path) 
 
 def test_a_folder_that_cannot_be_made(package: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(ModelError, match=r"(Not a directory|File exists); free that folder or name another"):
+    with pytest.raises(ModelError, match=r"(Not a directory|File exists); fix that, or name another folder"):
         demo_model(tmp_path / "cache")
 
 

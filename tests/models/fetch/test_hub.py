@@ -70,7 +70,7 @@ def test_a_gguf_chosen_by_the_board(hub: HubStandIn, store: ModelStore) -> None:
         ("weights", "m-Q4_K_M.gguf", "Q4_K_M"),
         ("projector", "mmproj-F16.gguf", "F16"),
     ]
-    assert pulled.why == "Q4_K_M: small, and near the original in quality"
+    assert pulled.why == "Q4_K_M: small, with a quality near the original"
     assert pulled.manifest.source == "hf.co/some.one/M-GGUF at c0ffee000000"
     for file in pulled.manifest.files:
         assert store.file_path(file).read_bytes() == files[file.name]
@@ -139,7 +139,7 @@ def test_a_base_of_a_base(hub: HubStandIn, store: ModelStore) -> None:
     ("base", "words"),
     [
         (None, "there is no tokenizer.json and its card names no base_model: chat uses the runtime's own template"),
-        ("maker/Gated", "without its tokenizer, chat uses the runtime's own template: maker/Gated is not for everyone"),
+        ("maker/Gated", "without its tokenizer, chat uses the runtime's own template: maker/Gated has restricted access"),
         ("maker/Gone", "there is no repository maker/Gone"),
         ("u/M", "there is no tokenizer.json"),
         ("../../etc", "there is no tokenizer.json"),
@@ -174,7 +174,7 @@ def test_a_token_is_sent_to_the_hub_alone(
 def test_terms_that_are_not_accepted(hub: HubStandIn, store: ModelStore) -> None:
     hub.repositories["u/M"] = HubRepository({"m-Q4_K_M.gguf": weights(1)}, gated=True)
     hub.token = "wanted"
-    with pytest.raises(ModelError, match=r"u/M is not for everyone: accept its terms at http://.*/u/M, then log in"):
+    with pytest.raises(ModelError, match=r"u/M has restricted access: accept its terms at http://.*/u/M, then log in"):
         fetch(store, "hf.co/u/M")
 
 
@@ -202,7 +202,7 @@ def test_a_hub_that_asks_to_wait_for_hours(hub: HubStandIn, store: ModelStore) -
 def test_a_mirror_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("/api/models/u/M", b"<html>")
     hub.respond = lambda asked: hub.files.get(asked.path)  # type: ignore[method-assign]
-    with pytest.raises(DownloadError, match="answers with no list of files; check HF_ENDPOINT"):
+    with pytest.raises(DownloadError, match="does not answer with a list of files; check HF_ENDPOINT"):
         fetch(store, "hf.co/u/M")
     with WebStandIn() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
@@ -228,7 +228,7 @@ def test_a_mirror_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: 
 )
 def test_a_mirror_that_answers_anything(hub: HubStandIn, store: ModelStore, answer: str) -> None:
     hub.respond = lambda _: Content(data=answer.encode())  # type: ignore[method-assign]
-    with pytest.raises(DownloadError, match="answers with no list of files; check HF_ENDPOINT"):
+    with pytest.raises(DownloadError, match="does not answer with a list of files; check HF_ENDPOINT"):
         fetch(store, "hf.co/u/M")
     assert not store.local.root.exists()
 
@@ -242,10 +242,10 @@ def test_a_card_that_is_none_is_no_hindrance(hub: HubStandIn, store: ModelStore)
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
-        ("hf-mirror.com", "is no address to fetch from; write https://HOST/FILE"),
-        ("ftp://127.0.0.1", "is no address to fetch from; write https://HOST/FILE"),
-        ("http://[::1", "is no address to fetch from"),
-        ("http://127.0.0.1.evil.invalid", "plain http can be changed on the way; write https, or add --insecure"),
+        ("hf-mirror.com", "is not a URL of a file; write https://HOST/FILE"),
+        ("ftp://127.0.0.1", "is not a URL of a file; write https://HOST/FILE"),
+        ("http://[::1", "is not a URL of a file"),
+        ("http://127.0.0.1.evil.invalid", "plain http is not protected against changes; write https, or add --insecure"),
     ],
 )
 def test_a_mirror_is_looked_at_before_it_is_told_the_token(
@@ -260,7 +260,7 @@ def test_a_mirror_is_looked_at_before_it_is_told_the_token(
 def test_a_token_that_is_none(hub: HubStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for token in ("sécret", "sec\x07ret"):
         monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(ModelError, match="the token of Hugging Face holds letters that no token has") as caught:
+        with pytest.raises(ModelError, match="the token of Hugging Face has invalid characters") as caught:
             fetch(store, "hf.co/u/M")
         assert token not in str(caught.value)
     assert hub.asked == []
@@ -287,7 +287,7 @@ def test_two_chips_are_one_model(hub: HubStandIn, store: ModelStore) -> None:
     pulled = fetch(store, "hf.co/u/M", RK3576)
     texts = ["tokenizer.json", "tokenizer_config.json", "config.json"]
     assert [file.name for file in pulled.manifest.files] == ["M-rk3576-w4a16.rkllm", *texts, "M-rk3588-w8a8.rkllm"]
-    assert pulled.notes == ("M-rk3588-w8a8.rkllm stays beside it, for RK3588",)
+    assert pulled.notes == ("M-rk3588-w8a8.rkllm is kept too, for RK3588",)
     assert pulled.fetched_bytes == len(files["M-rk3576-w4a16.rkllm"])
     for chip in ("RK3588", "RK3576"):
         path = locate("hf.co/u/M", store, lambda file, chip=chip: file.target_platform == chip)  # type: ignore[misc]

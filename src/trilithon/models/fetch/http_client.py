@@ -1,4 +1,4 @@
-"""One way to ask a server for a file: redirects, secrets that stay with their host, and what went wrong in words."""
+"""HTTP requests for files: redirects, headers that are only sent to their host, and errors as one line with the fix."""
 
 import asyncio
 import ipaddress
@@ -33,23 +33,24 @@ __all__ = [
     "retry_delay",
 ]
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520 on: Cloudflare's
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # 520 to 524: Cloudflare
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
 _STALL_BYTES_PER_SECOND = 100
-_WORDS = {
-    401: "asks who you are; what it wants may be written into the address: https://NAME:PASSWORD@HOST/FILE",
-    403: "does not let you have it; check that you may",
+_MESSAGES = {
+    401: "requires a login; put it into the URL: https://NAME:PASSWORD@HOST/FILE",
+    403: "denies access; check your permissions there",
     404: "has no such file; check the name",
-    410: "has it no more; look for a newer name",
-    416: "cannot give that part of it; try again",
-    451: "may not give it for legal reasons",
+    410: "has removed it; look for a newer name",
+    416: "cannot send that range of it; try again",
+    451: "does not offer it for legal reasons",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How long to bear with a server: `attempts` failures in a row without a byte, waits that double between them."""
+    """When to retry: up to `attempts` failures in a row without data, with waits that double. Times in seconds;
+    `longest_asked_seconds` is the longest wait that a server may ask for, `silence_seconds` the read timeout."""
 
     attempts: int = 8
     first_wait_seconds: float = 0.5
@@ -58,41 +59,41 @@ class RetryPolicy:
     silence_seconds: float = 30.0
 
     def wait_seconds(self, failures: int, asked: float | None) -> float:
-        """Before the next try; what the server asked for counts, and no two clients come back at the same moment."""
+        """The wait before the next try: at least what the server asked for, with a random share (jitter)."""
         wait = min(self.first_wait_seconds * 2.0 ** min(failures - 1, 20), self.longest_wait_seconds)
         return max(wait * random.uniform(0.7, 1.0), asked or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadSource:
-    """Where a file comes from. `headers` go to the host of `url` alone; `words` say what its answers (by status) mean,
-    in place of the general ones. Over plain http, `insecure` has to be said unless the host is this machine."""
+    """Where a file comes from. `headers` are sent to the host of `url` only; `messages` replace the general errors, by
+    status. Plain http needs `insecure` unless the host is this machine. Raises ModelError for other URLs."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    words: Mapping[int, str] = field(default_factory=dict)
+    messages: Mapping[int, str] = field(default_factory=dict)
     insecure: bool = False
 
     def __post_init__(self) -> None:
         parts = _split(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ModelError(f"{redacted_url(self.url)} is no address to fetch from; write https://HOST/FILE")
+            raise ModelError(f"{redacted_url(self.url)} is not a URL of a file; write https://HOST/FILE")
         if not self.may_ask(self.url):
             raise ModelError(
-                f"{redacted_url(self.url)}: plain http can be changed on the way; write https, or add --insecure"
+                f"{redacted_url(self.url)}: plain http is not protected against changes; write https, or add --insecure"
             )
 
     def may_ask(self, url: str) -> bool:
-        """Whether what comes from there cannot be changed on the way, or the user bears with it."""
+        """Whether a response cannot be changed on its way, or the user allowed that."""
         return _split(url).scheme == "https" or self.insecure or is_loopback(url)
 
 
 class AccessDenied(ModelError):
-    """The server has no such file, or not for us."""
+    """The server has no such file, or denies access to it."""
 
 
 class RetryableError(Exception):
-    """What may go better at the next try; `wait_seconds` is what the server asked for."""
+    """A failure after which a retry may succeed; `wait_seconds` is what the server asked for."""
 
     def __init__(self, reason: str, wait_seconds: float | None = None):
         super().__init__(reason)
@@ -100,7 +101,7 @@ class RetryableError(Exception):
 
 
 def is_loopback(url: str) -> bool:
-    """By its address, or by the names that never leave this machine (RFC 6761, 6.3): `127.evil.org` is not one."""
+    """Whether the host is this machine: by its address, or by its name (RFC 6761, 6.3). `127.evil.org` is not."""
     host = (_split(url).hostname or "").removesuffix(".")
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -109,7 +110,7 @@ def is_loopback(url: str) -> bool:
 
 
 def redacted_url(url: str) -> str:
-    """Without what may be secret: user, password, and the query of a signed address."""
+    """The URL without its secrets: user, password, and the query of a signed URL."""
     parts = _split(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))[:300]
@@ -119,12 +120,12 @@ def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError as error:  # half an IPv6 address, letters that become a / when they are normalised
-        raise ModelError(f"{url[:80]!r} is no address to fetch from: {error}; write https://HOST/FILE") from error
+        raise ModelError(f"{url[:80]!r} is not a URL of a file: {error}; write https://HOST/FILE") from error
 
 
 def new_client(retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
-    """It goes by the proxies and certificates that the environment names. Raises DownloadError for what is wrong
-    with those."""
+    """A client that uses the proxies and certificates of the environment. Raises DownloadError if those are not valid.
+    The caller closes it."""
     import httpx
 
     from trilithon import __version__
@@ -136,11 +137,9 @@ def new_client(retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
             headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
         )
     except ImportError as error:
-        raise DownloadError("a SOCKS proxy needs a package more: pip install 'httpx[socks]'") from error
+        raise DownloadError("a SOCKS proxy needs another package: pip install 'httpx[socks]'") from error
     except (ValueError, httpx.InvalidURL) as error:
-        raise DownloadError(
-            f"the proxy is not understood: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY"
-        ) from error
+        raise DownloadError(f"the proxy is not valid: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY") from error
     except OSError as error:
         raise DownloadError(
             f"the trusted certificates cannot be read: {error.strerror or error}; check SSL_CERT_FILE and SSL_CERT_DIR"
@@ -151,49 +150,48 @@ def new_client(retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
 async def open_response(
     client: "httpx.AsyncClient", source: DownloadSource, headers: Mapping[str, str], accepted: frozenset[int]
 ) -> AsyncIterator["httpx.Response"]:
-    """The answer, its body still to come. Raises Again, and ModelError or DownloadError for what no second try fixes.
+    """The response, with its body still to be read. Raises RetryableError, and ModelError or DownloadError for failures
+    that a retry cannot fix.
 
-    Redirects are followed here, so that `source.headers` go nowhere else and https never becomes http.
+    Redirects are followed here, so that `source.headers` go to no other host and https never becomes http.
     """
     import httpx
 
     try:
         url = httpx.URL(source.url)
         for _ in range(_MOST_REDIRECTS + 1):
-            own = source.headers if _same_origin(url, httpx.URL(source.url)) else {}
-            async with _answer(client, url, {**own, **headers}) as response:
+            source_headers = source.headers if _same_origin(url, httpx.URL(source.url)) else {}
+            async with _answer(client, url, {**source_headers, **headers}) as response:
                 if response.status_code not in _REDIRECTS:
                     _require_accepted(response, source, accepted)
                     yield response
                     return
                 url = _redirected(response, source)
-        raise DownloadError(
-            f"{redacted_url(source.url)} leads from one address to the next without end; try another one"
-        )
+        raise DownloadError(f"{redacted_url(source.url)} redirects too often; try another URL")
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ModelError(f"{redacted_url(source.url)} is no address to fetch from: {error}; check it") from error
+        raise ModelError(f"{redacted_url(source.url)} is not a URL of a file: {error}; check it") from error
     except httpx.TransportError as error:
         if isinstance(error.__context__, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(error):
             raise DownloadError(
                 f"{redacted_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
             ) from error
         raise RetryableError(_reason(error)) from error
-    except ssl.SSLError as error:  # bytes that changed on the way, which no layer between translates
-        raise RetryableError(f"what came was damaged on the way ({error.reason or 'TLS'})") from error
+    except ssl.SSLError as error:  # damaged data, which no layer in between translates
+        raise RetryableError(f"the data was damaged on the way ({error.reason or 'TLS'})") from error
 
 
 @asynccontextmanager
 async def _answer(
     client: "httpx.AsyncClient", url: "httpx.URL", headers: Mapping[str, str]
 ) -> AsyncIterator["httpx.Response"]:
-    """The client's own limits count from byte to byte: headers that drip, or "100 Continue" without end, need one
-    for the whole. Raises Again."""
+    """Send the request. The timeouts of the client count from byte to byte, so that slow headers, or "100 Continue"
+    without end, need a limit for all of them. Raises RetryableError."""
     limit = client.timeout.read and client.timeout.connect and 2 * client.timeout.read + client.timeout.connect
     try:
         async with asyncio.timeout(limit):
             response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
     except TimeoutError as error:
-        raise RetryableError("it went silent") from error
+        raise RetryableError("no data came in time") from error
     try:
         yield response
     finally:
@@ -203,59 +201,57 @@ async def _answer(
 async def fetch_small(
     source: DownloadSource, *, most_bytes: int, retry: RetryPolicy, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """A file that fits into memory. Raises ModelError and DownloadError."""
+    """The content of a file of at most `most_bytes`. Raises ModelError and DownloadError."""
     async with new_client(retry) as client:
         failures = 0
         while True:
             try:
                 async with open_response(client, source, headers or {}, frozenset({200})) as response:
                     return await _body(response, source, most_bytes, retry)
-            except RetryableError as again:
+            except RetryableError as failure:
                 failures += 1
-                await asyncio.sleep(retry_delay(source, again, failures, retry))
+                await asyncio.sleep(retry_delay(source, failure, failures, retry))
 
 
-def retry_delay(source: DownloadSource, again: RetryableError, failures: int, retry: RetryPolicy) -> float:
-    """Seconds until the next try. Raises DownloadError when retry is at its end."""
-    asked = again.wait_seconds
+def retry_delay(source: DownloadSource, failure: RetryableError, failures: int, retry: RetryPolicy) -> float:
+    """Seconds until the next try. Raises DownloadError when there were too many failures."""
+    asked = failure.wait_seconds
     if asked is not None and asked > retry.longest_asked_seconds:
         raise DownloadError(
-            f"{_host(source)} asks to wait {format_duration(asked)} ({again}); run the same command again then"
-        ) from again
+            f"{_host(source)} asks to wait {format_duration(asked)} ({failure}); run the same command again then"
+        ) from failure
     if failures >= retry.attempts:
         raise DownloadError(
-            f"{_host(source)} failed {failures} times in a row, at last: {again}; run the same command again to go on"
-        ) from again
+            f"{_host(source)} failed {failures} times, the last time: {failure}; run the command again to resume"
+        ) from failure
     return retry.wait_seconds(failures, asked)
 
 
 async def body_chunks(response: "httpx.Response", retry: RetryPolicy) -> AsyncIterator[bytes]:
-    """Its body as it comes. Raises Again when next to nothing comes for long; how long the caller takes between two
-    pieces does not count."""
-    waited, came = 0.0, 0
+    """The body in chunks. Raises RetryableError when it is too slow for long. The time that the caller takes between
+    two chunks does not count."""
+    waited, received = 0.0, 0
     stream = response.aiter_raw()
     while True:
         asked = time.monotonic()
-        piece = await anext(stream, b"")
+        chunk = await anext(stream, b"")
         waited += time.monotonic() - asked
-        if not piece:
+        if not chunk:
             return
-        came += len(piece)
+        received += len(chunk)
         if waited > retry.silence_seconds:
-            if came < waited * _STALL_BYTES_PER_SECOND:
-                raise RetryableError("next to nothing comes")
-            waited, came = 0.0, 0
-        yield piece
+            if received < waited * _STALL_BYTES_PER_SECOND:
+                raise RetryableError("the data comes too slowly")
+            waited, received = 0.0, 0
+        yield chunk
 
 
 async def _body(response: "httpx.Response", source: DownloadSource, most_bytes: int, retry: RetryPolicy) -> bytes:
     content = bytearray()
-    async for piece in body_chunks(response, retry):
-        content += piece
+    async for chunk in body_chunks(response, retry):
+        content += chunk
         if len(content) > most_bytes:
-            raise ModelError(
-                f"{redacted_url(source.url)} is longer than {format_bytes(most_bytes)}; it is not what it should be"
-            )
+            raise ModelError(f"{redacted_url(source.url)} is longer than {format_bytes(most_bytes)}; check its name")
     return bytes(content)
 
 
@@ -265,27 +261,25 @@ def _require_accepted(response: "httpx.Response", source: DownloadSource, accept
         return
     if status in _AGAIN:
         raise RetryableError(f"status {status} {response.reason_phrase}".rstrip(), _retry_after(response.headers))
-    words = (
-        source.words.get(status) or f"{_host(source)} {_WORDS.get(status, 'gives an answer that is not understood')}"
-    )
+    message = source.messages.get(status) or f"{_host(source)} {_MESSAGES.get(status, 'sends an unexpected answer')}"
     kind: type[TrilithonError] = AccessDenied if status in (401, 403, 404, 410, 451) else DownloadError
-    raise kind(f"{words} (status {status} for {redacted_url(source.url)})")
+    raise kind(f"{message} (status {status} for {redacted_url(source.url)})")
 
 
 def _redirected(response: "httpx.Response", source: DownloadSource) -> "httpx.URL":
     target = response.headers.get("Location")
     if not target:
         raise DownloadError(
-            f"{redacted_url(source.url)} leads nowhere (status {response.status_code}); try again later"
+            f"{redacted_url(source.url)} redirects without a target (status {response.status_code}); try again later"
         )
     url = response.url.join(target)
     if url.scheme not in ("http", "https") or not url.host:
         raise DownloadError(
-            f"{redacted_url(source.url)} leads to {url.scheme}:, which is not followed; use its final address"
+            f"{redacted_url(source.url)} redirects to {url.scheme}:, which is not followed; use its final URL"
         )
     if response.url.scheme == "https" and url.scheme == "http":
         raise DownloadError(
-            f"{redacted_url(source.url)} leads from https to http, which is not followed; try another address"
+            f"{redacted_url(source.url)} redirects from https to http, which is not followed; try another URL"
         )
     if not source.may_ask(str(url)):
         raise DownloadError(
@@ -299,7 +293,7 @@ def _same_origin(one: "httpx.URL", other: "httpx.URL") -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, or a date (RFC 9110, 10.2.3)."""
+    """The header in seconds, also when it is a date (RFC 9110, 10.2.3)."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) < 9:
         return float(text)
@@ -317,7 +311,7 @@ def _reason(error: "httpx.TransportError") -> str:
         case httpx.ConnectTimeout() | httpx.ConnectError():
             return f"no connection ({str(error) or 'no answer'})"
         case httpx.TimeoutException():
-            return "it went silent"
+            return "no data came in time"
         case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
             return "the connection was cut"
         case _:

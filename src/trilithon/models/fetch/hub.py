@@ -1,7 +1,7 @@
-"""Models of Hugging Face (or a mirror of it): what a repository holds, and which of it is fetched.
+"""Models of Hugging Face (or a mirror): lists a repository, and chooses what to fetch.
 
-The library of the hub answers what is there, finds the token and builds addresses; it takes half a second to import and
-is loaded only here. Files come through `download`, like all others.
+The library of the hub lists files, finds the token and builds URLs. It takes half a second to import, and is imported
+only here. Files are fetched by `download`, like all others.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_from_hub"]
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
-# What an RKLLM file needs beside it: the tokenizer and its template, and the tokens that end an answer.
+# Companions of an RKLLM file: the tokenizer and its template, and the tokens that end an answer.
 _TEXT_FILES: Mapping[str, Role] = {
     "tokenizer.json": "tokenizer",
     "tokenizer_config.json": "tokenizer",
@@ -37,7 +37,7 @@ _TEXT_FILES: Mapping[str, Role] = {
 }
 _NEEDED = "tokenizer.json"
 _WITHOUT = "without its tokenizer, chat uses the runtime's own template"
-_MOST_BASES = 3  # a conversion of a fine-tune of a model; beyond that the card goes in a circle
+_MOST_BASES = 3  # a conversion of a fine-tune of a model; longer chains are circles
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _ROLES: Mapping[str, Role] = {"weights": "weights", "projector": "projector", "vision": "vision"}
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A file of a repository, as the hub lists it."""
+    """A file of a repository, as the hub lists it. `size_bytes` is None, and checksums are empty, if unknown."""
 
     path: str
     size_bytes: int | None
@@ -59,23 +59,26 @@ class _Listed:
 
 
 def plan_from_hub(repository: Repository, options: PullOptions) -> DownloadList:
-    """Raises ModelError when there is no such repository or nothing in it suits, DownloadError when the hub fails."""
+    """Raises ModelError for a repository that does not exist or has no suitable file, DownloadError when the hub
+    fails."""
     hub = _Hub(options)
-    found = hub.files(f"{repository.user}/{repository.name}")
+    contents = hub.files(f"{repository.user}/{repository.name}")
     choice = choose_files(
-        [Offer(each.path, each.size_bytes or 0) for each in found.files],
+        [Offer(file.path, file.size_bytes or 0) for file in contents.files],
         options.target,
         repository=f"{repository.user}/{repository.name}",
     )
-    items = [hub.item(found, _listed(found.files, name.path), name) for name in (*choice.weights, *choice.others)]
+    items = [
+        hub.item(contents, _find_listed(contents.files, name.path), name) for name in (*choice.weights, *choice.others)
+    ]
     notes: tuple[str, ...] = ()
     if choice.converted:
-        texts, notes = _texts(hub, found)
+        texts, notes = _texts(hub, contents)
         items += texts
     return DownloadList(
         name=repository.local_name,
-        items=_with_own_names(items),
-        origin=f"{repository} at {found.revision[:12]}",
+        items=_with_unique_names(items),
+        origin=f"{repository} at {contents.revision[:12]}",
         why=choice.why,
         notes=notes + _notes_on(choice),
     )
@@ -83,7 +86,7 @@ def plan_from_hub(repository: Repository, options: PullOptions) -> DownloadList:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """Of one repository at one revision; `bases` are the models that its card names as what it was made from."""
+    """A repository at one revision; `bases` are the models that it was made from, by its card."""
 
     name: str
     revision: str
@@ -92,7 +95,7 @@ class _Contents:
 
 
 class _Hub:
-    """What is asked of the hub's library. Raises Denied and DownloadError."""
+    """Requests by the library of the hub. Raises Denied and DownloadError."""
 
     def __init__(self, options: PullOptions):
         self._patience = options.transfer.retry
@@ -101,17 +104,17 @@ class _Hub:
 
         from huggingface_hub import HfApi, get_token
 
-        self._token = _usable(get_token())
+        self._token = _checked_token(get_token())
         self._api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="trilithon")
 
     def files(self, name: str) -> _Contents:
-        """What the hub says is compared with what it can be: a mirror may be anything."""
-        info = self._asked(name, lambda: self._api.model_info(name, files_metadata=True, timeout=self._timeout))
+        """List a repository. The answer is checked, because a mirror may send anything."""
+        info = self._request(name, lambda: self._api.model_info(name, files_metadata=True, timeout=self._timeout))
         listed = tuple(map(_read_sibling, info.siblings or ()))
         revision: object = info.sha or "main"
         if None in listed or not isinstance(revision, str) or not _REVISION.fullmatch(revision):
             raise DownloadError(self._no_list())
-        return _Contents(name, revision, tuple(each for each in listed if each is not None), _bases(info))
+        return _Contents(name, revision, tuple(file for file in listed if file is not None), _bases(info))
 
     def item(self, contents: _Contents, listed: _Listed, name: FileName) -> DownloadItem:
         return DownloadItem(
@@ -132,7 +135,7 @@ class _Hub:
         url = hf_hub_url(contents.name, path, revision=contents.revision, endpoint=self._endpoint)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         denied = self._denied(contents.name)
-        return DownloadSource(url=url, headers=headers, words={401: denied, 403: denied}, insecure=self._insecure)
+        return DownloadSource(url=url, headers=headers, messages={401: denied, 403: denied}, insecure=self._insecure)
 
     @property
     def _timeout(self) -> float:
@@ -140,11 +143,11 @@ class _Hub:
 
     def _denied(self, name: str) -> str:
         return (
-            f"{name} is not for everyone: accept its terms at {redacted_url(self._endpoint)}/{name}, "
+            f"{name} has restricted access: accept its terms at {redacted_url(self._endpoint)}/{name}, "
             f"then {'check your token' if self._token else 'log in (hf auth login)'} or set HF_TOKEN"
         )
 
-    def _asked(self, name: str, ask: Callable[[], T]) -> T:
+    def _request(self, name: str, ask: Callable[[], T]) -> T:
         from huggingface_hub import errors
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # of the HTTP library that it uses
 
@@ -158,20 +161,20 @@ class _Hub:
                 hint = "check your token" if self._token else "if it is private, set HF_TOKEN"
                 raise AccessDenied(f"there is no repository {name} on {self._host}; check its name, {hint}") from error
             except errors.HFValidationError as error:
-                raise AccessDenied(f"{name[:80]} is no name of a repository; write hf.co/user/repo") from error
+                raise AccessDenied(f"{name[:80]} is not the name of a repository; write hf.co/user/repo") from error
             except errors.OfflineModeIsEnabled as error:
-                raise DownloadError("HF_HUB_OFFLINE is set, so that nothing is fetched; unset it") from error
+                raise DownloadError("HF_HUB_OFFLINE is set, and nothing is fetched; unset it") from error
             except errors.HfHubHTTPError as error:
                 failures += 1
                 self._wait(error, error.response.status_code, failures, error.response.headers.get("Retry-After", ""))
-            except HTTPError as error:  # no connection, no answer
+            except HTTPError as error:  # no connection, or no answer
                 failures += 1
                 self._wait(error, None, failures, "")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise DownloadError(self._no_list()) from error
 
     def _no_list(self) -> str:
-        return f"{self._host} answers with no list of files; check HF_ENDPOINT"
+        return f"{self._host} does not answer with a list of files; check HF_ENDPOINT"
 
     def _wait(self, error: Exception, status: int | None, failures: int, retry_after: str) -> None:
         what = f"status {status}" if status else (str(error).splitlines() or ["no answer"])[0][:120]
@@ -193,7 +196,7 @@ class _Hub:
 
 
 def _endpoint(*, insecure: bool) -> str:
-    """Where the hub is. Refused before anything is asked there, for what is asked carries the token."""
+    """The URL of the hub. It is checked before the first request, because requests contain the token."""
     text = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or _DEFAULT_ENDPOINT
     try:
         return DownloadSource(url=text, insecure=insecure).url
@@ -201,16 +204,16 @@ def _endpoint(*, insecure: bool) -> str:
         raise ModelError(f"HF_ENDPOINT: {error}") from error
 
 
-def _usable(token: str | None) -> str:
-    """Raises ModelError for what no header can carry; it is not shown."""
+def _checked_token(token: str | None) -> str:
+    """Raises ModelError for a token that cannot be sent in a header. The message does not show it."""
     if token and not (token.isascii() and token.isprintable()):
-        raise ModelError("the token of Hugging Face holds letters that no token has; check HF_TOKEN, or: hf auth login")
+        raise ModelError("the token of Hugging Face has invalid characters; check HF_TOKEN, or run: hf auth login")
     return token or ""
 
 
 def _read_sibling(row: Any) -> _Listed | None:
-    """Of the library's RepoSibling, whose types nobody checked. None for what cannot be: names become paths, sizes are
-    added up, and sums are names of files."""
+    """A row of the library's RepoSibling, whose types are not checked. None for invalid values: names become paths,
+    sizes are added, and checksums become names of files."""
     digest, size = (row.lfs.sha256, row.lfs.size) if row.lfs else ("", row.size)
     blob = "" if digest else row.blob_id or ""
     sized = size is None or (type(size) is int and 0 <= size < _MOST_BYTES)
@@ -220,13 +223,13 @@ def _read_sibling(row: Any) -> _Listed | None:
     return _Listed(row.rfilename, size, digest, blob)
 
 
-def _texts(hub: _Hub, own: _Contents) -> tuple[list[DownloadItem], tuple[str, ...]]:
-    """The text files of the repository itself, or else of the model that it was made from."""
-    contents, seen = own, [own.name]
+def _texts(hub: _Hub, repository: _Contents) -> tuple[list[DownloadItem], tuple[str, ...]]:
+    """The tokenizer and its companions, of the repository or of the model that it was made from; else a note."""
+    contents, seen = repository, [repository.name]
     for _ in range(_MOST_BASES + 1):
-        if any(each.path == _NEEDED for each in contents.files):
+        if any(file.path == _NEEDED for file in contents.files):
             return _text_items(hub, contents), ()
-        base = next((each for each in contents.bases if each not in seen), "")
+        base = next((file for file in contents.bases if file not in seen), "")
         if not base:
             break
         seen.append(base)
@@ -242,44 +245,44 @@ def _texts(hub: _Hub, own: _Contents) -> tuple[list[DownloadItem], tuple[str, ..
 def _text_items(hub: _Hub, contents: _Contents) -> list[DownloadItem]:
     return [
         DownloadItem(
-            source=hub.source(contents, each.path),
-            name=each.path,
-            role=_TEXT_FILES[each.path],
-            format="json" if each.path.endswith(".json") else "text",
-            size_bytes=each.size_bytes,
-            digest=each.digest,
-            git_blob=each.git_blob,
+            source=hub.source(contents, file.path),
+            name=file.path,
+            role=_TEXT_FILES[file.path],
+            format="json" if file.path.endswith(".json") else "text",
+            size_bytes=file.size_bytes,
+            digest=file.digest,
+            git_blob=file.git_blob,
             without=_WITHOUT,
         )
-        for each in contents.files
-        if each.path in _TEXT_FILES
+        for file in contents.files
+        if file.path in _TEXT_FILES
     ]
 
 
 def _bases(info: "ModelInfo") -> tuple[str, ...]:
-    """`base_model` of the card: a name or a list of names, written by people."""
+    """`base_model` of the card: a name or a list of names."""
     value: object = getattr(info.card_data, "base_model", None)
     names = value if isinstance(value, list) else [value]
     return tuple(name.strip() for name in names if isinstance(name, str) and name.count("/") == 1)
 
 
-def _listed(files: Sequence[_Listed], path: str) -> _Listed:
+def _find_listed(files: Sequence[_Listed], path: str) -> _Listed:
     return next(each for each in files if each.path == path)
 
 
-def _with_own_names(items: Sequence[DownloadItem]) -> tuple[DownloadItem, ...]:
-    """Files of several folders may have one name; within a model each has its own."""
-    found: dict[str, DownloadItem] = {}
+def _with_unique_names(items: Sequence[DownloadItem]) -> tuple[DownloadItem, ...]:
+    """Give every file of a model its own name: files of several folders may have the same."""
+    unique: dict[str, DownloadItem] = {}
     for item in items:
         name, number = item.name, 2
-        while name.casefold() in found:
+        while name.casefold() in unique:
             path = PurePosixPath(item.name)
             name, number = f"{path.stem}-{number}{path.suffix}", number + 1
-        found[name.casefold()] = replace(item, name=name)
-    return tuple(found.values())
+        unique[name.casefold()] = replace(item, name=name)
+    return tuple(unique.values())
 
 
 def _notes_on(choice: FileChoice) -> tuple[str, ...]:
     if choice.converted and not choice.weights[0].chip:
-        return ("its name does not say which chip it was made for; another chip's runtime refuses it",)
+        return ("its name does not say its chip; the runtime of another chip refuses it",)
     return ()

@@ -1,4 +1,4 @@
-"""Fetching a model into the store: what it is made of, each file once, and its manifest when all are there."""
+"""Pull a model into the store: find its files, fetch each once, and write its manifest when all are complete."""
 
 import asyncio
 import hashlib
@@ -34,15 +34,15 @@ Stage = Literal["looking", "chosen", "waiting", "fetching", "checking", "keeping
 _MOST_SMALL_BYTES = 64 << 20
 _MOST_VERSIONS = 3
 _HEAD_BYTES = 512
-_NEXT_BYTES = 16 << 20  # that much more may come of a file of unknown length before it is asked again
+_NEXT_BYTES = 16 << 20  # a file of unknown length may grow by this much between two checks of the free space
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PullStep:
-    """Where a pull is. `text` is a sentence while looking and choosing, afterwards the name of the file; `number` of
-    `count` files. "waiting": another process fetches that file, and this is how far it was when it last noted it."""
+    """The state of a pull. `text` is a sentence while looking and choosing, afterwards the name of the file `number` of
+    `count`. "waiting" means that another process fetches this file; then `progress` is what that process recorded."""
 
     stage: Stage
     text: str
@@ -53,12 +53,12 @@ class PullStep:
 
 
 ReportStep = Callable[[PullStep], None]
-"""Called some times a second; it may raise to give up, which keeps what came."""
+"""Called a few times a second; it may raise to stop, which keeps the received bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """`fetched_bytes` leaves out what was there already."""
+    """The result of a pull. `fetched_bytes` does not count what the store had already."""
 
     manifest: Manifest
     why: str
@@ -66,66 +66,66 @@ class Pulled:
     fetched_bytes: int
 
 
-def pull(reference: Reference, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
-    """Raises ModelError for what there is not or does not fit, DownloadError when servers or the network fail. What
-    came by then is kept, and the next pull of the same goes on there."""
+def pull(reference: Reference, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
+    """Raises ModelError for a model that does not exist or does not fit, DownloadError when servers or the network
+    fail. The received bytes are kept then, and the next pull of the same model resumes."""
     match reference:
         case ModelPath():
-            raise ModelError(f"{reference.path} is a file of this machine, which needs no pull; name it as it is")
+            raise ModelError(f"{reference.path} is a local file and needs no pull; use its path")
         case ModelUrl():
-            tell(PullStep("looking", redacted_url(reference.url)))
-            return _pull_url(reference, store, options, tell)
+            report(PullStep("looking", redacted_url(reference.url)))
+            return _pull_url(reference, store, options, report)
         case Repository():
-            tell(PullStep("looking", str(reference)))
-            plan = plan_from_hub(reference, options)
-            tell(PullStep("chosen", plan.why))
-            return _carried_out(plan, store, options, tell)
+            report(PullStep("looking", str(reference)))
+            downloads = plan_from_hub(reference, options)
+            report(PullStep("chosen", downloads.why))
+            return _fetch_all(downloads, store, options, report)
         case ModelName():
-            tell(PullStep("looking", str(reference)))
-            return _carried_out(plan_from_registry(reference, options), store, options, tell)
+            report(PullStep("looking", str(reference)))
+            return _fetch_all(plan_from_registry(reference, options), store, options, report)
 
 
-def _carried_out(plan: DownloadList, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
-    store.room_for_all({item.digest: item.size_bytes or 0 for item in plan.items if item.digest})
-    files, fetched, denied = [], 0, ""
-    for number, item in enumerate(plan.items, start=1):
-        if item.without and denied:
+def _fetch_all(downloads: DownloadList, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
+    store.room_for_all({item.digest: item.size_bytes or 0 for item in downloads.items if item.digest})
+    files, fetched, missing = [], 0, ""
+    for number, item in enumerate(downloads.items, start=1):
+        if item.without and missing:
             continue
-        one = _One(item, store, options, tell, number, len(plan.items))
+        file_download = _FileDownload(item, store, options, report, number, len(downloads.items))
         try:
-            digest, size = one.fetch()
+            digest, size = file_download.fetch()
         except AccessDenied as error:
             if not item.without:
                 raise
-            denied = f"{item.without}: {error}"
+            missing = f"{item.without}: {error}"
             continue
         files.append(_stored(item, digest, size))
-        fetched += one.fetched_bytes
-    notes = (*plan.notes, denied) if denied else plan.notes
-    return _kept(replace(plan, notes=notes), files, store, tell, fetched)
+        fetched += file_download.fetched_bytes
+    notes = (*downloads.notes, missing) if missing else downloads.notes
+    return _store_manifest(replace(downloads, notes=notes), files, store, report, fetched)
 
 
-def _kept(
-    plan: DownloadList, files: Sequence[StoredFile], store: ModelStore, tell: ReportStep, fetched_bytes: int
+def _store_manifest(
+    downloads: DownloadList, files: Sequence[StoredFile], store: ModelStore, report: ReportStep, fetched_bytes: int
 ) -> Pulled:
-    tell(PullStep("keeping", str(plan.name)))
+    report(PullStep("keeping", str(downloads.name)))
     manifest = Manifest(
-        name=plan.name,
+        name=downloads.name,
         files=tuple(files),
-        source=plan.origin,
+        source=downloads.origin,
         created=now(),
-        parameters=plan.parameters,
-        system=plan.system,
-        messages=plan.messages,
+        parameters=downloads.parameters,
+        system=downloads.system,
+        messages=downloads.messages,
     )
-    kept = store.put(manifest, merge=with_other_targets)
-    came = {file.name for file in files}
+    stored = store.put(manifest, merge=with_other_targets)
+    fetched = {file.name for file in files}
     notes = tuple(
-        f"{file.name} stays beside it, for {file.target_platform or 'any machine'}"
-        for file in kept.of_role("weights")
-        if file.name not in came
+        f"{file.name} is kept too, for {file.target_platform or 'any machine'}"
+        for file in stored.of_role("weights")
+        if file.name not in fetched
     )
-    return Pulled(manifest=kept, why=plan.why, notes=(*plan.notes, *notes), fetched_bytes=fetched_bytes)
+    return Pulled(manifest=stored, why=downloads.why, notes=(*downloads.notes, *notes), fetched_bytes=fetched_bytes)
 
 
 def _stored(item: DownloadItem, digest: str, size_bytes: int) -> StoredFile:
@@ -140,25 +140,25 @@ def _stored(item: DownloadItem, digest: str, size_bytes: int) -> StoredFile:
     )
 
 
-def _noted(store: ModelStore, digest: str) -> int:
-    """How much of a file had come when its process last noted it."""
+def _recorded_bytes(store: ModelStore, digest: str) -> int:
+    """The bytes that another process has recorded of a file."""
     return sum(end - start for start, end in recorded_state(store.local, f"sha256-{digest}")[1])
 
 
-class _One:
-    """One file of a plan on its way into the store."""
+class _FileDownload:
+    """Fetches one file of the list into the store."""
 
     def __init__(
-        self, item: DownloadItem, store: ModelStore, options: PullOptions, tell: ReportStep, number: int, count: int
+        self, item: DownloadItem, store: ModelStore, options: PullOptions, report: ReportStep, number: int, count: int
     ):
         self._item, self._store, self._options = item, store, options
-        self._tell_step, self._number, self._count = tell, number, count
-        self._waiting_pace = TransferRate()
-        self._told_at = 0.0
+        self._report, self._number, self._count = report, number, count
+        self._waiting_rate = TransferRate()
+        self._reported_at = 0.0
         self.fetched_bytes = 0
 
     def fetch(self) -> tuple[str, int]:
-        """Its digest and its size."""
+        """Fetch the file; returns its digest and its size in bytes."""
         if self._item.digest:
             return self._by_digest()
         if self._item.git_blob:
@@ -167,21 +167,21 @@ class _One:
 
     def _by_digest(self) -> tuple[str, int]:
         item = self._item
-        with self._store.receive(item.digest, item.size_bytes, on_wait=self._wait) as partial:
+        with self._store.receive(item.digest, item.size_bytes, on_wait=self._report_waiting) as partial:
             if not partial.present:
                 before = partial.bytes_done
-                download(item.source, partial, transfer=self._options.transfer, tell=self._fetching)
+                download(item.source, partial, transfer=self._options.transfer, report=self._report_fetching)
                 self.fetched_bytes = max(partial.bytes_done - before, 0)
             digest = self._finished(partial)
         return digest, self._store.blob_path(digest).stat().st_size
 
     def _small(self) -> tuple[str, int]:
-        """A text of the hub, known by git's sum: taken from another model of the store where that has the same."""
+        """A small file of the hub, identified by git's checksum. It may be in the store already, in another model."""
         item = self._item
         for file in {file for manifest in self._store.list() for file in manifest.files if file.name == item.name}:
             if file.size_bytes == item.size_bytes and file.path is None and self._is_same(file):
                 return file.digest, file.size_bytes
-        self._tell("fetching", TransferProgress(0, item.size_bytes))
+        self._report_stage("fetching", TransferProgress(0, item.size_bytes))
         retry = self._options.transfer.retry
         content = asyncio.run(fetch_small(item.source, most_bytes=_MOST_SMALL_BYTES, retry=retry))
         if _git_blob(content) != item.git_blob:
@@ -193,8 +193,8 @@ class _One:
         if file.size_bytes > _MOST_SMALL_BYTES:
             return False
         with self._store.locked(file.digest):
-            there = self._store.has(file.digest)
-            return there and _git_blob(self._store.blob_path(file.digest).read_bytes()) == self._item.git_blob
+            exists = self._store.has(file.digest)
+            return exists and _git_blob(self._store.blob_path(file.digest).read_bytes()) == self._item.git_blob
 
     def _with_unknown_sum(self) -> tuple[str, int]:
         def fetch(remote: Remote) -> tuple[str, int]:
@@ -204,17 +204,19 @@ class _One:
         return _of_one_version(self._item.source, self._options, fetch)
 
     def receiving(self, remote: Remote) -> AbstractContextManager[Partial]:
-        """A place for a file of which only the version is known; without one, nothing unfinished is kept."""
+        """A partial file that is identified by URL and version; without a version an unfinished file is dropped."""
         key = f"{self._item.source.url}\n{remote.version}\n{remote.size_bytes}" if remote.version else ""
-        return self._store.receive(None, remote.size_bytes, key=key, on_wait=self._wait)
+        return self._store.receive(None, remote.size_bytes, key=key, on_wait=self._report_waiting)
 
     def fill(self, partial: Partial, remote: Remote) -> tuple[str, int]:
-        """Its digest and its size. Raises Changed."""
+        """Fetch into `partial`; returns its digest and its size in bytes. Raises FileChanged."""
         before = partial.bytes_done
         try:
-            download(self._item.source, partial, transfer=self._options.transfer, tell=self._fetching, remote=remote)
+            download(
+                self._item.source, partial, transfer=self._options.transfer, report=self._report_fetching, remote=remote
+            )
         except BaseException as error:
-            if isinstance(error, FileChanged) or not remote.ranges:  # nothing that could be gone on with
+            if isinstance(error, FileChanged) or not remote.ranges:  # it cannot be resumed
                 partial.discard()
             raise
         try:
@@ -227,32 +229,32 @@ class _One:
         return self._finished(partial), size
 
     def _finished(self, partial: Partial) -> str:
-        """Its digest; what is wrong is said of the file."""
+        """The digest of the finished file; errors name the file."""
         try:
-            return partial.finish(self._checking)
+            return partial.finish(self._report_checking)
         except ModelError as error:
             raise ModelError(f"{self._item.name}: {error}") from error
 
-    # What is told
+    # Progress
 
-    def _tell(self, stage: Stage, progress: TransferProgress) -> None:
+    def _report_stage(self, stage: Stage, progress: TransferProgress) -> None:
         step = PullStep(stage, self._item.name, self._number, self._count, self._item.digest, progress)
-        self._tell_step(step)
+        self._report(step)
 
-    def _fetching(self, progress: TransferProgress) -> None:
-        if progress.total_bytes is None:  # nobody asked yet whether it fits
+    def _report_fetching(self, progress: TransferProgress) -> None:
+        if progress.total_bytes is None:  # whether it fits was not checked yet
             self._store.room_for(_NEXT_BYTES)
-        self._tell("fetching", progress)
+        self._report_stage("fetching", progress)
 
-    def _checking(self, done: int, total: int) -> None:
-        self._tell("checking", TransferProgress(done, total))
+    def _report_checking(self, done: int, total: int) -> None:
+        self._report_stage("checking", TransferProgress(done, total))
 
-    def _wait(self) -> None:
-        if time.monotonic() - self._told_at < 0.2:
+    def _report_waiting(self) -> None:
+        if time.monotonic() - self._reported_at < 0.2:
             return
-        self._told_at = time.monotonic()
-        done = _noted(self._store, self._item.digest) if self._item.digest else 0
-        self._tell("waiting", self._waiting_pace.at(done, self._item.size_bytes))
+        self._reported_at = time.monotonic()
+        done = _recorded_bytes(self._store, self._item.digest) if self._item.digest else 0
+        self._report_stage("waiting", self._waiting_rate.at(done, self._item.size_bytes))
 
 
 def _git_blob(content: bytes) -> str:
@@ -260,15 +262,15 @@ def _git_blob(content: bytes) -> str:
 
 
 def _require_model(partial: Partial, item: DownloadItem, remote: Remote) -> None:
-    """What no sum vouches for shall at least begin like a model, and not end early where no length was told. Raises
-    ModelError for a page that asks for a login, and the like."""
+    """A file without a checksum has to begin like a model, and to be complete if its length was unknown. Raises
+    ModelError, for example for the page of a login."""
     if item.role != "weights":
         return
     with translated(partial.path), partial.path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    instead = describe_content(head)
-    if head[:4] != b"GGUF" and (item.format == "gguf" or not instead.startswith("is not a GGUF")):
-        raise ModelError(f"what {redacted_url(item.source.url)} gives {instead}")
+    description = describe_content(head)
+    if head[:4] != b"GGUF" and (item.format == "gguf" or not description.startswith("is not a GGUF")):
+        raise ModelError(f"the response of {redacted_url(item.source.url)} {description}")
     if item.format == "gguf" and remote.size_bytes is None:
         try:
             read_gguf(partial.path)
@@ -284,64 +286,66 @@ def _of_one_version(source: DownloadSource, options: PullOptions, fetch: Callabl
     raise DownloadError(f"{redacted_url(source.url)} keeps changing while it is fetched; try again later")
 
 
-def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, tell: ReportStep) -> Pulled:
-    """One file, of which no sum is known. A second process that waited for the first one takes what that one made."""
+def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
+    """A file without a known checksum. A process that waited for another one uses the model that this one made."""
     source = DownloadSource(url=reference.url, insecure=options.insecure)
-    began = datetime.now(UTC).replace(microsecond=0)
+    started = datetime.now(UTC).replace(microsecond=0)
 
     def fetch(remote: Remote) -> Pulled:
-        plan = _url_plan(source, remote)
-        _require_free(plan, store)
-        one = _One(plan.items[0], store, options, tell, 1, 1)
-        with one.receiving(remote) as partial:
-            made = _made_since(began, plan, remote, store)
-            if made is not None:
+        downloads = _url_plan(source, remote)
+        _require_free(downloads, store)
+        file_download = _FileDownload(downloads.items[0], store, options, report, 1, 1)
+        with file_download.receiving(remote) as partial:
+            manifest = _made_since(started, downloads, remote, store)
+            if manifest is not None:
                 partial.discard()
-                return Pulled(manifest=made, why="", notes=(), fetched_bytes=0)
-            digest, size = one.fill(partial, remote)
-            return _kept(plan, [_stored(plan.items[0], digest, size)], store, tell, one.fetched_bytes)
+                return Pulled(manifest=manifest, why="", notes=(), fetched_bytes=0)
+            digest, size = file_download.fill(partial, remote)
+            return _store_manifest(
+                downloads, [_stored(downloads.items[0], digest, size)], store, report, file_download.fetched_bytes
+            )
 
     return _of_one_version(source, options, fetch)
 
 
 def _url_plan(source: DownloadSource, remote: Remote) -> DownloadList:
-    """Raises ModelError for what is no model by its name."""
+    """Raises ModelError for a file that is not a model by its name."""
     name = safe_file_name(remote.file_name or unquote(urlsplit(source.url).path))
-    known = read_file_name(name)
-    if known.kind != "weights" or known.format == "":
+    file_name = read_file_name(name)
+    if file_name.kind != "weights" or file_name.format == "":
         raise ModelError(f"{redacted_url(source.url)} is {name}, not a GGUF or RKLLM file; name the URL of one")
-    if known.shard:
-        raise ModelError(f"{name} is one shard of {known.shard[1]}; pull the repository that has them all")
+    if file_name.shard:
+        raise ModelError(f"{name} is one shard of {file_name.shard[1]}; pull the repository that has them all")
     tag = ModelName.DEFAULTS[2]
     item = DownloadItem(
         source=source,
         name=name,
         role="weights",
-        format=known.format,
+        format=file_name.format,
         size_bytes=remote.size_bytes,
-        quantization=known.quantization,
-        target_platform=known.chip,
+        quantization=file_name.quantization,
+        target_platform=file_name.chip,
     )
     return DownloadList(
-        name=ModelName(ModelName.DEFAULTS[0], "url", name_part(known.stem), tag),
+        name=ModelName(ModelName.DEFAULTS[0], "url", name_part(file_name.stem), tag),
         items=(item,),
         origin=redacted_url(source.url),
-        notes=("its server tells no sum to hold it against: whether it is what its maker made is not known",),
+        notes=("the server has no checksum for this file, so it could not be verified",),
     )
 
 
-def _require_free(plan: DownloadList, store: ModelStore) -> None:
-    """Another address may end in the same name."""
-    there = next((each for each in store.list() if each.name.same_as(plan.name)), None)
-    if there is not None and there.source != plan.origin:
+def _require_free(downloads: DownloadList, store: ModelStore) -> None:
+    """Raises ModelError when a file of another URL has the same name."""
+    existing = next((manifest for manifest in store.list() if manifest.name.same_as(downloads.name)), None)
+    if existing is not None and existing.source != downloads.origin:
         raise ModelError(
-            f"{plan.name} is there already, from {there.source}; remove it first: trilithon rm {plan.name}"
+            f"{downloads.name} exists already, from {existing.source}; remove it first: trilithon rm {downloads.name}"
         )
 
 
-def _made_since(began: datetime, plan: DownloadList, remote: Remote, store: ModelStore) -> Manifest | None:
+def _made_since(started: datetime, downloads: DownloadList, remote: Remote, store: ModelStore) -> Manifest | None:
     for manifest in store.list():
         size = manifest.files[0].size_bytes if manifest.files else None
-        if manifest.name.same_as(plan.name) and size == remote.size_bytes and manifest.source == plan.origin:
-            return manifest if datetime.fromisoformat(manifest.created) >= began else None
+        if manifest.name.same_as(downloads.name) and size == remote.size_bytes and manifest.source == downloads.origin:
+            return manifest if datetime.fromisoformat(manifest.created) >= started else None
     return None

@@ -1,4 +1,4 @@
-"""Models of an Ollama registry: a manifest, and blobs by digest as in the registries of container images.
+"""Models of an Ollama registry: a manifest, and blobs by digest as in registries of container images.
 
 Paths and media types are those of Ollama (server/images.go, manifest/ of Ollama 0.33).
 """
@@ -39,8 +39,8 @@ class _Layer:
 
 
 def plan_from_registry(name: ModelName, options: PullOptions) -> DownloadList:
-    """Raises ModelError when there is no such model or it is none that can run here, DownloadError when the registry
-    or the network fails."""
+    """Raises ModelError when the model does not exist or cannot run here, DownloadError when the registry or the
+    network fails."""
     registry = _Registry(name, options)
     manifest = registry.manifest()
     layers = _layers(manifest.get("layers"), name)
@@ -50,9 +50,7 @@ def plan_from_registry(name: ModelName, options: PullOptions) -> DownloadList:
         )
     if not any(layer.kind == "model" for layer in layers):
         kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers)) or "nothing"
-        raise ModelError(
-            f"{name} has no weights to fetch, only {kinds}: it runs elsewhere, or is no GGUF; choose another"
-        )
+        raise ModelError(f"{name} has no weights, only {kinds}: it runs elsewhere, or is not a GGUF; choose another")
     texts = registry.texts([layer for layer in layers if layer.kind in _TEXTS])
     config = _object(registry.text(config_layer)) if (config_layer := _layer(manifest.get("config"))) else {}
     file_type = config.get("file_type")
@@ -79,26 +77,26 @@ class _Registry:
             self._source(f"/manifests/{self._name.tag}"), {"Accept": _MANIFEST_TYPE}, _MOST_MANIFEST_BYTES
         )
         try:
-            found = json.loads(content)
+            manifest = json.loads(content)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or not isinstance(found.get("layers"), list):
-            raise ModelError(
-                f"{self._name.host} answers with no manifest for {self._name}; check that it is a registry"
-            )
-        return found
+            manifest = None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("layers"), list):
+            raise ModelError(f"{self._name.host} sends no manifest for {self._name}; check that it is a registry")
+        return manifest
 
     def texts(self, layers: Sequence[_Layer]) -> dict[str, str]:
-        """By digest, each fetched once. All of them are in memory at the same time."""
+        """The small files by digest, each fetched once."""
         size_bytes = sum(layer.size_bytes for layer in layers)
         if size_bytes > _MOST_TEXT_BYTES:
-            raise ModelError(f"{self._name}: its texts have {size_bytes} bytes, which are no texts; take another")
-        return {layer.digest: self.text(layer) for layer in {each.digest: each for each in layers}.values()}
+            raise ModelError(
+                f"{self._name}: its texts have {size_bytes} bytes, which is too long; choose another model"
+            )
+        return {digest: self.text(layer) for digest, layer in {layer.digest: layer for layer in layers}.items()}
 
     def text(self, layer: _Layer) -> str:
         if layer.size_bytes > _MOST_TEXT_BYTES:
             raise ModelError(
-                f"{self._name}: its {layer.kind} has {layer.size_bytes} bytes, which is no text; take another"
+                f"{self._name}: its {layer.kind} has {layer.size_bytes} bytes, which is too long; choose another model"
             )
         content = self._get(self._source(f"/blobs/sha256:{layer.digest}"), {}, layer.size_bytes)
         if hashlib.sha256(content).hexdigest() != layer.digest:
@@ -106,7 +104,7 @@ class _Registry:
         return content.decode(errors="replace")
 
     def items(self, layers: Sequence[_Layer], quantization: str) -> list[DownloadItem]:
-        """Those that are kept as files: weights and what belongs to them, the Go template, licences."""
+        """The files to store: weights and what belongs to them, the Go template, licences."""
         items, seen = [], dict[str, int]()
         for layer in dict.fromkeys(layers):
             role = _ROLES.get(layer.kind)
@@ -142,12 +140,12 @@ class _Registry:
 
     def _source(self, path: str) -> DownloadSource:
         host = self._name.host
-        words = {
-            401: f"{host} asks for a login to {self._name}; only public models can be pulled, check its name",
-            403: f"{host} does not give {self._name} to everyone; check its name",
+        messages = {
+            401: f"{host} requires a login for {self._name}; only public models can be pulled, check its name",
+            403: f"{host} denies access to {self._name}; check its name",
             404: f"{host} has no model {self._name}; check its name and tag",
         }
-        return DownloadSource(url=self._base + path, words=words)
+        return DownloadSource(url=self._base + path, messages=messages)
 
     def _get(self, source: DownloadSource, headers: Mapping[str, str], most_bytes: int) -> bytes:
         retry: RetryPolicy = self._options.transfer.retry
@@ -155,13 +153,15 @@ class _Registry:
 
 
 def _layers(rows: object, name: ModelName) -> list[_Layer]:
-    """Raises ModelError for what cannot be a layer: a digest becomes the name of a file."""
+    """Raises ModelError for invalid layers: a digest becomes the name of a file."""
     if not isinstance(rows, list) or len(rows) > _MOST_LAYERS:
-        raise ModelError(f"the manifest of {name} lists no files that make sense; check that {name.host} is a registry")
-    found = [_layer(row) for row in rows]
-    layers = [layer for layer in found if layer is not None]
+        raise ModelError(f"the manifest of {name} has no valid list of files; check that {name.host} is a registry")
+    parsed = [_layer(row) for row in rows]
+    layers = [layer for layer in parsed if layer is not None]
     if len(layers) < len(rows):
-        raise ModelError(f"the manifest of {name} names a file by no SHA-256; check that {name.host} is a registry")
+        raise ModelError(
+            f"the manifest of {name} has a file without a valid SHA-256; check that {name.host} is a registry"
+        )
     return layers
 
 
@@ -177,23 +177,23 @@ def _layer(row: object) -> _Layer | None:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _parameters(layers: Sequence[_Layer], texts: Mapping[str, str]) -> tuple[dict[str, Parameter], tuple[str, ...]]:
-    """Those that are known and fit, and a line about each other one: a later Ollama may add some."""
-    found: dict[str, Parameter] = {}
+    """The valid parameters, and a note for each other one: a newer Ollama may have added it."""
+    parameters: dict[str, Parameter] = {}
     notes = []
     for layer in layers:
         for name, value in (_object(texts[layer.digest]) if layer.kind == "params" else {}).items():
             try:
-                found[name] = check_parameter(name, value)
+                parameters[name] = check_parameter(name, value)
             except ModelError as error:
                 notes.append(f"left out: {error}")
-    return found, tuple(notes)
+    return parameters, tuple(notes)
 
 
 def _messages(layers: Sequence[_Layer], texts: Mapping[str, str]) -> tuple[PresetMessage, ...]:
@@ -201,10 +201,10 @@ def _messages(layers: Sequence[_Layer], texts: Mapping[str, str]) -> tuple[Prese
     for layer in layers:
         if layer.kind == "messages":
             try:
-                found = json.loads(texts[layer.digest])
+                messages = json.loads(texts[layer.digest])
             except (ValueError, RecursionError):
                 continue
-            rows += found if isinstance(found, list) else []
+            rows += messages if isinstance(messages, list) else []
     return tuple(
         PresetMessage(row["role"], row["content"])
         for row in rows

@@ -1,4 +1,4 @@
-"""How fast bytes come: the rate of the last seconds, the time that is left, and a limit that several share."""
+"""The rate of a transfer: over the last seconds, the time left, and a limit for several connections."""
 
 import re
 import time
@@ -20,8 +20,7 @@ _LEAST_RATE = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """Of one file. What is not known is None: the size of a file whose server does not say it, a rate before there
-    is one."""
+    """The progress of one file. `total_bytes` is None while the size is unknown, the others until there is a rate."""
 
     done_bytes: int
     total_bytes: int | None
@@ -30,41 +29,41 @@ class TransferProgress:
 
 
 ReportProgress = Callable[[TransferProgress], None]
-"""Called some times a second, also while nothing comes; it may raise to give up."""
+"""Called a few times a second, also while no data comes; it may raise to stop."""
 
 
 class TransferRate:
-    """The rate over the last ten seconds; it forgets what was there before the first call."""
+    """The rate over the last ten seconds. Bytes before the first call do not count."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
-        self._seen: deque[tuple[int, int]] = deque()
+        self._samples: deque[tuple[int, int]] = deque()
 
     def at(self, done_bytes: int, total_bytes: int | None) -> TransferProgress:
         now = self._clock()
-        if self._seen and done_bytes < self._seen[-1][1]:  # begun anew
-            self._seen.clear()
-        if not self._seen or now - self._seen[-1][0] >= _STEP_NS:
-            self._seen.append((now, done_bytes))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= _WINDOW_NS:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        if now - since < _LEAST_NS:
+        if self._samples and done_bytes < self._samples[-1][1]:  # restarted
+            self._samples.clear()
+        if not self._samples or now - self._samples[-1][0] >= _STEP_NS:
+            self._samples.append((now, done_bytes))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW_NS:
+            self._samples.popleft()
+        start_ns, start_bytes = self._samples[0]
+        if now - start_ns < _LEAST_NS:
             return TransferProgress(done_bytes, total_bytes)
-        rate = (done_bytes - before) / ((now - since) / 1e9)
+        rate = (done_bytes - start_bytes) / ((now - start_ns) / 1e9)
         left = (total_bytes - done_bytes) / rate if total_bytes is not None and rate > 0 else None
         return TransferProgress(done_bytes, total_bytes, rate, left)
 
 
 class RateLimit:
-    """So many bytes a second at most, whoever takes them; bursts of a fifth of a second."""
+    """At most so many bytes a second for all callers together, with bursts of a fifth of a second."""
 
     def __init__(self, bytes_per_second: float | None, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._rate, self._clock = bytes_per_second, clock
         self._free_at = 0
 
     def take(self, count: int) -> float:
-        """Seconds to wait before the next ones are asked for."""
+        """Count received bytes, and return the seconds to wait before the next request."""
         if self._rate is None:
             return 0.0
         now = self._clock()
@@ -73,7 +72,8 @@ class RateLimit:
 
 
 def parse_rate(text: str, *, name: str) -> float:
-    """Bytes a second in "500k", "2M", "1.5MB/s" (binary units). Raises UserError, naming the option `name`."""
+    """Parse a rate such as "500k", "2M" or "1.5MB/s" (binary units) to bytes per second. Raises UserError, which names
+    the option `name`."""
     match = _RATE.fullmatch(text.strip())
     rate = float(match[1]) * _FACTORS[match[2].lower()] if match else 0.0
     if rate < _LEAST_RATE:
