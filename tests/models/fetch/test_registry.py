@@ -153,7 +153,7 @@ def test_texts_without_end_are_not_read(registry: RegistryStandIn, store: ModelS
         fetch(store, f"{registry.host}/library/tiny")
     for row in rows[1:]:
         row["size"] = 5
-    with pytest.raises(ModelError, match="is longer than 5 B; it is not what it should be"):
+    with pytest.raises(ModelError, match="is longer than 5 B; check its name"):
         fetch(store, f"{registry.host}/library/tiny")
 
 
