@@ -102,8 +102,8 @@ def test_an_adopted_model_is_listed_shown_and_never_removed(trilithon: Program, 
     assert str(theirs / "blobs") in shown.stdout
     done = trilithon("rm", "TINY:1b")
     assert done.code == 2
-    assert done.stderr.startswith("error: TINY:1b is Ollama's, in ")
-    assert "where nothing is changed; remove it with that" in done.stderr
+    assert done.stderr.startswith("error: TINY:1b belongs to Ollama (")
+    assert "remove it with that program" in done.stderr
     assert picture(theirs) == before
 
 
@@ -124,7 +124,7 @@ def test_the_stores_own_model_goes_before_one_of_that_name(trilithon: Program, t
     other.write_bytes((theirs / "manifests/registry.ollama.ai/library/tiny/1b").read_bytes())
     assert [line.split()[0] for line in trilithon("list").stdout.splitlines()[1:]] == ["mine:latest", "tiny:1b"]
     assert trilithon("rm", "mine").code == 0  # the store's
-    assert "is Ollama's" in trilithon("rm", "mine").stderr  # theirs, which now is what the name means
+    assert "belongs to Ollama" in trilithon("rm", "mine").stderr  # theirs, which now is what the name means
 
 
 def test_a_setting_names_folders_too(trilithon: Program, home: Path, tiny: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_setting_names_folders_too(trilithon: Program, home: Path, tiny: Path)
     path.write_text(f'models = ["{folder}"]\n')
     assert "x:Q8_0" in trilithon("adopt").stdout
     done = trilithon("adopt", "--forget", folder)
-    assert (done.code, done.stderr) == (2, f"error: {folder} comes from the setting models; take it out of there\n")
+    assert (done.code, done.stderr) == (2, f"error: {folder} comes from the setting models; remove it there\n")
 
 
 def test_a_name_that_is_not_quite_theirs_is_helped(trilithon: Program, theirs: Path) -> None:

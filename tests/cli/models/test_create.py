@@ -51,8 +51,8 @@ def test_a_model_of_a_file_and_all_that_a_modelfile_says(trilithon: Program, fol
     )
     done = trilithon("create", "mario")
     assert done.code == 0, done.stderr
-    assert "note: kept, but nothing here obeys it yet: REQUIRES 0.14.0" in done.stderr
-    assert f"note: {folder / 'tiny-F16.gguf'} is used where it lies" in done.stderr
+    assert "note: stored, but without effect: REQUIRES 0.14.0" in done.stderr
+    assert f"note: {folder / 'tiny-F16.gguf'} is used in place" in done.stderr
     found = shown(trilithon, "mario")
     assert found["parameters"] == {"temperature": 0.2, "stop": ["<a>", "<b>"]}
     assert (found["system"], found["template"]) == ("Be brief.\nAnd kind.", JINJA)
@@ -160,18 +160,18 @@ def test_a_converted_model_with_its_tokenizer(trilithon: Program, folder: Path) 
     ("text", "said"),
     [
         ("FROM nowhere", "there is no nowhere:latest in the store"),
-        ("FROM ./nowhere.gguf", "there is no "),
+        ("FROM ./nowhere.gguf", "does not exist"),
         ("FROM https://example.org/x.gguf", "fetch it first"),
         ("FROM hf.co/user/repo:Q4_0", "trilithon pull hf.co/user/repo:Q4_0"),
-        ("FROM .", "holds 3 models; name one file"),
-        ("FROM ./empty", "holds no model; name one file"),
-        ("FROM ./tensors", "holds no GGUF; make one of it: trilithon convert"),
+        ("FROM .", "has 3 models; name one file"),
+        ("FROM ./empty", "has no model; name one file"),
+        ("FROM ./tensors", "has no GGUF; convert it: trilithon convert"),
         ("FROM ./words.gguf", "is not a GGUF"),
-        ("FROM ../../x\0", "this is no Modelfile"),
+        ("FROM ../../x\0", "this is not a Modelfile"),
         (f"FROM {'a' * 5000}", "does not fit"),
-        ("FROM tiny-F16.gguf\nADAPTER model.gguf", "is no adapter but a 'model'; name it with FROM"),
-        ("FROM tiny-F16.gguf\nADAPTER ./a.safetensors", "is no GGUF; make one of it with convert_lora_to_gguf.py"),
-        ("FROM tiny-F16.gguf\nADAPTER ./none.gguf", "is not there"),
+        ("FROM tiny-F16.gguf\nADAPTER model.gguf", "is a 'model' and not an adapter; name it with FROM"),
+        ("FROM tiny-F16.gguf\nADAPTER ./a.safetensors", "is not a GGUF; convert it with convert_lora_to_gguf.py"),
+        ("FROM tiny-F16.gguf\nADAPTER ./none.gguf", "is missing"),
         ("FROM tiny-F16.gguf\nPARAMETER num_cxt 1", "line 2 of the Modelfile: unknown parameter 'num_cxt'"),
         ("hello", "unknown command 'HELLO'"),
     ],

@@ -110,7 +110,11 @@ def test_notes(trilithon: Any, hub: HubStandIn) -> None:
         (["hf.co/u/M", "--limit", "1"], 2, "--limit 1: write a rate from 1k on"),
         (["hf.co/u/M", "--chip", "rk9"], 2, "is not a known chip"),
         (["a b"], 2, "model name 'a b' does not fit"),
-        (["http://example.org/m.gguf"], 2, "plain http is not protected against changes; write https, or add --insecure"),
+        (
+            ["http://example.org/m.gguf"],
+            2,
+            "plain http is not protected against changes; write https, or add --insecure",
+        ),
         (["./m.gguf"], 2, "is a local file"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_file_where_the_user_wants_it(trilithon: Program, home: Path) -> None:
     assert read_model_file(home / "s.gguf", home).synthetic
     again = trilithon("models", "synthesize", "qwen2.5:0.1m", "--output", home / "s.gguf")
     assert (again.code, again.stderr.count("\n")) == (2, 1)
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_the_architectures_as_json(trilithon: Program) -> None:
@@ -91,4 +91,4 @@ def test_without_a_name_the_known_ones_are_listed(trilithon: Program) -> None:
 def test_what_is_unknown_is_one_line(trilithon: Program, words: tuple[str, ...]) -> None:
     done = trilithon("models", "synthesize", *words)
     assert (done.code, done.stderr.count("\n")) == (2, 1)
-    assert "; take one of" in done.stderr
+    assert "; choose one of" in done.stderr

@@ -190,9 +190,9 @@ def test_what_is_wrong_in_ollamas_store_is_said_and_the_rest_is_used(tmp_path: P
     said = reasons(found)
     assert said["garbage"] == said["list"] == "its manifest is damaged; pull it again with Ollama"
     assert said["deep"] == "its manifest is damaged; pull it again with Ollama"
-    assert "names no layers" in said["empty"]
-    assert "without kind, digest or size" in said["odd"]
-    assert "without kind, digest or size" in said["escape"]
+    assert "has no layers" in said["empty"]
+    assert "without type, digest or size" in said["odd"]
+    assert "without type, digest or size" in said["escape"]
     assert "its parameters is damaged" in said["damaged-params"]
     assert "is missing; pull it again" in said["gone"]
     assert "has 10 of" in said["cut"]
@@ -208,8 +208,8 @@ def test_a_model_in_ollamas_cloud_and_one_of_tensors(tmp_path: Path) -> None:
     layer = {"mediaType": "application/vnd.ollama.image.tensor", "digest": blob(store, b"x"), "size": 1}
     write(store / "manifests/registry.ollama.ai/library/big/mlx", json.dumps({"layers": [layer]}))
     said = reasons(look(tmp_path))
-    assert said["cloud"] == "runs on Ollama's own machines; pull one that runs here"
-    assert "single tensors" in said["mlx"]
+    assert said["cloud"] == "runs on Ollama's servers; pull one that runs here"
+    assert "separate tensors" in said["mlx"]
 
 
 # Hugging Face's cache
@@ -300,9 +300,9 @@ def test_what_is_wrong_in_the_cache(tmp_path: Path) -> None:
     said = {str(each.path.relative_to(cache)).split("/")[0][14:]: each.reason for each in found.skipped}
     snapshot = next(cache.glob("models--user--weights-only/snapshots/*"))
     assert said["weights-only"].endswith(
-        f"one is made of it by: trilithon convert '{snapshot}' --to gguf --output weights-only-f16.gguf"
+        f"convert it with: trilithon convert '{snapshot}' --to gguf --output weights-only-f16.gguf"
     )
-    assert said["dangling"] == "is a link to nothing; fetch the file again"
+    assert said["dangling"] == "is a link to a missing file; fetch the file again"
     assert said["planted"] == f"is a link that leaves {cache}; trilithon adopt '{secret.parent}'"
     assert said["part"] == "has 1 of 3 parts; download the others into its folder"
     assert "is a web page" in said["page"]
@@ -373,7 +373,7 @@ def test_from_that_leaves_open_which_model(tmp_path: Path) -> None:
     write(tmp_path / "RKLLAMA/models/mine/Other-w4a16.rkllm", bytes(64))
     found = look(tmp_path)
     assert names(found) == []
-    assert "is none of the 2 models beside it" in reasons(found)["mine"]
+    assert "is none of the 2 models in its folder" in reasons(found)["mine"]
 
 
 @given(st.text(max_size=200))
@@ -469,7 +469,7 @@ def test_links_are_followed_only_within_a_folder(tmp_path: Path) -> None:
     said = reasons(found)
     assert said["leaves-Q4_0.gguf"] == f"is a link that leaves {folder}; trilithon adopt '{outside}'"
     assert said["tokenizer"] == f"is a link that leaves {folder}; trilithon adopt '{outside / 'tokenizer'}'"
-    assert said["pipe-Q4_0.gguf"] == "is no plain file"
+    assert said["pipe-Q4_0.gguf"] == "is not a plain file"
     assert "round-Q4_0.gguf" in said
 
 
@@ -494,7 +494,7 @@ def test_one_name_in_two_places_is_said(tmp_path: Path) -> None:
     found = look(tmp_path, tmp_path / "usb", tmp_path / "m")
     assert names(found) == ["qwen2.5:0.5b", "x:latest"]
     assert found.models[0].source == "Ollama"
-    assert reasons(found)["0.5b"].startswith("qwen2.5:0.5b is the name of ")
+    assert reasons(found)["0.5b"].startswith("qwen2.5:0.5b is already the name of ")
 
 
 def test_a_folder_inside_another_is_looked_into_once(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_trilithons_own_folders_are_not_adopted(tmp_path: Path) -> None:
 
 def test_a_named_folder_that_is_gone(tmp_path: Path) -> None:
     found = look(tmp_path, tmp_path / "usb")
-    assert reasons(found) == {"usb": f"is no folder; trilithon adopt --forget '{tmp_path / 'usb'}'"}
+    assert reasons(found) == {"usb": f"is not a folder; trilithon adopt --forget '{tmp_path / 'usb'}'"}
 
 
 def test_a_folder_that_may_not_be_read() -> None:
@@ -545,7 +545,7 @@ def test_what_nobody_may_look_into_is_as_good_as_not_there() -> None:
             (Path(made) / ".cache/huggingface/hub/models--user--repo/snapshots").chmod(0o600)
             found = look(Path(made), Path(made) / "mine", closed, closed / "blobs")
             (Path(made) / ".cache/huggingface/hub/models--user--repo/snapshots").chmod(0o700)
-            with pytest.raises(ModelError, match="is no folder; name one that holds models"):
+            with pytest.raises(ModelError, match="is not a folder; name one that has models"):
                 remember_folder(Configuration(data=Path(made) / "data", cache=Path(made)), closed / "manifests/x")
     assert names(found) == ["x:Q4_0"]
     said = [each.reason for each in found.skipped]
@@ -656,7 +656,7 @@ def test_nothing_of_anothers_is_changed(tmp_path: Path, tiny: Path) -> None:
         if file.format == "gguf":
             assert file.path is not None
             assert read_model_file(file.path, tmp_path / "cache").architecture == "llama"
-        with pytest.raises(ModelError, match="where nothing is changed; remove it"):
+        with pytest.raises(ModelError, match="remove it with that program"):
             found.refuse_removal(model.manifest.name)
     assert picture(tmp_path / "theirs") == before
 
@@ -699,7 +699,7 @@ def test_folders_are_remembered_and_forgotten(tmp_path: Path) -> None:
     assert adopted_folders(configuration) == ()
     with pytest.raises(ModelError, match="was not adopted; adopted folders: none"):
         forget_folder(configuration, tmp_path / "m")
-    with pytest.raises(ModelError, match="is no folder"):
+    with pytest.raises(ModelError, match="is not a folder"):
         remember_folder(configuration, tmp_path / "nowhere")
     with pytest.raises(ModelError, match="Trilithon's own store"):
         remember_folder(configuration, tmp_path / "data/models")

@@ -62,7 +62,7 @@ def test_every_command_whatever_its_case() -> None:
     assert found.messages == (PresetMessage("user", "Is Toronto in Canada?"), PresetMessage("assistant", "yes"))
     assert found.parameters == {"stop": ["<|im_start|>", "User: "]}
     assert found.licenses == ("\nApache 2.0\n", "MIT")
-    assert found.not_honoured == (
+    assert found.ignored == (
         *("REQUIRES 0.14.0", "RENDERER qwen3", "PARSER qwen3", "DRAFT ./small.gguf", "PARAMETER low_vram"),
     )
 
@@ -107,14 +107,14 @@ def test_the_last_of_several_counts() -> None:
     [
         ("", "has no FROM"),
         ("SYSTEM hello", "has no FROM"),
-        ("FROM", "line 1 of the Modelfile: FROM without its value"),
-        ("FROM \n", "FROM names nothing"),
-        ("FROM x\nADAPTER  \n", "line 2 of the Modelfile: ADAPTER names nothing"),
-        ("FROM x\n\n# y\nFORM y", "line 4 of the Modelfile: unknown command 'FORM'; there are FROM, PARAMETER"),
+        ("FROM", "line 1 of the Modelfile: FROM without a value"),
+        ("FROM \n", "FROM without a value"),
+        ("FROM x\nADAPTER  \n", "line 2 of the Modelfile: ADAPTER without a value"),
+        ("FROM x\n\n# y\nFORM y", "line 4 of the Modelfile: unknown command 'FORM'; known are FROM, PARAMETER"),
         ("FROM x\n=1", "unknown command"),
         ('FROM x\nSYSTEM """never\nends', "line 2 of the Modelfile: the text does not end"),
         ('FROM x\nSYSTEM "never', "line 2 of the Modelfile: the text does not end"),
-        ("FROM x\nPARAMETER temperature", "PARAMETER without its value"),
+        ("FROM x\nPARAMETER temperature", "PARAMETER without a value"),
         ("FROM x\nPARAMETER num_cxt 5", "unknown parameter 'num_cxt'; did you mean num_ctx?"),
         ("FROM x\nPARAMETER colour red", "unknown parameter 'colour'; known are"),
         ("FROM x\nPARAMETER num_ctx many", "parameter num_ctx = 'many' does not fit; write integer from 1"),
@@ -123,9 +123,9 @@ def test_the_last_of_several_counts() -> None:
         ("FROM x\nPARAMETER temperature nan", "does not fit"),
         ("FROM x\nPARAMETER top_p 1.5", "write number from 0 to 1"),
         ("FROM x\nPARAMETER use_mmap maybe", "write true or false"),
-        ("FROM x\nMESSAGE tool hello", "MESSAGE tool has no such role; write system, user, assistant"),
-        ("FROM x\nMESSAGE user", "MESSAGE without its value"),
-        ("FROM x\0", "this is no Modelfile"),
+        ("FROM x\nMESSAGE tool hello", "MESSAGE has the unknown role 'tool'; write system, user, assistant"),
+        ("FROM x\nMESSAGE user", "MESSAGE without a value"),
+        ("FROM x\0", "this is not a Modelfile"),
     ],
 )
 def test_mistakes_are_told_with_their_line(text: str, said: str) -> None:

@@ -89,7 +89,10 @@ def test_a_small_file_that_trickles_is_not_waited_for() -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
         dripping(b"x", 400)(connection)
 
-    with answering(answer) as host, pytest.raises(DownloadError, match=r"the data comes too slowly|no data came in time"):
+    with (
+        answering(answer) as host,
+        pytest.raises(DownloadError, match=r"the data comes too slowly|no data came in time"),
+    ):
         fetch(f"http://{host}/m")
 
 

@@ -139,7 +139,10 @@ def test_a_base_of_a_base(hub: HubStandIn, store: ModelStore) -> None:
     ("base", "words"),
     [
         (None, "there is no tokenizer.json and its card names no base_model: chat uses the runtime's own template"),
-        ("maker/Gated", "without its tokenizer, chat uses the runtime's own template: maker/Gated has restricted access"),
+        (
+            "maker/Gated",
+            "without its tokenizer, chat uses the runtime's own template: maker/Gated has restricted access",
+        ),
         ("maker/Gone", "there is no repository maker/Gone"),
         ("u/M", "there is no tokenizer.json"),
         ("../../etc", "there is no tokenizer.json"),
@@ -245,7 +248,10 @@ def test_a_card_that_is_none_is_no_hindrance(hub: HubStandIn, store: ModelStore)
         ("hf-mirror.com", "is not a URL of a file; write https://HOST/FILE"),
         ("ftp://127.0.0.1", "is not a URL of a file; write https://HOST/FILE"),
         ("http://[::1", "is not a URL of a file"),
-        ("http://127.0.0.1.evil.invalid", "plain http is not protected against changes; write https, or add --insecure"),
+        (
+            "http://127.0.0.1.evil.invalid",
+            "plain http is not protected against changes; write https, or add --insecure",
+        ),
     ],
 )
 def test_a_mirror_is_looked_at_before_it_is_told_the_token(

@@ -123,8 +123,14 @@ def test_a_model_that_runs_elsewhere(registry: RegistryStandIn, store: ModelStor
             {"layers": [{"digest": "sha256:../../etc/passwd", "size": 1, "mediaType": "x"}]},
             "has a file without a valid SHA-256",
         ),
-        ({"layers": [{"digest": "sha256:" + "a" * 64, "size": -1, "mediaType": "x"}]}, "has a file without a valid SHA-256"),
-        ({"layers": [{"digest": "sha256:" + "a" * 64, "size": True, "mediaType": "x"}]}, "has a file without a valid SHA-256"),
+        (
+            {"layers": [{"digest": "sha256:" + "a" * 64, "size": -1, "mediaType": "x"}]},
+            "has a file without a valid SHA-256",
+        ),
+        (
+            {"layers": [{"digest": "sha256:" + "a" * 64, "size": True, "mediaType": "x"}]},
+            "has a file without a valid SHA-256",
+        ),
         ({"layers": [3]}, "has a file without a valid SHA-256"),
         ({"layers": []}, "has no weights, only nothing"),
         ({"layers": [{}] * 1001}, "has no valid list of files"),

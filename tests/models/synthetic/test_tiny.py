@@ -71,7 +71,7 @@ def test_scrambling_moves_the_blocks_of_one_layer_alone(tiny: Path, tmp_path: Pa
 
 
 def test_scrambling_a_block_that_is_not_there(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no block 2; take a smaller number"):
+    with pytest.raises(ModelError, match="no block 2; choose a smaller number"):
         scramble_block(tiny, tmp_path / "broken.gguf", block=2)
     assert not (tmp_path / "broken.gguf").exists()
 
@@ -98,5 +98,5 @@ def test_requantising_keeps_the_rest_of_the_metadata(tiny: Path, tmp_path: Path)
 
 def test_requantising_to_what_the_library_cannot_write(tiny: Path, tmp_path: Path) -> None:
     for quantization in ("Q4_K_M", "Q6_K", "nonsense"):
-        with pytest.raises(ModelError, match=f"cannot re-quantise to {quantization}"):
+        with pytest.raises(ModelError, match=f"cannot requantise to {quantization}"):
             requantise(tiny, tmp_path / "r.gguf", quantization)

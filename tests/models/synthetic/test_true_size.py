@@ -89,7 +89,7 @@ def test_the_numbers_are_plausible_weights(tmp_path: Path, quantization: str) ->
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     synthetic = plan_synthetic(small("qwen3-0.6b"), "q4_0")
-    first, again, other = (b"".join(synthetic.pieces(seed)) for seed in (1, 1, 2))
+    first, again, other = (b"".join(synthetic.chunks(seed)) for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -97,7 +97,7 @@ def test_memory_stays_small() -> None:
     synthetic = plan_synthetic(find_architecture("qwen2.5-0.5b"), "q4_0")
     tracemalloc.start()
     try:
-        assert sum(map(len, synthetic.pieces())) == synthetic.size_bytes
+        assert sum(map(len, synthetic.chunks())) == synthetic.size_bytes
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -125,7 +125,7 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "s.gguf").write_text("mine", encoding="utf-8")
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="exists already"):
         write_synthetic(plan_synthetic(small("qwen2.5-0.5b")), tmp_path / "s.gguf")
     assert (tmp_path / "s.gguf").read_text(encoding="utf-8") == "mine"
 
@@ -135,7 +135,7 @@ def test_a_disk_too_small_is_told_before(tmp_path: Path, monkeypatch: pytest.Mon
         f_bavail, f_frsize = 10, 4096
 
     monkeypatch.setattr(synthesis.os, "statvfs", lambda _: Space)
-    with pytest.raises(ModelError, match=r"are needed in .* and 40\.0 KiB are free"):
+    with pytest.raises(ModelError, match=r"are needed in .*, 40\.0 KiB are free"):
         write_synthetic(plan_synthetic(small("qwen2.5-0.5b")), tmp_path / "s.gguf")
 
 

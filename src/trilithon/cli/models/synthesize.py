@@ -101,7 +101,7 @@ def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":
     name = ModelName(ModelName.DEFAULTS[0], "synthetic", family, f"{size}-{synthetic.quantization.lower()}")
     with ModelStore.open(load_configuration()) as store:
         with store.receive(None, synthetic.size_bytes) as partial:
-            for piece in synthetic.pieces():
+            for piece in synthetic.chunks():
                 partial.append(piece)
                 progress("writing", partial.bytes_done / synthetic.size_bytes)
             digest = partial.finish()

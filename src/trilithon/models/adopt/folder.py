@@ -1,4 +1,4 @@
-"""Folders of models, walked to a depth: the user's own, LM Studio's (USER/REPO/FILE), RKLLAMA's (NAME/Modelfile)."""
+"""Scans folders of models: the user's own, LM Studio's (USER/REPO/FILE) and RKLLAMA's (NAME/Modelfile)."""
 
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -20,65 +20,69 @@ _BESIDE_SUFFIXES = (*_MODEL_SUFFIXES, ".rknn", ".json", ".jinja", ".txt", ".mode
 
 
 def adopt_folder(scan_root: ScanRoot, others: Set[str]) -> Iterator[AdoptedModel]:
-    """Every model below; `others` are folders without links that are looked at on their own, or never."""
+    """Every model below the root. `others` are real paths of folders that are scanned separately, or not at all."""
     for folder, files in model_folders(scan_root, others):
-        yield from _room(scan_root, folder, files)
+        yield from _folder_models(scan_root, folder, files)
 
 
 def model_folders(scan_root: ScanRoot, others: Set[str]) -> Iterator[tuple[Path, list[Path]]]:
-    """Each folder below that holds models, and the files in it that count."""
-    left, seen = [(scan_root.root, 0)], 0
-    while left:
-        folder, depth = left.pop()
-        seen += 1
-        if seen > _MOST_FOLDERS:
-            scan_root.skip(scan_root.root, f"has more than {_MOST_FOLDERS} folders; name those that hold models")
+    """Each folder below the root that has models, and the relevant files in it."""
+    pending, count = [(scan_root.root, 0)], 0
+    while pending:
+        folder, depth = pending.pop()
+        count += 1
+        if count > _MOST_FOLDERS:
+            scan_root.skip(scan_root.root, f"has more than {_MOST_FOLDERS} folders; name those that have models")
             return
-        files, below = [], []
+        files, subfolders = [], []
         for entry in scan_root.entries(folder):
             if entry.is_dir(follow_symlinks=False):
-                below.append(scan_root.entered(entry))
+                subfolders.append(scan_root.subfolder(entry))
             elif entry.name == MODELFILE or Path(entry.name).suffix.lower() in _BESIDE_SUFFIXES:
                 files.append(Path(entry.path))
         if any(file.suffix.lower() in _MODEL_SUFFIXES for file in files):
             yield folder, files
         if depth < _DEEPEST:
-            left += [(each, depth + 1) for each in reversed(below) if _is_entered(scan_root, each, others)]
+            pending += [
+                (subfolder, depth + 1)
+                for subfolder in reversed(subfolders)
+                if _is_scanned(scan_root, subfolder, others)
+            ]
 
 
-def _is_entered(scan_root: ScanRoot, folder: Path, others: Set[str]) -> bool:
+def _is_scanned(scan_root: ScanRoot, folder: Path, others: Set[str]) -> bool:
     if folder.name.startswith("."):
         return False
     return not others or f"{scan_root.real}{str(folder)[len(str(scan_root.root)) :]}" not in others
 
 
-def _room(scan_root: ScanRoot, folder: Path, paths: Sequence[Path]) -> Iterator[AdoptedModel]:
-    files = [found for path in paths if (found := scan_root.file(path))]
-    modelfile = next((each for each in files if each.path.name == MODELFILE), None)
-    converted = [each for each in files if each.path.suffix.lower() == ".rkllm"]
-    stems = [each.path.stem for each in converted]
-    beside = files_below(scan_root, folder, ["tokenizer", *stems]) if converted else []
+def _folder_models(scan_root: ScanRoot, folder: Path, paths: Sequence[Path]) -> Iterator[AdoptedModel]:
+    files = [result for path in paths if (result := scan_root.file(path))]
+    modelfile = next((file for file in files if file.path.name == MODELFILE), None)
+    converted = [file for file in files if file.path.suffix.lower() == ".rkllm"]
+    stems = [file.path.stem for file in converted]
+    below = files_below(scan_root, folder, ["tokenizer", *stems]) if converted else []
     try:
         if modelfile and converted:
-            yield adopt_rkllama(scan_root, modelfile, files, beside)
+            yield adopt_rkllama(scan_root, modelfile, files, below)
             return
         repository = _repository(scan_root, folder)
-        for bundle in with_tags(list(bundles(scan_root, files, beside)), of_one_repository=repository is not None):
-            yield _named(scan_root, folder, repository, bundle)
+        for bundle in with_tags(list(bundles(scan_root, files, below)), of_one_repository=repository is not None):
+            yield _adopted(scan_root, folder, repository, bundle)
     except ModelError as error:
         scan_root.skip(folder, str(error))
 
 
 def _repository(scan_root: ScanRoot, folder: Path) -> Repository | None:
-    """LM Studio keeps the user and the repository of Hugging Face as folders; elsewhere the file's name is all."""
+    """LM Studio keeps files in folders for user and repository of Hugging Face; None for other sources."""
     parts = folder.relative_to(scan_root.root).parts
     if scan_root.source != "LM Studio" or len(parts) < 2:
         return None
-    found = parse_reference(f"hf.co/{parts[0]}/{parts[1]}")
-    return found if isinstance(found, Repository) else None
+    reference = parse_reference(f"hf.co/{parts[0]}/{parts[1]}")
+    return reference if isinstance(reference, Repository) else None
 
 
-def _named(scan_root: ScanRoot, folder: Path, repository: Repository | None, bundle: Bundle) -> AdoptedModel:
+def _adopted(scan_root: ScanRoot, folder: Path, repository: Repository | None, bundle: Bundle) -> AdoptedModel:
     if repository is not None:
         return repository_model(scan_root, repository, bundle, f"LM Studio's folder {folder}")
     host, namespace, _ = ModelName.DEFAULTS

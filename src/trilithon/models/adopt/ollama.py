@@ -1,4 +1,4 @@
-"""Ollama's store: manifests/HOST/NAMESPACE/MODEL/TAG, each naming its layers in blobs/ by their SHA-256."""
+"""Scans Ollama's store: manifests/HOST/NAMESPACE/MODEL/TAG, with layers in blobs/ by their SHA-256."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _MANIFESTS, _BLOBS = "manifests", "blobs"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _KIND = "application/vnd.ollama.image."
 _MOST_MANIFEST_BYTES, _MOST_TEXT_BYTES = 4 << 20, 1 << 20
-# Layer → what it is to us, and the end of its name: blobs have none.
+# Layer → role, format, and the end of its file name, as blobs have no names.
 _FILES: Mapping[str, tuple[Role, FileFormat, str]] = {
     "model": ("weights", "gguf", ".gguf"),
     "projector": ("projector", "gguf", "-mmproj.gguf"),
@@ -32,7 +32,7 @@ _FILES: Mapping[str, tuple[Role, FileFormat, str]] = {
 
 
 def is_ollama_store(folder: Path) -> bool:
-    return all(os.path.isdir(folder / each) for each in (_MANIFESTS, _BLOBS))  # noqa: PTH112 - never raises
+    return all(os.path.isdir(folder / name) for name in (_MANIFESTS, _BLOBS))  # noqa: PTH112 - never raises
 
 
 def adopt_ollama(scan_root: ScanRoot) -> Iterator[AdoptedModel]:
@@ -53,11 +53,11 @@ def _manifests(scan_root: ScanRoot) -> Iterator[Path]:
 
 
 def _adopted(scan_root: ScanRoot, path: Path) -> AdoptedModel:
-    """Raises ModelError, in words for `Skipped`, for what cannot be used."""
-    said = scan_root.file(path)
-    if said is None:
-        raise ModelError("is no file of Ollama's")
-    data = _json(scan_root.read(said, _MOST_MANIFEST_BYTES), dict, "its manifest")
+    """Raises ModelError, with a reason for `Skipped`, for a model that cannot be used."""
+    manifest_file = scan_root.file(path)
+    if manifest_file is None:
+        raise ModelError("is not a file of Ollama's store")
+    data = _json(scan_root.read(manifest_file, _MOST_MANIFEST_BYTES), dict, "its manifest")
     layers = _layers(data.get("layers"))
     host, namespace, model, tag = path.parts[-4:]
     name = ModelName(host, namespace.replace(".", "-"), model, tag)  # as Repository.local_name spells users
@@ -68,38 +68,38 @@ def _adopted(scan_root: ScanRoot, path: Path) -> AdoptedModel:
         name=name,
         files=_files(scan_root, name, layers, str(config.get("file_type") or "")),
         source=f"Ollama's store {scan_root.root}",
-        created=created(said),
+        created=created(manifest_file),
         parameters=_parameters(scan_root, path, layers),
-        system=(_small(scan_root, layers, "system") or b"").decode(errors="replace"),
+        system=(_small_layer(scan_root, layers, "system") or b"").decode(errors="replace"),
         messages=_messages(scan_root, layers),
     )
     return AdoptedModel(manifest=manifest, source=scan_root.source, place=path)
 
 
 _Layer = tuple[str, str, int]
-"""What it is, without the beginning that all have in common; its digest, and its size."""
+"""The media type without the common prefix, the digest, and the size in bytes."""
 
 
 def _layers(given: object) -> list[_Layer]:
     if not isinstance(given, list) or not given:
-        raise ModelError("its manifest names no layers; pull it again with Ollama")
+        raise ModelError("its manifest has no layers; pull it again with Ollama")
     layers = []
-    for each in given:
+    for row in given:
         kind, digest, size = (
-            (each.get(key) for key in ("mediaType", "digest", "size")) if isinstance(each, dict) else ("",) * 3
+            (row.get(key) for key in ("mediaType", "digest", "size")) if isinstance(row, dict) else ("",) * 3
         )
-        found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if found is None or not isinstance(kind, str) or not isinstance(size, int) or size < 0:
-            raise ModelError("its manifest has a layer without kind, digest or size; pull it again with Ollama")
-        layers.append((kind.removeprefix(_KIND), found[1], size))
+        match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+        if match is None or not isinstance(kind, str) or not isinstance(size, int) or size < 0:
+            raise ModelError("its manifest has a layer without type, digest or size; pull it again with Ollama")
+        layers.append((kind.removeprefix(_KIND), match[1], size))
     return layers
 
 
 def _no_weights(layers: Sequence[_Layer], config: Mapping[str, Any]) -> str:
     if config.get("remote_host") or config.get("remote_model"):
-        return "runs on Ollama's own machines; pull one that runs here"
+        return "runs on Ollama's servers; pull one that runs here"
     if any(kind == "tensor" for kind, _, _ in layers):
-        return "is stored as single tensors, which only Ollama's MLX engine runs; pull a GGUF of it"
+        return "is stored as separate tensors, which only Ollama's MLX engine runs; pull a GGUF of it"
     return "has no weights; pull it again with Ollama"
 
 
@@ -109,38 +109,38 @@ def _files(scan_root: ScanRoot, name: ModelName, layers: Sequence[_Layer], quant
         if kind not in _FILES:
             continue
         role, form, suffix = _FILES[kind]
-        found = _blob(scan_root, digest, size)
+        blob = _blob(scan_root, digest, size)
         number = sum(file.role == role for file in files) + 1
-        called = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
-        called = called if number == 1 else f"{number}-{called}"
+        file_name = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
+        file_name = file_name if number == 1 else f"{number}-{file_name}"
         weights = quantization if role == "weights" else ""
-        files.append(stored(found, role, form, name=called, digest=digest, quantization=weights))
+        files.append(stored(blob, role, form, name=file_name, digest=digest, quantization=weights))
     return tuple(files)
 
 
 def _blob(scan_root: ScanRoot, digest: str, size: int) -> ScanResult:
-    found = scan_root.file(scan_root.root / _BLOBS / f"sha256-{digest}")
-    if found is None:
+    blob = scan_root.file(scan_root.root / _BLOBS / f"sha256-{digest}")
+    if blob is None:
         raise ModelError(f"its file sha256-{digest[:12]}… is missing; pull it again with Ollama")
-    if found.size_bytes != size:
+    if blob.size_bytes != size:
         raise ModelError(
-            f"its file sha256-{digest[:12]}… has {found.size_bytes} of {size} bytes; pull it again with Ollama"
+            f"its file sha256-{digest[:12]}… has {blob.size_bytes} of {size} bytes; pull it again with Ollama"
         )
-    return found
+    return blob
 
 
-def _small(scan_root: ScanRoot, layers: Sequence[_Layer], wanted: str) -> bytes | None:
-    """The content of the last layer of that kind; None where there is none."""
+def _small_layer(scan_root: ScanRoot, layers: Sequence[_Layer], media_type: str) -> bytes | None:
+    """The content of the last layer of a type; None when there is none."""
     for kind, digest, size in reversed(layers):
-        if kind == wanted:
+        if kind == media_type:
             if size > _MOST_TEXT_BYTES:
-                raise ModelError(f"its {kind} has {size} bytes, more than any has; pull it again with Ollama")
+                raise ModelError(f"its {kind} has {size} bytes, which is too long; pull it again with Ollama")
             return scan_root.read(_blob(scan_root, digest, size), _MOST_TEXT_BYTES)
     return None
 
 
 def _parameters(scan_root: ScanRoot, path: Path, layers: Sequence[_Layer]) -> dict[str, Parameter]:
-    content = _small(scan_root, layers, "params")
+    content = _small_layer(scan_root, layers, "params")
     given = {} if content is None else _json(content, dict, "its parameters")
     parameters = {}
     for name, value in given.items():
@@ -154,7 +154,7 @@ def _parameters(scan_root: ScanRoot, path: Path, layers: Sequence[_Layer]) -> di
 
 
 def _messages(scan_root: ScanRoot, layers: Sequence[_Layer]) -> tuple[PresetMessage, ...]:
-    content = _small(scan_root, layers, "messages")
+    content = _small_layer(scan_root, layers, "messages")
     given = [] if content is None else _json(content, list, "its messages")
     return tuple(map(_message, given))
 
@@ -162,15 +162,15 @@ def _messages(scan_root: ScanRoot, layers: Sequence[_Layer]) -> tuple[PresetMess
 def _message(given: object) -> PresetMessage:
     role, text = (given.get("role"), given.get("content")) if isinstance(given, dict) else (None, None)
     if not isinstance(role, str) or not isinstance(text, str):
-        raise ModelError("its messages are none; pull it again with Ollama")
+        raise ModelError("its messages are damaged; pull it again with Ollama")
     return PresetMessage(role, text)
 
 
 def _config(scan_root: ScanRoot, given: object) -> Mapping[str, Any]:
-    """What Ollama says about the weights; empty where it says nothing that can be read."""
+    """Ollama's description of the weights; empty when it cannot be read."""
     digest = given.get("digest") if isinstance(given, dict) else None
-    found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-    blob = scan_root.file(scan_root.root / _BLOBS / f"sha256-{found[1]}") if found else None
+    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    blob = scan_root.file(scan_root.root / _BLOBS / f"sha256-{match[1]}") if match else None
     content = scan_root.read(blob, _MOST_TEXT_BYTES) if blob else None
     return {} if content is None else _json(content, dict, "its description")
 

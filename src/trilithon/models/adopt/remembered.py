@@ -1,4 +1,4 @@
-"""The folders of models that `trilithon adopt FOLDER` remembers, in one small file."""
+"""The list of folders that `trilithon adopt FOLDER` adds."""
 
 import os
 from pathlib import Path
@@ -12,18 +12,18 @@ __all__ = ["adopted_folders", "forget_folder", "remember_folder"]
 
 
 def adopted_folders(configuration: Configuration) -> tuple[Path, ...]:
-    """In the order they were named. Raises ModelError when the file is damaged."""
+    """In the order in which they were added. Raises ModelError when the list is damaged."""
     return _store(configuration).read() or ()
 
 
 def remember_folder(configuration: Configuration, folder: Path) -> bool:
-    """Whether it is new. Raises ModelError for what is no folder, and for the store's own."""
+    """Add a folder; returns whether it is new. Raises ModelError for a path that is not a folder, and for the store."""
     folder = folder.expanduser().absolute()
     if not os.path.isdir(folder):  # noqa: PTH112 - never raises
-        raise ModelError(f"{folder} is no folder; name one that holds models")
+        raise ModelError(f"{folder} is not a folder; name one that has models")
     store = _store(configuration)
     if folder.resolve().is_relative_to(store.path.parent.resolve()):
-        raise ModelError(f"{folder} is Trilithon's own store, which is looked into anyway; name another folder")
+        raise ModelError(f"{folder} is Trilithon's own store; name another folder")
     with store.locked():
         known = store.read() or ()
         if folder in known:
@@ -33,7 +33,7 @@ def remember_folder(configuration: Configuration, folder: Path) -> bool:
 
 
 def forget_folder(configuration: Configuration, folder: Path) -> None:
-    """Raises ModelError for one that was not named."""
+    """Remove a folder from the list. Raises ModelError when it is not in the list."""
     folder = folder.expanduser().absolute()
     store = _store(configuration)
     known = store.read() or ()
@@ -42,7 +42,7 @@ def forget_folder(configuration: Configuration, folder: Path) -> None:
             store.write([str(path) for path in store.read() or () if path != folder])
         return
     if folder in configuration.models:
-        raise ModelError(f"{folder} comes from the setting models; take it out of there")
+        raise ModelError(f"{folder} comes from the setting models; remove it there")
     names = ", ".join(map(str, known)) or "none"
     raise ModelError(f"{folder} was not adopted; adopted folders: {names}")
 
@@ -56,5 +56,5 @@ def _store(configuration: Configuration) -> JsonStore[tuple[Path, ...]]:
 
 def _parsed(folders: Any) -> tuple[Path, ...]:
     if not isinstance(folders, list) or not all(isinstance(name, str) and "\0" not in name for name in folders):
-        raise ValueError("it is no list of folders")
+        raise ValueError("not a list of folders")
     return tuple(map(Path, folders))

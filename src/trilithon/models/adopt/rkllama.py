@@ -1,6 +1,6 @@
-"""A folder of RKLLAMA's: a Modelfile in dotenv's form beside an .rkllm file, its encoder and its tokenizer.
+"""Reads a folder of RKLLAMA: a Modelfile in the format of dotenv, an .rkllm file, its encoder and its tokenizer.
 
-RKLLAMA loads that file into the environment of its server; here it is read, and nothing in it is expanded or run.
+RKLLAMA loads the Modelfile into the environment of its server. Here nothing in it is expanded or run.
 """
 
 import re
@@ -24,7 +24,7 @@ _ASSIGNMENT = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
-# RKLLAMA's words → Ollama's.
+# RKLLAMA's parameters → Ollama's.
 _PARAMETERS = {
     "ENABLE_THINKING": "think",
     "FREQUENCY_PENALTY": "frequency_penalty",
@@ -42,25 +42,25 @@ _PARAMETERS = {
 
 
 def adopt_rkllama(
-    scan_root: ScanRoot, modelfile: ScanResult, files: Sequence[ScanResult], beside: Sequence[ScanResult]
+    scan_root: ScanRoot, modelfile: ScanResult, files: Sequence[ScanResult], below: Sequence[ScanResult]
 ) -> AdoptedModel:
-    """The model that the Modelfile describes. Raises ModelError, in words for `Skipped`, where there is none."""
-    said = read_dotenv((scan_root.read(modelfile, _MOST_BYTES) or b"").decode(errors="replace"))
-    bundle = _described(list(bundles(scan_root, files, beside)), said.get("FROM", ""))
-    origin = said.get("HUGGINGFACE_PATH", "")
+    """The model that the Modelfile describes. Raises ModelError, with a reason for `Skipped`."""
+    settings = read_dotenv((scan_root.read(modelfile, _MOST_BYTES) or b"").decode(errors="replace"))
+    bundle = _described(list(bundles(scan_root, files, below)), settings.get("FROM", ""))
+    origin = settings.get("HUGGINGFACE_PATH", "")
     manifest = Manifest(
         name=_name(modelfile.path.parent.name),
         files=bundle.files,
         source=f"RKLLAMA's folder {modelfile.path.parent}" + f", from {origin}" * bool(origin),
         created=created(bundle.first),
-        parameters=_parameters(scan_root, modelfile, said),
-        system=said.get("SYSTEM", ""),
+        parameters=_parameters(scan_root, modelfile, settings),
+        system=settings.get("SYSTEM", ""),
     )
     return AdoptedModel(manifest=manifest, source=scan_root.source, place=modelfile.path.parent)
 
 
 def read_dotenv(text: str) -> Mapping[str, str]:
-    """KEY=value by line, values with or without quotes, quoted ones over several lines; `$` means nothing."""
+    """Parse KEY=value lines. Quoted values may have several lines; `$` has no meaning."""
     return {match[1].upper(): _value(match[2]) for match in _ASSIGNMENT.finditer(text.replace("\r\n", "\n"))}
 
 
@@ -77,17 +77,17 @@ def _unescaped(value: str, quote: str) -> str:
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), value)
 
 
-def _described(found: Sequence[Bundle], wanted: str) -> Bundle:
-    """The one whose file FROM names. A path in FROM leads nowhere: only names in this folder count."""
-    name = Path(wanted).name
-    for bundle in found:
+def _described(models: Sequence[Bundle], source: str) -> Bundle:
+    """The model whose file FROM names. Only the file name counts, not a path."""
+    name = Path(source).name
+    for bundle in models:
         if bundle.first.path.name == name:
             return bundle
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ModelError("has no .rkllm file beside it; download the model again")
-    raise ModelError(f"FROM {wanted[:80]!r} is none of the {len(found)} models beside it; correct it")
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise ModelError("has no .rkllm file in its folder; download the model again")
+    raise ModelError(f"FROM {source[:80]!r} is none of the {len(models)} models in its folder; correct it")
 
 
 def _name(folder: str) -> ModelName:
@@ -100,12 +100,12 @@ def _name(folder: str) -> ModelName:
     return replace(ModelName(*ModelName.DEFAULTS[:2], "model", ModelName.DEFAULTS[2]), model=name_part(folder))
 
 
-def _parameters(scan_root: ScanRoot, modelfile: ScanResult, said: Mapping[str, str]) -> dict[str, Parameter]:
+def _parameters(scan_root: ScanRoot, modelfile: ScanResult, settings: Mapping[str, str]) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
-    for theirs, ours in _PARAMETERS.items():
-        if text := said.get(theirs, "").strip():
+    for key, name in _PARAMETERS.items():
+        if text := settings.get(key, "").strip():
             try:
-                parameters[ours] = read_parameter(ours, text)
+                parameters[name] = read_parameter(name, text)
             except ModelError as error:
-                scan_root.skip(modelfile.path, f"is used without {theirs}: {error}")
+                scan_root.skip(modelfile.path, f"is used without {key}: {error}")
     return parameters

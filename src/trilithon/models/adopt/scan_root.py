@@ -1,7 +1,7 @@
-"""Models that other programs keep on this disk: what is found of them, and how their folders are read.
+"""Reads the folders of other programs without changing them.
 
-They are used where they lie and never changed or removed, so that nothing here opens a file for writing. Nothing
-outside a source's own folder is read either: a link that leaves it is passed over, and said.
+No file is opened for writing, and nothing outside the folder of a source is read: a link that leaves it is skipped and
+reported.
 """
 
 import os
@@ -20,13 +20,13 @@ __all__ = ["SOURCES", "AdoptedModel", "ScanResult", "ScanRoot", "Skipped", "Sour
 Source = Literal["Ollama", "Hugging Face", "LM Studio", "RKLLAMA", "folder"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
-_SMALL_BYTES = 1 << 20  # below, a look at the beginning tells a pointer or a web page from a model
-_LATEST_SECONDS = 253_402_300_799.0  # the end of the year 9999: file systems can say more
+_SMALL_BYTES = 1 << 20  # smaller files are checked for being a Git LFS pointer or a web page
+_LATEST_SECONDS = 253_402_300_799.0  # the end of the year 9999; file systems allow later times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedModel:
-    """`place` is the file or folder that people would look for; the files of `manifest` say where each lies."""
+    """A model of another program. `place` is its file or folder, for people; the files of `manifest` have paths."""
 
     manifest: Manifest
     source: Source
@@ -35,7 +35,7 @@ class AdoptedModel:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What looked like a model and is not used. `reason` is one line that ends with the fix where there is one."""
+    """A file or folder that is not used. `reason` is one line, which ends with the fix if there is one."""
 
     path: Path
     reason: str
@@ -43,7 +43,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """A plain file in a source's folder; `real` is where it lies after links."""
+    """A plain file in the folder of a source; `real` is its path without links, `changed_seconds` since 1970."""
 
     path: Path
     real: str
@@ -52,8 +52,8 @@ class ScanResult:
 
 
 class ScanRoot:
-    """One folder of one source. What cannot be read of it is kept in `skipped`, and is no error. Links lead no
-    further than `within`, by default the folder itself."""
+    """The folder of one source. What cannot be read is in `skipped`, and is no error. Links may lead to files within
+    `within`, by default the folder itself."""
 
     def __init__(self, root: Path, source: Source, within: Path | None = None):
         self.root, self.source = root, source
@@ -65,33 +65,33 @@ class ScanRoot:
         self.skipped.append(Skipped(path, reason))
 
     def folders(self, folder: Path) -> Iterator[Path]:
-        """Those in it, by name; hidden ones and links to others are not entered."""
+        """The subfolders by name, without hidden ones and links."""
         for entry in self.entries(folder):
             if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                yield self.entered(entry)
+                yield self.subfolder(entry)
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What is in the folder, by name; empty where there is none, or it cannot be read."""
+        """The entries of a folder by name; empty when it does not exist or cannot be read."""
         if self._real_folder(folder) is None:
             return []
         try:
-            with os.scandir(folder) as found:
-                return sorted(found, key=lambda entry: entry.name)
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             self.skip(folder, f"cannot be read: {error.strerror}; check its permissions (ls -ld)")
             return []
 
-    def entered(self, entry: os.DirEntry[str]) -> Path:
-        """A folder that is no link, whose real place is known by that of the one it was listed in."""
+    def subfolder(self, entry: os.DirEntry[str]) -> Path:
+        """The path of an entry that is a folder and not a link: its real path follows from that of its parent."""
         path = Path(entry.path)
         if parent := self._folders.get(path.parent):
             self._folders[path] = f"{parent}/{entry.name}"
         return path
 
     def file(self, path: Path) -> ScanResult | None:
-        """None for what is no plain file within the folder, which is passed over; for what is not there too."""
+        """The plain file at a path in the folder; None for anything else, which is skipped."""
         parent = self._real_folder(path.parent)
         if parent is None:
             return None
@@ -99,66 +99,66 @@ class ScanRoot:
             status, real = path.lstat(), f"{parent}/{path.name}"
             if stat.S_ISLNK(status.st_mode):
                 real = os.path.realpath(path)
-                if not self.holds(real):
+                if not self.contains(real):
                     self.skip(path, f"is a link that leaves {self.root}; trilithon adopt '{Path(real).parent}'")
                     return None
                 status = os.stat(real)  # noqa: PTH116 - a text
         except FileNotFoundError:
-            self.skip(path, "is a link to nothing; fetch the file again" if path.is_symlink() else "is not there")
+            self.skip(path, "is a link to a missing file; fetch the file again" if path.is_symlink() else "is missing")
             return None
         except OSError as error:
             self.skip(path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
             return None
         if not stat.S_ISREG(status.st_mode):
-            self.skip(path, "is no plain file")
+            self.skip(path, "is not a plain file")
             return None
         return ScanResult(path, real, status.st_size, status.st_mtime)
 
     def _real_folder(self, folder: Path) -> str | None:
-        """Where the folder is after links; None, and passed over, where that is elsewhere."""
+        """The path of a folder without links; None for one that is outside, which is skipped."""
         if folder not in self._folders:
             real = os.path.realpath(folder)
-            self._folders[folder] = real if self.holds(real) else None
-            if not self.holds(real):
+            self._folders[folder] = real if self.contains(real) else None
+            if not self.contains(real):
                 self.skip(folder, f"is a link that leaves {self.root}; trilithon adopt '{real}'")
         return self._folders[folder]
 
-    def holds(self, real: str) -> bool:
-        """Whether a path without links lies in the folder."""
+    def contains(self, real: str) -> bool:
+        """Whether a path without links is in the folder."""
         return real == self.real or real.startswith(self.real.rstrip("/") + "/")
 
-    def read(self, found: ScanResult, most_bytes: int) -> bytes | None:
-        """Its content, or its beginning; None where it cannot be read, which is passed over."""
+    def read(self, file: ScanResult, most_bytes: int) -> bytes | None:
+        """The first `most_bytes` of a file; None for one that cannot be read, which is skipped."""
         try:
-            descriptor = os.open(found.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(file.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 return os.read(descriptor, most_bytes)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            self.skip(found.path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
+            self.skip(file.path, f"cannot be read: {error.strerror}; check its permissions (ls -l)")
             return None
 
-    def is_model(self, found: ScanResult) -> bool:
-        """Whether it may be weights; what surely is something else is passed over. A large file is not opened."""
-        if found.size_bytes == 0:
-            self.skip(found.path, "is empty; download it again")
+    def is_model(self, file: ScanResult) -> bool:
+        """Whether a file may be weights; one that is clearly something else is skipped. Large files are not opened."""
+        if file.size_bytes == 0:
+            self.skip(file.path, "is empty; download it again")
             return False
-        if found.size_bytes >= _SMALL_BYTES:
+        if file.size_bytes >= _SMALL_BYTES:
             return True
-        head = self.read(found, 512)
-        if head is None:
+        beginning = self.read(file, 512)
+        if beginning is None:
             return False
-        is_gguf = found.path.suffix.lower() == ".gguf"
-        instead = "" if head[:4] == b"GGUF" else describe_content(head)
-        if instead and (is_gguf or not instead.startswith("is not a GGUF")):
-            self.skip(found.path, instead)
+        is_gguf = file.path.suffix.lower() == ".gguf"
+        description = "" if beginning[:4] == b"GGUF" else describe_content(beginning)
+        if description and (is_gguf or not description.startswith("is not a GGUF")):
+            self.skip(file.path, description)
             return False
         return True
 
 
 def stored(
-    found: ScanResult,
+    file: ScanResult,
     role: Role,
     form: FileFormat,
     *,
@@ -167,20 +167,20 @@ def stored(
     quantization: str = "",
     chip: str = "",
 ) -> StoredFile:
-    """A file of another program as a model's. `name` is what it is called where its own name says nothing."""
+    """A file of another program as a file of a model. `name` replaces its own name."""
     return StoredFile(
         role=role,
         digest=digest,
-        size_bytes=found.size_bytes,
-        name=safe_file_name(name or found.path.name),
+        size_bytes=file.size_bytes,
+        name=safe_file_name(name or file.path.name),
         format=form,
         quantization=quantization,
         target_platform=chip,
-        path=found.path.absolute(),
+        path=file.path.absolute(),
     )
 
 
-def created(found: ScanResult) -> str:
-    """When the file was written, as a manifest says it."""
-    seconds = min(max(found.changed_seconds, 0.0), _LATEST_SECONDS)
+def created(file: ScanResult) -> str:
+    """The modification time of a file in RFC 3339."""
+    seconds = min(max(file.changed_seconds, 0.0), _LATEST_SECONDS)
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

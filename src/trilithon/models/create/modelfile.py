@@ -1,7 +1,7 @@
-"""Ollama's Modelfile: read into what it says, and written from a model of the store.
+"""Parses Ollama's Modelfile, and writes one for a model of the store.
 
-The grammar is that of parser/parser.go in Ollama: a command and its value by line; a value that begins with `"` or
-triple quotes goes on until a line ends with the same; `#` begins a comment only at the beginning of a line.
+The grammar is that of parser/parser.go in Ollama: each line has a command and its value; a value that begins with `"`
+or triple quotes ends with a line that ends with the same; `#` begins a comment only at the beginning of a line.
 """
 
 import re
@@ -17,7 +17,7 @@ __all__ = ["Modelfile", "parse_modelfile", "to_modelfile"]
 _COMMAND = re.compile(r"[ \t]*([A-Za-z]+)[ \t](.*)", re.DOTALL)
 _WORD_AND_VALUE = re.compile(r"[ \t]*([A-Za-z0-9_]+)[ \t](.*)", re.DOTALL)
 _COMMANDS = ("FROM", "PARAMETER", "SYSTEM", "TEMPLATE", "ADAPTER", "MESSAGE", "LICENSE")
-_NOT_HONOURED = ("DRAFT", "PARSER", "RENDERER", "REQUIRES")
+_IGNORED = ("DRAFT", "PARSER", "RENDERER", "REQUIRES")
 _ROLES = ("system", "user", "assistant")
 _QUOTES = ('"""', '"')
 _MOST_CHARACTERS = 16 << 20
@@ -25,9 +25,9 @@ _MOST_CHARACTERS = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modelfile:
-    """What it says. `system` and `template` are None where it is silent, empty where it takes them away. `sources`
-    are names or paths: of several, one holds the weights. `not_honoured` are commands, as they are written, that
-    nothing here obeys, and parameters of older Ollamas."""
+    """The commands of a Modelfile. `system` and `template` are None without such a command, and empty where it removes
+    them. `sources` are names or paths; of several, one has the weights. `ignored` are commands without effect here, as
+    they are written, and parameters of older Ollama versions."""
 
     sources: tuple[str, ...]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Modelfile:
     adapters: tuple[str, ...] = ()
     messages: tuple[PresetMessage, ...] = ()
     licenses: tuple[str, ...] = ()
-    not_honoured: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class _Command:
 
 
 def parse_modelfile(text: str) -> Modelfile:
-    """Raises ModelError with the number of the line for what is none."""
+    """Raises ModelError, with the number of the line, for a text that is not a Modelfile."""
     if len(text) > _MOST_CHARACTERS or "\0" in text:
-        raise ModelError("this is no Modelfile; one is a small text that begins with FROM")
+        raise ModelError("this is not a Modelfile, which is a short text with FROM")
     commands = list(_commands(text))
     sources = _values(commands, "FROM")
     if not sources:
@@ -60,24 +60,24 @@ def parse_modelfile(text: str) -> Modelfile:
         system=_last(_values(commands, "SYSTEM")),
         template=_last(_values(commands, "TEMPLATE")),
         adapters=_values(commands, "ADAPTER"),
-        messages=tuple(map(_message, (each for each in commands if each.name == "MESSAGE"))),
+        messages=tuple(map(_message, (command for command in commands if command.name == "MESSAGE"))),
         licenses=_values(commands, "LICENSE"),
-        not_honoured=tuple(_not_honoured(commands)),
+        ignored=tuple(_ignored(commands)),
     )
 
 
 def to_modelfile(manifest: Manifest) -> str:
-    """One from which `trilithon create` makes the same model: FROM its own name, and what it says of itself.
+    """A Modelfile from which `trilithon create` makes the same model: FROM with its name, and its settings.
 
-    Raises ModelError for a text that the grammar has no form for: with a line in it that ends with triple quotes.
+    Raises ModelError for a text that the grammar cannot express: one with a line that ends with triple quotes.
     """
     lines = [f"FROM {manifest.name}"]
     for name, value in sorted(manifest.parameters.items()):
-        lines += [f"PARAMETER {name} {_quoted(each, name)}" for each in _texts(value)]
+        lines += [f"PARAMETER {name} {_quoted(text, name)}" for text in _texts(value)]
     for command, text in (("SYSTEM", manifest.system), ("TEMPLATE", manifest.template)):
         if text:
             lines.append(f"{command} {_quoted(text, command)}")
-    lines += [f"MESSAGE {each.role} {_quoted(each.content, 'MESSAGE')}" for each in manifest.messages]
+    lines += [f"MESSAGE {message.role} {_quoted(message.content, 'MESSAGE')}" for message in manifest.messages]
     return "\n".join(lines) + "\n"
 
 
@@ -92,42 +92,42 @@ def _commands(text: str) -> Iterator[_Command]:
         at += 1
         if not line.strip(" \t") or line.lstrip(" \t").startswith("#"):
             continue
-        found = _COMMAND.fullmatch(line)
-        name = found[1].upper() if found else line.split(maxsplit=1)[0].upper() if line.split() else line
-        if found is None or name not in (*_COMMANDS, *_NOT_HONOURED):
+        match = _COMMAND.fullmatch(line)
+        name = match[1].upper() if match else line.split(maxsplit=1)[0].upper() if line.split() else line
+        if match is None or name not in (*_COMMANDS, *_IGNORED):
             raise _mistake(number, _unknown(name))
-        front, value = _front(name, found[2], number)
-        value, at = _whole(value, lines, at)
-        yield _Command(number, name, front + value)
+        prefix, value = _prefix(name, match[2], number)
+        value, at = _unquoted(value, lines, at)
+        yield _Command(number, name, prefix + value)
 
 
-def _front(name: str, rest: str, number: int) -> tuple[str, str]:
-    """The word that stands before the value of PARAMETER and MESSAGE, with a space; and where the value begins."""
+def _prefix(name: str, rest: str, number: int) -> tuple[str, str]:
+    """The word before the value of PARAMETER and MESSAGE, with a space; and the rest of the line."""
     if name not in ("PARAMETER", "MESSAGE"):
         return "", rest
-    found = _WORD_AND_VALUE.fullmatch(rest)
-    if found is None:
+    match = _WORD_AND_VALUE.fullmatch(rest)
+    if match is None:
         what = "a name" if name == "PARAMETER" else "a role"
-        raise _mistake(number, f"{name} without its value; write {name}, {what} and the value")
-    return f"{found[1]} ", found[2]
+        raise _mistake(number, f"{name} without a value; write {name}, {what} and the value")
+    return f"{match[1]} ", match[2]
 
 
-def _whole(value: str, lines: Sequence[str], following: int) -> tuple[str, int]:
-    """The value without its quotes, and the line after its last one."""
-    begun = value.lstrip()
-    quote = next((each for each in _QUOTES if begun.startswith(each)), "")
+def _unquoted(value: str, lines: Sequence[str], following: int) -> tuple[str, int]:
+    """The value without its quotes, and the number of the next line."""
+    start = value.lstrip()
+    quote = next((quote for quote in _QUOTES if start.startswith(quote)), "")
     if not quote:
         return value.strip(), following
-    if begun.rstrip().endswith(quote) and len(begun.rstrip()) >= 2 * len(quote):
-        return begun.rstrip()[len(quote) : -len(quote)], following
+    if start.rstrip().endswith(quote) and len(start.rstrip()) >= 2 * len(quote):
+        return start.rstrip()[len(quote) : -len(quote)], following
     for at in range(following, len(lines)):
         if (end := lines[at].rstrip()).endswith(quote):
-            return "\n".join([begun, *lines[following:at], end])[len(quote) : -len(quote)], at + 1
+            return "\n".join([start, *lines[following:at], end])[len(quote) : -len(quote)], at + 1
     raise _mistake(following, f"the text does not end; write {quote} at the end of its last line")
 
 
 def _parameters(commands: Sequence[_Command]) -> dict[str, Parameter]:
-    """`stop` may be there several times; of others the last counts."""
+    """`stop` may be repeated; of other parameters the last one counts."""
     parameters: dict[str, Parameter] = {}
     for command in commands:
         name, _, text = command.value.partition(" ")
@@ -137,33 +137,33 @@ def _parameters(commands: Sequence[_Command]) -> dict[str, Parameter]:
             value = read_parameter(name, text)
         except ModelError as error:
             raise _mistake(command.line, str(error)) from error
-        before = parameters.get(name)
-        parameters[name] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else value
+        previous = parameters.get(name)
+        parameters[name] = [*previous, *value] if isinstance(previous, list) and isinstance(value, list) else value
     return parameters
 
 
 def _message(command: _Command) -> PresetMessage:
     role, _, content = command.value.partition(" ")
     if role not in _ROLES:
-        raise _mistake(command.line, f"MESSAGE {role[:80]} has no such role; write {', '.join(_ROLES)}")
+        raise _mistake(command.line, f"MESSAGE has the unknown role {role[:80]!r}; write {', '.join(_ROLES)}")
     return PresetMessage(role, content)
 
 
-def _not_honoured(commands: Sequence[_Command]) -> Iterator[str]:
+def _ignored(commands: Sequence[_Command]) -> Iterator[str]:
     for command in commands:
         name = command.value.partition(" ")[0]
-        if command.name in _NOT_HONOURED:
+        if command.name in _IGNORED:
             yield f"{command.name} {command.value[:80]}"
         elif command.name == "PARAMETER" and name in IGNORED_PARAMETERS:
             yield f"PARAMETER {name}"
 
 
 def _values(commands: Sequence[_Command], name: str) -> tuple[str, ...]:
-    found = [command for command in commands if command.name == name]
-    for command in found:
+    matching = [command for command in commands if command.name == name]
+    for command in matching:
         if not command.value and name in ("FROM", "ADAPTER"):
-            raise _mistake(command.line, f"{name} names nothing; write a name or a path behind it")
-    return tuple(command.value for command in found)
+            raise _mistake(command.line, f"{name} without a value; write a name or a path after it")
+    return tuple(command.value for command in matching)
 
 
 def _last(values: Sequence[str]) -> str | None:
@@ -171,9 +171,9 @@ def _last(values: Sequence[str]) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    if name in (*_COMMANDS, *_NOT_HONOURED):
-        return f"{name} without its value; write it on the same line"
-    return f"unknown command {name[:80]!r}; there are {', '.join((*_COMMANDS, *_NOT_HONOURED))}"
+    if name in (*_COMMANDS, *_IGNORED):
+        return f"{name} without a value; write it on the same line"
+    return f"unknown command {name[:80]!r}; known are {', '.join((*_COMMANDS, *_IGNORED))}"
 
 
 def _mistake(line: int, message: str) -> ModelError:
@@ -197,6 +197,6 @@ def _quoted(text: str, what: str) -> str:
         return f'"{text}"'
     if any(line.rstrip().endswith('"""') for line in text.split("\n")[:-1]):
         raise ModelError(
-            f'the text of {what} has a line that ends with """, which a Modelfile has no form for; change it'
+            f'the text of {what} has a line that ends with """, which a Modelfile cannot express; change it'
         )
     return f'"""{text}"""'

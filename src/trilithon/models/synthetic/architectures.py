@@ -1,4 +1,4 @@
-"""The tensors of known models: names, shapes and types as their GGUF files have them, from a table of their sizes."""
+"""The tensors of known models, as in their GGUF files: names, shapes and types, from a table of their sizes."""
 
 import math
 import tomllib
@@ -23,19 +23,19 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-"""GGUF's: the first is the length of a row."""
+"""In GGUF's order: the length of a row comes first."""
 
 QUANTIZATIONS = (*UNQUANTISED, "Q8_0", "Q5_0", "Q4_0", "Q4_K_M", "Q6_K")
-"""Those whose choice of tensor types is known here."""
+"""The quantisations for which this module knows the types of tensors."""
 
-# What llama-quantize takes for a row that a type's blocks of 256 do not fill.
+# The types that llama-quantize takes for rows that are not multiples of a block of 256.
 _FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """One model's sizes. `parameters` is what its maker publishes; `rope_stretch` how Llama 3 stretches its rotary
-    frequencies; `pre` llama.cpp's name for how text is cut."""
+    """The sizes of a model. `parameters` is the published number; `rope_stretch` how Llama 3 scales its rotary
+    frequencies; `pre` llama.cpp's name of the pre-tokenizer."""
 
     key: str
     title: str
@@ -71,7 +71,7 @@ def architectures() -> Mapping[str, Architecture]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """ "qwen2.5-0.5b", "qwen2.5:0.5b", "Qwen2.5 0.5B". Raises ModelError, naming those that are known."""
+    """Find a model as "qwen2.5-0.5b", "qwen2.5:0.5b" or "Qwen2.5 0.5B". Raises ModelError with the known ones."""
     key = name.strip().lower()
     for sign in (":", "_", " "):
         key = key.replace(sign, "-")
@@ -79,11 +79,11 @@ def find_architecture(name: str) -> Architecture:
         return architectures()[key]
     except KeyError:
         known = ", ".join(architectures())
-        raise ModelError(f"no architecture is known as {name[:80]!r}; take one of {known}") from None
+        raise ModelError(f"unknown architecture {name[:80]!r}; choose one of {known}") from None
 
 
 def shapes_of(model: Architecture) -> Iterator[tuple[str, Shape]]:
-    """Every tensor's name and shape, as llama.cpp's converter names and orders them."""
+    """The name and shape of every tensor, as llama.cpp's converter names and orders them."""
     yield "token_embd.weight", (model.embedding, model.vocabulary)
     for layer in range(model.layers):
         for name, shape in _block(model):
@@ -98,20 +98,20 @@ def shapes_of(model: Architecture) -> Iterator[tuple[str, Shape]]:
 def types_of(model: Architecture, quantization: str) -> dict[str, str]:
     """Tensor name → type, as llama-quantize chooses them without an importance matrix (llama-quant.cpp of 0c1e570).
 
-    Vectors stay F32. The output matrix, which is the embedding where the two are tied, gets Q6_K in a file of fewer
-    bits than Q8_0; rows that do not fill blocks of 256 get the next type whose blocks they do.
+    Vectors stay F32. The output matrix (the embedding if the two are tied) gets Q6_K in files with fewer bits than
+    Q8_0. Rows that are not multiples of a block of 256 get the next type that fits. Raises ModelError.
     """
     if quantization not in QUANTIZATIONS:
-        raise ModelError(f"cannot synthesise {quantization}; take one of {', '.join(QUANTIZATIONS)}")
+        raise ModelError(f"cannot synthesise {quantization}; choose one of {', '.join(QUANTIZATIONS)}")
     output = "token_embd.weight" if model.tied else "output.weight"
     return {
-        name: "F32" if len(shape) == 1 else _fitting(_wanted(model, name, quantization, output), shape)
+        name: "F32" if len(shape) == 1 else _fitting(_preferred_type(model, name, quantization, output), shape)
         for name, shape in shapes_of(model)
     }
 
 
 def rope_factors(model: Architecture) -> list[float]:
-    """By how much each rotary frequency is slowed: Llama 3.1's rule (as in Meta's reference code), empty for others."""
+    """The factor by which each rotary frequency is divided: Llama 3.1's rule (Meta's reference code), else empty."""
     stretch = model.rope_stretch
     if not stretch:
         return []
@@ -124,27 +124,27 @@ def rope_factors(model: Architecture) -> list[float]:
 
 
 def _block(model: Architecture) -> Iterator[tuple[str, Shape]]:
-    wide, queries, keys = model.embedding, model.heads * model.head_size, model.kv_heads * model.head_size
-    yield "attn_norm.weight", (wide,)
+    width, queries, keys = model.embedding, model.heads * model.head_size, model.kv_heads * model.head_size
+    yield "attn_norm.weight", (width,)
     for name, rows in (("attn_q", queries), ("attn_k", keys), ("attn_v", keys)):
-        yield f"{name}.weight", (wide, rows)
+        yield f"{name}.weight", (width, rows)
         if model.architecture == "qwen2":
             yield f"{name}.bias", (rows,)
     if model.architecture in ("qwen3", "gemma3"):
         yield "attn_q_norm.weight", (model.head_size,)
         yield "attn_k_norm.weight", (model.head_size,)
-    yield "attn_output.weight", (queries, wide)
+    yield "attn_output.weight", (queries, width)
     if model.architecture == "gemma3":
-        yield "post_attention_norm.weight", (wide,)
-    yield "ffn_norm.weight", (wide,)
-    yield "ffn_gate.weight", (wide, model.feed_forward)
-    yield "ffn_up.weight", (wide, model.feed_forward)
-    yield "ffn_down.weight", (model.feed_forward, wide)
+        yield "post_attention_norm.weight", (width,)
+    yield "ffn_norm.weight", (width,)
+    yield "ffn_gate.weight", (width, model.feed_forward)
+    yield "ffn_up.weight", (width, model.feed_forward)
+    yield "ffn_down.weight", (model.feed_forward, width)
     if model.architecture == "gemma3":
-        yield "post_ffw_norm.weight", (wide,)
+        yield "post_ffw_norm.weight", (width,)
 
 
-def _wanted(model: Architecture, name: str, quantization: str, output: str) -> str:
+def _preferred_type(model: Architecture, name: str, quantization: str, output: str) -> str:
     if quantization in UNQUANTISED or quantization == "Q8_0":
         return quantization
     if name == output:
@@ -157,11 +157,11 @@ def _wanted(model: Architecture, name: str, quantization: str, output: str) -> s
 
 
 def _gets_more_bits(layer: int, layers: int) -> bool:
-    """llama-quantize spends more on the first eighth of the layers, the last one, and every third between."""
+    """llama-quantize uses more bits for the first and the last eighth of the layers, and every third in between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def _fitting(wanted: str, shape: Shape) -> str:
-    while shape[0] % tensor_type(wanted).elements:
-        wanted = _FALLBACKS.get(wanted, "F16")
-    return wanted
+def _fitting(kind: str, shape: Shape) -> str:
+    while shape[0] % tensor_type(kind).elements:
+        kind = _FALLBACKS.get(kind, "F16")
+    return kind

@@ -1,6 +1,6 @@
-"""Models made on the spot: tiny runnable ones with random weights, and copies that are spoilt or re-quantised.
+"""Makes tiny runnable models with random weights, and copies of models that are damaged or requantised.
 
-They let everything that needs a real engine be tried in milliseconds, and prove that a broken model is noticed.
+With them everything that needs a real engine is tested in milliseconds, and also that a damaged model is detected.
 """
 
 import shutil
@@ -64,11 +64,11 @@ def write_tiny_model(
 
 
 def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> Path:
-    """A copy whose weights of block `block` are in a random order: whole quantisation blocks change places, so the
-    file stays valid and every number in it plausible, but the block computes nonsense."""
-    tensors = [tensor for tensor in _whole(source).tensors if tensor.name.startswith(f"blk.{block}.")]
+    """A copy whose weights of block `block` are shuffled: quantisation blocks change places, so that the file is valid
+    and its numbers are plausible, but the block computes nonsense. Raises ModelError."""
+    tensors = [tensor for tensor in _read_single(source).tensors if tensor.name.startswith(f"blk.{block}.")]
     if not tensors:
-        raise ModelError(f"{source} has no block {block}; take a smaller number")
+        raise ModelError(f"{source} has no block {block}; choose a smaller number")
     random = np.random.default_rng(seed)
     shutil.copyfile(source, target)
     with target.open("r+b") as file:
@@ -82,14 +82,14 @@ def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> 
 def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
     """A copy with every matrix in `quantization`: one that the gguf library can write (Q8_0, Q4_0, Q5_0, F16 …).
 
-    Vectors (norms, biases) stay as they are. Seconds for the demo model; raises ModelError for other quantisations.
+    Vectors (norms, biases) are unchanged. Takes seconds for the demo model. Raises ModelError for other quantisations.
     """
     try:
         file_type = LlamaFileType[f"MOSTLY_{quantization}"]
         quants.quantize(np.zeros((1, 256), np.float32), GGMLQuantizationType[quantization])
     except (KeyError, NotImplementedError):
-        raise ModelError(f"cannot re-quantise to {quantization}; take Q8_0, Q5_0, Q4_0 or F16") from None
-    _whole(source)
+        raise ModelError(f"cannot requantise to {quantization}; choose Q8_0, Q5_0, Q4_0 or F16") from None
+    _read_single(source)
     with HeaderReader(source) as header:
         values = header.values()
         alignment = values.get("general.alignment", 32)
@@ -110,7 +110,7 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
     return target
 
 
-def _whole(source: Path) -> GgufFacts:
+def _read_single(source: Path) -> GgufFacts:
     facts = read_gguf(source)
     if len(facts.parts) > 1:
         raise ModelError(f"{source} is one of several parts; join them with: llama-gguf-split --merge FIRST_PART MODEL")
@@ -137,7 +137,7 @@ def _describe(writer: GGUFWriter, layers: int, embedding: int, context: int) -> 
 
 
 def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """SentencePiece: three specials, the 256 bytes, then letters and pairs of letters, with and without a space."""
+    """SentencePiece: three special tokens, 256 bytes, then letters and pairs of letters, with and without a space."""
     pieces = ["\u2581", *_LETTERS, *(f"\u2581{letter}" for letter in _LETTERS)]
     pieces += [first + second for first in _LETTERS for second in _LETTERS]
     pieces += [f"piece{number}" for number in range(size)]
@@ -198,7 +198,7 @@ def _fits(tensor: Tensor, quantization: str) -> bool:
 
 
 def _converted(file: BinaryIO, tensor: Tensor, quantization: str) -> Iterator[bytes]:
-    """The tensor's bytes in another type, some thousand rows at a time: as F32 an embedding may take gigabytes."""
+    """The bytes of a tensor in another type, some thousand rows at a time: an embedding in F32 may take gigabytes."""
     content = _bytes_of(file, tensor)
     if quantization == tensor.type:
         yield content.tobytes()

@@ -1,5 +1,5 @@
-"""Models of a known architecture's true size with random weights: speed can be measured where nothing can be
-downloaded. They say of themselves that they are synthetic; what they answer means nothing."""
+"""Makes models of the true size of a known architecture with random weights, to measure speed without a download. They
+are marked as synthetic, and their answers mean nothing."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,16 +28,16 @@ from trilithon.units import format_bytes
 
 __all__ = ["Synthetic", "plan_synthetic", "write_synthetic"]
 
-# Weights of about a thousand columns that neither swell nor shrink what passes through them have this deviation.
+# With this deviation, weights of about a thousand columns keep the scale of their input.
 _DEVIATION = 0.03
-# Random blocks are made once and written again and again, each time from another place: no two rows are the same, and
-# a file is made as fast as the disk takes it. More than the caches of the chips hold, so that nothing is read faster.
+# Random blocks are made once and written repeatedly from different offsets: rows differ, and a file is made as fast as
+# the disk can write. The pool is larger than the caches of chips, so that reads are as slow as for real models.
 _POOL_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthetic:
-    """One file that can be made. `head` is all that stands before the weights."""
+    """A file to make. `head` is everything before the weights; `tensors` are names, shapes and types."""
 
     model: Architecture
     quantization: str
@@ -52,7 +52,7 @@ class Synthetic:
     def file_name(self) -> str:
         return f"{self.model.key}-{self.quantization.lower()}-synthetic.gguf"
 
-    def pieces(self, seed: int = 0) -> Iterator[bytes | memoryview]:
+    def chunks(self, seed: int = 0) -> Iterator[bytes | memoryview]:
         """The file from its first byte to its last, some megabytes at a time; the same seed gives the same bytes."""
         random = np.random.default_rng(seed)
         pools: dict[str, memoryview] = {}
@@ -64,12 +64,12 @@ class Synthetic:
             else:
                 if kind not in pools:
                     pools[kind] = _pool(kind, random)
-                yield from _drawn(pools[kind], kind, size, random)
+                yield from _random_chunks(pools[kind], kind, size, random)
             yield bytes(_padded(size) - size)
 
 
 def plan_synthetic(model: Architecture, quantization: str = "F16") -> Synthetic:
-    """Raises ModelError for a quantisation whose choice of tensor types is not known here."""
+    """Raises ModelError for a quantisation that is not in QUANTIZATIONS."""
     quantization = quantization.upper()
     types = types_of(model, quantization)
     tensors = tuple((tensor, shape, types[tensor]) for tensor, shape in shapes_of(model))
@@ -80,10 +80,10 @@ def plan_synthetic(model: Architecture, quantization: str = "F16") -> Synthetic:
 def write_synthetic(
     synthetic: Synthetic, target: Path, progress: Progress | None = None, notes: Path | None = None
 ) -> Path:
-    """Under its name only when it is whole and on the disk; `ledger` as for `workshop`. Raises ModelError where it
-    does not fit or is there."""
+    """Write the file; it gets its name when it is complete and on the disk. `notes` as for `staging_dir`. Raises
+    ModelError when it does not fit or exists already."""
     if os.path.lexists(target):
-        raise ModelError(f"{target} is there already; remove it, or name another file with --output")
+        raise ModelError(f"{target} exists already; remove it, or name another file with --output")
     try:
         _require_room(synthetic, target.absolute().parent)
         with staging_dir(target, notes) as staging:
@@ -98,9 +98,9 @@ def write_synthetic(
 
 def _write(synthetic: Synthetic, write: Callable[[bytes | memoryview], object], progress: Progress | None) -> None:
     done = 0
-    for piece in synthetic.pieces():
-        write(piece)
-        done += len(piece)
+    for chunk in synthetic.chunks():
+        write(chunk)
+        done += len(chunk)
         if progress is not None:
             progress(done, synthetic.size_bytes)
 
@@ -110,13 +110,13 @@ def _require_room(synthetic: Synthetic, folder: Path) -> None:
     free = space.f_bavail * space.f_frsize
     if synthetic.size_bytes > free:
         raise ModelError(
-            f"{format_bytes(synthetic.size_bytes)} are needed in {folder} and {format_bytes(free)} are free; "
+            f"{format_bytes(synthetic.size_bytes)} are needed in {folder}, {format_bytes(free)} are free; "
             "name a file on another disk with --output"
         )
 
 
 def _metadata(model: Architecture, quantization: str) -> dict[str, Plain]:
-    own: dict[str, Plain] = {
+    sizes: dict[str, Plain] = {
         "context_length": model.context,
         "embedding_length": model.embedding,
         "block_count": model.layers,
@@ -131,7 +131,7 @@ def _metadata(model: Architecture, quantization: str) -> dict[str, Plain]:
         "vocab_size": model.vocabulary,
     }
     if model.sliding_window:
-        own["attention.sliding_window"] = model.sliding_window
+        sizes["attention.sliding_window"] = model.sliding_window
     return {
         "general.architecture": model.architecture,
         "general.type": "model",
@@ -140,36 +140,36 @@ def _metadata(model: Architecture, quantization: str) -> dict[str, Plain]:
         "general.file_type": next(number for number, (name, _) in FILE_TYPES.items() if name == quantization),
         "general.quantization_version": 2,
         SYNTHETIC_KEY: True,
-        **{f"{model.architecture}.{name}": value for name, value in own.items()},
+        **{f"{model.architecture}.{name}": value for name, value in sizes.items()},
     }
 
 
 def _tokenizer(model: Architecture) -> dict[str, Plain]:
     byte_level = model.tokenizer == "bpe"
-    made = (byte_level_vocabulary if byte_level else sentencepiece_vocabulary)(model.vocabulary)
+    vocabulary = (byte_level_vocabulary if byte_level else sentencepiece_vocabulary)(model.vocabulary)
     values: dict[str, Plain] = {
         "tokenizer.ggml.model": "gpt2" if byte_level else "llama",
         "tokenizer.ggml.pre": model.pre,
-        "tokenizer.ggml.tokens": made.tokens,
-        "tokenizer.ggml.token_type": made.types,
-        "tokenizer.ggml.bos_token_id": made.begin,
-        "tokenizer.ggml.eos_token_id": made.end,
+        "tokenizer.ggml.tokens": vocabulary.tokens,
+        "tokenizer.ggml.token_type": vocabulary.types,
+        "tokenizer.ggml.bos_token_id": vocabulary.begin,
+        "tokenizer.ggml.eos_token_id": vocabulary.end,
         "tokenizer.ggml.add_bos_token": model.architecture in ("llama", "gemma3"),
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.chat_template": CHAT_TEMPLATE,
     }
     if byte_level:
-        return values | {"tokenizer.ggml.merges": made.merges}
+        return values | {"tokenizer.ggml.merges": vocabulary.merges}
     space_first = model.architecture != "gemma3"
     return values | {
-        "tokenizer.ggml.scores": made.scores,
-        "tokenizer.ggml.unknown_token_id": made.unknown,
+        "tokenizer.ggml.scores": vocabulary.scores,
+        "tokenizer.ggml.unknown_token_id": vocabulary.unknown,
         "tokenizer.ggml.add_space_prefix": space_first,
     }
 
 
 def _fixed(model: Architecture, name: str, shape: Shape) -> bytes:
-    """The content of tensors that are not drawn: norms of 1, biases of 0, rotary factors; empty for the others."""
+    """The content of tensors that are not random: norms of 1, biases of 0, rotary factors; empty for others."""
     if name == "rope_freqs.weight":
         return np.array(rope_factors(model), np.float32).tobytes()
     if len(shape) > 1:
@@ -179,14 +179,14 @@ def _fixed(model: Architecture, name: str, shape: Shape) -> bytes:
     return np.ones(shape, np.float32).tobytes()
 
 
-def _drawn(pool: memoryview, kind: str, size: int, random: np.random.Generator) -> Iterator[memoryview]:
-    """`size` bytes of the pool, from places at random that are the beginnings of blocks."""
+def _random_chunks(pool: memoryview, kind: str, size: int, random: np.random.Generator) -> Iterator[memoryview]:
+    """`size` bytes of the pool, from random offsets at the beginning of blocks."""
     block_bytes = tensor_type(kind).size_bytes
     while size:
         start = int(random.integers(len(pool) // block_bytes // 2)) * block_bytes
-        piece = pool[start : start + size]
-        yield piece
-        size -= len(piece)
+        chunk = pool[start : start + size]
+        yield chunk
+        size -= len(chunk)
 
 
 def _pool(kind: str, random: np.random.Generator) -> memoryview:
@@ -210,7 +210,7 @@ def _q6_k_blocks(random: np.random.Generator, count: int) -> NDArray[np.uint8]:
     """192 bytes of 6-bit numbers, 16 of signed scales, and one F16 scale for them all (block_q6_K)."""
     blocks = _blocks(random, count, np.array([_DEVIATION / 170], np.float16), 208, scales_first=False)
     fine = blocks[:, 192:208].view(np.int8)
-    fine >>= 3  # as large as they come they would ask for a scale that F16 holds with two digits
+    fine >>= 3  # smaller scales, so that F16 keeps enough digits of the common scale
     return blocks
 
 

@@ -1,7 +1,7 @@
-"""Vocabularies made from nothing: of any size, in the two kinds that most models have, and able to spell any text.
+"""Makes vocabularies of any size, of the two kinds that most models have. They can encode any text.
 
-Their pieces are combinations of letters, the common ones first. Text becomes some more tokens than with a vocabulary
-that was learnt from text, and every byte has a token.
+Tokens are combinations of letters, the frequent ones first, and every byte has a token. A text has somewhat more tokens
+than with a trained vocabulary.
 """
 
 import math
@@ -12,7 +12,7 @@ from itertools import chain, islice, product
 __all__ = ["CHAT_TEMPLATE", "END", "TURN", "Vocabulary", "byte_level_vocabulary", "sentencepiece_vocabulary"]
 
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
-"""English ones, the most frequent first."""
+"""English letters, the most frequent first."""
 
 TURN, END = "<|turn|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -21,9 +21,9 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     f"{{%- if add_generation_prompt -%}}{{{{ '{TURN}assistant\\n' }}}}{{%- endif -%}}"
 )
-"""Plain turns; it knows neither tools nor thinking."""
+"""Plain turns, without tools and thinking."""
 
-# GGUF's numbers for kinds of tokens.
+# GGUF's numbers for types of tokens.
 _NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6
 _SPACE = "\u2581"
 _BEGIN = "<|begin|>"
@@ -31,8 +31,8 @@ _BEGIN = "<|begin|>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """`merges` are of byte-level ones, `scores` of SentencePiece; the other is empty. `begin`, `end` and `unknown` are
-    token numbers, `unknown` -1 where there is none."""
+    """Byte-level vocabularies have `merges`, SentencePiece ones `scores`; the other is empty. `begin`, `end` and
+    `unknown` are numbers of tokens; `unknown` is -1 if there is none."""
 
     tokens: tuple[str, ...]
     types: tuple[int, ...]
@@ -44,7 +44,7 @@ class Vocabulary:
 
 
 def byte_level_vocabulary(size: int) -> Vocabulary:
-    """GPT-2's kind: 256 bytes, a piece for each merge of two, and control tokens at the end."""
+    """GPT-2's kind: 256 bytes, a token for each merge of two, and control tokens at the end."""
     controls = [_BEGIN, TURN, END]
     pairs = list(islice(_merges(size, _byte_letters()[ord(" ")]), size - 256 - len(controls)))
     tokens = [*_byte_letters(), *(left + right for left, right in pairs), *controls]
@@ -77,15 +77,15 @@ def sentencepiece_vocabulary(size: int) -> Vocabulary:
 
 
 def _merges(size: int, space: str) -> Iterator[tuple[str, str]]:
-    """Pairs of known pieces, each giving a piece that no other pair gives: two letters, three, four; and a space with
-    up to three. `size` is about how many will be taken: it says how rare the pairs of pairs may be."""
+    """Pairs of tokens whose concatenation is unique: two to four letters, and a space with up to three. `size` is about
+    the number of pairs that will be used: it limits how rare the pairs of pairs may be."""
     pairs = [left + right for left, right in product(LETTERS, LETTERS)]
     yield from product(LETTERS, LETTERS)
     yield from ((space, letter) for letter in LETTERS + LETTERS.upper())
     yield from ((space, pair) for pair in pairs)
     yield from product(pairs, LETTERS)
     yield from ((space + letter, pair) for letter, pair in product(LETTERS, pairs))
-    # The most frequent pairs with one another, so that common words are short also in a small vocabulary.
+    # Combinations of the most frequent pairs, so that common words have few tokens also in a small vocabulary.
     common = sorted(pairs, key=lambda pair: LETTERS.index(pair[0]) * LETTERS.index(pair[1]) + sum(map(ord, pair)) / 999)
     most = min(math.isqrt(size) + 1, len(common))
     yield from product(common[:most], common[:most])

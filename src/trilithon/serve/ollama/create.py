@@ -41,7 +41,7 @@ def modelfile_of(body: CreateBody) -> Modelfile:
         template=body.template,
         messages=tuple(messages),
         licenses=tuple(licenses),
-        not_honoured=tuple(f"PARAMETER {name}" for name in body.parameters or {} if name in IGNORED_PARAMETERS),
+        ignored=tuple(f"PARAMETER {name}" for name in body.parameters or {} if name in IGNORED_PARAMETERS),
     )
 
 
