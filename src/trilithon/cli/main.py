@@ -14,54 +14,31 @@ from trilithon.errors import TrilithonError
 
 __all__ = ["entry", "main"]
 
-# command → module:attribute. A module is imported only when its command runs, so that `--help` stays instant.
+# command → module:attribute below trilithon.cli, and the short help. A module is imported only when its command runs, so
+# that `--help` stays instant.
 _COMMANDS = {
-    "run": "trilithon.cli.chat.run:run",
-    "serve": "trilithon.cli.serve.serve:serve",
-    "ps": "trilithon.cli.serve.ps:ps",
-    "stop": "trilithon.cli.serve.ps:stop",
-    "bench": "trilithon.cli.bench.bench:bench",
-    "results": "trilithon.cli.bench.results:results",
-    "pull": "trilithon.cli.models.pull:pull",
-    "list": "trilithon.cli.models.commands:list_models",
-    "show": "trilithon.cli.models.commands:show",
-    "rm": "trilithon.cli.models.commands:remove",
-    "cp": "trilithon.cli.models.commands:copy",
-    "verify": "trilithon.cli.models.commands:verify",
-    "prune": "trilithon.cli.models.commands:prune",
-    "adopt": "trilithon.cli.models.adopt:adopt",
-    "create": "trilithon.cli.models.create:create",
-    "convert": "trilithon.cli.models.convert:convert",
-    "quantize": "trilithon.cli.models.convert:quantize",
-    "models": "trilithon.cli.models.synthesize:models",
-    "engines": "trilithon.cli.engines.commands:engines",
-    "key": "trilithon.cli.serve.key:key",
-    "doctor": "trilithon.cli.doctor.rows:doctor",
-    "completion": "trilithon.cli.completion:completion",
-}
-_SHORT_HELP = {
-    "run": "Chat with a model, or ask one question.",
-    "serve": "Serve models over Ollama's, OpenAI's and Anthropic's APIs.",
-    "ps": "List the models that the server has loaded.",
-    "stop": "Unload a model from the server.",
-    "bench": "Measure a model on every unit this machine has.",
-    "results": "List, show, compare, export and import measurements.",
-    "pull": "Fetch a model from Hugging Face, an Ollama registry or an address.",
-    "list": "List the models that are here.",
-    "show": "Show a model's details, and what can run it here.",
-    "rm": "Remove models.",
-    "cp": "Give a model a second name.",
-    "verify": "Check the files of models against their SHA-256.",
-    "prune": "Remove unused files and stopped downloads.",
-    "adopt": "List models of other programs, and add folders to search.",
-    "create": "Create a model from a Modelfile.",
-    "convert": "Turn a model into a file for an NPU, or into a GGUF.",
-    "quantize": "Quantise a model.",
-    "models": "Create models with random weights, to measure speed.",
-    "engines": "List, add, compile, check and remove engine builds.",
-    "key": "Add, list and revoke API keys.",
-    "doctor": "Describe this machine, and what would make it faster.",
-    "completion": "Print a shell completion script.",
+    "run": ("chat.run:run", "Chat with a model, or ask one question."),
+    "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
+    "ps": ("serve.ps:ps", "List the models that the server has loaded."),
+    "stop": ("serve.ps:stop", "Unload a model from the server."),
+    "bench": ("bench.bench:bench", "Measure a model on every unit this machine has."),
+    "results": ("bench.results:results", "List, show, compare, export and import measurements."),
+    "pull": ("models.pull:pull", "Fetch a model from Hugging Face, an Ollama registry or an address."),
+    "list": ("models.commands:list_models", "List the models that are here."),
+    "show": ("models.commands:show", "Show a model's details, and what can run it here."),
+    "rm": ("models.commands:remove", "Remove models."),
+    "cp": ("models.commands:copy", "Give a model a second name."),
+    "verify": ("models.commands:verify", "Check the files of models against their SHA-256."),
+    "prune": ("models.commands:prune", "Remove unused files and stopped downloads."),
+    "adopt": ("models.adopt:adopt", "List models of other programs, and add folders to search."),
+    "create": ("models.create:create", "Create a model from a Modelfile."),
+    "convert": ("models.convert:convert", "Turn a model into a file for an NPU, or into a GGUF."),
+    "quantize": ("models.convert:quantize", "Quantise a model."),
+    "models": ("models.synthesize:models", "Create models with random weights, to measure speed."),
+    "engines": ("engines.commands:engines", "List, add, compile, check and remove engine builds."),
+    "key": ("serve.key:key", "Add, list and revoke API keys."),
+    "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
+    "completion": ("completion:completion", "Print a shell completion script."),
 }
 
 
@@ -96,13 +73,13 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"trilithon.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_SHORT_HELP.items()))
+            formatter.write_dl([(name, short_help) for name, (_, short_help) in _COMMANDS.items()])
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

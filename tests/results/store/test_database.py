@@ -373,7 +373,7 @@ def test_a_database_of_schema_1_still_opens(path: Path) -> None:
 
 
 def test_migrations_are_numbered_one_after_the_other() -> None:
-    assert [number for number, _, _ in MIGRATIONS] == list(range(1, NEWEST + 1))
+    assert [number for number, _ in MIGRATIONS] == list(range(1, NEWEST + 1))
 
 
 def test_a_newer_database_is_refused_and_untouched(path: Path) -> None:

@@ -4,7 +4,9 @@ No other module lists them: a test compares the tables with each other, with the
 """
 
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
@@ -30,87 +32,16 @@ class TensorType(NamedTuple):
     size_bytes: int
 
 
-TENSOR_TYPES: Mapping[int, TensorType] = {
-    row[0]: TensorType(*row)
-    for row in (
-        (0, "F32", 1, 4),
-        (1, "F16", 1, 2),
-        (2, "Q4_0", 32, 18),
-        (3, "Q4_1", 32, 20),
-        (6, "Q5_0", 32, 22),
-        (7, "Q5_1", 32, 24),
-        (8, "Q8_0", 32, 34),
-        (9, "Q8_1", 32, 40),
-        (10, "Q2_K", 256, 84),
-        (11, "Q3_K", 256, 110),
-        (12, "Q4_K", 256, 144),
-        (13, "Q5_K", 256, 176),
-        (14, "Q6_K", 256, 210),
-        (15, "Q8_K", 256, 292),
-        (16, "IQ2_XXS", 256, 66),
-        (17, "IQ2_XS", 256, 74),
-        (18, "IQ3_XXS", 256, 98),
-        (19, "IQ1_S", 256, 50),
-        (20, "IQ4_NL", 32, 18),
-        (21, "IQ3_S", 256, 110),
-        (22, "IQ2_S", 256, 82),
-        (23, "IQ4_XS", 256, 136),
-        (24, "I8", 1, 1),
-        (25, "I16", 1, 2),
-        (26, "I32", 1, 4),
-        (27, "I64", 1, 8),
-        (28, "F64", 1, 8),
-        (29, "IQ1_M", 256, 56),
-        (30, "BF16", 1, 2),
-        (34, "TQ1_0", 256, 54),
-        (35, "TQ2_0", 256, 66),
-        (39, "MXFP4", 32, 17),
-        (40, "NVFP4", 64, 36),
-        (41, "Q1_0", 128, 18),
-        (42, "Q2_0", 64, 18),
-    )
-}
-"""By number (ggml.h and ggml-common.h of llama.cpp; the gguf library does not know the last one yet)."""
+_TABLE = tomllib.loads(Path(__file__).with_name("quantizations.toml").read_text(encoding="utf-8"))
 
-FILE_TYPES: Mapping[int, tuple[str, str]] = {
-    0: ("F32", "all F32"),
-    1: ("F16", "F16"),
-    2: ("Q4_0", "Q4_0"),
-    3: ("Q4_1", "Q4_1"),
-    7: ("Q8_0", "Q8_0"),
-    8: ("Q5_0", "Q5_0"),
-    9: ("Q5_1", "Q5_1"),
-    10: ("Q2_K", "Q2_K - Medium"),
-    11: ("Q3_K_S", "Q3_K - Small"),
-    12: ("Q3_K_M", "Q3_K - Medium"),
-    13: ("Q3_K_L", "Q3_K - Large"),
-    14: ("Q4_K_S", "Q4_K - Small"),
-    15: ("Q4_K_M", "Q4_K - Medium"),
-    16: ("Q5_K_S", "Q5_K - Small"),
-    17: ("Q5_K_M", "Q5_K - Medium"),
-    18: ("Q6_K", "Q6_K"),
-    19: ("IQ2_XXS", "IQ2_XXS - 2.0625 bpw"),
-    20: ("IQ2_XS", "IQ2_XS - 2.3125 bpw"),
-    21: ("Q2_K_S", "Q2_K - Small"),
-    22: ("IQ3_XS", "IQ3_XS - 3.3 bpw"),
-    23: ("IQ3_XXS", "IQ3_XXS - 3.0625 bpw"),
-    24: ("IQ1_S", "IQ1_S - 1.5625 bpw"),
-    25: ("IQ4_NL", "IQ4_NL - 4.5 bpw"),
-    26: ("IQ3_S", "IQ3_S - 3.4375 bpw"),
-    27: ("IQ3_M", "IQ3_S mix - 3.66 bpw"),
-    28: ("IQ2_S", "IQ2_S - 2.5 bpw"),
-    29: ("IQ2_M", "IQ2_M - 2.7 bpw"),
-    30: ("IQ4_XS", "IQ4_XS - 4.25 bpw"),
-    31: ("IQ1_M", "IQ1_M - 1.75 bpw"),
-    32: ("BF16", "BF16"),
-    36: ("TQ1_0", "TQ1_0 - 1.69 bpw ternary"),
-    37: ("TQ2_0", "TQ2_0 - 2.06 bpw ternary"),
-    38: ("MXFP4_MOE", "MXFP4 MoE"),
-    39: ("NVFP4", "NVFP4"),
-    40: ("Q1_0", "Q1_0"),
-    41: ("Q2_0", "Q2_0"),
+TENSOR_TYPES: Mapping[int, TensorType] = {
+    number: TensorType(number, name, elements, size_bytes)
+    for name, (number, elements, size_bytes) in _TABLE["tensor_types"].items()
 }
-"""general.file_type → the name that files carry, and the name that llama-bench prints (llama.cpp's loader)."""
+"""By number."""
+
+FILE_TYPES: Mapping[int, tuple[str, str]] = {int(number): (a, b) for number, (a, b) in _TABLE["file_types"].items()}
+"""general.file_type → the name that files carry, and the name that llama-bench prints."""
 
 PREFERRED = (
     # The smallest of good quality first, and what is near it; then what is more exact, then what is less so.

@@ -1,12 +1,26 @@
 """llama-bench's columns: their order, types and defaults, and what the backend columns say about the unit."""
 
 import math
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from trilithon.results.store.codec import LARGEST_INTEGER
 
-__all__ = ["COLUMNS", "DEFAULTS", "FIGURES", "LISTS", "TEST_COLUMNS", "Kind", "typed", "unit_of"]
+__all__ = [
+    "COLUMNS",
+    "DEFAULTS",
+    "FIGURES",
+    "LISTS",
+    "SETTINGS",
+    "TEST_COLUMNS",
+    "TITLES",
+    "WIDTHS",
+    "Kind",
+    "typed",
+    "unit_of",
+]
 
 Kind = Literal["text", "bool", "int", "float"]
 
@@ -15,53 +29,17 @@ LISTS = ("samples_ns", "samples_ts")
 TEST_COLUMNS = frozenset(("n_prompt", "n_gen", "n_depth", "test_time", *FIGURES, *LISTS))
 """What differs between the tests of one configuration."""
 
-_TABLE: tuple[tuple[str, Kind, Any], ...] = (
-    ("build_commit", "text", ""),
-    ("build_number", "int", 0),
-    ("cpu_info", "text", ""),
-    ("gpu_info", "text", ""),
-    ("backends", "text", ""),
-    ("model_filename", "text", ""),
-    ("model_type", "text", ""),
-    ("model_size", "int", 0),
-    ("model_n_params", "int", 0),
-    ("n_batch", "int", 2048),
-    ("n_ubatch", "int", 512),
-    ("n_threads", "int", 0),
-    ("cpu_mask", "text", "0x0"),
-    ("cpu_strict", "bool", False),
-    ("poll", "int", 50),
-    ("type_k", "text", "f16"),
-    ("type_v", "text", "f16"),
-    ("n_gpu_layers", "int", -1),
-    ("n_cpu_moe", "int", 0),
-    ("split_mode", "text", "layer"),
-    ("main_gpu", "int", 0),
-    ("no_kv_offload", "bool", False),
-    ("flash_attn", "int", -1),
-    ("devices", "text", "auto"),
-    ("tensor_split", "text", "0.00"),
-    ("tensor_buft_overrides", "text", "none"),
-    ("load_mode", "text", "auto"),
-    ("lazy_mode", "text", "auto"),
-    ("embeddings", "bool", False),
-    ("no_op_offload", "int", 0),
-    ("no_host", "bool", False),
-    ("repack", "bool", True),
-    ("fit_target", "int", 0),
-    ("fit_min_ctx", "int", 0),
-    ("n_prompt", "int", 0),
-    ("n_gen", "int", 0),
-    ("n_depth", "int", 0),
-    ("test_time", "text", ""),
-    ("avg_ns", "int", 0),
-    ("stddev_ns", "int", 0),
-    ("avg_ts", "float", 0.0),
-    ("stddev_ts", "float", 0.0),
-)
+_TABLE: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
 
-COLUMNS: Mapping[str, Kind] = {name: kind for name, kind, _ in _TABLE}
-DEFAULTS: Mapping[str, Any] = {name: default for name, _, default in _TABLE}
+COLUMNS: Mapping[str, Kind] = {name: column["kind"] for name, column in _TABLE["columns"].items()}
+DEFAULTS: Mapping[str, Any] = {name: column["default"] for name, column in _TABLE["columns"].items()}
+TITLES: Mapping[str, str] = {name: column.get("title", name) for name, column in _TABLE["columns"].items()}
+WIDTHS: Mapping[str, int] = _TABLE["shown"] | {
+    name: column["width"] for name, column in _TABLE["columns"].items() if "width" in column
+}
+"""Of the Markdown table, in characters; negative: to the left."""
+SETTINGS: tuple[str, ...] = tuple(_TABLE["settings"])
+"""The settings that may have a column in the Markdown table, in its order."""
 
 # Backends that compute on the CPU itself, and those of neural processors; every other one is a GPU's.
 _ON_CPU = frozenset(("CPU", "BLAS", "ZENDNN", "AMX"))

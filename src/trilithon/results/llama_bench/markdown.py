@@ -3,87 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trilithon.results.llama_bench.columns import COLUMNS, DEFAULTS
+from trilithon.results.llama_bench.columns import COLUMNS, DEFAULTS, SETTINGS, TITLES, WIDTHS
 
 __all__ = ["render_markdown"]
 
-_WIDTHS = {
-    "model": -30,
-    "size": 10,
-    "params": 10,
-    "n_gpu_layers": 3,
-    "n_threads": 7,
-    "n_batch": 7,
-    "n_ubatch": 8,
-    "type_k": 6,
-    "type_v": 6,
-    "split_mode": 6,
-    "load_mode": 10,
-    "flash_attn": 3,
-    "devices": -12,
-    "test": 15,
-    "t/s": 20,
-    "no_op_offload": 4,
-    "no_host": 4,
-    "repack": 3,
-}
-"""Negative: to the left."""
-
-_TITLES = {
-    "backends": "backend",
-    "n_gpu_layers": "ngl",
-    "split_mode": "sm",
-    "n_threads": "threads",
-    "no_kv_offload": "nkvo",
-    "flash_attn": "fa",
-    "load_mode": "lm",
-    "embeddings": "embd",
-    "no_op_offload": "nopo",
-    "no_host": "noh",
-    "repack": "rpk",
-    "devices": "dev",
-    "tensor_split": "ts",
-    "tensor_buft_overrides": "ot",
-    "fit_target": "fitt",
-    "fit_min_ctx": "fitc",
-}
-_SETTINGS = (
-    "n_gpu_layers",
-    "n_cpu_moe",
-    "n_threads",
-    "cpu_mask",
-    "cpu_strict",
-    "poll",
-    "n_batch",
-    "n_ubatch",
-    "type_k",
-    "type_v",
-    "main_gpu",
-    "split_mode",
-    "no_kv_offload",
-    "flash_attn",
-    "devices",
-    "tensor_split",
-    "tensor_buft_overrides",
-    "load_mode",
-    "lazy_mode",
-    "embeddings",
-    "no_op_offload",
-    "no_host",
-    "repack",
-    "fit_target",
-    "fit_min_ctx",
-)
 _MANY_BUILDS = ("build_commit", "cpu_info", "gpu_info")
 
 
 def render_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A setting has a column where it varies or is not the default; so do build and machine where they vary."""
     columns = ["model", "size", "params", "backends"]
-    columns += [column for column in _SETTINGS if _is_shown(column, rows)]
+    columns += [column for column in SETTINGS if _is_shown(column, rows)]
     columns += [column for column in _MANY_BUILDS if _varies(column, rows)]
     columns += ["test", "t/s"]
-    lines = [_line(columns, [_TITLES.get(column, column) for column in columns])]
+    lines = [_line(columns, [TITLES.get(column, column) for column in columns])]
     rules = ["-" * (abs(_width(column)) - 1) + (":" if _width(column) > 0 else "-") for column in columns]
     lines.append(_line(columns, rules))
     lines += [_line(columns, [_cell(column, row) for column in columns]) for row in rows]
@@ -104,8 +37,8 @@ def _is_shown(column: str, rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _width(column: str) -> int:
-    if column in _WIDTHS:
-        return _WIDTHS[column]
+    if column in WIDTHS:
+        return WIDTHS[column]
     width = max(len(column), 10)
     return -width if column == "backends" or COLUMNS[column] == "text" else width
 
