@@ -14,8 +14,8 @@ from trilithon.errors import TrilithonError
 
 __all__ = ["entry", "main"]
 
-# command → module:attribute below trilithon.cli, and the short help. A module is imported only when its command runs, so
-# that `--help` stays instant.
+# command → module:attribute below trilithon.cli, and the short help. A module is imported only when its command runs,
+# so that `--help` stays instant.
 _COMMANDS = {
     "run": ("chat.run:run", "Chat with a model, or ask one question."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),

@@ -203,9 +203,9 @@ def test_hostile_headers_cost_little(tmp_path: Path, rest: bytes) -> None:
     path.write_bytes(b"\xda\xee\xb3\x36" + struct.pack("<I", 3) + rest)
     os.truncate(path, 1 << 33)  # sparse: lengths up to 8 GiB are within the file
     tracemalloc.start()
-    started = time.monotonic_ns()
+    started = time.thread_time_ns()  # not the wall's clock: a busy machine is not a fault
     facts = read_rkllm(path)
-    seconds = (time.monotonic_ns() - started) / 1e9
+    seconds = (time.thread_time_ns() - started) / 1e9
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert facts.platform is None
