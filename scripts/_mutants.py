@@ -155,7 +155,8 @@ class _Finder(ast.NodeVisitor):
             yield *self._span(node.func), _FUNCTIONS[name]
         if name == "sorted":
             yield *self._span(node), f"list({self._text(node.args[0])})"
-        if len(node.args) > 1 and not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
+        symmetric = name in ("min", "max") or any(isinstance(argument, ast.Starred) for argument in node.args[:2])
+        if len(node.args) > 1 and not symmetric:
             first, second = node.args[:2]
             (start, middle), (resume, end) = self._span(first), self._span(second)
             yield start, end, self._text(second) + self._source[middle:resume].decode() + self._text(first)

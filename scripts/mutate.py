@@ -55,11 +55,11 @@ class Result:
 
 
 class CoverageMap:
-    """Which tests run a line of a target, and how long each takes; and what they import."""
+    """Which tests run a line of a target, and how long each takes; which lines run at import; what the tests import."""
 
-    def __init__(self, files: dict[str, Any], modules: list[str]):
-        self.files = files
+    def __init__(self, files: dict[str, Any], imported: dict[str, list[int]], modules: list[str]):
         self.modules = modules
+        self._imported = {path: set(lines) for path, lines in imported.items()}
         self._seconds: dict[str, float] = {}
         self._by_line: dict[tuple[str, int], set[str]] = {}
         self._by_path: dict[str, set[str]] = {}
@@ -74,9 +74,10 @@ class CoverageMap:
     def tests_for(self, mutant: Mutant) -> list[str]:
         """The module's own tests first, then the quickest files, as long as there is time. What runs at import may
         be noticed by every test that runs anything of the module."""
-        covering = self._by_path.get(mutant.path, set()) if mutant.at_import else set()
-        for line in range(mutant.first, mutant.last + 1):
-            covering = covering | self._by_line.get((mutant.path, line), set())
+        lines = range(mutant.first, mutant.last + 1)
+        covering = {test for line in lines for test in self._by_line.get((mutant.path, line), ())}
+        if mutant.at_import or not self._imported.get(mutant.path, set()).isdisjoint(lines):
+            covering |= self._by_path.get(mutant.path, set())
         files: dict[str, list[str]] = {}
         for test in sorted(covering, key=lambda test: (self._seconds[test], test)):
             files.setdefault(test.partition("::")[0], []).append(test)
@@ -161,7 +162,26 @@ def coverage_map(tree: Path, folder: Path, folders: Iterable[str], workers: int)
         known = {"files": known["files"] | entries, "modules": sorted({*known["modules"], *modules})}
         _MAP.parent.mkdir(exist_ok=True)
         _MAP.write_text(json.dumps(known), encoding="utf-8")
-    return CoverageMap(entries, known["modules"])
+    return CoverageMap(entries, _imported_lines(tree, list(digests)), known["modules"])
+
+
+def _imported_lines(tree: Path, paths: list[str]) -> dict[str, list[int]]:
+    """The lines that run when the targets are imported, by path."""
+    names = {path: _module(tree / path, tree) for path in paths}
+    program = (
+        "import coverage, importlib, json, sys\n"
+        "recording, names = coverage.Coverage(data_file=None), json.load(sys.stdin)\n"
+        "with recording.collect():\n"
+        "    list(map(importlib.import_module, names.values()))\n"
+        "data = recording.get_data()\n"
+        "print(json.dumps({path: data.lines(sys.modules[name].__file__) or [] for path, name in names.items()}))\n"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(
+        command, cwd=tree, env=environment(tree), input=json.dumps(names), capture_output=True, text=True, check=True
+    )
+    imported: dict[str, list[int]] = json.loads(ended.stdout)
+    return imported
 
 
 def _digest(path: str) -> str:
@@ -219,16 +239,15 @@ def _with_lines(tree: Path, folder: Path, seconds: dict[str, float]) -> dict[str
 
 def independent(modules: Iterable[str], path: str) -> list[str]:
     """Those that a process may have imported before it imports the mutant: they don't import it, however far down."""
-    package = ROOT / "src" / "trilithon"
-    graph = {_name(file): _imports(file) for file in package.rglob("*.py")}
-    dependent = {_name(ROOT / path)}
+    graph = {_module(file): _imports(file) for file in (ROOT / "src" / "trilithon").rglob("*.py")}
+    dependent = {_module(ROOT / path)}
     while more := {name for name, needs in graph.items() if needs & dependent} - dependent:
         dependent |= more
     return [name for name in modules if name not in dependent]
 
 
-def _name(file: Path) -> str:
-    parts = file.relative_to(ROOT / "src").with_suffix("").parts
+def _module(file: Path, root: Path = ROOT) -> str:
+    parts = file.relative_to(root / "src").with_suffix("").parts
     return ".".join(parts).removesuffix(".__init__")
 
 

@@ -37,7 +37,7 @@ mutants_of = script("_mutants").mutants_of
         ("x = a if b else c", {"x = a if not (b) else c"}),
         ("x = [a for a in b if a]", {"x = [a for a in b if not (a)]"}),
         ("x += a", {"x -= a"}),
-        ("x = min(a)", {"x = max(a)"}),
+        ("x = min(a, b)", {"x = max(a, b)"}),
         ("x = sorted(a, key=b)", {"x = list(a)"}),
         ("x = f(a, b=c)", set()),
         ("f(a,  b)", {"f(b,  a)", "pass"}),

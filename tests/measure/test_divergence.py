@@ -59,6 +59,24 @@ def test_it_grows_with_the_distance(pair: tuple[np.ndarray, np.ndarray, int], pa
     assert kl_divergence(listed, top(near, everything)) < kl_divergence(listed, top(far, everything))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "divergence"),
+    [
+        # Of what the other leaves over (0.1), all goes to the missing token: the lump bound counts.
+        ({1: 0.6, 2: 0.3}, {1: 0.6, 3: 0.3}, 0.3 * math.log(0.3 / 0.1) + 0.1 * math.log(0.1 / 0.3)),
+        # Each missing token has at most the least of the other's list, 0.02: the bound one by one counts.
+        (
+            {1: 0.5, 2: 0.35, 4: 0.05},
+            {1: 0.5, 3: 0.02},
+            0.35 * math.log(0.35 / 0.02) + 0.05 * math.log(0.05 / 0.02) + 0.1 * math.log(0.1 / 0.46),
+        ),
+    ],
+)
+def test_each_bound_by_hand(ours: dict[int, float], theirs: dict[int, float], divergence: float) -> None:
+    both = [{token: math.log(share) for token, share in side.items()} for side in (ours, theirs)]
+    assert kl_divergence(*both) == pytest.approx(divergence, abs=1e-9)
+
+
 def test_lists_that_share_nothing_are_far_apart() -> None:
     ours = dict.fromkeys(range(64), math.log(0.999 / 64))
     theirs = dict.fromkeys(range(64, 128), math.log(0.999 / 64))

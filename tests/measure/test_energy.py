@@ -140,6 +140,7 @@ def test_phases_of_a_stream_turn_at_its_first_piece() -> None:
     for more in (
         {"thinking_at_ns": (turn, turn + 9)},
         {"answer_at_ns": (turn,)},
+        {"thinking_at_ns": (turn,), "answer_at_ns": (turn + 7,)},
         {"marks": {"first_piece_at_ns": turn}},
     ):
         assert phases(replace(SAMPLE, **more)) == ((10 * SECOND + 5, turn), (turn, turn + 6 * SECOND))  # type: ignore[arg-type]
@@ -209,6 +210,24 @@ def test_of_several_meters_the_one_that_tells_most_counts() -> None:
     assert main_meter(log_of(hot, at_ns=AT)) is None
     assert main_meter(log_of(meter(tuple(None for _ in AT)), at_ns=AT)) is None
     assert main_meter(SensorLog()) is None
+
+
+def test_two_readings_of_a_counter_are_enough_for_its_power() -> None:
+    counter = meter((100.0, 110.0, 130.0), "energy", "package-0")
+    power = meter((14.0, 14.0, 14.0))
+    at = (SECOND, 2 * SECOND, 3 * SECOND)
+    assert main_meter(log_of(power, counter, at_ns=at)) == counter  # 15 W
+    assert main_meter(log_of(power, replace(counter, values=(100.0, 131.0, 127.0)), at_ns=at)) == power  # 13.5 W
+    two = replace(counter, values=(None, 110.0, 130.0))
+    assert main_meter(log_of(two, at_ns=at)) == two
+    assert main_meter(log_of(replace(counter, values=(None, 110.0, None)), at_ns=at)) is None
+    assert main_meter(log_of(counter, at_ns=(SECOND, SECOND, SECOND))) is None
+
+
+def test_readings_of_one_moment_are_no_interval() -> None:
+    points = [(0, 1.0), (0, 3.0), (SECOND, 3.0), (SECOND, 5.0)]
+    assert energy_by_power(points, 0, SECOND) == 3.0
+    assert energy_by_counter(points, 0, SECOND) == 0.0
 
 
 def test_readings_beyond_reason_have_an_average() -> None:

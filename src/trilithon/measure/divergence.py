@@ -30,9 +30,7 @@ def kl_divergence(reference: Mapping[int, float], other: Mapping[int, float]) ->
     least = math.exp(min(other.values()))
 
     one_by_one = math.fsum(_term(mass, least) for mass in missing) + _term(rest, other_rest - len(missing) * least)
-    # The divergence is smallest when the missing tokens have their share of the rest.
-    share = other_rest * missing_mass / max(missing_mass + rest, _MIN_MASS)
-    taken = min(left_over, len(missing) * least, share)
+    taken = min(left_over, len(missing) * least)
     together = _term(missing_mass, taken) + _term(rest, other_rest - taken)
     return max(listed + max(one_by_one, together), 0.0)
 

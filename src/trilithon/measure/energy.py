@@ -78,7 +78,7 @@ def _at(points: Points, at_ns: int) -> float:
 def phases(sample: Sample) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Prefill and decode as (start, end) in monotonic ns; None where the sample has no such phase. Their durations are
     from the engine's clock. Decode starts when the first piece arrived; without a stream, it ends with the request."""
-    arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1]]
+    arrivals = [*sample.thinking_at_ns, *sample.answer_at_ns]
     if "first_piece_at_ns" in sample.marks:
         arrivals.append(sample.marks["first_piece_at_ns"])
     decode_start_ns = min(arrivals) if arrivals else sample.finished_ns - (sample.decode_ns or 0)

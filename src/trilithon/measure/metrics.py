@@ -33,16 +33,16 @@ def _decode_rate(sample: Sample) -> float | None:
 
 
 def _total_rate(sample: Sample) -> float | None:
-    if None in (sample.prompt_evaluated, sample.prompt_ns, sample.decode_steps, sample.decode_ns):
+    if sample.prompt_evaluated is None or sample.decode_steps is None:
         return None
-    return _rate(
-        (sample.prompt_evaluated or 0) + (sample.decode_steps or 0), (sample.prompt_ns or 0) + (sample.decode_ns or 0)
-    )
+    if sample.prompt_ns is None or sample.decode_ns is None:
+        return None
+    return _rate(sample.prompt_evaluated + sample.decode_steps, sample.prompt_ns + sample.decode_ns)
 
 
 def _ttft(sample: Sample) -> float | None:
     """Time to first token: the first piece of any kind, including white space and reasoning."""
-    arrivals = [*sample.thinking_at_ns[:1], *sample.answer_at_ns[:1], *_first_piece(sample)]
+    arrivals = [*sample.thinking_at_ns, *sample.answer_at_ns, *_first_piece(sample)]
     return (min(arrivals) - sample.started_ns) / 1e9 if arrivals else None
 
 
