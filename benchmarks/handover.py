@@ -60,14 +60,12 @@ class Timed:
     def of(cls, finished: Finished) -> "Timed":
         if finished.timings is None:
             raise CannotMeasure("the engine reports no timings; choose another with --prefill and --decode")
-        handed = finished.handover
-        moved = handed is not None and handed.transfer_bytes > 0
-        return cls(
-            prompt_ms=finished.timings.prompt_ms,
-            decode_ms=finished.timings.predicted_ms,
-            transfer_ms=handed.transfer_ms if handed is not None and moved else None,
-            reason="" if moved else (handed.reason if handed is not None else "") or "the runner gave no reason",
-        )
+        result = finished.handover
+        if result is not None and result.transfer_bytes:
+            transfer_ms, reason = result.transfer_ms, ""
+        else:
+            transfer_ms, reason = None, (result.reason if result else "") or "the runner gives no reason"
+        return cls(finished.timings.prompt_ms, finished.timings.predicted_ms, transfer_ms, reason)
 
     @property
     def total_ms(self) -> float:
