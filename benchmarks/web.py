@@ -19,12 +19,12 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from _figures import Bound, CannotMeasure, Figure, arguments, attempted, count, report, run
+from _figures import Bound, CannotMeasure, Figure, arguments, attempted, count, not_measured, report, run
 from _placements import demo_path
 from _server import private_folders, resident_megabytes, serving
 from web_results import MOST_SECONDS, fill_store, page_seconds
@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the tests' extra: --help works without it
 
 _TOKENS_PER_SECOND = 400
 _PARTS = 10
+_PATIENCE_SECONDS = 60
 _PAGES = ("/", "/board", "/models", "/results")
 _WORK, _OPEN, _MEMORY = (
     "browser's work per token, last tenth to first",
@@ -121,23 +122,37 @@ def streamed(page: "Page", url: str, tokens: int) -> dict[str, Figure]:
     session.send("Performance.enable")
     page.get_by_label("Ask something").fill("a long story")
     page.get_by_label("Ask something").press("Enter")
-    marks: list[tuple[int, float]] = []
+    marks: dict[int, float] = {}
     for part in range(_PARTS + 1):
-        while Steady.given < max(part * tokens // _PARTS, 1):
-            page.wait_for_timeout(20)
-        marks.append((Steady.given, _busy_seconds(session)))
-    works = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks)]
+        _wait_for_tokens(page, max(part * tokens // _PARTS, 1))
+        marks[Steady.given] = _busy_seconds(session)
     page.locator(".message.assistant .figures", has_text="tokens/s").wait_for(timeout=60_000)
     started = time.monotonic()
     page.goto(url)
     page.locator(".side .open").first.click()
     page.locator(".message.assistant .figures", has_text="tokens/s").wait_for(timeout=60_000)
-    opened = time.monotonic() - started
+    return work_figures(marks) | {f"seconds to open {tokens} tokens": time.monotonic() - started}
+
+
+def _wait_for_tokens(page: "Page", number: int) -> None:
+    given, deadline = Steady.given, time.monotonic() + _PATIENCE_SECONDS
+    while Steady.given < number:
+        page.wait_for_timeout(20)
+        if Steady.given > given:
+            given, deadline = Steady.given, time.monotonic() + _PATIENCE_SECONDS
+        elif time.monotonic() > deadline:
+            raise CannotMeasure(f"no token came for {_PATIENCE_SECONDS} s; {given} of {Steady.tokens} were streamed")
+
+
+def work_figures(marks: Mapping[int, float]) -> dict[str, Figure]:
+    """The browser's work per token, from its seconds at numbers of tokens."""
+    works = [(later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in itertools.pairwise(marks.items())]
+    if len(works) < 2:
+        return {_WORK: not_measured("the answer was over before the browser; use more --tokens")}
     return {
         "browser's work per token, first tenth, ms": 1e3 * works[0],
         "browser's work per token, last tenth, ms": 1e3 * works[-1],
         _WORK: works[-1] / works[0],
-        f"seconds to open {tokens} tokens": opened,
     }
 
 
@@ -146,6 +161,18 @@ def _busy_seconds(session: Any) -> float:
     return float(metrics["TaskDuration"])
 
 
+@contextlib.contextmanager
+def browser_errors() -> Iterator[None]:
+    """What the browser could not do is a reason for a part that was not measured."""
+    from playwright.sync_api import Error
+
+    try:
+        yield
+    except Error as error:
+        raise CannotMeasure(f"the browser: {error.message.partition(chr(10))[0]}") from error
+
+
+@browser_errors()
 def memory(page: "Page", model: Path, folder: Path) -> dict[str, Figure]:
     sizes = {}
     for option in ("--no-pages", "--pages"):
@@ -177,12 +204,11 @@ def browser_page() -> Iterator["Page"]:
             raise CannotMeasure(f"no Chromium starts here; run: playwright install chromium ({error})") from error
         try:
             yield browser.new_page(locale="en-US")
-        except Error as error:
-            raise CannotMeasure(f"the browser: {error.message}") from error
         finally:
             browser.close()
 
 
+@browser_errors()
 def of_pages(page: "Page", model: Path, folder: Path, tokens: int, results: int) -> dict[str, Figure]:
     chat_page.Question = Steady  # type: ignore[attr-defined]
     with pages(folder, model) as url:
