@@ -94,8 +94,8 @@ def test_a_library_for_this_machine(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "no") == "PATH does not exist; name the folder that holds llama-server or librkllmrt.so"
-    assert refusal(tmp_path) == "PATH holds neither llama-server nor librkllmrt.so; name the folder that does"
+    assert refusal(tmp_path / "no") == "PATH does not exist; name the folder that has llama-server or librkllmrt.so"
+    assert refusal(tmp_path) == "PATH has neither llama-server nor librkllmrt.so; name the folder that has one"
 
 
 @pytest.mark.parametrize("name", ["llama-server", "librkllmrt.so"])
@@ -104,26 +104,26 @@ def test_one_for_another_machine(tmp_path: Path, name: str) -> None:
     (tmp_path / name).chmod(0o755)
     machine = os.uname().machine
     assert (
-        refusal(tmp_path) == f"PATH/{name} is made for {OTHER_NAME}, and this machine is {machine}; take the one for it"
+        refusal(tmp_path) == f"PATH/{name} was compiled for {OTHER_NAME}, this machine is {machine}; use a build for it"
     )
 
 
 def test_a_library_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "librkllmrt.so").write_text("<html>404</html>")
-    assert "is no library (no ELF header); download it again" in refusal(tmp_path)
+    assert "is not a library (no ELF header); download it again" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("kill -ILL $$", "it uses instructions that this CPU lacks; compile one for it: trilithon engines build"),
-        ("kill -SEGV $$", "it was ended by SIGSEGV; take another build"),
+        ("kill -ILL $$", "it uses instructions that this CPU does not have; compile one here: trilithon engines build"),
+        ("kill -SEGV $$", "it was killed by SIGSEGV; take another build"),
         (
             "echo 'x: error while loading shared libraries: libggml.so: cannot open' >&2; exit 127",
-            "the library libggml.so is missing; keep it beside the program, or install the package that has it",
+            "the library libggml.so is missing; put it beside the program, or install the package that has it",
         ),
         ("echo one; echo two >&2; exit 3", "exit code 3 (one); fix that, and add it again"),
-        ("exit 3", "exit code 3 (it said nothing); fix that, and add it again"),
+        ("exit 3", "exit code 3 (no output); fix that, and add it again"),
     ],
 )
 def test_a_program_that_does_not_run(tmp_path: Path, script: str, why: str) -> None:
@@ -134,12 +134,12 @@ def test_a_program_that_does_not_run(tmp_path: Path, script: str, why: str) -> N
 def test_a_program_that_says_nothing_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_PROBE_SECONDS", 0.2)
     program(tmp_path, "exec sleep 60")
-    assert "--version did not answer within 0.2 s" in refusal(tmp_path)
+    assert "--version did not end within 0.2 s" in refusal(tmp_path)
 
 
 def test_a_program_that_may_not_be_run(tmp_path: Path) -> None:
     program(tmp_path).chmod(0o644)
-    assert refusal(tmp_path) == "PATH/llama-server may not be run; run: chmod +x PATH/llama-server"
+    assert refusal(tmp_path) == "PATH/llama-server is not executable; run: chmod +x PATH/llama-server"
 
 
 def test_a_program_of_no_known_form(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_damaged_file_is_told(configuration: Configuration, content: str) -> N
 
 @pytest.mark.parametrize("name", ["", "-x", ".x", "a/b", "a b", "a@b", "a:b", "a,b", "é", "a\n", "x" * 65])
 def test_a_name_that_a_placement_cannot_spell(configuration: Configuration, name: str) -> None:
-    with pytest.raises(UserError, match="is no name for a build"):
+    with pytest.raises(UserError, match="is not a valid name of a build"):
         add(configuration, entry(name, "/x"))
     assert registered(configuration) == []
 

@@ -44,8 +44,8 @@ def placed(text: str, file: ModelFile, configuration: Configuration) -> Placemen
     ("text", "said"),
     [
         ("llama.cpp@embedded/cpu:spec=magic", "unknown speculation magic; there are ngram-simple, "),
-        ("llama.cpp@embedded/cpu:spec=draft-mtp", "has no layers that guess further tokens; take spec=ngram-mod"),
-        ("scripted/cpu:spec=ngram-mod", "scripted guesses no tokens ahead; leave spec out"),
+        ("llama.cpp@embedded/cpu:spec=draft-mtp", "has no layers that predict further tokens; take spec=ngram-mod"),
+        ("scripted/cpu:spec=ngram-mod", "scripted has no speculative decoding; leave spec out"),
         ("llama.cpp@embedded/cpu:spec=ngram-mod,spec=ngram-simple", "spec is given twice"),
         ("llama.cpp@embedded/cpu:spec=", "unknown speculation ; there are"),
     ],

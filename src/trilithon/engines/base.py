@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the house: it finds builds, judges files, and turns a placement into a launch."""
+"""The interface of an engine: it finds builds, checks files, and turns a placement into a child process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,8 +30,9 @@ Task = Literal["generate", "embed", "rank"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What a build says it can compute on besides the CPU. `id` is its word for it ("Vulkan0"), `name` the device's
-    own; `software` means that it runs on the CPU (Mesa's llvmpipe). `driver` is name and version, or empty."""
+    """A device that a build can compute on besides the CPU. `id` is the build's name for it ("Vulkan0"), `name` the
+    device's own. `software` is a software renderer, which runs on the CPU (Mesa's llvmpipe). `driver` is its name and
+    version, or empty."""
 
     id: str
     unit: Unit
@@ -43,9 +44,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One installed copy of an engine. `name` is what `@BUILD` says; `where` is a path or a package; `fingerprint`
-    tells copies of one version apart where the version alone does not. A unit whose only devices are software is
-    never measured unless the user asks for it by name."""
+    """One installed copy of an engine. `name` is the BUILD of `ENGINE@BUILD/UNIT`; `where` is a path or a package;
+    `fingerprint` distinguishes copies of one version."""
 
     engine: str
     name: str
@@ -57,20 +57,20 @@ class Build:
     devices: tuple[Device, ...] = ()
 
     def only_when_named(self, unit: Unit) -> bool:
-        own = [device for device in self.devices if device.unit == unit]
-        return bool(own) and all(device.software for device in own)
+        """Whether the unit's only devices are software: it is used where the user names it, and never by default."""
+        devices = [device for device in self.devices if device.unit == unit]
+        return bool(devices) and all(device.software for device in devices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be turned. None means: the engine's or the board's own choice.
+    """All settings of a placement. None means that the engine or the board decides.
 
-    `cpus` are the CPU numbers that the child may use; `options` are words that only one engine knows.
-    `slots` is the number of KV caches of `context` tokens each, for as many conversations.
-    What is loaded to `embed` makes vectors of texts, and to `rank` says how well texts answer a
-    query; it chats no more.
-    `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be taken up again.
-    `speculation` is how tokens are guessed ahead, so that one step checks several (see `speculation.SPECULATIONS`).
+    `cpus` are the CPU numbers that the child may use; `options` are names and values that only one engine knows.
+    `context`, `batch` and `micro_batch` are in tokens. `slots` is the number of KV caches of `context` tokens each.
+    With the task `embed` the model computes vectors of texts, with `rank` scores of texts for a query; then it does not
+    generate. `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be used
+    again. `speculation` is the method of speculative decoding (see `speculation.SPECULATIONS`).
     """
 
     threads: int | None = None
@@ -92,7 +92,7 @@ class Settings:
 class Placement:
     """One way to run a model: file × build × unit × settings. `name` is unique within a campaign.
 
-    With `prefill`, a handover: that placement prefills, and this one decodes.
+    With `prefill` it is a handover: that placement prefills, and this one decodes.
     """
 
     name: str
@@ -105,8 +105,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackStep:
-    """A safer way to run the same placement: `settings` in place of its own; `name` says in words what is given up
-    ("flash attention off")."""
+    """Safer settings for a placement; `name` is what is given up ("flash attention off")."""
 
     name: str
     settings: Settings
@@ -114,11 +113,11 @@ class FallbackStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How to start a placement's child. The child serves the wire on the Unix socket `socket`.
+    """How to start a placement's child process, which serves the wire on the Unix socket `socket`.
 
-    `environment` is added to the caller's, less the variables whose names begin with one of `hidden`; `open_files` is
-    the limit to ask for (soft, up to the hard one). `exclusive` names what only one process of the machine may work
-    on at a time; the runner then holds its lock while it loads and during every request.
+    `environment` is added to the caller's, without variables whose names begin with one of `hidden`; `open_files` is
+    the soft limit of open files to set, up to the hard limit. `exclusive` is a device that only one process of the
+    machine may use at a time: the runner has its lock while the child loads and during every request.
     """
 
     argv: tuple[str, ...]
@@ -132,31 +131,31 @@ class Launch:
 
 @runtime_checkable
 class Engine(Protocol):
-    """An engine module's face. One instance per engine, listed in `engines.table`."""
+    """What every engine implements. `engines.table` lists the engines, and constructs them with the configuration."""
 
     name: str
     only_when_named: bool
-    """True for an engine that is never measured unless the user asks for it by name."""
+    """True for an engine that is used where the user names it, and never by default."""
 
     def builds(self) -> list[Build]:
-        """The copies of this engine that are usable now; quick (no native library is loaded)."""
+        """The copies of this engine that are usable now. Called often: no native library is loaded."""
 
     def missing(self) -> str:
-        """Why there is no build, ending with "; run: COMMAND"; empty when there is one."""
+        """Why there is no build, ending with "; run: COMMAND" where one helps; empty when there is a build."""
 
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with copies that are installed, one line each, ending with "; run: COMMAND" where one helps."""
+        """What is wrong with installed copies, one line each, ending as `missing`."""
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
-        """Why this file cannot run there with these settings; empty when it can."""
+        """Why this file cannot run on the unit with these settings, ending with a fix; empty when it can."""
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
-        """The child to start; it may keep files in `folder`, which is private and goes with the runner."""
+        """The child to start. `folder` is private to it, and is deleted when it ends. Raises PlacementError."""
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         """Safer settings to try when the placement dies, hangs or answers wrongly, the least loss first. Each step
         includes what the ones before it gave up. Empty where nothing is known to help."""
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
-        """What the user should know about this placement, one line each; `log` is what its child has written so
-        far, empty before it starts."""
+        """What the user should know about this placement, one line each. `log` is the output of its child so far,
+        empty before the start."""

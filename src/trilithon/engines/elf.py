@@ -1,4 +1,4 @@
-"""For which machine a program or library was compiled: its ELF header, read before anything is loaded or run."""
+"""The machine that a program or library was compiled for, from its ELF header."""
 
 import os
 import struct
@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["elf_machine", "foreign_machine"]
 
-# e_machine and the class byte → what `uname -m` says on such a machine (elf.h).
+# e_machine and the class byte (elf.h) → what `uname -m` prints on such a machine.
 _MACHINES = {
     (62, 2): "x86_64",
     (3, 1): "i686",
@@ -21,8 +21,8 @@ _HEADER_BYTES = 20
 
 
 def elf_machine(path: Path) -> str | None:
-    """The machine in `uname -m`'s words, or "machine N" for one that is not known here; None for no ELF file.
-    Raises OSError when it cannot be read."""
+    """The machine as `uname -m` names it, or "machine N" for one that is not listed here; None where the file is not
+    an ELF file. Raises OSError when it cannot be read."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or header[:4] != b"\x7fELF" or header[4] not in (1, 2) or header[5] not in (1, 2):
@@ -32,7 +32,7 @@ def elf_machine(path: Path) -> str | None:
 
 
 def foreign_machine(path: Path) -> str:
-    """The machine that it was compiled for, where that is another one than this; empty when it fits or is no ELF file
-    (a launcher script)."""
+    """The machine that the file was compiled for, if it is not this one. Empty where it is, or where the file is not an
+    ELF file (a launcher script)."""
     machine = elf_machine(path)
     return machine if machine is not None and machine != os.uname().machine else ""

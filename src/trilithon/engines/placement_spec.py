@@ -1,4 +1,4 @@
-"""A placement as a user writes it: `llama.cpp/cpu:t=4`, or two halves of a handover with a plus sign between them."""
+"""The text form of a placement: `llama.cpp/cpu:t=4`, or `PREFILL+DECODE` for a handover."""
 
 import re
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from trilithon.errors import PlacementError
 
 __all__ = ["SHORT_NAMES", "PlacementSpec", "parse_placement"]
 
-_SPELLING = re.compile(r"(?P<engine>[\w.-]+)(?:@(?P<build>[\w.-]+))?/(?P<unit>cpu|gpu|npu)(?::(?P<options>.+))?")
-# Between the two halves of a handover; an option's value may hold a plus sign.
-_AND = re.compile(r"\+(?=[\w.-]+(?:@[\w.-]+)?/(?:cpu|gpu|npu)(?:[:+]|$))")
-# Options of a spelled placement that turn settings; any other word is the engine's own.
+_HALF_FORM = re.compile(r"(?P<engine>[\w.-]+)(?:@(?P<build>[\w.-]+))?/(?P<unit>cpu|gpu|npu)(?::(?P<options>.+))?")
+# The plus sign between the halves of a handover; values of options may contain plus signs too.
+_PLUS = re.compile(r"\+(?=[\w.-]+(?:@[\w.-]+)?/(?:cpu|gpu|npu)(?:[:+]|$))")
+# Option names → fields of Settings; any other name is an option of the engine.
 SHORT_NAMES = {
     "t": "threads",
     "threads": "threads",
@@ -30,8 +30,7 @@ SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class PlacementSpec:
-    """A placement as a user writes it: `ENGINE[@BUILD]/UNIT[:NAME=VALUE,...]`; with `prefill` it is the second
-    half of `PREFILL+DECODE`."""
+    """`ENGINE[@BUILD]/UNIT[:NAME=VALUE,...]`, parsed; with `prefill` it is the second half of `PREFILL+DECODE`."""
 
     text: str
     engine: str
@@ -46,25 +45,27 @@ class PlacementSpec:
 
 
 def parse_placement(text: str) -> PlacementSpec:
-    """Raises PlacementError for what is not of that form."""
-    halves = [_parse_half(half) for half in _AND.split(text.strip())]
+    """Raises PlacementError for a text of another form."""
+    halves = [_parse_half(half) for half in _PLUS.split(text.strip())]
     if len(halves) > 2:
         raise PlacementError(f"placement {text}: a handover has two halves, PREFILL+DECODE")
     return halves[0] if len(halves) == 1 else replace(halves[1], prefill=halves[0])
 
 
 def _parse_half(text: str) -> PlacementSpec:
-    match = _SPELLING.fullmatch(text.strip())
+    match = _HALF_FORM.fullmatch(text.strip())
     if match is None:
         raise PlacementError(f"placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4")
     options: dict[str, str] = {}
     for word in (match["options"] or "").split(","):
         name, equals, value = word.partition("=")
-        if word and not equals:
+        if not word:
+            continue
+        if not equals:
             raise PlacementError(f"placement {text}: write {name}=VALUE after the colon")
-        if word and SHORT_NAMES.get(name.strip(), name.strip()) in {SHORT_NAMES.get(known, known) for known in options}:
-            raise PlacementError(f"placement {text}: {name.strip()} is given twice")
-        if word:
-            options[name.strip()] = value.strip()
+        name = name.strip()
+        if SHORT_NAMES.get(name, name) in {SHORT_NAMES.get(known, known) for known in options}:
+            raise PlacementError(f"placement {text}: {name} is given twice")
+        options[name] = value.strip()
     unit: Any = match["unit"]
     return PlacementSpec(text.strip(), match["engine"], match["build"], unit, options)

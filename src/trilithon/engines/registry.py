@@ -1,4 +1,4 @@
-"""Folders with builds of engines that the user added or had compiled here, kept in one small file."""
+"""Folders with builds of engines that the user added or compiled here, in the file `builds.json`."""
 
 import re
 from dataclasses import asdict, dataclass, field
@@ -11,13 +11,13 @@ from trilithon.settings import Configuration
 
 __all__ = ["Registered", "add", "built_folder", "check_name", "registered", "remove"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # what `@BUILD` can spell
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # the BUILD of ENGINE@BUILD/UNIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """`folder` holds a `llama-server` or a `librkllmrt.so`; `name` is what `@BUILD` says; `facts` is what is known
-    of how it was made (version, flags, compiler), for people and for results."""
+    """`folder` has the engine's program or library; `name` is the BUILD of `ENGINE@BUILD/UNIT`; `facts` says how it was
+    compiled (version, flags, compiler), for users and for results."""
 
     name: str
     folder: Path
@@ -30,42 +30,42 @@ def registered(configuration: Configuration) -> list[Registered]:
 
 
 def add(configuration: Configuration, entry: Registered) -> None:
-    """Keep it; an entry of the same folder is replaced. Raises UserError for a name that cannot be spelled, or that
+    """Adds `entry`, or replaces the entry of the same folder. Raises UserError for a name that is invalid, or that
     another folder has."""
     check_name(entry.name)
     store = _store(configuration)
     with store.locked():
-        known = [e for e in registered(configuration) if e.folder != entry.folder]
-        for other in known:
+        others = [other for other in registered(configuration) if other.folder != entry.folder]
+        for other in others:
             if other.name == entry.name:
                 raise UserError(
                     f"{entry.name} is already the build in {other.folder}; choose another name with --name, or run: "
                     f"trilithon engines remove {entry.name}"
                 )
-        store.write(_packed([*known, entry]))
+        store.write(_json([*others, entry]))
 
 
 def remove(configuration: Configuration, name: str) -> Registered:
-    """Forget it; its folder stays. Raises UserError when there is none of that name."""
+    """Removes the entry, not its folder. Raises UserError when there is none of that name."""
     store = _store(configuration)
     with store.locked():
-        known = registered(configuration)
-        for entry in known:
+        entries = registered(configuration)
+        for entry in entries:
             if entry.name == name:
-                store.write(_packed([e for e in known if e is not entry]))
+                store.write(_json([other for other in entries if other is not entry]))
                 return entry
-    names = ", ".join(e.name for e in known) or "none"
+    names = ", ".join(entry.name for entry in entries) or "none"
     raise UserError(f"no build called {name} was added; there are: {names}")
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for one that a placement could not spell."""
+    """Raises UserError for a name that cannot be part of a placement."""
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a build: write letters, digits, dot, dash and underscore")
+        raise UserError(f"{name!r} is not a valid name of a build: use letters, digits, dot, dash and underscore")
 
 
 def built_folder(configuration: Configuration, name: str) -> Path:
-    """Where a build that was compiled here lies."""
+    """The folder of a build that was compiled here."""
     return configuration.data / "builds" / name
 
 
@@ -74,8 +74,8 @@ def _store(configuration: Configuration) -> JsonStore[list[Registered]]:
 
 
 def _parsed(entries: Any) -> list[Registered]:
-    return [Registered(name=e["name"], folder=Path(e["folder"]), facts=dict(e["facts"])) for e in entries]
+    return [Registered(name=row["name"], folder=Path(row["folder"]), facts=dict(row["facts"])) for row in entries]
 
 
-def _packed(entries: list[Registered]) -> list[dict[str, Any]]:
-    return [asdict(e) | {"folder": str(e.folder)} for e in entries]
+def _json(entries: list[Registered]) -> list[dict[str, Any]]:
+    return [asdict(entry) | {"folder": str(entry.folder)} for entry in entries]

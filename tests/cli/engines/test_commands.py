@@ -159,14 +159,14 @@ def test_names_are_unique_among_all_builds(trilithon: Program, home: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("add", "nowhere"), "does not exist; name the folder that holds llama-server or librkllmrt.so"),
-        (("add", "."), "holds neither llama-server nor librkllmrt.so; name the folder that does"),
+        (("add", "nowhere"), "does not exist; name the folder that has llama-server or librkllmrt.so"),
+        (("add", "."), "has neither llama-server nor librkllmrt.so; name the folder that has one"),
         (("remove", "x"), "no build called x was added; there are: none"),
         (("remove", "x", "--delete"), "no build called x was added; there are: none"),
         (("check", "x"), "there is no build x; there are llama.cpp@embedded"),
-        (("build", "--version", "newest"), "is no version of llama-cpp-python"),
+        (("build", "--version", "newest"), "is not a version of llama-cpp-python"),
         (("build", "--source", "nowhere"), "cannot be unpacked"),
-        (("build", "--name", "a/b", "--source", "SOURCE"), "is no name for a build"),
+        (("build", "--name", "a/b", "--source", "SOURCE"), "is not a valid name of a build"),
     ],
 )
 def test_bad_input_is_one_line(

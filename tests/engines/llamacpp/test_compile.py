@@ -21,7 +21,7 @@ from process_table import goes
 from trilithon.engines.llamacpp.compile import (
     Compiled,
     Recipe,
-    _Steps,
+    _CompileSteps,
     compile_llamacpp,
     delete_build,
     require_compiled,
@@ -201,7 +201,7 @@ def test_a_compiler_without_memory(tmp_path: Path) -> None:
 
 def test_what_does_not_run_is_not_installed(configuration: Configuration, scripts: Path) -> None:
     program(scripts, "kill -ILL $$")
-    with pytest.raises(TrilithonError, match=r"what was compiled does not work: .*instructions that this CPU lacks"):
+    with pytest.raises(TrilithonError, match=r"the compiled server does not work: .*instructions that this CPU"):
         make(configuration, scripts)
     assert_nothing_left(configuration)
 
@@ -261,7 +261,7 @@ def test_a_name_that_another_folder_has(configuration: Configuration, scripts: P
 
 def test_kleidiai_is_for_arm(configuration: Configuration, scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.uname().machine != "aarch64":
-        with pytest.raises(UserError, match="KleidiAI has kernels for 64-bit Arm alone"):
+        with pytest.raises(UserError, match="KleidiAI has kernels for 64-bit Arm only"):
             make(configuration, scripts, kleidiai=True)
     assert Recipe(kleidiai=True).flags["GGML_CPU_KLEIDIAI"] == "ON"
     assert Recipe(kleidiai=True, vulkan=True).name_of("1.0") == "native-1.0-vulkan-kleidiai"
@@ -312,7 +312,7 @@ def test_one_at_a_time(configuration: Configuration, scripts: Path) -> None:
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another compilation is running"):
+        with pytest.raises(UserError, match="another compilation"):
             make(configuration, scripts)
     assert make(configuration, scripts).fresh
 
@@ -342,7 +342,7 @@ def test_a_build_made_here_can_be_deleted(configuration: Configuration, scripts:
 
 def test_a_users_own_folder_is_never_deleted(configuration: Configuration, tmp_path: Path) -> None:
     add(configuration, Registered(name="mine", folder=tmp_path))
-    with pytest.raises(UserError, match=r"mine was not compiled here: its folder .* stays; leave --delete out"):
+    with pytest.raises(UserError, match=r"mine was not compiled here, so its folder .* is kept; leave --delete out"):
         require_compiled("mine", configuration)
 
 
@@ -360,7 +360,7 @@ def test_a_users_own_folder_is_never_deleted(configuration: Configuration, tmp_p
 )
 def test_progress_only_grows(lines: list[str]) -> None:
     seen: list[float] = []
-    steps = _Steps(lambda text, fraction: seen.append(-1.0 if fraction is None else fraction))
+    steps = _CompileSteps(lambda text, fraction: seen.append(-1.0 if fraction is None else fraction))
     for line in lines:
         steps(line)
     assert seen == sorted(seen)
@@ -369,7 +369,7 @@ def test_progress_only_grows(lines: list[str]) -> None:
 
 def test_progress_in_both_forms() -> None:
     seen: list[float | None] = []
-    steps = _Steps(lambda text, fraction: seen.append(fraction))
+    steps = _CompileSteps(lambda text, fraction: seen.append(fraction))
     for line in ("[1/200] a", "[1/2] inner", "[2/2] inner", "[100/200] b", "note: [x/y]", "[ 75%] c", "[100%] d"):
         steps(line)
     assert seen == [0.005, 0.5, 0.75, 1.0]

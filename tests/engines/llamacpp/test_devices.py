@@ -126,9 +126,9 @@ def test_the_users_variables_do_not_change_the_answer(
 @pytest.mark.parametrize(
     ("script", "trouble"),
     [
-        ("kill -SEGV $$", "--list-devices was ended by SIGSEGV"),
+        ("kill -SEGV $$", "--list-devices was killed by SIGSEGV"),
         ("exit 3", "--list-devices ended with exit code 3"),
-        ("exec sleep 60", "--list-devices gave no answer within 0.3 s"),
+        ("exec sleep 60", "--list-devices did not end within 0.3 s"),
         ("echo 'error: invalid argument: --list-devices' >&2; exit 1", ""),
     ],
 )

@@ -68,8 +68,8 @@ def test_the_file_comes_whole_and_progress_is_told(configuration: Configuration,
     [
         ("q8_0", "disk says no"),
         ("q5_0", "is truncated"),
-        ("q9", "no quantization"),
-        ("nvfp4", "^NVFP4 is unknown to the llama-quantize that is here; take for example Q4_K_M"),
+        ("q9", "is not a quantization"),
+        ("nvfp4", "^NVFP4 is unknown to the llama-quantize of this build; take for example Q4_K_M"),
         ("iq1_s", "^IQ1_S needs an importance matrix; take for example Q4_K_M"),
         ("q4_1", "is full; free some"),
     ],
@@ -86,8 +86,8 @@ def test_failures_leave_nothing(
 @pytest.mark.usefixtures("build")
 def test_a_quantised_source_is_refused_unless_wanted(configuration: Configuration, tiny: Path, tmp_path: Path) -> None:
     source = requantise(tiny, tmp_path / "s.gguf", "Q8_0")
-    with pytest.raises(UserError, match=r"is Q8_0 already, .*; take its F16 file, or add --again"):
+    with pytest.raises(UserError, match=r"is already Q8_0, .*; take its F16 file, or add --again"):
         quantize(source, tmp_path / "q.gguf", "q4_0", configuration, lambda *_: None)
     quantize(source, tmp_path / "q.gguf", "q4_0", configuration, lambda *_: None, again=True)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         quantize(source, tmp_path / "q.gguf", "q4_0", configuration, lambda *_: None, again=True)

@@ -74,10 +74,10 @@ def test_what_cannot_be_done_is_told_before(configuration: Configuration, tiny: 
     coarse = requantise(tiny, tmp_path / "coarse.gguf", "Q4_0")
     encoded = replace(model(tiny).files[0], name="m.rkllm", format="rkllm")
     cases: list[tuple[Manifest, str, type[Exception], str]] = [
-        (model(tiny), "Q9", UserError, "Q9 is no quantization"),
-        (model(tiny), "../../x", UserError, "is no quantization"),
-        (model(coarse), "Q8_0", ModelError, "coarse.gguf is Q4_0 already, and quantised twice it gets worse"),
-        (replace(model(tiny), files=(encoded,)), "Q8_0", ModelError, "and m.rkllm is none; leave it out"),
+        (model(tiny), "Q9", UserError, "Q9 is not a quantization"),
+        (model(tiny), "../../x", UserError, "is not a quantization"),
+        (model(coarse), "Q8_0", ModelError, "coarse.gguf is already Q4_0, and gets worse if quantised again"),
+        (replace(model(tiny), files=(encoded,)), "Q8_0", ModelError, "and m.rkllm is not one; leave it out"),
     ]
     lost = tmp_path / tiny.name
     with ModelStore.open(configuration) as store:
@@ -127,7 +127,7 @@ def test_whoever_stops_it_keeps_nothing(
     with ModelStore.open(configuration) as store:
         plan = plan_quantized(model(tiny), "Q8_0", store, configuration)
         with pytest.raises(Interrupted):
-            quantized(plan, store, configuration, lambda *_: None, lambda *_: None, waiting=leave)
+            quantized(plan, store, configuration, lambda *_: None, lambda *_: None, check=leave)
     assert is_gone(quantizer.pid())
     assert_nothing_kept(configuration)
 

@@ -84,7 +84,7 @@ def test_a_damaged_archive_is_refused_in_a_line(tmp_path: Path, kind: str) -> No
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be unpacked: .*; get it again$"):
+    with pytest.raises(UserError, match=r"cannot be unpacked: .*; download it again$"):
         open_source(path, tmp_path / "work")
 
 
@@ -93,7 +93,7 @@ def test_an_archive_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with tarfile.open(path, "w:gz") as tar:
         tar.add(tmp_path / "empty", ".")
-    with pytest.raises(UserError, match="it is no source archive"):
+    with pytest.raises(UserError, match="it is not a source archive"):
         open_source(path, tmp_path / "work")
 
 
@@ -123,16 +123,16 @@ def test_a_checkout_knows_its_commit(tmp_path: Path) -> None:
     ("files", "reason"),
     [
         ({"top/readme": "x"}, "no CMakeLists.txt"),
-        ({"a/CMakeLists.txt": "x", "b/x": "x"}, "no source archive"),
-        ({}, "no source archive"),
-        ({"top/CMakeLists.txt": "x", "top/../../evil": "x"}, "leads outside"),
-        ({"top/CMakeLists.txt": "x", "top/a/../../b": "x"}, "leads outside"),
-        ({"/CMakeLists.txt": "x"}, "leads outside"),
+        ({"a/CMakeLists.txt": "x", "b/x": "x"}, "not a source archive"),
+        ({}, "not a source archive"),
+        ({"top/CMakeLists.txt": "x", "top/../../evil": "x"}, "is a path outside"),
+        ({"top/CMakeLists.txt": "x", "top/a/../../b": "x"}, "is a path outside"),
+        ({"/CMakeLists.txt": "x"}, "is a path outside"),
     ],
 )
 def test_an_archive_that_is_refused(tmp_path: Path, files: dict[str, str], reason: str) -> None:
     work = tmp_path / "in/work"
-    with pytest.raises(UserError, match=rf"cannot be unpacked: .*{reason}.*; get it again"):
+    with pytest.raises(UserError, match=rf"cannot be unpacked: .*{reason}.*; download it again"):
         open_source(archive(tmp_path / "a.tar.gz", files), work)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"a.tar.gz", "CMakeLists.txt", "readme"}
     assert not (tmp_path / "evil").exists()
@@ -142,7 +142,7 @@ def test_an_archive_that_is_refused(tmp_path: Path, files: dict[str, str], reaso
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     link = tarfile.TarInfo("top/link")
     link.type, link.linkname = kind, "/etc/passwd"
-    with pytest.raises(UserError, match="top/link is neither file nor folder"):
+    with pytest.raises(UserError, match="top/link is neither a file nor a folder"):
         open_source(archive(tmp_path / "a.tar.gz", {"top/CMakeLists.txt": "x"}, link), tmp_path / "work")
 
 
@@ -177,7 +177,7 @@ def test_an_archive_that_is_cut_short(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_source(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no source of llama\.cpp: it has no CMakeLists\.txt"):
+    with pytest.raises(UserError, match=r"not a source of llama\.cpp: it has no CMakeLists\.txt"):
         open_source(tmp_path, tmp_path)
 
 
@@ -215,7 +215,7 @@ def test_a_kept_file_that_changed_is_fetched_again(index: Path, tmp_path: Path) 
 
 def test_a_file_that_is_not_the_known_one(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(source._SHA256, "0.9.9", "0" * 64)
-    with pytest.raises(TrilithonError, match=r"is not what it should be .* look into pip's configuration"):
+    with pytest.raises(TrilithonError, match=r"has another SHA-256 .* check pip's configuration"):
         fetch("0.9.9", tmp_path / "cache")
     assert list((tmp_path / "cache/sources").iterdir()) == []
 
@@ -228,19 +228,19 @@ def test_a_version_that_there_is_not(index: Path, tmp_path: Path) -> None:
 def test_no_index(index: Path, tmp_path: Path) -> None:
     next(index.iterdir()).unlink()
     with pytest.raises(
-        TrilithonError, match=r"pip cannot fetch llama-cpp-python .*; look at the network, or use --source"
+        TrilithonError, match=r"pip cannot download llama-cpp-python .*; check the network, or use --source"
     ):
         fetch("0.9.9", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("version", ["", "latest", "--pre", "1.0 --pre", "1;x", "../1", "1"])
 def test_what_is_no_version(tmp_path: Path, version: str) -> None:
-    with pytest.raises(UserError, match="is no version of llama-cpp-python"):
+    with pytest.raises(UserError, match="is not a version of llama-cpp-python"):
         fetch(version, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=f"no pip to fetch the source with; run: {sys.executable} -m ensurepip"):
+    with pytest.raises(UserError, match=f"no pip to download the source with; run: {sys.executable} -m ensurepip"):
         fetch("0.9.9", tmp_path)

@@ -76,7 +76,7 @@ def test_everything_that_is_missing_is_named_with_one_command(path: Path) -> Non
         ("pacman", "run: sudo pacman -S gcc shaderc vulkan-headers vulkan-icd-loader"),
         ("zypper", "run: sudo zypper install gcc-c++ shaderc vulkan-devel"),
         ("apk", "run: sudo apk add g++ shaderc vulkan-headers vulkan-loader-dev"),
-        ("", "install what Debian calls g++ glslc libvulkan-dev"),
+        ("", "install the packages that Debian names g++ glslc libvulkan-dev"),
     ],
 )
 def test_the_command_of_the_distribution(path: Path, installer: str, command: str) -> None:

@@ -115,10 +115,10 @@ def test_what_cannot_be_quantised_is_a_400(
     coarse = requantise(tiny, tmp_path / "coarse.gguf", "Q4_0")
     server, base = serve(coarse), {"from": "coarse"}
     cases = [
-        (asked(**base, quantize="Q9"), "Q9 is no quantization; write for example"),
-        (asked(**base, quantize="../../x"), "is no quantization"),
-        (asked(**base), "coarse.gguf is Q4_0 already, and quantised twice it gets worse; take the F16 one"),
-        (asked(**{"from": None, "files": {"m.rkllm": "?"}}), "m.rkllm is none; leave it out"),
+        (asked(**base, quantize="Q9"), "Q9 is not a quantization; write for example"),
+        (asked(**base, quantize="../../x"), "is not a quantization"),
+        (asked(**base), "coarse.gguf is already Q4_0, and gets worse if quantised again; take the F16 file"),
+        (asked(**{"from": None, "files": {"m.rkllm": "?"}}), "m.rkllm is not one; leave it out"),
     ]
     with ollama.Client(host=server.url) as client:
         digest = client.create_blob(tiny)
@@ -180,7 +180,7 @@ def test_a_tool_that_is_killed(server: Server, configuration: Configuration, qua
         next(lines)
         os.kill(quantizer.pid(), signal.SIGKILL)
         (last,) = [json.loads(line) for line in lines]
-    assert "llama-quantize failed: ended by signal 9 (Killed)" in last["error"]
+    assert "llama-quantize failed: killed by signal 9 (Killed)" in last["error"]
     assert_nothing_kept(server, configuration)
 
 

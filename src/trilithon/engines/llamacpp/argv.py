@@ -1,4 +1,4 @@
-"""llama.cpp's server as a command line, in both its forms: a llama-server program, and the one inside the wheel."""
+"""The command line of llama.cpp's server in both forms: a llama-server program, and the server inside the wheel."""
 
 import json
 import sys
@@ -14,22 +14,22 @@ FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
 
 def _parameters(placement: Placement) -> Mapping[str, Any]:
-    """What both forms of the server are told, by llama-server's long option names.
+    """The parameters of both forms, by llama-server's long option names.
 
-    Prompt cache in RAM and context checkpoints are off: the first takes up to 8 GiB by default, the second
-    splits the last tokens of a prompt off into a batch of their own.
+    The prompt cache in RAM and context checkpoints are off: the first takes up to 8 GiB by default, the second
+    evaluates the last tokens of a prompt in a separate batch.
     """
     settings = placement.settings
-    # A text is pooled from one batch; one vector of it is the mean where the model does not say how.
+    # A text is pooled from one batch, so a batch needs room for a full context. A model without pooling uses the mean.
     pools = settings.task != "generate"
-    whole = (settings.context or 4096) if pools else 0
+    least_batch = (settings.context or 4096) if pools else 0
     return {
         "model": str(placement.file.path),
         "ctx-size": (settings.context or 4096) * settings.slots,
         "parallel": settings.slots,
         "threads": settings.threads,
-        "batch-size": max(settings.batch, whole),
-        "ubatch-size": max(settings.micro_batch, whole),
+        "batch-size": max(settings.batch, least_batch),
+        "ubatch-size": max(settings.micro_batch, least_batch),
         "cache-type-k": settings.kv_type_k,
         "cache-type-v": settings.kv_type_v,
         "flash-attn": settings.flash_attention,
@@ -46,22 +46,22 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
     }
 
 
-def server_argv(placement: Placement, socket: Path, slots: Path, own: Mapping[str, str | bool]) -> tuple[str, ...]:
-    """`own` are long option names of the unit's, and their values."""
-    words = [
+def server_argv(placement: Placement, socket: Path, slots: Path, more: Mapping[str, str | bool]) -> tuple[str, ...]:
+    """`more` are further options: long names and values."""
+    argv = [
         placement.build.where,
         *("--host", str(socket)),
         *("--slot-save-path", f"{slots}/"),
         *("--no-webui", "--slots", "--metrics", "--jinja", "--offline"),
     ]
-    for name, value in {**_parameters(placement), **own}.items():
+    for name, value in {**_parameters(placement), **more}.items():
         if isinstance(value, list):
-            words += [word for each in value for word in (f"--{name}", each)]
+            argv += [word for item in value for word in (f"--{name}", item)]
         elif value is True:
-            words += [f"--{name}"]
+            argv += [f"--{name}"]
         elif value is not None and value is not False and value != "":
-            words += [f"--{name}", str(value)]
-    return tuple(words)
+            argv += [f"--{name}", str(value)]
+    return tuple(argv)
 
 
 # llama-server's option → the names of xllamacpp's CommonParams (2026.10).
@@ -110,5 +110,5 @@ def embedded_argv(placement: Placement, socket: Path, slots: Path) -> tuple[str,
         if name == "spec-type":
             value = f"COMMON_SPECULATIVE_TYPE_{value.upper().replace('-', '_')}"
         values |= dict.fromkeys(COMMON_PARAMS[name], value)
-    # -P: a json.py in the folder that the user happens to be in is not ours.
+    # -P: a json.py in the current folder must not be imported.
     return (sys.executable, "-P", "-m", "trilithon.engines.llamacpp.child.embedded", json.dumps(values))

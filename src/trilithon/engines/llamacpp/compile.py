@@ -1,5 +1,8 @@
-"""llama.cpp compiled for this very CPU (and Vulkan). A wheel is built for any CPU: compiled for the machine at hand,
-prefill was 1.6 and decode 1.2 times as fast on a PC. What fails or is stopped leaves nothing behind but its log."""
+"""Compiles llama.cpp for this CPU, and for Vulkan.
+
+A wheel is built for any CPU: compiled for the CPU itself, prefill was 1.6 and decode 1.2 times as fast on a PC. A
+compilation that fails or is stopped leaves only its log.
+"""
 
 import contextlib
 import os
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.board.snapshot import read_board
+from trilithon.engines.conversion import Progress
 from trilithon.engines.inspection import PROGRAM, check_program
 from trilithon.engines.llamacpp.source import DEFAULT_VERSION, SourceTree, fetch, open_source
 from trilithon.engines.llamacpp.toolchain import Toolchain, choose_jobs, find_toolchain, require_space
@@ -22,10 +26,7 @@ from trilithon.errors import TrilithonError, UserError
 from trilithon.files import file_lock, sync
 from trilithon.settings import Configuration
 
-__all__ = ["Compiled", "Progress", "Recipe", "compile_llamacpp", "delete_build", "require_compiled"]
-
-Progress = Callable[[str, float | None], None]
-"""Called with what is being done and the fraction of it that is done, None where that is unknown."""
+__all__ = ["Compiled", "Recipe", "compile_llamacpp", "delete_build", "require_compiled"]
 
 _TARGETS = (PROGRAM, "llama-bench", "llama-quantize", "llama-perplexity")
 _RPC_TARGET = "ggml-rpc-server"
@@ -40,14 +41,14 @@ _FLAGS = {
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
 }
-# Variables that CMake and compilers take flags from; they go into the record.
+# Variables with flags for CMake and compilers; they are recorded.
 _VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to compile. `version` is llama-cpp-python's; `source` is a folder or an archive to take instead of it.
-    `force` makes again what is there already."""
+    """What to compile. `version` is that of llama-cpp-python; `source` is a folder or an archive to use instead of it.
+    `force` compiles a build that exists again."""
 
     version: str = DEFAULT_VERSION
     source: Path | None = None
@@ -60,23 +61,23 @@ class Recipe:
 
     @property
     def flags(self) -> dict[str, str]:
-        """CMake's, without those that only label the build."""
+        """For CMake, without those that only label the build."""
         options = {"GGML_VULKAN": self.vulkan, "GGML_RPC": self.rpc, "GGML_CPU_KLEIDIAI": self.kleidiai}
-        return _FLAGS | {name: "ON" for name, wanted in options.items() if wanted}
+        return _FLAGS | {name: "ON" for name, enabled in options.items() if enabled}
 
     @property
     def targets(self) -> tuple[str, ...]:
         return (*_TARGETS, _RPC_TARGET) if self.rpc else _TARGETS
 
     def name_of(self, version: str) -> str:
-        """ "native-0.3.36-vulkan", unless the user chose one."""
+        """The build's name: "native-0.3.36-vulkan", unless the user chose one."""
         options = {"vulkan": self.vulkan, "rpc": self.rpc, "kleidiai": self.kleidiai}
-        return self.name or "-".join(["native", version, *(name for name, wanted in options.items() if wanted)])
+        return self.name or "-".join(["native", version, *(name for name, enabled in options.items() if enabled)])
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """`fresh` is False for a build that was there already."""
+    """`fresh` is False for a build that existed."""
 
     entry: Registered
     fresh: bool
@@ -84,28 +85,28 @@ class Compiled:
 
 
 def compile_llamacpp(recipe: Recipe, configuration: Configuration, progress: Progress) -> Compiled:
-    """Fetch, compile, install and register. Raises UserError for what the user can fix before anything starts,
-    TrilithonError when it fails; it may be interrupted at any moment."""
+    """Downloads, compiles, installs and registers a build. Raises UserError for problems that are found before the
+    compilation, TrilithonError when it fails. It may be interrupted at any time."""
     if recipe.kleidiai and os.uname().machine != "aarch64":
-        raise UserError("KleidiAI has kernels for 64-bit Arm alone; leave --kleidiai out on this machine")
-    if recipe.source is None and (found := _existing(recipe, recipe.version, configuration)):
-        return found
+        raise UserError("KleidiAI has kernels for 64-bit Arm only; leave --kleidiai out on this machine")
+    if recipe.source is None and (build := _existing(recipe, recipe.version, configuration)):
+        return build
     toolchain = find_toolchain(vulkan=recipe.vulkan)
     jobs = choose_jobs(recipe.jobs)
-    with _workshop(configuration, vulkan=recipe.vulkan) as work:
+    with _work_folder(configuration, vulkan=recipe.vulkan) as work:
         progress("fetching the source" if recipe.source is None else "unpacking the source", None)
         place = recipe.source or fetch(recipe.version, configuration.cache)
         source = open_source(place, work / "source")
-        if recipe.source is not None and (found := _existing(recipe, source.version, configuration)):
-            return found
+        if recipe.source is not None and (build := _existing(recipe, source.version, configuration)):
+            return build
         name = recipe.name_of(source.version)
         _require_name(name, configuration)
         log = _log_file(configuration, name)
         log.unlink(missing_ok=True)
         started_ns = time.monotonic_ns()
-        without = _make(recipe, source, toolchain, work / "build", jobs, log, progress)
+        unsupported = _compile(recipe, source, toolchain, work / "build", jobs, log, progress)
         seconds = (time.monotonic_ns() - started_ns) / 1e9
-        facts = _facts(recipe, source, toolchain, seconds, without)
+        facts = _facts(recipe, source, toolchain, seconds, unsupported)
         progress("installing", 1.0)
         return Compiled(_install(name, work / "build/bin", facts, recipe, configuration), fresh=True, log=log)
 
@@ -113,22 +114,22 @@ def compile_llamacpp(recipe: Recipe, configuration: Configuration, progress: Pro
 def require_compiled(name: str, configuration: Configuration) -> None:
     """Raises UserError when there is a build of that name that was not compiled here."""
     for entry in registered(configuration):
-        mine = entry.folder == _built_folder(configuration, name) and "flags" in entry.facts
-        if entry.name == name and not mine:
-            raise UserError(f"{name} was not compiled here: its folder {entry.folder} stays; leave --delete out")
+        compiled_here = entry.folder == _built_folder(configuration, name) and "flags" in entry.facts
+        if entry.name == name and not compiled_here:
+            raise UserError(f"{name} was not compiled here, so its folder {entry.folder} is kept; leave --delete out")
 
 
 def delete_build(entry: Registered) -> None:
-    """Remove the folder of a build that was compiled here (see `require_compiled`)."""
+    """Deletes the folder of a build that was compiled here (see `require_compiled`)."""
     if entry.folder.exists():
         hidden = entry.folder.with_name(f".gone-{entry.name}")
-        shutil.rmtree(hidden, ignore_errors=True)  # of an earlier one that the power cut short
-        entry.folder.rename(hidden)  # at once or not at all; removing takes a while
+        shutil.rmtree(hidden, ignore_errors=True)  # left by a deletion that was cut short
+        entry.folder.rename(hidden)  # atomic, while deleting takes a while
         shutil.rmtree(hidden)
 
 
 def _existing(recipe: Recipe, version: str, configuration: Configuration) -> Compiled | None:
-    """The build of the same name, version and flags, if there is one and it is wanted."""
+    """The build of the same name, version and flags, if there is one and `force` is not set."""
     name = recipe.name_of(version)
     for entry in registered(configuration):
         same = (entry.name, entry.facts.get("version"), entry.facts.get("flags")) == (name, version, recipe.flags)
@@ -138,7 +139,7 @@ def _existing(recipe: Recipe, version: str, configuration: Configuration) -> Com
 
 
 def _require_name(name: str, configuration: Configuration) -> None:
-    """Now rather than after ten minutes of compiling."""
+    """Raises UserError for a name that is invalid or in use: now, and not after ten minutes of compiling."""
     check_name(name)
     for entry in registered(configuration):
         if entry.name == name and entry.folder != _built_folder(configuration, name):
@@ -146,8 +147,8 @@ def _require_name(name: str, configuration: Configuration) -> None:
 
 
 @contextlib.contextmanager
-def _workshop(configuration: Configuration, *, vulkan: bool) -> Iterator[Path]:
-    """A work folder that goes at the end, for one compilation at a time; what killed ones left is swept first."""
+def _work_folder(configuration: Configuration, *, vulkan: bool) -> Iterator[Path]:
+    """A temporary folder for one compilation at a time. What killed compilations left is deleted first."""
     base, builds = configuration.cache / "builds", configuration.data / "builds"
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -158,49 +159,48 @@ def _workshop(configuration: Configuration, *, vulkan: bool) -> Iterator[Path]:
         try:
             stack.enter_context(file_lock(base / "lock", wait=False))
         except BlockingIOError:
-            raise UserError("another compilation is running for this user; wait until it has ended") from None
-        _sweep(base, builds)
+            raise UserError("this user runs another compilation; wait until it has ended") from None
+        _clean_up(base, builds)
         require_space(base, vulkan=vulkan)
         with tempfile.TemporaryDirectory(dir=base, prefix="work-") as work:
             yield Path(work)
 
 
-def _sweep(base: Path, builds: Path) -> None:
-    for left in [*base.glob("work-*"), *builds.glob(".new-*"), *builds.glob(".gone-*")]:
-        shutil.rmtree(left, ignore_errors=True)  # what resists is left to the next sweep
+def _clean_up(base: Path, builds: Path) -> None:
+    for path in [*base.glob("work-*"), *builds.glob(".new-*"), *builds.glob(".gone-*")]:
+        shutil.rmtree(path, ignore_errors=True)  # tried again by the next compilation
     for old in builds.glob(".old-*"):
         target = builds / old.name.removeprefix(".old-")
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            old.rename(target)  # the power was cut between two renames
+            old.rename(target)  # `_replace` was cut short between its two renames
 
 
-def _make(
+def _compile(
     recipe: Recipe, source: SourceTree, toolchain: Toolchain, folder: Path, jobs: int, log: Path, progress: Progress
 ) -> list[str]:
-    """Configure and compile in `folder`; what CMake found its tools too old for."""
+    """Configures and compiles in `folder`; gives the features that CMake left out because glslc is too old."""
     labels = {"LLAMA_BUILD_COMMIT": source.commit, "LLAMA_BUILD_NUMBER": "0"} if source.commit else {}
-    words = ["cmake", "-S", str(source.folder), "-B", str(folder), "-G", toolchain.generator]
-    words += [f"-D{name}={value}" for name, value in (recipe.flags | labels).items()]
+    command = ["cmake", "-S", str(source.folder), "-B", str(folder), "-G", toolchain.generator]
+    command += [f"-D{name}={value}" for name, value in (recipe.flags | labels).items()]
     progress("configuring", None)
-    without: list[str] = []
+    unsupported: list[str] = []
 
     def configured(line: str) -> None:
-        head, found, _ = line.removeprefix("-- ").partition(" not supported by glslc")
-        if found:
-            without.append(head)
+        feature, message, _ = line.removeprefix("-- ").partition(" not supported by glslc")
+        if message:
+            unsupported.append(feature)
 
-    run_tool(words, log, configured)
+    run_tool(command, log, configured)
     progress("compiling", 0.0)
-    steps = _Steps(progress)
-    words = ["cmake", "--build", str(folder), "--parallel", str(jobs), "--target", *recipe.targets]
-    run_tool(words, log, steps)
-    return without
+    command = ["cmake", "--build", str(folder), "--parallel", str(jobs), "--target", *recipe.targets]
+    run_tool(command, log, _CompileSteps(progress))
+    return unsupported
 
 
-class _Steps:
-    """Tells how far the build tool is from what it prints: "[12/345]" (ninja) or "[ 12%]" (make)."""
+class _CompileSteps:
+    """Reads progress from the output of the build tool: "[12/345]" (ninja) or "[ 12%]" (make)."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -208,17 +208,17 @@ class _Steps:
         self._fraction = 0.0
 
     def __call__(self, line: str) -> None:
-        inside, closed, _ = line.removeprefix("[").partition("]")
-        if not closed or inside == line:
+        step, bracket, _ = line.removeprefix("[").partition("]")
+        if not bracket or step == line:
             return
-        done, _, total = inside.partition("/")
+        done, _, total = step.partition("/")
         if done.isdecimal() and total.isdecimal():
-            if int(total) < max(self._most_steps, 1):  # a build within the build, such as the shaders' generator
+            if int(total) < max(self._most_steps, 1):  # a nested build, such as the generator of the shaders
                 return
             self._most_steps = int(total)
             fraction = int(done) / int(total)
-        elif inside.strip().removesuffix("%").isdecimal() and "%" in inside:
-            fraction = int(inside.strip().removesuffix("%")) / 100
+        elif step.strip().removesuffix("%").isdecimal() and "%" in step:
+            fraction = int(step.strip().removesuffix("%")) / 100
         else:
             return
         self._fraction = max(self._fraction, min(fraction, 1.0))
@@ -226,7 +226,7 @@ class _Steps:
 
 
 def _facts(
-    recipe: Recipe, source: SourceTree, toolchain: Toolchain, seconds: float, without: list[str]
+    recipe: Recipe, source: SourceTree, toolchain: Toolchain, seconds: float, unsupported: list[str]
 ) -> dict[str, Any]:
     board = read_board()
     environment = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
@@ -240,7 +240,7 @@ def _facts(
         "compiler": toolchain.compiler,
         "cmake": toolchain.cmake,
         "glslc": toolchain.glslc,
-        "without": without,
+        "without": unsupported,
         "chip": board.chip,
         "cpu": board.describe_cores(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -252,7 +252,7 @@ def _facts(
 def _install(
     name: str, programs: Path, facts: dict[str, Any], recipe: Recipe, configuration: Configuration
 ) -> Registered:
-    """Put the programs into their folder, whole or not at all, and register them once the server has run."""
+    """Copies the programs to their folder, all or none, and registers the build when the server has run once."""
     target = _built_folder(configuration, name)
     new = target.with_name(f".new-{name}")
     entry = Registered(name=name, folder=target, facts=facts)
@@ -263,24 +263,24 @@ def _install(
         try:
             check_program(new / PROGRAM)
         except UserError as error:
-            raise TrilithonError(f"what was compiled does not work: {error}") from error
-        _put(new, target, lambda: add(configuration, entry))
+            raise TrilithonError(f"the compiled server does not work: {error}") from error
+        _replace(new, target, lambda: add(configuration, entry))
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return entry
 
 
-def _put(new: Path, target: Path, register: Callable[[], None]) -> None:
-    """Put `new` in the place of `target` and register it; what was there before comes back when that fails."""
+def _replace(new: Path, target: Path, register: Callable[[], None]) -> None:
+    """Moves `new` to `target` and registers it; an earlier `target` is restored when that fails."""
     old = target.with_name(f".old-{target.name}")
-    replaces = target.exists()
+    had_old = target.exists()
     try:
-        if replaces:
+        if had_old:
             target.rename(old)
         new.rename(target)
         register()
     except BaseException:
-        if old.exists() or not replaces:
+        if old.exists() or not had_old:
             shutil.rmtree(target, ignore_errors=True)
         if old.exists():
             old.rename(target)
@@ -290,9 +290,9 @@ def _put(new: Path, target: Path, register: Callable[[], None]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if not source.is_file():
-        raise TrilithonError(f"the build gave no {source.name}; take another --version")
+        raise TrilithonError(f"the compilation wrote no {source.name}; use another --version")
     shutil.copy2(source, target)
-    sync(target)  # before a registry that survives a power cut says that it is there
+    sync(target)  # before the registry names it: after a power cut, what it names must exist
 
 
 def _built_folder(configuration: Configuration, name: str) -> Path:

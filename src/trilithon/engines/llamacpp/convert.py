@@ -57,7 +57,8 @@ def convert_to_gguf(
             raise UserError(f"{place} has no {program.name}; name another source of llama.cpp with --converter")
         converted = work.folder / output.name
         arguments = [str(source.absolute()), "--outfile", str(converted), "--outtype", kind]
-        run_tool([str(python), str(program), *arguments], log, ToolProgress(progress, "converting"), held=[work.lock])
+        command = [str(python), str(program), *arguments]
+        run_tool(command, log, ToolProgress(progress, "converting"), inherited=[work.lock])
         require_written(converted, "the converter", log)
         publish(converted, output)
         return Converted(output, log)

@@ -1,5 +1,5 @@
-"""What a `llama-server` can compute on besides the CPU: asked of the program itself, in a child, since that loads GPU
-drivers, which may crash or hang; and remembered, since it is asked for often."""
+"""The devices of a `llama-server`. The program itself lists them, in a child process: it loads GPU drivers, which may
+crash or hang. The list is cached, because it is needed often."""
 
 import hashlib
 import os
@@ -25,16 +25,16 @@ from trilithon.files import JsonStore
 __all__ = ["VISIBLE_DEVICES", "Inventory", "inventory", "parse_devices"]
 
 VISIBLE_DEVICES = "GGML_VK_VISIBLE_DEVICES"
-"""Without it llama.cpp shows GPUs alone; with it, Vulkan devices by number, software too (ggml-vulkan.cpp)."""
+"""Without it llama.cpp lists GPUs only; with it, Vulkan devices by number, with software (ggml-vulkan.cpp)."""
 
 _PROBE_SECONDS = 10.0
 _KILL_SECONDS = 2.0
 _MOST_DEVICES = 16
-# Trouble may be over (a library installed, a busy machine idle): it is looked at again after this many times as long as
-# it took to find, a hang after three hours. What was found is forgotten only when its key is.
+# A problem may go away (a library is installed, a busy machine becomes idle): the program is asked again after this
+# many times as long as it took to fail, after a hang in three hours. Devices are cached while their key is the same.
 _TROUBLE_TIMES = 1000
 _LINE = re.compile(r"\s+([A-Za-z]+\d*): (.+) \((\d+) MiB, \d+ MiB free\)")
-# The beginnings of llama.cpp's names for devices; others (RPC, BLAS) are no units of this machine.
+# The beginnings of llama.cpp's names for devices; others (RPC, BLAS) are not units of this machine.
 _UNITS: Mapping[str, Unit] = {
     "Vulkan": "gpu",
     "CUDA": "gpu",
@@ -46,11 +46,11 @@ _UNITS: Mapping[str, Unit] = {
     "Rocket": "npu",
 }
 _SOFTWARE = ("llvmpipe", "softpipe", "swiftshader", "lavapipe")
-# What would change the program's answer.
+# Variables that would change the list.
 _HIDDEN = ("LLAMA_ARG_", "GGML_VK_")
-# Where the Vulkan loader looks for drivers (LoaderDriverInterface.md of the Vulkan-Loader), and what turns it.
+# Where the Vulkan loader looks for drivers, and variables for it (LoaderDriverInterface.md of the Vulkan-Loader).
 _MANIFESTS = ("/etc/xdg", "/etc", "/usr/local/share", "/usr/share")
-_OWN_MANIFESTS = (".config", ".local/share")
+_HOME_MANIFESTS = (".config", ".local/share")
 _LOADER_VARIABLES = (
     "VK_DRIVER_FILES",
     "VK_ICD_FILENAMES",
@@ -63,31 +63,32 @@ _LOADER_VARIABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """`trouble` is what went wrong on asking, or empty."""
+    """`trouble` is why the devices are not known, or empty."""
 
     devices: tuple[Device, ...] = ()
     trouble: str = ""
 
 
 def inventory(program: Path, fingerprint: str, cache: Path) -> Inventory:
-    """From `cache`, while neither the program nor the drivers nor the kernel changed; else asked now, for at most some
-    ten seconds."""
+    """From `cache` while the program, the drivers and the kernel are the same; otherwise from the program, which takes
+    up to some ten seconds."""
     key = repr((str(program), fingerprint, *_surroundings()))
     file = cache / "devices" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    store = JsonStore(path=file, parse=_recalled, fix="remove it")
-    known = None
-    with suppress(UserError):  # a cache that cannot be read is no cache; the program is asked again
-        known = store.read()
-    if known is None:
-        began = time.monotonic()
-        known = _asked(program)
-        with suppress(UserError):  # a cache that is read-only or full costs time, never the answer
-            store.write(asdict(known) | {"asked": time.time(), "seconds": time.monotonic() - began})
-    return known
+    store = JsonStore(path=file, parse=_from_cache, fix="remove it")
+    cached = None
+    with suppress(UserError):  # without a readable cache the program is asked again
+        cached = store.read()
+    if cached is not None:
+        return cached
+    started = time.monotonic()
+    listed = _list_all(program)
+    with suppress(UserError):  # a cache that is read-only or full costs time only
+        store.write(asdict(listed) | {"asked": time.time(), "seconds": time.monotonic() - started})
+    return listed
 
 
 def parse_devices(text: str) -> list[Device]:
-    """What `llama-server --list-devices` prints: "  Vulkan0: Mali-G610 (7800 MiB, 7800 MiB free)"."""
+    """Parses the output of `llama-server --list-devices`: "  Vulkan0: Mali-G610 (7800 MiB, 7800 MiB free)"."""
     devices = []
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
@@ -106,36 +107,34 @@ def parse_devices(text: str) -> list[Device]:
     return devices
 
 
-def _asked(program: Path) -> Inventory:
+def _list_all(program: Path) -> Inventory:
     try:
-        shown = _listed(program)
-        return Inventory(devices=(*_others(shown), *_vulkan(program, shown)))
+        default = _list_devices(program)
+        others = [device for device in default if not device.id.startswith("Vulkan")]
+        return Inventory(devices=(*others, *_vulkan(program, default)))
     except subprocess.TimeoutExpired:
-        return Inventory(trouble=f"--list-devices gave no answer within {_PROBE_SECONDS:g} s")
+        return Inventory(trouble=f"--list-devices did not end within {_PROBE_SECONDS:g} s")
     except OSError as error:
         return Inventory(trouble=f"cannot be started: {error.strerror}")
-    except _Failed as error:
+    except _ListingFailed as error:
         return Inventory(trouble=str(error))
 
 
-def _others(shown: list[Device]) -> Iterator[Device]:
-    return (device for device in shown if not device.id.startswith("Vulkan"))
-
-
-def _vulkan(program: Path, shown: list[Device]) -> Iterator[Device]:
-    """Every Vulkan device, by the loader's number: that is llama.cpp's own too, since the loader puts GPUs first. Those
-    that llama.cpp leaves out by itself (software, a second driver of one GPU) count as software: to be named only."""
-    own = Counter(device.name for device in shown if device.id.startswith("Vulkan"))
+def _vulkan(program: Path, default: list[Device]) -> Iterator[Device]:
+    """Every Vulkan device by the loader's number, which is llama.cpp's number too, since the loader lists GPUs first.
+    Those that llama.cpp does not list by default (software, a second driver of a GPU) count as software: they are used
+    only where the user names them."""
+    by_default = Counter(device.name for device in default if device.id.startswith("Vulkan"))
     for number in range(_MOST_DEVICES):
         try:
-            found = [d for d in _listed(program, {VISIBLE_DEVICES: str(number)}) if d.id.startswith("Vulkan")]
-        except _Failed:  # a number too high is the end of some builds
+            visible = _list_devices(program, {VISIBLE_DEVICES: str(number)})
+        except _ListingFailed:  # some builds fail for a number that is too high
             return
-        if not found:
+        device = next((device for device in visible if device.id.startswith("Vulkan")), None)
+        if device is None:
             return
-        device = found[0]
-        software = device.software or not own[device.name]
-        own[device.name] -= 1
+        software = device.software or not by_default[device.name]
+        by_default[device.name] -= 1
         yield Device(
             id=f"Vulkan{number}",
             unit="gpu",
@@ -147,18 +146,18 @@ def _vulkan(program: Path, shown: list[Device]) -> Iterator[Device]:
 
 
 def _driver(*, software: bool) -> str:
-    """Name and version of the installed Vulkan drivers that could show such a device."""
+    """Name and version of the installed Vulkan drivers that could provide such a device."""
     drivers = read_vulkan(THIS_MACHINE, gpu_drivers(THIS_MACHINE).values())
-    fitting = [d for d in drivers if d.library and (d.software if software else d.serves)]
-    return ", ".join(sorted({f"{d.name} {d.version or ''}".strip() for d in fitting}))
+    fitting = [driver for driver in drivers if driver.library and (driver.software if software else driver.serves)]
+    return ", ".join(sorted({f"{driver.name} {driver.version or ''}".strip() for driver in fitting}))
 
 
-class _Failed(Exception):
-    """It ran, and ended badly."""
+class _ListingFailed(Exception):
+    """The program was killed, or ended with an error."""
 
 
-def _listed(program: Path, variables: Mapping[str, str] | None = None) -> list[Device]:
-    """Raises OSError, TimeoutExpired and _Failed."""
+def _list_devices(program: Path, variables: Mapping[str, str] | None = None) -> list[Device]:
+    """Raises OSError, TimeoutExpired and _ListingFailed."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(_HIDDEN)}
     child = subprocess.Popen(
         [program, "--list-devices"],
@@ -168,24 +167,24 @@ def _listed(program: Path, variables: Mapping[str, str] | None = None) -> list[D
         env=environment | dict(variables or {}),
     )
     try:
-        told, complained = child.communicate(timeout=_PROBE_SECONDS)
+        output, errors = child.communicate(timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         child.kill()
-        with suppress(subprocess.TimeoutExpired):  # a driver may hold it in the kernel for ever
+        with suppress(subprocess.TimeoutExpired):  # it may hang in a driver, where no signal ends it
             child.communicate(timeout=_KILL_SECONDS)
         raise
     if child.returncode < 0:
-        raise _Failed(f"--list-devices was ended by {Signals(-child.returncode).name}")
-    # One that is too old to know the word is nothing wrong, but no GPU of it can be named either.
-    if child.returncode and b"invalid argument" not in complained:
-        raise _Failed(f"--list-devices ended with exit code {child.returncode}")
-    return parse_devices(told.decode(errors="replace"))
+        raise _ListingFailed(f"--list-devices was killed by {Signals(-child.returncode).name}")
+    # A build that is too old for --list-devices is not a problem, but has no devices that can be named.
+    if child.returncode and b"invalid argument" not in errors:
+        raise _ListingFailed(f"--list-devices ended with exit code {child.returncode}")
+    return parse_devices(output.decode(errors="replace"))
 
 
 def _surroundings() -> tuple[object, ...]:
-    """What may change the answer: drivers that come, go or change, a GPU that may now be opened, another kernel."""
+    """All that may change the list: drivers, whether GPUs may be opened, variables, the kernel."""
     home = Path.home()
-    folders = [Path(name) for name in _MANIFESTS] + [home / name for name in _OWN_MANIFESTS]
+    folders = [Path(name) for name in _MANIFESTS] + [home / name for name in _HOME_MANIFESTS]
     files = sorted(path for folder in folders for path in folder.glob("vulkan/icd.d/*.json"))
     manifests = [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()]
     libraries = _libraries(tuple(manifests))
@@ -196,12 +195,17 @@ def _surroundings() -> tuple[object, ...]:
 
 @cache
 def _libraries(manifests: tuple[tuple[str, int], ...]) -> list[tuple[str, str | None, int]]:
-    """The drivers that they lead to, and when those were last changed: people replace libmali by hand."""
+    """The drivers that the manifests name, and when they were last changed: users replace libmali by hand."""
     drivers = read_vulkan(THIS_MACHINE, gpu_drivers(THIS_MACHINE).values())
-    return [(d.library, d.version, Path(d.library).stat().st_mtime_ns) for d in drivers if d.library]
+    return [
+        (driver.library, driver.version, Path(driver.library).stat().st_mtime_ns)
+        for driver in drivers
+        if driver.library
+    ]
 
 
-def _recalled(kept: Any) -> Inventory | None:
-    found = Inventory(devices=tuple(Device(**device) for device in kept["devices"]), trouble=kept["trouble"])
-    age, patience = time.time() - kept["asked"], kept["seconds"] * _TROUBLE_TIMES
-    return None if found.trouble and not 0 <= age < patience else found
+def _from_cache(content: Any) -> Inventory | None:
+    """None for a problem after which the program is to be asked again."""
+    cached = Inventory(devices=tuple(Device(**device) for device in content["devices"]), trouble=content["trouble"])
+    age, least_age = time.time() - content["asked"], content["seconds"] * _TROUBLE_TIMES
+    return None if cached.trouble and not 0 <= age < least_age else cached

@@ -11,10 +11,10 @@ from trilithon.engines.llamacpp.gpu import (
     chosen_device,
     gpu_environment,
     gpu_fallback_steps,
+    gpu_options,
     gpu_refusal,
-    gpu_words,
     no_gpu_environment,
-    no_gpu_words,
+    no_gpu_options,
 )
 from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.models.files.model_file import ModelFile
@@ -28,7 +28,7 @@ _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "v
 
 # The KV types that llama-server takes (common/arg.cpp).
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-# Options that llama-server would take from the user's environment, unrecorded, and a key that nobody here has.
+# llama-server would take options, and an API key, from these variables of the user.
 _VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY", "GGML_VK_")
 
 
@@ -40,8 +40,8 @@ class LlamaCpp:
         self._configuration = configuration
 
     def builds(self) -> list[Build]:
-        """One compiled for this CPU is the better one; of the package's, only the GPU is wanted."""
-        found = [program for program in programs(self._configuration) if not program.npu_backend]  # another engine's
+        """Builds that were compiled for this CPU come first; those of packages are for the GPU only."""
+        found = [program for program in programs(self._configuration) if not program.npu_backend]  # not rk-llama.cpp
         native = [program for program in found if not program.packaged]
         builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
         packaged = [self._build(program, _PACKAGED, ()) for program in found if program.packaged]
@@ -83,10 +83,10 @@ class LlamaCpp:
             argv, environment = embedded_argv(placement, socket, slots), {}
         elif placement.unit == "gpu":
             device = chosen_device(placement.build, placement.settings)
-            argv = server_argv(placement, socket, slots, gpu_words(device, placement.settings))
+            argv = server_argv(placement, socket, slots, gpu_options(device, placement.settings))
             environment = gpu_environment(device, placement.settings)
         else:
-            argv = server_argv(placement, socket, slots, no_gpu_words(placement.build))
+            argv = server_argv(placement, socket, slots, no_gpu_options(placement.build))
             environment = no_gpu_environment()
         cpus = placement.settings.cpus
         return Launch(argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus)

@@ -1,6 +1,6 @@
-"""llama.cpp on a GPU: which device, what can be turned off for a driver that does not bear it, and in which order.
+"""llama.cpp on a GPU: the device, the features that can be turned off for a driver, and the order to try that.
 
-The variables are those of ggml-vulkan.cpp (llama.cpp 0c1e570): each counts by being there, whatever its value.
+The variables are those of ggml-vulkan.cpp (llama.cpp 0c1e570), which only checks whether they are set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ __all__ = [
     "chosen_device",
     "gpu_environment",
     "gpu_fallback_steps",
+    "gpu_options",
     "gpu_refusal",
-    "gpu_words",
     "no_gpu_environment",
-    "no_gpu_words",
+    "no_gpu_options",
 ]
 
 PLAIN_V_TYPES = ("f32", "f16", "bf16")
@@ -31,10 +31,10 @@ _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "fusion": ("GGML_VK_DISABLE_FUSION",),
     "async": ("GGML_VK_DISABLE_ASYNC",),
 }
-# A slow GPU may work for seconds at one micro-batch, and drivers give up on what takes long.
+# A slow GPU may take seconds for one micro-batch, and drivers abort what takes long.
 _SMALL_MICRO_BATCH = 64
-# Rungs of Vulkan's alone, the likelier culprit first.
-_PLAINER: Mapping[str, tuple[str, ...]] = {
+# Fallback steps for Vulkan only, the likeliest cause first.
+_VULKAN_STEPS: Mapping[str, tuple[str, ...]] = {
     "no f16 arithmetic": ("f16",),
     "no cooperative matrix": ("coopmat",),
     "plain shaders one by one": ("intdot", "fusion", "async"),
@@ -42,12 +42,12 @@ _PLAINER: Mapping[str, tuple[str, ...]] = {
 
 
 def chosen_device(build: Build, settings: Settings) -> Device:
-    """The one that is named, else the first that is no software, else the first: asked for is named enough. Raises
-    LookupError where there is none, which `gpu_refusal` tells before."""
-    named = dict(settings.options).get("device")
-    devices = [device for device in build.devices if device.unit == "gpu" and named in (None, device.id)]
+    """The device that the settings name, else the first that is not software, else the first. Raises LookupError where
+    there is none; `gpu_refusal` checks that before."""
+    name = dict(settings.options).get("device")
+    devices = [device for device in build.devices if device.unit == "gpu" and name in (None, device.id)]
     if not devices:
-        raise LookupError(f"build {build.name} has no device {named or 'for the GPU'}")
+        raise LookupError(f"build {build.name} has no device {name or 'for the GPU'}")
     return min(devices, key=lambda device: device.software)
 
 
@@ -62,31 +62,35 @@ def gpu_refusal(build: Build, settings: Settings) -> str:
     try:
         device = chosen_device(build, settings)
     except LookupError as error:
-        return f"{error}; it has {', '.join(f'{each.id} ({each.name})' for each in build.devices)}"
-    switched = [name for name, value in settings.options if name in _SWITCHES and value == "off"]
-    if switched and not _is_vulkan(device):
-        return f"{switched[0]} can be turned off on Vulkan devices only, not on {device.id}; leave it out"
+        return f"{error}; it has {', '.join(f'{device.id} ({device.name})' for device in build.devices)}"
+    turned_off = _turned_off(settings)
+    if turned_off and not _is_vulkan(device):
+        return f"{turned_off[0]} can be turned off on Vulkan devices only, not on {device.id}; leave it out"
     return ""
 
 
-def gpu_words(device: Device, settings: Settings) -> dict[str, str | bool]:
-    """llama-server's options for this device, by their long names. Of the visible Vulkan devices it is the only one."""
-    own = dict(settings.options)
+def gpu_options(device: Device, settings: Settings) -> dict[str, str | bool]:
+    """llama-server's options for this device, by their long names. It is the only visible Vulkan device."""
+    options = dict(settings.options)
     return {
         "device": "Vulkan0" if _is_vulkan(device) else device.id,
-        "n-gpu-layers": own.get("layers", "all"),
-        "no-kv-offload": own.get("kv") == "off",
+        "n-gpu-layers": options.get("layers", "all"),
+        "no-kv-offload": options.get("kv") == "off",
     }
 
 
 def gpu_environment(device: Device, settings: Settings) -> dict[str, str]:
-    off = [name for name, value in settings.options if name in _SWITCHES and value == "off"]
-    variables = dict.fromkeys((variable for name in off for variable in _SWITCHES[name]), "1")
+    variables = dict.fromkeys((variable for name in _turned_off(settings) for variable in _SWITCHES[name]), "1")
     return variables | ({VISIBLE_DEVICES: device.id.removeprefix("Vulkan")} if _is_vulkan(device) else {})
 
 
-def no_gpu_words(build: Build) -> dict[str, str | bool]:
-    """What keeps a build that knows a GPU on the CPU: without a layer there, it would still do large products there."""
+def _turned_off(settings: Settings) -> list[str]:
+    return [name for name, value in settings.options if name in _SWITCHES and value == "off"]
+
+
+def no_gpu_options(build: Build) -> dict[str, str | bool]:
+    """Options that keep a build with a GPU on the CPU: with no layer on the GPU, it would still compute large matrices
+    there."""
     return {"device": "none"} if build.devices else {}
 
 
@@ -95,28 +99,28 @@ def no_gpu_environment() -> dict[str, str]:
 
 
 def gpu_fallback_steps(placement: Placement) -> Iterator[FallbackStep]:
-    """What the user set is not taken back: a placement with fa=on stands or falls with it."""
+    """Settings of the user are kept: for fa=on there is no step without flash attention."""
     settings = placement.settings
-    own = dict(settings.options)
+    options = dict(settings.options)
     if settings.flash_attention == "auto":
-        # Without it llama.cpp takes no quantised V.
+        # Without it llama.cpp does not support a quantised V.
         v_type = settings.kv_type_v if settings.kv_type_v in PLAIN_V_TYPES else "f16"
         given_up = "flash attention off" + ", V in f16" * (v_type != settings.kv_type_v)
         settings = replace(settings, flash_attention="off", kv_type_v=v_type)
         yield FallbackStep(name=given_up, settings=settings)
     if _is_vulkan(chosen_device(placement.build, settings)):
-        for name, switches in _PLAINER.items():
-            if not own.keys() & set(switches):
+        for name, switches in _VULKAN_STEPS.items():
+            if not options.keys() & set(switches):
                 settings = _with(settings, dict.fromkeys(switches, "off"))
                 yield FallbackStep(name=name, settings=settings)
     if settings.micro_batch > _SMALL_MICRO_BATCH:
         settings = replace(settings, micro_batch=_SMALL_MICRO_BATCH)
         yield FallbackStep(name=f"micro-batch {_SMALL_MICRO_BATCH}", settings=settings)
-    if "kv" not in own:
-        # A device may hold less in one buffer than the cache of one layer takes; llama.cpp then aborts.
+    if "kv" not in options:
+        # The cache of one layer may be larger than a buffer of the device; llama.cpp then aborts.
         settings = _with(settings, {"kv": "off"})
         yield FallbackStep(name="KV cache in main memory", settings=settings)
-    if "layers" not in own:
+    if "layers" not in options:
         layers = read_gguf(placement.file.path).layers
         for fewer in filter(None, (layers // 2, layers // 4)):
             settings = _with(settings, {"layers": str(fewer)})

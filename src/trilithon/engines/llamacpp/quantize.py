@@ -1,4 +1,4 @@
-"""A GGUF in fewer bits, by the llama-quantize that comes with a build of llama.cpp."""
+"""Quantises a GGUF file with the llama-quantize of a build of llama.cpp."""
 
 import errno
 import os
@@ -20,10 +20,10 @@ __all__ = ["find_quantizer", "known_kind", "quantize"]
 
 _PROGRAM = "llama-quantize"
 _STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
-# The second are the words of the C++ library, which do not name the disk: seen with one that was full.
+# The second is from the C++ library, on a full disk.
 _FULL = re.compile(r"No space left on device|iostream error")
 _CHOICES = (
-    (re.compile(r"invalid ftype"), "is unknown to the llama-quantize that is here"),
+    (re.compile(r"invalid ftype"), "is unknown to the llama-quantize of this build"),
     (
         re.compile(r"requires an (?:importance matrix|imatrix)|without an importance matrix"),
         "needs an importance matrix",
@@ -32,11 +32,11 @@ _CHOICES = (
 
 
 def find_quantizer(configuration: Configuration) -> Path:
-    """Beside the llama-server of a build, else on PATH. Raises UserError where there is none."""
-    beside = [program.path.with_name(_PROGRAM) for program in programs(configuration)]
-    for found in beside:
-        if found.is_file() and os.access(found, os.X_OK):
-            return found
+    """The llama-quantize beside the llama-server of a build, else the one on PATH. Raises UserError."""
+    for program in programs(configuration):
+        quantizer = program.path.with_name(_PROGRAM)
+        if quantizer.is_file() and os.access(quantizer, os.X_OK):
+            return quantizer
     on_path = shutil.which(_PROGRAM)
     if on_path is None:
         raise UserError(f"no build here has {_PROGRAM}; compile one with: trilithon engines build")
@@ -51,30 +51,30 @@ def quantize(
     progress: Callable[[str, float | None], None],
     *,
     again: bool = False,
-    waiting: Callable[[], None] | None = None,
-    gently: bool = False,
+    check: Callable[[], None] | None = None,
+    low_priority: bool = False,
 ) -> Path:
-    """`again` allows a source that is quantised already; `waiting` and `gently` as for `run_tool`. Raises UserError and
-    ModelError for what can be known before, NoRoom when the disk gets full, TrilithonError when llama-quantize fails.
-    """
+    """`again` allows a source that is quantised already; `check` and `low_priority` as for `run_tool`. Raises UserError
+    and ModelError for what can be checked before, NoRoom when the disk is full, TrilithonError when llama-quantize
+    fails."""
     kind = known_kind(kind)
     before = read_gguf(source).quantization
     if before not in UNQUANTISED and not again:
         raise ModelError(
-            f"{source} is {before} already, and quantised twice it gets worse; take its F16 file, or add --again"
+            f"{source} is already {before}, and gets worse if quantised again; take its F16 file, or add --again"
         )
     if os.path.lexists(output):
-        raise UserError(f"{output} is there already; remove it, or name another file with --output")
+        raise UserError(f"{output} already exists; remove it, or name another file with --output")
     program, log = find_quantizer(configuration), conversion_log(configuration, output)
     watch = _QuantiseProgress(kind, output, progress)
     try:
         with staging_dir(output, conversions(configuration)) as work:
-            made = work.folder / output.name
-            words = [str(program), *["--allow-requantize"] * again, str(source), str(made), kind]
+            written = work.folder / output.name
+            command = [str(program), *["--allow-requantize"] * again, str(source), str(written), kind]
             with watch.explaining():
-                run_tool(words, log, watch, held=[work.lock], waiting=waiting, gently=gently)
-            read_gguf(made)  # whole, or said to be otherwise
-            publish(made, output)
+                run_tool(command, log, watch, inherited=[work.lock], check=check, low_priority=low_priority)
+            read_gguf(written)  # raises for a file that is cut short
+            publish(written, output)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _no_room(output) from error
@@ -83,15 +83,15 @@ def quantize(
 
 
 def known_kind(text: str) -> str:
-    """As llama-quantize writes it. Raises UserError for what is none."""
+    """The quantisation as llama-quantize writes it. Raises UserError for an unknown one."""
     kind = text.upper()
     if kind not in {name for name, _ in FILE_TYPES.values()}:
-        raise UserError(f"{kind[:40]} is no quantization; write for example Q4_K_M, Q8_0 or Q4_0")
+        raise UserError(f"{kind[:40]} is not a quantization; write for example Q4_K_M, Q8_0 or Q4_0")
     return kind
 
 
 class _QuantiseProgress:
-    """Tells how far the tool is, and knows of some failures what fixes them."""
+    """Reads progress from the output of llama-quantize, and recognises failures with a known fix."""
 
     def __init__(self, kind: str, output: Path, progress: Callable[[str, float | None], None]):
         self._kind, self._output, self._progress = kind, output, progress
@@ -102,13 +102,13 @@ class _QuantiseProgress:
             self._progress("quantising", int(step[1]) / max(int(step[2]), 1))
         if _FULL.search(line):
             self.problem = _no_room(self._output)
-        for words, trouble in _CHOICES:
-            if words.search(line):
-                self.problem = UserError(f"{self._kind} {trouble}; take for example Q4_K_M, Q8_0 or Q4_0")
+        for pattern, problem in _CHOICES:
+            if pattern.search(line):
+                self.problem = UserError(f"{self._kind} {problem}; take for example Q4_K_M, Q8_0 or Q4_0")
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """A failure of the tool becomes the problem that it told of."""
+        """Raises the recognised failure in place of the tool's exit code."""
         try:
             yield
         except Interrupted:

@@ -1,5 +1,4 @@
-"""A model with its weights in fewer bits, as the command line and the server make it: first all is said that can be
-known before, then the file is made in a work folder and brought into the store."""
+"""Quantises a model of the store: a plan checks what can be checked before, then the file is written and stored."""
 
 import errno
 import re
@@ -28,7 +27,7 @@ __all__ = ["Quantizing", "plan_quantized", "quantized"]
 
 @dataclass(frozen=True, slots=True)
 class Quantizing:
-    """What is to be made of a model: these weights of it in `kind`, as llama-quantize writes that."""
+    """`weights` of `manifest` are to be quantised to `kind`, as llama-quantize writes it."""
 
     manifest: Manifest
     weights: GgufFacts
@@ -36,17 +35,17 @@ class Quantizing:
 
 
 def plan_quantized(manifest: Manifest, kind: str, store: ModelStore, configuration: Configuration) -> Quantizing:
-    """The finest of its weights is taken. Raises UserError for what cannot be done, NoRoom for what can never fit, and
-    ModelError for what is no GGUF, quantised already, or gone."""
+    """Takes the weights with the most bits. Raises UserError for an unknown kind, NoRoom where the disk is too small,
+    and ModelError where the model is not a GGUF, already quantised, or missing."""
     known = known_kind(kind)
     files = [file for file in weights_of(manifest) if file.format == "gguf"]
     if not files:
-        raise ModelError(f"quantize takes GGUF files, and {manifest.files[0].name} is none; leave it out")
+        raise ModelError(f"quantize takes GGUF files, and {manifest.files[0].name} is not one; leave it out")
     finest = next((file for file in files if file.quantization.upper() in UNQUANTISED), files[0])
     weights = read_gguf(_openable(manifest, finest, store))
     if weights.quantization not in UNQUANTISED:
         raise ModelError(
-            f"{finest.name} is {weights.quantization} already, and quantised twice it gets worse; take the F16 one"
+            f"{finest.name} is already {weights.quantization}, and gets worse if quantised again; take the F16 file"
         )
     _require_room(weights.parameters * _least_bits(known) // 8, store, conversions(configuration))
     return Quantizing(manifest, weights, known)
@@ -59,20 +58,22 @@ def quantized(
     progress: Callable[[str, float | None], None],
     keeping: Progress,
     *,
-    waiting: Callable[[], None] | None = None,
-    gently: bool = False,
+    check: Callable[[], None] | None = None,
+    low_priority: bool = False,
 ) -> Manifest:
-    """The manifest with one new file, which is in the store, in the place of its weights. `progress` is told how far
-    the tool is and `keeping` how far the copying; each of them, and `waiting`, may raise to end it, and then nothing
-    is kept. One that works `gently` leaves the cores to others. Raises as `quantize` does."""
+    """The manifest with the quantised file, which is then in the store, in place of its weights. `progress` is called
+    while the tool runs and `keeping` while the file is copied; they and `check` may raise to cancel, and then nothing
+    is stored. Raises as `quantize` does."""
     name = f"{plan.manifest.name.model}-{plan.kind.lower()}.gguf"
     with _work(conversions(configuration) / name) as work:
         target = work.folder / name
-        path = quantize(plan.weights.path, target, plan.kind, configuration, progress, waiting=waiting, gently=gently)
+        source = plan.weights.path
+        path = quantize(source, target, plan.kind, configuration, progress, check=check, low_priority=low_priority)
         size = path.stat().st_size
         digest = store.add(path, keeping)
     file = StoredFile(role="weights", digest=digest, size_bytes=size, name=name, format="gguf", quantization=plan.kind)
-    return replace(plan.manifest, files=(file, *(each for each in plan.manifest.files if each.role != "weights")))
+    others = (other for other in plan.manifest.files if other.role != "weights")
+    return replace(plan.manifest, files=(file, *others))
 
 
 @contextmanager
@@ -82,32 +83,32 @@ def _work(target: Path) -> Iterator[StagingDir]:
         with staging_dir(target) as work:
             yield work
     except OSError as error:
-        words = f"{error.filename or target.parent}: {error.strerror}; name another folder with TRILITHON_CACHE"
-        raise (NoRoom if error.errno == errno.ENOSPC else UserError)(words) from error
+        problem = f"{error.filename or target.parent}: {error.strerror}; name another folder with TRILITHON_CACHE"
+        raise (NoRoom if error.errno == errno.ENOSPC else UserError)(problem) from error
 
 
 def _openable(manifest: Manifest, file: StoredFile, store: ModelStore) -> Path:
-    """Shards are found by their names; of a single file the name does not matter."""
+    """llama.cpp finds the shards of a model by their names, so they need a path with that name."""
     return openable_path(manifest, file, store) if shard_of(file.name) else store.file_path(file)
 
 
 def _least_bits(kind: str) -> int:
-    """Of a weight: every kind has them in its name, and takes some more for its scales."""
-    found = re.search(r"\d+", kind)
-    return int(found[0]) if found else 1
+    """Bits per weight by the name of the kind; its scales take some more."""
+    match = re.search(r"\d+", kind)
+    return int(match[0]) if match else 1
 
 
 def _require_room(least_bytes: int, store: ModelStore, folder: Path) -> None:
-    """For the file that is made in the folder, and for its copy in the store."""
-    work, kept = _existing(folder), _existing(store.local.root)
+    """Raises NoRoom where there is no room for the file in `folder` and its copy in the store."""
+    work, stored = _existing(folder), _existing(store.local.root)
     free = shutil.disk_usage(work).free
     if least_bytes > free:
         raise NoRoom(
             f"{format_bytes(least_bytes)} are needed in {folder} and {format_bytes(free)} are free; free some, or set "
             "TRILITHON_CACHE to a folder on a larger disk"
         )
-    store.room_for(least_bytes * (2 if work.stat().st_dev == kept.stat().st_dev else 1))
+    store.room_for(least_bytes * (2 if work.stat().st_dev == stored.stat().st_dev else 1))
 
 
 def _existing(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.parents) if each.exists())
+    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,5 +1,5 @@
-"""The source of llama.cpp to compile: from the `llama-cpp-python` sdist, which pip fetches, or from a place of the
-user's own. Archives are checked and unpacked with care: what is in them ends up running."""
+"""The source of llama.cpp to compile: from the sdist of `llama-cpp-python`, which pip downloads, or from a folder or
+archive of the user. Archives are checked before they are unpacked, because their content will be run."""
 
 import collections
 import hashlib
@@ -21,22 +21,22 @@ from trilithon.errors import TrilithonError, UserError
 __all__ = ["DEFAULT_VERSION", "SourceTree", "fetch", "open_source"]
 
 DEFAULT_VERSION = "0.3.36"
-"""Of llama-cpp-python; it carries llama.cpp 0c1e570."""
+"""Of llama-cpp-python; it contains llama.cpp 0c1e570."""
 
 _PACKAGE = "llama-cpp-python"
-# Known before anything is fetched; what other versions are is written down when they first come.
+# Known in advance; the hash of another version is recorded at its first download.
 _SHA256 = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
 _VERSION = re.compile(r"\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)?")
 _CARRIED = PurePosixPath("vendor/llama.cpp")
-_DAMAGES = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # what damaged archives raise
+_ARCHIVE_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # what damaged archives raise
 # The real one has 3,700 files and 176 MiB.
 _MOST_FILES, _MOST_BYTES = 50_000, 2 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTree:
-    """`folder` has llama.cpp's CMakeLists.txt. `version` is llama-cpp-python's, or "local"; `commit` is empty where
-    nothing says it, and `sha256` where it came as a folder."""
+    """`folder` has llama.cpp's CMakeLists.txt. `version` is that of llama-cpp-python, or "local"; `commit` is empty
+    where it is unknown, and `sha256` where the source is a folder."""
 
     folder: Path
     version: str
@@ -45,47 +45,47 @@ class SourceTree:
 
 
 def fetch(version: str, cache: Path) -> Path:
-    """The sdist of that version in `cache`/sources, by pip where it is not there yet or no longer what it was.
+    """The sdist of that version in `cache`/sources; pip downloads it where it is missing or was changed.
 
-    pip holds the file against its index's hash, and we against our own record. (pip asks the package's build backend
-    for metadata, for which it fetches that backend for the moment.) Raises UserError and TrilithonError.
+    pip compares the file with the hash of its index, and Trilithon with the hash that it knows. (pip asks the package's
+    build backend for metadata, and downloads that backend for this.) Raises UserError and TrilithonError.
     """
     if not _VERSION.fullmatch(version):
-        raise UserError(f"{version!r} is no version of {_PACKAGE}; write for example {DEFAULT_VERSION}")
+        raise UserError(f"{version!r} is not a version of {_PACKAGE}; write for example {DEFAULT_VERSION}")
     folder = cache / "sources"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"llama_cpp_python-{version}.tar.gz"
-    record = kept.with_suffix(".sha256")
-    if kept.exists() and record.exists() and sha256_of(kept) == record.read_text(encoding="ascii").strip():
-        return kept
+    sdist = folder / f"llama_cpp_python-{version}.tar.gz"
+    record = sdist.with_suffix(".sha256")
+    if sdist.exists() and record.exists() and sha256_of(sdist) == record.read_text(encoding="ascii").strip():
+        return sdist
     expected = _SHA256.get(version) or (record.read_text(encoding="ascii").strip() if record.exists() else "")
     with tempfile.TemporaryDirectory(dir=folder, prefix="fetching-") as temporary:
-        fetched = _download(version, Path(temporary))
-        found = sha256_of(fetched)
-        if expected and found != expected:
+        download = _download(version, Path(temporary))
+        digest = sha256_of(download)
+        if expected and digest != expected:
             raise TrilithonError(
-                f"{fetched.name} is not what it should be (SHA-256 {found[:12]}…, {expected[:12]}… is known); your "
-                "package index serves another file: look into pip's configuration"
+                f"{download.name} has another SHA-256 ({digest[:12]}…) than expected ({expected[:12]}…): the package "
+                "index serves another file; check pip's configuration"
             )
-        record.write_text(f"{found}\n", encoding="ascii")
-        return fetched.replace(kept)
+        record.write_text(f"{digest}\n", encoding="ascii")
+        return download.replace(sdist)
 
 
 def open_source(place: Path, work: Path) -> SourceTree:
-    """The source in `place`: a folder (used where it is) or a tar archive (unpacked into `work`), of llama.cpp itself
-    or of an sdist that carries it. Raises UserError for anything else."""
+    """The source in `place`: a folder, which is used where it is, or a tar archive, which is unpacked into `work`; of
+    llama.cpp or of an sdist that contains it. Raises UserError for anything else."""
     place = place.expanduser().absolute()
     if place.is_dir():
         for folder in (place, place / _CARRIED):
             if (folder / "CMakeLists.txt").is_file() and not (folder / _CARRIED / "CMakeLists.txt").is_file():
                 return SourceTree(folder=folder, version=_version_in(place), commit=_commit_in(place, folder))
-        raise UserError(f"{place} is no source of llama.cpp: it has no CMakeLists.txt; name another folder")
+        raise UserError(f"{place} is not a source of llama.cpp: it has no CMakeLists.txt; name another folder")
     try:
         with tarfile.open(place) as archive:
             folder, top = _unpack(archive, work)
-    except _DAMAGES as error:
-        why = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on with one line per kind of compression
-        raise UserError(f"{place} cannot be unpacked: {why}; get it again") from error
+    except _ARCHIVE_ERRORS as error:
+        why = str(error).partition("\n")[0].rstrip(":")  # the following lines are one per kind of compression
+        raise UserError(f"{place} cannot be unpacked: {why}; download it again") from error
     return SourceTree(folder=folder, version=_version_in(top), commit=_commit_in(top, folder), sha256=sha256_of(place))
 
 
@@ -97,31 +97,31 @@ def sha256_of(path: Path) -> str:
 def _download(version: str, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise UserError(
-            f"this Python has no pip to fetch the source with; run: {sys.executable} -m ensurepip, or name a source "
+            f"this Python has no pip to download the source with; run: {sys.executable} -m ensurepip, or name a source "
             "with --source"
         )
-    words = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", _PACKAGE, "--no-input"]
-    words += ["--disable-pip-version-check", "--dest", str(folder), f"{_PACKAGE}=={version}"]
-    said: list[str] = []
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", _PACKAGE, "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), f"{_PACKAGE}=={version}"]
+    lines: list[str] = []
     try:
-        run_tool(words, folder / "log", said.append)
-        (found,) = folder.glob("*.tar.gz")
+        run_tool(command, folder / "log", lines.append)
+        (sdist,) = folder.glob("*.tar.gz")
     except (TrilithonError, ValueError) as error:
-        raise _not_fetched(version, said) from error
-    return found
+        raise _download_error(version, lines) from error
+    return sdist
 
 
-def _not_fetched(version: str, said: list[str]) -> TrilithonError:
-    offered = re.search(r"\(from versions: (.+)\)", "\n".join(said))
+def _download_error(version: str, lines: list[str]) -> TrilithonError:
+    offered = re.search(r"\(from versions: (.+)\)", "\n".join(lines))
     if offered and offered[1] != "none" and version not in offered[1].split(", "):
         return UserError(f"there is no {_PACKAGE} {version}; leave --version out, or write another one")
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    why = errors[-1] if errors else "it gave no reason"
-    return TrilithonError(f"pip cannot fetch {_PACKAGE} {version}: {why}; look at the network, or use --source")
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    why = errors[-1] if errors else "no reason given"
+    return TrilithonError(f"pip cannot download {_PACKAGE} {version}: {why}; check the network, or use --source")
 
 
 def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
-    """Unpack what is needed; returns llama.cpp's folder and the archive's top folder."""
+    """Unpacks what is needed; gives the folder of llama.cpp and the top folder of the archive. Raises TarError."""
     members = archive.getmembers()
     tops = {PurePosixPath(member.name).parts[:1] for member in members}
     if (
@@ -130,32 +130,32 @@ def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
         or len(members) > _MOST_FILES
         or sum(member.size for member in members) > _MOST_BYTES
     ):
-        raise tarfile.TarError("it is no source archive: one folder with at most 2 GiB in it")
+        raise tarfile.TarError("it is not a source archive: one folder with at most 2 GiB in it")
     ((name,),) = tops
     top = PurePosixPath(name)
     names = {member.name for member in members}
     root = top / _CARRIED if str(top / _CARRIED / "CMakeLists.txt") in names else top
     if str(root / "CMakeLists.txt") not in names:
         raise tarfile.TarError("there is no CMakeLists.txt in it")
-    for member in _wanted(members, root, top):
+    for member in _needed(members, root, top):
         _write(archive, member, work)
-    if archive.fileobj is not None:  # the checksum of what was compressed comes last
+    if archive.fileobj is not None:  # read to the end: the checksum of the compressed data comes last
         collections.deque(iter(lambda: archive.fileobj.read(1 << 20), b""), maxlen=0)
     return work / root, work / top
 
 
-def _wanted(members: list[tarfile.TarInfo], root: PurePosixPath, top: PurePosixPath) -> Iterator[tarfile.TarInfo]:
-    """llama.cpp's files, and those that tell its commit and version. Raises TarError for a name that leads outside,
-    a link or a device."""
-    telling = {top / "PKG-INFO", top / ".git/modules" / _CARRIED / "HEAD"}
+def _needed(members: list[tarfile.TarInfo], root: PurePosixPath, top: PurePosixPath) -> Iterator[tarfile.TarInfo]:
+    """llama.cpp's files, and those with its version and commit. Raises TarError for a path outside of the archive, a
+    link or a device."""
+    metadata = {top / "PKG-INFO", top / ".git/modules" / _CARRIED / "HEAD"}
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
-            raise tarfile.TarError(f"{member.name} leads outside of it")
-        if path not in telling and (not path.is_relative_to(root) or ".git" in path.relative_to(root).parts):
+            raise tarfile.TarError(f"{member.name} is a path outside of the archive")
+        if path not in metadata and (not path.is_relative_to(root) or ".git" in path.relative_to(root).parts):
             continue
         if not member.isfile() and not member.isdir():
-            raise tarfile.TarError(f"{member.name} is neither file nor folder")
+            raise tarfile.TarError(f"{member.name} is neither a file nor a folder")
         yield member
 
 
@@ -184,7 +184,7 @@ def _version_in(top: Path) -> str:
 
 
 def _commit_in(top: Path, folder: Path) -> str:
-    """Of llama.cpp in `folder`: an sdist keeps the HEAD of its git submodule, a checkout has its own."""
+    """The commit of llama.cpp in `folder`: an sdist has the HEAD of the git submodule, a checkout its own HEAD."""
     git = top / ".git/modules" / _CARRIED if folder != top else top / ".git"
     text = _text_of(git / "HEAD")
     if text.startswith("ref: "):
@@ -193,5 +193,5 @@ def _commit_in(top: Path, folder: Path) -> str:
 
 
 def _text_of(path: Path) -> str:
-    """Its text, or empty where there is none."""
+    """Empty where there is no such file."""
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""Whether this machine can compile llama.cpp: compiler, CMake, Vulkan's tools; and what to install where they lack."""
+"""Whether this machine can compile llama.cpp (compiler, CMake, Vulkan's tools), and what to install where it cannot."""
 
 import os
 import re
@@ -21,10 +21,10 @@ _PROBE_SECONDS = 30.0
 # The server's largest files (server-context.cpp, httplib.cpp) took g++ 12 0.6 GiB each.
 _JOB_BYTES = 1 << 30
 _LEAST_BYTES = 3 << 28
-# Source and build folder took 0.3 GiB; a guess for Vulkan, whose generated shaders come on top.
+# Source and build folder took 0.3 GiB. The figure for Vulkan, which adds generated shaders, is an estimate.
 _SPACE_BYTES, _SPACE_VULKAN_BYTES = 1 << 30, 3 << 30
 
-# What is needed → its package, by the installer that a distribution has.
+# Tool or library → its package, by the package manager of a distribution.
 _PACKAGES = {
     "compiler": {"apt": "g++", "dnf": "gcc-c++", "pacman": "gcc", "zypper": "gcc-c++", "apk": "g++"},
     "cmake": {"apt": "cmake", "dnf": "cmake", "pacman": "cmake", "zypper": "cmake", "apk": "cmake"},
@@ -56,7 +56,7 @@ _INSTALL = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """What will compile. `compiler` and `cmake` in their own words; `generator` is CMake's name for the build tool."""
+    """`compiler`, `cmake` and `glslc` are the version lines that they print; `generator` is CMake's build tool."""
 
     compiler: str
     cmake: str
@@ -65,11 +65,11 @@ class Toolchain:
 
 
 def find_toolchain(*, vulkan: bool) -> Toolchain:
-    """Raises UserError that names all that is missing and the one command that installs it, or what is too old."""
-    lacking = _lacking(vulkan)
-    if lacking:
-        things = ", ".join(text for _, text in lacking)
-        raise UserError(f"cannot compile here: {things}; {install_command([need for need, _ in lacking])}")
+    """Raises UserError, which names all that is missing and the command that installs it, or what is too old."""
+    missing = _missing(vulkan)
+    if missing:
+        problems = ", ".join(problem for _, problem in missing)
+        raise UserError(f"cannot compile here: {problems}; {install_command([key for key, _ in missing])}")
     cmake = _first_line("cmake", "--version").removeprefix("cmake version ")
     least = _CMAKE_LEAST_VULKAN if vulkan else _CMAKE_LEAST
     if _version(cmake) < least:
@@ -86,16 +86,18 @@ def find_toolchain(*, vulkan: bool) -> Toolchain:
     )
 
 
-def install_command(needs: Sequence[str]) -> str:
-    """ "run: sudo apt install g++ cmake", for the distribution at hand; apt's names where it is not known."""
-    installer = next((each for each in _INSTALL if shutil.which(each)), "")
-    packages = " ".join(_PACKAGES[need][installer or "apt"] for need in needs)
-    return f"run: {_INSTALL[installer]} {packages}" if installer else f"install what Debian calls {packages}"
+def install_command(keys: Sequence[str]) -> str:
+    """ "run: sudo apt install g++ cmake", for this distribution; Debian's names where it is unknown."""
+    installer = next((program for program in _INSTALL if shutil.which(program)), "")
+    packages = " ".join(_PACKAGES[key][installer or "apt"] for key in keys)
+    return (
+        f"run: {_INSTALL[installer]} {packages}" if installer else f"install the packages that Debian names {packages}"
+    )
 
 
-def choose_jobs(wanted: int | None) -> int:
-    """Compilers to run at once: one per CPU that we may use, as far as the free memory goes. Raises UserError when
-    there is not even enough for one."""
+def choose_jobs(jobs: int | None) -> int:
+    """How many compilers to run at once: `jobs`, or one per usable CPU as far as the free memory goes. Raises UserError
+    where there is not enough memory for one."""
     board = read_board()
     swap = max((board.swap_bytes or 0) - (board.swap_used_bytes or 0), 0)
     free = (board.memory_available_bytes or 0) + swap
@@ -104,8 +106,8 @@ def choose_jobs(wanted: int | None) -> int:
             f"{format_bytes(free)} of memory are free and a compiler needs {format_bytes(_LEAST_BYTES)}; "
             "stop other programs, or add swap"
         )
-    if wanted is not None:
-        return wanted
+    if jobs is not None:
+        return jobs
     cpus = len(os.sched_getaffinity(0))
     return cpus if board.memory_available_bytes is None else max(min(cpus, free // _JOB_BYTES), 1)
 
@@ -121,30 +123,30 @@ def require_space(folder: Path, *, vulkan: bool) -> None:
         )
 
 
-def _lacking(vulkan: bool) -> list[tuple[str, str]]:
-    """Each thing that is missing: its key among the packages, and what to call it."""
-    lacking = []
+def _missing(vulkan: bool) -> list[tuple[str, str]]:
+    """Keys of `_PACKAGES`, each with the problem."""
+    missing = []
     if _compiler() is None:
-        lacking.append(("compiler", "there is no C++ compiler"))
+        missing.append(("compiler", "there is no C++ compiler"))
     elif not _compiles("#include <charconv>\n#include <filesystem>\n", "-std=c++17"):
-        lacking.append(("compiler", f"{_first_line(_compiler() or '', '--version')} knows no C++17"))
+        missing.append(("compiler", f"{_first_line(_compiler() or '', '--version')} knows no C++17"))
     if shutil.which("cmake") is None:
-        lacking.append(("cmake", "there is no cmake"))
+        missing.append(("cmake", "there is no cmake"))
     if shutil.which("ninja") is None and shutil.which("make") is None:
-        lacking.append(("ninja", "there is neither ninja nor make"))
+        missing.append(("ninja", "there is neither ninja nor make"))
     if vulkan and shutil.which("glslc") is None:
-        lacking.append(("glslc", "there is no glslc, which compiles Vulkan's shaders"))
+        missing.append(("glslc", "there is no glslc, which compiles Vulkan's shaders"))
     if vulkan and _compiler() is not None:
         if not _compiles("#include <vulkan/vulkan.hpp>\n", "-std=c++17"):
-            lacking.append(("vulkan", "there are no Vulkan headers"))
+            missing.append(("vulkan", "there are no Vulkan headers"))
         if not _compiles("#include <spirv/unified1/spirv.hpp>\n"):
-            lacking.append(("spirv", "there are no SPIR-V headers"))
-    return lacking
+            missing.append(("spirv", "there are no SPIR-V headers"))
+    return missing
 
 
 def _require_vulkan_headers() -> None:
-    """ggml-vulkan.cpp (llama.cpp 0c1e570) uses VK_EXT_layer_settings, which the headers have since 1.3.272: compiled
-    against Debian 12's 1.3.239, it fails at that alone."""
+    """ggml-vulkan.cpp (llama.cpp 0c1e570) uses VK_EXT_layer_settings, which the headers have since 1.3.272: with
+    those of Debian 12 (1.3.239) it does not compile."""
     if _compiles("#include <vulkan/vulkan_core.h>\n#ifndef VK_EXT_layer_settings\n#error too old\n#endif\n"):
         return
     raise UserError(
@@ -154,28 +156,25 @@ def _require_vulkan_headers() -> None:
 
 
 def _compiler() -> str | None:
-    """As CMake chooses it."""
-    return next((found for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if (found := _found(name))), None)
-
-
-def _found(name: str | None) -> str | None:
-    return shutil.which(name) if name else None
+    """The compiler that CMake chooses."""
+    names = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def _compiles(code: str, *flags: str) -> bool:
-    """Whether the compiler takes `code`; its include paths count, and the Vulkan SDK's where one is set up."""
+    """Whether the compiler's preprocessor accepts `code`, with its include paths and those of $VULKAN_SDK."""
     sdk = os.environ.get("VULKAN_SDK")
     includes = [f"-I{sdk}/include"] if sdk else []
     with tempfile.TemporaryDirectory(prefix="trilithon-probe-") as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text(code, encoding="ascii")
-        words = [_compiler() or "c++", *flags, *includes, "-E", str(source), "-o", os.devnull]
-        done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+        command = [_compiler() or "c++", *flags, *includes, "-E", str(source), "-o", os.devnull]
+        done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
     return done.returncode == 0
 
 
-def _first_line(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS, check=False, stdin=subprocess.DEVNULL)
+def _first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False, stdin=subprocess.DEVNULL)
     lines = (done.stdout or done.stderr).decode(errors="replace").strip().splitlines()
     return lines[0].strip() if lines else "unknown"
 

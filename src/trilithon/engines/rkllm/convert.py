@@ -54,7 +54,7 @@ def convert_to_rkllm(recipe: RkllmRecipe, output: Path, configuration: Configura
         calls = work.folder / "calls.json"
         calls.write_text(json.dumps(toolkit_calls(_absolute(recipe), converted, cuda=cuda)), encoding="utf-8")
         command = [str(python), str(_toolkit_script()), str(calls)]
-        run_tool(command, log, ToolProgress(progress, steps=_STEPS), held=[work.lock])
+        run_tool(command, log, ToolProgress(progress, steps=_STEPS), inherited=[work.lock])
         calls.unlink()
         require_written(converted, "rkllm-toolkit", log)
         if not recipe.from_gguf:

@@ -32,7 +32,8 @@ def quantized_for(
     plan = _plan(manifest, kind, store, configuration)
     with _turn():
         telling = _QuantiseReport(client, plan)
-        return quantized(plan, store, configuration, telling.step, telling.keeping, waiting=client.require, gently=True)
+        steps = (telling.step, telling.keeping)
+        return quantized(plan, store, configuration, *steps, check=client.require, low_priority=True)
 
 
 def _plan(manifest: Manifest, kind: str, store: ModelStore, configuration: Configuration) -> Quantizing:

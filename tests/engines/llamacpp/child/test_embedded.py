@@ -140,8 +140,8 @@ def test_a_file_that_was_spoilt_after_it_was_read(tiny: Path, tmp_path: Path, fa
         ({"n_ctxx": 5}, "error: this xllamacpp has no parameter n_ctxx\n"),
         ({"cpuparamz.n_threads": 5}, "error: this xllamacpp has no parameter cpuparamz.n_threads\n"),
         ({"cpuparams.threads": 5}, "error: this xllamacpp has no parameter cpuparams.threads\n"),
-        ({"cache_type_k": "GGML_TYPE_Q9"}, "error: this xllamacpp takes no 'GGML_TYPE_Q9' for cache_type_k"),
-        ({"n_ctx": "many"}, "error: this xllamacpp takes no 'many' for n_ctx"),
+        ({"cache_type_k": "GGML_TYPE_Q9"}, "error: this xllamacpp does not accept 'GGML_TYPE_Q9' for cache_type_k"),
+        ({"n_ctx": "many"}, "error: this xllamacpp does not accept 'many' for n_ctx"),
         ({"n_ctx": 1 << 70}, "for n_ctx"),
     ],
 )

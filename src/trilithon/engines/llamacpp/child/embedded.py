@@ -1,9 +1,9 @@
-"""The llama.cpp server that the xllamacpp wheel carries, as a child process.
+"""The llama.cpp server of the xllamacpp wheel, as a child process.
 
 Start it as `python -m trilithon.engines.llamacpp.child.embedded JSON`.
 
 The JSON object maps names of xllamacpp's CommonParams (dots descend: "cpuparams.n_threads") to values; "socket" is
-the Unix socket to serve the wire on. Everything it says goes to stderr, as llama-server does.
+the Unix socket to serve on. All output goes to stderr, as with llama-server.
 """
 
 import json
@@ -23,7 +23,7 @@ _ENUMERATIONS = {
 
 
 def main(argument: str) -> int:
-    xllamacpp: Any = import_module("xllamacpp")  # here alone: 100 MB of native code that only the child may load
+    xllamacpp: Any = import_module("xllamacpp")  # 100 MB of native code, which only this process loads
 
     values: dict[str, Any] = json.loads(argument)
     parameters = xllamacpp.CommonParams()
@@ -35,7 +35,7 @@ def main(argument: str) -> int:
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    while server:  # its threads serve; SIGTERM's default action ends the process at once
+    while server:  # its threads serve; SIGTERM ends the process by default
         signal.pause()
     return 0
 
@@ -56,7 +56,7 @@ def _assign(module: Any, parameters: Any, path: str, value: Any) -> None:
             value = [module.CommonAdapterLoraInfo(path, 1.0) for path in value]
         setattr(holder, name, value)
     except (AttributeError, TypeError, OverflowError) as error:
-        raise SystemExit(f"error: this xllamacpp takes no {value!r} for {path}: {error}") from error
+        raise SystemExit(f"error: this xllamacpp does not accept {value!r} for {path}: {error}") from error
 
 
 if __name__ == "__main__":
