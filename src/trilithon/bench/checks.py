@@ -326,13 +326,13 @@ def _unit_clocks(machine: Machine) -> dict[str, UnitClock]:
 
 def _celsius(machine: Machine) -> dict[str, float]:
     """By the zone's type, the hottest where several zones share it."""
-    found: dict[str, float] = {}
+    celsius: dict[str, float] = {}
     for zone in machine.glob("/sys/class/thermal/thermal_zone*"):
         millidegrees = machine.integer(f"{zone}/temp")
         if millidegrees is not None and 0 < millidegrees < BROKEN_CELSIUS * 1000:
             name = machine.text(f"{zone}/type") or zone.rpartition("/")[2]
-            found[name] = max(found.get(name, 0.0), millidegrees / 1000)
-    return found
+            celsius[name] = max(celsius.get(name, 0.0), millidegrees / 1000)
+    return celsius
 
 
 def _throttle_events(machine: Machine) -> int | None:

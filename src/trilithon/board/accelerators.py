@@ -80,9 +80,9 @@ def _nodes(machine: Machine, paths: list[str]) -> tuple[DeviceNode, ...]:
 
 def _drm_drivers(machine: Machine, kind: str) -> dict[str, str]:
     """/dev/dri node to the driver behind it; `kind` is "card" or "renderD"."""
-    found = {}
+    drm_drivers = {}
     for entry in machine.glob(f"/sys/class/drm/{kind}[0-9]*"):
         driver = machine.link(f"{entry}/device/driver")
         if driver is not None:
-            found[f"/dev/dri/{Path(entry).name}"] = driver
-    return found
+            drm_drivers[f"/dev/dri/{Path(entry).name}"] = driver
+    return drm_drivers

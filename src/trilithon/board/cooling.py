@@ -24,14 +24,14 @@ class CoolingDevice:
 
 def read_cooling(machine: Machine) -> tuple[CoolingDevice, ...]:
     """Devices of one type are told apart by their folder."""
-    found: dict[str, CoolingDevice] = {}
+    cooling_devices: dict[str, CoolingDevice] = {}
     for folder in machine.glob("/sys/class/thermal/cooling_device*"):
         kind, step = machine.text(f"{folder}/type") or "", machine.integer(f"{folder}/cur_state")
         if step is not None and _SLOWING.fullmatch(kind):
-            name = f"{kind} ({folder.rpartition('/')[2]})" if kind in found else kind
+            name = f"{kind} ({folder.rpartition('/')[2]})" if kind in cooling_devices else kind
             slowed = machine.parsed(f"{folder}/stats/time_in_state_ms", _slowed_milliseconds)
-            found[name] = CoolingDevice(name=name, step=max(step, 0), slowed_milliseconds=slowed)
-    return tuple(found.values())
+            cooling_devices[name] = CoolingDevice(name=name, step=max(step, 0), slowed_milliseconds=slowed)
+    return tuple(cooling_devices.values())
 
 
 def is_cooled(machine: Machine) -> bool:

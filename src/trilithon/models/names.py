@@ -165,10 +165,10 @@ def _parse_name(text: str) -> ModelName:
         host = front[0]
     name = ModelName(host, namespace, model, tag if colon else default_tag)
     if at:
-        found = _DIGEST.fullmatch(digest)
-        if found is None:
+        match = _DIGEST.fullmatch(digest)
+        if match is None:
             raise ModelError(f"digest {digest[:80]!r} does not fit; write @sha256:… with 64 hexadecimal digits")
-        name = replace(name, digest=found[1])
+        name = replace(name, digest=match[1])
     fits = (
         len(front) <= 2
         and _HOST.fullmatch(name.host)

@@ -98,13 +98,13 @@ def _of(log: SensorLog, quantity: str) -> Iterator[SensorValues]:
 
 def _energies(logged: Sequence[tuple[Run, SensorLog]], test: Test) -> tuple[list[Energy], str]:
     """One per sample, all by one meter: the widest of the first run that has one."""
-    found, name = [], ""
+    energies, name = [], ""
     for run, log in logged:
         meter = main_meter(log) if not name else _meter(log, name)
         if meter is not None:
             name = meter.name
-            found += [energy_of(sample, log, meter) for sample in _samples(run, test)]
-    return found, name
+            energies += [energy_of(sample, log, meter) for sample in _samples(run, test)]
+    return energies, name
 
 
 def _meter(log: SensorLog, name: str) -> SensorValues | None:

@@ -46,12 +46,12 @@ def last_speeds(database: Path, sha256: str, placement: str, board: Board) -> Sp
         refuse_foreign(database)
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as db:
             db.row_factory = sqlite3.Row
-            found = db.execute(_FIND, (placement, sha256, board.model, board.chip)).fetchone()
-            samples = db.execute(_SAMPLES, (found["id"],)).fetchall() if found else []
-    if found is None:
+            newest = db.execute(_FIND, (placement, sha256, board.model, board.chip)).fetchone()
+            samples = db.execute(_SAMPLES, (newest["id"],)).fetchall() if newest else []
+    if newest is None:
         return None
     return Speeds(
-        campaign=found["campaign_id"],
+        campaign=newest["campaign_id"],
         prefill=_rate(samples, _PREFILL, "prompt_evaluated", "prompt_ns"),
         decode=_rate(samples, _DECODE, "decode_steps", "decode_ns"),
     )

@@ -163,8 +163,8 @@ class _Bench:
         return "" if fraction is None else self.say("bandwidth", percent=f"{fraction:.0%}")
 
     def _times(self, verdict: Verdict, row: ComparisonRow) -> str:
-        found = 1.0 if verdict.ratio is None else verdict.ratio.ratio
-        return self.say("times", ratio=_digits(found if row.metric.higher_is_better else 1 / found))
+        times = 1.0 if verdict.ratio is None else verdict.ratio.ratio
+        return self.say("times", ratio=_digits(times if row.metric.higher_is_better else 1 / times))
 
 
 def _estimate(row: ComparisonRow) -> Estimate:

@@ -149,11 +149,11 @@ class Client:
         loop, allowed = asyncio.get_running_loop(), limit
         state, since = None, loop.time()
         while not await arrived(self.hang_seconds / _LOOKS):
-            found = await self._slots()
-            if found is not None and found != state:
-                allowed = self.hang_seconds if _DECODING.search(found) else limit
+            slots = await self._slots()
+            if slots is not None and slots != state:
+                allowed = self.hang_seconds if _DECODING.search(slots) else limit
                 since = since if state is None else loop.time()
-                state = found
+                state = slots
             if loop.time() - since > allowed:
                 raise hung(f"{allowed:g}")
 

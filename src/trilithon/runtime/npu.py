@@ -123,12 +123,12 @@ def other_npu_users(machine: Machine = THIS_MACHINE) -> tuple[str, ...]:
     npu = read_npu(machine, None)
     nodes = {Path(node.path).name for node in npu.nodes} if npu else set()
     nodes = {name for name in nodes if name.startswith(("renderD", "rknpu", "accel"))}
-    found: dict[str, str] = {}
+    npu_users: dict[str, str] = {}
     for entry in machine.glob("/proc/[0-9]*/fd/*") if nodes else ():
         process = entry.split("/")[2]
-        if process not in found and machine.link(entry) in nodes and not _is_ours(process, machine):
-            found[process] = machine.text(f"/proc/{process}/comm") or "unknown"
-    return tuple(f"process {process} ({name}) has the NPU open too" for process, name in found.items())
+        if process not in npu_users and machine.link(entry) in nodes and not _is_ours(process, machine):
+            npu_users[process] = machine.text(f"/proc/{process}/comm") or "unknown"
+    return tuple(f"process {process} ({name}) has the NPU open too" for process, name in npu_users.items())
 
 
 def _is_ours(process: str, machine: Machine) -> bool:

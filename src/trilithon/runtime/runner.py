@@ -205,12 +205,12 @@ class Runner:
             await asyncio.wait_for(self.process.wait(), seconds)
         if self.process.returncode is None:
             return error
-        found = self.process.diagnose()
+        diagnose = self.process.diagnose()
         return ChildDied(
-            f"{self.placement.name} died: {found.cause}",
-            cause=found.cause,
-            advice="; ".join(filter(None, (found.advice, *self._others))),
-            last_words=found.last_words,
+            f"{self.placement.name} died: {diagnose.cause}",
+            cause=diagnose.cause,
+            advice="; ".join(filter(None, (diagnose.advice, *self._others))),
+            last_words=diagnose.last_words,
         )
 
 
@@ -245,8 +245,8 @@ async def _until_ready(
 
 async def _not_started(process: Process, name: str, others: tuple[str, ...]) -> StartError:
     await process.wait()  # it takes the count of out-of-memory kills, which the diagnosis needs
-    found = process.diagnose()
-    advice = "; ".join(filter(None, (found.advice, *others)))
+    diagnose = process.diagnose()
+    advice = "; ".join(filter(None, (diagnose.advice, *others)))
     return StartError(
-        f"{name} did not start: {found.cause}", cause=found.cause, advice=advice, last_words=found.last_words
+        f"{name} did not start: {diagnose.cause}", cause=diagnose.cause, advice=advice, last_words=diagnose.last_words
     )

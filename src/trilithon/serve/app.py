@@ -87,8 +87,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    found = ApiError(str(error.detail), status=error.status_code, kind=kind)
-    return _answer(request, found, error.headers)
+    api_error = ApiError(str(error.detail), status=error.status_code, kind=kind)
+    return _answer(request, api_error, error.headers)
 
 
 def _answer(request: Request, problem: ApiError, headers: Mapping[str, str] | None = None) -> Response:

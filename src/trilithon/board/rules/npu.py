@@ -85,15 +85,15 @@ def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
 def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.npu is None or board.npu.driver != "rknpu":
         return
-    found = [runtime for runtime in board.runtimes if runtime.library == RKLLM]
-    if not found:
+    runtimes = [runtime for runtime in board.runtimes if runtime.library == RKLLM]
+    if not runtimes:
         chip = find_chip(board.chip)
         if chip and chip.rkllm:
             message = f"{RKLLM} is in none of the system's library folders: the RKLLM engine needs it"
             fix = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
             yield Finding("runtime-missing", "note", "NPU runtime", message, fix)
         return
-    first = found[0]
+    first = runtimes[0]
     if first.version not in KNOWN_RKLLM_VERSIONS:
         known = ", ".join(sorted(KNOWN_RKLLM_VERSIONS))
         version = f"version {first.version}" if first.version else "no version in it"

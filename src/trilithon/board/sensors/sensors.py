@@ -114,9 +114,9 @@ class Sensors:
                 continue
             self.reading = held.probe.paths[0]
             try:
-                found = _parsed(held, at_ns)
+                parsed = _parsed(held, at_ns)
             except _GARBLED:
-                found = {}
+                parsed = {}
                 held.failures += 1
                 if held.failures >= _FAILURES:
                     gone.append(held)
@@ -124,7 +124,7 @@ class Sensors:
                 held.failures = 0
             if self._turn is not turn:
                 raise Overtaken
-            for name, value in found.items():
+            for name, value in parsed.items():
                 place = held.places.get(name)
                 if place is not None and held.least <= value <= held.most:
                     values[place] = value
@@ -150,10 +150,10 @@ class Sensors:
         names: Sequence[str] = ()
         if len(descriptors) == len(probe.paths):
             try:
-                found = _parsed(held, time.monotonic_ns())
+                parsed = _parsed(held, time.monotonic_ns())
             except _GARBLED:
-                found = None  # now without a value: left out, as absent ones are
-            names = () if found is None else probe.names or tuple(found)
+                parsed = None  # now without a value: left out, as absent ones are
+            names = () if parsed is None else probe.names or tuple(parsed)
         if not names:
             _close(descriptors)
             return

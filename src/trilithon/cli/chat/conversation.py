@@ -198,12 +198,12 @@ def _set_parameter(talk: TerminalChat, words: str) -> tuple[TerminalChat, Step]:
     if not name or not value.strip():
         return talk, Tell("write /set parameter NAME VALUE, for example /set parameter temperature 0.2")
     try:
-        found = read_parameter(name, value.strip())
+        parameter = read_parameter(name, value.strip())
     except ModelError as error:
         return talk, Tell(str(error))
-    if isinstance(found, list) and isinstance(before := talk.parameters.get(name), list):
-        found = [*before, *found]
-    return replace(talk, parameters={**talk.parameters, name: found}), Tell(f"{name} is {_spelled(found)} now")
+    if isinstance(parameter, list) and isinstance(before := talk.parameters.get(name), list):
+        parameter = [*before, *parameter]
+    return replace(talk, parameters={**talk.parameters, name: parameter}), Tell(f"{name} is {_spelled(parameter)} now")
 
 
 def _spelled(value: Parameter) -> str:

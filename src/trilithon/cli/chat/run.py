@@ -105,8 +105,10 @@ def _conversation(model: str, words: Mapping[str, Any]) -> "TerminalChat":
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"--parameter {word}: write NAME=VALUE, for example temperature=0.2")
-        found = read_parameter(name.strip(), value)
-        parameters[name.strip()] = [*parameters.get(name.strip(), []), *found] if isinstance(found, list) else found
+        parameter = read_parameter(name.strip(), value)
+        parameters[name.strip()] = (
+            [*parameters.get(name.strip(), []), *parameter] if isinstance(parameter, list) else parameter
+        )
     if words["context"]:
         parameters["num_ctx"] = words["context"]
     return TerminalChat(

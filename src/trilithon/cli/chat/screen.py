@@ -216,5 +216,5 @@ def _placement(more: Mapping[str, Any]) -> str:
 
 
 def _completed(text: str, number: int) -> str | None:
-    found = [word for word in _WORDS if text.startswith("/") and word.startswith(text)]
-    return found[number] if number < len(found) else None
+    words = [word for word in _WORDS if text.startswith("/") and word.startswith(text)]
+    return words[number] if number < len(words) else None

@@ -38,25 +38,25 @@ def frame_json(window: Window) -> dict[str, Any]:
 def plain_lines(board: Board, window: Window) -> list[str]:
     """A line per reading, with its source."""
     lines = [board.describe(), _units(board)]
-    found = window.readings()
-    width = max((len(reading.name) for reading in found), default=0)
+    readings = window.readings()
+    width = max((len(reading.name) for reading in readings), default=0)
     for quantity, title in _TITLES.items():
         lines += [
             f"{title:<13} {reading.name:<{width}} {_value(reading):>{_VALUE_WIDTH}}  {reading.source}"
-            for reading in found
+            for reading in readings
             if reading.quantity == quantity
         ]
-    return [*lines, *_remarks(window, found)]
+    return [*lines, *_remarks(window, readings)]
 
 
 def screen(board: Board, window: Window) -> Group:
     """Headed blocks of readings in two columns."""
-    found = window.readings()
+    readings = window.readings()
     grid = Table.grid(padding=(0, 2, 0, 0))
-    columns = [Text("\n").join(_blocks(found, quantities, board)) for quantities in _COLUMNS]
+    columns = [Text("\n").join(_blocks(readings, quantities, board)) for quantities in _COLUMNS]
     grid.add_row(*columns)
     head = [Text(board.describe(), style="bold"), Text(_units(board)), Text()]
-    return Group(*head, grid, *(Text(remark, style="dim") for remark in _remarks(window, found)))
+    return Group(*head, grid, *(Text(remark, style="dim") for remark in _remarks(window, readings)))
 
 
 def _blocks(found: list[Reading], quantities: tuple[str, ...], board: Board) -> Iterator[Text]:

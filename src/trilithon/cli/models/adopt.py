@@ -38,11 +38,11 @@ def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) ->
     for folder in folders:
         if not remember_folder(configuration, folder):
             click.echo(f"{folder} was adopted before", err=True)
-    found = find_adopted(configuration)
+    adopted = find_adopted(configuration)
     if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(adopted), indent=2, ensure_ascii=False))
     else:
-        _print(found)
+        _print(adopted)
 
 
 def _as_json(found: "Adoption") -> dict[str, Any]:

@@ -92,14 +92,14 @@ def show(model: str, modelfile: bool, as_json: bool) -> None:
 
     configuration = load_configuration()
     with _store() as store:
-        found = find_reference(model, store, _adopted)
+        reference = find_reference(model, store, _adopted)
         if modelfile:
-            click.echo(model_show.modelfile(found), nl=False)
+            click.echo(model_show.modelfile(reference), nl=False)
         elif as_json:
-            said = model_show.show_json(found, store, configuration)
+            said = model_show.show_json(reference, store, configuration)
             click.echo(json.dumps(said, indent=2, ensure_ascii=False))
         else:
-            click.echo("\n".join(model_show.show_lines(found, store, configuration)))
+            click.echo("\n".join(model_show.show_lines(reference, store, configuration)))
 
 
 @click.command("rm")
@@ -225,8 +225,8 @@ def _verdict(damages: "list[Damage]", removed: int) -> str:
     models = list(dict.fromkeys(model for damage in damages for model in damage.models))
     steps = ["trilithon verify --remove-damaged"] * (not removed and any(damage.removable for damage in damages))
     steps += [f"trilithon pull {model}" for model in models[:1]]
-    found = _files(len(damages), "damaged file")
-    return f"{found}; fix with: {', then '.join(steps)}" if steps else f"{found}, as said above"
+    files = _files(len(damages), "damaged file")
+    return f"{files}; fix with: {', then '.join(steps)}" if steps else f"{files}, as said above"
 
 
 def _files(count: int, what: str) -> str:

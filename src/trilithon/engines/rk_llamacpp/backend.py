@@ -39,16 +39,16 @@ def read_backend(library: Path, fingerprint: str) -> Backend:
     stranger = _matching(facts()["strangers"], variables)
     if stranger:
         return Backend(lineage="", stranger=stranger["name"])
-    found = _matching(facts()["lineages"], variables)
-    if not found:
+    lineage = _matching(facts()["lineages"], variables)
+    if not lineage:
         return Backend(lineage="", stranger=f"a back end that is not known ({library.name})")
     return Backend(
-        lineage=found["name"],
+        lineage=lineage["name"],
         variables=variables,
-        types=frozenset(found["types"]),
-        presence=frozenset(found.get("presence", ())),
-        flash_attention=found["flash_attention"],
-        flash_attention_micro_batch=found.get("flash_attention_micro_batch"),
+        types=frozenset(lineage["types"]),
+        presence=frozenset(lineage.get("presence", ())),
+        flash_attention=lineage["flash_attention"],
+        flash_attention_micro_batch=lineage.get("flash_attention_micro_batch"),
     )
 
 

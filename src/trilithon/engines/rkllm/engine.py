@@ -67,7 +67,7 @@ class Rkllm:
     def _libraries(self) -> Mapping[Path, str]:
         """Each library once, with its registered name: the registered ones, the settings' folders, the system's."""
         named = {(entry.folder / RKLLM).resolve(): entry.name for entry in registered(self._configuration)}
-        system = [each.path for each in find_runtimes(self._machine) if each.library == RKLLM]
+        system = [runtime.path for runtime in find_runtimes(self._machine) if runtime.library == RKLLM]
         paths = [
             *named,
             *((folder / RKLLM).resolve() for folder in self._configuration.builds),
@@ -140,13 +140,13 @@ def _unique(base: str, taken: Mapping[str, Build]) -> str:
 
 
 def _features(version: str) -> frozenset[Feature]:
-    found: set[Feature] = {"embeddings"}
+    features: set[Feature] = {"embeddings"}
     if version not in _WITHOUT_LOGITS:
-        found.add("logprobs")
+        features.add("logprobs")
     # Pictures are encoded by a runtime of their own, rknn-toolkit-lite2.
     if version not in _WITHOUT_PICTURES and importlib.util.find_spec("rknnlite") is not None:
-        found.add("vision")
-    return frozenset(found) if version in KNOWN_VERSIONS else frozenset()
+        features.add("vision")
+    return frozenset(features) if version in KNOWN_VERSIONS else frozenset()
 
 
 def _fingerprint(library: Path) -> str:
@@ -157,5 +157,5 @@ def _fingerprint(library: Path) -> str:
 @cache
 def _version(library: Path, fingerprint: str) -> str:  # asked for often, and read from megabytes
     """What the library's bytes state; empty where they state none. Nothing of it is run."""
-    found = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
-    return next((match[0] for match in found if match), "")
+    version = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
+    return next((match[0] for match in version if match), "")

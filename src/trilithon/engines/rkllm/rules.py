@@ -218,10 +218,10 @@ def _remarks_on_toolkit(toolkit: str, runtime: str) -> Iterator[str]:
 def remarks_on_log(log: str) -> Iterator[str]:
     if "rkllm-runtime version is lower" in log:
         yield "the runtime says that it is older than the file's toolkit; install the runtime of the toolkit's version"
-    if found := _CUT.search(log):
-        yield f"the context is {found[1]} tokens: the model was converted for no more"
+    if match := _CUT.search(log):
+        yield f"the context is {match[1]} tokens: the model was converted for no more"
 
 
 def _release(version: str) -> tuple[int, ...]:
-    found = re.match(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})", version)
-    return tuple(int(part) for part in found.groups()) if found else ()
+    match = re.match(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})", version)
+    return tuple(int(part) for part in match.groups()) if match else ()

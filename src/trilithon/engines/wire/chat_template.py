@@ -73,13 +73,13 @@ class _NeverEnds(Exception):
 
 
 def _joined(pieces: Iterator[str]) -> str:
-    found, letters = [], 0
+    joined, letters = [], 0
     for piece in pieces:
-        found.append(piece)
+        joined.append(piece)
         letters += len(piece)
         if letters > _MOST_LETTERS:
             raise _NeverEnds
-    return "".join(found)
+    return "".join(joined)
 
 
 @contextlib.contextmanager
@@ -184,13 +184,13 @@ def _special(configuration: Mapping[str, Any]) -> dict[str, str]:
 def _json_object(path: Path) -> dict[str, Any]:
     """Empty where there is no such file. Raises ModelError for one that is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        json_object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {error}; fetch the file again") from error
-    if not isinstance(found, dict):
+    if not isinstance(json_object, dict):
         raise ModelError(f"{path} is damaged: it holds no object; fetch the file again")
-    return found
+    return json_object

@@ -52,9 +52,9 @@ class StopFilter:
         if self.stopped is not None:
             return ""
         text = self._held + text
-        found = [(at + len(word), at, word) for word in self._words if (at := text.find(word)) >= 0]
-        if found:
-            _, at, self.stopped = min(found)
+        words = [(at + len(word), at, word) for word in self._words if (at := text.find(word)) >= 0]
+        if words:
+            _, at, self.stopped = min(words)
             self._held = ""
             return text[:at]
         safe = len(text) - held_back(text, self._words)

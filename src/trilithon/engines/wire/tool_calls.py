@@ -103,13 +103,13 @@ class ToolCallStream:
         if self._after_call:
             self._held = self._held.lstrip()
             self._after_call = not self._held
-        found = [(at, marker) for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
-        if found and self._failures < _MOST_FAILURES:
-            at, marker = min(found)
+        markers = [(at, marker) for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
+        if markers and self._failures < _MOST_FAILURES:
+            at, marker = min(markers)
             text, self._lead, self._held = self._held[:at], marker, self._held[at + len(marker) :]
             self._expect_value(marked=True, close=_MARKERS[marker])
             return [text]
-        kept = 0 if final or found else held_back(self._held, _MARKERS)
+        kept = 0 if final or markers else held_back(self._held, _MARKERS)
         safe = len(self._held) - kept
         text, self._held = self._held[:safe], self._held[safe:]
         return [text]
@@ -152,10 +152,10 @@ class ToolCallStream:
         """The calls in a JSON text; none when one of them is malformed."""
         try:
             value = json.loads(text)
-            found = [self._call(each) for each in (value if isinstance(value, list) else [value])]
+            calls = [self._call(each) for each in (value if isinstance(value, list) else [value])]
         except (ValueError, RecursionError):
             return []
-        return [ToolCall(self._new_id(), *each) for each in found]
+        return [ToolCall(self._new_id(), *call) for call in calls]
 
     def _call(self, value: Any) -> tuple[str, str]:
         """Name and arguments. Raises ValueError."""
@@ -203,17 +203,17 @@ class _JsonSpan:
         """The length of the value; 0 when there is none; None while it goes on. `text` may only have grown."""
         if self._depth == 0 and not self._begin(text):
             return 0 if self._at < len(text) else None
-        while found := (_STRING_END if self._quoted else _BRACKETS).search(text, self._at):
-            self._at = found.end()
-            if found[0] == "\\":
+        while match := (_STRING_END if self._quoted else _BRACKETS).search(text, self._at):
+            self._at = match.end()
+            if match[0] == "\\":
                 if self._at == len(text):  # what is escaped is still to come
                     self._at -= 1
                     return None
                 self._at += 1
-            elif found[0] == '"':
+            elif match[0] == '"':
                 self._quoted = not self._quoted
             else:
-                self._depth += 1 if found[0] in "{[" else -1
+                self._depth += 1 if match[0] in "{[" else -1
                 if self._depth == 0:
                     return self._at
         self._at = len(text)

@@ -267,7 +267,7 @@ def _bases(info: "ModelInfo") -> tuple[str, ...]:
 
 
 def _find_listed(files: Sequence[_Listed], path: str) -> _Listed:
-    return next(each for each in files if each.path == path)
+    return next(file for file in files if file.path == path)
 
 
 def _with_unique_names(items: Sequence[DownloadItem]) -> tuple[DownloadItem, ...]:

@@ -56,7 +56,7 @@ def campaigns_from(rows: Sequence[Row]) -> list[Campaign]:
     machines: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         machines.setdefault((row.get("cpu_info", ""), row.get("gpu_info", "")), []).append(row)
-    return [_campaign(machine, found) for machine, found in machines.items()]
+    return [_campaign(machine, campaigns) for machine, campaigns in machines.items()]
 
 
 @dataclass

@@ -192,8 +192,8 @@ class Store:
     def last_interrupted(self) -> int | None:
         """The newest campaign that began here and can go on; None when there is none. A live one is not taken."""
         query = "SELECT * FROM campaigns WHERE status <> 'finished' AND source = 'trilithon' ORDER BY id DESC"
-        found = self._select(query)
-        return next((int(row["id"]) for row in found if _status(row) == "interrupted"), None)
+        interrupted = self._select(query)
+        return next((int(row["id"]) for row in interrupted if _status(row) == "interrupted"), None)
 
     def remove(self, campaign_id: int) -> None:
         self._refuse_live(self._require(campaign_id))
@@ -230,7 +230,7 @@ class Store:
         )
 
     def _summary(self, row: sqlite3.Row) -> CampaignSummary:
-        placements = [rows.placement(found) for found in self._select(rows.SELECT_PLACEMENTS, row["id"])]
+        placements = [rows.placement(placement) for placement in self._select(rows.SELECT_PLACEMENTS, row["id"])]
         return CampaignSummary(
             id=row["id"],
             started=row["started"],
@@ -238,22 +238,22 @@ class Store:
             source=row["source"],
             models=tuple(dict.fromkeys(str(placement.model.get("name", "")) for placement in placements)),
             placements=tuple(placement.name for placement in placements),
-            tests=tuple(rows.test(found).name for found in self._select(rows.SELECT_TESTS, row["id"])),
+            tests=tuple(rows.test(test).name for test in self._select(rows.SELECT_TESTS, row["id"])),
             runs=self._select(rows.COUNT_RUNS, row["id"])[0]["number"],
         )
 
     def _require(self, campaign_id: int) -> sqlite3.Row:
-        found = self._select("SELECT * FROM campaigns WHERE id = ?", campaign_id)
-        if not found:
+        require = self._select("SELECT * FROM campaigns WHERE id = ?", campaign_id)
+        if not require:
             raise StoreError(f"there is no campaign {campaign_id}; see: trilithon results list")
-        return found[0]
+        return require[0]
 
     def _placement(self, campaign_id: int, name: str) -> int:
         self._require(campaign_id)
-        found = self._select("SELECT id FROM placements WHERE campaign_id = ? AND name = ?", campaign_id, name)
-        if not found:
+        placement = self._select("SELECT id FROM placements WHERE campaign_id = ? AND name = ?", campaign_id, name)
+        if not placement:
             raise StoreError(f"campaign {campaign_id} has no placement {name}; add the placement before its runs")
-        return int(found[0]["id"])
+        return int(placement[0]["id"])
 
     def _select(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with translated(self._path):

@@ -80,8 +80,8 @@ def _is_name(text: str) -> bool:
 def _address(text: str) -> _Address | None:
     """An address of IPv4 that is written as one of IPv6 counts as what it is."""
     try:
-        found = ipaddress.ip_address(text)
+        ip_address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
+    mapped = ip_address.ipv4_mapped if isinstance(ip_address, ipaddress.IPv6Address) else None
+    return mapped or ip_address

@@ -89,7 +89,7 @@ def read_key_file(path: Path) -> list[Key]:
         raise UserError(f"{path} cannot be read: {error.strerror}; check its path and permissions (ls -l)") from error
     except ValueError as error:
         raise UserError(f"{path} is not a file of keys: {error}; check its path") from error
-    found = []
+    key_file = []
     for number, line in enumerate(text.splitlines(), start=1):
         secret = line.strip()
         if not secret or secret.startswith("#"):
@@ -99,10 +99,10 @@ def read_key_file(path: Path) -> list[Key]:
                 f"{path}, line {number}: a key is {_SHORTEST_KEY} characters or more, ASCII without spaces; make one "
                 "with: trilithon key add NAME"
             )
-        found.append(Key(name=f"file-{number}", digest=_digest(secret)))
-    if not found:
+        key_file.append(Key(name=f"file-{number}", digest=_digest(secret)))
+    if not key_file:
         raise UserError(f"{path} contains no key; write one per line, or make one with: trilithon key add NAME")
-    return found
+    return key_file
 
 
 class Keyring:

@@ -84,12 +84,12 @@ class BoundedBody:
 def caller_at(address: str) -> str:
     """Who a client without a key is: all addresses of one network of IPv6 (/64) are one caller."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip_address = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped is not None:
+    if isinstance(ip_address, ipaddress.IPv4Address) or ip_address.ipv4_mapped is not None:
         return address
-    return str(ipaddress.IPv6Network((found, 64), strict=False))
+    return str(ipaddress.IPv6Network((ip_address, 64), strict=False))
 
 
 class Buckets:

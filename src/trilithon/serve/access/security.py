@@ -220,12 +220,12 @@ class Guard:
 
 
 def _shown_keys(headers: Headers) -> list[str]:
-    found = [each.strip() for each in headers.getlist("x-api-key")]
+    getlist = [each.strip() for each in headers.getlist("x-api-key")]
     for each in headers.getlist("authorization"):
         scheme, _, secret = each.strip().partition(" ")
         if scheme.lower() == "bearer":
-            found.append(secret.strip())
-    return [each for each in found if each]
+            getlist.append(secret.strip())
+    return [each for each in getlist if each]
 
 
 def _goes_there(scope: Scope, headers: Headers) -> bool:

@@ -241,13 +241,13 @@ def _output(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
     """`output_config`: how much effort, and the form of the answer."""
     wanted = body.get("output_config", {})
     ignored.update(f"output_config.{name}" for name in wanted if name not in ("effort", "format"))
-    found: dict[str, Any] = {}
+    output: dict[str, Any] = {}
     if isinstance(wanted.get("effort"), str):
-        found["reasoning_effort"] = wanted["effort"]
+        output["reasoning_effort"] = wanted["effort"]
     form = wanted.get("format")
     if form is not None:
         if not isinstance(form, Mapping) or form.get("type") != "json_schema":
             raise wrong("output_config.format", 'output_config.format must be {"type": "json_schema", "schema": …}')
         named = {"name": "answer", "schema": form.get("schema"), "strict": True}
-        found["response_format"] = {"type": "json_schema", "json_schema": named}
-    return found
+        output["response_format"] = {"type": "json_schema", "json_schema": named}
+    return output

@@ -238,13 +238,13 @@ class Catalog:
 
     def _others(self) -> tuple[Manifest, ...]:
         with self._lock:
-            at, found = self._adopted
+            at, others = self._adopted
             if time.monotonic() - at < _ADOPTED_SECONDS:
-                return found
-        found = tuple(find_adopted(self._configuration).manifests)
+                return others
+        others = tuple(find_adopted(self._configuration).manifests)
         with self._lock:
-            self._adopted = (time.monotonic(), found)
-        return found
+            self._adopted = (time.monotonic(), others)
+        return others
 
 
 def _bare(spelling: PlacementSpec | None) -> tuple[object, ...]:

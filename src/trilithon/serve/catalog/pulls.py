@@ -149,16 +149,16 @@ def pullable(name: str) -> ModelName | Repository:
     if not name:
         raise wrong("model", "model is required")
     try:
-        found = parse_reference(name)
+        reference = parse_reference(name)
     except ModelError as error:
         raise wrong("model", str(error)) from error
-    if isinstance(found, ModelUrl | ModelPath):
+    if isinstance(reference, ModelUrl | ModelPath):
         raise wrong(
             "model", "only named models can be pulled over the API; pull addresses and files with trilithon pull"
         )
-    if isinstance(found, Repository) and found.choice.casefold() == "latest":
-        return replace(found, choice="")
-    return found
+    if isinstance(reference, Repository) and reference.choice.casefold() == "latest":
+        return replace(reference, choice="")
+    return reference
 
 
 def local_name(reference: ModelName | Repository) -> str:

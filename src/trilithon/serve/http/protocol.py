@@ -136,6 +136,6 @@ class _Chunks:
 def _send_at_once(transport: asyncio.Transport) -> None:
     """asyncio does that only for sockets that were made with the protocol's number (`_set_nodelay` in base_events.py of
     Python 3.11), which those of `socket.create_server` are not: each small answer would wait 40 ms for Nagle."""
-    found = transport.get_extra_info("socket")
-    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    extra_info = transport.get_extra_info("socket")
+    if extra_info is not None and extra_info.family in (socket.AF_INET, socket.AF_INET6):
+        extra_info.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -127,10 +127,10 @@ def _answers(record: RequestRecord) -> dict[str, Any]:
 
 def _exception(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:
     frames = traceback.extract_tb(trace)[-_MOST_FRAMES:]
-    found: dict[str, Any] = {
+    exception: dict[str, Any] = {
         "exception": type(error).__name__,
         "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
     if isinstance(error, TrilithonError | OSError):
-        found["why"] = without_secrets(str(error))[:_LONGEST_MESSAGE]
-    return found
+        exception["why"] = without_secrets(str(error))[:_LONGEST_MESSAGE]
+    return exception

@@ -152,10 +152,10 @@ def _arguments(text: str) -> dict[str, Any] | None:
 
 
 def _logprob(entry: Mapping[str, Any], top: int) -> dict[str, Any]:
-    found = _token(entry)
+    token = _token(entry)
     if top:
-        found["top_logprobs"] = [_token(each) for each in (entry.get("top_logprobs") or ())[:top]]
-    return found
+        token["top_logprobs"] = [_token(each) for each in (entry.get("top_logprobs") or ())[:top]]
+    return token
 
 
 def _token(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,15 +47,15 @@ def modelfile_of(body: CreateBody) -> Modelfile:
 
 def _parameters(given: Mapping[str, object]) -> dict[str, Parameter]:
     require_sound(given)
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     for name, value in given.items():
         if value is None or name in IGNORED_PARAMETERS:
             continue
         try:
-            found[name] = check_parameter(name, value)
+            parameters[name] = check_parameter(name, value)
         except ModelError as error:
             raise wrong(f"parameters.{name}", str(error)) from error
-    return found
+    return parameters
 
 
 def uploaded_files(named: Mapping[str, str], store: ModelStore, *, adapters: bool = False) -> tuple[StoredFile, ...]:
@@ -65,10 +65,10 @@ def uploaded_files(named: Mapping[str, str], store: ModelStore, *, adapters: boo
 
 
 def _uploaded(name: str, digest: str, store: ModelStore, adapter: bool) -> StoredFile:
-    found = digest.removeprefix("sha256:")
+    removeprefix = digest.removeprefix("sha256:")
     try:
-        with store.locked(found):
-            path = store.blob_path(found)
+        with store.locked(removeprefix):
+            path = store.blob_path(removeprefix)
     except ModelError as error:
         raise wrong("files", f"{name[:80]!r}: there is no blob {digest[:80]!r}; send it to /api/blobs first") from error
     own = safe_file_name(name)
@@ -83,7 +83,7 @@ def _uploaded(name: str, digest: str, store: ModelStore, adapter: bool) -> Store
     if role == "weights":
         quantization = read_gguf(path).quantization if form == "gguf" else quantization_of(own)
     return StoredFile(
-        role=role, digest=found, size_bytes=path.stat().st_size, name=own, format=form, quantization=quantization
+        role=role, digest=removeprefix, size_bytes=path.stat().st_size, name=own, format=form, quantization=quantization
     )
 
 

@@ -237,10 +237,10 @@ def _base(shelf: Catalog, body: CreateBody, store: ModelStore) -> Manifest:
         made = uploaded_files(body.files or {}, store)
         return Manifest(name=model_name(body.model), files=(*made, *adapters), source="uploaded files", created=_EPOCH)
     try:
-        found = shelf.find(body.base).manifest
+        base = shelf.find(body.base).manifest
     except ModelError as error:
         raise not_found(body.base) from error
-    return replace(found, files=(*found.files, *adapters))
+    return replace(base, files=(*base.files, *adapters))
 
 
 _EPOCH = "1970-01-01T00:00:00+00:00"  # of what never gets into the store

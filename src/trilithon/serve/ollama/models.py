@@ -147,12 +147,12 @@ def _running(loaded: tuple[Loaded, ...], entries: tuple[CatalogEntry, ...], stor
     """A model that was removed while it is loaded is not named any more."""
     now = datetime.now(UTC)
     by_name = {entry.name: entry for entry in entries}
-    found = []
+    running = []
     for each in loaded:
         entry = by_name.get(each.key) or by_name.get(each.key.partition(" (")[0])
         if entry is not None and each.state != "leaving":
-            found.append(_running_row(each, entry, store, now))
-    return found
+            running.append(_running_row(each, entry, store, now))
+    return running
 
 
 def _running_row(loaded: Loaded, entry: CatalogEntry, store: ModelStore, now: datetime) -> dict[str, Any]:

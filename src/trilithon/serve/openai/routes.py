@@ -74,12 +74,12 @@ async def _whole(answer: Answer, model: str) -> bytes:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
-        found["choices"][0]
+        parsed = json.loads(content)
+        parsed["choices"][0]
     except (ValueError, TypeError, LookupError) as error:
         raise EngineError("the engine's answer is not a chat completion", status=502, cause="bad answer") from error
-    assert isinstance(found, dict)
-    return found
+    assert isinstance(parsed, dict)
+    return parsed
 
 
 async def _numbered(answers: AsyncIterator[Answer], model: str) -> AsyncIterator[bytes]:

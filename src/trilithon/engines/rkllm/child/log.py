@@ -59,14 +59,14 @@ def _buffer_by_line() -> None:
 
 def load_facts(log: str) -> dict[str, str]:
     """`toolkit`, `context`, `cores`, `platform` and `dtype` of the loaded model; empty when nothing was told."""
-    found = _FACTS.search(log)
-    return found.groupdict() if found else {}
+    match = _FACTS.search(log)
+    return match.groupdict() if match else {}
 
 
 def context_limit(log: str) -> int | None:
     """The context that the model was made for, when a load failed because more was asked for."""
-    found = _LIMIT.search(log)
-    return int(found[1]) if found else None
+    match = _LIMIT.search(log)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class _RkllmServer(WireServer[RkllmRequest]):
 def _ends(model: Path, text: ModelText) -> frozenset[int]:
     """The tokens that end an answer, by the model's own files; 1.3.0 takes a wrong one from models of older toolkits
     and never stops (rknn-llm#534). Empty where nothing says: then the runtime alone decides."""
-    found: list[Any] = []
+    ends: list[Any] = []
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
         path = companion(model, name)
         try:
@@ -65,10 +65,10 @@ def _ends(model: Path, text: ModelText) -> frozenset[int]:
         if not isinstance(values, dict):
             raise UserError(f"{path} cannot be used: it holds no object; fetch it again, or remove it")
         ids, token = values.get("eos_token_id"), values.get("eos_token")
-        found += ids if isinstance(ids, list) else [ids]
+        ends += ids if isinstance(ids, list) else [ids]
         word = token.get("content") if isinstance(token, dict) else token
-        found.append(text.token(word) if isinstance(word, str) else None)
-    return frozenset(token for token in found if type(token) is int)
+        ends.append(text.token(word) if isinstance(word, str) else None)
+    return frozenset(token for token in ends if type(token) is int)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

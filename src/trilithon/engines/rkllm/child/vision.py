@@ -140,13 +140,13 @@ class VisionEncoder:
                 f"the vision encoder gave {len(outputs or ())} outputs in place of one; convert it for this runtime",
                 cause="vision encoder failed",
             )
-        found = np.asarray(outputs[0], dtype=np.float32)
-        if found.ndim < 2 or found.size == 0 or not np.isfinite(found).all():
+        embeddings = np.asarray(outputs[0], dtype=np.float32)
+        if embeddings.ndim < 2 or embeddings.size == 0 or not np.isfinite(embeddings).all():
             raise RunError(
-                f"the vision encoder gave no usable embeddings (shape {found.shape}); convert it again",
+                f"the vision encoder gave no usable embeddings (shape {embeddings.shape}); convert it again",
                 cause="vision encoder failed",
             )
-        return found.reshape(-1, found.shape[-1])
+        return embeddings.reshape(-1, embeddings.shape[-1])
 
     def _load(self) -> Any:
         from rknnlite.api import RKNNLite
@@ -181,12 +181,12 @@ def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple
 def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
     """The pictures of a conversation in their order; empty where there are none. Raises UserError."""
     parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
-    found = []
+    images = []
     for part in parts:
         if isinstance(part, Mapping) and part.get("type") == "image_url":
             url = part.get("image_url")
-            found.append(image_bytes(str(url.get("url", "") if isinstance(url, Mapping) else url)))
-    return found
+            images.append(image_bytes(str(url.get("url", "") if isinstance(url, Mapping) else url)))
+    return images
 
 
 def image_bytes(url: str) -> bytes:
@@ -204,11 +204,11 @@ def image_bytes(url: str) -> bytes:
 
 def _size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height, in the forms in which Hugging Face's preprocessors have them."""
-    for found in (settings, settings.get("crop_size"), settings.get("size"), settings.get("image_size")):
-        if isinstance(found, int) and not isinstance(found, bool):
-            return found, found
-        if isinstance(found, Mapping):
-            width, height = found.get("width"), found.get("height")
+    for size in (settings, settings.get("crop_size"), settings.get("size"), settings.get("image_size")):
+        if isinstance(size, int) and not isinstance(size, bool):
+            return size, size
+        if isinstance(size, Mapping):
+            width, height = size.get("width"), size.get("height")
             if isinstance(width, int) and isinstance(height, int):
                 return width, height
     return None
