@@ -91,7 +91,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **script: str) -> Build:
     [
         ({"refuse_start": "no memory today"}, "load", "did not start"),
         ({"crash_after": "2"}, "generate", "died"),
-        ({"hang_after": "2"}, "generate", "no sign of life"),
+        ({"hang_after": "2"}, "generate", "no response"),
     ],
 )
 def test_a_failure_is_told_with_its_cause(

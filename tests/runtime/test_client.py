@@ -343,7 +343,7 @@ def test_garbage_in_a_stream_is_the_engines_error(tmp_path: Path, line: bytes) -
 )
 def test_garbage_in_an_answer_is_the_engines_error(tmp_path: Path, content: bytes) -> None:
     handler = sends(whole("200 OK", content))
-    for method, arguments in (("tokenize", ("x",)), ("vocabulary", ()), ("distribution", (ASK,))):
+    for method, arguments in (("tokenize", ("x",)), ("vocabulary_size", ()), ("distribution", (ASK,))):
         with pytest.raises(EngineError) as caught:
             call(tmp_path, handler, method, *arguments)
         assert (caught.value.status, caught.value.cause) == (502, "bad answer")
@@ -415,7 +415,7 @@ def hung(folder: Path, handler: Handler, request: Completion | Chat, *, after: t
         async with Server(folder, handler) as server:
             client = Client(server.socket, hang_seconds=0.3)
             began = time.monotonic()
-            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.\d+ s"):
+            with pytest.raises(EngineTimeout, match=r"no response for 0\.\d+ s"):
                 await both(client, request)
             assert after[0] <= time.monotonic() - began < after[1]
 
@@ -469,7 +469,7 @@ def test_a_call_that_is_never_answered(tmp_path: Path) -> None:
     async def talk() -> None:
         async with Server(tmp_path, silent) as server:
             client = Client(server.socket, hang_seconds=0.2)
-            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.2 s"):
+            with pytest.raises(EngineTimeout, match=r"no response for 0\.2 s"):
                 await client.tokenize("x")
             assert await client.ready() is False
 
@@ -611,7 +611,7 @@ def test_a_timed_request_lives_while_its_slot_moves_and_hangs_when_it_stands_sti
         async with Server(tmp_path, routed({b"/completion": silent, b"/slots": slots})) as server:
             client = Client(server.socket, hang_seconds=0.4)
             begun = time.monotonic()
-            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.4 s"):
+            with pytest.raises(EngineTimeout, match=r"no response for 0\.4 s"):
                 await client.timed(Completion(prompt=[], max_tokens=3))
             return time.monotonic() - begun
 

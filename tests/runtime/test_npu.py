@@ -1,4 +1,4 @@
-"""The NPU's lock between real processes: nobody overlaps, nobody starves, and no dead or cancelled one keeps it."""
+"""The NPU lock between real processes: nobody overlaps, nobody starves, and no dead or cancelled one keeps it."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ async def work(lock, log, turns, seconds):
     note = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     exclusive = NpuLock("model", path=Path(lock), limit_seconds=30)
     for _ in range(int(turns)):
-        async with exclusive.turn():
+        async with exclusive.held():
             os.write(note, f"{os.getpid()} in\\n".encode())
             await asyncio.sleep(float(seconds))
             os.write(note, f"{os.getpid()} out\\n".encode())
@@ -81,7 +81,7 @@ def notes(tmp_path: Path) -> list[list[str]]:
 async def taken_within(seconds: float, **more: object) -> float:
     """Seconds that it took to get a turn."""
     began = time.monotonic()
-    async with NpuLock("late", limit_seconds=seconds, **more).turn():  # type: ignore[arg-type]
+    async with NpuLock("late", limit_seconds=seconds, **more).held():  # type: ignore[arg-type]
         return time.monotonic() - began
 
 
@@ -130,13 +130,13 @@ def test_a_holder_who_does_not_end_is_named(
     until(lambda: notes(tmp_path))
     told: list[str] = []
     with pytest.raises(RunError) as caught:
-        asyncio.run(taken_within(1.3, waiting=told.append))
+        asyncio.run(taken_within(1.3, tell=told.append))
     assert str(caught.value) == (
-        f"late: process {process.pid} (trilithon: model) has the NPU, also after 1.3 s of waiting; "
+        f"late: process {process.pid} (trilithon: model) still uses the NPU after 1.3 s; "
         "end that program, or wait until it is done"
     )
     assert caught.value.cause == "NPU in use"
-    assert told == [f"late: waiting for the NPU, which process {process.pid} (trilithon: model) has"]
+    assert told == [f"late: waiting for the NPU, which process {process.pid} (trilithon: model) uses"]
 
 
 def test_a_cancelled_waiter_keeps_nothing(
@@ -168,7 +168,7 @@ def test_a_program_that_only_locks_the_file_is_waited_for_and_waits(lock: Path) 
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(
-            RunError, match=r"late: (another program|process \d+ \(\S+\)) has the NPU, also after 0\.2 s"
+            RunError, match=r"late: (another program|process \d+ \(\S+\)) still uses the NPU after 0\.2 s"
         ):
             asyncio.run(taken_within(0.2))
     finally:
@@ -176,7 +176,7 @@ def test_a_program_that_only_locks_the_file_is_waited_for_and_waits(lock: Path) 
         other.communicate()
 
     async def holds() -> None:
-        async with NpuLock("ours").turn():
+        async with NpuLock("ours").held():
             with lock.open() as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with lock.open() as file:
@@ -198,7 +198,7 @@ from pathlib import Path
 from trilithon.runtime.npu import NpuLock
 os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o077)
 async def turn():
-    async with NpuLock("x", path=Path(sys.argv[1]), limit_seconds=1).turn():
+    async with NpuLock("x", path=Path(sys.argv[1]), limit_seconds=1).held():
         print(Path(sys.argv[1]).read_text(), end="")
 asyncio.run(turn())
 """
@@ -222,7 +222,7 @@ asyncio.run(turn())
 
 def test_a_lock_that_was_removed_while_somebody_waits(lock: Path) -> None:
     async def whole() -> None:
-        async with NpuLock("first").turn():
+        async with NpuLock("first").held():
             waiting = asyncio.create_task(taken_within(60))
             await asyncio.sleep(0.05)
             lock.unlink()
@@ -242,7 +242,7 @@ def test_what_is_no_lock_file(lock: Path, what: str, monkeypatch: pytest.MonkeyP
         os.mkfifo(lock)
     else:
         monkeypatch.setenv("TRILITHON_NPU_LOCK", str(lock.parent / "absent" / "lock"))
-    with pytest.raises(UserError, match=r"^the NPU's lock \S+ .*; .*name another one with TRILITHON_NPU_LOCK$"):
+    with pytest.raises(UserError, match=r"^the NPU lock \S+ .*; .*name another one with TRILITHON_NPU_LOCK$"):
         asyncio.run(taken_within(1))
 
 
@@ -284,8 +284,8 @@ def board(tmp_path: Path) -> Machine:
 def test_strangers_on_the_npu_are_seen(board: Machine) -> None:
     """Not the display's server (a card), not another render node, not our own children."""
     assert other_npu_users(board) == (
-        "process 41 (rkllama) has the NPU open too",
-        "process 45 (unknown) has the NPU open too",
+        "process 41 (rkllama) also has the NPU open",
+        "process 45 (unknown) also has the NPU open",
     )
 
 
@@ -309,7 +309,7 @@ LONG = Completion(prompt=[5, 6, 7], max_tokens=200, ignore_eos=True)
 
 @contextlib.asynccontextmanager
 async def opened(
-    folder: Path, name: str = "scripted/npu", waiting: Callable[[str], None] | None = None, **options: str
+    folder: Path, name: str = "scripted/npu", tell: Callable[[str], None] | None = None, **options: str
 ) -> AsyncIterator[Runner]:
     script = {"prefill": "100000", "decode": "2000", "noise": "0", "seed": "1"} | options
     file = ModelFile(
@@ -318,7 +318,7 @@ async def opened(
     settings = Settings(context=512, options=tuple(script.items()))
     engine = OnNpu()
     placement = Placement(name=name, file=file, build=engine.builds()[0], unit="npu", settings=settings)
-    async with Runner.open(engine, placement, folder, start_seconds=60, hang_seconds=20, waiting=waiting) as runner:
+    async with Runner.open(engine, placement, folder, start_seconds=60, hang_seconds=20, tell=tell) as runner:
         yield runner
 
 
@@ -380,7 +380,7 @@ def test_requests_to_one_model_may_overlap(lock: Path, tmp_path: Path) -> None:
     async def whole() -> None:
         async with opened(tmp_path / "a") as runner:
             began = time.monotonic()
-            async with runner.turn(), runner.turn():
+            async with runner.unit_lock(), runner.unit_lock():
                 assert time.monotonic() - began < 60
             assert await free()
 
@@ -433,14 +433,14 @@ def test_other_users_are_named_when_a_child_dies_or_does_not_start(
 
     async def whole() -> None:
         async with opened(tmp_path / "a", crash_after="5") as runner:
-            assert runner.notices[0] == "process 41 (rkllama) has the NPU open too"
+            assert runner.notices[0] == "process 41 (rkllama) also has the NPU open"
             with pytest.raises(RunError) as caught:
                 await runner.complete(ASK)
-            assert "process 41 (rkllama) has the NPU open too" in caught.value.advice
+            assert "process 41 (rkllama) also has the NPU open" in caught.value.advice
         with pytest.raises(StartError) as refused:
             async with opened(tmp_path / "b", refuse_start="no"):
                 pass
-        assert "process 41 (rkllama) has the NPU open too" in refused.value.advice
+        assert "process 41 (rkllama) also has the NPU open" in refused.value.advice
 
     asyncio.run(whole())
 
@@ -451,8 +451,8 @@ def test_a_start_that_waits_says_for_whom(lock: Path, tmp_path: Path) -> None:
     async def whole() -> None:
         other = NpuLock("other")
         async with contextlib.AsyncExitStack() as held:
-            await held.enter_async_context(other.turn())
-            start = asyncio.create_task(opened(tmp_path / "a", waiting=told.append).__aenter__())
+            await held.enter_async_context(other.held())
+            start = asyncio.create_task(opened(tmp_path / "a", tell=told.append).__aenter__())
             await asyncio.sleep(1.2)
             assert not (tmp_path / "a" / "log").exists()  # not even its process
             start.cancel()
@@ -461,12 +461,12 @@ def test_a_start_that_waits_says_for_whom(lock: Path, tmp_path: Path) -> None:
         assert await free()
 
     asyncio.run(whole())
-    assert told == [f"scripted/npu: waiting for the NPU, which process {os.getpid()} (trilithon: other) has"]
+    assert told == [f"scripted/npu: waiting for the NPU, which process {os.getpid()} (trilithon: other) uses"]
 
 
 def test_an_engine_elsewhere_waits_for_nobody(lock: Path, tmp_path: Path) -> None:
     async def whole() -> None:
-        async with NpuLock("held").turn():
+        async with NpuLock("held").held():
             engine = ScriptedEngine()
             async with opened_plainly(engine, tmp_path / "a") as runner:
                 await runner.complete(ASK)

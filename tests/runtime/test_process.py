@@ -341,7 +341,7 @@ def test_an_unfit_runtime_folder_is_passed_over(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_room_at_all_is_one_clear_line(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trilithon.runtime.process._ROOM_BYTES", 200)
+    monkeypatch.setattr("trilithon.runtime.process._NAME_BYTES", 200)
     with pytest.raises(UserError, match="set TMPDIR"), workspace():
         pass
 
@@ -387,7 +387,7 @@ def test_a_real_kill_for_want_of_memory_is_called_one(little_memory: Path, log: 
 def test_children_get_their_own_cpus_where_the_parent_keeps_to_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "_left_to_children", frozenset())
+    monkeypatch.setattr(process_module, "_cpus_for_children", frozenset())
     allowed = sorted(os.sched_getaffinity(0))
     script = "import os; print(sorted(os.sched_getaffinity(0)))"
     seen = {}

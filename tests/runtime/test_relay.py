@@ -298,7 +298,7 @@ def test_silence_while_the_slots_move_is_no_hang(tmp_path: Path, begin: bytes) -
 def test_silence_of_all_slots_is_a_hang(tmp_path: Path, begin: bytes) -> None:
     async def talk() -> None:
         async with serving(tmp_path, slow_answer(1, begin, b"")) as client:
-            with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.8 s"):
+            with pytest.raises(EngineTimeout, match=r"no response for 0\.8 s"):
                 async with relayed(client, {}) as answer:
                     await answer.read()
 
@@ -412,7 +412,7 @@ def test_a_turn_is_held_to_the_end_of_the_work(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with opened(tmp_path, decode="50") as runner:
-            runner.turn = turn
+            runner.unit_lock = turn
             async with runner.relay("/tokenize", {"content": "hi"}) as answer:
                 assert await answer.read() and held == []  # the unit has nothing to do with it
             async with runner.relay("/completion", {**ASK, "n_predict": 2}) as answer:
@@ -463,7 +463,7 @@ def test_what_an_outlet_takes_is_not_given_to_the_reader(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("last", "words"), [(b"no chunk\r\n", "no size of a chunk"), (b"", "broke"), (b"9\r\nhalf", "broke")]
+    ("last", "words"), [(b"no chunk\r\n", "not a chunk size"), (b"", "broke"), (b"9\r\nhalf", "broke")]
 )
 def test_what_breaks_on_the_way_to_an_outlet_is_told_to_the_reader(tmp_path: Path, last: bytes, words: str) -> None:
     pieces = [HEAD, chunk(b"data: 1\n\n"), chunk(b"data: 2\n\n"), last]

@@ -103,7 +103,7 @@ def test_ready_and_every_kind_of_request(tmp_path: Path, children: list[Process]
         assert timings.prompt_n == 1
         tokens = await runner.tokenize("two stones", add_special=False)
         assert tokens
-        assert max(tokens) < await runner.vocabulary()
+        assert max(tokens) < await runner.vocabulary_size()
 
     run(tmp_path / "new" / "folder", body)
     assert is_gone(children[0].pid)
@@ -276,7 +276,7 @@ def test_a_death_at_work(tmp_path: Path, children: list[Process], options: dict[
         assert str(error) == f"p died: {error.cause}"
         assert any("scripted:" in line for line in error.last_words)
         assert is_gone(children[0].pid)
-        for again in (runner.complete(ASK), runner.vocabulary(), runner.tokenize("x"), runner.distribution(ASK)):
+        for again in (runner.complete(ASK), runner.vocabulary_size(), runner.tokenize("x"), runner.distribution(ASK)):
             with pytest.raises(ChildDied) as later:
                 await again
             assert later.value.cause == error.cause
@@ -302,7 +302,7 @@ def test_a_hang(tmp_path: Path, children: list[Process], streaming: bool) -> Non
 
     async def body(runner: Runner) -> None:
         began = time.monotonic()
-        with pytest.raises(EngineTimeout, match=r"no sign of life for 0\.5 s") as caught:
+        with pytest.raises(EngineTimeout, match=r"no response for 0\.5 s") as caught:
             if streaming:
                 async for _ in runner.stream(long_prompt):
                     pass

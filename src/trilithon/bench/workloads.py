@@ -244,6 +244,6 @@ def _timings(finished: Finished) -> Timings:
 
 
 async def _random_tokens(runner: Runner, count: int) -> list[int]:
-    vocabulary = await runner.vocabulary()
+    vocabulary = await runner.vocabulary_size()
     # Fresh ones each time, so that no request can find a part of its prompt in the KV cache by chance.
     return [random.randrange(vocabulary) for _ in range(count)]

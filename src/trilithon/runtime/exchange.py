@@ -1,8 +1,8 @@
-"""One HTTP request over a Unix socket, with the moment at which each piece of the answer arrived.
+"""One HTTP request over a Unix socket, with the arrival time of each piece of the answer.
 
-The parent must not steal time from the child that it measures. An HTTP client library took 570 µs of CPU per
-streamed token (3% of a core at 50 tokens per second); here arriving bytes are only stamped and kept, about 60 µs,
-and h11 takes them apart when somebody asks.
+The parent must not take CPU time from the child that it measures. An HTTP client library took 570 µs of CPU time per
+streamed token (3% of a core at 50 tokens per second). Here, arriving bytes are only stored with their time, which takes
+about 60 µs, and parsed with h11 on demand.
 """
 
 import asyncio
@@ -18,45 +18,45 @@ import h11
 
 __all__ = ["ChunkedBody", "Exchange"]
 
-_LONGEST_LINE = 1 << 12  # of a chunk's size, or a trailer
+_MAX_LINE_BYTES = 1 << 12  # of a chunk size, or of a trailer
 
 
 class ChunkedBody:
-    """A body in chunks taken apart (RFC 9112, section 7.1): h11 takes 50 µs for the one chunk that a token is."""
+    """Parser of a chunked body (RFC 9112, section 7.1). h11 takes 50 µs for the chunk of one token."""
 
     def __init__(self) -> None:
         self.complete = False
         self._rest = b""
         self._left = 0
-        self._ended = True  # the line's end behind a chunk was seen
+        self._ended = True  # the line end after a chunk was read
         self._trailer = False
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes of the body in it. Raises h11.RemoteProtocolError for what is no chunk."""
+        """The bytes of the body in `data`. Raises h11.RemoteProtocolError when it is malformed."""
         self._rest += data
-        found = []
+        parts = []
         while not self.complete and self._rest:
             if self._left:
                 body, self._rest = self._rest[: self._left], self._rest[self._left :]
                 self._left -= len(body)
-                found.append(body)
+                parts.append(body)
             elif not self._line():
                 break
-        return b"".join(found)
+        return b"".join(parts)
 
     def _line(self) -> bool:
-        """Read one line; False while it is not all there."""
+        """Read one line; False when it is incomplete."""
         line, end, rest = self._rest.partition(b"\r\n")
         if not end:
-            if len(self._rest) > _LONGEST_LINE:
-                raise h11.RemoteProtocolError("an endless line where a chunk should begin")
+            if len(self._rest) > _MAX_LINE_BYTES:
+                raise h11.RemoteProtocolError("the line before a chunk is too long")
             return False
         self._rest = rest
         if self._trailer:
             self.complete = not line
         elif not self._ended:
             if line:
-                raise h11.RemoteProtocolError("a chunk longer than it said")
+                raise h11.RemoteProtocolError("a chunk is longer than its stated size")
             self._ended = True
         else:
             self._left = _size_of(line)
@@ -67,13 +67,13 @@ class ChunkedBody:
 def _size_of(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     if not 0 < len(digits) <= 15 or not all(digit in b"0123456789abcdefABCDEF" for digit in digits):
-        raise h11.RemoteProtocolError(f"no size of a chunk: {line[:40]!r}")
+        raise h11.RemoteProtocolError(f"not a chunk size: {line[:40]!r}")
     return int(digits, 16)
 
 
 class Exchange(asyncio.Protocol):
-    """Use `Exchange.open`. Raises OSError when the connection fails, TimeoutError when a limit is over, and
-    h11.RemoteProtocolError when the answer is no HTTP."""
+    """Use `Exchange.open`. Raises OSError when the connection fails, TimeoutError after a limit, and
+    h11.RemoteProtocolError when the answer is not HTTP."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -84,11 +84,11 @@ class Exchange(asyncio.Protocol):
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._last_ns = time.monotonic_ns()
         self._waiter: asyncio.Future[None] | None = None
-        self._divert: Callable[[], bool] | None = None
-        self._broken: h11.RemoteProtocolError | None = None
+        self._on_arrival: Callable[[], bool] | None = None
+        self._protocol_error: h11.RemoteProtocolError | None = None
         self._deadline = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._lost = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -96,7 +96,7 @@ class Exchange(asyncio.Protocol):
     async def open(
         cls, socket: Path, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> AsyncIterator["Exchange"]:
-        """Send the request; leaving the context closes the connection, which cancels what is still running."""
+        """Send the request. Leaving the context closes the connection, which cancels the request."""
         loop = asyncio.get_running_loop()
         transport, exchange = await loop.create_unix_connection(cls, str(socket))
         try:
@@ -104,8 +104,8 @@ class Exchange(asyncio.Protocol):
             yield exchange
         finally:
             transport.close()
-            if exchange._alarm is not None:
-                exchange._alarm.cancel()
+            if exchange._timer is not None:
+                exchange._timer.cancel()
 
     def _send(self, method: str, path: str, content: bytes) -> None:
         headers = [
@@ -116,73 +116,73 @@ class Exchange(asyncio.Protocol):
         ]
         events = (h11.Request(method=method, target=path, headers=headers), h11.Data(content), h11.EndOfMessage())
         assert self._transport is not None
-        # At once: a server that answers at the head's end and closes would break the pipe of what came later.
+        # In one write: a server that answers after the head and closes would break the pipe for the rest.
         self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
 
     async def wait(self, limit_seconds: float) -> None:
-        """Until something arrived that `read` has not given yet, or the connection ended."""
-        if self._arrived or self._lost.done():
+        """Wait until there is something that `read` has not returned yet, or the connection is closed."""
+        if self._arrived or self._closed.done():
             return
         loop = asyncio.get_running_loop()
         self._waiter, self._deadline = loop.create_future(), loop.time() + limit_seconds
-        # One alarm for many waits, put off when it goes: a timeout of its own for each token is dear.
-        if self._alarm is not None and self._deadline < self._alarm.when():
-            self._alarm.cancel()
-            self._alarm = None
-        if self._alarm is None:
-            self._alarm = loop.call_at(self._deadline, self._late)
+        # One timer for many waits, which is extended when it fires: a timeout per token takes too much CPU time.
+        if self._timer is not None and self._deadline < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(self._deadline, self._on_deadline)
         await self._waiter
 
     @contextlib.contextmanager
-    def diverted(self, on_arrival: Callable[[], bool] | None) -> Iterator[None]:
-        """Meanwhile, whoever waits sleeps on where `on_arrival`, called when something came, says that it is done
-        with it: waking a task up costs more than passing a token on."""
-        self._divert = on_arrival
+    def handled_by(self, on_arrival: Callable[[], bool] | None) -> Iterator[None]:
+        """Call `on_arrival` when something arrived. When it returns True, `wait` goes on waiting: waking a task up
+        takes more CPU time than passing a token on."""
+        self._on_arrival = on_arrival
         try:
             yield
         finally:
-            self._divert = None
+            self._on_arrival = None
 
-    def _late(self) -> None:
-        self._alarm = None
+    def _on_deadline(self) -> None:
+        self._timer = None
         if self._waiter is None or self._waiter.done():
             return
         loop = asyncio.get_running_loop()
         if loop.time() >= self._deadline:
             self._waiter.set_exception(TimeoutError())
         else:
-            self._alarm = loop.call_at(self._deadline, self._late)
+            self._timer = loop.call_at(self._deadline, self._on_deadline)
 
-    async def wait_until_over(self, first_seconds: float, hang_seconds: float) -> None:
-        """Until the connection ended, without a look at what arrives. TimeoutError (its text: the seconds) when
-        nothing of the body came for `first_seconds`, or nothing more for `hang_seconds` once it had begun."""
+    async def wait_until_closed(self, first_seconds: float, hang_seconds: float) -> None:
+        """Wait until the connection is closed, without parsing. TimeoutError (its text: the seconds) when nothing of
+        the body arrived for `first_seconds`, or nothing for `hang_seconds` once it had begun."""
         while True:
             limit = hang_seconds if self._has_begun() else first_seconds
             left = limit - (time.monotonic_ns() - self._last_ns) / 1e9
             if left <= 0:
                 raise TimeoutError(f"{limit:g}")
-            # Looked at again after `hang_seconds` at the latest: the body may have begun meanwhile.
-            await asyncio.wait([self._lost], timeout=min(left, hang_seconds))
-            if self._lost.done():
+            # The body may begin meanwhile, so this is checked again after `hang_seconds` at the latest.
+            await asyncio.wait([self._closed], timeout=min(left, hang_seconds))
+            if self._closed.done():
                 return
 
     def _has_begun(self) -> bool:
-        """Whether more than the head has arrived: llama-server sends that before it evaluates the prompt."""
+        """Whether more than the head has arrived, which llama-server sends before prefill."""
         return bool(b"".join(data for _, data in self._arrived).partition(b"\r\n\r\n")[2])
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The pieces of the body that have arrived since the last call, each with its moment (monotonic ns).
+        """The pieces of the body that have arrived since the last call, each with its arrival time (monotonic ns).
 
-        Sets `status` and `content_type` once the head is there and `complete` at the end of the body. Raises
-        ConnectionError when the connection ended before, once all that came is given; what it raises once, it raises
-        again.
+        Sets `status` and `content_type` once the head has arrived, and `complete` at the end of the body. Raises
+        ConnectionError when the connection was closed before, after everything that arrived was returned. An error is
+        raised again by later calls.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self._protocol_error is not None:
+            raise self._protocol_error
         try:
             return self._read()
         except h11.RemoteProtocolError as error:
-            self._broken = error
+            self._protocol_error = error
             raise
 
     def _read(self) -> list[tuple[int, bytes]]:
@@ -196,12 +196,12 @@ class Exchange(asyncio.Protocol):
                 pieces.append((at_ns, body))
         if self._chunked is not None:
             self.complete = self._chunked.complete
-        if self._lost.done() and not self.complete and self._chunked is None:
+        if self._closed.done() and not self.complete and self._chunked is None:
             self._http.receive_data(b"")
-            with contextlib.suppress(h11.RemoteProtocolError):  # it is what an early end is to h11
+            with contextlib.suppress(h11.RemoteProtocolError):  # h11 raises it for an incomplete answer
                 pieces += [(time.monotonic_ns(), body) for body in self._events()]
-        if self._lost.done() and not self.complete and not pieces:  # what came before goes first
-            raise self._lost.result() or ConnectionResetError("the answer broke off before its end")
+        if self._closed.done() and not self.complete and not pieces:  # they are returned first
+            raise self._closed.result() or ConnectionResetError("the answer is incomplete")
         return pieces
 
     def _events(self) -> list[bytes]:
@@ -231,11 +231,11 @@ class Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._last_ns = time.monotonic_ns()
         self._arrived.append((self._last_ns, data))
-        if self._divert is None or not self._divert():
+        if self._on_arrival is None or not self._on_arrival():
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost.set_result(exc)
+        self._closed.set_result(exc)
         self._wake()
 
     def _wake(self) -> None:

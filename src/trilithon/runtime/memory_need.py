@@ -1,4 +1,4 @@
-"""How much memory a placement will take, before anything is loaded: its weights, and its KV caches at full length."""
+"""The memory that a placement needs, before it is loaded: its weights, and its KV caches at full length."""
 
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Placement
@@ -11,40 +11,40 @@ __all__ = ["available_bytes", "bytes_needed", "cache_bytes", "refuse_without_roo
 
 
 def bytes_needed(placement: Placement) -> int:
-    """Weights and KV caches of both halves of a handover. Two CPU halves map one file, which is then in memory once.
-    Work buffers are left out: they are small beside these, and no header tells them."""
+    """Weights and KV caches, of both halves of a handover. Two CPU halves map one file, which is in memory once. Work
+    buffers are left out: they are small in comparison, and the header does not state them."""
     prefill = placement.prefill
-    own = placement.file.size_bytes + cache_bytes(placement)
+    decoder = placement.file.size_bytes + cache_bytes(placement)
     if prefill is None:
-        return own
+        return decoder
     shared = prefill.unit == placement.unit == "cpu" and prefill.file.sha256 == placement.file.sha256
-    return own + cache_bytes(prefill) + (0 if shared else prefill.file.size_bytes)
+    return decoder + cache_bytes(prefill) + (0 if shared else prefill.file.size_bytes)
 
 
 def refuse_without_room(placement: Placement, machine: Machine = THIS_MACHINE) -> None:
-    """Raises StartError when it cannot fit into what is available now; unknown memory refuses nothing."""
+    """Raises StartError when the placement needs more than what is available now, where that is known."""
     needed, available = bytes_needed(placement), available_bytes(machine)
     if available is not None and needed > available:
         raise StartError(
-            f"{placement.name} needs about {format_bytes(needed)} of memory for both halves, and "
-            f"{format_bytes(available)} are available",
+            f"{placement.name} needs about {format_bytes(needed)} of memory for both halves, but "
+            f"only {format_bytes(available)} are available",
             cause="not enough memory for a handover",
             advice="choose a smaller quantization or a shorter context, or run one half alone",
         )
 
 
 def available_bytes(machine: Machine = THIS_MACHINE) -> int | None:
-    """What can be had without swapping; None where the kernel does not say."""
+    """What is available without swapping; None where the kernel does not report it."""
     text = machine.fields("/proc/meminfo").get("MemAvailable", "").removesuffix(" kB")
     return int(text) * 1024 if text.isdecimal() else None
 
 
 def cache_bytes(placement: Placement) -> int:
-    """All KV caches of it; 0 where the file does not tell."""
+    """The KV caches of all slots; 0 for a file whose header does not describe them."""
     settings = placement.settings
     if placement.file.format != "gguf":
         return 0
-    one = kv_cache_bytes(
+    bytes_per_slot = kv_cache_bytes(
         read_gguf(placement.file.path),
         settings.context or placement.file.context_train or 0,
         kv_type_k=settings.kv_type_k,
@@ -52,4 +52,4 @@ def cache_bytes(placement: Placement) -> int:
         micro_batch=settings.micro_batch,
         full_window_cache=settings.full_window_cache,
     )
-    return one * settings.slots
+    return bytes_per_slot * settings.slots

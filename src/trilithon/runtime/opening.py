@@ -1,4 +1,4 @@
-"""One door to every runner: a placement is opened the same way, whether one process runs it or two."""
+"""Opens the runner of any placement, whether it is one process or a handover of two."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -16,24 +16,24 @@ __all__ = ["open_runner"]
 
 @contextlib.asynccontextmanager
 async def open_runner(
-    placement: Placement, folder: Path, configuration: Configuration, waiting: Callable[[str], None] | None = None
+    placement: Placement, folder: Path, configuration: Configuration, tell: Callable[[str], None] | None = None
 ) -> AsyncIterator[Runner]:
-    """Start it in `folder`, which is private to it; `waiting` is told for whom it waits. Raises StartError."""
+    """Start it in `folder`, which is private to it. `tell` gets lines about waits and memory. Raises StartError."""
 
-    def plain(one: Placement, place: Path, slots: Path | None = None) -> AbstractAsyncContextManager[Runner]:
+    def open_half(half: Placement, place: Path, slots: Path | None = None) -> AbstractAsyncContextManager[Runner]:
         return Runner.open(
-            engine(one.build.engine, configuration),
-            one,
+            engine(half.build.engine, configuration),
+            half,
             place,
             start_seconds=configuration.start_seconds,
             hang_seconds=configuration.hang_seconds,
             slots=slots,
-            waiting=waiting,
+            tell=tell,
         )
 
     async with (
-        plain(placement, folder)
+        open_half(placement, folder)
         if placement.prefill is None
-        else Handover.open_pair(placement, plain, folder, tell=waiting)
+        else Handover.open_pair(placement, open_half, folder, tell=tell)
     ) as runner:
         yield runner

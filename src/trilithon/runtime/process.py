@@ -1,6 +1,6 @@
-"""A child process that dies when it should: with its parent, with its group, and with its cause known.
+"""A child process that ends with its parent and with its process group, and whose cause of death is known.
 
-It writes straight into its log file, so no pipe can fill up and the log survives our own death.
+It writes directly to its log file, so no pipe can fill up and the log survives the parent.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from trilithon.runtime.diagnostics import Diagnosis, diagnose
 __all__ = ["Process", "keep_to_cpus", "workspace"]
 
 _TAIL_BYTES = 1 << 16
-# After SIGKILL only the kernel can hold a process back (a driver that never returns).
+# After SIGKILL, only a driver that never returns keeps a process alive.
 _KILL_SECONDS = 10.0
 
-# A Unix socket's path has 108 bytes with the final zero; this much is left for names inside a workspace.
+# The path of a Unix socket has 108 bytes with the final zero; `_NAME_BYTES` are for names inside a workspace.
 _SOCKET_PATH_BYTES = 107
-_ROOM_BYTES = 32
+_NAME_BYTES = 32
 _FOLDER = re.compile(r"trilithon-(\d+)-(\d+)-\w+")
 _FOLDER_BYTES = len("/trilithon-4194304-999999999999-abcdefgh")
 
-# What this process had before it kept itself to some: a child would inherit those few.
-_left_to_children: frozenset[int] = frozenset()
+# The CPUs of this process before `keep_to_cpus`: children would inherit the few that are left.
+_cpus_for_children: frozenset[int] = frozenset()
 
 
 class Process:
-    """A launch that runs in a process group of its own. `started_ns` is monotonic, from just before its start.
+    """A child in a process group of its own. `started_ns` is monotonic, just before its start.
 
-    Await `wait` or `stop` once it is no longer needed: both also end what it may have left in its group. The child
-    is bound to the thread that started it (see `children.guard`): use a thread that lives as long.
+    Await `wait` or `stop` when it is no longer needed: both also end the rest of its process group. The child ends with
+    the thread that started it (see `engines.wire.guard`), so that thread must live as long.
     """
 
     def __init__(self, child: asyncio.subprocess.Process, log: Path, log_start: int, started_ns: int):
@@ -58,8 +58,8 @@ class Process:
 
     @classmethod
     async def start(cls, launch: Launch, log: Path) -> "Process":
-        """Start it, with both its outputs appended to `log`. That the program exists shows only in its end: exit
-        code 127. Raises StartError when no process or log can be made."""
+        """Start it; stdout and stderr are appended to `log`. A missing program is exit code 127. Raises StartError when
+        the process or the log cannot be created."""
         try:
             stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
@@ -76,7 +76,7 @@ class Process:
             finally:
                 os.close(stream)
         except OSError as error:
-            raise StartError(f"no child could be started with the log {log}: {error.strerror}") from error
+            raise StartError(f"the child with the log {log} cannot be started: {error.strerror}") from error
         return cls(child, log, log_start, started_ns)
 
     @property
@@ -88,21 +88,21 @@ class Process:
         """Its return code, negative for a signal."""
         returncode = await self._child.wait()
         if not self._group_ended:
-            # At once and only once: later the group's number may belong to somebody else.
+            # Only once, and at once: later, the number of the group may be reused.
             self._group_ended = True
             self._oom_kills_after = oom_kills()
             self._signal_group(signal.SIGKILL)
         return returncode
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
-        """End it and its whole group: ask, wait, kill. Raises Hung when the kernel does not let go of it."""
+        """End it and its process group: SIGTERM, wait, SIGKILL. Raises EngineTimeout when it survives that."""
         try:
             if not self._has_ended():
                 self._send(signal.SIGTERM)
                 async with asyncio.timeout(grace_seconds):
                     await self.wait()
         except TimeoutError:
-            pass  # it had its chance
+            pass  # it is killed below
         finally:  # also when this wait is cancelled
             if not self._has_ended():
                 self._send(signal.SIGKILL)
@@ -118,24 +118,24 @@ class Process:
             ) from None
 
     def diagnose(self) -> Diagnosis:
-        """Why it ended; while it runs, what its log tells so far."""
+        """Why it ended; while it runs, what its log shows so far."""
         returncode = self.returncode
-        asked = bool(self._sent) and (returncode is None or returncode >= 0 or -returncode in self._sent)
+        killed_by_us = bool(self._sent) and (returncode is None or returncode >= 0 or -returncode in self._sent)
         return diagnose(
             returncode,
             self._log_tail(),
-            killed_by_us=asked,
+            killed_by_us=killed_by_us,
             oom_kills_before=self._oom_kills_before,
             oom_kills_after=self._oom_kills_after,
         )
 
     def _has_ended(self) -> bool:
-        """Whether it has, also when asyncio has not heard of it yet: a crash just before our stop is a crash."""
+        """Also when asyncio has not noticed yet: a crash just before a stop is a crash."""
         if self.returncode is not None:
             return True
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:  # asyncio's watcher has collected it and is about to say so
+        except ChildProcessError:  # asyncio's watcher has collected it and will report it
             return True
 
     def _send(self, number: signal.Signals) -> None:
@@ -143,7 +143,7 @@ class Process:
         self._signal_group(number)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left
+        with contextlib.suppress(ProcessLookupError):  # the group is empty
             os.killpg(self.pid, number)
 
     def _log_tail(self) -> str:
@@ -157,21 +157,21 @@ class Process:
 
 
 def keep_to_cpus(cpus: Iterable[int]) -> None:
-    """This thread, and those that it starts from now on, work on these CPUs alone. Children whose launch names no CPUs
-    get all those that it had before."""
-    global _left_to_children
-    _left_to_children = _left_to_children or frozenset(os.sched_getaffinity(0))
+    """This thread, and threads that it starts later, run only on these CPUs. Children whose launch names no CPUs get
+    the CPUs that it had before."""
+    global _cpus_for_children
+    _cpus_for_children = _cpus_for_children or frozenset(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cpus)
 
 
 def _guarded(launch: Launch) -> list[str]:
-    # By its path, isolated and without site-packages: 17 ms instead of 26 (see the guard).
-    words = [sys.executable, "-I", "-S", guard.__file__, "--parent", str(os.getpid())]
-    if cpus := launch.cpus or sorted(_left_to_children):
-        words += ["--cpus", ",".join(str(cpu) for cpu in cpus)]
+    # By its path, isolated and without site-packages: 17 ms instead of 26 ms.
+    arguments = [sys.executable, "-I", "-S", guard.__file__, "--parent", str(os.getpid())]
+    if cpus := launch.cpus or sorted(_cpus_for_children):
+        arguments += ["--cpus", ",".join(str(cpu) for cpu in cpus)]
     if launch.open_files:
-        words += ["--open-files", str(launch.open_files)]
-    return [*words, "--", *launch.argv]
+        arguments += ["--open-files", str(launch.open_files)]
+    return [*arguments, "--", *launch.argv]
 
 
 def _environment(launch: Launch) -> dict[str, str]:
@@ -181,10 +181,9 @@ def _environment(launch: Launch) -> dict[str, str]:
 
 @contextlib.contextmanager
 def workspace(base: Path | None = None) -> Iterator[Path]:
-    """A private folder for sockets and logs whose path is short enough for sockets; it goes at the end. `base` is
-    where to make it, else a place is chosen.
-
-    Also removes those that killed processes of this user have left. Raises UserError when there is no place for it.
+    """A private folder for sockets and logs, with a path short enough for sockets, in `base` or in a folder that is
+    chosen. It is removed at the end; those of killed processes of this user are removed at the start. Raises UserError
+    when no folder is suitable.
     """
     base = base or _base()
     _sweep(base)
@@ -192,44 +191,44 @@ def workspace(base: Path | None = None) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     except OSError as error:
-        raise UserError(f"{base}: {error.strerror}; make room, or set TMPDIR to another folder") from error
+        raise UserError(f"{base}: {error.strerror}; free some space, or set TMPDIR to another folder") from error
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try_lock(lock)  # nobody else knows the folder yet
+        try_lock(lock)  # no other process knows the folder yet
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what resists is left to the next sweep
+        shutil.rmtree(folder, ignore_errors=True)  # the rest is removed by a later workspace
         os.close(lock)
 
 
 def _base() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     # Under sudo the variable may still name another user's folder.
-    mine = [Path(runtime)] if runtime and Path(runtime).is_dir() and Path(runtime).stat().st_uid == os.getuid() else []
-    for base in (*mine, Path(tempfile.gettempdir()), Path("/tmp")):
-        short = len(os.fsencode(base)) + _FOLDER_BYTES + _ROOM_BYTES <= _SOCKET_PATH_BYTES
+    is_own = runtime and Path(runtime).is_dir() and Path(runtime).stat().st_uid == os.getuid()
+    for base in (*([Path(runtime)] if runtime and is_own else []), Path(tempfile.gettempdir()), Path("/tmp")):
+        short = len(os.fsencode(base)) + _FOLDER_BYTES + _NAME_BYTES <= _SOCKET_PATH_BYTES
         if short and base.is_absolute() and base.is_dir() and os.access(base, os.W_OK | os.X_OK):
             return base
-    raise UserError("no folder for sockets: set TMPDIR to a short path that you can write to")
+    raise UserError("no folder is suitable for sockets; set TMPDIR to a short path that you can write to")
 
 
 def _sweep(base: Path) -> None:
     for folder in base.glob("trilithon-*"):
         match = _FOLDER.fullmatch(folder.name)
         if match and _start_ticks(int(match[1])) != int(match[2]):
-            _remove_unless_held(folder)
+            _remove_unless_locked(folder)
 
 
-def _remove_unless_held(folder: Path) -> None:
-    """Its owner's pid is unknown here, but the owner may live in another PID namespace (a container): its lock
-    tells. Only our own folders are looked at, and never through a link."""
+def _remove_unless_locked(folder: Path) -> None:
+    """No process here has the owner's pid, but the owner may run in another PID namespace (a container), so its lock
+    decides. Only this user's folders are removed, and links are not followed."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # another user's, or gone meanwhile
+    except OSError:  # of another user, or removed meanwhile
         return
     try:
         if os.fstat(lock).st_uid == os.getuid() and try_lock(lock):
-            shutil.rmtree(folder, ignore_errors=True)  # what resists must not hinder this start
+            shutil.rmtree(folder, ignore_errors=True)  # the rest does not matter
     finally:
         os.close(lock)
 

@@ -1,7 +1,7 @@
-"""An engine's answer passed on as it comes: whoever speaks the engine's dialect needs its bytes and no events.
+"""An engine's answer as bytes, for clients that speak the engine's own format.
 
-Per piece nothing is done but to note when it came; of the whole only the last part is looked at, once it is over, for
-the engine's own clock.
+Only the arrival time of each piece is recorded. The engine's timings are read from the end of the answer, once it is
+complete.
 """
 
 import contextlib
@@ -15,48 +15,49 @@ import h11
 
 from trilithon.engines.wire.messages import NO_PINGS, Finished, HandoverResult, Timings
 from trilithon.runtime.client import Client
-from trilithon.runtime.engine_errors import refusal, translated
+from trilithon.runtime.engine_errors import engine_error, translated
 from trilithon.runtime.exchange import Exchange
 
 __all__ = ["DirectWriter", "Relayed", "timings_in"]
 
-Asked = Callable[[Awaitable[None]], Awaitable[None]]
-"""Waits for it, and explains what goes wrong."""
+ErrorCause = Callable[[Awaitable[None]], Awaitable[None]]
+"""Awaits something, and raises the cause of its error: the death of the child for a broken connection."""
 
-# An answer's clock stands at its end; before it may stand the prompt or the usage, after it probabilities.
+# The timings are at the end of an answer. The prompt or the usage may precede them, and probabilities follow.
 _TAIL_BYTES = 1 << 16
 _TIMINGS = b'"timings":'
-# Of what is no text an engine makes so many tokens at most, as far as anybody waits longer for it.
-_PICTURE_TOKENS = 4096
-_LONGEST_PROMPT = 1 << 17
-_PICTURES = frozenset({"image_data", "image_url", "input_audio", "multimodal_data"})
+# For the time limit of the prompt: tokens of an image or a sound, and of the longest prompt.
+_MEDIA_TOKENS = 4096
+_MAX_PROMPT_TOKENS = 1 << 17
+_MEDIA_FIELDS = frozenset({"image_data", "image_url", "input_audio", "multimodal_data"})
 
 
 class DirectWriter(Protocol):
-    """Where bytes can go at once, and nobody has to be woken up for them."""
+    """Accepts bytes at once, without waking up a task."""
 
     def free(self) -> bool:
-        """Whether it takes something now; else it has to be waited for."""
+        """Whether `write` may be called now."""
 
     def write(self, content: bytes) -> None: ...
 
 
 class Relayed:
-    """One answer under way; use `Runner.relay`. Read it once, by `chunks` or by `read`, which raise RunError.
+    """An answer that is being received; use `Runner.relay`. Read it once, by `chunks` or by `read`, which raise
+    RunError.
 
-    `handover` is what a handover did for it. `first_ns` and `last_ns` (monotonic; 0 before) are when the first and the
-    last of the body came. `timings`, of the request as a whole, are there when it is `complete`.
+    `handover` is what a handover did for it. `first_ns` and `last_ns` are the arrivals of the first and the last bytes
+    of the body (monotonic; 0 before). `timings`, of the request as a whole, are set when it is `complete`.
     """
 
-    def __init__(self, client: Client, exchange: Exchange, asked: Asked, first_seconds: float):
+    def __init__(self, client: Client, exchange: Exchange, cause: ErrorCause, first_seconds: float):
         self.handover: HandoverResult | None = None
         self.timings: Timings | None = None
         self.first_ns = self.last_ns = 0
         self.complete = False
-        self.settle: Callable[[Finished], Finished] = _as_it_is
+        self.complete_timings: Callable[[Finished], Finished] = _unchanged
         self._client = client
         self._exchange = exchange
-        self._asked = asked
+        self._cause = cause
         self._limit = first_seconds
         self._content = b""
         self._tail: deque[bytes] = deque()
@@ -65,14 +66,14 @@ class Relayed:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, client: Client, path: str, body: Mapping[str, Any], asked: Asked, *, most_tokens: int | None = None
+        cls, client: Client, path: str, body: Mapping[str, Any], cause: ErrorCause, *, max_tokens: int | None = None
     ) -> AsyncIterator["Relayed"]:
-        """Send the request and wait for the head of the answer. Leaving closes the connection, which cancels what is
-        still under way. The prompt gets time for as many tokens as it may have, and `most_tokens` at most. Raises
-        Refused when the engine answers with an error."""
+        """Send the request and wait for the head of the answer. Leaving closes the connection, which cancels the
+        request. The time limit follows from the length of the prompt, and from `max_tokens` at most. Raises EngineError
+        when the engine answers with an error."""
         if body.get("stream"):
             body = {**body, "sse_ping_interval": NO_PINGS}
-        tokens = min(_tokens_at_most(body), most_tokens or _LONGEST_PROMPT)
+        tokens = min(_max_tokens_of(body), max_tokens or _MAX_PROMPT_TOKENS)
         limit = client.hang_seconds + client.patience_seconds(tokens)
         exchange = client.exchange(path, body)
         async with contextlib.AsyncExitStack() as opened:
@@ -80,9 +81,9 @@ class Relayed:
 
             async def connect() -> None:
                 with translated(limit):
-                    relayed.append(cls(client, await opened.enter_async_context(exchange), asked, limit))
+                    relayed.append(cls(client, await opened.enter_async_context(exchange), cause, limit))
 
-            await asked(connect())
+            await cause(connect())
             await relayed[0]._read_head()
             yield relayed[0]
 
@@ -97,7 +98,7 @@ class Relayed:
     async def begun(self, writer: DirectWriter | None = None) -> None:
         """Wait until `chunks` has something to give, or the body is over."""
         while not (self._content or self._exchange.complete):
-            await self._asked(self._arrival(writer))
+            await self._cause(self._wait(writer))
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
         """The body's bytes; what arrived together comes together. What arrives while this waits goes to `writer` as
@@ -109,21 +110,21 @@ class Relayed:
             elif self._exchange.complete:
                 self._end()
             else:
-                await self._asked(self._arrival(writer))
+                await self._cause(self._wait(writer))
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def _read_head(self) -> None:
         while not self.status:
-            await self._asked(self._arrival())
+            await self._cause(self._wait())
         if self.status >= 400:
-            raise refusal(self.status, await self.read())
+            raise engine_error(self.status, await self.read())
 
-    async def _arrival(self, outlet: DirectWriter | None = None) -> None:
-        """Until there is more; raises Disconnected, Hung."""
+    async def _wait(self, writer: DirectWriter | None = None) -> None:
+        """Wait until there is more of the answer. Raises Disconnected, EngineTimeout."""
         with translated(self._limit):
-            await self._client.watch(functools.partial(self._arrived, outlet), self._limit)
+            await self._client.watch(functools.partial(self._has_more, writer), self._limit)
             self._content += self._take()
 
     def _take(self) -> bytes:
@@ -140,57 +141,57 @@ class Relayed:
             self._tail_bytes -= len(self._tail.popleft())
         return content
 
-    async def _arrived(self, outlet: DirectWriter | None, seconds: float) -> bool:
+    async def _has_more(self, writer: DirectWriter | None, seconds: float) -> bool:
         before_ns = self.last_ns
-        passed_on = None if outlet is None else functools.partial(self._passed_on, outlet)
-        with contextlib.suppress(TimeoutError), self._exchange.diverted(passed_on):
+        on_arrival = None if writer is None else functools.partial(self._write_directly, writer)
+        with contextlib.suppress(TimeoutError), self._exchange.handled_by(on_arrival):
             await self._exchange.wait(seconds)
             return True
         return self.last_ns != before_ns
 
-    def _passed_on(self, outlet: DirectWriter) -> bool:
-        """Whether all that came went on, and more is to come."""
-        if not outlet.free():
+    def _write_directly(self, writer: DirectWriter) -> bool:
+        """Whether everything that arrived was written, and more is expected."""
+        if not writer.free():
             return False
         try:
             content = self._take()
-        except (ConnectionError, h11.RemoteProtocolError):  # raised again for who waits
+        except (ConnectionError, h11.RemoteProtocolError):  # raised again in the task that waits
             return False
         if content:
-            outlet.write(content)
+            writer.write(content)
         return not self._exchange.complete
 
     def _end(self) -> None:
         self.complete = True
-        finished = self.settle(Finished(self.last_ns, "relayed", timings_in(b"".join(self._tail))))
+        finished = self.complete_timings(Finished(self.last_ns, "relayed", timings_in(b"".join(self._tail))))
         self.timings = finished.timings
 
 
 def timings_in(answer: bytes) -> Timings | None:
-    """The last ones in it. In a text, which comes from the model, each quotation mark would be escaped, so that it
-    cannot be mistaken for them."""
-    _, found, rest = answer.rpartition(_TIMINGS)
-    if not found:
+    """The last timings in the bytes of an answer. Text of the model cannot be mistaken for them: its quotation marks
+    are escaped."""
+    _, key, rest = answer.rpartition(_TIMINGS)
+    if not key:
         return None
     try:
         body, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace").lstrip())
         return Timings.parse(body)
-    except (AttributeError, TypeError, ValueError):  # cut off, or of an engine that keeps something else there
+    except (AttributeError, TypeError, ValueError):  # truncated, or something else of another engine
         return None
 
 
-def _as_it_is(finished: Finished) -> Finished:
+def _unchanged(finished: Finished) -> Finished:
     return finished
 
 
-def _tokens_at_most(value: Any, *, key: str = "") -> int:
-    """How many prompt tokens may be in a body, by its characters; the fields that are no prompt are short."""
-    if key in _PICTURES:
-        return _PICTURE_TOKENS * (len(value) if isinstance(value, list) else 1)
+def _max_tokens_of(value: Any, *, key: str = "") -> int:
+    """An upper bound of the prompt tokens in a body, by its characters. The other fields are short."""
+    if key in _MEDIA_FIELDS:
+        return _MEDIA_TOKENS * (len(value) if isinstance(value, list) else 1)
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(_tokens_at_most(part, key=str(name)) for name, part in value.items())
+        return sum(_max_tokens_of(part, key=str(name)) for name, part in value.items())
     if isinstance(value, list | tuple):
-        return sum(_tokens_at_most(part) for part in value)
+        return sum(_max_tokens_of(part) for part in value)
     return 1

@@ -1,4 +1,4 @@
-"""A live child process that runs one placement: start it, speak to it, find out why it died, stop it."""
+"""A child process that runs one placement: start it, send requests, find out why it died, stop it."""
 
 import asyncio
 import contextlib
@@ -21,25 +21,25 @@ from trilithon.runtime.relay import Relayed
 __all__ = ["Runner"]
 
 T = TypeVar("T")
-Turn = Callable[[], AbstractAsyncContextManager[None]]
+UnitLock = Callable[[], AbstractAsyncContextManager[None]]
 
-# Between two looks at whether the child is ready: short at first, since a cold start is itself a measurement.
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.1
-# A broken connection usually means a dying child; it gets this long to be gone before it is called merely broken.
+# Between two health checks: short at first, since the start is itself measured.
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.1
+# A broken connection usually means that the child is dying; it is waited for so long.
 _DEATH_SECONDS = 5.0
-# What the program answers without the unit.
+# Requests that do not use the unit.
 _NO_WORK = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 
 
 @dataclass(slots=True)
 class _Work:
-    """`cut_short`: nobody waits any more, and the engine may still be at it."""
+    """`cut_short`: the request was left early, and the engine may still work on it."""
 
     cut_short: bool = False
 
 
 class Runner:
-    """Use `Runner.open`. Every request raises RunError (ChildDied, EngineTimeout, Refused) when the placement fails."""
+    """Use `Runner.open`. Requests raise RunError (ChildDied, EngineTimeout, EngineError) when the placement fails."""
 
     def __init__(
         self,
@@ -49,19 +49,20 @@ class Runner:
         ready_ns: int,
         log: Path,
         *,
-        turn: Turn = contextlib.nullcontext,
-        others: tuple[str, ...] = (),
+        unit_lock: UnitLock = contextlib.nullcontext,
+        other_users: tuple[str, ...] = (),
     ):
-        """`turn` is held around whatever makes the placement's unit work; `others` are processes that share it."""
+        """`unit_lock` is held around all work of the unit; `other_users` describes other processes that have it
+        open."""
         self.placement = placement
         self.process = process
         self.client = client
         self.started_ns = process.started_ns
         self.ready_ns = ready_ns
         self.log = log
-        self.turn = turn
-        self._others = others
-        self._resting: set[asyncio.Task[None]] = set()
+        self.unit_lock = unit_lock
+        self._other_users = other_users
+        self._releasing: set[asyncio.Task[None]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -74,35 +75,35 @@ class Runner:
         start_seconds: float,
         hang_seconds: float,
         slots: Path | None = None,
-        waiting: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> AsyncIterator["Runner"]:
         """Start the placement's child in `folder` (private, emptied by the caller) and wait until it is ready.
-        Saved slots go to its folder `slots`, or to the one given here. `waiting` is told for whom it waits.
+        Saved slots go to its folder `slots`, or to the one given here. `tell` gets a line while it waits for the unit.
 
         Raises StartError when it dies before, or is not ready after `start_seconds`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if slots is not None:
-            (folder / "slots").unlink(missing_ok=True)  # a link of a runner that had this folder before leads nowhere
+            (folder / "slots").unlink(missing_ok=True)  # a dangling link of an earlier runner in this folder
             (folder / "slots").symlink_to(slots)
         launch = engine.launch(placement, folder)
-        launch.socket.unlink(missing_ok=True)  # of a runner that had this folder before: binding to it would fail
+        launch.socket.unlink(missing_ok=True)  # of an earlier runner in this folder: binding would fail
         log = folder / "log"
         client = Client(launch.socket, hang_seconds=hang_seconds)
-        turn, others = await _tenancy(launch, placement.name, waiting)
-        async with contextlib.AsyncExitStack() as living:
-            async with turn(), contextlib.AsyncExitStack() as loading:
+        unit_lock, other_users = await _unit_lock(launch, placement.name, tell)
+        async with contextlib.AsyncExitStack() as running:
+            async with unit_lock(), contextlib.AsyncExitStack() as loading:
                 process = await Process.start(launch, log)
                 loading.push_async_callback(process.stop)
-                ready_ns = await _until_ready(process, client, placement.name, start_seconds, others)
-                runner = cls(placement, process, client, ready_ns, log, turn=turn, others=others)
-                living.push_async_callback(runner._rested)  # once the process is stopped
-                living.push_async_exit(loading.pop_all())
+                ready_ns = await _until_ready(process, client, placement.name, start_seconds, other_users)
+                runner = cls(placement, process, client, ready_ns, log, unit_lock=unit_lock, other_users=other_users)
+                running.push_async_callback(runner._released)  # once the process is stopped
+                running.push_async_exit(loading.pop_all())
             yield runner
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Every process of it that lives now, `process` first."""
+        """Its live processes, `process` first."""
         return (self.process,)
 
     @property
@@ -113,126 +114,126 @@ class Runner:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about it so far, one line each."""
-        return self._others
+        return self._other_users
 
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
-        """Run one request; yields events as they arrive, Finished last. Closing the generator cancels it."""
+        """Run one request; yields events as they arrive, `Finished` last. Closing the generator cancels it."""
         try:
-            async with self._working(), contextlib.aclosing(self.client.stream(request)) as events:
+            async with self._locked(), contextlib.aclosing(self.client.stream(request)) as events:
                 async for event in events:
                     yield event
         except (Disconnected, EngineTimeout) as error:
-            raise await self._explained(error) from error
+            raise await self._cause_of(error) from error
 
     @contextlib.asynccontextmanager
     async def relay(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Relayed]:
-        """Run one request of the engine's own form; the answer's bytes as they come. Leaving the block cancels it.
+        """Run one request in the engine's own format; the answer's bytes as they arrive. Leaving the block cancels it.
 
-        Raises Refused with the engine's status instead of entering the block."""
-        most = self.placement.settings.context
+        Raises EngineError, with the engine's status, instead of entering the block."""
+        max_tokens = self.placement.settings.context
         async with (
-            contextlib.nullcontext(_Work()) if path in _NO_WORK else self._working() as work,
-            Relayed.open(self.client, path, body, self._asked, most_tokens=most) as relayed,
+            contextlib.nullcontext(_Work()) if path in _NO_WORK else self._locked() as work,
+            Relayed.open(self.client, path, body, self._answer, max_tokens=max_tokens) as relayed,
         ):
             yield relayed
             work.cut_short = not relayed.complete
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
-        """Run one request to its end; the events before it, then Finished. Disturbs the child less than `stream`."""
-        async with self._working():
-            return await self._asked(self.client.complete(request))
+        """Run one request to its end; its events, then `Finished`. Takes less CPU time than `stream`."""
+        async with self._locked():
+            return await self._answer(self.client.complete(request))
 
     async def timed(self, request: Completion) -> Finished:
-        """Run one request for its timings alone: without a stream, it disturbs the child least."""
-        async with self._working():
-            return await self._asked(self.client.timed(request))
+        """Run one request only for its timings: without a stream, which takes the least CPU time."""
+        async with self._locked():
+            return await self._answer(self.client.timed(request))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
-        async with self._working():
-            return await self._asked(self.client.distribution(request))
+        async with self._locked():
+            return await self._answer(self.client.distribution(request))
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        return await self._asked(self.client.tokenize(text, add_special=add_special))
+        return await self._answer(self.client.tokenize(text, add_special=add_special))
 
-    async def rendered(self, request: Chat | Mapping[str, Any]) -> str:
-        return await self._asked(self.client.rendered(request))
+    async def apply_template(self, request: Chat | Mapping[str, Any]) -> str:
+        return await self._answer(self.client.apply_template(request))
 
     async def save_slot(self, slot: int, name: str) -> CacheTransfer:
-        return await self._asked(self.client.save_slot(slot, name))
+        return await self._answer(self.client.save_slot(slot, name))
 
     async def restore_slot(self, slot: int, name: str) -> CacheTransfer:
-        return await self._asked(self.client.restore_slot(slot, name))
+        return await self._answer(self.client.restore_slot(slot, name))
 
-    async def vocabulary(self) -> int:
-        return await self._asked(self.client.vocabulary())
+    async def vocabulary_size(self) -> int:
+        return await self._answer(self.client.vocabulary_size())
 
     @contextlib.asynccontextmanager
-    async def _working(self) -> AsyncIterator[_Work]:
-        """One turn on a unit that has one tenant at a time; elsewhere nothing."""
-        async with contextlib.AsyncExitStack() as held:
-            await held.enter_async_context(self.turn())
+    async def _locked(self) -> AsyncIterator[_Work]:
+        """Hold the unit's lock."""
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.unit_lock())
             work, over = _Work(), False
             try:
                 yield work
                 over = not work.cut_short
             finally:
-                if not over and self.turn is not contextlib.nullcontext:
-                    # The engine works on until the end of the batch, and nobody should have to wait for that here.
-                    rest = asyncio.create_task(self._rest(held.pop_all()))
-                    self._resting.add(rest)
-                    rest.add_done_callback(self._resting.discard)
+                if not over and self.unit_lock is not contextlib.nullcontext:
+                    # The engine works until the end of its batch; the lock is released then, without a wait here.
+                    task = asyncio.create_task(self._release_when_idle(stack.pop_all()))
+                    self._releasing.add(task)
+                    task.add_done_callback(self._releasing.discard)
 
-    async def _rest(self, held: contextlib.AsyncExitStack) -> None:
-        async with held:
+    async def _release_when_idle(self, lock: contextlib.AsyncExitStack) -> None:
+        async with lock:
             while self.process.returncode is None:
                 if await self.client.idle():
                     return
-                await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(_MAX_PAUSE_SECONDS)
 
-    async def _rested(self) -> None:
-        await asyncio.gather(*self._resting)
+    async def _released(self) -> None:
+        await asyncio.gather(*self._releasing)
 
-    async def _asked(self, answer: Awaitable[T]) -> T:
+    async def _answer(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except (Disconnected, EngineTimeout) as error:
-            raise await self._explained(error) from error
+            raise await self._cause_of(error) from error
 
-    async def _explained(self, error: Disconnected | EngineTimeout) -> Disconnected | EngineTimeout | ChildDied:
-        """A broken connection is the child's death, if it dies of it; a hang may be one that nobody reported."""
+    async def _cause_of(self, error: Disconnected | EngineTimeout) -> Disconnected | EngineTimeout | ChildDied:
+        """ChildDied when the child has ended, or ends within a moment; else the error itself."""
         with contextlib.suppress(TimeoutError):
             seconds = _DEATH_SECONDS if isinstance(error, Disconnected) else 0.1
             await asyncio.wait_for(self.process.wait(), seconds)
         if self.process.returncode is None:
             return error
-        diagnose = self.process.diagnose()
+        diagnosis = self.process.diagnose()
         return ChildDied(
-            f"{self.placement.name} died: {diagnose.cause}",
-            cause=diagnose.cause,
-            advice="; ".join(filter(None, (diagnose.advice, *self._others))),
-            last_words=diagnose.last_words,
+            f"{self.placement.name} died: {diagnosis.cause}",
+            cause=diagnosis.cause,
+            advice="; ".join(filter(None, (diagnosis.advice, *self._other_users))),
+            last_words=diagnosis.last_words,
         )
 
 
-async def _tenancy(launch: Launch, name: str, waiting: Callable[[str], None] | None) -> tuple[Turn, tuple[str, ...]]:
-    """How to take turns on the unit, and who else has it open."""
+async def _unit_lock(launch: Launch, name: str, tell: Callable[[str], None] | None) -> tuple[UnitLock, tuple[str, ...]]:
+    """The lock of the unit, and other processes that have it open."""
     if launch.exclusive is None:
         return contextlib.nullcontext, ()
-    return NpuLock(name, waiting=waiting).turn, await asyncio.to_thread(other_npu_users)
+    return NpuLock(name, tell=tell).held, await asyncio.to_thread(other_npu_users)
 
 
 async def _until_ready(
-    process: Process, client: Client, name: str, limit_seconds: float, others: tuple[str, ...]
+    process: Process, client: Client, name: str, limit_seconds: float, other_users: tuple[str, ...]
 ) -> int:
-    """Wait for health; returns the moment (monotonic ns)."""
+    """Wait until the child is healthy; returns the time (monotonic ns)."""
     pause = _FIRST_PAUSE_SECONDS
     try:
         async with asyncio.timeout(limit_seconds):
             while not await client.ready():
                 if process.returncode is not None:
-                    raise await _not_started(process, name, others)
+                    raise await _not_started(process, name, other_users)
                 await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+                pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
     except TimeoutError as error:
         raise StartError(
             f"{name} was not ready after {limit_seconds:g} s",
@@ -243,10 +244,12 @@ async def _until_ready(
     return time.monotonic_ns()
 
 
-async def _not_started(process: Process, name: str, others: tuple[str, ...]) -> StartError:
-    await process.wait()  # it takes the count of out-of-memory kills, which the diagnosis needs
-    diagnose = process.diagnose()
-    advice = "; ".join(filter(None, (diagnose.advice, *others)))
+async def _not_started(process: Process, name: str, other_users: tuple[str, ...]) -> StartError:
+    await process.wait()  # it counts the out-of-memory kills, which the diagnosis needs
+    diagnosis = process.diagnose()
     return StartError(
-        f"{name} did not start: {diagnose.cause}", cause=diagnose.cause, advice=advice, last_words=diagnose.last_words
+        f"{name} did not start: {diagnosis.cause}",
+        cause=diagnosis.cause,
+        advice="; ".join(filter(None, (diagnosis.advice, *other_users))),
+        last_words=diagnosis.last_words,
     )

@@ -176,7 +176,7 @@ def test_the_demo_models_answers_are_its_own(demo: Path, configuration: Configur
     ]
 
     async def in_two_pieces(alone: Runner, request: Chat | Completion) -> str:
-        text = await alone.client.rendered(request) if isinstance(request, Chat) else str(request.prompt)
+        text = await alone.client.apply_template(request) if isinstance(request, Chat) else str(request.prompt)
         tokens = await alone.tokenize(text)
         await alone.timed(Completion(prompt=tokens[:-1], max_tokens=0))
         return await text_of(alone, replace(request, cache_prompt=True))

@@ -94,7 +94,7 @@ async def told(runner: Runner, path: str, body: dict[str, Any]) -> tuple[str, Ha
 
 async def in_two_pieces(alone: Runner, path: str, body: dict[str, Any]) -> str:
     """As a handover evaluates the prompt: all but the last token, and the last. In one piece it rounds otherwise."""
-    prompt = await alone.rendered(body) if path == CHAT else body["prompt"]
+    prompt = await alone.apply_template(body) if path == CHAT else body["prompt"]
     tokens = await alone.tokenize(prompt) if isinstance(prompt, str) else prompt
     first = {"prompt": tokens[:-1], "n_predict": 0, "cache_prompt": False, "logit_bias": [[tokens[-1], 1000.0]]}
     await told(alone, COMPLETION, first)

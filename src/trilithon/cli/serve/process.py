@@ -177,7 +177,7 @@ class _UvicornServer(uvicorn.Server):
 
     def _asked_to_end(self) -> None:
         if self.should_exit:
-            # The kernel ends the children with this thread (see children.guard); files would be left.
+            # The kernel ends the children with this thread (see engines.wire.guard); files would be left.
             for leftover in self._listening.leftovers:
                 if leftover.is_dir():
                     shutil.rmtree(leftover, ignore_errors=True)

@@ -140,7 +140,7 @@ class FallbackSearch:
             folder,
             start_seconds=self._configuration.start_seconds,
             hang_seconds=self._configuration.hang_seconds,
-            waiting=self._tell,
+            tell=self._tell,
         ) as runner:
             result = await probe(runner)
         reference = self._reference

@@ -79,9 +79,11 @@ class Handover(Runner):
         prefill_name: str,
         forced: int,
     ) -> None:
-        super().__init__(placement, decoder.process, decoder.client, decoder.ready_ns, decoder.log, turn=decoder.turn)
+        super().__init__(
+            placement, decoder.process, decoder.client, decoder.ready_ns, decoder.log, unit_lock=decoder.unit_lock
+        )
         self._decoder = decoder
-        self._resting = decoder._resting
+        self._releasing = decoder._releasing
         self.started_ns = decoder.started_ns
         self.misses = 0
         self.costs = Costs()
@@ -188,7 +190,7 @@ class Handover(Runner):
             changed = {**body, "cache_prompt": cache_prompt, "id_slot": prompt.slot.number}
             async with super().relay(path, changed) as relayed:
                 relayed.handover = prompt.result
-                relayed.settle = functools.partial(self._finished, prompt)
+                relayed.complete_timings = functools.partial(self._finished, prompt)
                 yield relayed
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
@@ -246,7 +248,7 @@ class Handover(Runner):
 
     async def _tokens(self, request: Completion | Chat) -> Sequence[int]:
         if isinstance(request, Chat):
-            return await self.tokenize(await self.rendered(request))
+            return await self.tokenize(await self.apply_template(request))
         return await self.tokenize(request.prompt) if isinstance(request.prompt, str) else request.prompt
 
     def _route(self, slot: Slot, tokens: Sequence[int]) -> tuple[Route, str]:

@@ -27,7 +27,7 @@ async def read_prompt(decoder: Runner, path: str, body: Mapping[str, Any]) -> tu
     if reason:
         return (), reason
     try:
-        prompt = await decoder.rendered(body) if path == _CHAT else body["prompt"]
+        prompt = await decoder.apply_template(body) if path == _CHAT else body["prompt"]
         return tuple(await decoder.tokenize(prompt) if isinstance(prompt, str) else prompt), ""
     except EngineError as error:  # the decoder will refuse the request too, with the same message
         return (), str(error)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from trilithon import __version__
 from trilithon.errors import EngineError, ModelError
-from trilithon.runtime.engine_errors import json_object, understood
+from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.http.dialects import caller_of, service_of
 from trilithon.serve.http.streaming import Opening, Outgoing, Reply
@@ -201,7 +201,7 @@ def _embedded(service: Service, caller: str, body: EmbedBody, asked: OllamaReque
             yield Outgoing(body=_json(empty), headers=ignoring_header(asked.ignored))
             return
         answer, found = await _vectors(service, caller, body, asked)
-        with understood("the embeddings", found):
+        with well_formed("the embeddings", found):
             vectors = [_shortened(each["embedding"], body.dimensions) for each in found["data"]]
             count = int(found["usage"]["prompt_tokens"])
         figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=answer.load_seconds)
@@ -242,7 +242,7 @@ async def _cut(service: Service, caller: str, body: EmbedBody, asked: OllamaRequ
         )
         answer, told = await _posted(service, caller, generation)
         most = answer.placement.settings.context or math.inf
-        with understood("the tokens", told):
+        with well_formed("the tokens", told):
             tokens = list(told["tokens"])
         if len(tokens) > most - 1:
             cut = True

@@ -44,7 +44,7 @@ def test_the_whole_wire(tiny: Path, tmp_path: Path) -> None:
         properties = await runner.client._call("GET", "/props")
         assert properties["default_generation_settings"]["n_ctx"] == 512
         assert properties["total_slots"] == 1
-        assert await runner.vocabulary() == 512
+        assert await runner.vocabulary_size() == 512
         await streams(runner)
         await distributions(runner)
         await tokenizes(runner)
