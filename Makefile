@@ -28,7 +28,7 @@ static: .venv/dev-installed
 	MYPYPATH=src:scripts $(BIN)/mypy scripts/*.py
 
 docs: .venv/dev-installed  ## the pages that are made from the code
-	$(BIN)/python -m trilithon.cli.reference > docs/commands.md
+	$(BIN)/python scripts/commands_page.py > docs/commands.md
 	$(BIN)/python scripts/architecture.py > docs/pictures/architecture.svg
 
 format: .venv/dev-installed

@@ -338,12 +338,7 @@ def summary(results: list[Result], seconds: float) -> dict[str, Any]:
         modules[path] = {"mutants": counts.total(), **counts, "percent": _percent(counts)}
     counts = Counter(result.outcome for result in results)
     survivors = [
-        {
-            "file": result.mutant.path,
-            "line": result.mutant.line,
-            "outcome": result.outcome,
-            "diff": result.mutant.diff,
-        }
+        {"file": result.mutant.path, "line": result.mutant.line, "outcome": result.outcome, "diff": result.mutant.diff}
         for result in results
         if result.outcome in ("survived", "uncovered")
     ]

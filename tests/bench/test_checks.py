@@ -22,11 +22,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 POLICY = Policy(
-    cpus=(0, 1),
-    governor="performance",
-    current_khz=2_400_000,
-    top_khz=2_400_000,
-    ticks={408_000: 100, 2_400_000: 1000},
+    cpus=(0, 1), governor="performance", current_khz=2_400_000, top_khz=2_400_000, ticks={408_000: 100, 2_400_000: 1000}
 )
 MEMORY = UnitClock(governor="performance", current_hz=2_112_000_000, top_hz=2_112_000_000)
 NPU = UnitClock(governor="performance", current_hz=1_000_000_000, top_hz=1_000_000_000)

@@ -153,13 +153,7 @@ def test_a_loop_is_seen_in_chinese() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        HALF * 30,
-        f"word {HALF} " * 5 + ENGLISH[:60],
-        "a\x00b\x01c\x02" * 9,
-        "}{)(][;;" * 9,
-    ],
+    "answer", [HALF * 30, f"word {HALF} " * 5 + ENGLISH[:60], "a\x00b\x01c\x02" * 9, "}{)(][;;" * 9]
 )
 def test_noise_is_seen(answer: str) -> None:
     assert NOISE in judge_answer(answer)

@@ -308,13 +308,7 @@ def test_a_cold_start_of_the_scripted_engine(tmp_path: Path) -> None:
     model = tmp_path / "any.gguf"
     model.write_bytes(bytes(10_000))
     file = ModelFile(
-        path=model,
-        format="gguf",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=10_000,
-        sha256="",
+        path=model, format="gguf", name="any", architecture="none", quantization="none", size_bytes=10_000, sha256=""
     )
     options = FAST | {"load": "0.2", "prefill": "1000"}
     sample, _ = cold(tmp_path, file, Settings(context=512, options=tuple(options.items())), "scripted")

@@ -118,9 +118,7 @@ COOLING = "/sys/class/thermal/cooling_device0"
 STATES = f"{CPUFREQ}/policy0/stats/time_in_state"
 CHANGES = {
     "a module that is not there": Change(
-        tree="rk3588_mainline",
-        adds={"npu-driver-none": "warning"},
-        without=("/sys/class/accel/accel0/device/driver",),
+        tree="rk3588_mainline", adds={"npu-driver-none": "warning"}, without=("/sys/class/accel/accel0/device/driver",)
     ),
     "no node although no container": Change(
         tree="rk3576",
@@ -177,10 +175,7 @@ CHANGES = {
     "a limit on one of two big clusters": Change(
         tree="rk3588_vendor",
         adds={"cpu-limit": "warning"},
-        files={
-            f"{CPUFREQ}/policy4/scaling_max_freq": "2352000\n",
-            f"{CPUFREQ}/policy6/scaling_max_freq": "1416000\n",
-        },
+        files={f"{CPUFREQ}/policy4/scaling_max_freq": "2352000\n", f"{CPUFREQ}/policy6/scaling_max_freq": "1416000\n"},
     ),
 }
 

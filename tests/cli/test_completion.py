@@ -47,12 +47,7 @@ def test_bash_takes_the_script(trilithon: Program) -> None:
 )
 def test_it_completes(home: Path, words: str, expected: set[str]) -> None:
     count = len(words.split()) - (0 if words.endswith(" ") else 1)
-    environment = {
-        **os.environ,
-        "_TRILITHON_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(count),
-    }
+    environment = {**os.environ, "_TRILITHON_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
     done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=20)
     assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
     assert done.stderr == ""

@@ -86,10 +86,7 @@ def test_the_pages_read_a_conversation_whole(served: Any) -> None:
         (path,) = (served.home / "kept/data/conversations" / folder).glob("*.json")
         talk = Conversations(served.home / "kept/data", owner).read(path.stem)
         assert talk.as_json() | {"chosen": {}} == json.loads(path.read_text()) | {"chosen": {}}
-        assert [message.text for message in talk.path()] == [
-            f"What is a trilithon, {owner or 'local'}?",
-            "Two stones.",
-        ]
+        assert [message.text for message in talk.path()] == [f"What is a trilithon, {owner or 'local'}?", "Two stones."]
 
 
 def test_a_conversation_of_a_terminal_goes_on(served: Any) -> None:

@@ -45,9 +45,7 @@ def test_one_that_talks_without_end_can_be_ended(tmp_path: Path) -> None:
 def test_what_was_killed_says_by_which_signal(tmp_path: Path) -> None:
     with pytest.raises(TrilithonError, match=r"^sh failed: killed by signal 9 \(Killed\) \(log: "):
         run_tool(
-            ["sh", "-c", "echo $$; exec sleep 60"],
-            tmp_path / "log",
-            lambda line: os.kill(int(line), signal.SIGKILL),
+            ["sh", "-c", "echo $$; exec sleep 60"], tmp_path / "log", lambda line: os.kill(int(line), signal.SIGKILL)
         )
 
 

@@ -242,8 +242,7 @@ def test_rounds_of_one_campaign_are_paired_and_those_of_two_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [([*range(10), 9], range(10)), ([*range(9), 8], range(10)), ([*range(10), 9], [*range(10), 9])],
+    ("ours", "theirs"), [([*range(10), 9], range(10)), ([*range(9), 8], range(10)), ([*range(10), 9], [*range(10), 9])]
 )
 def test_rounds_are_not_paired_where_a_side_has_one_twice(ours: Sequence[int], theirs: Sequence[int]) -> None:
     drifting = [run(CPU, n, decoded(50 * (1 + n / 20) * (1 + JITTER[n] / 100))) for n in ours]

@@ -210,10 +210,7 @@ def test_a_backtrace_does_not_push_out_the_line_that_says_why() -> None:
         ("ggml_vulkan: Memory allocation of size 1024 failed.", "out of GPU memory"),
         ("ggml_vulkan: device lost on Vulkan0 waiting for submission (nodes 1 to 9):", "GPU lost (Vulkan device lost)"),
         ("ggml_vulkan: device fault on Vulkan0: page fault", "GPU lost (Vulkan device lost)"),
-        (
-            "ggml_vulkan: Compute pipeline creation failed for mul_mat_l",
-            "the GPU's driver cannot compile a shader",
-        ),
+        ("ggml_vulkan: Compute pipeline creation failed for mul_mat_l", "the GPU's driver cannot compile a shader"),
         (
             "ggml_vulkan: device Vulkan0 does not support 16-bit storage.",
             "the GPU lacks what the engine's Vulkan needs",

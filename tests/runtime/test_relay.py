@@ -134,10 +134,7 @@ def test_bytes_pass_untouched_with_the_moments_they_came(tmp_path: Path) -> None
     pieces = [HEAD, *map(chunk, texts), b"0\r\n\r\n"]
 
     async def talk() -> None:
-        async with (
-            serving(tmp_path, sends(*pieces, pause_seconds=0.02)) as client,
-            relayed(client) as answer,
-        ):
+        async with serving(tmp_path, sends(*pieces, pause_seconds=0.02)) as client, relayed(client) as answer:
             assert (answer.status, answer.content_type) == (200, "text/event-stream")
             assert answer.timings is None and not answer.complete
             assert b"".join([piece async for piece in answer.chunks()]) == b"".join(texts)

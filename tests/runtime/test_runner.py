@@ -52,11 +52,7 @@ async def opened(
     folder: Path, *, hang_seconds: float = 20.0, start_seconds: float = 60.0, name: str = "p", **options: str
 ) -> AsyncIterator[Runner]:
     async with Runner.open(
-        ScriptedEngine(),
-        placement(name, **options),
-        folder,
-        start_seconds=start_seconds,
-        hang_seconds=hang_seconds,
+        ScriptedEngine(), placement(name, **options), folder, start_seconds=start_seconds, hang_seconds=hang_seconds
     ) as runner:
         yield runner
 

@@ -183,11 +183,7 @@ class _Campaign:
         remarks: tuple[str, ...] = ()
         before, own_before = BoardReading.take(), _own_cpu_seconds()
         run = Run(
-            placement=placement.name,
-            round=number,
-            outcome="finished",
-            started_ns=time.monotonic_ns(),
-            finished_ns=0,
+            placement=placement.name, round=number, outcome="finished", started_ns=time.monotonic_ns(), finished_ns=0
         )
         run_id = self._store.start_run(self.id, run.placement, run.round, run.started_ns)
         folder = self._fresh_folder()

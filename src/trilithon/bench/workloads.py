@@ -83,10 +83,7 @@ async def _synthetic(runner: Runner, test: Test) -> Sample:
     prompt = await _random_tokens(runner, max(test.prompt_tokens, 1))
     # One token more than asked: the first comes out of the prompt's own evaluation, so n decode steps give n + 1.
     request = Completion(
-        prompt=base + prompt,
-        max_tokens=test.generated_tokens + 1,
-        cache_prompt=bool(base),
-        ignore_eos=True,
+        prompt=base + prompt, max_tokens=test.generated_tokens + 1, cache_prompt=bool(base), ignore_eos=True
     )
     started_ns = time.monotonic_ns()
     finished = await _timed(runner, request)

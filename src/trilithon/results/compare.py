@@ -157,11 +157,7 @@ def _cut_off(run: Run) -> bool:
 
 
 def runs_note(
-    campaign: Campaign,
-    placement: str,
-    test: Test | None = None,
-    given: int | None = None,
-    phrases: Phrases = ENGLISH,
+    campaign: Campaign, placement: str, test: Test | None = None, given: int | None = None, phrases: Phrases = ENGLISH
 ) -> str:
     """What became of the placement's runs (those with this test) where all is not well; `given` of them gave a
     value. "failed 2 of 5: segmentation fault"."""

@@ -93,10 +93,7 @@ def diagnose(
 def _killed(before: int | None, after: int | None) -> tuple[str, str]:
     if before is not None and after is not None and after > before:
         return "killed by the kernel: out of memory", _MEMORY_ADVICE
-    return (
-        "killed from outside (SIGKILL), most often out of memory",
-        f"{_MEMORY_ADVICE}; `dmesg` says who ended it",
-    )
+    return ("killed from outside (SIGKILL), most often out of memory", f"{_MEMORY_ADVICE}; `dmesg` says who ended it")
 
 
 def settings_help(cause: str) -> bool:

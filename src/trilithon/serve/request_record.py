@@ -134,10 +134,6 @@ def note_generated(*, model: str, placement: str, prefill_unit: str, decode_unit
     if record is not None:
         record.generated.append(
             Generated(
-                model=model,
-                placement=placement,
-                prefill_unit=prefill_unit,
-                decode_unit=decode_unit,
-                timings=timings,
+                model=model, placement=placement, prefill_unit=prefill_unit, decode_unit=decode_unit, timings=timings
             )
         )

@@ -438,10 +438,7 @@ class Signalled(Machine):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_during_the_writes_wait(board: Machine, tmp_path: Path, number: signal.Signals) -> None:
     before, handlers = content(board), [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with (
-        pytest.raises(KeyboardInterrupt),
-        pinned(tmp_path / "data", quiet, machine=Signalled(board.root, number)),
-    ):
+    with pytest.raises(KeyboardInterrupt), pinned(tmp_path / "data", quiet, machine=Signalled(board.root, number)):
         raise AssertionError("never reached: the signal comes first")
     assert content(board) == before
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -568,10 +565,7 @@ def test_while_the_owner_lives_nobody_else_puts_back(board: Machine, tmp_path: P
         during = content(board)
         with pytest.raises(UserError, match=f"process {process.pid} has set the clocks and still runs"):
             restore(tmp_path / "data", board)
-        with (
-            pytest.raises(UserError, match=f"process {process.pid} "),
-            pinned(tmp_path / "data", quiet, machine=board),
-        ):
+        with pytest.raises(UserError, match=f"process {process.pid} "), pinned(tmp_path / "data", quiet, machine=board):
             pass
         record = (tmp_path / "data/tuning.json").read_text()
         unknown = json.dumps(json.loads(record) | {"pid": 2**22 + 1})  # it is in another PID namespace

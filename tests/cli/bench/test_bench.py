@@ -385,10 +385,7 @@ def test_there_is_nothing_to_resume(trilithon: Program, tiny: Path) -> None:
 @pytest.mark.parametrize("words", [("-p", "5"), ("--placement", GOOD), ("--no-quality",), ("--question", "why?")])
 def test_resume_refuses_what_it_would_ignore(trilithon: Program, words: tuple[str, ...]) -> None:
     done = trilithon("bench", "--resume", *words)
-    assert (done.code, done.stderr) == (
-        2,
-        f"error: --resume keeps the original options; leave {words[0]} out\n",
-    )
+    assert (done.code, done.stderr) == (2, f"error: --resume keeps the original options; leave {words[0]} out\n")
 
 
 # -- stopped

@@ -75,7 +75,7 @@ def test_timings_tell_the_cache_the_units_and_the_handover() -> None:
         "ran on:              a/npu+b/cpu (npu then cpu)",
     ]
     assert timing_lines({"timings": {"transfer_bytes": 0, "reason": "a/npu did not start"}}, None) == [
-        "handed over:         no: a/npu did not start",
+        "handed over:         no: a/npu did not start"
     ]
 
 

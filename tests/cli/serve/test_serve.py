@@ -188,11 +188,7 @@ def test_systemd_hands_over_a_socket_and_is_told(tiny: Path, tmp_path: Path) -> 
         systemd.settimeout(60)
         port = made.getsockname()[1]
         words = [sys.executable, "-c", started_by, str(made.fileno()), program, "serve", str(tiny), *SLOW]
-        environment = os.environ | {
-            "HOME": str(tmp_path),
-            "LISTEN_FDS": "1",
-            "NOTIFY_SOCKET": str(tmp_path / "notify"),
-        }
+        environment = os.environ | {"HOME": str(tmp_path), "LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")}
         child = subprocess.Popen(words, pass_fds=(made.fileno(),), stderr=subprocess.DEVNULL, env=environment)
         try:
             assert systemd.recv(100) == b"READY=1"

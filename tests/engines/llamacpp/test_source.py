@@ -102,11 +102,7 @@ def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     found = open_source(tmp_path / "top", tmp_path / "work")
-    assert (found.folder, found.version, found.commit) == (
-        tmp_path / "top/vendor/llama.cpp",
-        "0.9.9",
-        COMMIT[:9],
-    )
+    assert (found.folder, found.version, found.commit) == (tmp_path / "top/vendor/llama.cpp", "0.9.9", COMMIT[:9])
     assert not (tmp_path / "work").exists()
 
 

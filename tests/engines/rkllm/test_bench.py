@@ -48,8 +48,7 @@ def model(
 
 
 @pytest.mark.parametrize(
-    "version",
-    [*(pytest.param(version, marks=pytest.mark.slow) for version in ("1.1.4", "1.2.0", "1.2.3")), "1.3.0"],
+    "version", [*(pytest.param(version, marks=pytest.mark.slow) for version in ("1.1.4", "1.2.0", "1.2.3")), "1.3.0"]
 )
 def test_bench(model: Callable[..., Path], capsys: pytest.CaptureFixture[str], version: str) -> None:
     words = ["--placement", "rkllm/npu", "--test", "tg", "--test", "pp", "-p", "64", "-n", "8", "-r", "2", "-o", "json"]

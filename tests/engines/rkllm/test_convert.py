@@ -304,10 +304,7 @@ def test_without_the_toolkit_it_says_where_to_get_it(
     toolkit: Toolkit, configuration: Configuration, recipe: RkllmRecipe, tmp_path: Path
 ) -> None:
     for setting, words in (
-        (
-            None,
-            r"is not set up here: .* Python 3\.9 to 3\.12, .*airockchip/rknn-llm on GitHub.*_RKLLM_TOOLKIT",
-        ),
+        (None, r"is not set up here: .* Python 3\.9 to 3\.12, .*airockchip/rknn-llm on GitHub.*_RKLLM_TOOLKIT"),
         (toolkit.folder, "is not installed in .*toolkit: on x86-64 Linux"),
         (tmp_path / "nowhere", "where there is no bin/python; name a virtual environment"),
     ):

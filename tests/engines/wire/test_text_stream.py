@@ -160,8 +160,7 @@ def test_a_block_that_the_template_opened_and_nobody_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "opened"),
-    [("<|im_start|>assistant\n<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)],
+    ("prompt", "opened"), [("<|im_start|>assistant\n<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)]
 )
 def test_a_template_that_opens_the_block(prompt: str, opened: bool) -> None:
     assert opens_reasoning(prompt) is opened

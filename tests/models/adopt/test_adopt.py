@@ -75,11 +75,7 @@ def ollama_model(store: Path, name: str = "registry.ollama.ai/library/qwen2.5/0.
         digest = blob(store, content)
         listed.append({"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": len(content)})
     config = json.dumps({"model_format": "gguf", "model_family": "qwen2", "file_type": "Q4_K_M"}).encode()
-    manifest = {
-        "schemaVersion": 2,
-        "config": {"digest": blob(store, config), "size": len(config)},
-        "layers": listed,
-    }
+    manifest = {"schemaVersion": 2, "config": {"digest": blob(store, config), "size": len(config)}, "layers": listed}
     return write(store / "manifests" / name, json.dumps(manifest))
 
 
@@ -400,9 +396,7 @@ def test_a_folder_of_the_settings(tmp_path: Path) -> None:
     write(folder / "eyes/mmproj-f16.gguf")
     write(folder / "notes.txt", "no model")
     found = look(tmp_path, folder)
-    assert sorted(names(found)) == [
-        *("Qwen2.5-0.5B-Instruct:Q4_K_M", "plain:latest", "tinyllama-1.1b-chat-v1.0:Q8_0"),
-    ]
+    assert sorted(names(found)) == [*("Qwen2.5-0.5B-Instruct:Q4_K_M", "plain:latest", "tinyllama-1.1b-chat-v1.0:Q8_0")]
     assert ("adapter", "tinyllama-1.1b-chat-v1.0.Q8_0-lora.gguf") in roles(get(found, "tinyllama-1.1b-chat-v1.0:Q8_0"))
     assert set(reasons(found)) == {"ggml-vocab-bert.gguf", "imatrix.gguf", "mmproj-f16.gguf"}
 

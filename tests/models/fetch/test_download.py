@@ -378,8 +378,7 @@ def test_secrets_in_an_address_are_not_shown() -> None:
 
 
 @given(
-    gaps=st.lists(st.tuples(st.integers(0, 10**11), st.integers(1, 10**9)), max_size=4),
-    connections=st.integers(1, 8),
+    gaps=st.lists(st.tuples(st.integers(0, 10**11), st.integers(1, 10**9)), max_size=4), connections=st.integers(1, 8)
 )
 def test_segments_cover_what_is_missing(gaps: list[tuple[int, int]], connections: int) -> None:
     missing = tuple((start, start + length) for start, length in gaps)

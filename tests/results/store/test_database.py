@@ -18,15 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trilithon.errors import StoreError
-from trilithon.measure.records import (
-    Campaign,
-    Failure,
-    PlacementRecord,
-    QualityRecord,
-    Run,
-    Sample,
-    Test,
-)
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.results.store.database import Store
 from trilithon.results.store.schema import MIGRATIONS, NEWEST
 from trilithon.results.store.writer import this_process

@@ -90,11 +90,7 @@ def unquantized(demo: Path, tmp_path: Path) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", ["tiny", "unquantized"])
 def test_vulkan_prefills_and_the_cpu_decodes(
-    request: pytest.FixtureRequest,
-    model: str,
-    configuration: Configuration,
-    packaged: Build,
-    tmp_path: Path,
+    request: pytest.FixtureRequest, model: str, configuration: Configuration, packaged: Build, tmp_path: Path
 ) -> None:
     """One program on both sides, so that both write a KV cache alike: once with the device, once without any."""
     file: Path = request.getfixturevalue(model)

@@ -322,8 +322,7 @@ def test_what_breaks_inside_is_told_without_its_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"host_names": ("http://x",)}, {"cors_origins": ("x",)}, {"api_key_file": Path("/nowhere/keys")}],
+    "options", [{"host_names": ("http://x",)}, {"cors_origins": ("x",)}, {"api_key_file": Path("/nowhere/keys")}]
 )
 def test_options_that_are_no_good_are_told_at_the_start(options: dict[str, Any]) -> None:
     app = application()

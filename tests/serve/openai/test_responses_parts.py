@@ -31,12 +31,7 @@ CALLS = st.builds(
     st.text(max_size=4),
 )
 PIECES = st.lists(
-    st.builds(
-        Piece,
-        text=st.text(max_size=3),
-        reasoning=st.text(max_size=3),
-        tool_calls=st.lists(CALLS, max_size=2),
-    ),
+    st.builds(Piece, text=st.text(max_size=3), reasoning=st.text(max_size=3), tool_calls=st.lists(CALLS, max_size=2)),
     max_size=12,
 )
 

@@ -18,14 +18,7 @@ from trilithon.web.results.query import PAGE_SIZE, Chosen, Query
 TEXT = st.text(max_size=30)
 DAYS = st.one_of(st.just(""), st.dates(min_value=date(1000, 1, 1)).map(date.isoformat))
 QUERIES = st.builds(
-    Query,
-    model=TEXT,
-    quantization=TEXT,
-    placement=TEXT,
-    build=TEXT,
-    since=DAYS,
-    until=DAYS,
-    page=st.integers(0, 10**6),
+    Query, model=TEXT, quantization=TEXT, placement=TEXT, build=TEXT, since=DAYS, until=DAYS, page=st.integers(0, 10**6)
 )
 NAMES = ("model", "quantization", "placement", "build", "since", "until", "page")
 

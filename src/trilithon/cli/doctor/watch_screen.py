@@ -18,13 +18,7 @@ __all__ = ["frame_json", "plain_lines", "screen"]
 
 # Two columns of 39 stand beside each other on a terminal of 80.
 _COLUMNS = (("load", "temperature"), ("clock", "memory", "power"))
-_TITLES = {
-    "load": "Load",
-    "clock": "Clocks",
-    "temperature": "Temperatures",
-    "memory": "Memory",
-    "power": "Power",
-}
+_TITLES = {"load": "Load", "clock": "Clocks", "temperature": "Temperatures", "memory": "Memory", "power": "Power"}
 _NAME_WIDTH, _VALUE_WIDTH, _BAR_WIDTH = 18, 11, 8
 _HOT_CELSIUS = 80.0  # as the bench warns: boards lose 15-20% to throttling from about there
 

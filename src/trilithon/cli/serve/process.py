@@ -81,10 +81,7 @@ def opened_service(wishes: ServeSettings, configuration: Configuration, board: B
             slots=wishes.slots,
         )
         pool = Pool(
-            configuration,
-            folder,
-            budget_bytes=wishes.budget_bytes,
-            keep_alive_seconds=wishes.keep_alive_seconds,
+            configuration, folder, budget_bytes=wishes.budget_bytes, keep_alive_seconds=wishes.keep_alive_seconds
         )
         yield Service(shelf, pool), folder
 

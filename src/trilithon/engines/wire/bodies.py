@@ -11,14 +11,7 @@ from typing import Any, Final, TypeVar
 from trilithon.engines.wire.http import WireError
 from trilithon.engines.wire.messages import Timings
 
-__all__ = [
-    "NUMBER_LIMIT",
-    "Totals",
-    "field_of",
-    "metrics_text",
-    "timings_body",
-    "usage_body",
-]
+__all__ = ["NUMBER_LIMIT", "Totals", "field_of", "metrics_text", "timings_body", "usage_body"]
 
 _T = TypeVar("_T")
 

@@ -59,8 +59,7 @@ def bundles(scan_root: ScanRoot, files: Sequence[ScanResult], below: Iterable[Sc
     for helper in helpers:
         if helper.file not in used:
             scan_root.skip(
-                helper.file.path,
-                "belongs to a model in another folder; move it there, or name it in a Modelfile",
+                helper.file.path, "belongs to a model in another folder; move it there, or name it in a Modelfile"
             )
 
 

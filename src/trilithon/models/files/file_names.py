@@ -8,15 +8,7 @@ from typing import Literal
 from trilithon.board.chips import platform_of
 from trilithon.models.files.quantizations import gguf_quantization
 
-__all__ = [
-    "FileName",
-    "Kind",
-    "Shard",
-    "chip_of",
-    "quantization_of",
-    "read_file_name",
-    "shard_of",
-]
+__all__ = ["FileName", "Kind", "Shard", "chip_of", "quantization_of", "read_file_name", "shard_of"]
 
 Kind = Literal["weights", "projector", "vision", "adapter", "other"]
 

@@ -104,8 +104,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         vision_encoder=projector,
         parts=facts.parts,
         capabilities=capabilities_of(
-            template,
-            vision=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors),
+            template, vision=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors)
         ),
         pooling=facts.pooling,
         synthetic=facts.synthetic,

@@ -112,12 +112,7 @@ class ModelStore:
 
     @contextmanager
     def receive(
-        self,
-        digest: str | None = None,
-        size_bytes: int | None = None,
-        *,
-        key: str = "",
-        on_wait: OnWait | None = None,
+        self, digest: str | None = None, size_bytes: int | None = None, *, key: str = "", on_wait: OnWait | None = None
     ) -> Iterator[Partial]:
         """A file to fill and `finish`. A second process waits here, and then gets the blob as `present`.
 

@@ -21,16 +21,7 @@ from trilithon.models.store.manifest import require_digest
 from trilithon.models.store.safe_dir import SafeDir, translated
 from trilithon.units import format_bytes
 
-__all__ = [
-    "PARTIAL_FOLDER",
-    "STEM",
-    "Partial",
-    "Range",
-    "blob_parts",
-    "hash_descriptor",
-    "merged",
-    "recorded_state",
-]
+__all__ = ["PARTIAL_FOLDER", "STEM", "Partial", "Range", "blob_parts", "hash_descriptor", "merged", "recorded_state"]
 
 Range = tuple[int, int]
 """The first byte, and the one after the last."""

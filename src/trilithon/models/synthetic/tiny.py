@@ -25,10 +25,7 @@ __all__ = ["requantise", "scramble_block", "write_tiny_model"]
 _HEADS, _KV_HEADS = 4, 2
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _ROWS_AT_ONCE = 4096
-_EXTRA_NORMS = {
-    "llama": (),
-    "gemma3": ("post_attention_norm", "post_ffw_norm"),
-}
+_EXTRA_NORMS = {"llama": (), "gemma3": ("post_attention_norm", "post_ffw_norm")}
 
 
 def write_tiny_model(

@@ -16,13 +16,7 @@ from trilithon.models.files.gguf_writer import ALIGNMENT, Plain, header, size_of
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.quantizations import FILE_TYPES, tensor_type
 from trilithon.models.store.staging import publish, staging_dir
-from trilithon.models.synthetic.architectures import (
-    Architecture,
-    Shape,
-    rope_factors,
-    shapes_of,
-    types_of,
-)
+from trilithon.models.synthetic.architectures import Architecture, Shape, rope_factors, shapes_of, types_of
 from trilithon.models.synthetic.vocabulary import CHAT_TEMPLATE, byte_level_vocabulary, sentencepiece_vocabulary
 from trilithon.units import format_bytes
 

@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.base import Placement
-from trilithon.engines.wire.messages import (
-    Candidate,
-    Chat,
-    Completion,
-    Event,
-    Finished,
-    HandoverResult,
-    Timings,
-)
+from trilithon.engines.wire.messages import Candidate, Chat, Completion, Event, Finished, HandoverResult, Timings
 from trilithon.errors import EngineError, RunError
 from trilithon.runtime.handover.backoff import Backoff
 from trilithon.runtime.handover.costs import Costs, Route

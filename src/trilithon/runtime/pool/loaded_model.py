@@ -20,10 +20,7 @@ from trilithon.settings import Configuration
 
 __all__ = ["Loaded", "LoadedModel", "Open"]
 
-Open = Callable[
-    [Placement, Path, Configuration, Callable[[str], None] | None],
-    AbstractAsyncContextManager[Runner],
-]
+Open = Callable[[Placement, Path, Configuration, Callable[[str], None] | None], AbstractAsyncContextManager[Runner]]
 
 # Requests whose child has died notice it within this time, and need its log to say why.
 _DEATH_NOTICE_SECONDS = 5.0
@@ -59,11 +56,7 @@ class LoadedModel:
     `unload_requested`: it is unloaded once the requests that wait for it now have had their leases."""
 
     def __init__(
-        self,
-        demand: Demand,
-        folder: Path,
-        opening: AbstractAsyncContextManager[Runner],
-        on_loaded: Callable[[], None],
+        self, demand: Demand, folder: Path, opening: AbstractAsyncContextManager[Runner], on_loaded: Callable[[], None]
     ):
         """`opening` is entered at once, in a task; `on_loaded` is called when the runner is ready."""
         self.key = demand.key

@@ -197,9 +197,7 @@ class Pool:
     def loaded(self) -> tuple[Loaded, ...]:
         return tuple(
             model.describe(
-                pinned=key in self._pins,
-                waiting=len(self._queue.of(key)),
-                crashes=self._histories.of(key).crashes,
+                pinned=key in self._pins, waiting=len(self._queue.of(key)), crashes=self._histories.of(key).crashes
             )
             for key, model in self._models.items()
         )

@@ -181,11 +181,7 @@ class Guard:
         if not self._keys.required:
             return ""  # clients that insist on a key send a made-up one
         needed = "an API key is required: Authorization: Bearer KEY, or x-api-key: KEY"
-        raise ApiError(
-            "invalid API key" if any(shown) else needed,
-            status=401,
-            kind="authentication_error",
-        )
+        raise ApiError("invalid API key" if any(shown) else needed, status=401, kind="authentication_error")
 
     def _require_pace(self, caller: str) -> None:
         if self._buckets is None:

@@ -45,11 +45,7 @@ class MessageBody(CountBody):
 _SAME = ("max_tokens", "temperature", "top_p", "top_k", "seed", "min_p")
 _RULES = Rules(
     passed=frozenset(MessageBody.model_fields) - {"model"} | set(_SAME),
-    neutral={
-        "container": (),
-        "fallbacks": ([],),
-        "mcp_servers": ([],),
-    },
+    neutral={"container": (), "fallbacks": ([],), "mcp_servers": ([],)},
 )
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 

@@ -30,12 +30,7 @@ def error_body(path: str, problem: ApiError) -> dict[str, Any]:
         kind = "api_error" if problem.kind == "server_error" else problem.kind
         return {"type": "error", "error": {"type": kind, "message": str(problem)}}
     return {
-        "error": {
-            "message": str(problem),
-            "type": problem.kind,
-            "param": problem.field or None,
-            "code": _code(problem),
-        }
+        "error": {"message": str(problem), "type": problem.kind, "param": problem.field or None, "code": _code(problem)}
     }
 
 

@@ -6,14 +6,7 @@ No label ever holds what a client made up: models have the names that they bear 
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
@@ -62,11 +55,7 @@ class Metrics:
             "trilithon_first_token_seconds", "Time to first token", _FIRST_TOKEN_SECONDS, "model", "unit"
         )
         self._token = self._histogram(
-            "trilithon_token_seconds",
-            "Time between tokens, mean per answer",
-            _TOKEN_SECONDS,
-            "model",
-            "unit",
+            "trilithon_token_seconds", "Time between tokens, mean per answer", _TOKEN_SECONDS, "model", "unit"
         )
         ProcessCollector(registry=self.registry)
 

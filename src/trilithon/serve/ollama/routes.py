@@ -18,14 +18,7 @@ from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.http.dialects import caller_of, service_of
 from trilithon.serve.http.streaming import Opening, Outgoing, Reply
-from trilithon.serve.ollama.answers import (
-    LineWriter,
-    broken,
-    chat_wrapped,
-    durations,
-    generate_wrapped,
-    line,
-)
+from trilithon.serve.ollama.answers import LineWriter, broken, chat_wrapped, durations, generate_wrapped, line
 from trilithon.serve.ollama.bodies import ERRORS, EmbedBody, EmbeddingsBody, GenerateBody, OllamaChatBody
 from trilithon.serve.ollama.convert import KnownModel, OllamaRequest, chat_asked, embed_asked, generate_asked, not_found
 from trilithon.serve.ollama.options import keep_alive_seconds, sampling_of

@@ -33,12 +33,7 @@ def _sum(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     prompt = max((int(each.get("prompt_tokens") or 0) for each in found), default=0)
     generated = sum(int(each.get("completion_tokens") or 0) for each in found)
     first = found[0] if found else {}
-    return {
-        **first,
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-    }
+    return {**first, "prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 
 
 class Merging:

@@ -86,11 +86,7 @@ class Watch:
 
     async def _sample(self) -> None:
         sampler = Sampler(
-            self.machine,
-            period_seconds=self._period_seconds,
-            whole_frames=True,
-            each_cpu=True,
-            most_frames=_FRAMES,
+            self.machine, period_seconds=self._period_seconds, whole_frames=True, each_cpu=True, most_frames=_FRAMES
         )
         window = Window(sampler)
         sampler.start()

@@ -23,14 +23,7 @@ from trilithon.results.report.page import render_report, report_title, themed
 from trilithon.results.report.plots import as_png, as_svg, figures
 from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
 from trilithon.results.store.database import Store
-from trilithon.results.table import (
-    bandwidth_text,
-    failure_text,
-    interval_text,
-    quality_text,
-    render_csv,
-    sensor_lines,
-)
+from trilithon.results.table import bandwidth_text, failure_text, interval_text, quality_text, render_csv, sensor_lines
 from trilithon.results.verdict import verdict_sentence
 from trilithon.units import format_number
 from trilithon.web.results.wording import PagePhrases

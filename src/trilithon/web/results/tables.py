@@ -167,10 +167,7 @@ def _placement_body(placement: str, rows: Sequence[Mapping[str, Any]], names: Se
         return element("tbody", element("tr", element("th", placement, scope="row"), why), class_="failed")
     high = str(len(rows))
     badge = element("span", quality_title(rows[0]["quality"], text), class_=f"badge {rows[0]['quality']}")
-    shared = (
-        element("th", placement, scope="rowgroup", rowspan=high),
-        element("td", badge, rowspan=high),
-    )
+    shared = (element("th", placement, scope="rowgroup", rowspan=high), element("td", badge, rowspan=high))
     return element(
         "tbody",
         *(

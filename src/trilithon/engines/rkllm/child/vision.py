@@ -29,10 +29,7 @@ __all__ = ["VisionEncoder", "VisionForm", "image_bytes", "images_in", "open_enco
 _SETTINGS = "vision.json"
 _PREPROCESSOR = "preprocessor_config.json"
 # The words around and for a picture: Qwen's as the vendor's demo has them, InternVL's as its tokenizer has them.
-_MARKS = (
-    ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
-    ("<img>", "</img>", "<IMG_CONTEXT>"),
-)
+_MARKS = (("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"), ("<img>", "</img>", "<IMG_CONTEXT>"))
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _MOST_BYTES = 32 << 20
 _MOST_PIXELS = 50_000_000

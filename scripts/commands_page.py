@@ -1,12 +1,10 @@
-"""The command line's reference page, from the commands' own help: `python -m trilithon.cli.reference`."""
+"""The command line's reference page, from the commands' own help: `python scripts/commands_page.py`."""
 
 from collections.abc import Iterator
 
 import click
 
 from trilithon.cli.main import main
-
-__all__ = ["reference"]
 
 _HEAD = "# Commands\n\nMade by `make docs` from the commands' own help; do not edit.\n"
 
@@ -25,10 +23,10 @@ def _contexts(command: click.Command, name: str, parent: click.Context | None = 
     )
     yield context
     if isinstance(command, click.Group):
-        for each in command.list_commands(context):
-            found = command.get_command(context, each)
-            if found is not None:
-                yield from _contexts(found, each, context)
+        for child in command.list_commands(context):
+            subcommand = command.get_command(context, child)
+            if subcommand is not None:
+                yield from _contexts(subcommand, child, context)
 
 
 def _help(context: click.Context) -> str:
