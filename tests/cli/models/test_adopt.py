@@ -40,8 +40,8 @@ def test_adopt_shows_what_there_is_and_what_was_passed_over(trilithon: Program, 
     (line,) = done.stdout.splitlines()
     assert line.split()[0] == "tiny:1b"
     assert line.endswith(f"Ollama        {theirs / 'manifests/registry.ollama.ai/library/tiny/1b'}")
-    assert f"passed over: {broken} its manifest is damaged; pull it again with Ollama" in done.stderr
-    assert f"looked into {theirs} (Ollama)" in done.stderr
+    assert f"skipped: {broken} its manifest is damaged; pull it again with Ollama" in done.stderr
+    assert f"searched: {theirs} (Ollama)" in done.stderr
 
 
 def test_names_of_files_command_no_terminal(trilithon: Program, home: Path) -> None:
@@ -52,14 +52,14 @@ def test_names_of_files_command_no_terminal(trilithon: Program, home: Path) -> N
     done = trilithon("adopt", folder)
     assert done.code == 0
     assert "\x1b" not in done.stdout + done.stderr
-    assert done.stderr.splitlines()[0].startswith("passed over: ")
+    assert done.stderr.splitlines()[0].startswith("skipped: ")
     assert done.stderr.splitlines()[0].endswith("is empty; download it again")
 
 
 def test_verify_says_that_it_has_nothing_to_compare_with(trilithon: Program, theirs: Path) -> None:
     done = trilithon("verify", "tiny:1b")
     assert (done.code, done.stderr.count("\n")) == (2, 1)
-    assert "tiny:1b belongs to another program, and there is nothing here to hold it against" in done.stderr
+    assert "tiny:1b belongs to another program, and its checksums are unknown" in done.stderr
 
 
 def test_adopt_as_json(trilithon: Program, theirs: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_is_remembered_until_it_is_forgotten(trilithon: Program, home: 
     done = trilithon("adopt", folder)
     assert "gemma-3-1b-it:Q4_0" in done.stdout
     assert "gemma-3-1b-it:Q4_0" in trilithon("list").stdout
-    assert "was adopted before" in trilithon("adopt", folder).stderr
+    assert "is in the list already" in trilithon("adopt", folder).stderr
     done = trilithon("adopt", "--forget", folder)
     assert (done.code, done.stdout) == (0, "")
     assert "no model of another program was found" in done.stderr

@@ -167,7 +167,7 @@ def test_show_says_what_a_file_is(trilithon: Program, tiny: Path, tmp_path: Path
 
 def test_show_says_that_a_model_guesses_ahead(trilithon: Program, tiny: Path, tmp_path: Path) -> None:
     guessing = write_drafting_model(tmp_path / "m.gguf", right=False)
-    assert "guesses ahead  with layers of its own: spec=draft-mtp" in trilithon("show", guessing).stdout
+    assert "draft layers  for speculative decoding: spec=draft-mtp" in trilithon("show", guessing).stdout
     assert "guesses" not in trilithon("show", tiny).stdout
 
 
@@ -219,7 +219,7 @@ def test_cp_and_rm(trilithon: Program, store: ModelStore) -> None:
 def test_verify_and_its_fix(trilithon: Program, store: ModelStore) -> None:
     kept = keep(store, "one", b"x" * 5000)
     done = trilithon("verify")
-    assert (done.code, done.stdout, done.stderr) == (0, "", "every file is what it should be\n")
+    assert (done.code, done.stdout, done.stderr) == (0, "", "every file has the right checksum\n")
     assert json.loads(trilithon("verify", "--json", "one").stdout) == []
     path = store.file_path(kept.files[0])
     path.chmod(0o644)

@@ -32,8 +32,8 @@ def model(home: Path) -> Path:
         (("--to", "rkllm", "--chip", "RK3588", "--quant", "W4A16"), "does not run on rk3588"),
         (("--to", "rkllm", "--chip", "rk3588", "--quant", "w8a8", "--cores", "4"), "write 1 to 3"),
         (("--to", "rkllm", "--chip", "rk3588", "--quant", "w8a8"), "rkllm-toolkit is not set up here"),
-        (("--to", "rkllm", "--converter", "x"), "--converter means nothing with --to rkllm; leave it out"),
-        (("--to", "gguf", "--hybrid-rate", "0.5"), "--hybrid-rate means nothing with --to gguf; leave it out"),
+        (("--to", "rkllm", "--converter", "x"), "--converter has no effect with --to rkllm; leave it out"),
+        (("--to", "gguf", "--hybrid-rate", "0.5"), "--hybrid-rate has no effect with --to gguf; leave it out"),
         (("--to", "gguf", "--quant", "q4_0"), "then use: trilithon quantize"),
     ],
 )
@@ -97,4 +97,4 @@ def test_what_fits_of_an_rkllm_file(home: Path) -> None:
     path.write_bytes(b"\xda\xee\xb3\x36" + bytes(2000))
     configuration = load_configuration()
     lines = fit_lines(read_model_file(path, configuration.cache), configuration)
-    assert lines[1] == "  2.0 KiB of weights; the context's comes on top"
+    assert lines[1] == "  2.0 KiB of weights, and the memory for the context"

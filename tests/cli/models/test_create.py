@@ -194,7 +194,7 @@ def test_what_cannot_be_made_is_told_in_one_line(trilithon: Program, folder: Pat
 def test_modelfiles_that_cannot_be_read(trilithon: Program, folder: Path) -> None:
     assert "Modelfile cannot be read: No such file or directory" in trilithon("create", "x").stderr
     (folder / "Modelfile").write_bytes(b"FROM \xff")
-    assert "is no text in UTF-8" in trilithon("create", "x").stderr
+    assert "is not a text in UTF-8" in trilithon("create", "x").stderr
     assert "../x is not the name of a model" in trilithon("create", "../x").stderr
 
 

@@ -64,7 +64,7 @@ def test_a_name(trilithon: Any, home: Path, registry: RegistryStandIn) -> None:
     assert "fetching tiny-latest.gguf: " in done.stderr
     assert len(ModelStore(home / "data" / "trilithon" / "models").list()) == 1
     again = trilithon("pull", f"{registry.host}/library/tiny", "--insecure")
-    assert "1 file, all of it here already" in again.stdout
+    assert "1 file, all of them present already" in again.stdout
 
 
 def test_json_lines(trilithon: Any, registry: RegistryStandIn) -> None:
@@ -105,7 +105,7 @@ def test_notes(trilithon: Any, hub: HubStandIn) -> None:
         (["hf.co/u/Nothing"], 2, "there is no repository u/Nothing"),
         (["hf.co/u/M", "--quant", "Q2_K"], 2, "there is no Q2_K among its files; there are"),
         (["hf.co/u/M", "--quant", "a/../b"], 2, "does not fit"),
-        (["tiny", "--quant", "Q4_K_M"], 2, "--quant chooses among the files of hf.co/user/repo"),
+        (["tiny", "--quant", "Q4_K_M"], 2, "--quant chooses a file of hf.co/user/repo"),
         (["hf.co/u/M", "--limit", "fast"], 2, "--limit fast: write a rate from 1k on"),
         (["hf.co/u/M", "--limit", "1"], 2, "--limit 1: write a rate from 1k on"),
         (["hf.co/u/M", "--chip", "rk9"], 2, "is not a known chip"),
@@ -146,7 +146,7 @@ def test_a_mirror_that_is_no_address(home: Path, endpoint: str) -> None:
 def test_two_chips_are_one_model(trilithon: Any, hub: HubStandIn) -> None:
     assert trilithon("pull", "hf.co/u/M", "--chip", "rk3588").code == 0
     done = trilithon("pull", "hf.co/u/M", "--chip", "rk3576")
-    assert done.stdout == "hf.co/u/M:latest  1.9 MiB  2 files, all of it here already\n"  # the same bytes, here
+    assert done.stdout == "hf.co/u/M:latest  1.9 MiB  2 files, all of them present already\n"  # the same bytes, here
     assert "note: M-rk3588-w8a8.rkllm is kept too, for RK3588" in done.stderr
     again = json.loads(trilithon("pull", "hf.co/u/M", "--chip", "rk3588", "--json").stdout.splitlines()[-1])
     assert [(file["name"], file["chip"]) for file in again["files"]] == [
@@ -167,7 +167,7 @@ def test_a_signal_keeps_what_came(home: Path, registry: RegistryStandIn, number:
     os.kill(process.pid, number)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert f"Go on with: trilithon pull {reference}" in stderr
+    assert f"Resume with: trilithon pull {reference}" in stderr
     assert "of 1.9 MiB" in stderr.splitlines()[-1]
     registry.fault = lambda _: None
     rest = start(reference, "--insecure", "--json")
@@ -200,7 +200,7 @@ def test_a_background_job_that_ignores_ctrl_c_ends_on_sigterm(home: Path, regist
     process.terminate()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Go on with: trilithon pull" in stderr
+    assert "Resume with: trilithon pull" in stderr
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`trilithon adopt`: the models that other programs keep on this disk, and folders to look into as well."""
+"""`trilithon adopt`: the models of other programs on this disk, and further folders to search."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--forget", multiple=True, type=_PATH, metavar="FOLDER", help="Stop searching FOLDER.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) -> None:
-    """Show the models that other programs keep here (Ollama, Hugging Face, LM Studio, RKLLAMA), and those in FOLDERS,
-    which are remembered.
+    """Show the models of other programs (Ollama, Hugging Face, LM Studio, RKLLAMA), and add FOLDERS to search.
 
-    They can be used by their names like any other, stay where they are, and are never changed or removed.
+    They are used by name like all models, stay in their folders, and are never changed or removed.
     """
     from trilithon.models.adopt.places import find_adopted
     from trilithon.models.adopt.remembered import forget_folder, remember_folder
@@ -34,18 +33,18 @@ def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) ->
     configuration = load_configuration()
     for folder in forget:
         forget_folder(configuration, folder)
-        click.echo(f"forgot {folder}; what is in it stays", err=True)
+        click.echo(f"removed {folder} from the list; its files are unchanged", err=True)
     for folder in folders:
         if not remember_folder(configuration, folder):
-            click.echo(f"{folder} was adopted before", err=True)
-    adopted = find_adopted(configuration)
+            click.echo(f"{folder} is in the list already", err=True)
+    adoption = find_adopted(configuration)
     if as_json:
-        click.echo(json.dumps(_as_json(adopted), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(adoption), indent=2, ensure_ascii=False))
     else:
-        _print(adopted)
+        _print(adoption)
 
 
-def _as_json(found: "Adoption") -> dict[str, Any]:
+def _as_json(adoption: "Adoption") -> dict[str, Any]:
     return {
         "models": [
             {
@@ -55,26 +54,24 @@ def _as_json(found: "Adoption") -> dict[str, Any]:
                 "size_bytes": model.manifest.size_bytes,
                 "files": [str(file.path) for file in model.manifest.files],
             }
-            for model in found.models
+            for model in adoption.models
         ],
-        "skipped": [{"path": str(each.path), "reason": each.reason} for each in found.skipped],
-        "places": [{"source": place.source, "folder": str(place.folder)} for place in found.places],
+        "skipped": [{"path": str(item.path), "reason": item.reason} for item in adoption.skipped],
+        "places": [{"source": place.source, "folder": str(place.folder)} for place in adoption.places],
     }
 
 
-def _print(found: "Adoption") -> None:
-    """Models on stdout, what was passed over and why on stderr."""
+def _print(adoption: "Adoption") -> None:
+    """Print models to stdout, and skipped files with the reason to stderr."""
     from trilithon.cli.models.rows import plain
 
-    width = max((len(str(model.manifest.name)) for model in found.models), default=0)
-    for model in found.models:
+    width = max((len(str(model.manifest.name)) for model in adoption.models), default=0)
+    for model in adoption.models:
         size = format_bytes(model.manifest.size_bytes)
         click.echo(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
-    for each in found.skipped:
-        click.echo(f"passed over: {plain(f'{each.path} {each.reason}')}", err=True)
-    looked = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in found.places)
-    if not found.models:
-        click.echo(
-            "no model of another program was found; name a folder that holds some: trilithon adopt FOLDER", err=True
-        )
-    click.echo(f"looked into {looked or 'nothing: no other program keeps models here'}", err=True)
+    for item in adoption.skipped:
+        click.echo(f"skipped: {plain(f'{item.path} {item.reason}')}", err=True)
+    searched = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in adoption.places)
+    if not adoption.models:
+        click.echo("no model of another program was found; add a folder with models: trilithon adopt FOLDER", err=True)
+    click.echo(f"searched: {searched or 'nothing, as no other program has models here'}", err=True)

@@ -1,4 +1,4 @@
-"""`trilithon list`, `show`, `rm`, `cp`, `verify` and `prune`: the models that are kept here."""
+"""`trilithon list`, `show`, `rm`, `cp`, `verify` and `prune`: the models of this machine."""
 
 import json
 from collections.abc import Sequence
@@ -36,19 +36,20 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Names of models, for the shell."""
-    return [name for each in (*_store().list(), *_adopted()) if (name := str(each.name)).startswith(incomplete)]
+    """Completion with the names of models."""
+    names = [str(model.name) for model in (*_store().list(), *_adopted())]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_model_or_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Where a path does as well: the shell adds the files."""
+    """Completion with the names of models and, by the shell, of files."""
     names = [CompletionItem(name) for name in complete_model(context, parameter, incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]
 
 
 def locate_model(text: str, placements: Sequence[str], configuration: "Configuration") -> Path:
-    """The file that `text` means, a path or a name: of several, the one that the placements could run. It is an
-    absolute path, for a campaign may be gone on with in another folder."""
+    """The file that `text` (a path or a name) refers to: of several, the first that the placements can run. The path is
+    absolute, because a campaign may be resumed in another folder. Raises ModelError."""
     from trilithon.engines.placing import suits_placements
     from trilithon.models.store.model_store import ModelStore
     from trilithon.models.store.resolve import locate
@@ -61,15 +62,15 @@ def locate_model(text: str, placements: Sequence[str], configuration: "Configura
 @click.option("-v", "--verbose", is_flag=True, help="Show the path of every file.")
 @_JSON
 def list_models(verbose: bool, as_json: bool) -> None:
-    """List the models that are here: those in the store, and those of other programs, used in place."""
+    """List the models in the store, and those of other programs, which are used in place."""
     from trilithon.cli.models import rows as model_rows
 
     with _store() as store:
         listing = store.listing()
         known = {str(manifest.name).casefold() for manifest in listing.manifests}
-        theirs = [each for each in _adopted() if str(each.name).casefold() not in known]
-        found = [*zip(listing.manifests, listing.roots, strict=True), *((their, None) for their in theirs)]
-        rows = [model_rows.model_row(*each, store, places=verbose or as_json) for each in found]
+        adopted = [manifest for manifest in _adopted() if str(manifest.name).casefold() not in known]
+        models = [*zip(listing.manifests, listing.roots, strict=True), *((manifest, None) for manifest in adopted)]
+        rows = [model_rows.model_row(*model, store, places=verbose or as_json) for model in models]
     for problem in listing.problems:
         click.echo(f"warning: {problem}", err=True)
     if as_json:
@@ -82,10 +83,10 @@ def list_models(verbose: bool, as_json: bool) -> None:
 
 @click.command("show")
 @click.argument("model", shell_complete=complete_model_or_file)
-@click.option("--modelfile", is_flag=True, help="Print the Modelfile that `trilithon create` would make it of.")
+@click.option("--modelfile", is_flag=True, help="Print a Modelfile for `trilithon create`.")
 @_JSON
 def show(model: str, modelfile: bool, as_json: bool) -> None:
-    """Say what MODEL is (a name as in trilithon list, or a file), the memory it takes, and what runs it here."""
+    """Show MODEL (a name or a file): its properties, the memory that it needs, and what can run it here."""
     from trilithon.cli.models import show as model_show
     from trilithon.models.store.resolve import find_reference
     from trilithon.settings import load_configuration
@@ -96,8 +97,8 @@ def show(model: str, modelfile: bool, as_json: bool) -> None:
         if modelfile:
             click.echo(model_show.modelfile(reference), nl=False)
         elif as_json:
-            said = model_show.show_json(reference, store, configuration)
-            click.echo(json.dumps(said, indent=2, ensure_ascii=False))
+            content = model_show.show_json(reference, store, configuration)
+            click.echo(json.dumps(content, indent=2, ensure_ascii=False))
         else:
             click.echo("\n".join(model_show.show_lines(reference, store, configuration)))
 
@@ -109,11 +110,11 @@ def remove(names: tuple[str, ...]) -> None:
     from trilithon.models.store.resolve import model_name
 
     with _store() as store:
-        wanted = dict.fromkeys(map(model_name, names))
-        for name in wanted:
+        targets = dict.fromkeys(map(model_name, names))
+        for name in targets:
             if not store.is_local(name):
                 _refuse_removal(name, store)
-        for name in wanted:
+        for name in targets:
             removal = store.remove(name)
             click.echo(f"removed {name}, {format_bytes(removal.freed_bytes)} freed", err=True)
             for reason in removal.kept:
@@ -124,12 +125,12 @@ def remove(names: tuple[str, ...]) -> None:
 @click.argument("source", shell_complete=complete_model)
 @click.argument("target")
 def copy(source: str, target: str) -> None:
-    """Give the model SOURCE the name TARGET too. Its files are shared, not copied."""
+    """Add the name TARGET to the model SOURCE. Its files are shared, not copied."""
     from trilithon.models.store.resolve import model_name
 
     with _store() as store:
-        kept = store.put(replace(_find(source, store), name=model_name(target)), new=True)
-        click.echo(f"{kept.name} is the same model as {source}", err=True)
+        added = store.put(replace(_find(source, store), name=model_name(target)), new=True)
+        click.echo(f"{added.name} is the same model as {source}", err=True)
 
 
 @click.command("verify")
@@ -137,18 +138,20 @@ def copy(source: str, target: str) -> None:
 @click.option("--remove-damaged", is_flag=True, help="Remove damaged files, so that a pull fetches them again.")
 @_JSON
 def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
-    """Read every file of the models NAMES (of all) and compare it with its SHA-256. Exit code 1 if one is damaged."""
+    """Read every file of the models NAMES (default: all) and compare it with its SHA-256. Exit code 1 for damage."""
     from dataclasses import asdict
 
     from trilithon.cli.progress import reading
     from trilithon.models.store import upkeep
 
     with _store() as store:
-        wanted = [_find(name, store).name for name in names]
-        for name in wanted:
+        targets = [_find(name, store).name for name in names]
+        for name in targets:
             if store.root_of(name) is None:
-                raise ModelError(f"{name} belongs to another program, and there is nothing here to hold it against")
-        damages = upkeep.verify(store, wanted, reading("reading the models"))
+                raise ModelError(
+                    f"{name} belongs to another program, and its checksums are unknown; verify models of the store"
+                )
+        damages = upkeep.verify(store, targets, reading("reading the models"))
         removed = upkeep.remove_damaged(store, damages) if remove_damaged else 0
     if as_json:
         click.echo(json.dumps([asdict(damage) for damage in damages], indent=2, ensure_ascii=False))
@@ -159,15 +162,15 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
         click.echo(f"removed {_files(removed, 'damaged file')}; pull the models again", err=True)
     if damages:
         raise TrilithonError(_verdict(damages, removed))
-    click.echo("every file is what it should be", err=True)
+    click.echo("every file has the right checksum", err=True)
 
 
 @click.command("prune")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--all", "everything", is_flag=True, help="Also remove downloads stopped less than a day ago.")
 def prune(dry_run: bool, everything: bool) -> None:
-    """Remove what nobody uses: files without a model, downloads that were stopped more than a day ago, and what
-    conversions that were killed left behind."""
+    """Remove unused files: those without a model, downloads that were stopped more than a day ago, and leftovers of
+    killed conversions."""
     from trilithon.engines.toolrun import conversions
     from trilithon.models.store import upkeep
     from trilithon.models.store.staging import clear_abandoned
@@ -177,12 +180,12 @@ def prune(dry_run: bool, everything: bool) -> None:
         pruned = upkeep.prune(store, dry_run=dry_run, stale_seconds=0 if everything else upkeep.STALE_SECONDS)
     for reason in pruned.kept:
         click.echo(reason, err=True)
-    left, left_bytes = clear_abandoned(conversions(load_configuration()), dry_run=dry_run)
+    conversions_left, conversion_bytes = clear_abandoned(conversions(load_configuration()), dry_run=dry_run)
     what = (
         f"{_files(pruned.blobs, 'file')}, {_files(pruned.partials, 'unfinished download')} and "
-        f"{_files(left, 'unfinished conversion')}"
+        f"{_files(conversions_left, 'unfinished conversion')}"
     )
-    freed = format_bytes(pruned.freed_bytes + left_bytes)
+    freed = format_bytes(pruned.freed_bytes + conversion_bytes)
     click.echo(f"{'would remove' if dry_run else 'removed'} {what}, {freed}")
 
 
@@ -207,7 +210,7 @@ def _adopted() -> "Sequence[Manifest]":
 
 
 def _refuse_removal(name: "ModelName", store: "ModelStore") -> None:
-    """Says why a model that is not the store's own cannot go, or that there is none."""
+    """Raises ModelError for a model that is not in the local store, with the reason."""
     from trilithon.models.adopt.places import find_adopted
     from trilithon.settings import load_configuration
 
@@ -225,8 +228,8 @@ def _verdict(damages: "list[Damage]", removed: int) -> str:
     models = list(dict.fromkeys(model for damage in damages for model in damage.models))
     steps = ["trilithon verify --remove-damaged"] * (not removed and any(damage.removable for damage in damages))
     steps += [f"trilithon pull {model}" for model in models[:1]]
-    files = _files(len(damages), "damaged file")
-    return f"{files}; fix with: {', then '.join(steps)}" if steps else f"{files}, as said above"
+    count = _files(len(damages), "damaged file")
+    return f"{count}; fix with: {', then '.join(steps)}" if steps else f"{count}, listed above"
 
 
 def _files(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""`trilithon convert` and `trilithon quantize`: another form of a model, made by its maker's tools."""
+"""`trilithon convert` and `trilithon quantize`: convert a model with the tools of its engine."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,14 +21,16 @@ __all__ = ["convert", "quantize"]
 
 _FOR_RKLLM = ("chip", "algorithm", "hybrid_rate", "context", "cores", "dataset", "optimization")
 _FOR_GGUF = ("converter",)
-# What means nothing for a form is refused, never ignored.
-_FOREIGN = {"rkllm": _FOR_GGUF, "gguf": _FOR_RKLLM}
+# Options of the other format are refused, not ignored.
+_OTHER_OPTIONS = {"rkllm": _FOR_GGUF, "gguf": _FOR_RKLLM}
 _PATH = click.Path(path_type=Path)
 
 
 @click.command("convert")
 @click.argument("source", type=_PATH)
-@click.option("--to", "target", type=click.Choice(list(_FOREIGN)), required=True, help="The format to convert to.")
+@click.option(
+    "--to", "target", type=click.Choice(list(_OTHER_OPTIONS)), required=True, help="The format to convert to."
+)
 @click.option("--chip", help="rkllm: the target chip (rk3588, rk3576, rk3562, rv1126b).")
 @click.option("--quant", help="rkllm: w8a8, w4a16, … [required]; gguf: f16, bf16, f32 or q8_0. [default: f16]")
 @click.option("--algorithm", help="rkllm: normal, grq, or one with a rank, such as normal_r16. [default: normal]")
@@ -39,27 +41,27 @@ _PATH = click.Path(path_type=Path)
 @click.option("--optimization", type=int, help="rkllm: 0 or 1, for better quality and maybe slower. [default: 0]")
 @click.option("--converter", type=_PATH, help="gguf: llama.cpp source whose converter is used. [default: fetched]")
 @click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE]")
-def convert(source: Path, target: str, output: Path | None, **words: Any) -> None:
-    """Convert SOURCE, a folder as on Hugging Face (or a GGUF, for rkllm), into a file for an NPU, or into a GGUF.
+def convert(source: Path, target: str, output: Path | None, **options: Any) -> None:
+    """Convert SOURCE, a folder in Hugging Face's format (for rkllm also a GGUF), to an RKLLM file or a GGUF.
 
-    rkllm needs rkllm-toolkit in a virtual environment of its own (TRILITHON_RKLLM_TOOLKIT), gguf one with torch and
-    transformers (TRILITHON_GGUF_CONVERTER). Takes minutes to hours, and several times the model's size of memory.
+    rkllm needs a virtual environment with rkllm-toolkit (TRILITHON_RKLLM_TOOLKIT), gguf one with torch and transformers
+    (TRILITHON_GGUF_CONVERTER). Takes minutes to hours, and memory of several times the size of the model.
     """
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.signals import stoppable
     from trilithon.settings import load_configuration
 
-    foreign = [name for name in _FOREIGN[target] if words[name] is not None]
-    if foreign:
-        raise UserError(f"--{foreign[0].replace('_', '-')} means nothing with --to {target}; leave it out")
+    misplaced = [name for name in _OTHER_OPTIONS[target] if options[name] is not None]
+    if misplaced:
+        raise UserError(f"--{misplaced[0].replace('_', '-')} has no effect with --to {target}; leave it out")
     if not source.exists():
         raise UserError(f"{source} does not exist; name the folder of a model, or a GGUF")
-    make = {"rkllm": _to_rkllm, "gguf": _to_gguf}[target](source, output, words)
+    make = {"rkllm": _to_rkllm, "gguf": _to_gguf}[target](source, output, options)
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
         made = make(load_configuration(), progress)
     click.echo(made.path)
-    for each in made.beside:
-        click.echo(each, err=True)
+    for path in made.beside:
+        click.echo(path, err=True)
 
 
 @click.command("quantize")
@@ -68,9 +70,9 @@ def convert(source: Path, target: str, output: Path | None, **words: Any) -> Non
 @click.option("--output", type=_PATH, help="The file to write. [default: here, named after SOURCE and QUANT]")
 @click.option("--again", is_flag=True, help="Accept a SOURCE that is already quantised (quality drops further).")
 def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
-    """Write the model SOURCE, a GGUF or a name, in QUANT: Q4_K_M, Q8_0, …
+    """Quantise the model SOURCE, a GGUF or a name, to QUANT: Q4_K_M, Q8_0, …
 
-    Takes the llama-quantize of a build of llama.cpp; `trilithon engines build` makes one.
+    Uses the llama-quantize of a build of llama.cpp; `trilithon engines build` compiles one.
     """
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.models.commands import locate_model
@@ -87,22 +89,22 @@ def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     click.echo(made)
 
 
-def _to_rkllm(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
+def _to_rkllm(source: Path, output: Path | None, options: dict[str, Any]) -> "_Maker":
     from trilithon.engines.rkllm.convert import convert_to_rkllm
     from trilithon.engines.rkllm.recipe import CHIPS, RkllmRecipe
 
     for name in ("chip", "quant"):
-        if not words[name]:
+        if not options[name]:
             raise UserError(f"--to rkllm needs --{name}; for example --chip {next(iter(CHIPS))} --quant w8a8")
-    given = {name: words[name] for name in _FOR_RKLLM if words[name] is not None}
-    given |= {"chip": given["chip"].lower(), "quantization": words["quant"].lower()}
-    recipe = RkllmRecipe(source=source, **given)
+    values = {name: options[name] for name in _FOR_RKLLM if options[name] is not None}
+    values |= {"chip": values["chip"].lower(), "quantization": options["quant"].lower()}
+    recipe = RkllmRecipe(source=source, **values)
     return partial(convert_to_rkllm, recipe, output or Path(recipe.file_name))
 
 
-def _to_gguf(source: Path, output: Path | None, words: dict[str, Any]) -> "_Maker":
+def _to_gguf(source: Path, output: Path | None, options: dict[str, Any]) -> "_Maker":
     from trilithon.engines.llamacpp.convert import convert_to_gguf
 
-    kind = (words["quant"] or "f16").lower()
+    kind = (options["quant"] or "f16").lower()
     target = output or Path(f"{source.absolute().name}-{kind}.gguf")
-    return partial(convert_to_gguf, source, target, kind, converter=words["converter"])
+    return partial(convert_to_gguf, source, target, kind, converter=options["converter"])

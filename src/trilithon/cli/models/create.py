@@ -1,4 +1,4 @@
-"""`trilithon create`: a model after a Modelfile of Ollama's, with its weights in fewer bits where that is asked for."""
+"""`trilithon create`: a model from a Modelfile of Ollama, optionally quantised."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,12 +25,12 @@ _MOST_BYTES = 16 << 20
 @click.argument("name")
 @click.option("-f", "--file", type=click.Path(path_type=Path), default=Path(_MODELFILE), help="The Modelfile.",
               show_default=True)  # fmt: skip
-@click.option("-q", "--quantize", "quant", metavar="QUANT", help="Store the weights in QUANT: Q4_K_M, Q8_0, …")
-@click.option("--copy", is_flag=True, help="Copy files of this machine into the store. [default: use them in place]")
+@click.option("-q", "--quantize", "quant", metavar="QUANT", help="Quantise the weights to QUANT: Q4_K_M, Q8_0, …")
+@click.option("--copy", is_flag=True, help="Copy local files into the store. [default: use them in place]")
 def create(name: str, file: Path, quant: str | None, copy: bool) -> None:
-    """Make the model NAME after a Modelfile: FROM, PARAMETER, SYSTEM, TEMPLATE (in Jinja), ADAPTER, MESSAGE, LICENSE.
+    """Create the model NAME from a Modelfile: FROM, PARAMETER, SYSTEM, TEMPLATE (in Jinja), ADAPTER, MESSAGE, LICENSE.
 
-    FROM is the name of a model that is here, or a path. --quantize takes the llama-quantize of a build of llama.cpp.
+    FROM is the name of a local model, or a path. --quantize uses the llama-quantize of a build of llama.cpp.
     """
     from trilithon.cli.progress import reading
     from trilithon.models.adopt.places import find_adopted
@@ -40,18 +40,19 @@ def create(name: str, file: Path, quant: str | None, copy: bool) -> None:
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
-    wanted, said, folder = model_name(name), _read(file), file.absolute().parent
+    target, modelfile, folder = model_name(name), _read(file), file.absolute().parent
     with ModelStore.open(configuration) as store:
 
         def find(text: str) -> "Manifest":
             return find_model(model_name(text), store, lambda: find_adopted(configuration).manifests)
 
-        created = make(wanted, said, folder, store, find, copy=copy, progress=reading("copying into the store"))
+        created = make(target, modelfile, folder, store, find, copy=copy, progress=reading("copying into the store"))
         manifest = created.manifest if quant is None else _quantized(created.manifest, quant, store, configuration)
-        kept = store.put(manifest)
-    for remark in created.remarks if quant is None else [each for each in created.remarks if "--copy" not in each]:
-        click.echo(f"note: {remark}", err=True)
-    click.echo(f"created {kept.name}; see trilithon show {kept.name}", err=True)
+        stored = store.put(manifest)
+    for remark in created.remarks:
+        if quant is None or "--copy" not in remark:
+            click.echo(f"note: {remark}", err=True)
+    click.echo(f"created {stored.name}; see trilithon show {stored.name}", err=True)
 
 
 def _read(file: Path) -> "Modelfile":
@@ -63,7 +64,7 @@ def _read(file: Path) -> "Modelfile":
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}; name the Modelfile with -f") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text in UTF-8; name the Modelfile with -f") from error
+        raise UserError(f"{file} is not a text in UTF-8; name the Modelfile with -f") from error
 
 
 def _quantized(manifest: "Manifest", quant: str, store: "ModelStore", configuration: "Configuration") -> "Manifest":
@@ -74,10 +75,10 @@ def _quantized(manifest: "Manifest", quant: str, store: "ModelStore", configurat
 
     plan = plan_quantized(manifest, quant, store, configuration)
     with stoppable("stopped; nothing was kept"), ExitStack() as bar:
-        progress, keep = bar.enter_context(CompileProgress()), reading("keeping it")
+        progress, report_storing = bar.enter_context(CompileProgress()), reading("storing the model")
 
-        def keeping(done: int, total: int) -> None:
+        def storing(done: int, total: int) -> None:
             bar.close()
-            keep(done, total)
+            report_storing(done, total)
 
-        return quantized(plan, store, configuration, progress, keeping)
+        return quantized(plan, store, configuration, progress, storing)

@@ -1,4 +1,4 @@
-"""What `trilithon show` says of a model on this machine: the memory it takes, and what runs it or why not."""
+"""The part of `trilithon show` on this machine: the memory that a model needs, and what can run it or why not."""
 
 from typing import Any
 
@@ -13,10 +13,11 @@ __all__ = ["fit_json", "fit_lines"]
 
 
 def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:
+    """The memory at several context lengths, and a line for each placement."""
     lines = ["memory"]
     needs = memory_by_context(file)
     if not needs:
-        lines.append(f"  {format_bytes(file.size_bytes)} of weights; the context's comes on top")
+        lines.append(f"  {format_bytes(file.size_bytes)} of weights, and the memory for the context")
     for context, need in needs.items():
         parts = f"weights {format_bytes(need.weights_bytes)}, KV cache {format_bytes(need.kv_bytes)}"
         parts += f", work {format_bytes(need.compute_bytes)}"
@@ -27,6 +28,7 @@ def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:
 
 
 def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
+    """The same for `--json`; an empty `refusal` means that the placement can run the model."""
     memory = [
         {
             "context": context,

@@ -1,4 +1,4 @@
-"""`trilithon pull`: a model from Hugging Face, an Ollama registry or an address into the store."""
+"""`trilithon pull`: fetch a model from Hugging Face, an Ollama registry or a URL into the store."""
 
 import contextlib
 import shlex
@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from trilithon.errors import Interrupted, UserError
 
@@ -20,22 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["pull"]
 
 
-class _ChipType(click.ParamType[str]):
-    """A chip that files are converted for; the table is read only when the option is given or completed."""
+def _known_chip(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The table of chips is read only when the option is given."""
+    from trilithon.board.chips import platform_of, target_names
 
-    name = "chip"
+    if value and not platform_of(value):
+        raise click.BadParameter(
+            f"{value} is not a known chip; choose from {', '.join(target_names())}", context, parameter
+        )
+    return value and value.lower()
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from trilithon.board.chips import platform_of, target_names
 
-        if not platform_of(value):
-            self.fail(f"{value} is not a known chip; choose from {', '.join(target_names())}", param, ctx)
-        return value.lower()
+def _complete_chip(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.board.chips import target_names
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from trilithon.board.chips import target_names
-
-        return [CompletionItem(name) for name in target_names() if name.startswith(incomplete.lower())]
+    return [name for name in target_names() if name.startswith(incomplete.lower())]
 
 
 @click.command("pull")
@@ -43,17 +41,21 @@ class _ChipType(click.ParamType[str]):
 @click.option(
     "--quant", help="The quantisation, such as Q4_K_M or w8a8, or a file name. [default: chosen for this board]"
 )
-@click.option("--chip", metavar="CHIP", type=_ChipType(), help="Choose files for this chip: rk3588, rk3576, …")
-@click.option("--limit", metavar="RATE", help="Bandwidth limit in bytes per second: 500k, 2M.")
 @click.option(
-    "--insecure", is_flag=True, help="Allow plain http for an address; with a registry on this machine use it."
+    "--chip",
+    callback=_known_chip,
+    shell_complete=_complete_chip,
+    metavar="CHIP",
+    help="Choose files for this chip: rk3588, rk3576, …",
 )
+@click.option("--limit", metavar="RATE", help="Bandwidth limit in bytes per second: 500k, 2M.")
+@click.option("--insecure", is_flag=True, help="Allow plain http for a URL, and use it for a registry on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def pull(model: str, quant: str | None, chip: str | None, limit: str | None, insecure: bool, as_json: bool) -> None:
-    """Fetch MODEL: a name as Ollama's (qwen2.5:0.5b), hf.co/user/repo[:quant], or the address of a file.
+    """Fetch MODEL: an Ollama name (qwen2.5:0.5b), hf.co/user/repo[:quant], or the URL of a file.
 
-    Of many files the one that suits this board is taken, and said why. What was stopped goes on where it stopped.
-    HF_TOKEN (or hf auth login) and HF_ENDPOINT are obeyed.
+    Of several files the best for this board is chosen. A stopped download resumes. HF_TOKEN (or hf auth login) and
+    HF_ENDPOINT are used.
     """
     from trilithon.board.snapshot import read_board
     from trilithon.cli.models.pull_progress import PullProgress
@@ -83,14 +85,12 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
 
 
 def _with_choice(reference: "Reference", quant: str | None) -> "Reference":
-    """The repository with the user's choice, which becomes part of its name here. Raises ModelError for an odd one."""
+    """The repository with the user's choice, which becomes the tag of its name. Raises ModelError."""
     from trilithon.models.names import Repository, parse_reference
 
     if not isinstance(reference, Repository):
         if quant is not None:
-            raise UserError(
-                "--quant chooses among the files of hf.co/user/repo; elsewhere write the full name or address"
-            )
+            raise UserError("--quant chooses a file of hf.co/user/repo; for other models write the full name or URL")
         return reference
     choice = reference.choice if quant is None else quant
     if choice.casefold() == "latest":
@@ -99,7 +99,7 @@ def _with_choice(reference: "Reference", quant: str | None) -> "Reference":
 
 
 def _as_interrupt(_: int, __: object) -> None:
-    """By way of SIGINT, which an event loop turns into an orderly end; a shell's background jobs ignore that one."""
+    """Raise SIGINT, which an event loop handles cleanly; where it is ignored (background jobs), KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
@@ -107,16 +107,16 @@ def _as_interrupt(_: int, __: object) -> None:
 
 @contextlib.contextmanager
 def _stoppable(model: str, progress: "PullProgress") -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C. Raises Interrupted then."""
-    stopping = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _as_interrupt) for number in stopping}
+    """Handle SIGTERM and SIGHUP like Ctrl-C. Raises Interrupted."""
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _as_interrupt) for number in handled}
     try:
         yield
     except KeyboardInterrupt:
         kept = f" ({progress.kept})" if progress.kept else ""
         raise Interrupted(
-            f"stopped; what came is kept{kept}. Go on with: trilithon pull {shlex.quote(model)}"
+            f"stopped; the received data is kept{kept}. Resume with: trilithon pull {shlex.quote(model)}"
         ) from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

@@ -1,4 +1,4 @@
-"""How far a pull is: a bar with rate and time left on a terminal, a line now and then elsewhere, or lines of JSON."""
+"""The progress of a pull: a bar with rate and time left on a terminal, lines elsewhere, or JSON lines."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ _WORDS = {"waiting": "another process fetches", "fetching": "fetching", "checkin
 
 
 class PullProgress(ProgressBar):
-    """A context manager that is called with every Step; `finish` says what came of it. `kept` is how far it came."""
+    """A context manager that is called with every step; `finish` prints the result. `kept` is the amount received."""
 
     def __init__(self, *, as_json: bool) -> None:
         state = TextColumn("{task.fields[state]}")
@@ -58,11 +58,11 @@ class PullProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
         count = len(manifest.files)
-        came = "" if pulled.fetched_bytes else ", all of it here already"
-        click.echo(f"{manifest.name}  {format_bytes(manifest.size_bytes)}  {count} file{'s' * (count != 1)}{came}")
+        reused = "" if pulled.fetched_bytes else ", all of them present already"
+        click.echo(f"{manifest.name}  {format_bytes(manifest.size_bytes)}  {count} file{'s' * (count != 1)}{reused}")
 
     def _is_due(self, step: PullStep, seconds: float) -> bool:
-        """The first of a stage of a file, and then now and then."""
+        """Whether to print: the first step of each stage of a file, and then once in so many seconds."""
         now, shown = time.monotonic(), (step.stage, f"{step.number} {step.text}")
         if shown == self._shown and now - self._shown_at < seconds:
             return False
@@ -103,9 +103,9 @@ def _state(step: PullStep) -> str:
 
 
 def _as_json(step: PullStep) -> dict[str, Any]:
-    found: dict[str, Any] = {"stage": step.stage, "text": step.text}
+    row: dict[str, Any] = {"stage": step.stage, "text": step.text}
     if step.progress is not None:
-        found |= {
+        row |= {
             "number": step.number,
             "count": step.count,
             "digest": step.digest,
@@ -114,7 +114,7 @@ def _as_json(step: PullStep) -> dict[str, Any]:
             "bytes_per_second": step.progress.bytes_per_second,
             "seconds_left": step.progress.seconds_left,
         }
-    return found
+    return row
 
 
 def _outcome(pulled: Pulled) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `trilithon list` says of each model, for people and as JSON."""
+"""The rows of `trilithon list`, for people and as JSON."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ _TITLES = ("name", "size", "quant", "format", "since", "from")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRow:
-    """`place` is where it lies; empty where it is missing."""
+    """`place` is the path of the file; empty when it is missing."""
 
     role: str
     name: str
@@ -28,8 +28,8 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """`complete`: every file of it is there. `read_only` means that it lies in a layered store, or belongs to another
-    program. `files` is empty where nobody asked for places."""
+    """`complete` means that no file is missing; `read_only` that the model is in a layered store, or belongs to another
+    program. `files` is empty unless the paths were requested."""
 
     name: str
     size_bytes: int
@@ -45,13 +45,13 @@ class ModelRow:
 
 
 def model_row(manifest: Manifest, root: Path | None, store: ModelStore, *, places: bool = False) -> ModelRow:
-    """`root` is that of the store which it lies in; None where it belongs to another program."""
+    """`root` is the root of the model's store; None when it belongs to another program."""
     weights = manifest.of_role("weights")
     return ModelRow(
         name=str(manifest.name),
         size_bytes=manifest.size_bytes,
-        quantizations=_each(file.quantization for file in weights),
-        formats=_each(file.format for file in weights),
+        quantizations=_distinct(file.quantization for file in weights),
+        formats=_distinct(file.format for file in weights),
         source=manifest.source,
         created=manifest.created,
         adopted=manifest.adopted,
@@ -63,7 +63,7 @@ def model_row(manifest: Manifest, root: Path | None, store: ModelStore, *, place
 
 
 def place_of(file: StoredFile, store: ModelStore) -> str:
-    """Empty where it is missing."""
+    """The path of a file; empty when it is missing."""
     try:
         return str(store.file_path(file))
     except ModelError:
@@ -79,12 +79,12 @@ def as_json(rows: Sequence[ModelRow]) -> list[dict[str, Any]]:
 
 
 def render(rows: Sequence[ModelRow]) -> str:
-    """Columns of text; the last one is as long as it is. Below a model its files, where they are known."""
+    """Columns of text; only the last one is not padded. The files of a model, if known, follow its row."""
     cells = [_TITLES, *(_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(_TITLES) - 1)]
     lines = []
-    below: list[list[str]] = [[], *([f"    {line}" for line in aligned(_file_cells(row))] for row in rows)]
-    for row, files in zip(cells, below, strict=True):
+    file_lines: list[list[str]] = [[], *([f"    {line}" for line in aligned(_file_cells(row))] for row in rows)]
+    for row, files in zip(cells, file_lines, strict=True):
         name, size, *others, last = (*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1])
         lines.append("  ".join([name, size.strip().rjust(widths[1]), *others, last]).rstrip())
         lines += files
@@ -112,6 +112,7 @@ def _file_cells(row: ModelRow) -> list[tuple[str, ...]]:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Pad the cells of each column to the same width."""
     if not rows:
         return []
     cells = [tuple(map(plain, row)) for row in rows]
@@ -119,18 +120,18 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def _each(texts: Iterable[str]) -> tuple[str, ...]:
+def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def plain(text: str) -> str:
-    """What others wrote, in one line and without what would command a terminal."""
+    """A text of unknown origin without line breaks and control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def day(created: str) -> str:
-    """In this machine's time."""
+    """The local time, to the minute."""
     try:
         return datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, OSError):  # near the first and the last year there is
+    except (OverflowError, OSError):  # years at the limits of datetime
         return created[:16]

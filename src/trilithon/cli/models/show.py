@@ -1,4 +1,4 @@
-"""What `trilithon show` says of a model, or of a file: what it is, the memory it takes, what runs it here."""
+"""The output of `trilithon show` for a model or a file."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,34 +18,41 @@ from trilithon.units import format_bytes
 __all__ = ["modelfile", "show_json", "show_lines"]
 
 
-def show_lines(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> list[str]:
-    """What it is, its files, how it is talked to, the memory it takes and what runs it here. Raises ModelError for a
-    file that is no model."""
-    return _file_lines(found, configuration) if isinstance(found, Path) else _lines(found, store, configuration)
+def show_lines(reference: Manifest | Path, store: ModelStore, configuration: Configuration) -> list[str]:
+    """Properties, files, settings, memory and placements. Raises ModelError for a file that is not a model."""
+    return (
+        _file_lines(reference, configuration)
+        if isinstance(reference, Path)
+        else _lines(reference, store, configuration)
+    )
 
 
-def show_json(found: Manifest | Path, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
-    """`facts` of weights are what their header says, `fit` the memory they take and what runs them here; of weights
-    that cannot be read `problem` says why. Raises ModelError for a file that is no model."""
-    return _file_json(found, configuration) if isinstance(found, Path) else _json(found, store, configuration)
+def show_json(reference: Manifest | Path, store: ModelStore, configuration: Configuration) -> dict[str, Any]:
+    """The same for `--json`. Weights have `facts` from their header and `fit` (memory and placements), or a `problem`
+    if they cannot be read. Raises ModelError for a file that is not a model."""
+    return (
+        _file_json(reference, configuration) if isinstance(reference, Path) else _json(reference, store, configuration)
+    )
 
 
-def modelfile(found: Manifest | Path) -> str:
-    """What `trilithon create` would make it of. Raises ModelError for a file that is no model."""
-    return f"FROM {read_model_file(found, None).path}\n" if isinstance(found, Path) else to_modelfile(found)
+def modelfile(reference: Manifest | Path) -> str:
+    """A Modelfile for `trilithon create`. Raises ModelError for a file that is not a model."""
+    return f"FROM {read_model_file(reference, None).path}\n" if isinstance(reference, Path) else to_modelfile(reference)
 
 
 def _lines(manifest: Manifest, store: ModelStore, configuration: Configuration) -> list[str]:
     lines = [str(manifest.name), *_about(manifest, store), "", "files"]
     lines += [f"  {line}" for line in aligned([_file_cells(file, store) for file in manifest.files])]
-    talk = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
-    talk += [(name, _first_line(text)) for name, text in (("system", manifest.system), ("template", manifest.template))]
-    talk += [("messages", str(len(manifest.messages)))] * bool(manifest.messages)
-    if any(value for _, value in talk):
-        lines += ["", "settings", *(f"  {line}" for line in aligned([pair for pair in talk if pair[1]]))]
-    whole = [file for file in weights_of(manifest) if file not in store.missing(manifest)]
-    for file in whole:
-        lines += ["", *([file.name, ""] if len(whole) > 1 else [])]
+    settings = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
+    settings += [
+        (name, _first_line(text)) for name, text in (("system", manifest.system), ("template", manifest.template))
+    ]
+    settings += [("messages", str(len(manifest.messages)))] * bool(manifest.messages)
+    if any(value for _, value in settings):
+        lines += ["", "settings", *(f"  {line}" for line in aligned([pair for pair in settings if pair[1]]))]
+    present = [file for file in weights_of(manifest) if file not in store.missing(manifest)]
+    for file in present:
+        lines += ["", *([file.name, ""] if len(present) > 1 else [])]
         lines += _fit(manifest, file, store, configuration)
     return lines
 
@@ -61,8 +68,8 @@ def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -
             except ModelError as error:
                 row["problem"] = str(error)
         files.append(row)
-    whole = asdict(manifest) | {"name": str(manifest.name), "files": files, "parameters": dict(manifest.parameters)}
-    return asdict(model_row(manifest, store.root_of(manifest.name), store)) | whole
+    content = asdict(manifest) | {"name": str(manifest.name), "files": files, "parameters": dict(manifest.parameters)}
+    return asdict(model_row(manifest, store.root_of(manifest.name), store)) | content
 
 
 def _file_lines(path: Path, configuration: Configuration) -> list[str]:
@@ -103,10 +110,8 @@ def _about(manifest: Manifest, store: ModelStore) -> list[str]:
     if manifest.synthetic:
         pairs.append(("note", "synthetic: random weights, for measuring speed and nothing else"))
     if manifest.adopted:
-        whose = (
-            "belongs to another program" if store.root_of(manifest.name) is None else "made of files outside the store"
-        )
-        pairs.append(("note", f"{whose}: used in place, never changed"))
+        owner = "belongs to another program" if store.root_of(manifest.name) is None else "has files outside the store"
+        pairs.append(("note", f"{owner}: used in place, never changed"))
     if not complete:
         missing = ", ".join(file.name for file in store.missing(manifest))
         pairs.append(("note", f"incomplete, {missing} is missing: trilithon pull {manifest.name}"))
@@ -114,7 +119,7 @@ def _about(manifest: Manifest, store: ModelStore) -> list[str]:
 
 
 def _facts(file: ModelFile) -> list[tuple[str, str]]:
-    """What the header says, in words for people."""
+    """The properties in the header, as text for people."""
     context = f"{file.context_train} tokens" + (" at most" if file.context_limit else "") if file.context_train else ""
     pairs = [
         ("architecture", file.architecture),
@@ -122,7 +127,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         ("quantisation", file.quantization),
         ("context", context),
         ("vocabulary", f"{file.vocabulary} tokens" if file.vocabulary else ""),
-        ("guesses ahead", "with layers of its own: spec=draft-mtp" if file.draft_layers else ""),
+        ("draft layers", "for speculative decoding: spec=draft-mtp" if file.draft_layers else ""),
         ("can", ", ".join(sorted(file.capabilities))),
         ("made for", file.target_platform or ""),
         ("NPU cores", str(file.target_cores or "")),

@@ -1,4 +1,4 @@
-"""`trilithon models synthesize`: models of a known size with random weights, to measure speed without a download."""
+"""`trilithon models synthesize`: models with random weights, to measure speed without a download."""
 
 import json
 from pathlib import Path
@@ -48,8 +48,8 @@ def models() -> None:
 def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool) -> None:
     """Make a model of the true size of NAME, for example qwen2.5-0.5b, with random weights.
 
-    It runs as fast as the real one, and what it answers means nothing: its speed can be measured, its quality cannot.
-    Without NAME the known architectures are listed.
+    It runs as fast as the real model, and its answers mean nothing: measure its speed, not its quality. Without NAME,
+    list the known architectures.
     """
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.signals import stoppable
@@ -66,12 +66,12 @@ def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool)
     synthetic = plan_synthetic(find_architecture(name), quant)
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
         if output is None:
-            made = str(_store(synthetic, progress).name)
+            target = str(_store(synthetic, progress).name)
         else:
             notes = conversions(load_configuration())
-            made = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), notes))
-    click.echo(made)
-    click.echo(f"measure it with: trilithon bench {made}", err=True)
+            target = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), notes))
+    click.echo(target)
+    click.echo(f"measure it with: trilithon bench {target}", err=True)
 
 
 def _print_architectures(as_json: bool) -> None:
@@ -85,13 +85,14 @@ def _print_architectures(as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for key, each in architectures().items():
-        click.echo(f"{key:<16}{each.parameters / 1e9:.2f} billion parameters, {each.layers} layers")
+    for key, architecture in architectures().items():
+        parameters = f"{architecture.parameters / 1e9:.2f} billion parameters"
+        click.echo(f"{key:<16}{parameters}, {architecture.layers} layers")
     click.echo(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)
 
 
 def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":
-    """Into the store, under a namespace of its own."""
+    """Store the model, in the namespace `synthetic`."""
     from trilithon.models.names import ModelName
     from trilithon.models.store.manifest import Manifest, StoredFile, now
     from trilithon.models.store.model_store import ModelStore
@@ -101,8 +102,8 @@ def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":
     name = ModelName(ModelName.DEFAULTS[0], "synthetic", family, f"{size}-{synthetic.quantization.lower()}")
     with ModelStore.open(load_configuration()) as store:
         with store.receive(None, synthetic.size_bytes) as partial:
-            for piece in synthetic.chunks():
-                partial.append(piece)
+            for chunk in synthetic.chunks():
+                partial.append(chunk)
                 progress("writing", partial.bytes_done / synthetic.size_bytes)
             digest = partial.finish()
         file = StoredFile(
