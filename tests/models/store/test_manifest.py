@@ -119,6 +119,23 @@ def test_two_files_never_share_a_name() -> None:
         replace(MANIFEST, files=(WEIGHTS, replace(CHIP, name="QWEN.gguf")))
 
 
+def test_the_name_that_two_files_share_is_said() -> None:
+    with pytest.raises(ModelError, match=r"two files named 'qwen\.gguf'"):
+        replace(MANIFEST, files=(CHIP, WEIGHTS, replace(CHIP, name="QWEN.gguf")))
+
+
+def test_a_file_of_the_store_needs_a_digest_and_an_adopted_one_a_right_one() -> None:
+    for wrong in (replace(ADOPTED, name="x"), WEIGHTS):
+        with pytest.raises(ModelError, match="not a SHA-256"):
+            replace(wrong, digest="abc" if wrong.path else "")
+    assert replace(WEIGHTS, size_bytes=0).size_bytes == 0
+
+
+def test_a_model_is_adopted_when_one_of_its_files_is() -> None:
+    assert replace(MANIFEST, files=(WEIGHTS, ADOPTED)).adopted
+    assert not Manifest(name=NAME, files=(), source="", created=now()).synthetic
+
+
 def test_the_size_counts_each_blob_once() -> None:
     manifest = replace(MANIFEST, files=(WEIGHTS, CHIP, replace(WEIGHTS, name="again.gguf")))
     assert manifest.size_bytes == 12

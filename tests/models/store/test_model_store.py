@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, refusal, weights
 
 from trilithon.models.files.hashing import file_sha256
+from trilithon.models.store.locks import try_lock
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.partial import merged
 from trilithon.models.store.resolve import locate
+from trilithon.models.store.safe_dir import SafeDir
 from trilithon.models.store.upkeep import prune, verify
 from trilithon.settings import Configuration
 
@@ -52,6 +54,20 @@ def test_a_file_is_copied_into_the_store(tmp_path: Path, store: ModelStore) -> N
     assert store.blob_path(DIGEST).read_bytes() == CONTENT
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert "No such file" in refusal(store.add, tmp_path / "none")
+
+
+def test_a_lock_is_released_once_and_leaves_nothing_open(root: Path) -> None:
+    safe_dir = SafeDir(root)
+    before = set(Path("/proc/self/fd").iterdir())
+    held = try_lock(safe_dir, "a")
+    assert held is not None
+    assert try_lock(safe_dir, "a") is None
+    held.release()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    other = os.open("/dev/null", os.O_RDONLY)  # takes the number that the lock had
+    held.release()
+    os.close(other)
+    assert not list((root / "locks").iterdir())
 
 
 def test_a_note_claims_only_what_the_disk_has(root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
