@@ -1,8 +1,8 @@
-"""What users call a model: Ollama's names, repositories of Hugging Face, paths and URLs, told apart and checked.
+"""Parses what users call a model: Ollama's names, repositories of Hugging Face, paths and URLs.
 
 Ollama's grammar is `[host/][namespace/]model[:tag][@digest]` (types/model/name.go of Ollama): host up to 350
 characters of letters, digits and `_.:-`, namespace, model and tag up to 80, a namespace without dots. Parts become
-names of files, so that nothing else is let through: no `..`, no control character, no white space.
+names of files, so nothing else is accepted: no `..`, no control characters, no white space.
 """
 
 import re
@@ -33,7 +33,7 @@ _FIX = "write [host/][namespace/]model[:tag], hf.co/user/repo[:quant], a path or
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model's name in full. Its text leaves out what is the default."""
+    """The full name of a model. Its text omits the default parts."""
 
     host: str
     namespace: str
@@ -45,11 +45,11 @@ class ModelName:
 
     @property
     def parts(self) -> tuple[str, str, str, str]:
-        """The folders and the file of its manifest; every one is safe as a file name."""
+        """The folders and the file of its manifest, each safe as a file name."""
         return self.host.replace(":", "_port_"), self.namespace, self.model, self.tag
 
     def same_as(self, other: "ModelName") -> bool:
-        """Names are one where they differ by case alone, as for Ollama: file systems may not tell them apart."""
+        """Whether the names differ by case at most, as for Ollama: some file systems do not distinguish case."""
         return tuple(map(str.casefold, self.parts)) == tuple(map(str.casefold, other.parts))
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Repository:
 
     @property
     def local_name(self) -> ModelName:
-        """What the store calls a model pulled from here, as Ollama does."""
+        """The name in the store of a model from this repository, as for Ollama."""
         return ModelName("hf.co", self.user.replace(".", "-"), self.name, self.choice or "latest")
 
 
@@ -93,8 +93,8 @@ Reference = ModelName | Repository | ModelPath | ModelUrl
 
 
 def parse_reference(text: str) -> Reference:
-    """Raises ModelError for what is none of these. A path is what looks like one (`/`, `./`, `../` or `~` at its
-    beginning, a known suffix at its end); whether it exists is not asked."""
+    """Raises ModelError for any other text. A path begins with `/`, `./`, `../` or `~`, or ends with a known suffix;
+    whether it exists is not checked."""
     web = re.match(r"https?://", text, re.IGNORECASE)
     longest = _LONGEST_URL if web else _LONGEST
     if not text or len(text) > longest or any(ord(char) < 33 or ord(char) == 127 for char in text):
@@ -130,7 +130,7 @@ def _parse_path(text: str) -> ModelPath:
 
 
 def _parse_url(text: str) -> Reference:
-    """The page of a repository, or of a file at its top, means the repository, which knows the sum of each file;
+    """The page of a repository, or of a file in its root, is the repository, which has a checksum for each file;
     anything else is a file to fetch."""
     hub = _HUB_PAGE.fullmatch(text)
     if hub is None:
