@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from trilithon.units import parse_duration, parse_integers
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
+    from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
     from trilithon.board.snapshot import Board
     from trilithon.board.tuning.pinning import Outcome
@@ -88,6 +91,7 @@ def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
 
 
 def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
+    from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
     from trilithon.results.store.database import Store
 
@@ -102,6 +106,11 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
         _measure(plan, store, configuration, words, resume=number)
 
 
+def _print_step(step: "CampaignStep") -> None:
+    """For programs that watch: every step as a JSON line on stderr."""
+    click.echo(json.dumps(asdict(step)), err=True)
+
+
 def _measure(
     plan: "CampaignSetup",
     store: "Store",
@@ -113,7 +122,6 @@ def _measure(
     from trilithon.bench.campaign import run_campaign
     from trilithon.bench.prepare import prepare
     from trilithon.cli.bench.outcome import show_outcome
-    from trilithon.cli.bench.steps import number_as_json, step_as_json
     from trilithon.cli.progress import CampaignProgress, reading
     from trilithon.cli.signals import run_stoppable
 
@@ -123,10 +131,10 @@ def _measure(
         if resume is not None:
             click.echo(f"resuming campaign {resume}", err=True)
         as_json = words["progress"] == "json"
-        with contextlib.nullcontext(step_as_json) if as_json else CampaignProgress() as progress:
+        with contextlib.nullcontext(_print_step) if as_json else CampaignProgress() as progress:
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
     if as_json:
-        number_as_json(number)
+        click.echo(json.dumps({"campaign": number}), err=True)
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, prepared.board, configuration)
@@ -171,6 +179,7 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
 
 
 def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "CampaignSetup":
+    from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
 
     if words["question"] is not None and not words["question"].strip():

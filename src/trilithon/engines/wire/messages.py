@@ -127,78 +127,55 @@ _FORCING_BIAS = 1000.0  # added to a logit: far beyond any that a model gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt.
+class _Generating:
+    """What both requests for an answer have in common. Greedy unless `temperature` is set, so that two placements can
+    be compared."""
 
-    Greedy unless `temperature` is set, so that two placements can be compared. `forced` is the token
-    to generate whatever the model prefers; the distribution that `candidates` asks for stays the model's own.
-    """
-
-    prompt: str | Sequence[int]
     max_tokens: int
     cache_prompt: bool = False
-    ignore_eos: bool = False
     temperature: float = 0.0
     repeat_penalty: float = 1.0
     seed: int = 1
     stop: Sequence[str] = ()
+    slot: int | None = None
+
+    def _common(self, stream: bool) -> dict[str, Any]:
+        names = ("cache_prompt", "temperature", "repeat_penalty", "seed")
+        body = {name: getattr(self, name) for name in names} | {"stream": stream, "sse_ping_interval": NO_PINGS}
+        body |= {"stop": list(self.stop)} if self.stop else {}
+        return body | ({} if self.slot is None else {"id_slot": self.slot})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion(_Generating):
+    """A request to `/completion`. `prompt` is text or token ids; `max_tokens` 0 only evaluates the prompt. `forced` is
+    the token to generate whatever the model prefers; the distribution that `candidates` asks for stays the model's."""
+
+    prompt: str | Sequence[int]
+    ignore_eos: bool = False
     candidates: int = 0
     forced: int | None = None
-    slot: int | None = None
 
     path = "/completion"
 
     def body(self, *, stream: bool) -> dict[str, Any]:
-        body: dict[str, Any] = {
+        body = self._common(stream) | {
             "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
             "n_predict": self.max_tokens,
-            "cache_prompt": self.cache_prompt,
             "ignore_eos": self.ignore_eos,
-            "temperature": self.temperature,
-            "repeat_penalty": self.repeat_penalty,
-            "seed": self.seed,
-            "stream": stream,
-            "sse_ping_interval": NO_PINGS,
         }
-        if self.stop:
-            body["stop"] = list(self.stop)
-        if self.candidates:
-            body["n_probs"] = self.candidates
-        if self.forced is not None:
-            body["logit_bias"] = [[self.forced, _FORCING_BIAS]]
-        if self.slot is not None:
-            body["id_slot"] = self.slot
-        return body
+        body |= {"n_probs": self.candidates} if self.candidates else {}
+        return body | ({} if self.forced is None else {"logit_bias": [[self.forced, _FORCING_BIAS]]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
+class Chat(_Generating):
     """A request to `/v1/chat/completions`. `messages` are role and content pairs."""
 
     messages: Sequence[tuple[str, str]]
-    max_tokens: int
-    cache_prompt: bool = False
-    temperature: float = 0.0
-    repeat_penalty: float = 1.0
-    seed: int = 1
-    stop: Sequence[str] = ()
-    slot: int | None = None
 
     path = "/v1/chat/completions"
 
     def body(self, *, stream: bool) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "messages": [{"role": role, "content": content} for role, content in self.messages],
-            "max_tokens": self.max_tokens,
-            "cache_prompt": self.cache_prompt,
-            "temperature": self.temperature,
-            "repeat_penalty": self.repeat_penalty,
-            "seed": self.seed,
-            "stream": stream,
-            "sse_ping_interval": NO_PINGS,
-        }
-        if self.stop:
-            body["stop"] = list(self.stop)
-        if self.slot is not None:
-            body["id_slot"] = self.slot
-        return body
+        messages = [{"role": role, "content": content} for role, content in self.messages]
+        return self._common(stream) | {"messages": messages, "max_tokens": self.max_tokens}
