@@ -91,7 +91,6 @@ def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
 
 
 def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
-    from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
     from trilithon.results.store.database import Store
 
@@ -179,7 +178,6 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
 
 
 def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "CampaignSetup":
-    from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
 
     if words["question"] is not None and not words["question"].strip():
