@@ -214,6 +214,13 @@ def test_pairs_see_through_common_drift() -> None:
     assert found.ratio.ratio == pytest.approx(1 / 1.05, rel=0.01)
 
 
+@pytest.mark.parametrize(("count", "method"), [(7, "Mann-Whitney"), (8, "Wilcoxon")])
+def test_eight_rounds_are_enough_to_pair_them(count: int, method: str) -> None:
+    drift = np.exp(np.linspace(0, 1, count))
+    a, b = list(drift * noisy(count)), list(drift * noisy(count, around=105.0, seed=2))
+    assert ratio(a, b, paired=True).method == method
+
+
 def test_disturbed_rounds_without_drift_are_not_paired() -> None:
     a, b = noisy(13), noisy(13, seed=2)
     for number in (2, 7):
@@ -241,6 +248,8 @@ def test_narrow_enough() -> None:
     assert not narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0])
     assert narrow_enough([100.0, 101.0, 102.0, 103.0, 104.0], relative_width=0.05)
     assert narrow_enough([7.0] * 5)
+    assert narrow_enough([0.0] * 5)
+    assert narrow_enough([7.0] * 4) is False
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8, 13, 30, 101])

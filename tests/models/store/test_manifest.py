@@ -93,6 +93,10 @@ def test_fields_of_later_days_do_not_disturb() -> None:
         changed(
             files=[{"role": "weights", "digest": "", "size_bytes": 1, "name": "a", "format": "gguf", "path": "a/b"}]
         ),
+        changed(
+            files=[{"role": "weights", "digest": "a" * 64, "size_bytes": 1, "name": "a", "format": "gguf", "path": 0}]
+        ),
+        changed(files=[{"role": "weights", "digest": "a" * 64, "size_bytes": 1, "name": "a\ud800", "format": "gguf"}]),
         changed(created="yesterday"),
         changed(system=5),
         changed(synthetic="no"),
@@ -161,6 +165,10 @@ def test_any_text_gives_a_safe_name(text: str) -> None:
         ("C:\\a\\b.gguf", "b.gguf"),
         ("a\nb.gguf", "a_b.gguf"),
         ("x" * 500 + ".gguf", "x" * 195 + ".gguf"),
+        ("x" * 300 + "." + "s" * 11, "x" * 188 + "." + "s" * 11),
+        ("x" * 300 + "." + "s" * 12, "x" * 188 + "." + "s" * 11),  # no suffix at first, being too long
+        ("a." + "y" * 300, "a." + "y" * 198),
+        ("x" * 201, "x" * 200),
     ],
 )
 def test_safe_names_stay_near(text: str, name: str) -> None:

@@ -154,7 +154,7 @@ def safe_file_name(text: str) -> str:
     name = "".join(char if char.isprintable() and char not in "/\0" else "_" for char in last).strip().lstrip(".-")
     while len(name.encode(errors="replace")) > _LONGEST_NAME_BYTES:
         stem, dot, suffix = name.rpartition(".")
-        name = f"{stem[:-1]}.{suffix}" if dot and len(suffix) < 12 and len(stem) > 1 else name[:-1]
+        name = f"{stem[:-1]}.{suffix}" if dot and len(suffix) < 12 else name[:-1]
     return name if _is_safe(name) else "file"
 
 
@@ -166,7 +166,6 @@ def _is_safe(name: str) -> bool:
         and "/" not in name
         and name[0] not in ".- "
         and name[-1] != " "
-        and not any(0xD800 <= ord(char) < 0xE000 for char in name)
         and len(name.encode()) <= _LONGEST_NAME_BYTES
     )
 
