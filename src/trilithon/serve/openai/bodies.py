@@ -24,7 +24,8 @@ from trilithon.serve.validation import (
 
 __all__ = [
     "LONGEST_NAME",
-    "MOST_CHOICES",
+    "SAMPLER_OPTIONS",
+    "GenerationBody",
     "Limits",
     "OpenAIChatBody",
     "StopWords",
@@ -44,17 +45,15 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopWords = str | Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)]
 
 
-class OpenAIChatBody(BaseModel):
-    """What is stated here is checked; see `_RULES` for the rest. `n` answers are made one after the other."""
+class GenerationBody(BaseModel):
+    """What both endpoints take, with OpenAI's bounds. `n` answers are made one after the other."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     max_tokens: Limits | None = None
-    max_completion_tokens: Limits | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=_MOST_TOKENS)] | None = None
@@ -64,9 +63,16 @@ class OpenAIChatBody(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: StopWords | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    logit_bias: dict[str, float] | list[Any] | None = None
+
+
+class OpenAIChatBody(GenerationBody):
+    """What is stated here is checked; see `_RULES` for the rest."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Limits | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: dict[str, float] | list[Any] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -75,14 +81,22 @@ class OpenAIChatBody(BaseModel):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-_RULES = Rules(
-    passed=frozenset(OpenAIChatBody.model_fields) - {"model", "n"}
-    | {
-        *("n_predict", "typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
+SAMPLER_OPTIONS: Final = frozenset(
+    {
+        *("typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
         *("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
         *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
-        *("xtc_probability", "xtc_threshold", "adaptive_target", "adaptive_decay", "grammar", "json_schema"),
-        *("cache_prompt", "n_keep", "n_discard", "n_cache_reuse", "n_indent", "t_max_predict_ms", "t_max_prompt_ms"),
+        *("xtc_probability", "xtc_threshold", "grammar", "json_schema", "n_predict"),
+        *("cache_prompt", "n_keep", "n_discard", "n_cache_reuse", "n_indent", "t_max_predict_ms"),
+    }
+)
+"""llama-server's own fields, which both endpoints pass on."""
+
+_RULES = Rules(
+    passed=frozenset(OpenAIChatBody.model_fields) - {"model", "n"}
+    | SAMPLER_OPTIONS
+    | {
+        *("adaptive_target", "adaptive_decay", "t_max_prompt_ms"),
         *("timings_per_token", "return_progress", "return_tokens", "n_probs", "post_sampling_probs"),
         *("reasoning_format", "reasoning_budget", "thinking_budget_tokens", "reasoning_in_content"),
         *("add_generation_prompt", "continue_final_message", "parse_tool_calls", "enable_thinking"),

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from trilithon.engines.base import Feature
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import Piece
-from trilithon.serve.openai.bodies import LONGEST_NAME, MOST_CHOICES, Limits, Penalty, StopWords
+from trilithon.serve.openai.bodies import SAMPLER_OPTIONS, GenerationBody
 from trilithon.serve.validation import Rules, ValidatedBody, require_few, require_short, validate, wrong
 
 __all__ = ["CompletionBody", "completion_body", "legacy_logprobs", "prompts_of", "usage_of"]
@@ -25,45 +25,19 @@ _MOST_LOGPROBS: Final = 20
 Prompt = str | list[int]
 
 
-class CompletionBody(BaseModel):
-    """`prompt` is a text, token ids, or several of either; each is answered `n` times, one after the other."""
+class CompletionBody(GenerationBody):
+    """`prompt` is a text, token ids, or several of either; each is answered `n` times."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     prompt: str | list[Any] = ""
-    stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    max_tokens: Limits | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: StopWords | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     best_of: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
-    logit_bias: dict[str, float] | list[Any] | None = None
 
 
 _RULES = Rules(
-    passed=frozenset(
-        {
-            *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "stop"),
-            *("typical_p", "typ_p", "top_n_sigma", "repeat_penalty", "repeat_last_n", "min_keep", "samplers"),
-            *("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
-            *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
-            *("xtc_probability", "xtc_threshold", "grammar", "json_schema", "logit_bias"),
-            *("cache_prompt", "n_keep", "n_discard", "n_cache_reuse", "n_indent", "t_max_predict_ms"),
-            # read here, and not by the engine
-            *("prompt", "stream", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of"),
-        }
-    ),
+    # Some of them are read here, and not by the engine: `_READ_HERE`.
+    passed=frozenset(CompletionBody.model_fields) - {"model", "suffix"} | SAMPLER_OPTIONS,
     neutral={"suffix": ("",), "id_slot": (-1,), "lora": ([],), "response_fields": ([],)},
 )
 _READ_HERE = ("prompt", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of")
