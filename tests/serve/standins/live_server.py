@@ -40,9 +40,10 @@ def running(service: Service, options: ServeOptions | None) -> Iterator[Server]:
     listening = socket.create_server(("127.0.0.1", 0))
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, options), http=PatientProtocol, loop="asyncio", log_level="warning", lifespan="on"
+            create_app(service, options), http=PatientProtocol, ws="none", loop="asyncio", log_level="warning",
+            lifespan="on",
         )
-    )
+    )  # fmt: skip
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listening]}, name="server")
     thread.start()
     server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}", service)

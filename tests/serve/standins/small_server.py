@@ -88,7 +88,7 @@ async def opened(options: SecurityOptions, keys: Keyring | None = None) -> Async
     app = application()
     install(app, options, keys)
     listening = socket.create_server(("127.0.0.1", 0))
-    config, state = uvicorn.Config(app, http=PatientProtocol, log_config=None, lifespan="off"), ServerState()
+    config, state = uvicorn.Config(app, http=PatientProtocol, ws="none", log_config=None, lifespan="off"), ServerState()
     config.load()
 
     def connected() -> PatientProtocol:
