@@ -42,7 +42,7 @@ def test_no_phrase_is_in_two_places() -> None:
 
 def test_no_english_word_is_left_in_russian() -> None:
     for key, phrase in catalogue("ru").items():
-        literal = "".join(text for text, _, _, _ in string.Formatter().parse(phrase.replace("(p {p})", "")))
+        literal = "".join(text for text, _, _, _ in string.Formatter().parse(phrase.replace("(p {p:number})", "")))
         assert not any(letter.isascii() and letter.isalpha() for letter in literal), key
 
 

@@ -44,9 +44,9 @@ def test_a_page_is_shown_after_the_key_and_not_before(site: Site, browser_page: 
     opened = site(keys=("ann",))
     page = browser_page(expected=REFUSED)
     page.goto(opened.url + path)
-    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
+    expect(page.get_by_role("heading", name="Key required")).to_be_visible()
     log_in(page, "trl-wrong-wrong-wrong-wrong")
-    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    expect(page.get_by_role("alert")).to_contain_text("Unknown key")
     log_in(page, opened.keys["ann"])
     expect(page.get_by_role("navigation", name="Pages", exact=True)).to_be_visible()
     assert page.url == opened.url + path
@@ -62,12 +62,12 @@ def test_logging_out_and_a_revoked_key_end_it(site: Site, browser_page: Pages, c
     page.goto(opened.url + "/models")
     log_in(page, opened.keys["ann"])
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
+    expect(page.get_by_role("heading", name="Key required")).to_be_visible()
     log_in(page, opened.keys["bob"])
     expect(page.get_by_role("navigation", name="Pages", exact=True)).to_be_visible()
     remove_key(configuration, "bob")
     page.goto(opened.url + "/models")
-    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
+    expect(page.get_by_role("heading", name="Key required")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_page_left_open_goes_to_the_login_when_its_key_does(
     log_in(page, opened.keys["ann"])
     expect(page.get_by_role("navigation", name="Pages", exact=True)).to_be_visible()
     remove_key(configuration, "ann")
-    expect(page.get_by_role("heading", name="API key required")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("heading", name="Key required")).to_be_visible(timeout=60_000)
 
 
 def test_nothing_of_the_pages_is_open_and_the_cookie_opens_no_api(site: Site) -> None:

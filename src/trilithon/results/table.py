@@ -41,7 +41,7 @@ def interval_text(estimate: Estimate, phrases: Phrases = ENGLISH) -> str:
     """ "51.8–52.6", or "two runs" where they were too few for an interval."""
     if estimate.low is None or estimate.high is None:
         return phrases({1: "one_run", 2: "two_runs"}.get(estimate.runs, "runs"), count=estimate.runs)
-    return f"{format_number(estimate.low)}–{format_number(estimate.high)}"
+    return phrases.number(f"{format_number(estimate.low)}–{format_number(estimate.high)}")
 
 
 def estimate_text(row: ComparisonRow) -> str:
@@ -60,8 +60,8 @@ def quality_text(quality: QualityRecord | None) -> str:
     return quality.verdict if quality else "–"
 
 
-def bandwidth_text(row: ComparisonRow) -> str:
-    return "" if row.fraction_of_bandwidth is None else f"{row.fraction_of_bandwidth:.0%}"
+def bandwidth_text(row: ComparisonRow, phrases: Phrases = ENGLISH) -> str:
+    return "" if row.fraction_of_bandwidth is None else phrases.number(f"{row.fraction_of_bandwidth:.0%}")
 
 
 def short_title(row: ComparisonRow) -> str:

@@ -152,19 +152,21 @@ class _Bench:
         if verdict.answer == "not comparable":
             figure = self._figure(other)
             return self.say("beside", figure=figure, placement=other.placement, reason=verdict.reason)
-        times, extent = self._times(verdict, leader), _range(verdict, leader) or self.say("no_interval")
+        times = self._times(verdict, leader)
+        extent = self.say.number(_range(verdict, leader)) or self.say("no_interval")
         return self.say("as_fast", times=times, placement=other.placement, range=extent)
 
     def _figure(self, row: ComparisonRow) -> str:
-        return f"{format_number(_median(row))} {self.say.unit(row.metric)}"
+        return f"{self.say.number(format_number(_median(row)))} {self.say.unit(row.metric)}"
 
     def _bandwidth(self, row: ComparisonRow) -> str:
         fraction = row.fraction_of_bandwidth
-        return "" if fraction is None else self.say("bandwidth", percent=f"{fraction:.0%}")
+        return "" if fraction is None else self.say("bandwidth", percent=self.say.number(f"{fraction:.0%}"))
 
     def _times(self, verdict: Verdict, row: ComparisonRow) -> str:
         times = 1.0 if verdict.ratio is None else verdict.ratio.ratio
-        return self.say("times", ratio=_digits(times if row.metric.higher_is_better else 1 / times))
+        ratio = _digits(times if row.metric.higher_is_better else 1 / times)
+        return self.say("times", ratio=self.say.number(ratio))
 
 
 def _estimate(row: ComparisonRow) -> Estimate:

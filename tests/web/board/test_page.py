@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+from russian import english_on
 
 from trilithon.board.sensors.probes import Quantity
 from trilithon.board.snapshot import read_board
@@ -158,7 +159,7 @@ def test_looking_again_finds_what_has_changed(rk3588_site, browser_page, rk3588)
     subjects = page.locator(".finding-warning .subject")
     expect(subjects.filter(has_text="NPU clock")).to_have_count(1)
     (rk3588.root / "sys/class/devfreq/fdab0000.npu/governor").write_text("performance\n", encoding="utf-8")
-    page.get_by_role("button", name="Look again").click()
+    page.get_by_role("button", name="Check again").click()
     expect(subjects.filter(has_text="NPU clock")).to_have_count(0)
 
 
@@ -173,6 +174,7 @@ def test_narrow_and_in_russian(rk3588_site, browser_page, screenshot, dark) -> N
     expect(picture).to_contain_text("Большие ядра")
     expect(page.locator(".finding").first).to_be_visible()
     expect(page.locator(".finding [lang=en]").first).to_be_visible()
+    assert english_on(page, "Orange Pi 5 Plus", "rknpu") == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate(CUT) == []
     screenshot(page, f"board-narrow-{'dark' if dark else 'light'}")

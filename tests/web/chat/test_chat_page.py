@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from russian import english_on
 
 from trilithon.serve.generation import Piece
 from trilithon.web.chat.answering import Question
@@ -53,7 +54,7 @@ def test_a_question_is_answered_and_kept(site: Site, browser_page: Pages, tiny: 
     ask(page, "tell me about stones")
     answer = page.locator(".message.assistant")
     expect(answer.locator(".figures")).to_contain_text("scripted on the CPU")
-    expect(answer.locator(".figures")).to_contain_text("first token after")
+    expect(answer.locator(".figures")).to_contain_text("time to first token")
     words = answer.locator(".words").inner_text()
     assert len(words.split()) > 5
     screenshot(page, "chat-wide")
@@ -88,14 +89,14 @@ def test_an_edited_question_and_another_try_are_branches(site: Site, browser_pag
     answered(page)
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".message.assistant .branch")).to_have_text("2/2")
-    page.locator(".message.assistant").get_by_role("button", name="The branch before").click()
+    page.locator(".message.assistant").get_by_role("button", name="Previous branch").click()
     expect(page.locator(".message.assistant .branch")).to_have_text("1/2")
     page.get_by_role("button", name="Edit").click()
     expect(page.get_by_label("Ask something")).to_have_value("first words")
     ask(page, "other words")
     expect(page.locator(".message.user .branch")).to_have_text("2/2")
     expect(page.locator(".message.user")).to_contain_text("other words")
-    page.locator(".message.user").get_by_role("button", name="The branch before").click()
+    page.locator(".message.user").get_by_role("button", name="Previous branch").click()
     expect(page.locator(".message.user")).to_contain_text("first words")
     expect(page.locator(".message.assistant .branch")).to_have_text("1/2")
 
@@ -234,7 +235,7 @@ def test_another_branch_is_looked_at_while_an_answer_comes(site: Site, browser_p
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".message.assistant .branch")).to_have_text("2/2")
     expect(words).to_have_text(re.compile(r"\w+ \w+"))
-    page.get_by_role("button", name="The branch before").click()
+    page.get_by_role("button", name="Previous branch").click()
     expect(words).to_have_text(came)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     page.get_by_role("button", name="The next branch").click()
@@ -328,7 +329,7 @@ def test_a_model_that_does_not_see_says_so(site: Site, browser_page: Pages, tiny
     page.goto(site(tiny).url)
     expect(page.get_by_text("Runs on scripted/cpu")).to_be_visible()
     page.locator(".composer input[type=file]").set_input_files(str(picture))
-    expect(page.get_by_text("This model does not see pictures")).to_be_visible()
+    expect(page.get_by_text("This model does not accept pictures")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -337,7 +338,8 @@ def test_narrow_dark_and_in_russian(site: Site, browser_page: Pages, tiny: Path,
     page.goto(site(tiny).url)
     expect(page.get_by_text("О чём хотите спросить?")).to_be_visible()
     ask(page, "расскажи о камнях", "Спросите о чём-нибудь")
-    expect(page.locator(".message.assistant .figures")).to_contain_text("токенов/с")
+    expect(page.locator(".message.assistant .figures")).to_contain_text("токен/с")
+    assert english_on(page) == []
     screenshot(page, "chat-narrow-dark-ru")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

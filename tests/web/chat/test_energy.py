@@ -56,8 +56,8 @@ def test_what_is_known_is_said_and_nothing_else() -> None:
     whole = {"first_seconds": 1.5, "load_seconds": 1.0, "decode_rate": 9.96, "answer_tokens": 30}
     whole |= {"engine": "rkllm", "prefill_unit": "npu", "decode_unit": "cpu", "joules_per_token": 0.456, "cut": True}
     assert figures_words(whole, text) == (
-        "first token after 1.50 s, 1.00 s of them loading · 10.0 tokens/s (30 tokens) · rkllm: prefill on the NPU, "
-        "decode on the CPU · 0.46 J per token · ended at the most tokens allowed"
+        "time to first token 1.50 s, of which loading 1.00 s · decode 10.0 tokens/s (30 tokens) · "
+        "rkllm: prefill on the NPU, decode on the CPU · 0.46 J per token · token limit reached"
     )
-    assert figures_words({"first_seconds": 0.25}, text) == "first token after 0.25 s"
+    assert figures_words({"first_seconds": 0.25}, text) == "time to first token 0.25 s"
     assert figures_words({}, text) == ""

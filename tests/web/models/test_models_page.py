@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from russian import english_on
 from standin_hub import HubStandIn
 from standin_web import Fault, WebStandIn
 
@@ -37,23 +38,23 @@ def test_a_model_is_pulled_with_progress_and_is_then_in_the_list(
 ) -> None:
     opened = site()
     page = models_page(opened, browser_page())
-    expect(page.get_by_text("No model is here yet")).to_be_visible()
+    expect(page.get_by_text("There are no models yet")).to_be_visible()
     shot(screenshot, page, "models-empty")
-    page.get_by_label("Name of the model").fill("hf.co/ann/Little-GGUF:F16")
+    page.get_by_label("Model name").fill("hf.co/ann/Little-GGUF:F16")
     page.get_by_role("button", name="Pull", exact=True).click()
-    expect(page.get_by_text("Fetching Little-F16.gguf")).to_be_visible()
+    expect(page.get_by_text("Downloading Little-F16.gguf")).to_be_visible()
     expect(page.get_by_text(re.compile(r"[\d.]+ [KM]?i?B of [\d.]+ [KM]iB"))).to_be_visible()
     bar = page.get_by_role("progressbar", name="How much of hf.co/ann/Little-GGUF:F16 has come")
     expect(bar).to_have_attribute("aria-valuenow", re.compile(r"0\.\d+"))
     shot(screenshot, page, "models-pulling")
     page.goto("about:blank")  # it goes on
     models_page(opened, page)
-    expect(page.get_by_text("hf.co/ann/Little-GGUF:F16 is here")).to_be_visible()
+    expect(page.get_by_text("hf.co/ann/Little-GGUF:F16 is ready")).to_be_visible()
     row = row_of(page, "hf.co/ann/Little-GGUF:F16")
     expect(row).to_contain_text("not loaded")
     expect(row).to_contain_text("Runs on scripted/cpu")
     page.get_by_role("button", name="Dismiss hf.co/ann/Little-GGUF:F16").click()
-    expect(page.get_by_text("hf.co/ann/Little-GGUF:F16 is here")).to_be_hidden()
+    expect(page.get_by_text("hf.co/ann/Little-GGUF:F16 is ready")).to_be_hidden()
 
 
 @pytest.mark.slow
@@ -63,15 +64,15 @@ def test_a_pull_is_stopped_and_goes_on_where_it_was(
     name, size = "hf.co/ann/Little-GGUF:F16", tiny.stat().st_size
     storage.fault = lambda asked: None if asked.is_look else Fault(pace=size / 60)
     page = models_page(site(), browser_page())
-    page.get_by_label("Name of the model").fill(name)
+    page.get_by_label("Model name").fill(name)
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile(r" of .*iB/s"))).to_be_visible()
-    page.get_by_role("button", name=f"Stop fetching {name}").click()
+    page.get_by_role("button", name=f"Stop pulling {name}").click()
     expect(page.get_by_text("Stopped; what came is kept")).to_be_visible()
     came = storage.sent_bytes
     storage.fault = lambda _: None
-    page.get_by_role("button", name=f"Go on fetching {name}").click()
-    expect(page.get_by_text(f"{name} is here")).to_be_visible()
+    page.get_by_role("button", name=f"Resume pulling {name}").click()
+    expect(page.get_by_text(f"{name} is ready")).to_be_visible()
     expect(page.locator(".pulls .card")).to_have_count(1)
     assert 0 < came < size
     assert storage.sent_bytes < came + size
@@ -87,10 +88,10 @@ def test_what_goes_wrong_with_a_pull_is_one_line(
     alert = page.locator(".pulls .problem")
     expect(alert).to_have_text("write the name of a model, such as qwen2.5:0.5b")
     for name, words in (("https://127.0.0.1/m.gguf", "addresses and files are the owner's"), ("a b", "does not fit")):
-        page.get_by_label("Name of the model").fill(name)
+        page.get_by_label("Model name").fill(name)
         start.click()
         expect(alert).to_contain_text(words)
-    page.get_by_label("Name of the model").fill("hf.co/ann/Nothing")
+    page.get_by_label("Model name").fill("hf.co/ann/Nothing")
     start.click()
     card = page.locator(".pulls .card")
     expect(card).to_contain_text("Failed")
@@ -110,7 +111,7 @@ def test_a_pull_of_the_api_is_shown_and_can_be_stopped(
     with opened.http as client, client.stream("POST", "/api/pull", json={"model": "hf.co/ann/Little-GGUF"}) as answer:
         lines = answer.iter_lines()
         next(lines)
-        page.get_by_role("button", name="Stop fetching hf.co/ann/Little-GGUF").click()
+        page.get_by_role("button", name="Stop pulling hf.co/ann/Little-GGUF").click()
         assert "stopped; what came is kept" in list(lines)[-1]
     expect(page.get_by_text("Stopped; what came is kept")).to_be_visible()
 
@@ -123,7 +124,7 @@ def test_a_model_is_loaded_pinned_and_unloaded(site: Open, browser_page: Open, k
     row = row_of(page, one)
     page.get_by_role("button", name=f"Load {one}", exact=True).click()
     expect(row).to_contain_text("loaded")
-    expect(row).to_contain_text("leaves in")
+    expect(row).to_contain_text("unloads in")
     expect(page.locator(".memory .legend")).to_contain_text(one)
     expect(page.locator(".memory")).to_contain_text(re.compile(r"[\d.]+ MiB of [\d.]+ GiB taken"))
     page.get_by_role("button", name=re.compile(f"^Pin {one}:")).click()
@@ -134,7 +135,7 @@ def test_a_model_is_loaded_pinned_and_unloaded(site: Open, browser_page: Open, k
     shot(screenshot, page, "models-loaded")
     page.get_by_role("button", name=f"Unpin {one}").click()
     expect(row).not_to_contain_text("pinned")
-    expect(row).to_contain_text("leaves in")
+    expect(row).to_contain_text("unloads in")
     for name in (one, two):
         page.get_by_role("button", name=f"Unload {name}").click()
         expect(row_of(page, name)).to_contain_text("not loaded")
@@ -149,11 +150,11 @@ def test_what_the_api_loads_is_seen_without_asking(site: Open, browser_page: Ope
     page = models_page(opened, browser_page())
     row = row_of(page, opened.model)
     expect(row).to_contain_text("not loaded")
-    expect(row).to_contain_text("another program’s")
+    expect(row).to_contain_text("managed by another program")
     expect(row.get_by_role("button", name=f"Remove {opened.model}")).to_be_hidden()
     with opened.http as client:
         client.post("/api/generate", json={"model": opened.model, "keep_alive": "5m"}).raise_for_status()
-    expect(row).to_contain_text("leaves in")
+    expect(row).to_contain_text("unloads in")
 
 
 @pytest.mark.slow
@@ -173,7 +174,7 @@ def test_a_model_is_told_in_full(site: Open, browser_page: Open, keep: Open, scr
     page = models_page(site(), browser_page())
     page.get_by_role("button", name=f"Details of {name}").click()
     dialog = page.get_by_role("dialog", name=name)
-    expect(dialog.get_by_role("heading", name="What it is")).to_be_visible()
+    expect(dialog.get_by_role("heading", name="About the model")).to_be_visible()
     for words in ("llama", "F16", "little.gguf", "Memory that it takes", "KV cache", "What runs it here", "llama.cpp"):
         expect(dialog).to_contain_text(words)
     dialog.get_by_text("Licence", exact=True).click()
@@ -196,12 +197,12 @@ def test_a_model_is_removed_only_after_a_question(site: Open, browser_page: Open
     opened = site()
     page = models_page(opened, browser_page())
     page.get_by_role("button", name=f"Load {name}", exact=True).click()
-    expect(row_of(page, name)).to_contain_text("leaves in")
+    expect(row_of(page, name)).to_contain_text("unloads in")
     row_of(page, name).get_by_role("button", name=f"Remove {name}").click()
     dialog = page.get_by_role("dialog", name=f"Remove {name}?")
     expect(dialog).to_contain_text("those who work with it now finish first")
     shot(screenshot, page, "models-remove")
-    dialog.get_by_role("button", name="Keep it").click()
+    dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_be_hidden()
     row_of(page, name).get_by_role("button", name=f"Remove {name}").click()
     dialog.get_by_role("button", name=f"Remove {name}").click()
@@ -240,9 +241,10 @@ def test_in_russian_narrow_and_wide(
     expect(row_of(page, name)).to_contain_text("выгрузится через")
     page.get_by_label("Имя модели").fill("hf.co/ann/Little-GGUF:F16")
     page.get_by_role("button", name="Скачать", exact=True).click()
-    expect(page.get_by_text("Скачиваю Little-F16.gguf")).to_be_visible()
+    expect(page.get_by_text("Скачивание: Little-F16.gguf")).to_be_visible()
     shot(screenshot, page, f"models-russian-{width}")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.get_by_role("button", name=f"Подробнее о {name}").click()
     expect(page.get_by_role("heading", name="О модели")).to_be_visible()
+    assert english_on(page, f"the library of {name.partition(':')[0]}", name, "llama") == []
     shot(screenshot, page, f"models-russian-details-{width}")

@@ -101,17 +101,17 @@ def test_details_hold_what_show_says(configuration: Configuration, small: ModelL
 def test_speeds_are_said_with_three_digits() -> None:
     speeds = Speeds(campaign=3, prefill=171.04, decode=11.234)
     facts = Facts(speeds=speeds, is_planned=True)
-    assert speed_words(facts, TEXT) == "prefill 171 tokens/s · decode 11.2 tokens/s · found best by a bench"
+    assert speed_words(facts, TEXT) == "prefill 171 tokens/s · decode 11.2 tokens/s · best placement by a benchmark"
 
 
 @pytest.mark.parametrize(
     ("now", "words"),
     [
         (live(), ("not loaded", "")),
-        (live(trouble="no driver"), ("not loaded", "Failed last: no driver")),
-        (live(pinned=("m:1",), trouble="x"), ("not loaded, pinned", "Failed last: x")),
-        (live(loaded()), ("loaded", "3.0 GiB · leaves in 5:00")),
-        (live(loaded(placement="x/gpu")), ("loaded", "on x/gpu · 3.0 GiB · leaves in 5:00")),
+        (live(trouble="no driver"), ("not loaded", "Last error: no driver")),
+        (live(pinned=("m:1",), trouble="x"), ("not loaded, pinned", "Last error: x")),
+        (live(loaded()), ("loaded", "3.0 GiB · unloads in 5:00")),
+        (live(loaded(placement="x/gpu")), ("loaded", "on x/gpu · 3.0 GiB · unloads in 5:00")),
         (live(loaded(requests=1, waiting=2)), ("loaded", "3.0 GiB · requests: 1 · waiting: 2")),
         (live(loaded(expires_in_seconds=None), pinned=("m:1",)), ("loaded, pinned", "3.0 GiB")),
         (live(loaded(state="loading")), ("loading…", "3.0 GiB")),
@@ -134,7 +134,7 @@ def test_what_can_be_done_follows_from_the_state() -> None:
     ("count", "text"), [(512, "512"), (164_000, "164K"), (268_098_176, "268M"), (7_615_616_512, "7.62B")]
 )
 def test_parameters_as_models_are_called(count: int, text: str) -> None:
-    assert parameters_text(count) == text
+    assert parameters_text(count, TEXT) == text
 
 
 def pulling(step: PullStep, **more: object) -> PullState:
@@ -153,7 +153,7 @@ def test_every_stage_of_a_pull_has_words(language: str) -> None:
 def test_a_pull_tells_how_far_how_fast_and_how_long() -> None:
     progress = TransferProgress(1 << 30, 4 << 30, 8 << 20, 340.0)
     found = progress_of(pulling(PullStep("fetching", "m.gguf", 1, 2, "", progress)), TEXT)
-    assert found.doing == "Fetching m.gguf (1/2)"
+    assert found.doing == "Downloading m.gguf (1/2)"
     assert found.amount == "1.0 GiB of 4.0 GiB · 8.0 MiB/s · about 5:40 left"
     assert found.fraction == 0.25
     unknown = progress_of(pulling(PullStep("fetching", "m.gguf", 1, 1, "", TransferProgress(5, None))), TEXT)
@@ -164,4 +164,4 @@ def test_a_failed_pull_says_why_and_a_done_one_what_there_is_to_know(tmp_path: P
     failed = progress_of(pulling(PullStep("looking", "m"), outcome="failed", problem="no room; free some"), TEXT)
     assert (failed.doing, failed.amount) == ("Failed", "no room; free some")
     done = progress_of(pulling(PullStep("keeping", "m"), outcome="done", notes=("its tokenizer is denied",)), TEXT)
-    assert (done.doing, done.amount) == ("m:latest is here", "its tokenizer is denied")
+    assert (done.doing, done.amount) == ("m:latest is ready", "its tokenizer is denied")

@@ -91,7 +91,7 @@ class _Sheet:
             parts=parts or (estimate.median,),
             interval=_interval(estimate),
             values=row.values,
-            number=format_number(estimate.median),
+            number=self._number(estimate.median),
             aside=f"({interval_text(estimate, self.say)}){aside}",
         )
 
@@ -111,6 +111,9 @@ class _Sheet:
         if row.estimate and row.note:
             tags.append(row.note.split(":")[0])
         return ", ".join(tags)
+
+    def _number(self, value: float) -> str:
+        return self.say.number(format_number(value))
 
     def _failure(self, row: ComparisonRow) -> str:
         return failure_text(row, self.say)
@@ -138,9 +141,10 @@ class _Sheet:
         for row in rows:
             if row.fraction_of_bandwidth and row.estimate:
                 fraction, median = row.fraction_of_bandwidth, row.estimate.median
-                limit, unit = format_number(median / fraction), self.say.unit(row.metric)
-                aside = self.say("of_ceiling", median=format_number(median), ceiling=limit, unit=unit)
-                bars.append(replace(self._blank(row), parts=(fraction,), number=f"{fraction:.0%}", aside=aside))
+                limit, unit = self._number(median / fraction), self.say.unit(row.metric)
+                aside = self.say("of_ceiling", median=self._number(median), ceiling=limit, unit=unit)
+                share = self.say.number(f"{fraction:.0%}")
+                bars.append(replace(self._blank(row), parts=(fraction,), number=share, aside=aside))
             else:
                 note = self.say("ceiling_unknown") if row.estimate else self._failure(row)
                 bars.append(replace(self._blank(row), note=note))

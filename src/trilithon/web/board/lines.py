@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trilithon.web.board import words
+from trilithon.web import quantities
 from trilithon.web.board.history import HistoryChart, HistoryLine
 from trilithon.web.board.readings import KEPT_SECONDS
 from trilithon.web.board.svg import Sheet, fitted, text_width
@@ -23,13 +23,15 @@ def draw_chart(chart: HistoryChart, text: Texts, *, width: float) -> str:
     for share in (0.0, 0.5, 1.0):
         y = _TOP + _HEIGHT * (1 - share)
         sheet.path(f"M{left:.0f} {y:.1f}H{right:.0f}", "lines-grid")
-    sheet.text(words.figure(chart.quantity, chart.top, text), left, _TOP - 7, size=_TINY, kind="chip-muted")
+    sheet.text(quantities.sensor_value(chart.quantity, chart.top, text), left, _TOP - 7, size=_TINY, kind="chip-muted")
     for number, line in enumerate(chart.lines):
         sheet.path(_steps(line, chart.top, left, right), f"lines-{number}")
     y = _TOP + _HEIGHT + 16
     sheet.text(text("board.minutes_ago"), left, y, size=_TINY, kind="chip-muted")
     sheet.text(text("board.now"), right, y, size=_TINY, anchor="end", kind="chip-muted")
-    labels = [f"{line.name} {words.figure(chart.quantity, line.points[-1][1], text)}" for line in chart.lines]
+    labels = [
+        f"{line.name} {quantities.sensor_value(chart.quantity, line.points[-1][1], text)}" for line in chart.lines
+    ]
     bottom = _legend(sheet, labels, left, y + 10, right - left)
     title = text(f"board.lines_{chart.key}")
     return sheet.svg(

@@ -1,6 +1,6 @@
 """The memory's part of the picture: what holds how much of it, as one bar with its legend. Pure."""
 
-from trilithon.web.board import words
+from trilithon.web import quantities
 from trilithon.web.board.chip import Memory
 from trilithon.web.board.style import BODY, INSET, LINE, SMALL, TITLE
 from trilithon.web.board.svg import Sheet, fitted, text_width
@@ -16,11 +16,11 @@ def draw_memory(sheet: Sheet, memory: Memory, text: Texts, x: float, y: float, w
     inner, inside = width - 2 * INSET, Sheet()
     left = x + INSET
     title = text("board.memory")
-    total = "" if memory.total_bytes is None else words.size(memory.total_bytes, text)
-    speed = "" if memory.clock_hz is None else words.clock(memory.clock_hz, text, memory.top_hz)
+    total = "" if memory.total_bytes is None else quantities.size(memory.total_bytes, text)
+    speed = "" if memory.clock_hz is None else quantities.clock(memory.clock_hz, text, memory.top_hz)
     facts = [text("board.memory_clock", clock=speed)] if speed else []
-    facts += [] if memory.celsius is None else [words.heat(memory.celsius, text)[0]]
-    facts += [text("board.swap", size=words.size(memory.swap_bytes, text))] if memory.swap_bytes else []
+    facts += [] if memory.celsius is None else [quantities.heat(memory.celsius, text)[0]]
+    facts += [text("board.swap", size=quantities.size(memory.swap_bytes, text))] if memory.swap_bytes else []
     inside.text(title, left, y + 27, size=TITLE, bold=True, kind="chip-name")
     inside.text(total, left + text_width(title, TITLE, bold=True) + 10, y + 27, size=BODY, kind="chip-ink")
     bottom, right = y + 36, " · ".join(facts)
@@ -57,7 +57,7 @@ def _kinds(sheet: Sheet, memory: Memory, x: float, y: float, width: float) -> No
 def _legend(sheet: Sheet, memory: Memory, text: Texts, x: float, y: float, width: float) -> float:
     place, bottom = x, y
     for kind, count in memory.kinds:
-        words_of = f"{text(f'board.{_plain(kind)}')} {words.size(count, text)}"
+        words_of = f"{text(f'board.{_plain(kind)}')} {quantities.size(count, text)}"
         each = 20 + text_width(words_of, SMALL) + 14
         if place > x and place + each > x + width + 14:
             place, bottom = x, bottom + LINE + 2

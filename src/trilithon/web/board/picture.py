@@ -5,7 +5,7 @@ Pure: the same chip gives the same SVG. Colour repeats what position and words s
 
 from collections.abc import Sequence
 
-from trilithon.web.board import words
+from trilithon.web import quantities
 from trilithon.web.board.chip import Block, ChipView, CoreView, PlacedModel
 from trilithon.web.board.memory import draw_memory
 from trilithon.web.board.style import BODY, INSET, LINE, SMALL, TITLE
@@ -104,11 +104,11 @@ def _stat(sheet: Sheet, label: str, value: str, kind: str, x: float, y: float) -
 def _stats(chip: ChipView, text: Texts) -> list[tuple[str, str, str]]:
     """Label, value and the value's colour."""
     found = [
-        (fitted(name, 160, SMALL), *words.heat(celsius, text))
+        (fitted(name, 160, SMALL), *quantities.heat(celsius, text))
         for name, celsius in chip.temperatures[:_MOST_TEMPERATURES]
     ]
     for name, watts in chip.watts[:_MOST_METERS]:
-        found.append((fitted(text("board.meter", name=name), 180, SMALL), words.watts(watts, text), "chip-ink"))
+        found.append((fitted(text("board.meter", name=name), 180, SMALL), quantities.watts(watts, text), "chip-ink"))
     found.append((text("board.running"), str(chip.running), "chip-ink"))
     found.append((text("board.waiting"), str(chip.waiting), "chip-ink"))
     return found
@@ -200,9 +200,9 @@ def _block(sheet: Sheet, block: Block, text: Texts, x: float, y: float, width: f
 def _heading(block: Block, text: Texts, width: float) -> list[tuple[str, str, bool]]:
     """Lines of what stands left, what stands right, and whether the line is about heat."""
     title = text(f"board.{block.part}")
-    hot = block.celsius is not None and block.celsius >= words.HOT_CELSIUS
-    warm = "" if block.celsius is None else words.heat(block.celsius, text)[0]
-    speed = "" if block.clock_hz is None else words.clock(block.clock_hz, text, block.top_hz)
+    hot = block.celsius is not None and block.celsius >= quantities.HOT_CELSIUS
+    warm = "" if block.celsius is None else quantities.heat(block.celsius, text)[0]
+    speed = "" if block.clock_hz is None else quantities.clock(block.clock_hz, text, block.top_hz)
     lines = []
     right = " · ".join(part for part in (speed, warm) if part)
     if block.name:
@@ -236,8 +236,8 @@ def _cores(sheet: Sheet, cores: Sequence[CoreView], text: Texts, x: float, y: fl
 
 def _core(sheet: Sheet, core: CoreView, text: Texts, place: tuple[float, float, float, float]) -> None:
     x, y, width, height = place
-    load = "" if core.load is None else words.percent(core.load, text)
-    speed = "" if core.clock_hz is None else words.clock(core.clock_hz, text)
+    load = "" if core.load is None else quantities.percent(core.load, text)
+    speed = "" if core.clock_hz is None else quantities.clock(core.clock_hz, text)
     name = core.name and text("board.core", name=core.name)
     sheet.opened("chip-core", ": ".join(part for part in (name, ", ".join(filter(None, (load, speed)))) if part))
     sheet.box(x, y, width, height, "chip-cell", radius=6)

@@ -3,7 +3,7 @@
 from xml.sax.saxutils import escape
 
 from trilithon.board.sysfs import format_cpu_list
-from trilithon.web.board import words
+from trilithon.web import quantities
 from trilithon.web.board.chip import Block, ChipView
 from trilithon.web.texts import Texts
 
@@ -19,9 +19,9 @@ def rows(chip: ChipView, text: Texts) -> list[tuple[str, str]]:
         what = text("board.seat_of", model=seat.model, unit=seat.unit.upper())
         state = [] if seat.state == "ready" else [text(f"board.{seat.state}")]
         doing = [text(f"board.{seat.role}"), *state, text("board.at_work", count=seat.users)]
-        found.append((what, ", ".join([seat.placement, *doing, words.size(seat.size_bytes, text)])))
-    found += [(text("board.zone_of", name=name), words.celsius(value, text)) for name, value in chip.temperatures]
-    found += [(text("board.power_of", name=name), words.watts(value, text)) for name, value in chip.watts]
+        found.append((what, ", ".join([seat.placement, *doing, quantities.size(seat.size_bytes, text)])))
+    found += [(text("board.zone_of", name=name), quantities.celsius(value, text)) for name, value in chip.temperatures]
+    found += [(text("board.power_of", name=name), quantities.watts(value, text)) for name, value in chip.watts]
     found += _memory(chip, text)
     return [*found, (text("board.running"), str(chip.running)), (text("board.waiting"), str(chip.waiting))]
 
@@ -33,18 +33,18 @@ def _block(block: Block, text: Texts) -> list[tuple[str, str]]:
         title = " ".join(text("board.cluster", title=title, name=block.name, cores=cores).replace(" ,", ",").split())
     found = []
     if block.load is not None:
-        found.append((text("board.load_of", what=title), words.percent(block.load, text)))
+        found.append((text("board.load_of", what=title), quantities.percent(block.load, text)))
     if block.clock_hz is not None:
-        found.append((text("board.clock_of", what=title), words.clock(block.clock_hz, text, block.top_hz)))
+        found.append((text("board.clock_of", what=title), quantities.clock(block.clock_hz, text, block.top_hz)))
     if block.celsius is not None:
-        found.append((text("board.temperature_of", what=title), words.celsius(block.celsius, text)))
+        found.append((text("board.temperature_of", what=title), quantities.celsius(block.celsius, text)))
     for core in block.cores:
         name = text("board.core", name=core.name)
         what = name if block.unit == "cpu" else f"{title}, {name}"
         if core.load is not None:
-            found.append((text("board.load_of", what=what), words.percent(core.load, text)))
+            found.append((text("board.load_of", what=what), quantities.percent(core.load, text)))
         if core.clock_hz is not None:
-            found.append((text("board.clock_of", what=what), words.clock(core.clock_hz, text)))
+            found.append((text("board.clock_of", what=what), quantities.clock(core.clock_hz, text)))
     return found
 
 
@@ -52,17 +52,17 @@ def _memory(chip: ChipView, text: Texts) -> list[tuple[str, str]]:
     memory = chip.memory
     found = []
     if memory.total_bytes is not None:
-        found.append((text("board.memory_total"), words.size(memory.total_bytes, text)))
+        found.append((text("board.memory_total"), quantities.size(memory.total_bytes, text)))
     for kind, count in memory.kinds:
         name = text(f"board.{kind.lower().replace(' ', '_')}")
-        found.append((text("board.memory_of", kind=name), words.size(count, text)))
+        found.append((text("board.memory_of", kind=name), quantities.size(count, text)))
     if memory.swap_bytes is not None:
-        found.append((text("board.swap_of"), words.size(memory.swap_bytes, text)))
+        found.append((text("board.swap_of"), quantities.size(memory.swap_bytes, text)))
     if memory.clock_hz is not None:
-        found.append((text("board.memory_clock_of"), words.clock(memory.clock_hz, text, memory.top_hz)))
+        found.append((text("board.memory_clock_of"), quantities.clock(memory.clock_hz, text, memory.top_hz)))
     if memory.celsius is not None:
         what = text("board.memory")
-        found.append((text("board.temperature_of", what=what), words.celsius(memory.celsius, text)))
+        found.append((text("board.temperature_of", what=what), quantities.celsius(memory.celsius, text)))
     return found
 
 

@@ -8,6 +8,7 @@ from nicegui import ui
 from trilithon.web.chat.blocks import Blocks
 from trilithon.web.chat.tree import ChatMessage
 from trilithon.web.elements import Words, box, words
+from trilithon.web.quantities import number
 from trilithon.web.safe import safe_markdown
 from trilithon.web.texts import Texts
 
@@ -117,7 +118,7 @@ def figures_words(figures: dict[str, Any], text: Texts) -> str:
     """One line: time to first token, rates, which unit did what, and energy where there is a meter."""
     said = [*_speed_words(figures, text), *_place_words(figures, text)]
     if "joules_per_token" in figures:
-        said.append(text("chat.energy", joules=f"{figures['joules_per_token']:.2g}"))
+        said.append(text("chat.energy", joules=number(f"{figures['joules_per_token']:.2g}", text)))
     if figures.get("cut"):
         said.append(text("chat.cut"))
     return " · ".join(said)
@@ -127,9 +128,10 @@ def _speed_words(figures: dict[str, Any], text: Texts) -> Iterator[str]:
     if "first_seconds" in figures:
         loading = figures.get("load_seconds", 0.0)
         key = "chat.first_loading" if loading > _LEAST_LOAD_SECONDS else "chat.first"
-        yield text(key, seconds=f"{figures['first_seconds']:.2f}", loading=f"{loading:.2f}")
+        first, loaded = (number(f"{value:.2f}", text) for value in (figures["first_seconds"], loading))
+        yield text(key, seconds=first, loading=loaded)
     if "decode_rate" in figures:
-        yield text("chat.decode", rate=f"{figures['decode_rate']:.1f}", tokens=figures["answer_tokens"])
+        yield text("chat.decode", rate=number(f"{figures['decode_rate']:.1f}", text), tokens=figures["answer_tokens"])
     if "prefill_rate" in figures:
         yield text("chat.prefill", rate=f"{figures['prefill_rate']:.0f}", tokens=figures["prompt_tokens"])
     if figures.get("cached_tokens"):

@@ -14,6 +14,7 @@ from trilithon.serve.catalog.catalog import CatalogEntry, Outlook
 from trilithon.web.chat.tree import ChatSettings, Conversation
 from trilithon.web.context import AppContext
 from trilithon.web.elements import box, icon_button
+from trilithon.web.quantities import number
 from trilithon.web.texts import Texts
 
 __all__ = ["Controls"]
@@ -133,4 +134,4 @@ class Controls:
             speeds = last_speeds(database, outlook.file.sha256, outlook.placement, self._house.board)
         if speeds is None or speeds.decode is None:
             return self._text("chat.runs", placement=outlook.placement)
-        return self._text("chat.runs_at", placement=outlook.placement, rate=f"{speeds.decode:.1f}")
+        return self._text("chat.runs_at", placement=outlook.placement, rate=number(f"{speeds.decode:.1f}", self._text))

@@ -7,11 +7,11 @@ from nicegui import ui
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.manifest import Manifest
 from trilithon.serve.catalog.catalog import Catalog
-from trilithon.units import format_bytes
 from trilithon.web.elements import box, folded, icon_button, words
 from trilithon.web.models.details import Details, Weights, read_details
 from trilithon.web.models.facts import abilities, parameters_text
 from trilithon.web.models.library import ModelListRow
+from trilithon.web.quantities import size
 from trilithon.web.texts import Texts
 
 __all__ = ["DetailsView"]
@@ -60,7 +60,7 @@ class _Written:
         first = next((weight.file for weight in self._details.weights if weight.file), None)
         pairs = _about_file(first, self._text) if first else []
         pairs += [
-            ("size", format_bytes(manifest.size_bytes)),
+            ("size", size(manifest.size_bytes, self._text)),
             ("source", manifest.source),
             ("since", manifest.created[:16].replace("T", " ")),
         ]
@@ -78,7 +78,7 @@ class _Written:
                 with box("li"):
                     words("span", self._text(f"models.show.role_{file.role}"), "muted")
                     words("span", file.name, "name")
-                    words("span", " · ".join(filter(None, (format_bytes(file.size_bytes), file.kind, file.place))))
+                    words("span", " · ".join(filter(None, (size(file.size_bytes, self._text), file.kind, file.place))))
                     if file.is_missing:
                         words("span", self._text("models.show.file_missing"), "bad")
 
@@ -96,12 +96,15 @@ class _Written:
                 with box("li"):
                     words("code", verdict.placement)
                     refusal = verdict.refusal
-                    words("span", refusal or self._text("models.show.runs_yes"), "muted" if refusal else "good")
+                    if refusal:
+                        words("span", refusal, "muted").props('lang="en"')
+                    else:
+                        words("span", self._text("models.show.runs_yes"), "good")
 
     def _memory(self, weights: Weights) -> None:
         if not weights.memory:
-            size = format_bytes(weights.file.size_bytes if weights.file else 0)
-            words("p", self._text("models.show.memory_unknown", size=size), "muted")
+            taken = size(weights.file.size_bytes if weights.file else 0, self._text)
+            words("p", self._text("models.show.memory_unknown", size=taken), "muted")
             return
         with box(classes="sideways").props('tabindex="0" role="group"') as around:
             around.props["aria-label"] = self._text("models.show.memory")
@@ -114,7 +117,7 @@ class _Written:
                         with box("tr"):
                             words("th", str(context)).props('scope="row"')
                             for count in (need.weights_bytes, need.kv_bytes, need.compute_bytes, need.total_bytes):
-                                words("td", format_bytes(count))
+                                words("td", size(count, self._text))
 
     def _folded_texts(self, manifest: Manifest) -> None:
         details = self._details
@@ -142,7 +145,7 @@ def _about_file(file: ModelFile, text: Texts) -> list[tuple[str, str]]:
 
     return [
         ("architecture", file.architecture),
-        ("parameters", parameters_text(file.parameters) if file.parameters else ""),
+        ("parameters", parameters_text(file.parameters, text) if file.parameters else ""),
         ("quantization", file.quantization),
         ("context", tokens(file.context_train)),
         ("vocabulary", tokens(file.vocabulary)),

@@ -6,6 +6,8 @@ from trilithon.errors import ModelError, StoreError
 from trilithon.models.files.model_file import ModelFile
 from trilithon.results.speeds import Speeds, last_speeds
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry, Outlook
+from trilithon.web.quantities import number
+from trilithon.web.texts import Texts
 
 __all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
 
@@ -68,9 +70,9 @@ def abilities(file: ModelFile) -> tuple[str, ...]:
     return ("chat", *(word for word in ("vision", "tools", "thinking") if word in file.capabilities))
 
 
-def parameters_text(count: int) -> str:
-    """ "494M", "7.62B": as models are called."""
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+def parameters_text(count: int, text: Texts) -> str:
+    """ "494M", "7.62B"; "494 млн", "7,62 млрд"."""
+    for size, unit in ((10**9, "billions"), (10**6, "millions"), (10**3, "thousands")):
         if count >= size:
-            return f"{count / size:.3g}{letter}"
+            return text(f"units.{unit}", value=number(f"{count / size:.3g}", text))
     return str(count)

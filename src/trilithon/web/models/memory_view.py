@@ -1,8 +1,8 @@
 """The memory that loaded models take of what there is for them: a bar, and what each part of it is."""
 
-from trilithon.units import format_bytes
 from trilithon.web.elements import box, words
 from trilithon.web.models.live import Live, ShownModel
+from trilithon.web.quantities import size
 from trilithon.web.texts import Texts
 
 __all__ = ["MemoryView"]
@@ -40,11 +40,11 @@ class MemoryView:
 
     def _amount_text(self, budget: int | None, taken: int) -> str:
         if budget is None:
-            return self._text("models.memory.taken_only", taken=format_bytes(taken))
-        return self._text("models.memory.taken", taken=format_bytes(taken), budget=format_bytes(budget))
+            return self._text("models.memory.taken_only", taken=size(taken, self._text))
+        return self._text("models.memory.taken", taken=size(taken, self._text), budget=size(budget, self._text))
 
     def _line(self, number: int, each: ShownModel) -> None:
         with box("li"):
             box("span", f"dot colour-{number % _COLOURS}").props('aria-hidden="true"')
             words("span", each.key, "name")
-            words("span", format_bytes(each.size_bytes), "muted")
+            words("span", size(each.size_bytes, self._text), "muted")

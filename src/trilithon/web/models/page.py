@@ -8,7 +8,6 @@ from trilithon.errors import TrilithonError
 from trilithon.serve.catalog.pulls import PullState
 from trilithon.serve.http.errors import api_error_of
 from trilithon.serve.removal import remove
-from trilithon.units import format_bytes
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, words
 from trilithon.web.models.acts import ACTS, Act
@@ -20,6 +19,7 @@ from trilithon.web.models.memory_view import MemoryView
 from trilithon.web.models.pulls_view import PullsView
 from trilithon.web.models.removal_view import RemovalView
 from trilithon.web.models.row_view import RowView
+from trilithon.web.quantities import size
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
@@ -101,7 +101,7 @@ class _ModelsPage:
         problem, told = "", ""
         try:
             removal = await remove(self._service, row.entry)
-            told = self._text("models.remove.done", name=row.name, size=format_bytes(removal.freed_bytes))
+            told = self._text("models.remove.done", name=row.name, size=size(removal.freed_bytes, self._text))
             told = " ".join((told, *removal.kept))
         except TrilithonError as error:
             problem = str(api_error_of(error))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trilithon.models.fetch.pull import PullStep
 from trilithon.serve.catalog.pulls import PullState
-from trilithon.units import format_bytes, format_duration
+from trilithon.web.quantities import duration, size
 from trilithon.web.texts import Texts
 
 __all__ = ["ShownProgress", "progress_of"]
@@ -44,13 +44,13 @@ def _amount(step: PullStep, text: Texts) -> str:
     progress = step.progress
     if progress is None:
         return ""
-    done = format_bytes(progress.done_bytes)
+    done = size(progress.done_bytes, text)
     total = progress.total_bytes
-    parts = [done if total is None else text("models.pull.of", done=done, total=format_bytes(total))]
+    parts = [done if total is None else text("models.pull.of", done=done, total=size(total, text))]
     if progress.bytes_per_second is not None:
-        parts.append(text("models.pull.rate", rate=format_bytes(progress.bytes_per_second)))
+        parts.append(text("models.pull.rate", rate=size(progress.bytes_per_second, text)))
     if progress.seconds_left is not None:
-        parts.append(text("models.pull.left", time=format_duration(progress.seconds_left)))
+        parts.append(text("models.pull.left", time=duration(progress.seconds_left, text)))
     return " · ".join(parts)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 from nicegui import ui
 
-from trilithon.units import format_bytes
 from trilithon.web.elements import box, words
 from trilithon.web.models.elements import button
 from trilithon.web.models.library import ModelListRow
+from trilithon.web.quantities import size
 from trilithon.web.texts import Texts
 
 __all__ = ["RemovalView"]
@@ -27,7 +27,7 @@ class RemovalView:
         title = self._text("models.remove.title", name=row.name)
         with self._card:
             words("h2", title)
-            words("p", self._text("models.remove.text", size=format_bytes(row.entry.size_bytes)))
+            words("p", self._text("models.remove.text", size=size(row.entry.size_bytes, self._text)))
             if loaded:
                 words("p", self._text("models.remove.loaded"), "warning")
             with box(classes="acts"):

@@ -4,13 +4,14 @@ from collections.abc import Awaitable, Callable
 
 from nicegui import ui
 
-from trilithon.units import format_bytes, format_duration, format_number
+from trilithon.units import format_number
 from trilithon.web.elements import box, icon_button, words
 from trilithon.web.models.acts import Act, possible
 from trilithon.web.models.elements import button
 from trilithon.web.models.facts import Facts, parameters_text
 from trilithon.web.models.library import ModelListRow
 from trilithon.web.models.live import Live, ShownModel
+from trilithon.web.quantities import duration, number, size
 from trilithon.web.texts import Texts
 
 __all__ = ["Doing", "RowView", "facts_words", "marks", "speed_words", "state_words"]
@@ -103,9 +104,9 @@ class RowView:
 def facts_words(row: ModelListRow, facts: Facts | None, text: Texts) -> str:
     """ "494M parameters · Q4_K_M · 379.4 MiB · context 4096 of 32768"."""
     kinds = ", ".join(row.quantizations) or (facts.quantization if facts else "") or ", ".join(row.formats)
-    parts = [kinds, format_bytes(row.entry.size_bytes)]
+    parts = [kinds, size(row.entry.size_bytes, text)]
     if facts and facts.parameters:
-        parts.insert(0, text("models.row.parameters", count=parameters_text(facts.parameters)))
+        parts.insert(0, text("models.row.parameters", count=parameters_text(facts.parameters, text)))
     if facts and facts.context and facts.context_train:
         parts.append(text("models.row.context", here=facts.context, most=facts.context_train))
     elif facts and (facts.context or facts.context_train):
@@ -116,9 +117,9 @@ def facts_words(row: ModelListRow, facts: Facts | None, text: Texts) -> str:
 def speed_words(facts: Facts, text: Texts) -> str:
     speeds, parts = facts.speeds, []
     if speeds and speeds.prefill:
-        parts.append(text("models.row.prefill", rate=format_number(speeds.prefill)))
+        parts.append(text("models.row.prefill", rate=number(format_number(speeds.prefill), text)))
     if speeds and speeds.decode:
-        parts.append(text("models.row.decode", rate=format_number(speeds.decode)))
+        parts.append(text("models.row.decode", rate=number(format_number(speeds.decode), text)))
     if facts.is_planned:
         parts.append(text("models.row.planned"))
     return " · ".join(parts) if speeds else " · ".join([text("models.row.unknown_speed"), *parts])
@@ -149,7 +150,7 @@ def state_words(name: str, live: Live, expected: str, text: Texts) -> tuple[str,
 
 
 def _more(each: ShownModel, expected: str, text: Texts) -> str:
-    parts = [format_bytes(each.size_bytes)]
+    parts = [size(each.size_bytes, text)]
     if each.placement != expected:
         parts.insert(0, text("models.state.on", placement=each.placement))
     if each.requests:
@@ -157,5 +158,5 @@ def _more(each: ShownModel, expected: str, text: Texts) -> str:
     if each.waiting:
         parts.append(text("models.state.waiting", count=each.waiting))
     if each.expires_in_seconds is not None and each.state == "ready" and not each.requests:
-        parts.append(text("models.state.expires", time=format_duration(each.expires_in_seconds)))
+        parts.append(text("models.state.expires", time=duration(each.expires_in_seconds, text)))
     return " · ".join(parts)

@@ -79,13 +79,13 @@ def _row(row: ComparisonRow, phrases: Phrases) -> dict[str, Any]:
         "metric": row.metric.name,
         "title": row.metric.title,
         "unit": row.metric.unit,
-        "median": format_number(row.estimate.median) if row.estimate else None,
+        "median": phrases.number(format_number(row.estimate.median)) if row.estimate else None,
         "interval": interval_text(row.estimate, phrases) if row.estimate else None,
         "runs": row.estimate.runs if row.estimate else 0,
         "failure": None if row.estimate else failure_text(row, phrases),
         "note": row.note if row.estimate else "",
         "quality": quality_text(row.quality),
-        "bandwidth": bandwidth_text(row),
+        "bandwidth": bandwidth_text(row, phrases),
     }
 
 

@@ -49,7 +49,8 @@ def _complain(place: Any, error: TrilithonError, text: Texts) -> None:
 
 def _campaign(found: dict[str, Any], campaign: int, text: Texts) -> None:
     state = [] if found["status"] == "finished" else [text(f"results.state_{found['status']}")]
-    words("p", " · ".join([found["started"][:16].replace("T", " "), *state, found["board"]]), "muted")
+    words("p", " · ".join([found["started"][:16].replace("T", " "), *state]), "muted")
+    words("p", found["board"], "muted").props('lang="en"')
     with box("section", "panel verdict"):
         words("h2", text("results.verdict"))
         words("p", found["sentence"], "sentence")

@@ -3,8 +3,8 @@
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
-from trilithon.units import format_duration
 from trilithon.web.elements import box, words
+from trilithon.web.quantities import duration
 from trilithon.web.results.bench_run import BenchState
 from trilithon.web.results.elements import button, way
 from trilithon.web.results.service import ResultsService
@@ -61,7 +61,7 @@ class ProgressView:
         number = min(state.runs_done + 1, state.runs_planned)
         parts = [self._text("results.bench_runs", number=number, planned=state.runs_planned)]
         if state.remaining_seconds is not None:
-            parts.append(self._text("results.bench_left", time=format_duration(state.remaining_seconds)))
+            parts.append(self._text("results.bench_left", time=duration(state.remaining_seconds, self._text)))
         return " · ".join(parts)
 
     async def _show_end(self, state: BenchState) -> None:

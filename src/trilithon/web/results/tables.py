@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from trilithon.results.report.markup import Html, element, joined
+from trilithon.web.quantities import number
 from trilithon.web.results.listing import Result, ResultsScreen
 from trilithon.web.results.query import Chosen
 from trilithon.web.results.wording import figure_text, metric_title, quality_title, sentence, test_title, unit_title
@@ -205,8 +206,12 @@ def comparison_table(found: Sequence[Mapping[str, Any]], caption: str, text: Tex
             element("th", f"{test_title(each['test'], text)}, {metric_title(each['metric'], text)}", scope="row"),
             _cell("a", _side(each["a"], text), text),
             _cell("b", _side(each["b"], text), text),
-            _cell("ratio", "–" if each["ratio"] is None else f"{each['ratio']:.3f}", text),
-            _cell("ratio_interval", "–" if each["low"] is None else f"{each['low']:.3f}–{each['high']:.3f}", text),
+            _cell("ratio", "–" if each["ratio"] is None else number(f"{each['ratio']:.3f}", text), text),
+            _cell(
+                "ratio_interval",
+                "–" if each["low"] is None else number(f"{each['low']:.3f}–{each['high']:.3f}", text),
+                text,
+            ),
             element(
                 "td", text(f"results.answer_{each['answer'].replace(' ', '_')}"), class_=f"answer {each['answer']}"
             ),

@@ -7,6 +7,7 @@ from trilithon.measure.metrics import Metric
 from trilithon.measure.records import Test
 from trilithon.results.phrases import Phrases
 from trilithon.units import format_number
+from trilithon.web.quantities import number, quantity
 from trilithon.web.results.listing import Figure
 from trilithon.web.texts import Texts
 
@@ -51,7 +52,7 @@ def metric_title(name: str, text: Texts) -> str:
 
 
 def unit_title(unit: str, text: Texts) -> str:
-    return text(f"results.unit_{unit.replace('/', '_per_')}")
+    return text(f"units.{unit}")
 
 
 def test_title(name: str, text: Texts) -> str:
@@ -66,7 +67,7 @@ def quality_title(verdict: str, text: Texts) -> str:
 
 def figure_text(figure: Figure, text: Texts) -> str:
     """ "52.1 tokens/s"."""
-    return f"{format_number(figure.median)} {unit_title(figure.metric.unit, text)}"
+    return quantity(f"{format_number(figure.median)} {figure.metric.unit}", text)
 
 
 def sentence(found: Mapping[str, Any], text: Texts) -> str:
@@ -80,10 +81,11 @@ def sentence(found: Mapping[str, Any], text: Texts) -> str:
         return text("results.sentence_not_comparable", **words, reason=found["reason"])
     if found["ratio"] is None:
         return text("results.sentence_none", **words)
-    ratio = f"{found['ratio']:.3f}"
+    ratio = number(f"{found['ratio']:.3f}", text)
     if found["low"] is None:
         return text("results.sentence_open", **words, ratio=ratio)
-    return text("results.sentence", **words, ratio=ratio, low=f"{found['low']:.3f}", high=f"{found['high']:.3f}")
+    low, high = (number(f"{found[name]:.3f}", text) for name in ("low", "high"))
+    return text("results.sentence", **words, ratio=ratio, low=low, high=high)
 
 
 def step_text(said: str, text: Texts) -> str:
