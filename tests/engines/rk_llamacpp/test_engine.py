@@ -558,7 +558,7 @@ def dies(fork: Fork, where: Placement, folder: Path) -> StartError:
     ("needs", "cause", "advice"),
     [
         ({"faults": ["iommu"]}, "out of NPU memory (IOMMU domains full)", "smaller model"),
-        ({"open_files": 10**9}, "too many open files", "65536"),
+        ({"open_files": 10**9}, "too many open files", "102400"),
         ({"faults": ["librknnrt"]}, "librknnrt.so is missing", "where it was compiled"),
         ({"faults": ["segfault"]}, "segmentation fault (SIGSEGV)", "other settings"),
     ],
