@@ -41,16 +41,16 @@ expect.set_options(timeout=PATIENCE_MS)  # its own five seconds are little on a 
 
 @dataclass
 class Site:
-    """`url` to open; `house` to look into, but for the pool, which lives in the server's loop; `keys` by name."""
+    """`url` to open; `context` to look into, but for the pool, which lives in the server's loop; `keys` by name."""
 
     url: str
-    house: AppContext
+    context: AppContext
     keys: dict[str, str] = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def service(self) -> Service:
-        return self.house.service
+        return self.context.service
 
     @property
     def http(self) -> httpx.Client:
@@ -97,11 +97,11 @@ def site(configuration: Configuration) -> Iterator[OpenSite]:
             shelf = shelf or Catalog(configuration, board, paths=paths, placement=placement, slots=slots)
             folder = live.enter_context(workspace())
             service = Service(shelf, Pool(configuration, folder, **pool))
-            house = AppContext(
+            context = AppContext(
                 service=service, configuration=configuration, board=board, store=configuration.results_database
             )
             security = security or SecurityOptions(key_store=key_store(configuration))
-            opened = live.enter_context(_running(house, security))
+            opened = live.enter_context(_running(context, security))
             opened.keys = secret_keys
             return opened
 
@@ -109,9 +109,9 @@ def site(configuration: Configuration) -> Iterator[OpenSite]:
 
 
 @contextlib.contextmanager
-def _running(house: AppContext, security: SecurityOptions) -> Iterator[Site]:
-    app = create_app(house.service, ServeOptions(security=security, drain_seconds=2.0))
-    install(app, house)
+def _running(context: AppContext, security: SecurityOptions) -> Iterator[Site]:
+    app = create_app(context.service, ServeOptions(security=security, drain_seconds=2.0))
+    install(app, context)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -119,7 +119,7 @@ def _running(house: AppContext, security: SecurityOptions) -> Iterator[Site]:
             timeout_graceful_shutdown=5,
         )
     )  # fmt: skip
-    opened = Site(f"http://127.0.0.1:{listening.getsockname()[1]}", house)
+    opened = Site(f"http://127.0.0.1:{listening.getsockname()[1]}", context)
 
     async def serve() -> None:
         opened.loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What every dialect asks of this house: a model's answer, from the placement that suits, loaded when it must be."""
+"""What every API needs: a model's answer, from the placement that suits, loaded when it must be."""
 
 import asyncio
 import contextlib

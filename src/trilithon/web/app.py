@@ -8,7 +8,7 @@ from typing import cast
 
 from fastapi import FastAPI, Request
 from nicegui import app as pages_app
-from nicegui import context, ui
+from nicegui import ui
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,14 +48,14 @@ _LONGEST_BUILD_SECONDS = 30.0
 _QUASAR_LANGUAGES = {"en": "en-US", "ru": "ru"}
 
 
-def install(app: FastAPI, house: AppContext) -> None:
+def install(app: FastAPI, context: AppContext) -> None:
     """Once all routes of the API are there. NiceGUI keeps its state in its modules, so a process has one server with
     pages."""
     _forget_last()
     pages_app.add_static_files(_ASSETS, _STATIC)
     for name in PAGES:
-        _add_page(name, house)
-    app.include_router(downloads.router_of(house))
+        _add_page(name, context)
+    app.include_router(downloads.router_of(context))
     app.include_router(login.router_of(app.state.sessions))
     app.state.sessions.is_pages = _belongs_to_pages
     ui.run_with(
@@ -127,22 +127,22 @@ def _wants_page(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
 
 
-def _add_page(name: str, house: AppContext) -> None:
+def _add_page(name: str, context: AppContext) -> None:
     @ui.page(PATHS[name], response_timeout=_LONGEST_BUILD_SECONDS)
     async def page(request: Request) -> None:
-        visitor = _visitor(request)
-        text = texts_for(visitor.language)
+        session = _session(request)
+        text = texts_for(session.language)
         appearance = _appearance(request)
         _set_out(name, text, appearance)
         build = _builder(name)
-        leaving = bool(visitor.key_name)
+        leaving = bool(session.key_name)
         with frame(text, active=name, appearance=appearance, leaving=leaving):
-            await build(house, visitor, text)
+            await build(context, session, text)
 
 
 def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
     """Language, light or dark, and title belong to NiceGUI's page, which all who look at it share: each gets a copy."""
-    client = context.client
+    client = ui.context.client
     client.page = copy.copy(client.page)
     client.page.language = _QUASAR_LANGUAGES[text.language]  # type: ignore[assignment]
     client.page.dark = None if appearance == "auto" else appearance == "dark"
@@ -151,7 +151,7 @@ def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
     ui.add_head_html(f'<script defer src="{_ASSETS}/pages.js"></script>')
 
 
-def _visitor(request: Request) -> PageSession:
+def _session(request: Request) -> PageSession:
     chosen = request.cookies.get("trilithon-language", "")
     return PageSession(
         key_name=getattr(request.state, "key_name", ""),

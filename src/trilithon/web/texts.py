@@ -62,10 +62,10 @@ def _wish(text: str) -> tuple[float, str]:
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """TOML reads `chat.send = …` as a table in a table."""
-    found: list[tuple[str, str]] = []
+    flat: list[tuple[str, str]] = []
     for name, value in table.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+            flat += _flat(value, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, str(value)))
-    return found
+            flat.append((prefix + name, str(value)))
+    return flat

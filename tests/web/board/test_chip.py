@@ -90,10 +90,10 @@ def test_a_handover_sits_on_two_units_and_a_unit_without_a_sensor_is_there_all_t
 ) -> None:
     board = read_board(plant("pc_x86_64"))
     chip = read_chip(board, {}, [loaded("cpu", prefill="npu", users=2)], waiting=3)
-    assert [(seat.unit, seat.role, seat.placement) for seat in chip.seats] == [
+    assert [(placed.unit, placed.role, placed.placement) for placed in chip.placed_models] == [
         ("npu", "prefill", "scripted/cpu"),
         ("cpu", "decode", "scripted/cpu"),
     ]
     assert (chip.running, chip.waiting) == (2, 3)
     assert [block.part for block in chip.blocks] == ["all", "gpu", "npu"]
-    assert [seat.model for seat in chip.sitting("npu")] == ["tiny"]
+    assert [placed.model for placed in chip.sitting("npu")] == ["tiny"]

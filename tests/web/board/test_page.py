@@ -40,7 +40,7 @@ def rk3588_site(tiny: Path, site: Callable, rk3588: Machine) -> Callable:  # typ
 
     def start(**more: object):  # type: ignore[no-untyped-def]
         live = site(tiny, **more)
-        watch_of(replace(live.house, board=read_board(rk3588)), rk3588)
+        watch_of(replace(live.context, board=read_board(rk3588)), rk3588)
         return live
 
     return start
@@ -103,7 +103,7 @@ def test_the_machine_itself_is_seen_and_its_values_change(tiny: Path, site, brow
     page = open_board(browser_page(width=1280, height=900), live.url)
     expect(page.get_by_role("heading", level=1)).to_have_text("Board")
     picture = page.locator(".board-picture svg")
-    expect(picture).to_contain_text(live.house.board.chip)
+    expect(picture).to_contain_text(live.context.board.chip)
     expect(picture).to_contain_text("free")
     before = picture.inner_html()
     page.wait_for_function("before => document.querySelector('.board-picture svg').innerHTML !== before", arg=before)
@@ -119,8 +119,8 @@ def test_a_request_at_work_is_seen_where_its_model_sits(tiny: Path, site, browse
     with live.http as http:
         answer = http.post("/api/generate", json={"model": live.model, "prompt": "Hello", "stream": False})
         answer.raise_for_status()
-    seat = page.locator(".chip-cpu .chip-seat")
-    expect(seat).to_contain_text(live.model)
+    placed = page.locator(".chip-cpu .chip-seat")
+    expect(placed).to_contain_text(live.model)
     page.locator("summary").click()
     expect(page.locator(".board-table")).to_contain_text("scripted/cpu")
 
@@ -128,7 +128,7 @@ def test_a_request_at_work_is_seen_where_its_model_sits(tiny: Path, site, browse
 @pytest.mark.slow
 def test_an_rk3588_wide_and_its_finding_with_the_command(rk3588_site, work, browser_page, tmp_path, screenshot) -> None:  # type: ignore[no-untyped-def]
     live = rk3588_site(placement=HANDOVER)
-    watch = watch_of(live.house)
+    watch = watch_of(live.context)
     watch._moments.extend(five_minutes(watch))
     page = open_board(browser_page(width=1280, height=900, permissions=["clipboard-read", "clipboard-write"]), live.url)
     picture = page.locator(".board-picture svg")
@@ -183,7 +183,7 @@ def test_narrow_and_in_russian(rk3588_site, browser_page, screenshot, dark) -> N
 @pytest.mark.slow
 def test_who_has_gone_costs_nothing(tiny: Path, site, browser_page) -> None:  # type: ignore[no-untyped-def]
     live = site(tiny)
-    watch = watch_of(live.house)
+    watch = watch_of(live.context)
     pages = [open_board(browser_page(), live.url) for _ in range(2)]
     assert watch.works
     for page in pages:

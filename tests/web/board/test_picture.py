@@ -63,7 +63,7 @@ memories = st.builds(
     top_hz=clocks,
     celsius=heats,
 )
-seats = st.builds(
+placed_models = st.builds(
     PlacedModel,
     unit=st.sampled_from(["cpu", "gpu", "npu"]),
     model=words,
@@ -82,7 +82,7 @@ chips = st.builds(
     memory=memories,
     temperatures=st.lists(st.tuples(words, st.floats(0.001, 149.999)), max_size=4).map(tuple),
     watts=st.lists(st.tuples(words, st.floats(0, 10e3)), max_size=4).map(tuple),
-    seats=st.lists(seats, max_size=4).map(tuple),
+    placed_models=st.lists(placed_models, max_size=4).map(tuple),
     running=st.integers(0, 10**9),
     waiting=st.integers(0, 10**9),
 )

@@ -213,7 +213,7 @@ def test_a_closed_page_stops_the_answer_and_what_came_is_kept(
     ask(page, "a long story")
     expect(page.locator(".message.assistant .words")).to_have_text(re.compile(r"\w+ \w+"))
     page.close()
-    kept = Conversations(opened.house.configuration.data, "")
+    kept = Conversations(opened.context.configuration.data, "")
     (heading,) = kept.headings()
     until(lambda: bool(kept.read(heading.id).path()[-1].figures))
     until(lambda: all(loaded.users == 0 for loaded in opened.service.pool.loaded()))
@@ -245,7 +245,7 @@ def test_another_branch_is_looked_at_while_an_answer_comes(site: Site, browser_p
 @pytest.mark.slow
 def test_of_a_long_conversation_the_newest_part_is_shown_first(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny)
-    kept = Conversations(opened.house.configuration.data, "")
+    kept = Conversations(opened.context.configuration.data, "")
     tree = kept.begin()
     for number in range(35):
         asked = tree.add(number * 2, "user", f"question {number}")

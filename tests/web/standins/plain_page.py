@@ -6,9 +6,9 @@ from trilithon.web.context import AppContext, PageSession
 from trilithon.web.texts import Texts
 
 
-async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
-    assert text.language == visitor.language
+async def build(context: AppContext, session: PageSession, text: Texts) -> None:
+    assert text.language == session.language
     ui.html(f"<h1>{text('frame.chat')}</h1>", sanitize=False)
-    ui.label(f"visitor {visitor.key_name or 'without a key'}, models {len(house.service.shelf.models())}")
+    ui.label(f"visitor {session.key_name or 'without a key'}, models {len(context.service.shelf.models())}")
     answer = ui.label("not asked")
     ui.button("Ask", on_click=lambda: answer.set_text("asked"))

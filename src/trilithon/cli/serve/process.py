@@ -54,7 +54,7 @@ class ServeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """What the user asked of the network's side. `house` is what the pages show, None for the API alone. `ready` and
+    """What the user asked of the network's side. `context` is what the pages show, None for the API alone. `ready` and
     `ending` are called once each, in the server's thread; `leftovers` are what has to go when the process ends at
     once."""
 
@@ -63,7 +63,7 @@ class Listening:
     certificate: Path | None = None
     private_key: Path | None = None
     leftovers: Sequence[Path] = ()
-    house: "AppContext | None" = None
+    context: "AppContext | None" = None
     ready: Callable[[], None] = lambda: None
     ending: Callable[[], None] = lambda: None
 
@@ -187,17 +187,17 @@ class _UvicornServer(uvicorn.Server):
 
 def _config(service: Service, listening: Listening) -> uvicorn.Config:
     app = create_app(service, listening.options)
-    if listening.house is not None:
+    if listening.context is not None:
         from trilithon.web.app import install
 
-        install(app, listening.house)
+        install(app, listening.context)
     app.middleware_stack = app.build_middleware_stack()  # now, and not at the start, where uvicorn would exit
     config = uvicorn.Config(
         app,
         lifespan="on",
         loop="asyncio",
         http=PatientProtocol,
-        ws="none" if listening.house is None else "websockets-sansio",
+        ws="none" if listening.context is None else "websockets-sansio",
         log_config=None,
         access_log=False,
         proxy_headers=False,

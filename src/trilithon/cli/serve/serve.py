@@ -126,10 +126,10 @@ def _serve(
 
     level = logging.INFO if words["verbose"] else logging.WARNING
     with logged_to(sys.stderr, level=level), opened_service(wishes, configuration, board) as (service, folder):
-        house = None if words["no_pages"] else _house(service, configuration, board)
+        context = None if words["no_pages"] else _context(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
         if not words["no_pages"]:
-            lines += _about_pages(sockets, house, tls=words["tls_cert"] is not None)
+            lines += _about_pages(sockets, context, tls=words["tls_cert"] is not None)
 
         def ready() -> None:
             click.echo("\n".join(lines), err=True)
@@ -147,7 +147,7 @@ def _serve(
             certificate=words["tls_cert"],
             private_key=words["tls_key"],
             leftovers=(folder, *files),
-            house=house,
+            context=context,
             ready=ready,
             ending=ending,
         )
@@ -155,7 +155,7 @@ def _serve(
         serve_until_told(service, listening, words["pins"])
 
 
-def _house(service: "Service", configuration: "Configuration", board: "Board") -> "AppContext | None":
+def _context(service: "Service", configuration: "Configuration", board: "Board") -> "AppContext | None":
     """None where the pages' library is not installed."""
     import importlib.util
 
@@ -166,10 +166,10 @@ def _house(service: "Service", configuration: "Configuration", board: "Board") -
     return AppContext(service=service, configuration=configuration, board=board, store=configuration.results_database)
 
 
-def _about_pages(sockets: "list[socket]", house: "AppContext | None", *, tls: bool) -> list[str]:
+def _about_pages(sockets: "list[socket]", context: "AppContext | None", *, tls: bool) -> list[str]:
     from trilithon.cli.serve.listening import url_of
 
-    if house is None:
+    if context is None:
         return ["no web pages: they need pip install 'trilithon[web]'"]
     urls = [url for each in sockets if (url := url_of(each, tls=tls)).startswith("http")]
     return [f"in a browser: {url}/" for url in urls[:1]]

@@ -36,7 +36,7 @@ class ApiError(TrilithonError):
 
 
 def api_error_of(error: Exception) -> ApiError:
-    """Every error of this house as a client sees it; whatever is not ours is raised again."""
+    """Every error of Trilithon as a client sees it; other errors are raised again."""
     match error:
         case ApiError():
             return error

@@ -107,12 +107,12 @@ class ChipView:
     memory: Memory
     temperatures: tuple[tuple[str, float], ...]
     watts: tuple[tuple[str, float], ...]
-    seats: tuple[PlacedModel, ...]
+    placed_models: tuple[PlacedModel, ...]
     running: int
     waiting: int
 
     def sitting(self, unit: UnitName) -> tuple[PlacedModel, ...]:
-        return tuple(seat for seat in self.seats if seat.unit == unit)
+        return tuple(placed for placed in self.placed_models if placed.unit == unit)
 
 
 def values_of(readings: Iterable[Reading]) -> dict[tuple[Quantity, str], float]:
@@ -124,9 +124,9 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
     values = {key: value for key, value in values.items() if PLAUSIBLE[key[0]][0] <= value <= PLAUSIBLE[key[0]][1]}
     zones = {name: value for (quantity, name), value in values.items() if quantity == "temperature"}
     blocks = _blocks(board, values, zones)
-    seats = tuple(seat for each in loaded for seat in _seats(each))
+    placed_models = tuple(placed for each in loaded for placed in _placed_models(each))
     units = {block.unit for block in blocks}
-    lone = dict.fromkeys(seat.unit for seat in seats if seat.unit not in units)
+    lone = dict.fromkeys(placed.unit for placed in placed_models if placed.unit not in units)
     blocks += [Block(part="all" if unit == "cpu" else unit, name="") for unit in lone]
     memory = _memory(board, values, zones)
     return ChipView(
@@ -136,7 +136,7 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
         memory=memory,
         temperatures=tuple(sorted(zones.items(), key=lambda zone: _rank(zone[0]))),
         watts=tuple((name, value) for (quantity, name), value in values.items() if quantity == "power"),
-        seats=seats,
+        placed_models=placed_models,
         running=sum(each.users for each in loaded),
         waiting=waiting,
     )
@@ -231,8 +231,8 @@ def _npu_cores(count: int | None, values: Values) -> tuple[CoreView, ...]:
 
 
 def _zone(zones: dict[str, float], unit: str) -> float | None:
-    found = next((name for name in sorted(zones) if name.lower().startswith(_UNIT_ZONES[unit])), None)
-    return None if found is None else zones.pop(found)
+    zone = next((name for name in sorted(zones) if name.lower().startswith(_UNIT_ZONES[unit])), None)
+    return None if zone is None else zones.pop(zone)
 
 
 def _rank(zone: str) -> tuple[int, str]:
@@ -257,15 +257,15 @@ def _memory(board: Board, values: Values, zones: dict[str, float]) -> Memory:
     )
 
 
-def _seats(loaded: Loaded) -> Iterable[PlacedModel]:
+def _placed_models(loaded: Loaded) -> Iterable[PlacedModel]:
     """Two of a handover: prefill on one unit, decode on another."""
     placement = loaded.placement
     if placement.prefill is None:
-        return [_seat(loaded, placement, "whole")]
-    return [_seat(loaded, placement.prefill, "prefill"), _seat(loaded, placement, "decode")]
+        return [_placed(loaded, placement, "whole")]
+    return [_placed(loaded, placement.prefill, "prefill"), _placed(loaded, placement, "decode")]
 
 
-def _seat(loaded: Loaded, placement: Placement, role: Role) -> PlacedModel:
+def _placed(loaded: Loaded, placement: Placement, role: Role) -> PlacedModel:
     return PlacedModel(
         unit=placement.unit,
         model=loaded.key,

@@ -35,11 +35,11 @@ _COPY = """async () => {
 }"""
 
 
-async def look(house: AppContext, watch: Watch) -> list[Finding]:
+async def look(context: AppContext, watch: Watch) -> list[Finding]:
     """As `trilithon doctor` does, the worst first."""
 
     def read() -> list[Finding]:
-        configuration = house.configuration
+        configuration = context.configuration
         board = read_board(watch.machine, (configuration.data, configuration.cache))
         return [*findings(board, watch.machine), *tuning_record.findings(configuration.data, watch.machine)]
 
@@ -49,8 +49,8 @@ async def look(house: AppContext, watch: Watch) -> list[Finding]:
 class FindingsList:
     """The section of the page; `refresh` looks again."""
 
-    def __init__(self, house: AppContext, watch: Watch, text: Texts):
-        self._house, self._watch, self._text = house, watch, text
+    def __init__(self, context: AppContext, watch: Watch, text: Texts):
+        self._context, self._watch, self._text = context, watch, text
         with ui.row().classes("board-head"):
             words("h2", text("board.findings")).props('id="findings"')
             self._again = ui.button(text("board.refresh"), icon="refresh", color=None, on_click=self.refresh)
@@ -62,7 +62,7 @@ class FindingsList:
     async def refresh(self) -> None:
         self._again.disable()
         self._when.text = self._text("board.looking")
-        found = await look(self._house, self._watch)
+        found = await look(self._context, self._watch)
         self._list.clear()
         with self._list:
             for finding in found:

@@ -27,13 +27,13 @@ tell();
 """
 
 
-async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
+async def build(context: AppContext, session: PageSession, text: Texts) -> None:
     ui.add_css(STYLE + PAGE_STYLE)
-    watch = watch_of(house)
+    watch = watch_of(context)
     view = _View(watch, text)
-    found = FindingsList(house, watch, text)
+    findings_list = FindingsList(context, watch, text)
     ui.timer(PERIOD_SECONDS, view.refresh, immediate=False)
-    ui.timer(0, found.refresh, once=True)
+    ui.timer(0, findings_list.refresh, once=True)
     ui.on("board_narrow", view.narrowed)
     ui.run_javascript(_TELL_WIDTH)
 

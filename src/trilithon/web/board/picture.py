@@ -103,15 +103,17 @@ def _stat(sheet: Sheet, label: str, value: str, kind: str, x: float, y: float) -
 
 def _stats(chip: ChipView, text: Texts) -> list[tuple[str, str, str]]:
     """Label, value and the value's colour."""
-    found = [
+    temperatures = [
         (fitted(name, 160, SMALL), *quantities.heat(celsius, text))
         for name, celsius in chip.temperatures[:_MOST_TEMPERATURES]
     ]
     for name, watts in chip.watts[:_MOST_METERS]:
-        found.append((fitted(text("board.meter", name=name), 180, SMALL), quantities.watts(watts, text), "chip-ink"))
-    found.append((text("board.running"), str(chip.running), "chip-ink"))
-    found.append((text("board.waiting"), str(chip.waiting), "chip-ink"))
-    return found
+        temperatures.append(
+            (fitted(text("board.meter", name=name), 180, SMALL), quantities.watts(watts, text), "chip-ink")
+        )
+    temperatures.append((text("board.running"), str(chip.running), "chip-ink"))
+    temperatures.append((text("board.waiting"), str(chip.waiting), "chip-ink"))
+    return temperatures
 
 
 # -- the units
@@ -154,8 +156,8 @@ def _unit(
             bottom = _block(inside, block, text, x + INSET, bottom + (_GAP if number else 0), inner, 0)
     else:
         bottom = _abreast(inside, blocks, text, x + INSET, y + INSET, inner)
-    for seat in chip.sitting(unit):
-        bottom = _pill(inside, seat, text, x + INSET, bottom + _PILL_GAP + 2, inner)
+    for placed in chip.sitting(unit):
+        bottom = _pill(inside, placed, text, x + INSET, bottom + _PILL_GAP + 2, inner)
     bottom = max(bottom + INSET, y + least_height)
     sheet.opened(f"chip-unit chip-{unit}")
     sheet.box(x, y, width, bottom - y, "chip-ground", radius=10)
@@ -258,22 +260,22 @@ def _core(sheet: Sheet, core: CoreView, text: Texts, place: tuple[float, float, 
     sheet.closed()
 
 
-def _pill(sheet: Sheet, seat: PlacedModel, text: Texts, x: float, y: float, width: float) -> float:
+def _pill(sheet: Sheet, placed: PlacedModel, text: Texts, x: float, y: float, width: float) -> float:
     """A model where it sits: its name, and beside or below it what it does there. Gives its lower edge."""
-    doing = [] if seat.role == "whole" else [text(f"board.{seat.role}")]
-    if seat.state != "ready":
-        doing.append(text(f"board.{seat.state}"))
-    elif seat.users:
-        doing.append(text("board.at_work", count=seat.users))
+    doing = [] if placed.role == "whole" else [text(f"board.{placed.role}")]
+    if placed.state != "ready":
+        doing.append(text(f"board.{placed.state}"))
+    elif placed.users:
+        doing.append(text("board.at_work", count=placed.users))
     state = fitted(" · ".join(doing), width - 42, SMALL)
-    below = bool(state) and text_width(seat.model, BODY) + text_width(state, SMALL) + 56 > width
+    below = bool(state) and text_width(placed.model, BODY) + text_width(state, SMALL) + 56 > width
     height = _PILL + LINE if below else _PILL
-    sheet.opened("chip-seat", f"{seat.model}: {seat.placement}")
+    sheet.opened("chip-seat", f"{placed.model}: {placed.placement}")
     sheet.box(x, y, width, height, "chip-pill", radius=_PILL / 2)
     middle = y + _PILL / 2
     mark = f"M{x + 16:.1f} {middle:.1f}m-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0"
-    sheet.path(mark, "chip-busy" if seat.users else "chip-idle")
-    sheet.text(fitted(seat.model, width - 42, BODY), x + 28, middle + 4.5, size=BODY)
+    sheet.path(mark, "chip-busy" if placed.users else "chip-idle")
+    sheet.text(fitted(placed.model, width - 42, BODY), x + 28, middle + 4.5, size=BODY)
     if below:
         sheet.text(state, x + 28, middle + 4.5 + LINE, size=SMALL)
     else:

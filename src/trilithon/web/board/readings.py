@@ -110,9 +110,9 @@ class Watch:
 _WATCHES: weakref.WeakKeyDictionary[Service, Watch] = weakref.WeakKeyDictionary()
 
 
-def watch_of(house: AppContext, machine: Machine = THIS_MACHINE) -> Watch:
-    """The house's own: made when first asked for, and gone with its service."""
-    found = _WATCHES.get(house.service)
-    if found is None:
-        found = _WATCHES[house.service] = Watch(house.service.pool, house.board, machine)
-    return found
+def watch_of(context: AppContext, machine: Machine = THIS_MACHINE) -> Watch:
+    """One per server: made when first asked for, and gone with its service."""
+    watch = _WATCHES.get(context.service)
+    if watch is None:
+        watch = _WATCHES[context.service] = Watch(context.service.pool, context.board, machine)
+    return watch

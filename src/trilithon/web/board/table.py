@@ -15,11 +15,11 @@ def rows(chip: ChipView, text: Texts) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for block in chip.blocks:
         found += _block(block, text)
-    for seat in chip.seats:
-        what = text("board.seat_of", model=seat.model, unit=seat.unit.upper())
-        state = [] if seat.state == "ready" else [text(f"board.{seat.state}")]
-        doing = [text(f"board.{seat.role}"), *state, text("board.at_work", count=seat.users)]
-        found.append((what, ", ".join([seat.placement, *doing, quantities.size(seat.size_bytes, text)])))
+    for placed in chip.placed_models:
+        what = text("board.seat_of", model=placed.model, unit=placed.unit.upper())
+        state = [] if placed.state == "ready" else [text(f"board.{placed.state}")]
+        doing = [text(f"board.{placed.role}"), *state, text("board.at_work", count=placed.users)]
+        found.append((what, ", ".join([placed.placement, *doing, quantities.size(placed.size_bytes, text)])))
     found += [(text("board.zone_of", name=name), quantities.celsius(value, text)) for name, value in chip.temperatures]
     found += [(text("board.power_of", name=name), quantities.watts(value, text)) for name, value in chip.watts]
     found += _memory(chip, text)

@@ -31,8 +31,8 @@ _WHOLE = ("max_tokens", "seed", "context")
 
 
 class Controls:
-    def __init__(self, house: AppContext, text: Texts, *, export: Callable[[str], None]):
-        self._house, self._text = house, text
+    def __init__(self, context: AppContext, text: Texts, *, export: Callable[[str], None]):
+        self._context, self._text = context, text
         self._entries: dict[str, CatalogEntry] = {}
         self._outlook: Outlook | None = None
         self._offered: tuple[str, ...] = ()
@@ -66,9 +66,9 @@ class Controls:
         return toggle
 
     async def load(self) -> None:
-        entries = await asyncio.to_thread(self._house.service.shelf.models)
+        entries = await asyncio.to_thread(self._context.service.shelf.models)
         self._entries = {entry.name: entry for entry in entries}
-        loaded = [each.key for each in self._house.service.pool.loaded() if each.key in self._entries]
+        loaded = [each.key for each in self._context.service.pool.loaded() if each.key in self._entries]
         self._model.set_options(list(self._entries), value=next(iter([*loaded, *self._entries]), None))
         if not self._entries:
             self._line.set_text(self._text("chat.no_models"))
@@ -123,15 +123,15 @@ class Controls:
                 side.set_autocomplete(list(self._offered))
 
     def _about(self, entry: CatalogEntry) -> str:
-        shelf = self._house.service.shelf
+        shelf = self._context.service.shelf
         outlook = shelf.outlook(entry)
         self._outlook, self._offered = outlook, shelf.offered(entry)
         if outlook.refusal:
             return outlook.refusal
-        database = self._house.store
+        database = self._context.store
         speeds = None
         if database is not None:
-            speeds = last_speeds(database, outlook.file.sha256, outlook.placement, self._house.board)
+            speeds = last_speeds(database, outlook.file.sha256, outlook.placement, self._context.board)
         if speeds is None or speeds.decode is None:
             return self._text("chat.runs", placement=outlook.placement)
         return self._text("chat.runs_at", placement=outlook.placement, rate=number(f"{speeds.decode:.1f}", self._text))

@@ -42,16 +42,16 @@ _COPY = """
 """
 
 
-async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
+async def build(context: AppContext, session: PageSession, text: Texts) -> None:
     ui.add_head_html('<link rel="stylesheet" href="/_pages/chat.css">')
-    page = _ChatPage(house, visitor, text)
+    page = _ChatPage(context, session, text)
     await page.open()
 
 
 class _ChatPage:
-    def __init__(self, house: AppContext, visitor: PageSession, text: Texts):
-        self._house, self._visitor, self._text = house, visitor, text
-        self._kept = Conversations(house.configuration.data, visitor.key_name)
+    def __init__(self, context: AppContext, session: PageSession, text: Texts):
+        self._context, self._session, self._text = context, session, text
+        self._kept = Conversations(context.configuration.data, session.key_name)
         self._conversation = self._kept.begin()
         self._first = 0  # of the branch: what is drawn first
         self._keeping = asyncio.Lock()
@@ -61,7 +61,7 @@ class _ChatPage:
             self._side = Sidebar(text, new=self._begin, show=self._show, rename=self._rename, remove=self._remove)
             with box("section", "talk") as talk:
                 talk.props["aria-label"] = text("chat.conversation")
-                self._controls = Controls(house, text, export=self._export)
+                self._controls = Controls(context, text, export=self._export)
                 with box(classes="log"):
                     self._turns = box(classes="turns").props('role="log" tabindex="0"')
                     self._turns.props["aria-label"] = text("chat.messages")
@@ -227,9 +227,9 @@ class _ChatPage:
         self._told.set_text(self._text("chat.answering"))
         await self._keep(conversation)
         await self._list()
-        caller = self._visitor.caller
+        caller = self._session.caller
         in_turn = len(places) == 1 or self._controls.in_turn()
-        asks = [Question(self._house.service, caller, generation, metered=in_turn) for generation in generations]
+        asks = [Question(self._context.service, caller, generation, metered=in_turn) for generation in generations]
         work = background_tasks.create(self._run(conversation, asks, views, in_turn=in_turn), name="answer")
         self._work.add(work)
         work.add_done_callback(self._over)

@@ -99,15 +99,15 @@ class Conversation:
         """Raises ValueError for what is no conversation."""
         try:
             messages = [_made(ChatMessage, each) for each in body["messages"]]
-            found: Conversation = _made(cls, {**body, "messages": {}, "chosen": {}})
-            found.wishes = _made(ChatSettings, body["wishes"])
-            found.messages = {message.number: message for message in messages}
-            found.chosen = {int(parent): int(number) for parent, number in body["chosen"].items()}
-            found._check_words()
-            found._check_tree()
+            made: Conversation = _made(cls, {**body, "messages": {}, "chosen": {}})
+            made.wishes = _made(ChatSettings, body["wishes"])
+            made.messages = {message.number: message for message in messages}
+            made.chosen = {int(parent): int(number) for parent, number in body["chosen"].items()}
+            made._check_words()
+            made._check_tree()
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no conversation: {error}") from error
-        return found
+        return made
 
     def _check_words(self) -> None:
         """Raises ValueError for what could not be shown."""

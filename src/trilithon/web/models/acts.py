@@ -45,6 +45,6 @@ ACTS: Mapping[Act, Callable[[Service, str, str], Awaitable[None]]] = {
 def possible(name: str, live: Live) -> frozenset[Act]:
     """What makes sense as things are."""
     there = any(each.state != "leaving" for each in live.of(name))
-    found: set[Act] = {"unload"} if there else {"load"}
-    found.add("unpin" if name in live.pinned else "pin")
-    return frozenset(found)
+    acts: set[Act] = {"unload"} if there else {"load"}
+    acts.add("unpin" if name in live.pinned else "pin")
+    return frozenset(acts)

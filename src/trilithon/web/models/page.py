@@ -28,15 +28,15 @@ _LOOK_SECONDS = 0.5
 _TOLD: dict[Act, str] = {"load": "loaded", "unload": "unloaded", "pin": "pinned", "unpin": "unpinned"}
 
 
-async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
-    page = _ModelsPage(house, visitor, text)
+async def build(context: AppContext, session: PageSession, text: Texts) -> None:
+    page = _ModelsPage(context, session, text)
     await page.list.reload()
     ui.timer(_LOOK_SECONDS, page.look)
 
 
 class _ModelsPage:
-    def __init__(self, house: AppContext, visitor: PageSession, text: Texts):
-        self._service, self._visitor, self._text = house.service, visitor, text
+    def __init__(self, context: AppContext, session: PageSession, text: Texts):
+        self._service, self._session, self._text = context.service, session, text
         self._live: Live | None = None
         self._pulls: tuple[PullState, ...] = ()
         ui.add_head_html('<link rel="stylesheet" href="/_pages/models.css">')
@@ -44,9 +44,9 @@ class _ModelsPage:
             words("h1", text("models.title"))
             self._told = words("p", classes="visually-hidden").props('role="status"')
             self._memory = MemoryView(text)
-            self._pulling = PullsView(house.service, text)
-            self.list = ModelList(house.service.shelf, text, self._row)
-            self._details = DetailsView(house.service.shelf, text)
+            self._pulling = PullsView(context.service, text)
+            self.list = ModelList(context.service.shelf, text, self._row)
+            self._details = DetailsView(context.service.shelf, text)
             self._removal = RemovalView(text, self._remove)
 
     def _row(self, row: ModelListRow) -> RowView:
@@ -66,7 +66,7 @@ class _ModelsPage:
                 await self.list.reload()
 
     async def _do(self, act: Act, name: str) -> None:
-        await self._carried_out(name, ACTS[act](self._service, name, self._visitor.caller), f"models.told.{_TOLD[act]}")
+        await self._carried_out(name, ACTS[act](self._service, name, self._session.caller), f"models.told.{_TOLD[act]}")
 
     async def _carried_out(self, name: str, work: Awaitable[None], told: str) -> None:
         """It goes on when the page is shut; what went wrong is said beside the model."""

@@ -179,7 +179,11 @@ def _environment(configuration: Configuration) -> dict[str, str]:
         "TRILITHON_CACHE": str(configuration.cache),
         "TRILITHON_START_SECONDS": str(configuration.start_seconds),
         "TRILITHON_HANG_SECONDS": str(configuration.hang_seconds),
-        **{f"TRILITHON_{name.upper()}": os.pathsep.join(map(str, found)) for name, found in folders.items() if found},
+        **{
+            f"TRILITHON_{name.upper()}": os.pathsep.join(map(str, environment))
+            for name, environment in folders.items()
+            if environment
+        },
     }
 
 

@@ -27,11 +27,11 @@ _USUAL = ("pp", "tg", "question")
 class BenchView:
     """`ended` is awaited when a bench that somebody watches here is over."""
 
-    def __init__(self, house: AppContext, text: Texts, ended: Callable[[], Awaitable[None]]):
-        self._house, self._text, self._ended = house, text, ended
-        self._desk = results_service_of(house)
+    def __init__(self, context: AppContext, text: Texts, ended: Callable[[], Awaitable[None]]):
+        self._context, self._text, self._ended = context, text, ended
+        self._results_service = results_service_of(context)
         self._shown: BenchState | None = None
-        self._progress = ProgressView(self._desk, text)
+        self._progress = ProgressView(self._results_service, text)
         with box("details", "panel folded bench") as self._form:
             with box("summary"):
                 words("h2", text("results.bench"))
@@ -68,32 +68,32 @@ class BenchView:
 
     async def fill(self) -> None:
         """With the models that are here."""
-        entries = await asyncio.to_thread(self._house.service.shelf.models)
+        entries = await asyncio.to_thread(self._context.service.shelf.models)
         names = [entry.name for entry in entries]
         self._model.set_options(names, value=names[0] if names else None)
         if not names:
             self._complain(self._text("results.bench_no_models"))
 
     async def _model_chosen(self) -> None:
-        name, found, problem = self._model.value, [], ""
+        name, placements, problem = self._model.value, [], ""
         try:
-            found = await asyncio.to_thread(_placements, self._house.service.shelf, name) if name else []
+            placements = await asyncio.to_thread(_placements, self._context.service.shelf, name) if name else []
         except TrilithonError as error:
             problem = str(error)
         if self._ticks.is_deleted or self._model.value != name:
             return
         self._ticks.clear()
         with self._ticks:
-            self._placements = {spelled: _tick(spelled) for spelled in found}
+            self._placements = {spelled: _tick(spelled) for spelled in placements}
         self._complain(problem)
 
     async def _start(self) -> None:
         try:
             wish = await self._wish()
-            loaded = self._desk.bench.loaded()
-            if loaded and not self._desk.bench.running and not await self._asking.agreed(loaded):
+            loaded = self._results_service.bench.loaded()
+            if loaded and not self._results_service.bench.running and not await self._asking.agreed(loaded):
                 return
-            self._desk.bench.start(wish)
+            self._results_service.bench.start(wish)
         except TrilithonError as error:
             self._complain(str(error))
             return
@@ -105,7 +105,7 @@ class BenchView:
         """Raises UserError for a field that is no good, ModelError for a model that went away."""
         if not self._model.value:
             raise UserError(self._text("results.bench_no_models"))
-        shelf, name = self._house.service.shelf, self._model.value
+        shelf, name = self._context.service.shelf, self._model.value
         file = await asyncio.to_thread(lambda: shelf.file(shelf.find(name)))
         ticked = [spelled for spelled, tick in self._placements.items() if tick.value]
         return Wish(
@@ -133,7 +133,7 @@ class BenchView:
 
     async def _look(self) -> None:
         """Only what has changed goes to the browser."""
-        state = self._desk.bench.state
+        state = self._results_service.bench.state
         if state is None or state == self._shown:
             return
         was, self._shown = self._shown, state

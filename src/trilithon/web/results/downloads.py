@@ -51,17 +51,17 @@ def report_path(campaign: int) -> str:
     return f"{_PREFIX}/{campaign}/report.html"
 
 
-def router_of(house: AppContext) -> APIRouter:
+def router_of(context: AppContext) -> APIRouter:
     """Its lifespan ends with the bench stopped and the calculator gone."""
-    desk = results_service_of(house)
-    calculator = desk.calculator
+    results_service = results_service_of(context)
+    calculator = results_service.calculator
 
     @contextlib.asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await desk.close()
+            await results_service.close()
 
     router = APIRouter(prefix=_PREFIX, include_in_schema=False, lifespan=lifespan)
 
@@ -71,7 +71,7 @@ def router_of(house: AppContext) -> APIRouter:
             raise UserError(f"there is no format {form[:40]}; choose {', '.join(FORMS)}")
         wanted: Mapping[int, list[str] | None] = {} if campaign is None else {campaign: None}
         if campaign is None:
-            wanted = await asyncio.to_thread(read_wanted, house.store, Query.read(request.query_params))
+            wanted = await asyncio.to_thread(read_wanted, context.store, Query.read(request.query_params))
         answer = await calculator.ask("export", {str(number): names for number, names in wanted.items()}, form)
         suffix, kind = FORMS[form]
         name = "results" if campaign is None else f"campaign-{campaign}"

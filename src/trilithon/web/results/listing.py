@@ -107,10 +107,10 @@ def read_screen(database: Path | None, query: Query) -> ResultsScreen:
         where, values = query.where()
         total = int(connection.execute(f"SELECT COUNT(*){_FROM}{where}", values).fetchone()[0])
         page = min(query.page, max(0, total - 1) // PAGE_SIZE)
-        found = connection.execute(_PAGE.format(where=where), [*values, PAGE_SIZE, page * PAGE_SIZE]).fetchall()
+        page_rows = connection.execute(_PAGE.format(where=where), [*values, PAGE_SIZE, page * PAGE_SIZE]).fetchall()
         return ResultsScreen(
             query=replace(query, page=page),
-            results=_results(connection, found),
+            results=_results(connection, page_rows),
             total=total,
             choices=_choices(connection),
         )
@@ -144,8 +144,8 @@ def _choices(connection: sqlite3.Connection) -> Choices:
     known = {}
     for name in ("model", "quantization", "placement", "build"):
         column = Query.column(name)
-        found = connection.execute(f"SELECT DISTINCT {column} AS value FROM placements ORDER BY 1").fetchall()
-        known[name] = tuple(str(row["value"]) for row in found if row["value"])
+        page_rows = connection.execute(f"SELECT DISTINCT {column} AS value FROM placements ORDER BY 1").fetchall()
+        known[name] = tuple(str(row["value"]) for row in page_rows if row["value"])
     return Choices(**known)
 
 
@@ -184,8 +184,8 @@ def _figures(samples: Sequence[sqlite3.Row]) -> dict[int, tuple[Figure, ...]]:
         value = _HEADLINES[sample.test.kind].of(sample)
         if value is not None:
             values.setdefault((row["placement_id"], sample.test), {}).setdefault(row["run_id"], []).append(value)
-    found: dict[int, tuple[Figure, ...]] = {}
+    figures: dict[int, tuple[Figure, ...]] = {}
     for (placement, test), runs in values.items():
         median = statistics.median(map(statistics.median, runs.values()))
-        found[placement] = (*found.get(placement, ()), Figure(test, _HEADLINES[test.kind], median, len(runs)))
-    return found
+        figures[placement] = (*figures.get(placement, ()), Figure(test, _HEADLINES[test.kind], median, len(runs)))
+    return figures

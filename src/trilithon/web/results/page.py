@@ -1,6 +1,6 @@
 """The page of results: the list and the bench, or a closer look, as its address says."""
 
-from nicegui import context, ui
+from nicegui import ui
 
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, words
@@ -15,11 +15,11 @@ from trilithon.web.texts import Texts
 __all__ = ["build"]
 
 
-async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
+async def build(context: AppContext, session: PageSession, text: Texts) -> None:
     ui.add_head_html('<link rel="stylesheet" href="/_pages/results.css">')
-    request = context.client.request
+    request = ui.context.client.request
     parameters = dict(request.query_params) if request else {}
-    calculator = results_service_of(house).calculator
+    calculator = results_service_of(context).calculator
     with box(classes="results-page"):
         if parameters.get("campaign", "").isdecimal():
             show_campaign(calculator, int(parameters["campaign"][:15]), text)
@@ -31,15 +31,15 @@ async def build(house: AppContext, visitor: PageSession, text: Texts) -> None:
             else:
                 show_comparison(calculator, a, b, text)
         else:
-            await _overview(house, Query.read(parameters), text)
+            await _overview(context, Query.read(parameters), text)
 
 
-async def _overview(house: AppContext, query: Query, text: Texts) -> None:
+async def _overview(context: AppContext, query: Query, text: Texts) -> None:
     words("h1", text("results.title"))
     words("p", text("results.lead"), "muted")
     bench_place = box(classes="benching")
-    listed = ResultList(house.store, query, text)
+    listed = ResultList(context.store, query, text)
     with bench_place:
-        bench = BenchView(house, text, listed.reload)
+        bench = BenchView(context, text, listed.reload)
     await listed.reload()
     ui.timer(0, bench.fill, once=True)

@@ -16,8 +16,8 @@ __all__ = ["ProgressView"]
 
 
 class ProgressView:
-    def __init__(self, desk: ResultsService, text: Texts):
-        self._desk, self._text = desk, text
+    def __init__(self, results_service: ResultsService, text: Texts):
+        self._results_service, self._text = results_service, text
         with box("section", "panel running") as self._root:
             self._title = words("h2")
             self._doing = words("p").props('role="status"')
@@ -68,7 +68,7 @@ class ProgressView:
         if state.campaign is None:
             return
         try:
-            found = await self._desk.calculator.ask("verdict", state.campaign, self._text.language)
+            found = await self._results_service.calculator.ask("verdict", state.campaign, self._text.language)
             said, classes, language = found["sentence"], "sentence", self._text.language
         except TrilithonError as error:
             said, classes, language = str(error), "bad", "en"
@@ -79,6 +79,6 @@ class ProgressView:
                 way(self._text("results.bench_look", campaign=state.campaign), campaign_address(state.campaign))
 
     def _cancel(self) -> None:
-        self._desk.bench.cancel()
+        self._results_service.bench.cancel()
         self._doing.set_text(self._text("results.bench_stopping"))
         self._stop.set_visibility(False)

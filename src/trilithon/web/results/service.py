@@ -25,9 +25,9 @@ class ResultsService:
 _DESKS: WeakKeyDictionary[Service, ResultsService] = WeakKeyDictionary()
 
 
-def results_service_of(house: AppContext) -> ResultsService:
-    """The same one for every visit of a house."""
-    if house.service not in _DESKS:
-        calculator = Calculator(house.store)
-        _DESKS[house.service] = ResultsService(calculator, Bench(house.service.pool, house.configuration))
-    return _DESKS[house.service]
+def results_service_of(context: AppContext) -> ResultsService:
+    """The same one for every session of a server."""
+    if context.service not in _DESKS:
+        calculator = Calculator(context.store)
+        _DESKS[context.service] = ResultsService(calculator, Bench(context.service.pool, context.configuration))
+    return _DESKS[context.service]
