@@ -172,6 +172,27 @@ def test_one_run_each_gives_a_ratio_and_nothing_more() -> None:
     assert (found.ratio, found.low, found.high, found.p_value, found.smallest_effect) == (1.5, None, None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "has_interval", "has_effect"),
+    [(2, 9, False, False), (3, 3, True, False), (3, 9, True, False), (4, 9, True, False), (5, 5, True, True)],
+)
+def test_the_side_with_fewer_runs_decides_what_can_be_known(
+    left: int, right: int, has_interval: bool, has_effect: bool
+) -> None:
+    for found in (ratio(noisy(left), noisy(right, seed=2)), ratio(noisy(right), noisy(left, seed=2))):
+        assert (found.low is not None, found.high is not None, found.p_value is not None) == (has_interval,) * 3
+        assert (found.smallest_effect is not None) == has_effect
+
+
+def test_no_difference_is_said_with_the_one_that_would_have_been_found() -> None:
+    found = compare(noisy(13), noisy(13, seed=2), higher_is_better=True)
+    assert found.answer == "same"
+    assert found.ratio is not None
+    assert found.ratio.smallest_effect is not None
+    assert 0.01 < found.ratio.smallest_effect < 0.05
+    assert f"{found.ratio.smallest_effect * 100:.1f}%" in found.reason
+
+
 def test_a_difference_too_small_to_matter_is_the_same() -> None:
     a = noisy(20, spread=0.0005)
     found = compare([value * 1.005 for value in a], noisy(20, spread=0.0005, seed=2), higher_is_better=True)
