@@ -105,7 +105,7 @@ def test_vulkan_prefills_and_the_cpu_decodes(
                 expected = await text_of(alone, question)
         async with open_runner(handed_over(on_gpu, on_cpu), tmp_path / "r", configuration) as pair:
             assert isinstance(pair, Handover)
-            assert pair.handover.state == "active" and pair.notices == ()
+            assert (pair.handover.state, pair.notices) == ("active", ())
             tokens = tuple(await pair.tokenize(TEXT))
             plain = (await pair.tokenize(" a", add_special=False))[-1]
             own = await distribution(pair._decoder, tokens, plain)
