@@ -83,7 +83,7 @@ class Exchange(asyncio.Protocol):
         self._chunked: ChunkedBody | None = None
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._last_ns = time.monotonic_ns()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
         self._on_arrival: Callable[[], bool] | None = None
         self._protocol_error: h11.RemoteProtocolError | None = None
         self._deadline = 0.0
@@ -124,14 +124,14 @@ class Exchange(asyncio.Protocol):
         if self._arrived or self._closed.done():
             return
         loop = asyncio.get_running_loop()
-        self._waiter, self._deadline = loop.create_future(), loop.time() + limit_seconds
+        self._waiting, self._deadline = loop.create_future(), loop.time() + limit_seconds
         # One timer for many waits, which is extended when it fires: a timeout per token takes too much CPU time.
         if self._timer is not None and self._deadline < self._timer.when():
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
             self._timer = loop.call_at(self._deadline, self._on_deadline)
-        await self._waiter
+        await self._waiting
 
     @contextlib.contextmanager
     def handled_by(self, on_arrival: Callable[[], bool] | None) -> Iterator[None]:
@@ -145,11 +145,11 @@ class Exchange(asyncio.Protocol):
 
     def _on_deadline(self) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done():
+        if self._waiting is None or self._waiting.done():
             return
         loop = asyncio.get_running_loop()
         if loop.time() >= self._deadline:
-            self._waiter.set_exception(TimeoutError())
+            self._waiting.set_exception(TimeoutError())
         else:
             self._timer = loop.call_at(self._deadline, self._on_deadline)
 
@@ -239,5 +239,5 @@ class Exchange(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

@@ -45,14 +45,14 @@ def test_what_a_process_holds(tmp_path: Path, text: str, expected: tuple[int, in
 
 def test_the_budget_is_what_is_there_without_our_own_less_a_reserve(tmp_path: Path) -> None:
     here = machine(tmp_path, "proc/meminfo", f"MemAvailable: {8 * GIB // 1024} kB\n")
-    assert measured_budget([], here) == Budget(now=8 * GIB - 8 * GIB // 10, whole=8 * GIB - 8 * GIB // 10)
+    assert measured_budget([], here) == Budget(now=8 * GIB - 8 * GIB // 10, total=8 * GIB - 8 * GIB // 10)
     loaded, loading = Model(5 * GIB, 2 * GIB), Model(3 * GIB, None)
     found = measured_budget([loaded, loading], here)
-    assert found is not None and (found.now, found.whole) == (9 * GIB, int(13 * GIB * 0.9) + 1)
+    assert found is not None and (found.now, found.total) == (9 * GIB, int(13 * GIB * 0.9) + 1)
     small = machine(tmp_path, "proc/meminfo", f"MemAvailable: {GIB // 1024} kB\n")
-    assert measured_budget([], small) == Budget(now=GIB // 2, whole=GIB // 2)
+    assert measured_budget([], small) == Budget(now=GIB // 2, total=GIB // 2)
     tiny = machine(tmp_path, "proc/meminfo", "MemAvailable: 9 kB\n")
-    assert measured_budget([], tiny) == Budget(now=0, whole=0)
+    assert measured_budget([], tiny) == Budget(now=0, total=0)
     assert measured_budget([], machine(tmp_path, "proc/meminfo", "MemTotal: 9 kB\n")) is None
 
 

@@ -55,7 +55,7 @@ def model(
 
 
 def pool(*models: ModelSnapshot, budget: int | None = 1000, max_loaded: int = 100, **pins: int) -> PoolSnapshot:
-    memory = None if budget is None else Budget(now=budget, whole=budget)
+    memory = None if budget is None else Budget(now=budget, total=budget)
     return PoolSnapshot(models=models, pins=pins, budget=memory, max_loaded=max_loaded, now=_NOW)
 
 

@@ -597,7 +597,7 @@ def test_what_is_pinned_no_more_stays_for_a_while(tmp_path: Path) -> None:
 def test_the_budget_is_told(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         budget = pool.budget()
-        assert budget is not None and budget.now == budget.whole == 1000 * MIB
+        assert budget is not None and budget.now == budget.total == 1000 * MIB
 
     with_pool(tmp_path, body)
 

@@ -44,7 +44,7 @@ async def probe(
     # The decoder is often slow, so it evaluates the whole text only once.
     await _timed(decoder, tokens[:_SHORT_TOKENS], forced, LinearCost(), slot)
     await _timed(decoder, tokens[:_SHORT_TOKENS], forced, costs.decoder, slot)
-    own, timings = await decoder.distribution(question)
+    without_transfer, timings = await decoder.distribution(question)
     costs.decoder.learn(timings.prompt_n, timings.prompt_ms)
     try:
         for length in (_SHORT_TOKENS, len(tokens) - 1):
@@ -63,7 +63,7 @@ async def probe(
     except RunError as error:
         raise TransferFailed(prefiller, error) from error
     with_transfer, timings = await decoder.distribution(replace(question, cache_prompt=True))
-    return _objection(len(tokens) - 1, transferred, timings, own, with_transfer)
+    return _objection(len(tokens) - 1, transferred, timings, without_transfer, with_transfer)
 
 
 def _max_tokens(runner: Runner) -> int:
@@ -77,15 +77,15 @@ async def _timed(runner: Runner, tokens: Sequence[int], forced: int, cost: Linea
 
 
 def _objection(
-    expected: int, transferred: int, timings: Timings, own: list[Candidate], with_transfer: list[Candidate]
+    expected: int, transferred: int, timings: Timings, without_transfer: list[Candidate], with_transfer: list[Candidate]
 ) -> str:
     if transferred != expected:
         return f"{transferred} of {expected} tokens arrived in the decoder's cache"
     if timings.cache_n < expected:
         return f"the decoder evaluated {timings.prompt_n} of the transferred tokens again"
-    if not own or not with_transfer:
+    if not without_transfer or not with_transfer:
         return "the decoder reports no probabilities to compare"
-    divergence = kl_divergence(*({c.token: c.logprob for c in side} for side in (own, with_transfer)))
+    divergence = kl_divergence(*({c.token: c.logprob for c in side} for side in (without_transfer, with_transfer)))
     if not divergence <= SAME_DIVERGENCE:  # also for NaN
         return f"the decoder gives other answers with the transferred cache (KL divergence {divergence:.3g} nats)"
     return ""

@@ -24,11 +24,11 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Bytes for all models together. `now` can be used at once; `whole` includes the models that are loading, whose
+    """Bytes for all models together. `now` can be used at once; `total` includes the models that are loading, whose
     present use is not known."""
 
     now: int
-    whole: int
+    total: int
 
 
 class HeldMemory(Protocol):
@@ -64,12 +64,12 @@ def measured_budget(runners: Iterable[HeldMemory], machine: Machine = THIS_MACHI
     available = available_bytes(machine)
     if available is None:
         return None
-    now = whole = available
+    now = total = available
     for runner in runners:
         held = runner.held_bytes
         now += held or 0
-        whole += runner.need_bytes if held is None else held
-    return Budget(now=_less_reserve(now), whole=_less_reserve(whole))
+        total += runner.need_bytes if held is None else held
+    return Budget(now=_less_reserve(now), total=_less_reserve(total))
 
 
 def fewest(candidates: Sequence[N], missing_bytes: int, missing_places: int) -> list[N] | None:

@@ -119,12 +119,12 @@ class PoolSnapshot:
                 cause="every place is pinned",
                 advice="pin fewer models, or allow more to be loaded",
             )
-        if self.budget is None or need_bytes + sum(pinned) <= self.budget.whole:
+        if self.budget is None or need_bytes + sum(pinned) <= self.budget.total:
             return None
         taken = f", of which pinned models need {format_bytes(sum(pinned))}" if pinned else ""
         return StartError(
             f"{key} needs about {format_bytes(need_bytes)} of memory as {placement.name}, and the "
-            f"memory budget is {format_bytes(self.budget.whole)}{taken}",
+            f"memory budget is {format_bytes(self.budget.total)}{taken}",
             cause="not enough memory",
             advice="choose a smaller quantization or a shorter context, or raise the memory budget",
         )

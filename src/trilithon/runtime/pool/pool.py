@@ -191,7 +191,7 @@ class Pool:
     def budget(self) -> Budget | None:
         """The memory for models; None where the kernel does not report it."""
         if self._budget_bytes is not None:
-            return Budget(now=self._budget_bytes, whole=self._budget_bytes)
+            return Budget(now=self._budget_bytes, total=self._budget_bytes)
         return measured_budget(self._models.values())
 
     def loaded(self) -> tuple[Loaded, ...]:

@@ -62,7 +62,7 @@ def read_live(pool: Pool) -> Live:
         loaded=tuple(map(_loaded, pool.loaded())),
         pinned=frozenset(map(model_of, pool.pinned)),
         troubles=_troubles(pool.last_errors().items()),
-        budget_bytes=None if budget is None else _rounded(budget.whole),
+        budget_bytes=None if budget is None else _rounded(budget.total),
     )
 
 
