@@ -101,6 +101,8 @@ def test_fields_of_later_days_do_not_disturb() -> None:
         changed(system=5),
         changed(synthetic="no"),
         changed(parameters={"a": {}}),
+        changed(parameters={"stop": ["a", 1]}),
+        changed(messages=[{"role": "user", "content": 1}]),
         changed(messages=[{"role": "user"}]),
     ],
 )

@@ -56,6 +56,19 @@ def test_a_file_is_copied_into_the_store(tmp_path: Path, store: ModelStore) -> N
     assert "No such file" in refusal(store.add, tmp_path / "none")
 
 
+def test_the_listing_is_by_name_and_passes_over_other_files(root: Path, store: ModelStore) -> None:
+    for name in ("Zeta", "alpha", "beta"):
+        add(store, name)
+    folder = root / "manifests" / "registry.ollama.ai" / "library" / "alpha"
+    (folder / ".latest.json").write_text("half written")
+    (folder / "notes.txt").write_text("not a manifest")
+    listing = store.listing()
+    assert [manifest.name.model for manifest in listing.manifests] == ["alpha", "beta", "Zeta"]
+    assert listing.problems == ()
+    assert store.is_local(name_of("alpha")) is True
+    assert store.is_local(name_of("gamma")) is False
+
+
 def test_a_lock_is_released_once_and_leaves_nothing_open(root: Path) -> None:
     safe_dir = SafeDir(root)
     before = set(Path("/proc/self/fd").iterdir())

@@ -70,6 +70,6 @@ def test_kinds() -> None:
     ] * 3
     assert read_parameter("stop", " a ") == check_parameter("stop", " a ") == [" a "]
     assert check_parameter("think", True) is True
-    for name, value in (("seed", 4.5), ("seed", math.inf), ("temperature", math.nan), ("think", 1), ("stop", [1])):
+    for name, value in (("seed", 4.5), ("seed", math.inf), ("temperature", math.nan), ("think", 1), ("stop", ["a", 1])):
         with pytest.raises(ModelError, match="does not fit"):
             check_parameter(name, value)
