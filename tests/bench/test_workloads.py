@@ -11,8 +11,8 @@ from trilithon.engines.base import Placement, Settings
 from trilithon.engines.table import engine
 from trilithon.engines.wire.messages import Completion, Finished
 from trilithon.errors import ChildDied, EngineError, RunError
+from trilithon.measure.metrics import split_words
 from trilithon.measure.records import Sample, Test
-from trilithon.measure.words import split_words
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.runner import Runner

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.measure.words import count_words
+from trilithon.measure.metrics import count_words
 
 
 @pytest.mark.parametrize(

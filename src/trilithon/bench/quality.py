@@ -14,8 +14,8 @@ from trilithon.bench.workloads import ask
 from trilithon.engines.wire.messages import Completion
 from trilithon.errors import RunError
 from trilithon.measure.divergence import SAME_DIVERGENCE, agreement, kl_divergence, surprise
+from trilithon.measure.metrics import split_words
 from trilithon.measure.records import QualityRecord
-from trilithon.measure.words import split_words
 from trilithon.runtime.runner import Runner
 
 __all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "not_judged", "read_quality"]

@@ -1,12 +1,12 @@
 """What is known of chips, of the platforms that files are converted for, and of CPU designs: one table, chips.toml."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+from trilithon.tables import table_beside
 
 __all__ = [
     "Chip",
@@ -72,7 +72,7 @@ class Core:
 
 @cache
 def _table() -> Mapping[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("chips.toml").read_text(encoding="utf-8"))
+    return table_beside(__file__, "chips.toml")
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 from trilithon.board.libraries import environment, find_library, own_paths, parse_version
 from trilithon.board.sysfs import Machine
+from trilithon.tables import table_beside
 
 __all__ = ["VulkanDriver", "read_vulkan"]
 
@@ -20,22 +21,8 @@ _FOLDERS = ("~/.config", "/etc/xdg", "/etc", "~/.local/share", "/usr/local/share
 # The beginning of a library's name to the driver's, and to the kernel drivers that it works on. Sources: the drivers'
 # own checks in Mesa; Arm's library for kbase. Software has no kernel driver.
 _KINDS: Mapping[str, tuple[str, frozenset[str]]] = {
-    "libvulkan_lvp": ("lavapipe", frozenset()),
-    "libvk_swiftshader": ("SwiftShader", frozenset()),
-    "libvulkan_panfrost": ("PanVK", frozenset({"panthor", "panfrost"})),
-    "libmali": ("libmali", frozenset({"kbase"})),
-    "libMaliVulkan": ("libmali", frozenset({"kbase"})),
-    "libvulkan_broadcom": ("V3DV", frozenset({"v3d"})),
-    "libvulkan_freedreno": ("Turnip", frozenset({"msm", "adreno"})),
-    "libvulkan_radeon": ("RADV", frozenset({"amdgpu"})),
-    "amdvlk": ("AMDVLK", frozenset({"amdgpu"})),
-    "libvulkan_intel_hasvk": ("HASVK", frozenset({"i915"})),
-    "libvulkan_intel": ("ANV", frozenset({"i915", "xe"})),
-    "libvulkan_nouveau": ("NVK", frozenset({"nouveau"})),
-    "libGLX_nvidia": ("NVIDIA", frozenset({"nvidia"})),
-    "libEGL_nvidia": ("NVIDIA", frozenset({"nvidia"})),
-    "libvulkan_asahi": ("Honeykrisp", frozenset({"asahi"})),
-    "libvulkan_virtio": ("Venus", frozenset({"virtio_gpu"})),
+    start: (name, frozenset(kernel_drivers))
+    for start, (name, *kernel_drivers) in table_beside(__file__, "vulkan.toml").items()
 }
 # PanVK shows a Mali-G610 (panthor) by itself since Mesa 25.0; a Mali-G52 (panfrost), and any GPU before, only under
 # this variable (panvk_physical_device.c; "panvk is not well-tested on v7").

@@ -2,14 +2,49 @@
 
 import sys
 import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-from trilithon.bench.progress import CampaignStep
-from trilithon.cli.progress_bar import ProgressBar
 from trilithon.units import format_bytes, format_duration
 
-__all__ = ["CampaignProgress", "reading"]
+__all__ = ["CampaignProgress", "ProgressBar", "reading"]
+
+if TYPE_CHECKING:
+    from trilithon.bench.progress import CampaignStep
+
+
+class ProgressBar:
+    """A context manager to inherit from. `_bar` is None without a terminal, or when not `wanted`; the columns stand
+    right of the bar, and `fields` are theirs."""
+
+    def __init__(
+        self,
+        *columns: ProgressColumn,
+        description: str = "starting",
+        wanted: bool = True,
+        visible: bool = True,
+        **fields: Any,
+    ) -> None:
+        self._bar: Progress | None = None
+        console = Console(stderr=True)
+        if console.is_terminal and wanted:
+            shown = (TextColumn("{task.description}"), BarColumn(), *columns)
+            self._bar = Progress(*shown, console=console, transient=True)
+            self._task = self._bar.add_task(description, total=None, visible=visible, **fields)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 class CampaignProgress(ProgressBar):
@@ -21,7 +56,7 @@ class CampaignProgress(ProgressBar):
         super().__init__(runs, TimeElapsedColumn(), left, number=0, planned="?", left="")
         self._last = ""
 
-    def __call__(self, step: CampaignStep) -> None:
+    def __call__(self, step: "CampaignStep") -> None:
         left = "" if step.remaining_seconds is None else f"about {format_duration(step.remaining_seconds)} left"
         number = min(step.runs_done + 1, step.runs_planned)
         if self._bar is not None:

@@ -1,12 +1,23 @@
 """Metrics of a sample, computed from its raw timestamps; None when a value that they need is missing."""
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trilithon.measure.records import Sample, TestKind
-from trilithon.measure.words import count_words
+from uniseg.wordbreak import words as segments
 
-__all__ = ["HEADLINE", "METRICS", "Metric", "metrics_of"]
+from trilithon.measure.records import Sample, TestKind
+
+__all__ = [
+    "HEADLINE",
+    "METRICS",
+    "Metric",
+    "count_words",
+    "decode_ceiling",
+    "fraction_of_bandwidth",
+    "metrics_of",
+    "split_words",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +128,29 @@ def metrics_of(sample: Sample) -> dict[str, float]:
     """The metrics of a sample that can be computed, by name."""
     values = {metric.name: metric.of(sample) for metric in METRICS[sample.test.kind]}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def decode_ceiling(bytes_per_token: float, bandwidth_bytes_per_second: float) -> float:
+    """The limit in tokens per second, for one sequence without speculative decoding."""
+    if bytes_per_token <= 0 or bandwidth_bytes_per_second <= 0:
+        raise ValueError("bytes per token and bandwidth must be more than 0")
+    return bandwidth_bytes_per_second / bytes_per_token
+
+
+def fraction_of_bandwidth(
+    decode_tokens_per_second: float, bytes_per_token: float, bandwidth_bytes_per_second: float
+) -> float:
+    """The fraction of the measured bandwidth that decode used. More than 1 means that weights were read from a cache,
+    or that `bytes_per_token` counts bytes that this model does not read."""
+    return decode_tokens_per_second / decode_ceiling(bytes_per_token, bandwidth_bytes_per_second)
+
+
+def count_words(text: str) -> int:
+    """Segments with a letter or a digit, by Unicode text segmentation (UAX #29). Chinese has one word per ideograph,
+    since UAX #29 has no dictionary."""
+    return len(split_words(text))
+
+
+def split_words(text: str) -> list[str]:
+    """The words that `count_words` counts."""
+    return [word for word in segments(text) if any(unicodedata.category(char)[0] in "LN" for char in word)]

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trilithon.measure.metrics import HEADLINE, METRICS, Metric
+from trilithon.measure.metrics import HEADLINE, METRICS, Metric, fraction_of_bandwidth
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
-from trilithon.measure.roofline import fraction_of_bandwidth
 from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
 from trilithon.results.phrases import ENGLISH, Phrases

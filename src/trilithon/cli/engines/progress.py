@@ -5,7 +5,7 @@ import time
 
 from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from trilithon.cli.progress_bar import ProgressBar
+from trilithon.cli.progress import ProgressBar
 from trilithon.units import format_duration
 
 __all__ = ["CompileProgress"]

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.progress import TextColumn
 
-from trilithon.cli.progress_bar import ProgressBar
+from trilithon.cli.progress import ProgressBar
 from trilithon.models.fetch.pull import Pulled, PullStep
 from trilithon.units import format_bytes, format_duration
 

@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.board.snapshot import read_board
 from trilithon.errors import UserError
+from trilithon.tables import table_beside
 from trilithon.units import format_bytes
 
 __all__ = ["Toolchain", "choose_jobs", "find_toolchain", "require_space"]
@@ -24,27 +25,7 @@ _LEAST_BYTES = 3 << 28
 # Source and build folder took 0.3 GiB. The figure for Vulkan, which adds generated shaders, is an estimate.
 _SPACE_BYTES, _SPACE_VULKAN_BYTES = 1 << 30, 3 << 30
 
-# Tool or library → its package, by the package manager of a distribution.
-_PACKAGES = {
-    "compiler": {"apt": "g++", "dnf": "gcc-c++", "pacman": "gcc", "zypper": "gcc-c++", "apk": "g++"},
-    "cmake": {"apt": "cmake", "dnf": "cmake", "pacman": "cmake", "zypper": "cmake", "apk": "cmake"},
-    "ninja": {"apt": "ninja-build", "dnf": "ninja-build", "pacman": "ninja", "zypper": "ninja", "apk": "ninja"},
-    "glslc": {"apt": "glslc", "dnf": "glslc", "pacman": "shaderc", "zypper": "shaderc", "apk": "shaderc"},
-    "vulkan": {
-        "apt": "libvulkan-dev",
-        "dnf": "vulkan-headers vulkan-loader-devel",
-        "pacman": "vulkan-headers vulkan-icd-loader",
-        "zypper": "vulkan-devel",
-        "apk": "vulkan-headers vulkan-loader-dev",
-    },
-    "spirv": {
-        "apt": "spirv-headers",
-        "dnf": "spirv-headers-devel",
-        "pacman": "spirv-headers",
-        "zypper": "spirv-headers",
-        "apk": "spirv-headers",
-    },
-}
+_PACKAGES: Mapping[str, Mapping[str, str]] = table_beside(__file__, "packages.toml")
 _INSTALL = {
     "apt": "sudo apt install",
     "dnf": "sudo dnf install",

@@ -2,11 +2,12 @@
 
 import mmap
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from trilithon.tables import table_beside
 
 __all__ = ["Backend", "facts", "read_backend"]
 
@@ -29,7 +30,7 @@ class Backend:
 
 @cache
 def facts() -> dict[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
+    return table_beside(__file__, "facts.toml")
 
 
 @cache

@@ -25,19 +25,18 @@ _ASSIGNMENT = re.compile(
 )
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 # RKLLAMA's parameters → Ollama's.
-_PARAMETERS = {
+_SAME = (
+    "frequency_penalty",
+    "mirostat",
+    "mirostat_eta",
+    "mirostat_tau",
+    "num_ctx",
+    "presence_penalty",
+    "repeat_penalty",
+)
+_PARAMETERS = {name.upper(): name for name in (*_SAME, "temperature", "top_k", "top_p")} | {
     "ENABLE_THINKING": "think",
-    "FREQUENCY_PENALTY": "frequency_penalty",
     "MAX_NEW_TOKENS": "num_predict",
-    "MIROSTAT": "mirostat",
-    "MIROSTAT_ETA": "mirostat_eta",
-    "MIROSTAT_TAU": "mirostat_tau",
-    "NUM_CTX": "num_ctx",
-    "PRESENCE_PENALTY": "presence_penalty",
-    "REPEAT_PENALTY": "repeat_penalty",
-    "TEMPERATURE": "temperature",
-    "TOP_K": "top_k",
-    "TOP_P": "top_p",
 }
 
 

@@ -11,6 +11,7 @@ from trilithon.errors import ModelError
 from trilithon.models.files.gguf_header import SkippedArray, Tensor, Value
 from trilithon.models.files.gguf_parts import GgufHeader, read_header
 from trilithon.models.files.quantizations import FILE_TYPES, tensor_type
+from trilithon.tables import table_beside
 
 __all__ = [
     "SYNTHETIC_KEY",
@@ -26,25 +27,7 @@ __all__ = [
 SYNTHETIC_KEY = "trilithon.synthetic"
 """True in the metadata of a model with random weights."""
 
-_WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = {
-    "afmoe": (4, False),
-    "cohere2": (4, False),
-    "cohere2moe": (4, True),
-    "exaone-moe": (4, False),
-    "exaone4": (4, False),
-    "gemma-embedding": (6, False),
-    "gemma2": (2, False),
-    "gemma3": (6, False),
-    "gemma3n": (5, False),
-    "gpt-oss": (2, False),
-    "laguna": (4, True),
-    "llama4": (4, False),
-    "mellum": (4, False),
-    "modern-bert": (3, True),
-    "olmo2": (4, False),
-    "plamo3": (8, False),
-    "smallthinker": (4, True),
-}
+_WINDOW_PERIODS: Mapping[str, tuple[int, bool]] = table_beside(__file__, "windows.toml")
 """Architecture → of how many layers one has full attention, and whether that one comes first. llama.cpp has these
 numbers in its code, for files without a pattern (src/models/*.cpp, load_swa_pattern)."""
 

@@ -4,10 +4,10 @@ No other module lists them: a test compares the tables with each other, with the
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
+
+from trilithon.tables import table_beside
 
 __all__ = [
     "FILE_TYPES",
@@ -32,7 +32,7 @@ class TensorType(NamedTuple):
     size_bytes: int
 
 
-_TABLE = tomllib.loads(Path(__file__).with_name("quantizations.toml").read_text(encoding="utf-8"))
+_TABLE = table_beside(__file__, "quantizations.toml")
 
 TENSOR_TYPES: Mapping[int, TensorType] = {
     number: TensorType(number, name, elements, size_bytes)

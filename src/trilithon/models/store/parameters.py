@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from trilithon.errors import ModelError
+from trilithon.tables import table_beside
 
 __all__ = ["IGNORED_PARAMETERS", "Parameter", "check_parameter", "read_parameter"]
 
@@ -14,32 +15,7 @@ Parameter = str | int | float | bool | list[str]
 _Kind = Literal["integer", "number", "yes or no", "texts"]
 _UNLIMITED = math.inf
 # Name → kind, minimum, maximum (api/types.go of Ollama: Options and Runner).
-_KNOWN: Mapping[str, tuple[_Kind, float, float]] = {
-    "draft_num_predict": ("integer", 0, _UNLIMITED),
-    "frequency_penalty": ("number", -_UNLIMITED, _UNLIMITED),
-    "main_gpu": ("integer", 0, _UNLIMITED),
-    "min_p": ("number", 0, 1),
-    "mirostat": ("integer", 0, 2),
-    "mirostat_eta": ("number", 0, _UNLIMITED),
-    "mirostat_tau": ("number", 0, _UNLIMITED),
-    "num_batch": ("integer", 1, _UNLIMITED),
-    "num_ctx": ("integer", 1, _UNLIMITED),
-    "num_gpu": ("integer", -1, _UNLIMITED),
-    "num_keep": ("integer", -1, _UNLIMITED),
-    "num_predict": ("integer", -2, _UNLIMITED),
-    "num_thread": ("integer", 0, _UNLIMITED),
-    "presence_penalty": ("number", -_UNLIMITED, _UNLIMITED),
-    "repeat_last_n": ("integer", -1, _UNLIMITED),
-    "repeat_penalty": ("number", 0, _UNLIMITED),
-    "seed": ("integer", -_UNLIMITED, _UNLIMITED),
-    "stop": ("texts", 0, 0),
-    "temperature": ("number", 0, _UNLIMITED),
-    "think": ("yes or no", 0, 0),  # Trilithon's own: in Ollama it belongs to a request
-    "top_k": ("integer", -1, _UNLIMITED),
-    "top_p": ("number", 0, 1),
-    "typical_p": ("number", 0, 1),
-    "use_mmap": ("yes or no", 0, 0),
-}
+_KNOWN: Mapping[str, tuple[_Kind, float, float]] = table_beside(__file__, "parameters.toml")
 IGNORED_PARAMETERS = frozenset(
     {
         *("embedding_only", "f16_kv", "logits_all", "low_vram", "num_gqa", "numa", "penalize_newline"),

@@ -1,15 +1,14 @@
 """The tensors of known models, as in their GGUF files: names, shapes and types, from a table of their sizes."""
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
 
 from trilithon.errors import ModelError
 from trilithon.models.files.quantizations import UNQUANTISED, tensor_type
+from trilithon.tables import table_beside
 
 __all__ = [
     "QUANTIZATIONS",
@@ -65,8 +64,7 @@ class Architecture:
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    text = files("trilithon.models.synthetic").joinpath("architectures.toml").read_text(encoding="utf-8")
-    table: dict[str, Any] = tomllib.loads(text)
+    table = table_beside(__file__, "architectures.toml")
     return {key: Architecture(key=key, **values) for key, values in table.items()}
 
 

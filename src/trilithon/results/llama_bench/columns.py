@@ -1,12 +1,11 @@
 """llama-bench's columns: their order, types and defaults, and what the backend columns say about the unit."""
 
 import math
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from trilithon.results.store.codec import LARGEST_INTEGER
+from trilithon.tables import table_beside
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +28,7 @@ LISTS = ("samples_ns", "samples_ts")
 TEST_COLUMNS = frozenset(("n_prompt", "n_gen", "n_depth", "test_time", *FIGURES, *LISTS))
 """What differs between the tests of one configuration."""
 
-_TABLE: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
+_TABLE: Mapping[str, Any] = table_beside(__file__, "columns.toml")
 
 COLUMNS: Mapping[str, Kind] = {name: column["kind"] for name, column in _TABLE["columns"].items()}
 DEFAULTS: Mapping[str, Any] = {name: column["default"] for name, column in _TABLE["columns"].items()}

@@ -6,23 +6,25 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-__all__ = ["ERRORS", "STREAMED", "describe"]
+__all__ = ["ERRORS", "STATUSES", "STREAMED", "describe"]
 
-_STATUSES: Final = {
+STATUSES: Final = {
     400: "a field is invalid or not supported",
     401: "missing or invalid API key",
     403: "origin or host name not allowed",
     404: "no such model",
+    408: "the body did not arrive in time",
     413: "the body is too large",
     429: "too many requests",
     500: "the model could not be loaded",
     501: "not supported by the engine",
     502: "the engine failed",
     503: "busy; retry after Retry-After seconds",
+    507: "the disk is full",
 }
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}
-    for status, description in _STATUSES.items()
+    for status, description in STATUSES.items()
 }
 STREAMED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "the answer", "content": {"application/json": {}, "text/event-stream": {}}},

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from trilithon.serve.http.openapi import STATUSES
 from trilithon.serve.validation import MOST_MESSAGES, MOST_PROMPT_CHARACTERS, MOST_TOOLS
 
 __all__ = [
@@ -42,21 +43,7 @@ class ErrorBody(BaseModel):
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorBody, "description": description}
-    for status, description in (
-        (400, "Invalid body, or not supported by the model"),
-        (401, "API key required"),
-        (403, "Origin or host name not allowed"),
-        (404, "Model not found"),
-        (408, "Body not received"),
-        (413, "The body is too large"),
-        (429, "Too many requests"),
-        (500, "The model could not be started"),
-        (501, "Not supported"),
-        (502, "The engine failed"),
-        (503, "Queue full; retry after Retry-After seconds"),
-        (507, "Disk full"),
-    )
+    status: {"model": ErrorBody, "description": description} for status, description in STATUSES.items()
 }
 
 

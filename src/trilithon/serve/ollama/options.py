@@ -21,21 +21,13 @@ _LONGEST = 64
 # Go's durations end here, in nanoseconds; what is longer is for ever.
 _LONGEST_SECONDS = 2**63 / 1e9
 
-# Ollama's option → llama-server's field.
-_NAMES: Final = {
-    "frequency_penalty": "frequency_penalty",
-    "min_p": "min_p",
-    "mirostat": "mirostat",
-    "mirostat_eta": "mirostat_eta",
-    "mirostat_tau": "mirostat_tau",
-    "presence_penalty": "presence_penalty",
-    "repeat_last_n": "repeat_last_n",
-    "repeat_penalty": "repeat_penalty",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "typical_p": "typical_p",
-}
+# Ollama's options that llama-server has under the same name.
+_NAMES: Final = frozenset(
+    [
+        *("frequency_penalty", "min_p", "mirostat", "mirostat_eta", "mirostat_tau", "presence_penalty"),
+        *("repeat_last_n", "repeat_penalty", "temperature", "top_k", "top_p", "typical_p"),
+    ]
+)
 # Those of api.DefaultOptions (Ollama 0.33) that differ from llama-server's own.
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0}
 _TAKEN: Final = frozenset({*_NAMES, "num_ctx", "num_predict", "seed", "stop", "think"})
@@ -85,7 +77,7 @@ def sampling_of(given: Mapping[str, Any] | None, model: Mapping[str, Any]) -> Sa
     require_sound(asked)
     checked = {name: _checked(name, value) for name, value in asked.items() if name in _TAKEN}
     options = {name: value for name, value in model.items() if name in _TAKEN} | checked
-    body: dict[str, Any] = _DEFAULTS | {_NAMES[name]: value for name, value in options.items() if name in _NAMES}
+    body: dict[str, Any] = _DEFAULTS | {name: value for name, value in options.items() if name in _NAMES}
     seed = options.get("seed", -1)
     if seed != -1:
         body["seed"] = seed % _SEEDS

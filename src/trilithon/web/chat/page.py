@@ -14,10 +14,9 @@ from trilithon.web.chat.answering import Question, generation_of
 from trilithon.web.chat.composer import Composer
 from trilithon.web.chat.controls import Controls
 from trilithon.web.chat.conversations import Conversations
-from trilithon.web.chat.exporting import as_markdown
 from trilithon.web.chat.sidebar import Sidebar
 from trilithon.web.chat.streaming import stream
-from trilithon.web.chat.tree import ROOT, ChatMessage, Conversation
+from trilithon.web.chat.tree import ROOT, ChatMessage, Conversation, as_markdown
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import box, icon_button, words
 from trilithon.web.texts import Texts

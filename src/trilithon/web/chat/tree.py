@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-__all__ = ["ChatMessage", "ChatSettings", "Conversation", "Role"]
+from trilithon.web.texts import Texts
+
+__all__ = ["ChatMessage", "ChatSettings", "Conversation", "Role", "as_markdown"]
 
 Role = Literal["user", "assistant"]
 ROOT = 0
@@ -133,3 +135,17 @@ class Conversation:
 def _made(kind: type[Any], body: Mapping[str, Any]) -> Any:
     known = {each.name for each in fields(kind)}
     return kind(**{name: value for name, value in body.items() if name in known})
+
+
+def as_markdown(conversation: Conversation, text: Texts) -> str:
+    """The branch that is shown, as a text to keep or to pass on."""
+    parts = [f"# {conversation.title or text('chat.untitled')}"]
+    if conversation.model:
+        parts.append(f"{text('chat.model')}: {conversation.model}")
+    if conversation.wishes.system:
+        parts.append(f"{text('chat.system')}: {conversation.wishes.system}")
+    for message in conversation.path():
+        parts.append(f"## {text(f'chat.{message.role}')}")
+        parts += [f"*{text('chat.picture')}*"] * len(message.images)
+        parts.append(message.text + (f"\n\n*{message.error}*" if message.error else ""))
+    return "\n\n".join(parts) + "\n"

@@ -3,8 +3,7 @@
 import pytest
 
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS
-from trilithon.engines.rkllm.child.binding import ABIS, UnknownAbi
-from trilithon.engines.rkllm.child.versions import embedded_version, find_abi
+from trilithon.engines.rkllm.child.binding import ABIS, UnknownAbi, embedded_version, find_abi
 from trilithon.engines.rkllm.options import LoadOptions
 from trilithon.errors import UserError
 from trilithon.runtime.diagnostics import diagnose

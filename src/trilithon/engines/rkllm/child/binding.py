@@ -6,14 +6,17 @@ module is loaded.
 
 import ctypes
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from ctypes import POINTER, c_char_p, c_int, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ABIS", "STRUCTS", "Abi", "UnknownAbi", "known_versions"]
+from trilithon.board.libraries import RKLLM, stated_version
+from trilithon.board.sysfs import THIS_MACHINE
+from trilithon.tables import table_beside
+
+__all__ = ["ABIS", "STRUCTS", "Abi", "UnknownAbi", "embedded_version", "find_abi", "known_versions"]
 
 # -- enums
 
@@ -28,7 +31,7 @@ GO_ON, PAUSE = 0, 1
 VOID_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int)
 INT_CALLBACK = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
 
-_TABLE = tomllib.loads(Path(__file__).with_name("binding.toml").read_text(encoding="utf-8"))
+_TABLE = table_beside(__file__, "binding.toml")
 _NAMES = ("int", "int8", "int32", "uint8", "uint32", "size_t", "float", "bool")
 _TYPES: Mapping[str, Any] = {
     **{name: getattr(ctypes, f"c_{name}") for name in _NAMES},
@@ -153,3 +156,26 @@ ABIS = tuple(map(_abi, _TABLE["abis"]))
 
 def known_versions() -> str:
     return ", ".join(version for abi in ABIS for version in abi.versions)
+
+
+def embedded_version(path: Path) -> str:
+    """The version that the library's file states, such as "1.2.1". Raises UnknownAbi when it states none, OSError when
+    it cannot be read."""
+    path.stat()
+    version = stated_version(THIS_MACHINE, str(path.absolute()), RKLLM)
+    if version is None:
+        raise UnknownAbi(
+            f"{path} states no RKLLM version: it is another library; take librkllmrt.so of {known_versions()}"
+        )
+    return version
+
+
+def find_abi(version: str) -> Abi:
+    """Raises UnknownAbi, naming the versions that are known."""
+    for abi in ABIS:
+        if version in abi.versions:
+            return abi
+    raise UnknownAbi(
+        f"the interface of RKLLM runtime {version} is not known here; take librkllmrt.so of {known_versions()}, "
+        "or name the one that it follows with the option abi"
+    )

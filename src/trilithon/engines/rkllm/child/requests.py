@@ -22,28 +22,17 @@ _UNSUPPORTED = "not_supported_error"
 
 # Fields that the runtime does not support, with the values that have no effect: some clients send these every time.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("dry_multiplier", "dynatemp_range", "min_p", "n_indent", "xtc_probability"), (0,)),
+    **dict.fromkeys(("n", "tfs_z", "typ_p", "typical_p"), (1,)),
+    **dict.fromkeys(("image_data", "lora", "response_fields", "samplers"), ([],)),
+    **dict.fromkeys(("grammar", "suffix"), ("",)),
     "best_of": (0, 1),
-    "dry_multiplier": (0,),
-    "dynatemp_range": (0,),
     "echo": (False,),
-    "grammar": ("",),
-    "image_data": ([],),
     "json_schema": ({},),
-    "lora": ([],),
-    "min_p": (0,),
-    "n": (1,),
-    "n_indent": (0,),
-    "response_fields": ([],),
     "response_format": ({"type": "text"},),
-    "samplers": ([],),
-    "suffix": ("",),
     "t_max_predict_ms": (0, -1),
-    "tfs_z": (1,),
     "tool_choice": ("auto", "none"),
     "top_n_sigma": (-1,),
-    "typ_p": (1,),
-    "typical_p": (1,),
-    "xtc_probability": (0,),
 }
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 _WINDOWS = (64, -1)  # llama-server's, and "the whole context"; how far the runtime looks back is not documented

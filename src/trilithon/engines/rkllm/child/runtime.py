@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilithon.engines.rkllm.child import binding as c
+from trilithon.engines.rkllm.child.binding import embedded_version, find_abi
 from trilithon.engines.rkllm.child.log import NativeLog, Reason, context_limit, explain, load_facts
 from trilithon.engines.rkllm.child.structs import (
     ADAPTER,
@@ -29,7 +30,6 @@ from trilithon.engines.rkllm.child.structs import (
     fill_input,
     fill_param,
 )
-from trilithon.engines.rkllm.child.versions import embedded_version, find_abi
 from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions
 from trilithon.engines.wire.http import WireError
 

@@ -12,26 +12,53 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trilithon import __version__
-from trilithon.engines.scripted.child.model import EMBEDDING_SIZE, embedding
-from trilithon.engines.scripted.child.requests import IMAGE, TEMPLATE, ScriptedReader
+from trilithon.engines.scripted.child.model import EMBEDDING_SIZE, VOCABULARY, embedding
 from trilithon.engines.scripted.child.slot import ScriptedSlot, shared_length
 from trilithon.engines.scripted.engine import Script
 from trilithon.engines.wire.bodies import Totals
 from trilithon.engines.wire.generation import GenerationRequest
 from trilithon.engines.wire.http import WireError, serve
+from trilithon.engines.wire.requests import RenderedPrompt, RequestReader, chat_messages
 from trilithon.engines.wire.served_model import ServedModel
 from trilithon.engines.wire.server import Handler, WireServer
 from trilithon.engines.wire.slot import WireSlot
 from trilithon.errors import UserError
 
 __all__ = ["main"]
+
+IMAGE: Final = "<image>"
+TEMPLATE: Final = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
+
+
+class ScriptedReader(RequestReader[GenerationRequest]):
+    def __init__(self, context: int) -> None:
+        super().__init__(VOCABULARY, context)
+
+    def rendered(self, body: Mapping[str, Any]) -> RenderedPrompt:
+        messages = [
+            f"<|{message.get('role', 'user')}|>\n{_content(message.get('content'))}\n"
+            for message in chat_messages(body)
+        ]
+        text = "".join(messages) + "<|assistant|>\n"
+        return RenderedPrompt(text, tuple(self.text.tokenize(text, add_special=True)), reasoning_opened=False)
+
+    def request(self, body: Mapping[str, Any], common: GenerationRequest) -> GenerationRequest:
+        return common
+
+
+def _content(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(str(part.get("text", "")) if part["type"] == "text" else IMAGE for part in content)
+
 
 _PAGE_BYTES = resource.getpagesize()
 _REFUSED_START_CODE = 3

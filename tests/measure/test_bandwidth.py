@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.measure.roofline import decode_ceiling, fraction_of_bandwidth
+from trilithon.measure.metrics import decode_ceiling, fraction_of_bandwidth
 
 
 def test_half_of_the_bandwidth() -> None:
