@@ -350,7 +350,7 @@ def test_the_demo_model_answers(site: Site, browser_page: Pages, demo: Path, scr
     page = browser_page()
     page.goto(site(demo, placement="llama.cpp/cpu").url)
     page.get_by_role("button", name="Settings", exact=True).click()
-    for field, value in (("Temperature", "0"), ("Tokens at most", "40")):  # or it may go on to its context's end
+    for field, value in (("Temperature", "0"), ("Maximum tokens", "40")):  # or it may go on to its context's end
         page.get_by_label(field).fill(value)
     page.get_by_role("button", name="Settings", exact=True).click()
     ask(page, "What is the capital of France?")
