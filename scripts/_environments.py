@@ -46,7 +46,7 @@ def output_of(*words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None =
 def run_fast_tests(programs: Path, words: Sequence[str]) -> int:
     """With the interpreter of an environment; `words` go to pytest. Returns pytest's exit code."""
     surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [programs / "python", "-m", "pytest", *_FAST_TESTS, *words]
+    command = [str(programs / "python"), "-m", "pytest", *_FAST_TESTS, *words]
     return subprocess.run(command, cwd=ROOT, env=surroundings).returncode
 
 

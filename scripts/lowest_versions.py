@@ -55,7 +55,7 @@ def main() -> int:
         wish = f".[{','.join(_EXTRAS)}]"
         uv("pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct", "--editable", wish)
         listed = json.loads(output_of(python, "-c", _LIST))
-        installed = {canonicalize_name(name): Version(version) for name, version in listed.items()}
+        installed = {str(canonicalize_name(name)): Version(version) for name, version in listed.items()}
         if lines := untested(lower_bounds(project), installed):
             refuse("; ".join(lines))
         return run_fast_tests(programs, more or ["-n", "2"])

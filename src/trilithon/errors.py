@@ -20,8 +20,7 @@
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
 A message is one line, and ends with the fix where there is one. The command line and the HTTP APIs turn these into
-text and status; no module below them exits the process.
-"""
+text and status; no module below them exits the process."""
 
 __all__ = [
     "ChildDied",
@@ -68,8 +67,7 @@ class RunError(TrilithonError):
     """A placement failed.
 
     `cause` is a short cause ("out of memory", "segmentation fault", "exit code 3"), `advice` is the fix or empty,
-    `last_words` are the last lines of the child's log. `kind` is stored with a failed run.
-    """
+    `last_words` are the last lines of the child's log. `kind` is stored with a failed run."""
 
     kind = "failed"
 

@@ -73,8 +73,7 @@ def replace_at(folder: int, name: str, content: bytes, *, temporary: str, mode: 
     """Replace the file `name` in an open folder: readers see the old content or the new one, also after a power cut.
 
     `temporary` is the name that it is written under; what another writer left there is removed. `mode` None leaves the
-    permissions to the umask. Raises OSError, and leaves the old file alone then.
-    """
+    permissions to the umask. Raises OSError, and leaves the old file alone then."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,8 +115,7 @@ def read_text(path: Path, *, most_bytes: int = _MOST_BYTES, closed_to: int = 0) 
     """Read a small file of UTF-8 text. The descriptor that is checked is the one that is read.
 
     Raises OSError, ValueError for a file that is too long or not UTF-8, and UserError for a plain file that has one of
-    the permission bits `closed_to`.
-    """
+    the permission bits `closed_to`."""
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(mode) and mode & closed_to:
@@ -135,8 +133,7 @@ class JsonStore(Generic[T]):
     `parse` makes a value of what the file holds; it raises ValueError, TypeError, KeyError or AttributeError where
     something is missing or of the wrong type. Then the file is damaged, and the error ends with `fix`. `error` is the
     class of errors that every method raises, `mode` the permissions of a new file, `closed_to` the permission bits with
-    which the file is refused.
-    """
+    which the file is refused."""
 
     path: Path
     parse: Callable[[Any], T]

@@ -38,8 +38,7 @@ class Configuration:
 def load_configuration(environment: Mapping[str, str] = os.environ) -> Configuration:
     """Read `$XDG_CONFIG_HOME/trilithon/config.toml` (or the file in TRILITHON_CONFIG) and the environment.
 
-    Raises UserError for a file that is not TOML, an unknown key or a value of the wrong type.
-    """
+    Raises UserError for a file that is not TOML, an unknown key or a value of the wrong type."""
     home = Path(environment.get("HOME", "~")).expanduser()
 
     def folder(variable: str, default: str) -> Path:

@@ -18,8 +18,7 @@ _NEXT_UNIT_FROM = 1023.95  # with one decimal, this would be written as 1024.0
 def parse_integers(text: str, *, name: str, least: int = 0) -> list[int]:
     """llama-bench's value lists: "512", "512,1024", "128-512+128" and "128-1024*2" (both ends included).
 
-    Raises UserError, which names the option `name`, for anything else and for values below `least`.
-    """
+    Raises UserError, which names the option `name`, for anything else and for values below `least`."""
     values: list[int] = []
     for part in text.split(","):
         values.extend(_expand(part.strip(), text, name))

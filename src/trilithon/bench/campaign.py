@@ -41,8 +41,7 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     """Measure, or go on with the campaign `resume`; returns its number in the store.
 
     What a placement does wrong becomes a failed run. Cancelled, it leaves the campaign "interrupted", with all
-    finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign.
-    """
+    finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign."""
     with workspace() as folder, Sampler() as sampler:
         tally = StoppingRule(prepared.plan, len(prepared.placements))
         footing = FallbackState(prepared, folder / "footing", lambda text: observer(tally.step(text)))

@@ -1,7 +1,6 @@
 """Checks around a round: is the machine idle before it, and did anything disturb it until its end.
 
-Every threshold is a constant here, with its reason; `docs/methodology.md` says the same for readers.
-"""
+Every threshold is a constant here, with its reason; `docs/methodology.md` says the same for readers."""
 
 import asyncio
 import os
@@ -72,8 +71,7 @@ class BoardReading:
     """The machine's counters at one moment (`at_ns` monotonic). What the kernel does not count is None or absent.
 
     `busy_ticks` and `stolen_ticks` are per CPU: programs and kernel at work, and time that a hypervisor took.
-    `units` are the clocks of "memory", "GPU" and "NPU"; `cooling` the steps of what slows parts that are hot.
-    """
+    `units` are the clocks of "memory", "GPU" and "NPU"; `cooling` the steps of what slows parts that are hot."""
 
     at_ns: int
     busy_ticks: Mapping[int, int]
@@ -109,8 +107,7 @@ class BoardReading:
 async def settle(machine: Machine = THIS_MACHINE, *, limit_seconds: float) -> tuple[str, ...]:
     """Wait until programs use less than a tenth of all CPUs; a warning when they never did.
 
-    At most `limit_seconds`, in whole windows of a quarter second, and at least one.
-    """
+    At most `limit_seconds`, in whole windows of a quarter second, and at least one."""
     before, before_ns = _cpu_ticks(machine)[0], time.monotonic_ns()
     if not before:
         return ("whether the machine is idle is unknown: /proc/stat cannot be read",)
@@ -131,8 +128,7 @@ def warnings_between(
     """What disturbed the time between two readings, in words with figures.
 
     `own_cpu_seconds` is the CPU time that the measured programs and Trilithon itself used in it; `recording` what the
-    sensors said meanwhile.
-    """
+    sensors said meanwhile."""
     return (
         *_background(before, after, own_cpu_seconds),
         *_throttled(before, after),

@@ -18,8 +18,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def evict(path: Path) -> float:
     """Ask the kernel to drop the file's pages (no root needed); returns the fraction that stayed.
 
-    What is not yet on the disk is written first. Pages that another process has mapped stay. Raises OSError.
-    """
+    What is not yet on the disk is written first. Pages that another process has mapped stay. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _write_back(descriptor)  # a dirty page stays, and a model that has just been written is all dirty pages
@@ -40,8 +39,7 @@ def _write_back(descriptor: int) -> None:
 async def bring_in(path: Path) -> float:
     """Read the file once; returns the fraction that is in memory then. Raises OSError.
 
-    Between two pieces others have their turn: gigabytes from a memory card take minutes, and Ctrl-C shall not wait.
-    """
+    Between two pieces others have their turn: gigabytes from a memory card take minutes, and Ctrl-C shall not wait."""
     with path.open("rb", buffering=0) as file:
         while file.read(_PIECE_BYTES):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)

@@ -1,7 +1,6 @@
 """Whether a placement is right: its next-token distributions compared with a reference placement's, and its answer.
 
-Speed never stands without it. The thresholds are here and nowhere else; `docs/methodology.md` gives the reasons.
-"""
+Speed never stands without it. The thresholds are here and nowhere else; `docs/methodology.md` gives the reasons."""
 
 import math
 import unicodedata
@@ -53,8 +52,7 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
 
     By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and is at
     last evaluated whole, from an empty cache. By decode: the text grows by one token a request, so that each is
-    evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted.
-    """
+    evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted."""
     text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
     if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
@@ -96,8 +94,7 @@ async def _distribution(
 def judge(reading: QualityReading, reference: QualityReading | None, reference_name: str) -> QualityRecord:
     """Hold a placement against the reference; `reference` None: this one is the reference itself.
 
-    An answer's fault that the reference's answer has too is the model's way, and no fault of the placement.
-    """
+    An answer's fault that the reference's answer has too is the model's way, and no fault of the placement."""
     perplexity = math.exp(fmean(_surprises(reading)))
     reasons = []
     if perplexity > BROKEN_PERPLEXITY:

@@ -26,8 +26,7 @@ class CampaignSetup:
     `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
     to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
-    `keep_awake` switches the CPUs' deep idle states off as well.
-    """
+    `keep_awake` switches the CPUs' deep idle states off as well."""
 
     model: Path
     tests: tuple[Test, ...]
@@ -70,8 +69,7 @@ def resolve(
 ) -> list[Placement]:
     """The placements that the plan means here, each with its own name. `also` are the files of `plan.also`.
 
-    Raises PlacementError for one that was spelled and cannot run, or when none can.
-    """
+    Raises PlacementError for one that was spelled and cannot run, or when none can."""
     spellings = [parse_placement(text) for text in plan.placements]
     if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; distinguish them by @BUILD or by a setting")

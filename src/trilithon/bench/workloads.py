@@ -1,8 +1,7 @@
 """What is asked of a runner, and what a sample of it is: llama-bench's pp, tg and pg, one question, a cold start.
 
 pp, tg and pg follow llama-bench (tools/llama-bench of llama.cpp): random tokens of the vocabulary, a warm-up that is
-thrown away, an empty KV cache or one filled to the depth, neither tokenising nor sampling of text in the figure.
-"""
+thrown away, an empty KV cache or one filled to the depth, neither tokenising nor sampling of text in the figure."""
 
 import random
 import time
@@ -188,8 +187,7 @@ async def measure_cold(
 ) -> tuple[Sample, tuple[str, ...]]:
     """A start with the file not in the page cache and one with it, the first request, and one with a cached prefix.
 
-    Returns the sample and remarks: where the kernel kept the file in memory the cold load is left out.
-    """
+    Returns the sample and remarks: where the kernel kept the file in memory the cold load is left out."""
     remarks: tuple[str, ...] = ()
     marks: dict[str, int] = {}
     started_ns = time.monotonic_ns()

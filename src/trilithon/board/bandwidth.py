@@ -31,8 +31,7 @@ def measure_bandwidth(
 ) -> float:
     """Bytes per second that one pinned thread per CPU reads in all; the best of several passes in `seconds`.
 
-    `cpus` None takes every CPU that this process may use. Raises UserError for a CPU that it may not use.
-    """
+    `cpus` None takes every CPU that this process may use. Raises UserError for a CPU that it may not use."""
     chosen = sorted(set(cpus if cpus is not None else os.sched_getaffinity(0)))
     if not chosen or not set(chosen) <= set(os.sched_getaffinity(0)):
         allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -90,8 +89,7 @@ def _pass(chunks: _Words, seconds: float) -> float:
     """Which reader: on a server CPU (2 cores of an AMD EPYC, Zen 4) the or-reduction read fastest of np.dot and np.max
     of float32, np.max of int32 and uint8, np.add.reduce of int64, np.copyto and matrix × vector. np.dot also would
     start OpenBLAS's own threads. On a Cortex-A76 it should be bound by memory as well: the loop is compiled to
-    16-byte NEON loads with one ORR of two cycles each, 19 GB/s at 2.4 GHz, above what one such core gets from DRAM.
-    """
+    16-byte NEON loads with one ORR of two cycles each, 19 GB/s at 2.4 GHz, above what one such core gets from DRAM."""
     start = time.monotonic_ns()
     end = start + int(seconds * 1e9)
     done = 0

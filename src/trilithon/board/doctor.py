@@ -1,8 +1,7 @@
 """What is wrong with this machine, or would make its numbers wrong, in one line each and with what fixes it.
 
 A rule looks at a Board (and at the machine for what a Board does not hold) and yields findings. docs/doctor.md has a
-paragraph for each. Findings about engines are not made here.
-"""
+paragraph for each. Findings about engines are not made here."""
 
 from dataclasses import replace
 

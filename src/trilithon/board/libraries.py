@@ -1,7 +1,6 @@
 """Shared libraries: where the dynamic loader would find one, and which NPU runtimes lie there, told by their bytes.
 
-Nothing is loaded: a vendor library may crash the process, or talk to its driver as soon as it is opened.
-"""
+Nothing is loaded: a vendor library may crash the process, or talk to its driver as soon as it is opened."""
 
 import re
 from collections.abc import Iterator

@@ -41,8 +41,7 @@ class Board:
 
     `big_cpus` are the CPUs to run on by default: one per physical core, little cores left out. `npu` is None when
     the chip has none. `open_files_soft` and `open_files_hard` are this process's limits. `device_tree_hidden`: a
-    container keeps it from an Arm board, so that neither chip nor NPU can be told.
-    """
+    container keeps it from an Arm board, so that neither chip nor NPU can be told."""
 
     chip: str
     model: str

@@ -1,8 +1,7 @@
 """Every read of /proc, /sys and /dev, and every write to them, goes through here, below a root that tests replace.
 
 What is absent, closed to this user or garbled is None, never 0 and never an exception; `access` tells absent
-from denied. Reads are bounded and never wait for a writer, nor for long for a driver.
-"""
+from denied. Reads are bounded and never wait for a writer, nor for long for a driver."""
 
 import errno
 import glob

@@ -1,8 +1,7 @@
 """Vulkan drivers that are installed, and which of them can serve the GPU that is here: told from their manifests and
 libraries, without loading one.
 
-The Vulkan loader takes whatever answers, so where no driver serves the GPU a software device is what programs get.
-"""
+The Vulkan loader takes whatever answers, so where no driver serves the GPU a software device is what programs get."""
 
 import json
 import re

@@ -98,8 +98,7 @@ def main() -> None:
     """Run language models on every unit of a board, and measure which is fastest with correct answers.
 
     `trilithon bench` measures the demo model on this machine, `trilithon doctor` describes the machine. Results go to
-    stdout, progress to stderr. Exit codes: 0 success, 1 failure, 2 bad input, 130 interrupted.
-    """
+    stdout, progress to stderr. Exit codes: 0 success, 1 failure, 2 bad input, 130 interrupted."""
 
 
 def entry() -> None:

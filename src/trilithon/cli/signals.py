@@ -19,8 +19,7 @@ _Numbers = Sequence[signal.Signals]
 def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then.
 
-    Under nohup, which ignores SIGHUP, that stays ignored.
-    """
+    Under nohup, which ignores SIGHUP, that stays ignored."""
     stopping = [each for each in _STOPPING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
     # One that comes while the loop is being made waits until there is something to cancel. Blocking it would not do:
     # the kernel then gives it to a thread of numpy's.

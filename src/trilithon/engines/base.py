@@ -70,8 +70,7 @@ class Settings:
     `context`, `batch` and `micro_batch` are in tokens. `slots` is the number of KV caches of `context` tokens each.
     With the task `embed` the model computes vectors of texts, with `rank` scores of texts for a query; then it does not
     generate. `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be used
-    again. `speculation` is the method of speculative decoding (see `speculation.SPECULATIONS`).
-    """
+    again. `speculation` is the method of speculative decoding (see `speculation.SPECULATIONS`)."""
 
     threads: int | None = None
     cpus: tuple[int, ...] | None = None
@@ -92,8 +91,7 @@ class Settings:
 class Placement:
     """One way to run a model: file × build × unit × settings. `name` is unique within a campaign.
 
-    With `prefill` it is a handover: that placement prefills, and this one decodes.
-    """
+    With `prefill` it is a handover: that placement prefills, and this one decodes."""
 
     name: str
     file: ModelFile
@@ -117,8 +115,7 @@ class Launch:
 
     `environment` is added to the caller's, without variables whose names begin with one of `hidden`; `open_files` is
     the soft limit of open files to set, up to the hard limit. `exclusive` is a device that only one process of the
-    machine may use at a time: the runner has its lock while the child loads and during every request.
-    """
+    machine may use at a time: the runner has its lock while the child loads and during every request."""
 
     argv: tuple[str, ...]
     socket: Path

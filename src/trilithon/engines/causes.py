@@ -1,8 +1,7 @@
 """Known causes of failures, from the `causes.toml` of each engine: what a child prints, what it means, what helps.
 
 A `causes.toml` has a table `[[causes]]` for each cause, with the fields of `KnownCause`, and at its top the lists
-`harmless` and `restarts` (see `CauseTable`). Signs are parts of lines, in lower case.
-"""
+`harmless` and `restarts` (see `CauseTable`). Signs are parts of lines, in lower case."""
 
 import tomllib
 from collections.abc import Iterable
@@ -22,8 +21,7 @@ class KnownCause:
     `settings_help` is false for causes that no setting of the engine changes: they lie in the model's file, the
     installation, the system or another program. A cause of a higher `precedence` number counts only where the log has
     none of a lower one: 1 for causes, 2 for their consequences, 3 for what is printed with any failure. One that is
-    not `fatal` ends a request, but no process. `status` and `kind` are those of an HTTP answer.
-    """
+    not `fatal` ends a request, but no process. `status` and `kind` are those of an HTTP answer."""
 
     cause: str
     advice: str

@@ -1,7 +1,6 @@
 """What conversions by other programs have in common: their Python, their progress, and where their files go.
 
-A conversion that fails or is stopped leaves nothing behind but its log.
-"""
+A conversion that fails or is stopped leaves nothing behind but its log."""
 
 import contextlib
 import json

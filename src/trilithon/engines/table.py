@@ -1,8 +1,7 @@
 """Every engine by name: Trilithon's own, and those that installed packages add as entry points.
 
 A package adds an engine with a line `NAME = "module:Class"` under `[project.entry-points."trilithon.engines"]` in its
-pyproject.toml; the class follows `engines.base.Engine`.
-"""
+pyproject.toml; the class follows `engines.base.Engine`."""
 
 import contextlib
 import functools

@@ -18,8 +18,7 @@ def kl_divergence(reference: Mapping[int, float], other: Mapping[int, float]) ->
     It is a lower bound of the true divergence, and tight when the lists have most of the mass. `other` must list as
     many tokens as `reference`. A token that only `reference` lists has in `other` at most the smallest listed
     probability, and all of them together at most the mass outside the list. Each gives a bound (the second one with the
-    unlisted tokens as one event, by the data-processing inequality); the larger one is returned.
-    """
+    unlisted tokens as one event, by the data-processing inequality); the larger one is returned."""
     shared = reference.keys() & other.keys()
     listed = math.fsum(math.exp(reference[token]) * (reference[token] - other[token]) for token in shared)
     missing = [math.exp(logprob) for token, logprob in reference.items() if token not in other]

@@ -3,8 +3,7 @@ readings do not cover a phase.
 
 An interval is covered when there is a reading at or before its start, one at or after its end, and at most one second
 between neighbours. A phase must contain at least four readings, so that the error at its two ends is small. Of several
-meters, the one with the most power counts; they are never added, because one rail may feed another.
-"""
+meters, the one with the most power counts; they are never added, because one rail may feed another."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence

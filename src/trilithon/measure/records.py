@@ -1,8 +1,7 @@
 """The records of a measurement: raw timestamps and counts. Metrics are computed from them and never stored.
 
 A round runs every placement once; a run is one placement in one round; a sample is one measured request. The
-run is the unit for statistics (tokens of one run are not independent of each other).
-"""
+run is the unit for statistics (tokens of one run are not independent of each other)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,8 +58,7 @@ class Sample:
     `prompt_evaluated` counts prompt tokens evaluated now, `prompt_cached` those taken from the KV cache;
     `decode_steps` is the number of decode steps that `decode_ns` covers.
     `thinking_at_ns` and `answer_at_ns` are the arrivals of the pieces of the reasoning and of the visible answer.
-    `marks` names further moments (`…_at_ns`, monotonic), durations (`…_ns`) and counts (`…_tokens`), by name.
-    """
+    `marks` names further moments (`…_at_ns`, monotonic), durations (`…_ns`) and counts (`…_tokens`), by name."""
 
     test: Test
     started_ns: int
@@ -134,8 +132,7 @@ class QualityRecord:
 
     `verdict` is "reference", "same", "degraded", "broken" or "unknown"; `reasons` explain it.
     `divergence` is the mean KL divergence in nats per token, `agreement` the fraction of positions whose most
-    probable token is the reference's; both over `positions`. `perplexity` is that of the fixed text.
-    """
+    probable token is the reference's; both over `positions`. `perplexity` is that of the fixed text."""
 
     verdict: Literal["reference", "same", "degraded", "broken", "unknown"]
     reference: str

@@ -2,8 +2,7 @@
 
 docs/methodology.md ("From runs to verdicts") explains the methods and constants; `benchmarks/verdicts.py` measures
 their error rates. scipy is imported where a verdict is made: it takes 70 MB and most of a second, which a board that
-measures needs for the models.
-"""
+measures needs for the models."""
 
 import math
 from bisect import bisect_right
@@ -70,8 +69,7 @@ class RatioResult:
 
     `smallest_effect` is the smallest relative difference that could have been detected: with the actual difference
     removed, the factor by which one side has to be scaled before both tests claim a difference. `method` names the
-    test of `p_value`: "Mann-Whitney", or "Wilcoxon" where the values of each round were compared.
-    """
+    test of `p_value`: "Mann-Whitney", or "Wilcoxon" where the values of each round were compared."""
 
     ratio: float
     low: float | None
@@ -105,8 +103,7 @@ def interval(values: Values, *, level: float = DISPLAY_LEVEL) -> Interval:
 def narrow_enough(values: Values, relative_width: float = 0.02) -> bool:
     """Whether the 95% interval of the median is narrower than this fraction of it: the stopping rule of a campaign.
 
-    It does not compare placements, so that stopping cannot favour a verdict.
-    """
+    It does not compare placements, so that stopping cannot favour a verdict."""
     if len(values) < LEAST_RUNS:
         return False
     result = interval(values)
@@ -119,8 +116,7 @@ def ratio(a: Values, b: Values, *, level: float = VERDICT_LEVEL, paired: bool = 
     """a's median divided by b's, with its bootstrap interval at `level` and the two-sided p of "no difference".
 
     `paired`: a[i] and b[i] are of the same round; the pairs are used where they can detect a smaller effect. Raises
-    ValueError for values that are not above 0, and for pairs of unequal length.
-    """
+    ValueError for values that are not above 0, and for pairs of unequal length."""
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if not (len(first) and len(second) and _positive(first) and _positive(second)):
         raise ValueError("a ratio needs values above 0 on both sides")
@@ -159,8 +155,7 @@ def _positive(values: _Array) -> bool:
 def _median_weights(count: int) -> _Array:
     """The exact bootstrap distribution of the median: the probability that a resample's median is the i-th smallest
     value. Random resampling is not needed, since the rank of a resample's order statistic is binomial (Maritz and
-    Jarrett 1978, Efron 1979). For an even number, the lower and the upper median count half each.
-    """
+    Jarrett 1978, Efron 1979). For an even number, the lower and the upper median count half each."""
     ranks = ((count + 1) // 2, count // 2 + 1)
     reached = [sum(_at_least(rank, count, below / count) for rank in ranks) / 2 for below in range(count + 1)]
     return np.diff(np.asarray(reached, dtype=float))
@@ -256,8 +251,7 @@ def _effect(differences: _Array, critical: int, low: float, high: float) -> floa
     """The relative shift of one side from which both tests claim a difference. A rank statistic counts how many of
     `differences` (logarithms: each a with each b; with pairs, the Walsh averages) are beyond 0. The test claims a
     difference once at most `critical` are left on one side, so that one of them is the shift (Hodges and Lehmann
-    1963). The interval, `low` to `high` as logarithms, is shifted too, and must exclude 0.
-    """
+    1963). The interval, `low` to `high` as logarithms, is shifted too, and must exclude 0."""
     if critical < 0:
         return None
     ordered = np.sort(differences)

@@ -2,8 +2,7 @@
 
 Ollama's grammar is `[host/][namespace/]model[:tag][@digest]` (types/model/name.go of Ollama): host up to 350
 characters of letters, digits and `_.:-`, namespace, model and tag up to 80, a namespace without dots. Parts become
-names of files, so nothing else is accepted: no `..`, no control characters, no white space.
-"""
+names of files, so nothing else is accepted: no `..`, no control characters, no white space."""
 
 import re
 from dataclasses import dataclass, replace

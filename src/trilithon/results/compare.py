@@ -262,8 +262,7 @@ def _are_other_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two files are not the same model at all, whatever their quantization.
 
     A file's parameter count says more than its name, which is the publisher's; the name decides where a count is
-    missing.
-    """
+    missing."""
     if a.get("sha256") and a.get("sha256") == b.get("sha256"):
         return False
     if len({each["architecture"] for each in (a, b) if each.get("architecture") not in (None, "", "unknown")}) > 1:

@@ -74,8 +74,7 @@ def import_file(path: Path) -> list[Campaign]:
 def import_campaigns(data: bytes, name: str) -> list[Campaign]:
     """The campaigns in a file's content, whatever its suffix. Those of llama-bench have the id 0.
 
-    Raises UserError, naming the file as `name`, for anything that is none of the formats.
-    """
+    Raises UserError, naming the file as `name`, for anything that is none of the formats."""
     text = _decoded(data, name).strip()
     if text.startswith(("{", "[")):
         return _from_json_text(text, name)

@@ -1,7 +1,6 @@
 """What a bench found best for a model on this board, kept for those who serve it: a small file, read without the rest.
 
-One entry per weight file (its SHA-256) and board. A campaign that recommends nothing leaves the entry as it was.
-"""
+One entry per weight file (its SHA-256) and board. A campaign that recommends nothing leaves the entry as it was."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

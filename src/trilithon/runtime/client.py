@@ -48,8 +48,7 @@ class Client:
     """The client of one child. Closing a stream, or cancelling the task that reads it, cancels the request.
 
     Raises EngineError when the engine answers with an error, EngineTimeout when nothing arrived for `hang_seconds`, and
-    Disconnected when the connection broke.
-    """
+    Disconnected when the connection broke."""
 
     def __init__(self, socket: Path, *, hang_seconds: float = 60.0):
         self._socket = socket

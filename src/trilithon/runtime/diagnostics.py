@@ -1,7 +1,6 @@
 """Why a child ended, in words: signal or exit code, known causes with advice, its last lines.
 
-The known causes are in files: causes.toml in this folder for any child, and one in the folder of each engine.
-"""
+The known causes are in files: causes.toml in this folder for any child, and one in the folder of each engine."""
 
 import functools
 import re
@@ -38,8 +37,7 @@ class Diagnosis:
     """`cause` and `advice` are short and may be empty (nothing went wrong, or nothing is known).
 
     `signal` is "segmentation fault (SIGSEGV)" or empty; `exit_code` is None when a signal ended the child or when
-    it is still alive. `last_words` are the last lines of its log, cleaned and bounded.
-    """
+    it is still alive. `last_words` are the last lines of its log, cleaned and bounded."""
 
     cause: str
     advice: str
@@ -69,8 +67,7 @@ def diagnose(
     """Why a child ended. `returncode` is negative for a signal, as in subprocess, and None while the child lives.
 
     `killed_by_us` says that Trilithon sent the signal; `oom_kills_*` are the kernel's counter at the start of the child
-    and after its end.
-    """
+    and after its end."""
     lines = _clean(log_tail)
     number = _signal_number(returncode)
     if killed_by_us and (returncode == 0 or number in _STOPS):

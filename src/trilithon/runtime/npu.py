@@ -1,7 +1,6 @@
 """An exclusive lock on the NPU for the whole machine, held around all work on it (docs/npu.md).
 
-Two processes that compute on an NPU at once have frozen whole systems. Models of several may be loaded while idle.
-"""
+Two processes that compute on an NPU at once have frozen whole systems. Models of several may be loaded while idle."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,6 @@
 """A child process that ends with its parent and with its process group, and whose cause of death is known.
 
-It writes directly to its log file, so no pipe can fill up and the log survives the parent.
-"""
+It writes directly to its log file, so no pipe can fill up and the log survives the parent."""
 
 import asyncio
 import contextlib
@@ -42,8 +41,7 @@ class Process:
     """A child in a process group of its own. `started_ns` is monotonic, just before its start.
 
     Await `wait` or `stop` when it is no longer needed: both also end the rest of its process group. The child ends with
-    the thread that started it (see `engines.wire.guard`), so that thread must live as long.
-    """
+    the thread that started it (see `engines.wire.guard`), so that thread must live as long."""
 
     def __init__(self, child: asyncio.subprocess.Process, log: Path, log_start: int, started_ns: int):
         self.pid = child.pid
@@ -183,8 +181,7 @@ def _environment(launch: Launch) -> dict[str, str]:
 def workspace(base: Path | None = None) -> Iterator[Path]:
     """A private folder for sockets and logs, with a path short enough for sockets, in `base` or in a folder that is
     chosen. It is removed at the end; those of killed processes of this user are removed at the start. Raises UserError
-    when no folder is suitable.
-    """
+    when no folder is suitable."""
     base = base or _base()
     _sweep(base)
     prefix = f"trilithon-{os.getpid()}-{_start_ticks(os.getpid())}-"

@@ -1,8 +1,7 @@
 """An engine's answer as bytes, for clients that speak the engine's own format.
 
 Only the arrival time of each piece is recorded. The engine's timings are read from the end of the answer, once it is
-complete.
-"""
+complete."""
 
 import contextlib
 import functools
@@ -46,8 +45,7 @@ class Relayed:
     RunError.
 
     `handover` is what a handover did for it. `first_ns` and `last_ns` are the arrivals of the first and the last bytes
-    of the body (monotonic; 0 before). `timings`, of the request as a whole, are set when it is `complete`.
-    """
+    of the body (monotonic; 0 before). `timings`, of the request as a whole, are set when it is `complete`."""
 
     def __init__(self, client: Client, exchange: Exchange, cause: ErrorCause, first_seconds: float):
         self.handover: HandoverResult | None = None

@@ -80,8 +80,7 @@ class Runner:
         """Start the placement's child in `folder` (private, emptied by the caller) and wait until it is ready.
         Saved slots go to its folder `slots`, or to the one given here. `tell` gets a line while it waits for the unit.
 
-        Raises StartError when it dies before, or is not ready after `start_seconds`.
-        """
+        Raises StartError when it dies before, or is not ready after `start_seconds`."""
         folder.mkdir(parents=True, exist_ok=True)
         if slots is not None:
             (folder / "slots").unlink(missing_ok=True)  # a dangling link of an earlier runner in this folder

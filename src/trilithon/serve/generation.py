@@ -1,8 +1,7 @@
 """The one internal request, and what comes back for it: every dialect is a pair of pure converters to and from these.
 
 The body is llama-server's own JSON, because that is what every engine takes; where a client speaks that dialect
-already, its bytes pass through. Field names of the stream follow llama-server (tools/server/README.md of llama.cpp).
-"""
+already, its bytes pass through. Field names of the stream follow llama-server (tools/server/README.md of llama.cpp)."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """llama-server's own endpoints, passed to the runner of a model: what has no place in the other dialects.
 
-A body without `model` means the model that is loaded, or the only one there is, as llama-server's clients expect.
-"""
+A body without `model` means the model that is loaded, or the only one there is, as llama-server's clients expect."""
 
 import asyncio
 import contextlib

@@ -1,8 +1,7 @@
 """An engine calls a model by its file; a client must get the name that it asked by, and no path of this machine.
 
 All other bytes of an answer pass through untouched. In a text each quotation mark is escaped, so that no text that a
-model writes can be mistaken for the field.
-"""
+model writes can be mistaken for the field."""
 
 import json
 from pathlib import Path

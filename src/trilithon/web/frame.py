@@ -1,8 +1,7 @@
 """What stands around every page: the way to the others, light or dark, the language, and one landmark for the content.
 
 Pages are laid out with Quasar's classes and those of static/pages.css; Tailwind is not loaded, since its script looks
-through the whole page again with every change, and an answer that streams is many.
-"""
+through the whole page again with every change, and an answer that streams is many."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """A model's words as HTML that does nothing: whatever they hold is shown, and nothing of it is run or loaded.
 
 markdown-it escapes HTML and leaves links alone that are none of http, https, mailto and the like; pictures are left
-out, since a picture's address tells its host who reads.
-"""
+out, since a picture's address tells its host who reads."""
 
 from collections.abc import Sequence
 from typing import Any

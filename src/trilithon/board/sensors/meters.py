@@ -1,7 +1,6 @@
 """Power and energy where a machine has a meter for them: RAPL, hwmon (INA2xx, INA3221 and others), a battery.
 
-Nothing is estimated: a machine without a meter has no power reading. Most boards have none.
-"""
+Nothing is estimated: a machine without a meter has no power reading. Most boards have none."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

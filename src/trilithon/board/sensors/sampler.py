@@ -1,7 +1,6 @@
 """Readings taken in a thread of its own while something is measured, on the bench's clock (`time.monotonic_ns`).
 
-A file that does not answer holds up this thread alone: it is left behind, and the next recording does without it.
-"""
+A file that does not answer holds up this thread alone: it is left behind, and the next recording does without it."""
 
 import os
 import select
@@ -39,8 +38,7 @@ class Sampler:
 
     What moves slowly is read with the first frame, each fourth and the last, with `whole_frames` with each. One that is
     due before the last one is done is left out. With `each_cpu` there is the load of each CPU too. `blind` is true once
-    the search for sensors itself met a file that does not answer: there will be no readings then.
-    """
+    the search for sensors itself met a file that does not answer: there will be no readings then."""
 
     def __init__(
         self,

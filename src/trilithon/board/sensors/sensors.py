@@ -77,8 +77,7 @@ class Sensors:
     """The sensors that this machine has and this user may read, with their files held open.
 
     `channels` say what they are, `closed` which more there are that this user may not read, `reading` which file is
-    being read now, for when it does not answer.
-    """
+    being read now, for when it does not answer."""
 
     def __init__(self, machine: Machine = THIS_MACHINE, *, each_cpu: bool = False):
         self.reading = ""
@@ -255,8 +254,7 @@ def _devfreq_load(name: str) -> Parser:
 def parse_npu_load(data: bytes) -> dict[str, float]:
     """The vendor driver's "NPU load:  Core0: 12%, Core1:  0%," or, with one core, "NPU load: 12%".
 
-    Raises ValueError for anything else.
-    """
+    Raises ValueError for anything else."""
     cores = {f"NPU core {int(core)}": int(percent) / 100 for core, percent in _NPU_CORE.findall(data)}
     whole = _NPU_WHOLE.search(data)
     if not cores and whole is None:

@@ -18,8 +18,7 @@ class Change:
     write, None for a file that is only kept in mind because another change makes the kernel forget its value.
 
     `effective` marks a clock limit: the kernel shows what it makes of it and of all other limits, a hot chip's
-    among them, so that another value proves nobody's hand as long as the chip is being cooled.
-    """
+    among them, so that another value proves nobody's hand as long as the chip is being cooled."""
 
     path: str
     old: str | None
@@ -43,8 +42,7 @@ def make(change: Change, machine: Machine) -> str:
 def put_back(changes: Sequence[Change], machine: Machine) -> Undone:
     """Undo them, the last one first. One that fails keeps none of the others back, and is tried once more.
 
-    A value that is neither the old nor the new one was set by someone else: it is left alone.
-    """
+    A value that is neither the old nor the new one was set by someone else: it is left alone."""
     cooled = is_cooled(machine)
     lines: list[str] = []
     failed: list[Change] = []

@@ -1,7 +1,6 @@
 """Clocks at their top for a while, and everything exactly as it was afterwards, however that while ends.
 
-Also this process's limit of open files, for a while.
-"""
+Also this process's limit of open files, for a while."""
 
 import contextlib
 import resource
@@ -54,8 +53,7 @@ def pinned(
 
     What this user may not do becomes an Outcome. What was changed is on disk in `folder` before it is changed. In the
     main thread SIGINT, SIGTERM and SIGHUP become a KeyboardInterrupt where nobody else handles them.
-    Raises UserError where another process has set the clocks, or the record cannot be kept.
-    """
+    Raises UserError where another process has set the clocks, or the record cannot be kept."""
     with _stoppable(), ExitStack() as held:
         held.enter_context(tuning_record.lock(folder))
         left = tuning_record.restore(folder, machine)

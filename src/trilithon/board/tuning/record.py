@@ -1,7 +1,6 @@
 """What was changed on this machine and by whom, on disk before the first change: SIGKILL and power cuts undo nothing.
 
-One file in the data folder; a lock beside it, held as long as its owner may still change something.
-"""
+One file in the data folder; a lock beside it, held as long as its owner may still change something."""
 
 import contextlib
 import os

@@ -1,7 +1,6 @@
 """What can be tuned on a board, one small class each: is it there, how does it stand, what would have to be written.
 
-Clocks are taken to the top of the kernel's own table; nothing here knows a number of a chip.
-"""
+Clocks are taken to the top of the kernel's own table; nothing here knows a number of a chip."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -71,8 +71,7 @@ def bench(**words: Any) -> None:
     --placement llama.cpp/cpu:t=4,fa=off.
 
     Every figure is the median over runs with a 95% interval. Each run has its own process, and the runs of all
-    placements are interleaved. All samples are stored: see trilithon results.
-    """
+    placements are interleaved. All samples are stored: see trilithon results."""
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()

@@ -24,8 +24,7 @@ _FORMATS = ("trilithon", "json", "jsonl", "csv", "sql", "md")
 def results() -> None:
     """List, show, compare, export and import measurements.
 
-    A campaign is one run of `trilithon bench`. Its number is shown by `results list`; "last" means the newest.
-    """
+    A campaign is one run of `trilithon bench`. Its number is shown by `results list`; "last" means the newest."""
 
 
 @results.command("list")
@@ -87,8 +86,7 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
 def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
     """Compare A with B: better, worse, same or not comparable.
 
-    A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu.
-    """
+    A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu."""
     from trilithon.results.compare import compare_placements
     from trilithon.results.statements import comparison_text
 

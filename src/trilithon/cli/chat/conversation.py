@@ -1,7 +1,6 @@
 """A conversation and its slash commands, without a terminal and without a server: what a line means, and what follows.
 
-The words are Ollama's, so that hands that know them go on working.
-"""
+The words are Ollama's, so that hands that know them go on working."""
 
 import json
 import re
@@ -108,10 +107,6 @@ class TerminalChat:
 
     def answered(self, text: str) -> "TerminalChat":
         return replace(self, messages=(*self.messages, {"role": "assistant", "content": text}))
-
-    def unasked(self) -> "TerminalChat":
-        """As before the last question: it came to nothing."""
-        return replace(self, messages=self.messages[:-1])
 
     def body(self) -> dict[str, Any]:
         """The request for the next answer, as Ollama's /api/chat takes it."""

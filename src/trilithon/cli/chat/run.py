@@ -52,8 +52,7 @@ def run(model: str, prompt: tuple[str, ...], **words: Any) -> None:
     """Chat with MODEL (a name as in trilithon list, or a file), or ask it PROMPT.
 
     Piped input is appended to PROMPT. The server at TRILITHON_HOST answers (default 127.0.0.1:11435); if none runs
-    there, one is started for the duration of this command. In a chat, /? lists the commands.
-    """
+    there, one is started for the duration of this command. In a chat, /? lists the commands."""
     from trilithon.cli.chat.files import history_path
     from trilithon.cli.chat.screen import ChatScreen
     from trilithon.cli.chat.session import Session

@@ -40,8 +40,7 @@ def _complete_builds(_: click.Context, __: click.Parameter, incomplete: str) -> 
 def engines() -> None:
     """List, add, compile, check and remove engine builds.
 
-    A build is one installed copy of an engine; a placement names it as ENGINE@BUILD/UNIT.
-    """
+    A build is one installed copy of an engine; a placement names it as ENGINE@BUILD/UNIT."""
 
 
 @engines.command("list")
@@ -109,8 +108,7 @@ def build(version: str | None, **words: Any) -> None:
     """Compile llama.cpp for this CPU: llama-server, llama-bench, llama-quantize, llama-perplexity.
 
     Takes about 10 minutes on two cores, longer with Vulkan. Needs a C++ compiler, cmake, and ninja or make; with
-    Vulkan also glslc and the headers of Vulkan and SPIR-V.
-    """
+    Vulkan also glslc and the headers of Vulkan and SPIR-V."""
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.signals import stoppable
     from trilithon.engines.llamacpp.compile import Recipe, compile_llamacpp
@@ -136,8 +134,7 @@ def build(version: str | None, **words: Any) -> None:
 def check(context: click.Context, name: str | None, anew: bool, as_json: bool) -> None:
     """Run a tiny model on the build NAME (BUILD or ENGINE@BUILD; default: all), and show what works.
 
-    A unit that has only software devices is tried only when its build is named. Exit code 1 when something fails.
-    """
+    A unit that has only software devices is tried only when its build is named. Exit code 1 when something fails."""
     from trilithon.cli.signals import run_stoppable
     from trilithon.settings import load_configuration
 

@@ -24,8 +24,7 @@ _PATH = click.Path(path_type=Path)
 def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) -> None:
     """Show the models of other programs (Ollama, Hugging Face, LM Studio, RKLLAMA), and add FOLDERS to search.
 
-    They are used by name like all models, stay in their folders, and are never changed or removed.
-    """
+    They are used by name like all models, stay in their folders, and are never changed or removed."""
     from trilithon.models.adopt.places import find_adopted
     from trilithon.models.adopt.remembered import forget_folder, remember_folder
     from trilithon.settings import load_configuration

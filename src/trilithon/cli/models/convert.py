@@ -45,8 +45,7 @@ def convert(source: Path, target: str, output: Path | None, **options: Any) -> N
     """Convert SOURCE, a folder in Hugging Face's format (for rkllm also a GGUF), to an RKLLM file or a GGUF.
 
     rkllm needs a virtual environment with rkllm-toolkit (TRILITHON_RKLLM_TOOLKIT), gguf one with torch and transformers
-    (TRILITHON_GGUF_CONVERTER). Takes minutes to hours, and memory of several times the size of the model.
-    """
+    (TRILITHON_GGUF_CONVERTER). Takes minutes to hours, and memory of several times the size of the model."""
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.signals import stoppable
     from trilithon.settings import load_configuration
@@ -72,8 +71,7 @@ def convert(source: Path, target: str, output: Path | None, **options: Any) -> N
 def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     """Quantise the model SOURCE, a GGUF or a name, to QUANT: Q4_K_M, Q8_0, …
 
-    Uses the llama-quantize of a build of llama.cpp; `trilithon engines build` compiles one.
-    """
+    Uses the llama-quantize of a build of llama.cpp; `trilithon engines build` compiles one."""
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.models.commands import locate_model
     from trilithon.cli.signals import stoppable

@@ -30,8 +30,7 @@ _MOST_BYTES = 16 << 20
 def create(name: str, file: Path, quant: str | None, copy: bool) -> None:
     """Create the model NAME from a Modelfile: FROM, PARAMETER, SYSTEM, TEMPLATE (in Jinja), ADAPTER, MESSAGE, LICENSE.
 
-    FROM is the name of a local model, or a path. --quantize uses the llama-quantize of a build of llama.cpp.
-    """
+    FROM is the name of a local model, or a path. --quantize uses the llama-quantize of a build of llama.cpp."""
     from trilithon.cli.progress import reading
     from trilithon.models.adopt.places import find_adopted
     from trilithon.models.create.from_modelfile import create as make

@@ -55,8 +55,7 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
     """Fetch MODEL: an Ollama name (qwen2.5:0.5b), hf.co/user/repo[:quant], or the URL of a file.
 
     Of several files the best for this board is chosen. A stopped download resumes. HF_TOKEN (or hf auth login) and
-    HF_ENDPOINT are used.
-    """
+    HF_ENDPOINT are used."""
     from trilithon.board.snapshot import read_board
     from trilithon.cli.models.pull_progress import PullProgress
     from trilithon.engines.placing import download_target

@@ -49,8 +49,7 @@ def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool)
     """Make a model of the true size of NAME, for example qwen2.5-0.5b, with random weights.
 
     It runs as fast as the real model, and its answers mean nothing: measure its speed, not its quality. Without NAME,
-    list the known architectures.
-    """
+    list the known architectures."""
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.signals import stoppable
     from trilithon.engines.toolrun import conversions

@@ -23,8 +23,7 @@ def key() -> None:
     """Add, list and revoke the API keys of `trilithon serve`.
 
     Once a key exists, the server requires one: `Authorization: Bearer KEY`, or `x-api-key: KEY`. A running server
-    applies changes at once.
-    """
+    applies changes at once."""
 
 
 @key.command("add")

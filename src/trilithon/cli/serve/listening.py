@@ -1,7 +1,6 @@
 """The sockets that a server listens on, made by us or handed over by systemd, and what systemd wants to be told.
 
-The protocols are a variable and a datagram each (sd_listen_fds(3), sd_notify(3)), so no library is needed.
-"""
+The protocols are a variable and a datagram each (sd_listen_fds(3), sd_notify(3)), so no library is needed."""
 
 import contextlib
 import errno

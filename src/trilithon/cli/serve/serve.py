@@ -90,8 +90,7 @@ def serve(**words: Any) -> None:
     """Serve the local models, and FILES, over Ollama's, OpenAI's and Anthropic's APIs.
 
     Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a key:
-    trilithon key add NAME. Ctrl-C or SIGTERM waits for running answers; a second one stops at once.
-    """
+    trilithon key add NAME. Ctrl-C or SIGTERM waits for running answers; a second one stops at once."""
     from trilithon.board.snapshot import read_board
     from trilithon.settings import load_configuration
 

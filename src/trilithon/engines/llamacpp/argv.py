@@ -17,8 +17,7 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
     """The parameters of both forms, by llama-server's long option names.
 
     The prompt cache in RAM and context checkpoints are off: the first takes up to 8 GiB by default, the second
-    evaluates the last tokens of a prompt in a separate batch.
-    """
+    evaluates the last tokens of a prompt in a separate batch."""
     settings = placement.settings
     # A text is pooled from one batch, so a batch needs room for a full context. A model without pooling uses the mean.
     pools = settings.task != "generate"

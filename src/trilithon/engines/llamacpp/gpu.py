@@ -1,7 +1,6 @@
 """llama.cpp on a GPU: the device, the features that can be turned off for a driver, and the order to try that.
 
-The variables are those of ggml-vulkan.cpp (llama.cpp 0c1e570), which only checks whether they are set.
-"""
+The variables are those of ggml-vulkan.cpp (llama.cpp 0c1e570), which only checks whether they are set."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

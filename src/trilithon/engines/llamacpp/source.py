@@ -48,8 +48,7 @@ def fetch(version: str, cache: Path) -> Path:
     """The sdist of that version in `cache`/sources; pip downloads it where it is missing or was changed.
 
     pip compares the file with the hash of its index, and Trilithon with the hash that it knows. (pip asks the package's
-    build backend for metadata, and downloads that backend for this.) Raises UserError and TrilithonError.
-    """
+    build backend for metadata, and downloads that backend for this.) Raises UserError and TrilithonError."""
     if not _VERSION.fullmatch(version):
         raise UserError(f"{version!r} is not a version of {_PACKAGE}; write for example {DEFAULT_VERSION}")
     folder = cache / "sources"

@@ -1,8 +1,7 @@
 """rk-llama.cpp: forks of llama.cpp that multiply matrices on Rockchip's NPU, each with traps of its own.
 
 What is known of chips, pipelines and forks stands in rk_llamacpp.toml. Nothing is left to the forks' defaults: they
-take every chip for an RK3588, and a small 4-bit model to a pipeline that spoils it.
-"""
+take every chip for an RK3588, and a small 4-bit model to a pipeline that spoils it."""
 
 import re
 import subprocess

@@ -1,7 +1,6 @@
 """The words after the colon of an rk-llama.cpp placement, and the environment that they make.
 
-A comma parts options, so that lists are written with +: `pipeline=W8A8_STANDARD+W4A4_HADAMARD,cores=0+2`.
-"""
+A comma parts options, so that lists are written with +: `pipeline=W8A8_STANDARD+W4A4_HADAMARD,cores=0+2`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -21,8 +21,7 @@ class LoadOptions:
     addresses 4 GB; `embed_flash` leaves the word embeddings on the disk; `keep_tokens` stay when the context overflows.
     `encoder` is a vision encoder (.rknn), `chip` what it runs on, `lora` an adapter file, `slots` the folder for saved
     prompt caches. `thinking` is what a request without a word on it gets. `abi` names the interface to assume for a
-    runtime whose version is not known.
-    """
+    runtime whose version is not known."""
 
     context: int = 4096
     keep_tokens: int = -1

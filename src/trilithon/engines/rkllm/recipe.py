@@ -1,8 +1,7 @@
 """What rkllm-toolkit shall make of a model, compared with what it can do before hours are spent.
 
 The limits are those of toolkit 1.3.0, from Rockchip's SDK guide of that version: quantisations and NPU cores per chip,
-context, algorithms, and which GGUF files it reads.
-"""
+context, algorithms, and which GGUF files it reads."""
 
 import json
 import re

@@ -1,8 +1,7 @@
 """What the RKLLM runtime takes: chips, releases, files, settings; what to try when it fails, and what to say.
 
 The facts are the vendor's (header and guide of release 1.3.0, messages of the runtime), or users' reports where an
-issue of airockchip/rknn-llm is named.
-"""
+issue of airockchip/rknn-llm is named."""
 
 import importlib.util
 import re

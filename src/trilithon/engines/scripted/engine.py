@@ -1,8 +1,7 @@
 """The scripted engine: no model, only a script of speeds, text and faults, behind the same wire as the real ones.
 
 Whatever stands above the wire is tested with it, and anybody can rehearse a campaign, a crash or a handover on
-a machine that has no model. Its options are the fields of `Script`.
-"""
+a machine that has no model. Its options are the fields of `Script`."""
 
 import json
 import math
@@ -56,8 +55,7 @@ class Script:
     process: at that count it dies by SIGSEGV (crash), SIGKILL (oom) or with `exit_code` (exit), falls silent
     (hang), answers with an error (error), or gets ever slower and then dies by SIGABRT (die_slowly).
     `refuse_start` and `refuse_requests` are the reasons to give. With `flaky` the faults happen only in that many
-    first starts, counted in `flaky_file`. Without `seed`, two processes differ as real ones do.
-    """
+    first starts, counted in `flaky_file`. Without `seed`, two processes differ as real ones do."""
 
     prefill: float = 800.0
     decode: float = 60.0

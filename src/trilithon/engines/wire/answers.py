@@ -1,7 +1,6 @@
 """The answer bodies of llama-server, built once for all servers that are written in Python.
 
-Pure. Field names as the server of llama.cpp b11434 gave them.
-"""
+Pure. Field names as the server of llama.cpp b11434 gave them."""
 
 import time
 import uuid

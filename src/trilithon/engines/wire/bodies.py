@@ -1,7 +1,6 @@
 """Parts of llama-server's request and answer bodies: fields, timings, usage and metrics. Pure functions.
 
-Field names and messages as the server of llama.cpp b11434 gave them.
-"""
+Field names and messages as the server of llama.cpp b11434 gave them."""
 
 import math
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """Chat templates as Hugging Face's models bring them: read from the files beside the weights, and rendered.
 
 A template is a program that somebody else wrote. It runs in Jinja's sandbox, with what such templates count on and
-nothing more.
-"""
+nothing more."""
 
 import contextlib
 import json

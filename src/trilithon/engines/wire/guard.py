@@ -3,8 +3,7 @@
     python -m trilithon.engines.wire.guard --parent PID [--cpus 0,1,4-7] [--open-files N] -- ARGV...
 
 This is a program of its own, and not subprocess's `preexec_fn`, because that runs Python between fork and exec:
-in a parent with threads it can deadlock on a lock that another thread held. It imports next to nothing.
-"""
+in a parent with threads it can deadlock on a lock that another thread held. It imports next to nothing."""
 
 # It adds about 17 ms to every cold start as runtime.process runs it (by path, python -I -S) and 26 ms as a module:
 # medians of 25 on two x86-64 cores. It is the same for every placement.
@@ -83,8 +82,7 @@ def _cpus(text: str) -> set[int]:
 def _die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends; that stays in force over exec.
 
-    The kernel means the parent's *thread* that started us, and forgets it when a set-user-id program is executed.
-    """
+    The kernel means the parent's *thread* that started us, and forgets it when a set-user-id program is executed."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL)) != 0:
         raise _GuardError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")

@@ -2,8 +2,7 @@
 
 Fields and their meaning follow llama-server (tools/server/README.md of llama.cpp, checked against the server in
 xllamacpp 2026.10). Times in `Timings` are milliseconds, as on the wire; everything stamped here is
-`time.monotonic_ns`.
-"""
+`time.monotonic_ns`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,7 @@ class Timings:
 
     `prompt_n` counts the prompt tokens evaluated now, `cache_n` those taken from the KV cache. `predicted_ms`
     starts when the first token is sampled, so it covers `predicted_n - 1` decode steps. With speculation,
-    `draft_n` tokens were guessed ahead and `draft_accepted` of them were right.
-    """
+    `draft_n` tokens were guessed ahead and `draft_accepted` of them were right."""
 
     cache_n: int
     prompt_n: int

@@ -19,8 +19,7 @@ class WireSlot(ABC, Generic[R]):
     """Requests run in the order in which they came; `waiting` counts those that have not started.
 
     `tokens` are those with keys and values in the cache, as far as they are known; `decoded` counts the tokens of the
-    latest request. `totals` may be shared by several slots.
-    """
+    latest request. `totals` may be shared by several slots."""
 
     def __init__(self, context: int, totals: Totals) -> None:
         self.context = context

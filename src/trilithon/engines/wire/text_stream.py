@@ -1,8 +1,7 @@
 """What an engine gives piece by piece, as text that may be shown: UTF-8 joined, stop strings cut, reasoning told apart.
 
 Pure. However the pieces fall, what comes out is the same as if all had come at once. Nothing is held back longer than
-it may still turn out to be part of a character, a stop string or a tag.
-"""
+it may still turn out to be part of a character, a stop string or a tag."""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -70,8 +69,7 @@ class ReasoningSplit:
     """Tells `<think>…</think>` at the beginning of an answer from what follows it; the tags, and the white space
     around the two parts, belong to neither. A tag further on is text like any other.
 
-    `opened` means that the prompt ended with the opening tag. A block that is never closed is reasoning to its end.
-    """
+    `opened` means that the prompt ended with the opening tag. A block that is never closed is reasoning to its end."""
 
     def __init__(self, opened: bool = False, *, split: bool = True):
         self._opened = opened

@@ -1,7 +1,6 @@
 """Calls of tools found in what a model writes, while it writes: the formats of Qwen and Hermes, Llama 3 and Mistral.
 
-Pure. What only looks like a call, or is no valid JSON, stays text: nothing that the model wrote is lost.
-"""
+Pure. What only looks like a call, or is no valid JSON, stays text: nothing that the model wrote is lost."""
 
 import json
 import re
@@ -48,8 +47,7 @@ def _new_id() -> str:
 class ToolCallStream:
     """One answer: visible text goes in; text and whole calls come out, in their order.
 
-    `names` are the tools that the request offers: without a marker, only a call of one of them is a call.
-    """
+    `names` are the tools that the request offers: without a marker, only a call of one of them is a call."""
 
     def __init__(self, names: Collection[str], new_id: Callable[[], str] = _new_id):
         self._names = frozenset(names)

@@ -1,7 +1,6 @@
 """Groups the files of a folder into models: weights, the parts of a split file, and their companions.
 
-Only names and sizes are used; headers are read when a model is shown or run.
-"""
+Only names and sizes are used; headers are read when a model is shown or run."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -1,7 +1,6 @@
 """Scans the cache of huggingface_hub: models--USER--REPO/snapshots/REVISION, with links into blobs/.
 
-The library has a scan of its own, but its import takes longer than everything here.
-"""
+The library has a scan of its own, but its import takes longer than everything here."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,7 @@
 """Finds models on this disk: of Ollama, Hugging Face, LM Studio and RKLLAMA, and in folders of the user.
 
 Every call scans again, by names, sizes and at most the first bytes of a file: a thousand models take a fraction of a
-second.
-"""
+second."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

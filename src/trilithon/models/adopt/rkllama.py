@@ -1,7 +1,6 @@
 """Reads a folder of RKLLAMA: a Modelfile in the format of dotenv, an .rkllm file, its encoder and its tokenizer.
 
-RKLLAMA loads the Modelfile into the environment of its server. Here nothing in it is expanded or run.
-"""
+RKLLAMA loads the Modelfile into the environment of its server. Here nothing in it is expanded or run."""
 
 import re
 from collections.abc import Mapping, Sequence

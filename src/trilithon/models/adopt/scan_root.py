@@ -1,8 +1,7 @@
 """Reads the folders of other programs without changing them.
 
 No file is opened for writing, and nothing outside the folder of a source is read: a link that leaves it is skipped and
-reported.
-"""
+reported."""
 
 import os
 import stat

@@ -45,8 +45,7 @@ def create(
     ModelError.
 
     Local files are used in place, unless `copy`. Settings that the Modelfile does not have are those of the model in
-    FROM. Raises ModelError for files that are missing or do not fit together.
-    """
+    FROM. Raises ModelError for files that are missing or do not fit together."""
     bases = [_base(source, folder, find) for source in modelfile.sources]
     adapters = [_adapter(_path(text, folder)) for text in modelfile.adapters]
     files = [*(file for base in bases for file in base.files), *adapters]

@@ -1,8 +1,7 @@
 """Parses Ollama's Modelfile, and writes one for a model of the store.
 
 The grammar is that of parser/parser.go in Ollama: each line has a command and its value; a value that begins with `"`
-or triple quotes ends with a line that ends with the same; `#` begins a comment only at the beginning of a line.
-"""
+or triple quotes ends with a line that ends with the same; `#` begins a comment only at the beginning of a line."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,8 +68,7 @@ def parse_modelfile(text: str) -> Modelfile:
 def to_modelfile(manifest: Manifest) -> str:
     """A Modelfile from which `trilithon create` makes the same model: FROM with its name, and its settings.
 
-    Raises ModelError for a text that the grammar cannot express: one with a line that ends with triple quotes.
-    """
+    Raises ModelError for a text that the grammar cannot express: one with a line that ends with triple quotes."""
     lines = [f"FROM {manifest.name}"]
     for name, value in sorted(manifest.parameters.items()):
         lines += [f"PARAMETER {name} {_quoted(text, name)}" for text in _texts(value)]

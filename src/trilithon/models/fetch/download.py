@@ -1,7 +1,6 @@
 """Transfers a file into a Partial: several ranges at once, resumable, and never with parts of two versions.
 
-The length is compared with the announced one here; the checksum is verified by `Partial.finish`.
-"""
+The length is compared with the announced one here; the checksum is verified by `Partial.finish`."""
 
 import asyncio
 import re
@@ -90,8 +89,7 @@ def download(
 
     Without a checksum, a server without versions is asked for the whole file every time. Raises ModelError when the
     file has the wrong length, DownloadError when the server or the network fails (the received bytes are kept for a
-    resume), and FileChanged when it is not `remote` any more.
-    """
+    resume), and FileChanged when it is not `remote` any more."""
     if partial.present or (partial.size_bytes is not None and not partial.missing):
         return
     asyncio.run(_download(source, partial, transfer, report, remote))

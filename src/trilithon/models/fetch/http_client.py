@@ -153,8 +153,7 @@ async def open_response(
     """The response, with its body still to be read. Raises RetryableError, and ModelError or DownloadError for failures
     that a retry cannot fix.
 
-    Redirects are followed here, so that `source.headers` go to no other host and https never becomes http.
-    """
+    Redirects are followed here, so that `source.headers` go to no other host and https never becomes http."""
     import httpx
 
     try:

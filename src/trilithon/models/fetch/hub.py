@@ -1,8 +1,7 @@
 """Models of Hugging Face (or a mirror): lists a repository, and chooses what to fetch.
 
 The library of the hub lists files, finds the token and builds URLs. It takes half a second to import, and is imported
-only here. Files are fetched by `download`, like all others.
-"""
+only here. Files are fetched by `download`, like all others."""
 
 import os
 import re

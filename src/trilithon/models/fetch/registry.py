@@ -1,7 +1,6 @@
 """Models of an Ollama registry: a manifest, and blobs by digest as in registries of container images.
 
-Paths and media types are those of Ollama (server/images.go, manifest/ of Ollama 0.33).
-"""
+Paths and media types are those of Ollama (server/images.go, manifest/ of Ollama 0.33)."""
 
 import asyncio
 import hashlib

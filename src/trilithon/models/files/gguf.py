@@ -46,8 +46,7 @@ class GgufFacts:
     `windowed` says per layer whether its attention is limited to `sliding_window` positions. `heads`, `kv_heads` and
     `head_size` are the largest of all layers. `path` is the first of `parts`; a split model has several. `pooling` is
     how an embedding model makes one vector of a text, empty where the file does not say. `size_bytes` and `parameters`
-    are of all parts. `synthetic` means random weights.
-    """
+    are of all parts. `synthetic` means random weights."""
 
     path: Path
     parts: tuple[Path, ...]
@@ -88,8 +87,7 @@ def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv
     """Bytes that one decode step reads: the weights, and the KV cache of `depth` positions.
 
     Every weight counts once. Of the token embedding one row counts, or all of it when it is also the output matrix. Of
-    experts the used ones count; layers for speculative decoding do not.
-    """
+    experts the used ones count; layers for speculative decoding do not."""
     tied = all(tensor.name != _OUTPUT for tensor in facts.tensors)
     weights = sum(_read_of(tensor, facts, tied) for tensor in facts.tensors)
     return int(weights) + kv_bytes_read(facts, depth, kv_type_k, kv_type_v)

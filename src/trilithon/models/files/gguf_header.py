@@ -2,8 +2,7 @@
 
 The reader of the gguf library parses every token of the vocabulary into an array: 10.4 s of CPU time for the 262,144
 tokens of the demo model (AMD EPYC, Zen 4), and 0.2 s for its import. This one skips long arrays: 0.03 s for the same
-file. `trilithon doctor` has one second for everything.
-"""
+file. `trilithon doctor` has one second for everything."""
 
 import os
 import stat
@@ -76,8 +75,7 @@ class HeaderReader:
     """Reads a file in this order: `with HeaderReader(path) as header`, `values()`, `tensors(alignment)`.
 
     Every method raises ModelError for a file that is damaged or not a GGUF. `value_offsets` has the offset of each
-    value in the file, and `table_offset` that of the tensor table, for programs that rewrite a file.
-    """
+    value in the file, and `table_offset` that of the tensor table, for programs that rewrite a file."""
 
     def __init__(self, path: Path):
         self.path = path

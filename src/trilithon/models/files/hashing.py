@@ -23,8 +23,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS sha256 (
 
 def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None) -> str:
     """The hexadecimal digest of a file, from `cache_folder`/hashes.sqlite while device, inode, size and modification
-    time are the same. Without a usable cache it is computed. Raises ModelError for a file that cannot be read.
-    """
+    time are the same. Without a usable cache it is computed. Raises ModelError for a file that cannot be read."""
     try:
         with path.open("rb") as file:
             key = _identity(file.fileno())

@@ -2,8 +2,7 @@
 
 The formulas are those of llama.cpp (0c1e570). Compared with what its server reported after loading, the KV cache agrees
 to the byte if the context is a multiple of 256, and the work buffers within 7% (seven cases of four models, flash
-attention on and off, contexts of 1,024 to 32,768, CPU). For other engines only the weights are known.
-"""
+attention on and off, contexts of 1,024 to 32,768, CPU). For other engines only the weights are known."""
 
 from dataclasses import dataclass
 
@@ -43,8 +42,7 @@ def memory_need(
     """The need with `slots` caches of `context` tokens each.
 
     The weights count with the size of the file: it is mapped, and every page is read. (Where kernels of the CPU need
-    another layout of Q4_0, llama.cpp keeps a copy, and the pages that it copied may be dropped from memory.)
-    """
+    another layout of Q4_0, llama.cpp keeps a copy, and the pages that it copied may be dropped from memory.)"""
     kv_bytes = kv_cache_bytes(
         facts,
         context,

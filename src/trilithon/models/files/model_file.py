@@ -31,8 +31,7 @@ class ModelFile:
 
     A split model has several `parts`: `path` is the first, and size and SHA-256 are of all. `pooling` is how an
     embedding model makes one vector of a text. `synthetic` means random weights: the speed is that of a real model,
-    and the answers mean nothing.
-    """
+    and the answers mean nothing."""
 
     path: Path
     format: Literal["gguf", "rkllm"]
@@ -65,8 +64,7 @@ def read_model_file(path: Path, cache: Path | None, progress: Progress | None = 
     """Read the header and hash the file; the digest is remembered in the folder `cache`. Without a cache nothing is
     hashed, and `sha256` is empty. Raises ModelError.
 
-    A GGUF is recognised by its content, an RKLLM file (whose beginning is masked) by its name.
-    """
+    A GGUF is recognised by its content, an RKLLM file (whose beginning is masked) by its name."""
     return (_read_rkllm if _is_rkllm(path) else _read_gguf)(path, cache, progress)
 
 

@@ -1,8 +1,7 @@
 """The prompt form for models without a chat template: base models, which continue a text and know no roles.
 
 llama.cpp uses ChatML for them, whose markers such a model has never seen, so that it answers nonsense. Here two example
-questions with their answers show the model what to continue.
-"""
+questions with their answers show the model what to continue."""
 
 import re
 from dataclasses import dataclass

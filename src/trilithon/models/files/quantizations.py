@@ -1,7 +1,6 @@
 """The quantisations of GGUF files: types of tensors, types of files, and the names that files carry, best first.
 
-No other module lists them: a test compares the tables with each other, with the gguf library and with all sources.
-"""
+No other module lists them: a test compares the tables with each other, with the gguf library and with all sources."""
 
 import re
 from collections.abc import Mapping

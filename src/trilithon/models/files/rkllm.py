@@ -4,8 +4,7 @@ The layout is not published. This reader follows a published description of file
 of version 3, with magic and texts masked (XOR) by 256 bytes that start again at each text; numbers are plain. The mask
 is recovered from the names of keys that every file should have, and from a long text that is known from elsewhere (the
 chat template). It was never tested with a real file, so every fact is optional, and a file that cannot be read like
-this is accepted: the runtime decides.
-"""
+this is accepted: the runtime decides."""
 
 import json
 import re
@@ -140,8 +139,7 @@ def _unmasked(masked: Mapping[str, Value], magic: bytes, template: str) -> dict[
 def _mask(keys: Iterable[bytes], magic: bytes) -> bytes:
     """The beginning of the mask with which most keys become known names; empty when too few do.
 
-    Each pair of a key and a known name of the same length gives a candidate, which the other keys confirm.
-    """
+    Each pair of a key and a known name of the same length gives a candidate, which the other keys confirm."""
     names = [name.encode() for name in _KNOWN_KEYS]
     tried = [key for key in keys if any(len(key) == len(name) for name in names)][:_MOST_KEYS_TRIED]
     best, most = b"", _LEAST_MATCHES - 1

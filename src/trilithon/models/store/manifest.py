@@ -38,8 +38,7 @@ class StoredFile:
 
     An adopted file lies at `path`, in another program's folder: it is used in place, and never changed or removed. Its
     digest may be empty, because it takes long to compute. `target_platform` is the chip that a file was converted for.
-    Raises ModelError for values that do not fit.
-    """
+    Raises ModelError for values that do not fit."""
 
     role: Role
     digest: str
@@ -74,8 +73,7 @@ class Manifest:
     """A model under its name. Of several weights the first that can run is used, so the best stand first.
 
     `source` is text for people; `created` is wall-clock time in RFC 3339. `parameters`, `system`, `template` (Jinja)
-    and `messages` are settings of a Modelfile; empty means the model's own.
-    """
+    and `messages` are settings of a Modelfile; empty means the model's own."""
 
     name: ModelName
     files: tuple[StoredFile, ...]

@@ -1,8 +1,7 @@
 """Models on disk: blobs named by their SHA-256, and a small manifest for each name.
 
 A blob gets its name when it is complete and on the disk; a manifest is replaced in one step. Removals happen under the
-store's lock, and spare blobs that another process is about to use. Layered stores are only read.
-"""
+store's lock, and spare blobs that another process is about to use. Layered stores are only read."""
 
 import hashlib
 import os
@@ -49,8 +48,7 @@ class ModelStore:
     """The store of this machine's user, on top of read-only layers. Every method raises ModelError for disk errors.
 
     Blobs that an instance received, or had under `locked`, cannot be removed by other processes until `put` names them
-    in a manifest, or until `close` (or the end of the process). So use one instance for one pull.
-    """
+    in a manifest, or until `close` (or the end of the process). So use one instance for one pull."""
 
     def __init__(self, root: Path, layers: Sequence[Path] = (), cache: Path | None = None):
         self.local = SafeDir(root)
@@ -117,8 +115,7 @@ class ModelStore:
         """A file to fill and `finish`. A second process waits here, and then gets the blob as `present`.
 
         Without a digest, `key` (a URL and its version) identifies the file, so that it can be resumed; without either,
-        an unfinished file is dropped. Raises ModelError, and NoRoom when the disk has no room for it.
-        """
+        an unfinished file is dropped. Raises ModelError, and NoRoom when the disk has no room for it."""
         stem = _stem(digest, key)
         with ExitStack() as stack:
             stack.callback(wait_for_lock(self.local, f"receive-{stem}", on_wait).release)
@@ -217,8 +214,7 @@ class ModelStore:
 
         Returns the stored manifest: a name that differs from an existing one by case alone takes that one's case, and
         `merge` combines it with the one that it replaces. Raises ModelError when a file is not in the store, and with
-        `new` when the name is taken.
-        """
+        `new` when the name is taken."""
         with translated(self.local.root), lock(self.local, "store"):
             if new and manifest_files.exists(self.local, manifest.name):
                 raise ModelError(f"{manifest.name} exists already; remove it first: trilithon rm {manifest.name}")

@@ -1,8 +1,7 @@
 """A file on its way into the store: written in any order, resumed after a kill, complete when its checksum is right.
 
 Ranges are recorded as written after they were flushed to the disk. A power cut costs a few seconds of work, and never
-leaves a gap that counts as data.
-"""
+leaves a gap that counts as data."""
 
 import errno
 import hashlib
@@ -47,8 +46,7 @@ class Partial:
 
     `present` means that the store has the blob already: nothing is missing, and `finish` only returns its digest.
     `size_bytes` is None until it is known. `done` are the ranges that are written, in order and without overlaps,
-    including those of a process that was killed. Methods raise ModelError for errors of the disk.
-    """
+    including those of a process that was killed. Methods raise ModelError for errors of the disk."""
 
     def __init__(
         self,
@@ -140,8 +138,7 @@ class Partial:
         """Make it a blob, and return its digest. Raises ModelError when bytes are missing or the checksum is wrong.
 
         The file is read again from the disk and not from memory, as far as the kernel allows: this finds memory cards
-        that lose data.
-        """
+        that lose data."""
         if self.present:
             return self._digest or ""
         if self.size_bytes is None:

@@ -159,8 +159,7 @@ def openable_path(manifest: Manifest, file: StoredFile, store: ModelStore) -> Pa
     """A path under the file's own name, with its shards, tokenizer and projector beside it. Raises ModelError.
 
     Engines recognise formats by the suffix, shards by their number and an RKLLM file's tokenizer by its folder. Blobs
-    have neither names nor neighbours, so they are linked. A single GGUF also works without a link.
-    """
+    have neither names nor neighbours, so they are linked. A single GGUF also works without a link."""
     target, neighbours = store.file_path(file), _neighbours(manifest, file)
     if target.name == file.name and all(other.path or other.role == "license" for other in neighbours.values()):
         return target

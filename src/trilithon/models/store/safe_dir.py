@@ -1,7 +1,6 @@
 """Files below one folder, opened by descriptors from the root down, so that no symbolic link is followed.
 
-The root itself may be a link, because people move their models to a larger disk that way.
-"""
+The root itself may be a link, because people move their models to a larger disk that way."""
 
 import errno
 import os

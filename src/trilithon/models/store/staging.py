@@ -2,8 +2,7 @@
 
 A staging folder is locked by the process that makes it and by the tools that this process starts. One without a lock is
 therefore left over from a killed process: the next process that stages a file there removes it, and so does
-`trilithon prune`.
-"""
+`trilithon prune`."""
 
 import errno
 import os

@@ -90,8 +90,7 @@ def remove_damaged(store: ModelStore, damages: Sequence[Damage]) -> int:
 def prune(store: ModelStore, *, dry_run: bool = False, stale_seconds: float = STALE_SECONDS) -> Pruned:
     """Remove blobs that no manifest uses, stopped downloads, and what killed processes left.
 
-    Nothing is removed that a process works on. No blob is removed while a manifest cannot be read: it may use any.
-    """
+    Nothing is removed that a process works on. No blob is removed while a manifest cannot be read: it may use any."""
     safe_dir = store.local
     with translated(safe_dir.root):
         if not safe_dir.root.is_dir():

@@ -97,8 +97,7 @@ def types_of(model: Architecture, quantization: str) -> dict[str, str]:
     """Tensor name → type, as llama-quantize chooses them without an importance matrix (llama-quant.cpp of 0c1e570).
 
     Vectors stay F32. The output matrix (the embedding if the two are tied) gets Q6_K in files with fewer bits than
-    Q8_0. Rows that are not multiples of a block of 256 get the next type that fits. Raises ModelError.
-    """
+    Q8_0. Rows that are not multiples of a block of 256 get the next type that fits. Raises ModelError."""
     if quantization not in QUANTIZATIONS:
         raise ModelError(f"cannot synthesise {quantization}; choose one of {', '.join(QUANTIZATIONS)}")
     output = "token_embd.weight" if model.tied else "output.weight"

@@ -1,7 +1,6 @@
 """Makes tiny runnable models with random weights, and copies of models that are damaged or requantised.
 
-With them everything that needs a real engine is tested in milliseconds, and also that a damaged model is detected.
-"""
+With them everything that needs a real engine is tested in milliseconds, and also that a damaged model is detected."""
 
 import shutil
 import struct
@@ -42,8 +41,7 @@ def write_tiny_model(
     """A GGUF that llama.cpp runs: random F16 weights, a SentencePiece vocabulary with all bytes.
 
     `architecture` is "llama" or "gemma3" (windowed attention, tied output); `embedding` a multiple of 32;
-    `vocabulary` at least 300. The same arguments give the same bytes.
-    """
+    `vocabulary` at least 300. The same arguments give the same bytes."""
     if architecture not in _EXTRA_NORMS or embedding % 32 or vocabulary < 300:
         raise ValueError(f"no tiny model for {architecture}, embedding {embedding}, vocabulary {vocabulary}")
     writer = GGUFWriter(path, architecture)

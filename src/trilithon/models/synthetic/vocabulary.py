@@ -1,8 +1,7 @@
 """Makes vocabularies of any size, of the two kinds that most models have. They can encode any text.
 
 Tokens are combinations of letters, the frequent ones first, and every byte has a token. A text has somewhat more tokens
-than with a trained vocabulary.
-"""
+than with a trained vocabulary."""
 
 import math
 from collections.abc import Iterator

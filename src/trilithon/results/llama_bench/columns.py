@@ -50,8 +50,7 @@ _OLD_BACKENDS = ("cuda", "vulkan", "kompute", "metal", "sycl", "opencl")
 def typed(column: str, value: Any) -> Any:
     """A value from a file as this column's type; a column that is not known is text.
 
-    Raises ValueError, saying what does not fit.
-    """
+    Raises ValueError, saying what does not fit."""
     kind = COLUMNS.get(column)
     if not isinstance(value, str | int | float | None):
         raise ValueError(f"{column} is not a plain value")

@@ -1,8 +1,7 @@
 """llama-bench's results as campaigns and back. A row here is one test of one configuration, typed as in its JSON.
 
 Columns, types, defaults and the arithmetic of the averages are those of llama-bench as of November 2026
-(`tools/llama-bench/llama-bench.cpp` in llama.cpp). Older files lack columns; what they lack stays out.
-"""
+(`tools/llama-bench/llama-bench.cpp` in llama.cpp). Older files lack columns; what they lack stays out."""
 
 import math
 import re
@@ -210,8 +209,7 @@ def _settings(row: Row) -> dict[str, Any]:
 def rows_of(campaigns: Iterable[Campaign]) -> tuple[list[Row], list[str]]:
     """llama-bench's rows of these campaigns, and a line for each thing that it has no words for.
 
-    Raises ValueError for a value that does not fit its column.
-    """
+    Raises ValueError for a value that does not fit its column."""
     rows: list[Row] = []
     left_out: list[str] = []
     for campaign in campaigns:

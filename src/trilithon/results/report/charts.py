@@ -1,8 +1,7 @@
 """Two kinds of chart, drawn as a good printed magazine would: bars with their numbers, lines with their names.
 
 Nothing here knows what was measured. A name stands above its bar, so that long ones never collide; every number
-is written where it is drawn; colour says the unit and nothing else.
-"""
+is written where it is drawn; colour says the unit and nothing else."""
 
 import math
 from collections.abc import Sequence
@@ -86,8 +85,7 @@ class Bar:
     """`parts` are stacked from zero, the last in full colour. Empty `parts`: no result, and `note` says why.
 
     `number` and `aside` are written at the end of the bar; `tag` stands beside the name ("broken", "degraded");
-    `broken` hatches the bar; `lacking` is what stands in the place of an empty one.
-    """
+    `broken` hatches the bar; `lacking` is what stands in the place of an empty one."""
 
     label: str
     unit: str
@@ -196,8 +194,7 @@ def _beside(axes: Axes, x: float, y: float, words: str, colour: str, bold: bool)
 def _at_right(axes: Axes, y: float, bar: Bar) -> float:
     """The numbers at the right end of the name's line: over the ceiling's grey they could not be read.
 
-    Returns the width they take, in points.
-    """
+    Returns the width they take, in points."""
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
     aside = axes.annotate(bar.aside, (1, y), xytext=(0, 0), fontsize=8.5, color=COLOURS["muted"], **place)
     shift = _width(aside) + 6
@@ -361,8 +358,7 @@ def _name_lines(chart: Chart, axes: Axes, lines: Sequence[Line], names: Sequence
 def spread(places: Sequence[float], gap: float) -> list[float]:
     """Ascending places moved as little as may be (least squares), until each is `gap` above the one before.
 
-    Isotonic regression by pooling adjacent violators, of the places less their gaps.
-    """
+    Isotonic regression by pooling adjacent violators, of the places less their gaps."""
     blocks: list[list[float]] = []
     for index, place in enumerate(places):
         block = [place - gap * index]

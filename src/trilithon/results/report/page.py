@@ -59,8 +59,7 @@ def write_report(
 ) -> Path:
     """Write `report.html` into the folder, whole or not at all. `charts` are drawn from the rows where not given.
 
-    Raises OSError where the folder cannot be written.
-    """
+    Raises OSError where the folder cannot be written."""
     from trilithon.results.report.plots import as_svg, figures
 
     drawn = figures(rows, source=report_title(campaign, rows)) if charts is None else charts

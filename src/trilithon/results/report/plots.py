@@ -1,8 +1,7 @@
 """Which charts a set of results has, and what each of them says.
 
 A bar chart per test, a line chart wherever a length or the depth varies. A placement without a result keeps its
-place with the reason in it: what failed is shown, never dropped.
-"""
+place with the reason in it: what failed is shown, never dropped."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

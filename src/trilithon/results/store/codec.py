@@ -1,7 +1,6 @@
 """Records as plain JSON values and back, checked against the records' own type hints.
 
-One codec for the database's JSON columns and for the export files, so that neither can lose what the other keeps.
-"""
+One codec for the database's JSON columns and for the export files, so that neither can lose what the other keeps."""
 
 import math
 from collections.abc import Mapping
@@ -33,8 +32,7 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[Record], data: Any, where: str = "") -> Record:
     """A record of the dataclass `kind`. A member with a default may be missing; an unknown one is refused.
 
-    Raises ValueError, naming the member, for anything that does not fit the type hints.
-    """
+    Raises ValueError, naming the member, for anything that does not fit the type hints."""
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or kind.__name__} is not an object")
     hints = get_type_hints(kind)

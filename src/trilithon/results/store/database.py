@@ -1,7 +1,6 @@
 """Campaigns on disk: every sample is committed as it arrives, so that a kill at any moment loses none.
 
-Maps in records have to be JSON values; a tuple inside one comes back as a list.
-"""
+Maps in records have to be JSON values; a tuple inside one comes back as a list."""
 
 import sqlite3
 import time
@@ -54,8 +53,7 @@ class Store:
     def open(cls, path: Path) -> Self:
         """Open it, creating folders and file, and bring an older one up to date.
 
-        A file that is newer, corrupt or another program's is left as it is: StoreError.
-        """
+        A file that is newer, corrupt or another program's is left as it is: StoreError."""
         with translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             refuse_foreign(path)

@@ -3,8 +3,7 @@
 What is queried has a column of its own; lists, maps and free text are JSON columns (a child's answer may hold
 half a surrogate pair, which JSON keeps and an SQLite text cannot). Logs are zlib, sensor logs zlib of JSON. Times are
 monotonic ns; `started` beside them is a wall-clock label. `writer` is the process that measures, in
-`results.store.writer`'s form.
-"""
+`results.store.writer`'s form."""
 
 import sqlite3
 from pathlib import Path
@@ -24,8 +23,7 @@ NEWEST = MIGRATIONS[-1][0]
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an empty or older database to NEWEST, all or nothing, also when two processes do so at once.
 
-    The connection is in autocommit mode. Raises sqlite3.Error.
-    """
+    The connection is in autocommit mode. Raises sqlite3.Error."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

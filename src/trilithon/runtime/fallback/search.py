@@ -1,7 +1,6 @@
 """Settings with which a placement works: its own, or one of its engine's fallback steps, found by a short probe.
 
-GPU and NPU drivers make this necessary: some crash, hang or compute wrong results with some settings.
-"""
+GPU and NPU drivers make this necessary: some crash, hang or compute wrong results with some settings."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

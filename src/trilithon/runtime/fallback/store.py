@@ -1,8 +1,7 @@
 """The fallback that works for a placement, and the failures before it: stored, so that a crash happens only once.
 
 One small file each in the data folder, replaced in one step, because several processes may write it at once. A file is
-valid as long as the build, the devices with their drivers and the kernel are the same.
-"""
+valid as long as the build, the devices with their drivers and the kernel are the same."""
 
 import hashlib
 import os

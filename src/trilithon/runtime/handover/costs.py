@@ -1,8 +1,7 @@
 """The measured cost of prefill and of a transfer, and the cheapest route for a prompt. Pure.
 
 A cost is a linear function of the number of tokens: a constant part and a part per token, fitted by least squares.
-Newer measurements have more weight, so that a chip that throttles is noticed.
-"""
+Newer measurements have more weight, so that a chip that throttles is noticed."""
 
 from dataclasses import dataclass, field
 from typing import Literal

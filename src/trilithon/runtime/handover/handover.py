@@ -2,8 +2,7 @@
 
 A probe at the start compares the decoder's results with a transferred cache and with its own, and the count of cached
 tokens in every answer shows whether a transferred cache was used. A failure of the prefilling half costs only time: the
-decoder evaluates the prompt itself.
-"""
+decoder evaluates the prompt itself."""
 
 import asyncio
 import contextlib
@@ -100,8 +99,7 @@ class Handover(Runner):
         the memory that they need.
 
         Raises StartError when the decoder does not start, or when there is not enough memory for both. When the
-        prefiller does not start, or the probe fails, the decoder works alone, and `handover` says why.
-        """
+        prefiller does not start, or the probe fails, the decoder works alone, and `handover` says why."""
         prefill = placement.prefill
         if prefill is None:
             raise ValueError(f"{placement.name} has no prefill half")

@@ -1,7 +1,6 @@
 """The prompt in the body of a llama-server request, or why only the decoder can evaluate it.
 
-Field names follow llama-server (tools/server/README.md of llama.cpp).
-"""
+Field names follow llama-server (tools/server/README.md of llama.cpp)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

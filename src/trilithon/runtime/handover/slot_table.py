@@ -20,8 +20,7 @@ class CachedTokens:
         """How many tokens at the beginning of `prompt` it contains; the last one is always evaluated again.
 
         When the prompt continues after all known tokens, the generated ones are taken to be a part of it: a client that
-        sends the conversation back sends the answer too. The engine's own count is exact.
-        """
+        sends the conversation back sends the answer too. The engine's own count is exact."""
         same = _common_prefix(self.tokens, prompt)
         if same == len(self.tokens):
             same += self.generated

@@ -59,8 +59,7 @@ def process_memory(pid: int, machine: Machine = THIS_MACHINE) -> ProcessMemory |
 def measured_budget(runners: Iterable[HeldMemory], machine: Machine = THIS_MACHINE) -> Budget | None:
     """What is available now and what our own runners use, less a reserve; None where the kernel does not report it.
 
-    Weights that a CPU engine maps are left out: as page cache they are available anyway.
-    """
+    Weights that a CPU engine maps are left out: as page cache they are available anyway."""
     available = available_bytes(machine)
     if available is None:
         return None

@@ -1,8 +1,7 @@
 """Several models loaded within one memory budget, each in a runner that requests lease.
 
 All loading and unloading happens in `Pool._settle`. It runs whenever something has changed and never awaits, so that
-nothing can change between a decision and the action that follows from it.
-"""
+nothing can change between a decision and the action that follows from it."""
 
 import asyncio
 import contextlib
@@ -46,8 +45,7 @@ class Pool:
 
     A key names a model; it has one runner at most. `budget_bytes` None: measured whenever a model is to be loaded.
     A pin reserves memory, and overrides every keep-alive. `max_wait_seconds` bounds the wait for a lease, loading
-    included. `loads`, `unloads`, `crashes` and `evictions` count from the start.
-    """
+    included. `loads`, `unloads`, `crashes` and `evictions` count from the start."""
 
     def __init__(
         self,
@@ -85,8 +83,7 @@ class Pool:
         """A runner of `placement` to work with. After the lease, the model is kept for `keep_alive_seconds`: 0 unloads
         it when it is idle, infinity never. None: as the last lease that had a value said, else the pool's own.
 
-        Raises Busy, StartError (and whatever else a start fails with), ModelError.
-        """
+        Raises Busy, StartError (and whatever else a start fails with), ModelError."""
         request = PendingRequest(
             key=key,
             placement=placement,

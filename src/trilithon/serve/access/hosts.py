@@ -1,7 +1,6 @@
 """Which names this server answers to: a web page whose own name is made to point here must get nothing (DNS rebinding).
 
-A browser names in `Host` what stands in its address bar, so a name that strangers can own is not ours.
-"""
+A browser names in `Host` what stands in its address bar, so a name that strangers can own is not ours."""
 
 import ipaddress
 import re

@@ -1,8 +1,7 @@
 """Keys that clients show: named, revocable, kept as hashes, and read anew by a running server when they change.
 
 A key is 256 random bits, so there is nothing to guess: one SHA-256 keeps it as well as a slow hash of a password would,
-and costs a request a microsecond. Comparing takes the same time whichever key is right.
-"""
+and costs a request a microsecond. Comparing takes the same time whichever key is right."""
 
 import hashlib
 import hmac
@@ -110,8 +109,7 @@ class Keyring:
 
     Raises UserError for a file that is no good at the start; one that turns bad later is told in the log, and the keys
     that were good stay. `required` None asks for a key as soon as there is one, and from then on: when the last one
-    is revoked, the door stays shut.
-    """
+    is revoked, the door stays shut."""
 
     def __init__(self, store: Path | None = None, plain: Path | None = None, *, required: bool | None = None):
         self._sources = [_Source(store, _read_store)] if store is not None else []

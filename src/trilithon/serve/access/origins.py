@@ -1,8 +1,7 @@
 """Which web pages may call this server: none but its own, unless their origin was given (CORS, and CSRF with it).
 
 A page needs no leave of ours to *send* a simple POST, only to read the answer; so a foreign origin is turned away
-before anything is done for it.
-"""
+before anything is done for it."""
 
 import re
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """A body is JSON, whatever its sender calls it: `curl -d` says that it is a form, some scripts say nothing.
 
 Ollama and llama-server take both, and their examples are written that way. It lets no web page in: one that sends a
-simple POST is known by its origin (see `origins`).
-"""
+simple POST is known by its origin (see `origins`)."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 

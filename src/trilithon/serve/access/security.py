@@ -1,7 +1,6 @@
 """The door: who may ask what, from where and how much, before any route sees the request.
 
-Plain ASGI: Starlette's BaseHTTPMiddleware would put a queue between a stream and its client, and a task beside each.
-"""
+Plain ASGI: Starlette's BaseHTTPMiddleware would put a queue between a stream and its client, and a task beside each."""
 
 import time
 from dataclasses import dataclass, replace

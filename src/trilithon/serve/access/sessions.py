@@ -1,8 +1,7 @@
 """Browsers that showed a key once: a page cannot put one into each of its requests, so a cookie stands for it.
 
 The cookie holds 256 random bits and no key. It counts for the pages alone, never for the API: a page of a stranger's
-that makes a browser ask the API has nothing to ask it with.
-"""
+that makes a browser ask the API has nothing to ask it with."""
 
 import secrets
 import time
@@ -42,10 +41,6 @@ class Sessions:
         self._keys = keys
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self.tries = Buckets(_TRIES_PER_MINUTE)
-
-    @property
-    def key_needed(self) -> bool:
-        return self._keys.required
 
     def open(self, key: str) -> str | None:
         """What the cookie holds; None for a key that is not known."""

@@ -1,7 +1,6 @@
 """Anthropic's Messages API: its request body as a chat for the engines. Pure functions.
 
-Fields as in Anthropic's API reference. Its defaults hold too: without `thinking` a model does not think.
-"""
+Fields as in Anthropic's API reference. Its defaults hold too: without `thinking` a model does not think."""
 
 import json
 from collections.abc import Mapping, Sequence

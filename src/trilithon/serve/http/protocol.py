@@ -21,8 +21,7 @@ class PatientProtocol(H11Protocol):
 
     uvicorn's own limit starts after an answer and falls with the first byte of the next request (uvicorn 0.54,
     protocols/http/h11_impl.py), so half a header would be waited for without end; and it waits for readers without
-    limit.
-    """
+    limit."""
 
     header_seconds = 15.0
     stalled_seconds = 60.0

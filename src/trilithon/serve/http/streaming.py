@@ -91,8 +91,7 @@ class SendBuffer:
     """What is made and not yet sent; whoever makes it waits when it is much.
 
     Where nothing waits, neither here nor at the reader, a stream's chunk goes to the connection's outlet at once: to
-    wake a task up for each costs a tenth of a millisecond, which a model on all cores of a small machine feels.
-    """
+    wake a task up for each costs a tenth of a millisecond, which a model on all cores of a small machine feels."""
 
     def __init__(self, send: Send, outlet: DirectWriter | None) -> None:
         self._send = send

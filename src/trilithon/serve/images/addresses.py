@@ -1,7 +1,6 @@
 """Which addresses a picture may be fetched from: public ones alone, however they are written or wrapped.
 
-Otherwise anybody who may ask a question could have this server look into the network that it stands in.
-"""
+Otherwise anybody who may ask a question could have this server look into the network that it stands in."""
 
 import asyncio
 import ipaddress

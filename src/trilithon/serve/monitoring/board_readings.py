@@ -1,7 +1,6 @@
 """The board's sensors for those who ask now and then: read when asked, once a second at most, and not waited for long.
 
-Nothing is read between two questions: a sensor costs the board a little each time.
-"""
+Nothing is read between two questions: a sensor costs the board a little each time."""
 
 import asyncio
 import time

@@ -1,7 +1,6 @@
 """What Prometheus may ask: requests, tokens, times, the pool, and what the board's sensors say at that moment.
 
-No label ever holds what a client made up: models have the names that they bear here, routes are patterns.
-"""
+No label ever holds what a client made up: models have the names that they bear here, routes are patterns."""
 
 from collections.abc import Sequence
 

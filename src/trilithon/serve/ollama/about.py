@@ -1,7 +1,6 @@
 """What a model's own header and manifest say of it, in the form of Ollama's tags and show.
 
-Headers are read once and remembered by the file's identity: clients list models before every request, some of them.
-"""
+Headers are read once and remembered by the file's identity: clients list models before every request, some of them."""
 
 import functools
 import math

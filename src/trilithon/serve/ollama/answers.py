@@ -2,8 +2,7 @@
 
 Durations are nanoseconds. `prompt_eval_count` counts what was evaluated in `prompt_eval_duration` and nothing else;
 Ollama's own adds the tokens taken from the cache, so that a warm prefix looks faster than any prefill is. Those stand
-apart here, in `prompt_cached_count`.
-"""
+apart here, in `prompt_cached_count`."""
 
 import json
 import time

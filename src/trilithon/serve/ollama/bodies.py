@@ -1,8 +1,7 @@
 """The bodies of Ollama's API as they come in, each field of its kind and within bounds.
 
 Fields as in api/types.go of Ollama 0.33. What is not stated here is let through, for the routes to say that it means
-nothing.
-"""
+nothing."""
 
 from typing import Annotated, Any, Final
 

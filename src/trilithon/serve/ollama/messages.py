@@ -1,8 +1,7 @@
 """A conversation in Ollama's form as the engines take it: pure functions.
 
 Ollama's tool calls have arguments as objects and may lack ids, its tool answers name a tool, and its pictures stand
-beside the text; llama-server wants OpenAI's form of each.
-"""
+beside the text; llama-server wants OpenAI's form of each."""
 
 import base64
 import json

@@ -1,8 +1,7 @@
 """A prompt made by a template of the client's own: as much of Go's template language as single prompts need.
 
 Ollama lets a request bring its template. What is understood is text, the four fields of a prompt, and `if … else …
-end` on them; whatever goes further is refused, and belongs into a model's own template.
-"""
+end` on them; whatever goes further is refused, and belongs into a model's own template."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -2,8 +2,7 @@
 
 The engines speak this dialect of chat already (llama-server's), so its fields pass; what is checked here is that they
 are of their kind, and that none of them is left out in silence. Fields as in OpenAI's API reference and in
-tools/server/README.md of llama.cpp.
-"""
+tools/server/README.md of llama.cpp."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final

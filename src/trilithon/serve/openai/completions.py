@@ -1,8 +1,7 @@
 """OpenAI's older endpoint, which continues a text: its bodies to and from the engines' own `/completion`.
 
 It is converted and not passed through: not every engine has it, and llama-server gives log-probabilities in another
-form than clients of this endpoint know.
-"""
+form than clients of this endpoint know."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate

@@ -1,7 +1,6 @@
 """OpenAI's Responses API: its request body as a chat for the engines. Pure functions.
 
-Nothing is kept between requests, so whatever refers to an earlier one is refused by name.
-"""
+Nothing is kept between requests, so whatever refers to an earlier one is refused by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,6 @@
 """OpenAI's Responses API: the pieces of an answer as its items and its numbered events. Pure, but for the ids.
 
-Event names and their order as OpenAI's client (2.x) reads them.
-"""
+Event names and their order as OpenAI's client (2.x) reads them."""
 
 import uuid
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """What the picture of a chip shows: a board's units, each with what its sensors say now and the models that sit there.
 
-Pure. What a machine does not tell is None or absent here, never 0.
-"""
+Pure. What a machine does not tell is None or absent here, never 0."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,6 @@
 """The chip as a picture: its units on the die, the memory beside it, and in each unit what it does now.
 
-Pure: the same chip gives the same SVG. Colour repeats what position and words say already.
-"""
+Pure: the same chip gives the same SVG. Colour repeats what position and words say already."""
 
 from collections.abc import Sequence
 

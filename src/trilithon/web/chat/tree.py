@@ -1,7 +1,6 @@
 """A conversation as a tree: an edited question or another try at an answer is a branch beside the first, none is lost.
 
-Messages have numbers from 1 on in the order in which they were made; 0 is the root, before the first.
-"""
+Messages have numbers from 1 on in the order in which they were made; 0 is the root, before the first."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace

@@ -1,8 +1,7 @@
 """What takes the libraries of numbers and of charts, as a program of its own: `calculator` starts it.
 
 They weigh 90 MB, and an interpreter that draws lets no token of a stream through: not in the server's process. A
-question is a JSON array on a line of stdin: what, and what about; its answer a JSON object on a line of stdout.
-"""
+question is a JSON array on a line of stdin: what, and what about; its answer a JSON object on a line of stdout."""
 
 import base64
 import json

@@ -1,8 +1,7 @@
 """One screen of the results, read by paging in the database: it takes as long with ten results as with 10,000.
 
 Medians alone, which take no more than the standard library; intervals and verdicts come with a closer look, from
-`calculations`.
-"""
+`calculations`."""
 
 import sqlite3
 import statistics

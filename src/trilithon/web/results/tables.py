@@ -1,7 +1,6 @@
 """The page's tables as HTML, by functions that cannot forget to escape. Pure.
 
-A table of fifty lines is one element of NiceGUI's and not five hundred: a visit costs little, and a change is quick.
-"""
+A table of fifty lines is one element of NiceGUI's and not five hundred: a visit costs little, and a change is quick."""
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence

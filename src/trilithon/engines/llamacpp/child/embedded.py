@@ -3,8 +3,7 @@
 Start it as `python -m trilithon.engines.llamacpp.child.embedded JSON`.
 
 The JSON object maps names of xllamacpp's CommonParams (dots descend: "cpuparams.n_threads") to values; "socket" is
-the Unix socket to serve on. All output goes to stderr, as with llama-server.
-"""
+the Unix socket to serve on. All output goes to stderr, as with llama-server."""
 
 import json
 import signal

@@ -1,6 +1,5 @@
 """How one request is answered in the runtime's thread: token by token, or, where probabilities are asked for, one
-token a run with the choice made here. All that must act within one token is decided here.
-"""
+token a run with the choice made here. All that must act within one token is decided here."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,7 @@
 """The C interface of the RKLLM runtime (librkllmrt.so), one set of declarations for each form that it has had.
 
 The structures are facts in binding.toml beside this module, with their sources; sizes and offsets are checked when the
-module is loaded.
-"""
+module is loaded."""
 
 import ctypes
 import re

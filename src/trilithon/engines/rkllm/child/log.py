@@ -25,8 +25,7 @@ _LIMIT = re.compile(r"must be less than the model's max_context_limit\[(\d+)\]")
 class NativeLog:
     """What the process and the libraries in it have written, where that goes to a file that can be read back.
 
-    It is not caught with a pipe: a crash would take along what was still in it, the last words among them.
-    """
+    It is not caught with a pipe: a crash would take along what was still in it, the last words among them."""
 
     def __init__(self) -> None:
         _buffer_by_line()

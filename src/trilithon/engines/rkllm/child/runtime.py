@@ -1,7 +1,6 @@
 """One model loaded by the RKLLM runtime: what can be asked of it, in Python's terms.
 
-Everything here blocks; only `cancel` may be called from another thread. One run at a time.
-"""
+Everything here blocks; only `cancel` may be called from another thread. One run at a time."""
 
 import contextlib
 import ctypes
@@ -72,7 +71,6 @@ class Perf:
     prompt_ms: float
     step_n: int
     step_ms: float
-    memory_mb: float
 
 
 class _RuntimeCall:
@@ -126,7 +124,6 @@ def _perf(stat: Any) -> Perf | None:
         prompt_ms=stat.prefill_time_ms,
         step_n=stat.generate_tokens,
         step_ms=stat.generate_time_ms,
-        memory_mb=stat.memory_usage_mb,
     )
 
 
@@ -217,8 +214,7 @@ class RkllmRuntime:
         """Generate up to `limit` tokens; `on_step` is told each, and ends the run by answering False. `save` keeps
         the prompt's keys and values in that file.
 
-        The figures are None where the runtime gave none: before 1.2.1, and often for a run that was ended.
-        """
+        The figures are None where the runtime gave none: before 1.2.1, and often for a run that was ended."""
         self._take_up(sampling)
         given = 0
 

@@ -2,8 +2,7 @@
 
     python -P -m trilithon.engines.rkllm.child.server --socket PATH --library LIBRKLLMRT --model FILE --options JSON
 
-The options are the fields of `trilithon.engines.rkllm.options.LoadOptions`.
-"""
+The options are the fields of `trilithon.engines.rkllm.options.LoadOptions`."""
 
 import argparse
 import json

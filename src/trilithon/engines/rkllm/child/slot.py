@@ -1,7 +1,6 @@
 """The one slot of the RKLLM server: requests first come first served, one at a time, and cancelled within one token.
 
-The runtime blocks, so it has a thread of its own; the event loop passes on what that tells.
-"""
+The runtime blocks, so it has a thread of its own; the event loop passes on what that tells."""
 
 import asyncio
 import json

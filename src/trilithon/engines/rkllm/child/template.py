@@ -1,7 +1,6 @@
 """A model's own words for a conversation: its chat template and tokenizer, from the files beside the weights.
 
-Nothing that comes with a model is executed, but for the template in its sandbox.
-"""
+Nothing that comes with a model is executed, but for the template in its sandbox."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +29,7 @@ _MOST_HELD_TOKENS = 8  # a character has 4 bytes at most; what stays broken afte
 class ModelText:
     """Tokenizer and chat template of one model, as far as they lie beside its file.
 
-    `note` says what is missing and what the consequence is; empty when both are there.
-    """
+    `note` says what is missing and what the consequence is; empty when both are there."""
 
     def __init__(self, tokenizer: "Tokenizer | None", template: ChatTemplate | None, note: str):
         self._tokenizer = tokenizer

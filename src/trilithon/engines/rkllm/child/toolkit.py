@@ -4,8 +4,7 @@
     python rkllm_toolkit.py FILE           makes the calls in FILE: [["load_gguf", [], {"model": ...}], ...]
 
 Each call is announced by a line `::NAME`; a call that fails ends with a line `error: ...`. Nothing but the standard
-library of Python 3.9 is used, as the toolkit's environment has nothing of Trilithon's.
-"""
+library of Python 3.9 is used, as the toolkit's environment has nothing of Trilithon's."""
 
 import importlib
 import importlib.metadata

@@ -1,8 +1,7 @@
 """Pictures for a language model on the NPU: a vision encoder (.rknn), run with rknn-toolkit-lite2 where that is there.
 
 The calls are those of the vendor's demo of a vision model (rknn-llm, examples/multimodal_model_demo); nothing of it was
-run on an NPU. The encoder is loaded with the first picture and stays.
-"""
+run on an NPU. The encoder is loaded with the first picture and stays."""
 
 import base64
 import binascii
@@ -49,8 +48,7 @@ class VisionForm:
 def read_form(model: Path, text: ModelText) -> VisionForm:
     """From vision.json beside the model, else from its preprocessor_config.json and its tokenizer.
 
-    Raises UserError, saying what to write where, when one of them leaves it open.
-    """
+    Raises UserError, saying what to write where, when one of them leaves it open."""
     own = _object(companion(model, _SETTINGS))
     width, height = _size(own) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
     named = tuple(own.get(name) for name in ("start", "end", "content"))
@@ -189,8 +187,7 @@ def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
 def image_bytes(url: str) -> bytes:
     """The picture in a data: URL. Nothing is fetched, and no file of this machine is read, because a request says so.
 
-    Raises UserError.
-    """
+    Raises UserError."""
     if not (head := _DATA_URL.match(url)):
         raise UserError("pictures are taken as data:image/…;base64, URLs alone; send the picture itself")
     try:

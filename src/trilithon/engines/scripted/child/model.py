@@ -1,7 +1,6 @@
 """What the scripted engine has in place of a model: a vocabulary, next-token distributions and an answer.
 
-All of it is a pure function of its input, so every process that follows the same script says the same.
-"""
+All of it is a pure function of its input, so every process that follows the same script says the same."""
 
 import hashlib
 import math
@@ -44,8 +43,7 @@ _THINK_OPEN, _THINK_CLOSE = "<think>\n", "\n</think>\n\n"
 class ScriptedVocabulary:
     """Some 32,000 tokens: 3 special ones, the 256 bytes, and short pieces of Latin and Cyrillic words.
 
-    Whatever is no piece goes byte by byte, so that any text comes back as it was.
-    """
+    Whatever is no piece goes byte by byte, so that any text comes back as it was."""
 
     def __init__(self) -> None:
         self._bytes = [text.encode() for text in _SPECIAL]

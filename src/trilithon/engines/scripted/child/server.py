@@ -1,8 +1,7 @@
 """A child that speaks the whole wire without a model: llama-server's HTTP API over a Unix socket, by a script.
 
 Start it as `python -m trilithon.engines.scripted.child.server --socket PATH --script JSON`; the script's words are
-the fields of `trilithon.engines.scripted.engine.Script`.
-"""
+the fields of `trilithon.engines.scripted.engine.Script`."""
 
 import argparse
 import itertools
