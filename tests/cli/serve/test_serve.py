@@ -300,7 +300,7 @@ def test_many_clients_need_many_open_files(serving: Serving, tiny: Path) -> None
 
 
 def test_the_server_keeps_to_the_little_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "_left_to_children", frozenset())
+    monkeypatch.setattr(process_module, "_cpus_for_children", frozenset())
     first, *others = sorted(os.sched_getaffinity(0))
     boards = [
         dataclasses.replace(read_board(), clusters=clusters)

@@ -127,7 +127,7 @@ def test_a_placement_that_is_not_offered_is_refused(site: Site, browser_page: Pa
     page.get_by_role("button", name="Compare two placements").click()
     page.get_by_label("Second placement").fill("llama.cpp/cpu:log-file=/etc/passwd")
     ask(page, "may I?")
-    expect(page.get_by_text("cannot be chosen here")).to_be_visible()
+    expect(page.get_by_text("is not available here")).to_be_visible()
 
 
 @pytest.mark.slow

@@ -486,7 +486,7 @@ def test_what_it_is_and_what_it_does(fresh_rkllm, byte_tokenizer):
 
 @pytest.mark.parametrize("version", ["1.2.0", "1.3.0"])
 def test_without_a_tokenizer_the_scores_tell_how_many_tokens_there_are(rkllm, version):
-    assert asyncio.run(Client(rkllm(version).socket).vocabulary()) == 320
+    assert asyncio.run(Client(rkllm(version).socket).vocabulary_size()) == 320
 
 
 def test_where_nothing_tells_how_many_tokens_there_are_the_fix_is_told(rkllm):
