@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, refusal, weights
 
 from trilithon.models.files.hashing import file_sha256
+from trilithon.models.store import partial as partial_module
 from trilithon.models.store.locks import try_lock
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.partial import merged
@@ -98,6 +99,48 @@ def test_a_note_claims_only_what_the_disk_has(root: Path, store: ModelStore, mon
         partial.record()
         assert synced == [(data.stat().st_ino, False)]
         assert json.loads(note.read_text()) == {"size_bytes": len(CONTENT), "done": [[0, 1000]]}
+
+
+@pytest.mark.parametrize(
+    ("known", "expected", "kept"),
+    [(None, 1000, True), (None, 999, False), (None, 2000, True), (2000, 2000, True), (2000, 3000, False)],
+)
+def test_bytes_of_a_file_of_another_size_are_dropped(
+    store: ModelStore, known: int | None, expected: int, kept: bool
+) -> None:
+    with store.receive(None, known, key="k") as partial:
+        partial.append(CONTENT[:1000])
+        partial.expect(expected)
+        assert partial.done == (((0, 1000),) if kept else ())
+        assert partial.size_bytes == expected
+
+
+def test_a_disk_that_takes_a_part_of_a_write_gets_the_rest(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: write(descriptor, data[:70_000], at))
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        partial.write_at(100_000, CONTENT[100_000:])
+        partial.write_at(0, CONTENT[:100_000])
+        assert partial.finish() == DIGEST
+
+
+def test_ranges_are_recorded_every_so_many_bytes_or_seconds(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_module, "_RECORD_BYTES", 2000)
+    monkeypatch.setattr(partial_module, "_RECORD_SECONDS", 1e9)
+    record = root / "partial" / f"sha256-{DIGEST}.json"
+
+    def recorded() -> list[list[int]]:
+        return json.loads(record.read_text())["done"] if record.exists() else []
+
+    with store.receive(DIGEST, len(CONTENT)) as partial:
+        for end, expected in ((1999, []), (2000, [[0, 2000]]), (3999, [[0, 2000]]), (4000, [[0, 4000]])):
+            partial.append(CONTENT[partial.bytes_done : end])
+            assert recorded() == expected
+        monkeypatch.setattr(partial_module, "_RECORD_SECONDS", -1.0)
+        partial.append(CONTENT[4000:4001])
+        assert recorded() == [[0, 4001]]
 
 
 def test_bytes_may_come_in_any_order(store: ModelStore) -> None:
