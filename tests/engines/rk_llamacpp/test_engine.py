@@ -719,7 +719,9 @@ def test_a_campaign_holds_it_against_the_cpu(measure: Callable[..., Campaign], t
     assert {run.outcome for run in found.runs} == {"finished"}
     assert len(remarked(found)) == 3
     assert "KiB of weights, W8A8_HADAMARD" in remarked(found)["rk-llama.cpp/npu"]
-    avoided = "runs with pipeline W16A16_STANDARD, since without it: as planned: start failed, segmentation fault"
+    avoided = (
+        "runs with pipeline W16A16_STANDARD, because it failed with its own settings: start failed, segmentation fault"
+    )
     assert avoided in remarked(found)[CRASHING]
 
 
@@ -743,7 +745,8 @@ def test_a_pipeline_that_spoils_the_model_is_found_out(measure: Callable[..., Ca
     assert {run.outcome for run in found.runs} == {"finished"}
     said = remarked(found)[SPOILT]
     assert (
-        "runs with pipeline W8A8_HADAMARD, since without it: as planned: failed, called broken by the quality" in said
+        "runs with pipeline W8A8_HADAMARD, because it failed with its own settings: failed, called broken by the quality"
+        in said
     )
     verdicts = {each.name: each.quality.verdict for each in found.placements if each.quality}
     assert verdicts == {"llama.cpp/cpu": "reference", "rk-llama.cpp/npu": "same", SPOILT: "same"}
