@@ -88,7 +88,7 @@ def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number
         last = json.loads(list(lines)[-1])
     assert last["done_reason"] == "stop"
     assert served.ended() == 0
-    assert "waiting for answers at work: 1; press again to stop at once" in served.errors
+    assert "waiting for running answers: 1; press again to stop at once" in served.errors
     assert goes(child)
 
 
