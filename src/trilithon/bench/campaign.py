@@ -44,14 +44,14 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign."""
     with workspace() as folder, Sampler() as sampler:
         tally = StoppingRule(prepared.plan, len(prepared.placements))
-        footing = FallbackState(prepared, folder / "footing", lambda text: observer(tally.step(text)))
+        fallback = FallbackState(prepared, folder / "footing", lambda text: observer(tally.step(text)))
         try:
-            prepared = await footing.find()
+            prepared = await fallback.find()
         except asyncio.CancelledError:
             if resume is not None:
                 raise
             raise Interrupted("stopped before anything was measured") from None
-        campaign = _Campaign(prepared, store, observer, folder, sampler, footing, resume)
+        campaign = _Campaign(prepared, store, observer, folder, sampler, fallback, resume)
         try:
             await campaign.run()
         except asyncio.CancelledError:
@@ -69,11 +69,11 @@ class _Campaign:
         observer: Observer,
         folder: Path,
         sampler: Sampler,
-        footing: FallbackState,
+        fallback: FallbackState,
         resume: int | None,
     ):
         self._prepared = prepared
-        self._footing = footing
+        self._fallback = fallback
         self._sampler = sampler
         self._store = store
         self._observer = observer
@@ -162,7 +162,7 @@ class _Campaign:
         is none, or where it has measured already: samples of unlike settings are never put together."""
         if self._tally.has_measured(placement.name):
             return None
-        lowered = await self._footing.lower(placement, reason)
+        lowered = await self._fallback.lower(placement, reason)
         if lowered is not None:
             placements = tuple(lowered if p.name == placement.name else p for p in self._prepared.placements)
             self._prepared = replace(self._prepared, placements=placements)
@@ -214,7 +214,7 @@ class _Campaign:
         own_cpu_seconds = _own_cpu_seconds() - own_before
         warnings += warnings_between(before, BoardReading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
         logs = _logs(placement, folder)
-        remarks += (*recording_remarks(recording), *self._footing.remarks(placement, logs))
+        remarks += (*recording_remarks(recording), *self._fallback.remarks(placement, logs))
         run = replace(run, finished_ns=time.monotonic_ns(), samples=tuple(samples), warnings=warnings, remarks=remarks)
         self._store.finish_run(
             run_id,
