@@ -311,7 +311,7 @@ def test_no_prompt_is_waited_for_longer_than_a_context_takes(tmp_path: Path) -> 
         async def talk(body: dict[str, Any]) -> None:
             async with serving(tmp_path, slow_answer(0, b"", b"")) as client:
                 with pytest.raises(EngineTimeout, match=r"1\.8 s"):
-                    async with Relayed.open(client, "/completion", body, asked, most_tokens=2):
+                    async with Relayed.open(client, "/completion", body, asked, max_tokens=2):
                         pass
 
         asyncio.run(talk(body))

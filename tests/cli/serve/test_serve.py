@@ -131,7 +131,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(serving: Serving, ti
     with pytest.raises(httpx.RemoteProtocolError), answering(served) as lines:
         (child,) = children_of(served.process.pid)
         served.process.send_signal(signal.SIGTERM)
-        served.said("once more ends it at once")
+        served.said("press again to stop at once")
         served.process.send_signal(signal.SIGTERM)
         list(lines)
     assert served.ended() == 130
@@ -145,7 +145,7 @@ def test_no_new_clients_while_it_ends(serving: Serving, tiny: Path) -> None:
     served = serving(tiny, *SLOW)
     with answering(served):
         served.process.send_signal(signal.SIGTERM)
-        served.said("once more ends it at once")
+        served.said("press again to stop at once")
         with pytest.raises(httpx.ConnectError), client(served) as http:
             for _ in range(100):  # it hears of the signal a moment later
                 http.get("/api/version")

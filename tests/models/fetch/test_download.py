@@ -151,9 +151,9 @@ def test_a_wait_of_hours_is_refused(web: WebStandIn, store: ModelStore) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (Fault(status=503), "failed 4 times in a row, at last: status 503 Service Unavailable; run the same command"),
-        (Fault(after=0), "failed 4 times in a row, at last: the connection was cut"),
-        (Fault(after=0, silent_seconds=5), "at last: no data came in time"),
+        (Fault(status=503), "failed 4 times, the last time: status 503 Service Unavailable; run the command again"),
+        (Fault(after=0), "failed 4 times, the last time: the connection was cut"),
+        (Fault(after=0, silent_seconds=5), "the last time: no data came in time"),
     ],
 )
 def test_patience_ends(web: WebStandIn, store: ModelStore, fault: Fault, words: str) -> None:
