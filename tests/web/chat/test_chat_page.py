@@ -175,7 +175,7 @@ class Paragraphs(Question):
 def test_a_long_answer_is_few_elements_and_whole(
     site: Site, browser_page: Pages, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trilithon.web.chat.page.Asked", Paragraphs)
+    monkeypatch.setattr("trilithon.web.chat.page.Question", Paragraphs)
     page = browser_page()
     page.goto(site(tiny).url)
     ask(page, "how many?")
@@ -238,7 +238,7 @@ def test_another_branch_is_looked_at_while_an_answer_comes(site: Site, browser_p
     page.get_by_role("button", name="Previous branch").click()
     expect(words).to_have_text(came)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    page.get_by_role("button", name="The next branch").click()
+    page.get_by_role("button", name="Next branch").click()
     expect(words).to_have_text(re.compile(r"\w+ \w+"))
 
 

@@ -44,7 +44,7 @@ def test_a_model_is_pulled_with_progress_and_is_then_in_the_list(
     page.get_by_role("button", name="Pull", exact=True).click()
     expect(page.get_by_text("Downloading Little-F16.gguf")).to_be_visible()
     expect(page.get_by_text(re.compile(r"[\d.]+ [KM]?i?B of [\d.]+ [KM]iB"))).to_be_visible()
-    bar = page.get_by_role("progressbar", name="How much of hf.co/ann/Little-GGUF:F16 has come")
+    bar = page.get_by_role("progressbar", name="Downloaded part of hf.co/ann/Little-GGUF:F16")
     expect(bar).to_have_attribute("aria-valuenow", re.compile(r"0\.\d+"))
     shot(screenshot, page, "models-pulling")
     page.goto("about:blank")  # it goes on
@@ -68,7 +68,7 @@ def test_a_pull_is_stopped_and_goes_on_where_it_was(
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile(r" of .*iB/s"))).to_be_visible()
     page.get_by_role("button", name=f"Stop pulling {name}").click()
-    expect(page.get_by_text("Stopped; what came is kept")).to_be_visible()
+    expect(page.get_by_text("Stopped; the downloaded part is kept")).to_be_visible()
     came = storage.sent_bytes
     storage.fault = lambda _: None
     page.get_by_role("button", name=f"Resume pulling {name}").click()
@@ -86,8 +86,8 @@ def test_what_goes_wrong_with_a_pull_is_one_line(
     start = page.get_by_role("button", name="Pull", exact=True)
     start.click()
     alert = page.locator(".pulls .problem")
-    expect(alert).to_have_text("write the name of a model, such as qwen2.5:0.5b")
-    for name, words in (("https://127.0.0.1/m.gguf", "addresses and files are the owner's"), ("a b", "does not fit")):
+    expect(alert).to_have_text("enter the name of a model, such as qwen2.5:0.5b")
+    for name, words in (("https://127.0.0.1/m.gguf", "only named models can be pulled"), ("a b", "does not fit")):
         page.get_by_label("Model name").fill(name)
         start.click()
         expect(alert).to_contain_text(words)
@@ -112,8 +112,8 @@ def test_a_pull_of_the_api_is_shown_and_can_be_stopped(
         lines = answer.iter_lines()
         next(lines)
         page.get_by_role("button", name="Stop pulling hf.co/ann/Little-GGUF").click()
-        assert "stopped; what came is kept" in list(lines)[-1]
-    expect(page.get_by_text("Stopped; what came is kept")).to_be_visible()
+        assert "stopped; pull it again to resume" in list(lines)[-1]
+    expect(page.get_by_text("Stopped; the downloaded part is kept")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_model_is_loaded_pinned_and_unloaded(site: Open, browser_page: Open, k
     expect(row).to_contain_text("loaded")
     expect(row).to_contain_text("unloads in")
     expect(page.locator(".memory .legend")).to_contain_text(one)
-    expect(page.locator(".memory")).to_contain_text(re.compile(r"[\d.]+ MiB of [\d.]+ GiB taken"))
+    expect(page.locator(".memory")).to_contain_text(re.compile(r"[\d.]+ MiB of [\d.]+ GiB used"))
     page.get_by_role("button", name=re.compile(f"^Pin {one}:")).click()
     expect(row).to_contain_text("loaded, pinned")
     assert opened.service.pool.pinned == (one,)
@@ -175,7 +175,15 @@ def test_a_model_is_told_in_full(site: Open, browser_page: Open, keep: Open, scr
     page.get_by_role("button", name=f"Details of {name}").click()
     dialog = page.get_by_role("dialog", name=name)
     expect(dialog.get_by_role("heading", name="About the model")).to_be_visible()
-    for words in ("llama", "F16", "little.gguf", "Memory that it takes", "KV cache", "What runs it here", "llama.cpp"):
+    for words in (
+        "llama",
+        "F16",
+        "little.gguf",
+        "Required memory",
+        "KV cache",
+        "Placements on this machine",
+        "llama.cpp",
+    ):
         expect(dialog).to_contain_text(words)
     dialog.get_by_text("Licence", exact=True).click()
     expect(dialog.get_by_text(hostile)).to_be_visible()
@@ -200,7 +208,7 @@ def test_a_model_is_removed_only_after_a_question(site: Open, browser_page: Open
     expect(row_of(page, name)).to_contain_text("unloads in")
     row_of(page, name).get_by_role("button", name=f"Remove {name}").click()
     dialog = page.get_by_role("dialog", name=f"Remove {name}?")
-    expect(dialog).to_contain_text("those who work with it now finish first")
+    expect(dialog).to_contain_text("Running requests finish first")
     shot(screenshot, page, "models-remove")
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_be_hidden()

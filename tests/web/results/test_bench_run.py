@@ -51,8 +51,8 @@ def open_form(page, url):
     page.goto(f"{url}/results")
     page.locator("details.bench > summary").click()
     expect(page.get_by_role("checkbox", name="scripted/cpu")).to_be_visible()  # what it is served on
-    page.get_by_label("Further placements").fill(QUICK)
-    question = page.get_by_role("checkbox", name="A question and its answer")
+    page.get_by_label("Other placements").fill(QUICK)
+    question = page.get_by_role("checkbox", name="Question and answer")
     question.click()
     expect(question).not_to_be_checked()
 
@@ -76,7 +76,7 @@ def test_a_bench_is_watched_to_its_verdict(site, configuration, tiny, browser_pa
     expect(page.locator(".running .sentence")).to_contain_text("is the recommended placement", timeout=110_000)
     expect(page.locator("table.results tbody tr")).to_have_count(2)
     screenshot(page, "results-bench-finished")
-    page.get_by_role("link", name="Look at campaign 1").click()
+    page.get_by_role("link", name="Open campaign 1").click()
     expect(page.locator(".chart svg").first).to_be_visible()
     assert opened.service.pool.loaded() == ()
 
@@ -89,8 +89,8 @@ def test_a_bench_is_stopped_and_what_was_finished_kept(site, configuration, tiny
     page.get_by_label("Rounds").fill("1000")
     page.get_by_role("button", name="Start").click()
     expect(page.locator(".running .amount")).to_contain_text("of 2000", timeout=60_000)
-    page.get_by_role("button", name="Stop the bench").click()
-    expect(page.get_by_text("The bench was stopped; what was finished is kept.")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Stop the benchmark").click()
+    expect(page.get_by_text("The benchmark was stopped; finished runs are kept.")).to_be_visible(timeout=60_000)
     with Store.open(configuration.results_database) as store:
         assert [each.status for each in store.campaigns()] == ["interrupted"]
 
@@ -102,8 +102,8 @@ def test_a_bench_that_cannot_be_says_why(site, tiny, browser_page):
     open_form(page, opened.url)
     page.get_by_label("Rounds").fill("none")
     page.get_by_role("button", name="Start").click()
-    expect(page.get_by_text("write a whole number from 1 to 1000")).to_be_visible()
+    expect(page.get_by_text("enter a whole number from 1 to 1000")).to_be_visible()
     page.get_by_label("Rounds").fill("")
-    page.get_by_label("Further placements").fill("nothing/cpu")
+    page.get_by_label("Other placements").fill("nothing/cpu")
     page.get_by_role("button", name="Start").click()
-    expect(page.locator(".running")).to_contain_text("The bench failed: error:", timeout=60_000)
+    expect(page.locator(".running")).to_contain_text("The benchmark failed: error:", timeout=60_000)
