@@ -85,4 +85,4 @@ def test_safer_settings_are_tried_and_the_message_reaches_the_user(
 
 def test_a_placement_that_cannot_be_says_why(model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(model(chip="RK3568")), "--placement", "rkllm/npu", "--test", "tg"]) == 2
-    assert "the RKLLM runtime refuses the RK3568" in capsys.readouterr().err
+    assert "the RKLLM runtime does not support the RK3568" in capsys.readouterr().err

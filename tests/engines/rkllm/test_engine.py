@@ -189,10 +189,10 @@ def test_a_board_that_it_is_made_for(refused: Callable[..., str], plant: Plant) 
 @pytest.mark.parametrize(
     ("chip", "driver", "words"),
     [
-        ("rk3566", "0.9.8", "the RKLLM runtime refuses the RK3566, it takes only RK3588, RK3576, RK3562, RV1126B"),
-        ("rk3568", "0.9.8", "refuses the RK3568"),
+        ("rk3566", "0.9.8", "the RKLLM runtime does not support the RK3566, only RK3588, RK3576, RK3562, RV1126B"),
+        ("rk3568", "0.9.8", "does not support the RK3568"),
         ("rk3588", "", "driver is not loaded; boot a kernel with the vendor's rknpu"),
-        ("rk3399", "", "no Rockchip NPU"),
+        ("rk3399", "", "no known Rockchip NPU"),
     ],
 )
 def test_a_board_that_it_is_not_made_for(
@@ -221,7 +221,7 @@ def test_files(refused: Callable[..., str], plant: Plant) -> None:
     assert "is gguf" in refused({"format": "gguf"})
     assert refused({"target_platform": "RK3588"}, machine=plant("rk3588s")) == ""
     assert refused({"target_platform": "RK3588S"}, machine=plant("rk3588")) == ""
-    assert "was converted for the RK3588; take one made for the RK3576" in refused(
+    assert "was converted for the RK3588; use one for the RK3576" in refused(
         {"target_platform": "RK3588"}, machine=plant("rk3576")
     )
 
@@ -229,7 +229,7 @@ def test_files(refused: Callable[..., str], plant: Plant) -> None:
 def test_releases(refused: Callable[..., str]) -> None:
     for version in KNOWN_VERSIONS:
         assert refused(version=version) == ""
-    assert "is of release 1.4.0, whose interface is not known; take one of 1.1.4" in refused(version="1.4.0")
+    assert "is of release 1.4.0, whose interface is unknown; use one of 1.1.4" in refused(version="1.4.0")
     assert refused(version="1.4.0", abi="1.3.0") == ""
     assert "abi=2 is not known" in refused(abi="2")
 
@@ -240,25 +240,25 @@ def test_a_library_for_another_machine(tmp_path: Path, configuration: Configurat
     header = b"\x7fELF" + bytes([1 if other == 40 else 2, 1]) + bytes(12) + other.to_bytes(2, "little")
     Path(strange.where).write_bytes(header + Path(strange.where).read_bytes())
     reason = Rkllm(configuration, plant()).refusal(model(tmp_path), strange, "npu", Settings())
-    assert "is made for armv7l" in reason or "is made for x86_64" in reason
+    assert "was compiled for armv7l" in reason or "was compiled for x86_64" in reason
 
 
 def test_only_the_npu(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
     reason = Rkllm(configuration, plant()).refusal(model(tmp_path), build(tmp_path / "lib"), "cpu", Settings())
-    assert reason == "rkllm runs on the NPU alone; take rkllm/npu"
+    assert reason == "rkllm runs on the NPU only; use rkllm/npu"
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"cores": "2"}, "settled when the model is converted"),
+        ({"cores": "2"}, "set when the model is converted"),
         ({"speed": "9"}, "unknown option speed; there are cpus, domain"),
         ({"domain": "x"}, "domain=x: write a whole number"),
         ({"domain": "16"}, "domain = 16"),
         ({"embed_flash": "yes"}, "embed_flash=yes: write on or off"),
         ({"thinking": ""}, "thinking=: write on or off"),
         ({"cpus": "fast"}, "cpus=fast: write CPUs as 4-7"),
-        ({"cpus": "6-9"}, "CPU 8 is none of this machine, which has 0-7"),
+        ({"cpus": "6-9"}, "this machine has no CPU 8, only 0-7"),
         ({"lora": "/nowhere/a.rkllm"}, "/nowhere/a.rkllm does not exist"),
         ({"lora_scale": "1e9"}, "lora_scale=1e9"),
         ({"keep": "-2"}, "keep=-2"),
@@ -331,7 +331,7 @@ def test_options_reach_the_child(tmp_path: Path, configuration: Configuration, p
 
 def test_a_refused_placement_is_not_launched(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
     refused = placement(model(tmp_path), build(tmp_path / "lib"), Settings(flash_attention="on"))
-    with pytest.raises(PlacementError, match="rkllm/npu: the RKLLM runtime knows no flash attention"):
+    with pytest.raises(PlacementError, match="rkllm/npu: the RKLLM runtime has no setting for flash attention"):
         Rkllm(configuration, plant()).launch(refused, tmp_path)
 
 
@@ -348,7 +348,7 @@ def test_the_context_is_clamped_and_said(
     said = [remark for remark in tested.remarks(tried, "") if remark.startswith("context")]
     assert bool(said) == ((wanted or 4096) > (limit or 16384))
     if said:
-        assert f"context {given} in place of {wanted or 4096}" in said[0]
+        assert f"context {given} instead of {wanted or 4096}" in said[0]
 
 
 def test_each_step_gives_up_a_little_more(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
@@ -394,7 +394,7 @@ def test_remarks(tmp_path: Path, configuration: Configuration, plant: Plant) -> 
     assert "runtime 1.2.3 is older than toolkit 1.3.0" in remarks("1.2.3", toolkit="1.3.0")
     assert "may miss the end of answers" in remarks(toolkit="1.2.2")
     assert remarks("1.2.2", toolkit="1.2.2", tokenizer=tokenizer) == ""
-    assert "NPU driver 0.9.6 is older than the 0.9.8" in remarks(driver="0.9.6")
+    assert "NPU driver 0.9.6 is older than 0.9.8" in remarks(driver="0.9.6")
     assert "v.rknn needs the rknnlite package" in remarks(vision_encoder=tmp_path / "v.rknn")
     log = "W rkllm: The rkllm-runtime version is lower than the rkllm-toolkit version\n"
     assert "the runtime says that it is older" in remarks(log=log)

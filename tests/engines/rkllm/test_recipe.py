@@ -41,15 +41,15 @@ def test_each_chip_takes_its_own_quantisations_and_cores(recipe: RkllmRecipe, ch
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"chip": "rk3566"}, "rkllm-toolkit knows rk3588, rk3576, rk3562, rv1126b"),
-        ({"quantization": "w4a16"}, "does not run on rk3588; take one of w8a8, w8a8_g512"),
-        ({"chip": "rk3576", "quantization": "w8a8_g128"}, "does not run on rk3576; take one of w4a16"),
+        ({"chip": "rk3566"}, "rkllm-toolkit supports rk3588, rk3576, rk3562, rv1126b"),
+        ({"quantization": "w4a16"}, "does not run on rk3588; use one of w8a8, w8a8_g512"),
+        ({"chip": "rk3576", "quantization": "w8a8_g128"}, "does not run on rk3576; use one of w4a16"),
         ({"cores": 0}, "write 1 to 3"),
         ({"algorithm": "gptq"}, "write normal, grq, normal_rN or grq_rN"),
         ({"algorithm": "normal_r65"}, "N from 1 to 64"),
         ({"algorithm": "normal_r0"}, "N from 1 to 64"),
-        ({"algorithm": "grq"}, "is for w4a16 and its groups, not w8a8; take --algorithm normal"),
-        ({"chip": "rk3576", "algorithm": "grq_r8"}, "not w8a8; take --quant w4a16"),
+        ({"algorithm": "grq"}, "works with w4a16 and its groups, not with w8a8; take --algorithm normal"),
+        ({"chip": "rk3576", "algorithm": "grq_r8"}, "not with w8a8; take --quant w4a16"),
         ({"context": 16_416}, "a multiple of 32, at most 16384"),
         ({"context": 1000}, "a multiple of 32"),
         ({"context": 0}, "a multiple of 32"),
@@ -88,7 +88,7 @@ def test_sources(recipe: RkllmRecipe, tmp_path: Path, tiny: Path) -> None:
     q4_0 = requantise(tiny, tmp_path / "q.gguf", "Q4_0")
     assert "becomes w4a16_g32 (for rk3576, rk3562, rv1126b); take the F16 file" in refusal(replace(recipe, source=q4_0))
     check_recipe(replace(recipe, source=q4_0, chip="rk3562", quantization="w4a16_g32"))
-    with pytest.raises(ModelError, match="reads GGUF files of Q4_0 and F16 alone"):
+    with pytest.raises(ModelError, match="reads GGUF files of Q4_0 and F16 only"):
         check_recipe(replace(recipe, source=requantise(tiny, tmp_path / "8.gguf", "Q8_0")))
 
 

@@ -1,4 +1,4 @@
-"""Which fork of rk-llama.cpp a back-end library belongs to, told by names in its bytes: it is never loaded."""
+"""The fork of rk-llama.cpp that a back-end library belongs to, by names in its bytes: the library is not loaded."""
 
 import mmap
 import re
@@ -16,8 +16,8 @@ _VARIABLE = re.compile(rb"(?<![A-Z0-9_])(?:GGML_)?RKN(?:PU2?|N)_[A-Z0-9_]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """`lineage` is the fork's name, or empty for a back end that is none of them: `stranger` then says what it is.
-    `variables` are the environment variables that it knows. rk_llamacpp.toml explains the rest."""
+    """`lineage` is the fork's name, or empty for another back end: `stranger` then says what it is. `variables` are the
+    environment variables that it reads. facts.toml describes the other fields."""
 
     lineage: str
     stranger: str = ""
@@ -35,14 +35,14 @@ def facts() -> dict[str, Any]:
 
 @cache
 def read_backend(library: Path, fingerprint: str) -> Backend:
-    """`fingerprint` stands for the content, which is looked through once. Raises OSError when it cannot be read."""
+    """The result is cached by `fingerprint`, which identifies the content. Raises OSError when it cannot be read."""
     variables = _variables(library)
     stranger = _matching(facts()["strangers"], variables)
     if stranger:
         return Backend(lineage="", stranger=stranger["name"])
     lineage = _matching(facts()["lineages"], variables)
     if not lineage:
-        return Backend(lineage="", stranger=f"a back end that is not known ({library.name})")
+        return Backend(lineage="", stranger=f"an unknown back end ({library.name})")
     return Backend(
         lineage=lineage["name"],
         variables=variables,
@@ -55,7 +55,7 @@ def read_backend(library: Path, fingerprint: str) -> Backend:
 
 def _variables(library: Path) -> frozenset[str]:
     with library.open("rb") as file:
-        if library.stat().st_size == 0:  # which cannot be mapped
+        if library.stat().st_size == 0:  # an empty file cannot be mapped
             return frozenset()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return frozenset(name.decode() for name in _VARIABLE.findall(content))

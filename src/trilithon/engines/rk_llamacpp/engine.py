@@ -1,7 +1,7 @@
-"""rk-llama.cpp: forks of llama.cpp that multiply matrices on Rockchip's NPU, each with traps of its own.
+"""rk-llama.cpp: forks of llama.cpp that multiply matrices on Rockchip's NPU.
 
-What is known of chips, pipelines and forks stands in rk_llamacpp.toml. Nothing is left to the forks' defaults: they
-take every chip for an RK3588, and a small 4-bit model to a pipeline that spoils it."""
+facts.toml has the facts about pipelines and forks. No setting is left to the forks' defaults: they assume an RK3588,
+and run a small 4-bit model in a pipeline that ruins its answers."""
 
 import re
 import subprocess
@@ -25,13 +25,13 @@ from trilithon.settings import Configuration
 
 __all__ = ["RkLlamaCpp"]
 
-# Pictures would be read on the CPU, 12.5 s each on an RK3588: plain llama.cpp does that as well.
+# Without vision: pictures would be encoded on the CPU, 12.5 s each on an RK3588, and plain llama.cpp does that too.
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "embeddings", "speculation"})
 _DEVICE = "RKNPU"
-# Whatever the user's environment says would turn settings unrecorded, and some variables count already when present.
+# Variables of the user would change settings without a record, and some have an effect when they are set at all.
 _HIDDEN = ("RKNPU_", "GGML_RKNPU", "LLAMA_ARG_", "LLAMA_API_KEY")
 _PLAIN_V_TYPES = ("f32", "f16", "bf16")
-_LONE_CPU_DECODE = "32"  # routes a decode step to the CPU and leaves prefill on the NPU (the fork's own advice)
+_CPU_DECODE_ROWS = "32"  # decode runs on the CPU and prefill on the NPU (the fork's advice)
 _PROBE_SECONDS = 10.0
 
 
@@ -44,13 +44,14 @@ class RkLlamaCpp:
         self._board = board or read_board
 
     def builds(self) -> list[Build]:
-        found: list[Build] = []
+        builds: list[Build] = []
         for program in programs(self._configuration):
             if program.npu_backend:
                 lineage = _backend(program.path, program.npu_backend, program.fingerprint).lineage or "unknown"
-                taken = sum(build.name.split(".")[0] == lineage for build in found)
-                found.append(self._build(program, program.name or f"{lineage}{f'.{taken + 1}' if taken else ''}"))
-        return found
+                count = sum(build.name.split(".")[0] == lineage for build in builds)
+                name = program.name or f"{lineage}{f'.{count + 1}' if count else ''}"
+                builds.append(self._build(program, name))
+        return builds
 
     def _build(self, program: Program, name: str) -> Build:
         return Build(
@@ -82,7 +83,7 @@ class RkLlamaCpp:
             or _refusal_of_build(build)
             or _refusal_of_board(board)
             or refusal_of_options(settings, _backend_of(build), _device(board))
-            or _refusal_of_guesses(settings)
+            or _refusal_of_drafts(settings)
         )
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
@@ -136,83 +137,81 @@ def _device(board: Board) -> str:
 
 def _refusal_of_file(file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
     if file.format != "gguf":
-        return f"{build.engine} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"
+        return f"{build.engine} runs GGUF files, and {file.path.name} is {file.format}; use a GGUF file of this model"
     if unit != "npu":
-        # Neither -ngl 0 nor --device none takes work off an accelerator device.
-        return f"{build.engine} cannot be kept off the NPU by its unit; take llama.cpp/cpu, or pipeline=CPU_STANDARD"
+        # Neither -ngl 0 nor --device none stops the use of an accelerator device.
+        return f"{build.engine} always uses the NPU; use llama.cpp/cpu, or pipeline=CPU_STANDARD"
     if settings.kv_type_v not in _PLAIN_V_TYPES and settings.flash_attention == "off":
         return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
     return ""
 
 
-def _refusal_of_guesses(settings: Settings) -> str:
-    """With cpu_decode the few tokens of a check go to a plain copy of the weights: 529 ms for four, beside 224."""
+def _refusal_of_drafts(settings: Settings) -> str:
+    """With cpu_decode, drafted tokens are checked with an unpacked copy of the weights: 529 ms for four, not 224."""
     if settings.speculation == "draft-mtp" and choice(settings).cpu_decode is not None:
-        return "cpu_decode is slow at checking guesses; leave cpu_decode or spec=draft-mtp out"
+        return "cpu_decode is slow for speculative decoding; leave cpu_decode or spec=draft-mtp out"
     return ""
 
 
 def _refusal_of_build(build: Build) -> str:
     backend = _backend_of(build)
     if not any(Path(build.where).parent.glob("libggml-rknpu2.so*")):
-        return (
-            "this build computes through mainline's rocket driver, which Trilithon does not run; take an rknpu2 build"
-        )
+        return "this build uses mainline's rocket driver, which Trilithon does not support; use an rknpu2 build"
     if backend.stranger:
         return f"this build is not rk-llama.cpp but {backend.stranger}; compile a fork of rk-llama.cpp"
     if not build.devices:
-        return f"{build.where} --list-devices shows no {_DEVICE}; start it by hand and see what it says"
+        return f"{build.where} --list-devices shows no {_DEVICE}; run it by hand and read its messages"
     return ""
 
 
 def _refusal_of_board(board: Board) -> str:
     npu = board.npu
     if board.device_tree_hidden:
-        return "this container hides which chip it runs on; see trilithon doctor"
+        return "this container hides the chip; see trilithon doctor"
     if npu is None:
-        return "this machine has no Rockchip NPU; take another engine"
+        return "this machine has no Rockchip NPU; use another engine"
     if not _device(board):
         known = ", ".join(chip.name for chip in chips().values() if chip.rk_llama_cpp)
-        return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; take another engine"
+        return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; use another engine"
     return refusal_of_driver(npu)
 
 
-def _argv(placement: Placement, chosen: RkOptions, socket: Path, slots: Path) -> tuple[str, ...]:
-    """As plain llama.cpp, and so never --no-mmap (the packing of two forks needs the mapped file), and always with the
-    context (by default it is the model's own, and a long one ends in no memory and no message)."""
+def _argv(placement: Placement, options: RkOptions, socket: Path, slots: Path) -> tuple[str, ...]:
+    """As for llama.cpp, and so never with --no-mmap (two forks need the mapped file for their packing), and always with
+    a context (the default is the model's, and a long one runs out of memory without a message)."""
     verbosity = _verbosity(placement.build.where, placement.build.fingerprint)
-    words = server_argv(placement, socket, slots, {"verbosity": verbosity} if verbosity else {})
-    return words if chosen.repack else (*words, "--no-repack")
+    argv = server_argv(placement, socket, slots, {"verbosity": verbosity} if verbosity else {})
+    return argv if options.repack else (*argv, "--no-repack")
 
 
 @cache
 def _verbosity(program: str, fingerprint: str) -> str:
-    """4 where that is "trace", which says how much of the model went where; in older servers it would be every token's
-    debugging, and the default says it."""
+    """4 where that is "trace", which prints how much of the model is on the NPU. In older servers 4 prints details of
+    every token, and the default prints the sizes."""
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             [program, "--help"], capture_output=True, timeout=_PROBE_SECONDS, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return "4" if re.search(rb"4: trace", said.stdout + said.stderr) else ""
+    return "4" if re.search(rb"4: trace", done.stdout + done.stderr) else ""
 
 
 def _steps(
     placement: Placement, backend: Backend, board: Board
 ) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
-    """From the least loss to the greatest: names, and what each changes."""
-    chosen = choice(placement.settings)
+    """From the least to the greatest loss: names, and the change of the settings."""
+    options = choice(placement.settings)
     if placement.settings.flash_attention != "off" and placement.settings.kv_type_v in _PLAIN_V_TYPES:
         yield "flash attention off", _without_flash_attention
-    for pipeline in _safer(chosen.pipeline, placement.file, board):
+    for pipeline in _safer(options.pipeline, placement.file, board):
         yield f"pipeline {pipeline}", partial(with_option, name="pipeline", value=pipeline)
-    if len(chosen.cores) != 1:
-        yield "one NPU core", partial(with_option, name="cores", value=str(min(chosen.cores, default=0)))
-    routed = "RKNPU_CPU_DECODE" in backend.variables and placement.settings.speculation != "draft-mtp"
-    if routed and chosen.cpu_decode is None:
-        yield "decode on the CPU", partial(with_option, name="cpu_decode", value=_LONE_CPU_DECODE)
-    if chosen.pipeline != ("CPU_STANDARD",):
+    if len(options.cores) != 1:
+        yield "one NPU core", partial(with_option, name="cores", value=str(min(options.cores, default=0)))
+    can_route = "RKNPU_CPU_DECODE" in backend.variables and placement.settings.speculation != "draft-mtp"
+    if can_route and options.cpu_decode is None:
+        yield "decode on the CPU", partial(with_option, name="cpu_decode", value=_CPU_DECODE_ROWS)
+    if options.pipeline != ("CPU_STANDARD",):
         yield "NPU not used", partial(with_option, name="pipeline", value="CPU_STANDARD")
 
 
@@ -221,7 +220,7 @@ def _without_flash_attention(settings: Settings) -> Settings:
 
 
 def _safer(pipeline: tuple[str, ...], file: ModelFile, board: Board) -> list[str]:
-    """In place of `pipeline`: the exact one last, since it takes twice the memory, and only where there is so much."""
+    """Pipelines to try instead. The exact one is last and only where memory allows it: it takes twice as much."""
     if pipeline == ("CPU_STANDARD",):
         return []
     eight = [] if pipeline[0].startswith("W16A16") else ["W8A8_HADAMARD", "W8A8_STANDARD"]

@@ -1,6 +1,6 @@
-"""The words after the colon of an rk-llama.cpp placement, and the environment that they make.
+"""The options of an rk-llama.cpp placement, and the environment variables for them.
 
-A comma parts options, so that lists are written with +: `pipeline=W8A8_STANDARD+W4A4_HADAMARD,cores=0+2`."""
+Commas separate options, so lists are written with +: `pipeline=W8A8_STANDARD+W4A4_HADAMARD,cores=0+2`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from trilithon.units import parse_integers
 __all__ = ["RkOptions", "choice", "refusal_of_options", "with_option"]
 
 _PREFIX = "RKNPU_"
-# What has a word of its own, or none on purpose: the device is the board's.
-_WORDS = {
+# Variables with an option.
+_OPTION_OF = {
     "RKNPU_HYBRID": "pipeline",
     "RKNPU_CORES": "cores",
     "RKNPU_DOMAINS": "domains",
@@ -26,8 +26,8 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RkOptions:
-    """What the settings come to. `by_name` says that the user named the pipeline; `cores` and `domains` are empty for
-    all of them. `environment` lacks RKNPU_DEVICE."""
+    """The parsed options. `by_name` means that the user named the pipeline; `cores` and `domains` are empty for all.
+    `environment` is without RKNPU_DEVICE, which comes from the board."""
 
     pipeline: tuple[str, ...]
     by_name: bool
@@ -39,7 +39,7 @@ class RkOptions:
 
 
 def choice(settings: Settings) -> RkOptions:
-    """Raises UserError for options that `refusal_of_options` refuses on any board."""
+    """Parses the options. Raises UserError for options that `refusal_of_options` refuses on any board."""
     options = dict(settings.options)
     pipeline = tuple(options.get("pipeline", facts()["default_pipeline"]).split("+"))
     cores, domains = _numbers(options, "cores"), _numbers(options, "domains")
@@ -67,21 +67,21 @@ def with_option(settings: Settings, name: str, value: str) -> Settings:
 
 
 def refusal_of_options(settings: Settings, backend: Backend, device: str) -> str:
-    """Why these options do not fit the back end or the device (RKNPU_DEVICE); empty when they do."""
+    """Why these options are not valid for the back end or the device (RKNPU_DEVICE); empty when they are."""
     for name, value in settings.options:
         if name in _CHECKS:
-            refused = _CHECKS[name](value, backend, device)
+            refusal = _CHECKS[name](value, backend, device)
         elif name.startswith(_PREFIX):
-            refused = _refused_variable(name, value, backend)
+            refusal = _refused_variable(name, value, backend)
         else:
-            refused = f"unknown option {name}; there are {', '.join(_CHECKS)} and the variables of the build (RKNPU_…)"
-        if refused:
-            return refused
+            refusal = f"unknown option {name}; there are {', '.join(_CHECKS)} and the variables of the build (RKNPU_…)"
+        if refusal:
+            return refusal
     return ""
 
 
 def _numbers(options: Mapping[str, str], name: str) -> tuple[int, ...]:
-    """ "0-2" or "0+2"; empty when the option is not there. Raises UserError."""
+    """ "0-2" or "0+2"; empty where the option is not set. Raises UserError."""
     if name not in options:
         return ()
     return tuple(sorted(parse_integers(options[name].replace("+", ","), name=f"{name}=")))
@@ -89,11 +89,11 @@ def _numbers(options: Mapping[str, str], name: str) -> tuple[int, ...]:
 
 def _refused_pipeline(text: str, _: Backend, device: str) -> str:
     known = facts()["devices"][device]["pipelines"]
-    # The fork takes an unknown name for the CPU, without a word.
+    # For an unknown name the fork uses the CPU, without a message.
     unknown = next((name for name in text.split("+") if name not in known), None)
     if unknown is None:
         return ""
-    return f"pipeline {unknown or '(empty)'} is none of the {device}'s; there are {', '.join(known)}, joined by +"
+    return f"pipeline {unknown or '(empty)'} does not exist for the {device}; there are {', '.join(known)}, joined by +"
 
 
 def _refused_numbers(name: str, count: Callable[[str], int]) -> Callable[[str, Backend, str], str]:
@@ -101,7 +101,7 @@ def _refused_numbers(name: str, count: Callable[[str], int]) -> Callable[[str, B
         try:
             numbers = _numbers({name: text}, name)
         except UserError:
-            return f"{name}={text} does not fit; write {name}=0 or {name}=0-1 or {name}=0+2"
+            return f"{name}={text} is not valid; write {name}=0 or {name}=0-1 or {name}=0+2"
         if numbers[-1] >= count(device):
             return f"{name}={text}: the {device} has {name} 0 to {count(device) - 1}"
         return ""
@@ -111,25 +111,25 @@ def _refused_numbers(name: str, count: Callable[[str], int]) -> Callable[[str, B
 
 def _refused_cpu_decode(text: str, backend: Backend, _: str) -> str:
     if "RKNPU_CPU_DECODE" not in backend.variables:
-        return f"{backend.lineage} cannot route decode to the CPU; leave cpu_decode out, or take unimatrix099's fork"
+        return f"{backend.lineage} cannot decode on the CPU; leave cpu_decode out, or use unimatrix099's fork"
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**7):
-        return f"cpu_decode={text} does not fit; write the rows from which on the NPU works, for example cpu_decode=32"
+        return f"cpu_decode={text} is not valid; write the rows from which the NPU is used, for example cpu_decode=32"
     return ""
 
 
 def _refused_repack(text: str, _: Backend, __: str) -> str:
-    return "" if text in ("on", "off") else f"repack={text} does not fit; write repack=on or repack=off"
+    return "" if text in ("on", "off") else f"repack={text} is not valid; write repack=on or repack=off"
 
 
 def _refused_variable(name: str, value: str, backend: Backend) -> str:
     if name == "RKNPU_DEVICE":
         return "RKNPU_DEVICE comes from the board; leave it out"
-    if name in _WORDS:
-        return f"{name} has a word of its own here; write {_WORDS[name]}="
+    if name in _OPTION_OF:
+        return f"{name} has an option; write {_OPTION_OF[name]}="
     if name not in backend.variables:
-        return f"this build ({backend.lineage}) knows no {name}; leave it out"
+        return f"this build ({backend.lineage}) does not read {name}; leave it out"
     if name in backend.presence and value.lower() in ("", "0", "no", "off", "false"):
-        return f"{name}={value} would switch it on, since the build only looks whether it is set; leave it out"
+        return f"{name}={value} would turn it on, because the build only checks whether it is set; leave it out"
     return ""
 
 

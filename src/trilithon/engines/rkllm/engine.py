@@ -1,4 +1,4 @@
-"""rkllm: Rockchip's own runtime for language models on the NPU (librkllmrt.so), behind Trilithon's server for it."""
+"""RKLLM: Rockchip's runtime for language models on the NPU (librkllmrt.so), behind Trilithon's server for it."""
 
 import importlib.util
 import os
@@ -33,10 +33,10 @@ from trilithon.settings import Configuration
 __all__ = ["Rkllm"]
 
 _STATED = b"RKLLM SDK (version: "
-_VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without what a test release adds to it: 1.2.1b1
-# Logits came with 1.2.0, the size of pictures, which their positions need, with 1.2.1 (struct layouts of rkllm.h).
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without the suffix of a test release: 1.2.1b1
+# Logits came with 1.2.0, and the size of pictures, which is needed for positions, with 1.2.1 (structs of rkllm.h).
 _WITHOUT_LOGITS, _WITHOUT_PICTURES = ("1.1.4",), ("1.1.4", "1.2.0")
-_OPEN_FILES = 102400  # the vendor's own answer to "Too many open files" (ulimit -n 102400)
+_OPEN_FILES = 102400  # the vendor's advice for "Too many open files" (ulimit -n 102400)
 
 
 class Rkllm:
@@ -48,12 +48,12 @@ class Rkllm:
         self._machine = machine
 
     def builds(self) -> list[Build]:
-        found: dict[str, Build] = {}
+        builds: dict[str, Build] = {}
         for path, name in self._libraries().items():
             fingerprint = _fingerprint(path)
             version = _version(path, fingerprint)
-            unique = _unique(name or version or "unknown", found)
-            found[unique] = Build(
+            unique = _unique(name or version or "unknown", builds)
+            builds[unique] = Build(
                 engine=self.name,
                 name=unique,
                 version=version or "unknown",
@@ -62,10 +62,10 @@ class Rkllm:
                 features=_features(version),
                 where=str(path),
             )
-        return list(found.values())
+        return list(builds.values())
 
     def _libraries(self) -> Mapping[Path, str]:
-        """Each library once, with its registered name: the registered ones, the settings' folders, the system's."""
+        """Each library once, with its registered name: registered ones, folders of the settings, the system's."""
         named = {(entry.folder / RKLLM).resolve(): entry.name for entry in registered(self._configuration)}
         system = [runtime.path for runtime in find_runtimes(self._machine) if runtime.library == RKLLM]
         paths = [
@@ -88,7 +88,7 @@ class Rkllm:
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if unit not in build.units:
-            return f"{self.name} runs on the NPU alone; take {self.name}/npu"
+            return f"{self.name} runs on the NPU only; use {self.name}/npu"
         board = read_board(self._machine)
         try:
             options = load_options(file, settings, board)
@@ -108,12 +108,12 @@ class Rkllm:
         socket, slots = folder / "wire.sock", folder / "slots"
         slots.mkdir(exist_ok=True)
         options = replace(load_options(file, settings, read_board(self._machine)), slots=str(slots))
-        words = {"--socket": socket, "--library": build.where, "--model": file.path, "--options": options.json()}
-        flags = tuple(str(word) for pair in words.items() for word in pair)
+        arguments = {"--socket": socket, "--library": build.where, "--model": file.path, "--options": options.json()}
+        flags = tuple(str(word) for pair in arguments.items() for word in pair)
         return Launch(
             argv=(sys.executable, "-P", "-m", "trilithon.engines.rkllm.child.server", *flags),
             socket=socket,
-            environment={"RKLLM_LOG_LEVEL": "1"},  # its figures of each run; 2 would print every prompt
+            environment={"RKLLM_LOG_LEVEL": "1"},  # prints the figures of each run; 2 would print every prompt
             hidden=("RKLLM_",),
             cpus=settings.cpus,
             open_files=_OPEN_FILES,
@@ -143,7 +143,7 @@ def _features(version: str) -> frozenset[Feature]:
     features: set[Feature] = {"embeddings"}
     if version not in _WITHOUT_LOGITS:
         features.add("logprobs")
-    # Pictures are encoded by a runtime of their own, rknn-toolkit-lite2.
+    # Another runtime encodes pictures, rknn-toolkit-lite2.
     if version not in _WITHOUT_PICTURES and importlib.util.find_spec("rknnlite") is not None:
         features.add("vision")
     return frozenset(features) if version in KNOWN_VERSIONS else frozenset()
@@ -155,7 +155,7 @@ def _fingerprint(library: Path) -> str:
 
 
 @cache
-def _version(library: Path, fingerprint: str) -> str:  # asked for often, and read from megabytes
-    """What the library's bytes state; empty where they state none. Nothing of it is run."""
-    version = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
-    return next((match[0] for match in version if match), "")
+def _version(library: Path, fingerprint: str) -> str:  # cached: needed often, and read from megabytes
+    """From the bytes of the library, which is not loaded; empty where they state no version."""
+    matches = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
+    return next((match[0] for match in matches if match), "")

@@ -1,4 +1,4 @@
-"""How the RKLLM server loads its model: the words of its `--options`, written by the engine and read by the child."""
+"""How the RKLLM server loads its model: its `--options`, written by the engine and read by the child."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -8,20 +8,20 @@ from trilithon.errors import UserError
 
 __all__ = ["CONTEXT_STEP", "LoadOptions"]
 
-# The runtime's own (messages of 1.2.x): a domain is one of the kernel's 16, contexts come in steps of 32.
+# From messages of the runtime 1.2.x: the kernel has 16 domains, and a context is a multiple of 32.
 _DOMAINS = 16
 CONTEXT_STEP = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """Everything that is settled when the model is loaded. What is empty or None is the runtime's own choice.
+    """Settings for loading the model. For empty values and None, the runtime decides.
 
-    `cpu_mask` are the CPUs that the runtime computes on (bit n for CPU n); `domain` is the IOMMU domain, of which each
-    addresses 4 GB; `embed_flash` leaves the word embeddings on the disk; `keep_tokens` stay when the context overflows.
-    `encoder` is a vision encoder (.rknn), `chip` what it runs on, `lora` an adapter file, `slots` the folder for saved
-    prompt caches. `thinking` is what a request without a word on it gets. `abi` names the interface to assume for a
-    runtime whose version is not known."""
+    `cpu_mask` are the CPUs that the runtime uses (bit n for CPU n); `domain` is the IOMMU domain, which addresses 4 GB;
+    `embed_flash` leaves the word embeddings on the disk; `keep_tokens` first tokens are kept when the context
+    overflows. `encoder` is a vision encoder (.rknn), `chip` its platform, `lora` an adapter file, `slots` the folder
+    for saved prompt caches. `thinking` is the default of requests. `abi` is the release whose interface to assume for
+    a runtime of an unknown version."""
 
     context: int = 4096
     keep_tokens: int = -1
@@ -38,35 +38,35 @@ class LoadOptions:
 
     @classmethod
     def parse(cls, text: str) -> "LoadOptions":
-        """Raises UserError, naming the option, for what is no JSON, an unknown word or a value that does not fit."""
+        """Raises UserError, naming the option, for invalid JSON, an unknown name or an invalid value."""
         try:
-            given = json.loads(text)
+            values = json.loads(text)
         except ValueError as error:
             raise UserError(f"--options is not JSON: {error}") from error
-        if not isinstance(given, dict):
+        if not isinstance(values, dict):
             raise UserError('--options must be a JSON object, for example {"context": 4096}')
         known = get_type_hints(cls)
-        for name, value in given.items():
+        for name, value in values.items():
             if name not in known:
                 raise UserError(f"unknown option {name}; known are {', '.join(known)}")
             if not _fits(value, known[name]):
-                raise UserError(f"option {name} = {value!r} does not fit; it must be {_word(known[name])}")
-        options = cls(**given)
+                raise UserError(f"option {name} = {value!r} is not valid; it must be {_type_name(known[name])}")
+        options = cls(**values)
         options._check()
         return options
 
     def json(self) -> str:
-        """As `parse` takes it; what is as by default is left out."""
+        """As `parse` reads it, without default values."""
         defaults = {field.name: field.default for field in fields(self)}
         return json.dumps({name: value for name, value in asdict(self).items() if value != defaults[name]})
 
     def _check(self) -> None:
         if self.context < CONTEXT_STEP:
-            raise UserError(f"option context = {self.context} does not fit; it must be {CONTEXT_STEP} or more")
+            raise UserError(f"option context = {self.context} is not valid; it must be {CONTEXT_STEP} or more")
         if self.domain is not None and not 0 <= self.domain < _DOMAINS:
-            raise UserError(f"option domain = {self.domain} does not fit; it must be from 0 to {_DOMAINS - 1}")
+            raise UserError(f"option domain = {self.domain} is not valid; it must be from 0 to {_DOMAINS - 1}")
         if self.cpu_mask is not None and not 0 < self.cpu_mask < 1 << 32:
-            raise UserError(f"option cpu_mask = {self.cpu_mask} does not fit; it must name CPUs 0 to 31")
+            raise UserError(f"option cpu_mask = {self.cpu_mask} is not valid; it must name CPUs 0 to 31")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -77,7 +77,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
-def _word(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     return {int: "a whole number", int | None: "a whole number", float: "a number", str: "text"}.get(
         kind, "true or false"
     )

@@ -1,7 +1,7 @@
-"""What rkllm-toolkit shall make of a model, compared with what it can do before hours are spent.
+"""How rkllm-toolkit converts a model, checked against its limits before a conversion that takes hours.
 
-The limits are those of toolkit 1.3.0, from Rockchip's SDK guide of that version: quantisations and NPU cores per chip,
-context, algorithms, and which GGUF files it reads."""
+The limits are those of toolkit 1.3.0, from Rockchip's SDK guide: quantisations and NPU cores per chip, context,
+algorithms, and the GGUF files that it reads."""
 
 import json
 import re
@@ -17,11 +17,11 @@ __all__ = ["CHIPS", "Call", "RkllmRecipe", "check_recipe", "toolkit_calls"]
 
 
 Call = tuple[str, list[object], dict[str, object]]
-"""A method's name, and what it is called with: by position and by name."""
+"""The name of a method, its positional and its named arguments."""
 
 
 CHIPS: Mapping[str, Platform] = {name.lower(): platform for name, platform in platforms().items()}
-"""By the toolkit's own name, in lower case."""
+"""By the toolkit's name, in lower case."""
 
 _ALGORITHM = re.compile(r"(?:normal|grq)(?:_r(?P<rank>\d{1,3}))?")
 _MOST_RANK = 64
@@ -32,8 +32,8 @@ _MOST_DATASET_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RkllmRecipe:
-    """`source` is a folder of Hugging Face's form, or a GGUF. `cores` and `context` None leave them to the chip's all
-    and the toolkit. `dataset` is a JSON file of `[{"input": …, "target": …}]` to calibrate with."""
+    """`source` is the folder of a Hugging Face model, or a GGUF file. `cores` None means all of the chip, `context`
+    None the toolkit's default. `dataset` is a JSON file `[{"input": …, "target": …}, …]` for calibration."""
 
     source: Path
     chip: str
@@ -60,13 +60,13 @@ class RkllmRecipe:
 
 
 def check_recipe(recipe: RkllmRecipe) -> None:
-    """Raises UserError, naming what the toolkit would take instead, for a recipe that it would refuse."""
+    """Raises UserError, naming a value that works, for a recipe that the toolkit does not support."""
     if recipe.chip not in CHIPS:
-        raise UserError(f"--chip {recipe.chip}: rkllm-toolkit knows {', '.join(CHIPS)}; write one of them")
+        raise UserError(f"--chip {recipe.chip}: rkllm-toolkit supports {', '.join(CHIPS)}; write one of them")
     chip = CHIPS[recipe.chip]
     if recipe.quantization not in chip.quantizations:
         raise UserError(
-            f"--quant {recipe.quantization} does not run on {recipe.chip}; take one of {', '.join(chip.quantizations)}"
+            f"--quant {recipe.quantization} does not run on {recipe.chip}; use one of {', '.join(chip.quantizations)}"
         )
     cores = chips()[chip.name].npu_cores
     if recipe.cores is not None and not 1 <= recipe.cores <= cores:
@@ -78,7 +78,7 @@ def check_recipe(recipe: RkllmRecipe) -> None:
 
 
 def toolkit_calls(recipe: RkllmRecipe, output: Path, *, cuda: bool) -> list[Call]:
-    """The methods of `rkllm.api.RKLLM` to call in turn, with the toolkit's own names for their parameters."""
+    """The methods of `rkllm.api.RKLLM` to call in order, with the toolkit's names for their parameters."""
     load: Call = ("load_gguf", [], {"model": str(recipe.source)})
     if not recipe.from_gguf:
         load = ("load_huggingface", [], {"model": str(recipe.source), "device": "cuda" if cuda else "cpu"})
@@ -107,7 +107,9 @@ def _check_algorithm(recipe: RkllmRecipe) -> None:
     if recipe.needs_gpu and not recipe.quantization.startswith("w4a16"):
         family = [name for name in CHIPS[recipe.chip].quantizations if name.startswith("w4a16")]
         fix = f"take --quant {family[0]}" if family else "take --algorithm normal"
-        raise UserError(f"--algorithm {recipe.algorithm} is for w4a16 and its groups, not {recipe.quantization}; {fix}")
+        raise UserError(
+            f"--algorithm {recipe.algorithm} works with w4a16 and its groups, not with {recipe.quantization}; {fix}"
+        )
 
 
 def _check_numbers(recipe: RkllmRecipe) -> None:
@@ -132,8 +134,8 @@ def _check_dataset(dataset: Path | None) -> None:
         raise UserError(f"--dataset {dataset} cannot be read: {error.strerror}; check its name") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"--dataset {dataset} is not JSON; {form}") from error
-    fits = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    if not fits or any(not isinstance(row.get(key), str) for row in rows for key in ("input", "target")):
+    valid = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    if not valid or any(not isinstance(row.get(key), str) for row in rows for key in ("input", "target")):
         raise UserError(f"--dataset {dataset} has another form; {form}")
 
 
@@ -141,11 +143,11 @@ def _check_source(recipe: RkllmRecipe) -> None:
     source = recipe.source
     if not recipe.from_gguf:
         if not (source / "config.json").is_file():
-            raise ModelError(f"{source} is no model of Hugging Face's form: it has no config.json; name its folder")
+            raise ModelError(f"{source} is not a Hugging Face model: it has no config.json; name the model's folder")
         return
     quantization = read_gguf(source).quantization
     if quantization not in ("Q4_0", "F16"):
-        raise ModelError(f"{source} is {quantization}, and rkllm-toolkit reads GGUF files of Q4_0 and F16 alone")
+        raise ModelError(f"{source} is {quantization}, and rkllm-toolkit reads GGUF files of Q4_0 and F16 only")
     if quantization == "Q4_0" and recipe.quantization != _FROM_Q4_0:
         able = [name for name, chip in CHIPS.items() if _FROM_Q4_0 in chip.quantizations]
         fix = f"take --quant {_FROM_Q4_0}" if recipe.chip in able else "take the F16 file"

@@ -1,7 +1,7 @@
-"""What the RKLLM runtime takes: chips, releases, files, settings; what to try when it fails, and what to say.
+"""What the RKLLM runtime supports: chips, releases, files, settings; fallback steps, and remarks for the user.
 
-The facts are the vendor's (header and guide of release 1.3.0, messages of the runtime), or users' reports where an
-issue of airockchip/rknn-llm is named."""
+Sources: the vendor's header and guide of release 1.3.0, messages of the runtime, and users' reports where an issue of
+airockchip/rknn-llm is named."""
 
 import importlib.util
 import re
@@ -38,18 +38,18 @@ KNOWN_VERSIONS = tuple(sorted(KNOWN_RKLLM_VERSIONS))
 
 _MOST_CPUS = 8
 _DEFAULT_CONTEXT, _LONGEST_CONTEXT, _LEAST_CONTEXT = 4096, 16384, 512
-_DRIVER = (0, 9, 8)  # asked for by the guide; 1.2.1 warned below 0.9.7
+_DRIVER = (0, 9, 8)  # required by the guide; 1.2.1 warns below 0.9.7
 _OPTIONS = ("cpus", "domain", "embed_flash", "keep", "lora", "lora_scale", "thinking", "abi")
 _SWITCH = {"on": True, "off": False}
-_CUT = re.compile(r"the context is cut to (\d+) tokens")  # Trilithon's own server, which then starts anew
+_CUT = re.compile(r"the context is cut to (\d+) tokens")  # from Trilithon's server, which then starts again
 
 
 def load_options(file: ModelFile, settings: Settings, board: Board) -> LoadOptions:
-    """What the server is told. Raises UserError for options that are unknown or make no sense."""
+    """The options for the server. Raises UserError for options that are unknown or invalid."""
     options = dict(settings.options)
     for name in options:
         if name == "cores":
-            raise UserError("the number of NPU cores is settled when the model is converted; leave cores out")
+            raise UserError("the number of NPU cores is set when the model is converted; leave cores out")
         if name not in _OPTIONS:
             raise UserError(f"unknown option {name}; there are {', '.join(_OPTIONS)}")
     values = LoadOptions(
@@ -69,16 +69,16 @@ def load_options(file: ModelFile, settings: Settings, board: Board) -> LoadOptio
 
 
 def _context(file: ModelFile, settings: Settings) -> int:
-    """Never more than the file was converted for: the runtime would not load it."""
-    wanted = min(settings.context or _DEFAULT_CONTEXT, file.context_limit or _LONGEST_CONTEXT)
-    return max(wanted // CONTEXT_STEP, 1) * CONTEXT_STEP
+    """At most the context that the file was converted for: otherwise the runtime does not load it."""
+    context = min(settings.context or _DEFAULT_CONTEXT, file.context_limit or _LONGEST_CONTEXT)
+    return max(context // CONTEXT_STEP, 1) * CONTEXT_STEP
 
 
 def _mask(cpus: str | None, settings: Settings, board: Board) -> int | None:
-    """Bit n for CPU n. By default the board's fast ones, as many as there are threads."""
+    """Bit n for CPU n. By default the board's fast CPUs, as many as there are threads."""
     if cpus is None:
-        chosen = (settings.cpus or board.big_cpus)[: settings.threads or None][:_MOST_CPUS]
-        return sum(1 << cpu for cpu in chosen if cpu < 32) or None
+        default = (settings.cpus or board.big_cpus)[: settings.threads or None][:_MOST_CPUS]
+        return sum(1 << cpu for cpu in default if cpu < 32) or None
     if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", cpus):
         return int(cpus, 16)
     try:
@@ -107,7 +107,7 @@ def _switch(text: str, name: str) -> bool:
 
 def refusal_of_file(file: ModelFile) -> str:
     if file.format != "rkllm":
-        return f"rkllm runs .rkllm files, and {file.path.name} is {file.format}; take one converted with rkllm-toolkit"
+        return f"rkllm runs .rkllm files, and {file.path.name} is {file.format}; use one converted with rkllm-toolkit"
     return ""
 
 
@@ -115,14 +115,14 @@ def refusal_of_board(file: ModelFile, board: Board) -> str:
     npu, platform = board.npu, platform_of(board.chip)
     if npu is None:
         where = "; in a container, mount /proc/device-tree" * board.in_container
-        return f"this machine has no Rockchip NPU that is known ({board.chip}); take another engine{where}"
+        return f"this machine has no known Rockchip NPU ({board.chip}); use another engine{where}"
     if platform not in platforms():
         known = ", ".join(platforms())
-        return f"the RKLLM runtime refuses the {board.chip}, it takes only {known}; run a GGUF file of it on the CPU"
+        return f"the RKLLM runtime does not support the {board.chip}, only {known}; run a GGUF file of it on the CPU"
     if refusal := refusal_of_driver(npu):
         return refusal
     if file.target_platform and (platform_of(file.target_platform) or file.target_platform) != platform:
-        return f"{file.path.name} was converted for the {file.target_platform}; take one made for the {platform}"
+        return f"{file.path.name} was converted for the {file.target_platform}; use one for the {platform}"
     return ""
 
 
@@ -131,37 +131,37 @@ def refusal_of_build(build: Build, options: LoadOptions) -> str:
     if options.abi and options.abi not in KNOWN_VERSIONS:
         return f"abi={options.abi} is not known; there are {known}"
     if build.version not in KNOWN_VERSIONS and not options.abi:
-        said = "states no version" if build.version == "unknown" else f"is of release {build.version}"
-        return f"{build.where} {said}, whose interface is not known; take one of {known}, or try it with abi=RELEASE"
+        release = "states no version" if build.version == "unknown" else f"is of release {build.version}"
+        return f"{build.where} {release}, whose interface is unknown; use one of {known}, or try it with abi=RELEASE"
     machine = foreign_machine(Path(build.where))
-    return f"{build.where} is made for {machine}; take the one for this machine" if machine else ""
+    return f"{build.where} was compiled for {machine}; use one for this machine" if machine else ""
 
 
 def refusal_of_settings(file: ModelFile, settings: Settings, options: LoadOptions, board: Board) -> str:
-    usual = Settings()
-    for name, word in (("batch", "-b"), ("micro_batch", "-ub"), ("kv_type_k", "-ctk"), ("kv_type_v", "-ctv")):
-        if getattr(settings, name) != getattr(usual, name):
-            return f"the RKLLM runtime chooses {word} by itself; leave {word} out"
-    if settings.flash_attention != usual.flash_attention:
-        return "the RKLLM runtime knows no flash attention to turn on or off; leave -fa out"
+    defaults = Settings()
+    for name, option in (("batch", "-b"), ("micro_batch", "-ub"), ("kv_type_k", "-ctk"), ("kv_type_v", "-ctv")):
+        if getattr(settings, name) != getattr(defaults, name):
+            return f"the RKLLM runtime sets {option} itself; leave {option} out"
+    if settings.flash_attention != defaults.flash_attention:
+        return "the RKLLM runtime has no setting for flash attention; leave -fa out"
     if settings.slots > 1:
-        return "the RKLLM runtime keeps one conversation at a time; leave slots at 1"
+        return "the RKLLM runtime has one KV cache; leave slots at 1"
     if options.lora and not Path(options.lora).is_file():
         return f"the adapter {options.lora} does not exist; name the _lora.rkllm file"
     mask = options.cpu_mask or 0
-    have = {cpu for cluster in board.clusters for cpu in cluster.cpus}
-    if strange := [cpu for cpu in range(32) if mask >> cpu & 1 and cpu not in have]:
-        return f"CPU {strange[0]} is none of this machine, which has {format_cpu_list(sorted(have))}; choose others"
-    least = min(file.target_cores or 1, len(have))
+    existing = {cpu for cluster in board.clusters for cpu in cluster.cpus}
+    if unknown := [cpu for cpu in range(32) if mask >> cpu & 1 and cpu not in existing]:
+        return f"this machine has no CPU {unknown[0]}, only {format_cpu_list(sorted(existing))}; name others"
+    least = min(file.target_cores or 1, len(existing))
     if mask and mask.bit_count() < least:  # the guide: not fewer CPUs than NPU cores
-        return f"the model runs on {file.target_cores} NPU cores and needs as many CPUs; give {least} or more"
+        return f"the model runs on {file.target_cores} NPU cores and needs as many CPUs; name {least} or more"
     if mask.bit_count() > _MOST_CPUS:
-        return f"the RKLLM runtime takes {_MOST_CPUS} CPUs at most; name fewer"
+        return f"the RKLLM runtime uses {_MOST_CPUS} CPUs at most; name fewer"
     return ""
 
 
 def fallback_changes(placement: Placement, board: Board) -> Iterator[tuple[str, Callable[[Settings], Settings]]]:
-    """From the least loss to the greatest: names, and what each changes."""
+    """From the least to the greatest loss: names, and the change of the settings."""
     file, settings, options = placement.file, placement.settings, dict(placement.settings.options)
     platform = platforms().get(platform_of(board.chip))
     if "domain" not in options and platform and platform.vision_domain:
@@ -187,17 +187,17 @@ def _with_context(settings: Settings, context: int) -> Settings:
 
 def remarks_before(placement: Placement, board: Board) -> Iterator[str]:
     file, build = placement.file, placement.build
-    wanted, context = placement.settings.context or _DEFAULT_CONTEXT, _context(file, placement.settings)
-    if file.context_limit and wanted > file.context_limit:
-        yield f"context {context} in place of {wanted}: {file.path.name} was converted for no more"
-    elif wanted > _LONGEST_CONTEXT:
-        yield f"context {context} in place of {wanted}: the RKLLM runtime takes no more"
+    requested, context = placement.settings.context or _DEFAULT_CONTEXT, _context(file, placement.settings)
+    if file.context_limit and requested > file.context_limit:
+        yield f"context {context} instead of {requested}: {file.path.name} was converted for no more"
+    elif requested > _LONGEST_CONTEXT:
+        yield f"context {context} instead of {requested}: the RKLLM runtime supports no more"
     driver = board.npu.version if board.npu else None
     if driver and _release(driver) < _DRIVER:
-        yield f"NPU driver {driver} is older than the 0.9.8 that the RKLLM runtime asks for; a newer kernel has it"
+        yield f"NPU driver {driver} is older than 0.9.8, which the RKLLM runtime requires; a newer kernel has it"
     yield from _remarks_on_toolkit(file.toolkit or "", build.version)
     if file.tokenizer is None:
-        yield f"no tokenizer.json beside {file.path.name}: chat uses the runtime's own template, without tools"
+        yield f"no tokenizer.json beside {file.path.name}: chat uses the runtime's template, without tools"
     elif any(importlib.util.find_spec(name) is None for name in ("tokenizers", "jinja2")):
         yield "the model's tokenizer cannot be used; run: pip install 'trilithon[rkllm]'"
     if file.vision_encoder and importlib.util.find_spec("rknnlite") is None:
@@ -205,13 +205,13 @@ def remarks_before(placement: Placement, board: Board) -> Iterator[str]:
 
 
 def _remarks_on_toolkit(toolkit: str, runtime: str) -> Iterator[str]:
-    made, runs = _release(toolkit), _release(runtime)
-    if not made or not runs:
+    toolkit_release, runtime_release = _release(toolkit), _release(runtime)
+    if not toolkit_release or not runtime_release:
         return
-    if runs < made:
-        yield f"runtime {runtime} is older than toolkit {toolkit}, which made the file; take the runtime {toolkit}"
-    if runs == (1, 3, 0) and made < runs:  # airockchip/rknn-llm issue 534
-        yield f"runtime {runtime} may miss the end of answers of files from toolkit {toolkit}; take its own runtime"
+    if runtime_release < toolkit_release:
+        yield f"runtime {runtime} is older than toolkit {toolkit}, which made the file; use the runtime {toolkit}"
+    if runtime_release == (1, 3, 0) and toolkit_release < runtime_release:  # airockchip/rknn-llm issue 534
+        yield f"runtime {runtime} may miss the end of answers of files from toolkit {toolkit}; use its runtime"
 
 
 def remarks_on_log(log: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""The scripted engine: no model, only a script of speeds, text and faults, behind the same wire as the real ones.
+"""The scripted engine: no model, but a script of speeds, text and faults, behind the protocol of the real engines.
 
-Whatever stands above the wire is tested with it, and anybody can rehearse a campaign, a crash or a handover on
-a machine that has no model. Its options are the fields of `Script`."""
+Tests use it for everything above the protocol, and users can try a campaign, a crash or a handover on a machine without
+a model. Its options are the fields of `Script`."""
 
 import json
 import math
@@ -30,7 +30,7 @@ _TEXT = (
 
 _DEFAULT_CONTEXT = 4096
 
-# What can go wrong on demand; `flaky` limits all of these to the first starts.
+# Fields of Script that are faults; `flaky` limits them to the first starts.
 FAULTS: Final = (
     "crash_after",
     "die_slowly",
@@ -48,14 +48,14 @@ FAULTS: Final = (
 class Script:
     """What the scripted engine does. Each field is an option of the same name.
 
-    Rates are tokens per second; `noise` is the relative standard deviation of each request's rates; `load` is the
-    seconds until ready; `memory` is allocated and touched (bytes). `wrong` is the fraction of positions whose
-    next-token distribution is another one than everywhere else. `garbage` ("loop", "noise", "empty") takes the
-    place of `text`. Faults that end in `_after`, and `die_slowly`, count the tokens generated in the life of the
-    process: at that count it dies by SIGSEGV (crash), SIGKILL (oom) or with `exit_code` (exit), falls silent
-    (hang), answers with an error (error), or gets ever slower and then dies by SIGABRT (die_slowly).
-    `refuse_start` and `refuse_requests` are the reasons to give. With `flaky` the faults happen only in that many
-    first starts, counted in `flaky_file`. Without `seed`, two processes differ as real ones do."""
+    `prefill` and `decode` are in tokens per second; `noise` is the relative standard deviation of each request's rates;
+    `load` is the time until it is ready, in seconds; `memory` is allocated and touched, in bytes. `wrong` is the
+    fraction of positions with another next-token distribution than without it. `garbage` ("loop", "noise", "empty")
+    replaces `text`. Faults that end in `_after`, and `die_slowly`, count the tokens generated since the start of the
+    process: at that count it dies by SIGSEGV (crash) or SIGKILL (oom), exits with `exit_code` (exit), stops sending
+    (hang), answers with an error (error), or gets slower and then dies by SIGABRT (die_slowly). `refuse_start` and
+    `refuse_requests` are the messages to give. With `flaky` the faults happen only in that many first starts, counted
+    in `flaky_file`. Without `seed`, processes differ as real ones do."""
 
     prefill: float = 800.0
     decode: float = 60.0
@@ -82,7 +82,7 @@ class Script:
 
     @classmethod
     def parse(cls, options: Iterable[tuple[str, str]]) -> "Script":
-        """Raises UserError, naming the option and the fix, for an unknown word or a value that does not fit."""
+        """Raises UserError, naming the option and the fix, for an unknown name or an invalid value."""
         values: dict[str, Any] = {}
         for name, text in options:
             if name not in _PARSE:
@@ -112,7 +112,7 @@ def _number(low: float, high: float, fix: str, *, low_counts: bool = True) -> Ca
         except ValueError:
             value = math.nan
         if not (low <= value <= high) or math.isinf(value) or (value == low and not low_counts):
-            raise UserError(f"scripted: {name} = {text!r} does not fit; write {fix}")
+            raise UserError(f"scripted: {name} = {text!r} is not valid; write {fix}")
         return value
 
     return parse
@@ -121,22 +121,22 @@ def _number(low: float, high: float, fix: str, *, low_counts: bool = True) -> Ca
 def _integer(low: int, fix: str) -> Callable[[str, str], int]:
     def parse(name: str, text: str) -> int:
         if not text.strip().removeprefix("-").isdecimal() or int(text) < low:
-            raise UserError(f"scripted: {name} = {text!r} does not fit; write {fix}")
+            raise UserError(f"scripted: {name} = {text!r} is not valid; write {fix}")
         return int(text)
 
     return parse
 
 
-def _words(name: str, text: str) -> str:
+def _text(name: str, text: str) -> str:
     if not text.strip():
-        raise UserError(f"scripted: {name} is empty; give it some words, or leave it out")
+        raise UserError(f"scripted: {name} is empty; write a text, or leave it out")
     return text
 
 
 def _one_of(*words: str) -> Callable[[str, str], str]:
     def parse(name: str, text: str) -> str:
         if text not in words:
-            raise UserError(f"scripted: {name} = {text!r} is not known; write one of {', '.join(words)}")
+            raise UserError(f"scripted: {name} = {text!r} is not valid; write one of {', '.join(words)}")
         return text
 
     return parse
@@ -149,7 +149,7 @@ def _yes_no(name: str, text: str) -> bool:
 def _exit_code(name: str, text: str) -> int:
     code = _integer(0, "a number from 0 to 255")(name, text)
     if code > 255:
-        raise UserError(f"scripted: {name} = {text!r} does not fit; write a number from 0 to 255")
+        raise UserError(f"scripted: {name} = {text!r} is not valid; write a number from 0 to 255")
     return code
 
 
@@ -163,8 +163,8 @@ _PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "seed": _integer(0, "a whole number"),
     "load": lambda name, text: parse_duration(text, name=f"scripted: {name}"),
     "memory": _integer(0, "a number of bytes"),
-    "text": _words,
-    "thinking": _words,
+    "text": _text,
+    "thinking": _text,
     "wrong": _number(0, 1, "a fraction from 0 to 1"),
     "garbage": _one_of("loop", "noise", "empty"),
     "crash_after": _count,
@@ -175,22 +175,22 @@ _PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "hang_after": _count,
     "hang_start": _yes_no,
     "oom_after": _count,
-    "refuse_requests": _words,
-    "refuse_start": _words,
+    "refuse_requests": _text,
+    "refuse_start": _text,
     "flaky": _integer(1, "a number of starts, 1 or more"),
-    "flaky_file": _words,
+    "flaky_file": _text,
 }
 
 
 class ScriptedEngine:
-    """Takes any file and any unit: handover and comparisons can be rehearsed with it. It takes every kind of
-    request too, images and grammars among them, since what it answers is the script's business alone."""
+    """Runs any file on any unit, and accepts every kind of request, also with images and grammars: the script decides
+    the answer."""
 
     name = "scripted"
     only_when_named = True
 
     def __init__(self, _: Configuration | None = None) -> None:
-        """Every engine is offered the configuration; this one needs nothing of it."""
+        """Engines are constructed with the configuration; this one does not use it."""
 
     def builds(self) -> list[Build]:
         return [
@@ -212,7 +212,7 @@ class ScriptedEngine:
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if unit not in build.units:
-            return f"{build.engine} knows no unit {unit}; take one of {', '.join(build.units)}"
+            return f"{build.engine} has no unit {unit}; use one of {', '.join(build.units)}"
         try:
             Script.parse(settings.options)
         except UserError as error:

@@ -1,7 +1,7 @@
-"""Chat templates as Hugging Face's models bring them: read from the files beside the weights, and rendered.
+"""Chat templates of Hugging Face models: read from the files beside the weights, and rendered.
 
-A template is a program that somebody else wrote. It runs in Jinja's sandbox, with what such templates count on and
-nothing more."""
+A template is a program from the model's author. It runs in Jinja's sandbox, with the filters and globals that such
+templates use, and with limits of time and size."""
 
 import contextlib
 import json
@@ -25,14 +25,17 @@ __all__ = ["ChatTemplate", "read_chat_template"]
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-_MOST_SECONDS = 5.0  # of computing; what is not meant to go on for ever takes milliseconds
+_MOST_SECONDS = 5.0  # of CPU time; a template that ends takes milliseconds
 _MOST_LETTERS = 32 << 20
 
-# What a template's expressions raise is Python's own: "x" + 1, a missing key, a division by zero, a text of terabytes.
-_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError)
+# Python's errors in expressions of a template: "x" + 1, a missing key, a division by zero, a text of terabytes.
+_EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError)
 
 
 class ChatTemplate:
+    """Raises ModelError for a text that is not a template. `with_tools` is used for requests with tools, `special` are
+    the names and texts of special tokens, `where` is the file for error messages."""
+
     def __init__(self, plain: str, with_tools: str, special: Mapping[str, str], where: Path):
         self._special = dict(special)
         self._plain = _compiled(plain, where)
@@ -46,6 +49,7 @@ class ChatTemplate:
         enable_thinking: bool | None,
         generation_prompt: bool,
     ) -> str:
+        """The prompt for `messages`. Raises UserError where the template rejects them, or does not end."""
         from jinja2 import TemplateError
 
         variables = self._special | {
@@ -60,43 +64,43 @@ class ChatTemplate:
         try:
             with _limited(_MOST_SECONDS):
                 return _joined(template.generate(variables))
-        except (TemplateError, *_FAULTS) as error:
+        except (TemplateError, *_EXPRESSION_ERRORS) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"the model's chat template refuses this conversation: {reason}; change it") from error
-        except (RecursionError, _NeverEnds) as error:
-            raise UserError("the model's chat template never ends; take another conversion of the model") from error
+            raise UserError(f"the model's chat template rejects this conversation: {reason}; change it") from error
+        except (RecursionError, _DoesNotEnd) as error:
+            raise UserError("the model's chat template does not end; use another conversion of the model") from error
 
 
-class _NeverEnds(Exception):
-    """A template computes on and on, or writes more than any model reads."""
+class _DoesNotEnd(Exception):
+    """A template takes too long, or writes more than any model can read."""
 
 
 def _joined(pieces: Iterator[str]) -> str:
-    joined, letters = [], 0
+    parts, letters = [], 0
     for piece in pieces:
-        joined.append(piece)
+        parts.append(piece)
         letters += len(piece)
         if letters > _MOST_LETTERS:
-            raise _NeverEnds
-    return "".join(joined)
+            raise _DoesNotEnd
+    return "".join(parts)
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raises _NeverEnds in what runs for longer. Only a signal can break off Python's own loops, and it comes to the
-    main thread alone, which is where a server renders; elsewhere there is no limit. The runtime's threads compute
-    too, so the process's clock rings, and this thread's own decides."""
+    """Raises _DoesNotEnd in a block that uses more CPU time. Only a signal can interrupt loops in Python's own code,
+    and only the main thread gets signals. A server renders there; in other threads there is no limit. The timer counts
+    the CPU time of all threads, so the handler compares that of this thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     end = time.thread_time() + seconds
 
-    def look(*_: object) -> None:
+    def check(*_: object) -> None:
         if time.thread_time() > end:
-            raise _NeverEnds
+            raise _DoesNotEnd
 
-    before = signal.signal(signal.SIGVTALRM, look)
-    signal.siginterrupt(signal.SIGVTALRM, False)  # the driver's calls in those threads are not to be broken off
+    before = signal.signal(signal.SIGVTALRM, check)
+    signal.siginterrupt(signal.SIGVTALRM, False)  # system calls of other threads must not be interrupted
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds / 10, seconds / 10)
     try:
         yield
@@ -106,15 +110,15 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def _compiled(text: str, where: Path) -> "Template":
-    """Raises ModelError for what is no template."""
+    """Raises ModelError for a text that is not a template."""
     from jinja2 import TemplateError
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationTag(Extension):
-        """`{% generation %}` marks for training what the model said; here it means nothing."""
+        """`{% generation %}` marks the answers of the model for training; it has no effect here."""
 
-        tags = {"generation"}  # noqa: RUF012 - Jinja's form
+        tags = {"generation"}  # noqa: RUF012 (Jinja's interface)
 
         def parse(self, parser: "Parser") -> "list[Node]":
             next(parser.stream)
@@ -126,9 +130,9 @@ def _compiled(text: str, where: Path) -> "Template":
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     try:
-        with _limited(_MOST_SECONDS):  # constant expressions are computed here already
+        with _limited(_MOST_SECONDS):  # constant expressions are computed here
             return environment.from_string(text)
-    except (TemplateError, RecursionError, _NeverEnds, *_FAULTS) as error:
+    except (TemplateError, RecursionError, _DoesNotEnd, *_EXPRESSION_ERRORS) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{where}: the chat template is damaged: {reason}; fetch the file again") from error
 
@@ -150,46 +154,47 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own escapes for HTML, which no model has learnt."""
+    """Without the escapes for HTML of Jinja's filter, which models do not know."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def read_chat_template(folder: Path) -> ChatTemplate | None:
-    """From chat_template.jinja, chat_template.json or tokenizer_config.json, as Hugging Face's loader looks."""
+    """From chat_template.jinja, chat_template.json or tokenizer_config.json, in the order of Hugging Face's loader.
+    Raises ModelError for a damaged file."""
     configuration = _json_object(folder / "tokenizer_config.json")
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         text = jinja.read_text(encoding="utf-8", errors="replace")
         return ChatTemplate(text, text, _special(configuration), jinja)
     for name in ("chat_template.json", "tokenizer_config.json"):
-        found = _json_object(folder / name).get("chat_template")
-        if isinstance(found, list):
-            found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        elif isinstance(found, str):
-            found = {"default": found}
-        if isinstance(found, dict) and isinstance(plain := found.get("default"), str):
-            with_tools = found.get("tool_use")
-            chosen = with_tools if isinstance(with_tools, str) else plain
-            return ChatTemplate(plain, chosen, _special(configuration), folder / name)
+        templates = _json_object(folder / name).get("chat_template")
+        if isinstance(templates, list):
+            templates = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+        elif isinstance(templates, str):
+            templates = {"default": templates}
+        if isinstance(templates, dict) and isinstance(plain := templates.get("default"), str):
+            with_tools = templates.get("tool_use")
+            with_tools = with_tools if isinstance(with_tools, str) else plain
+            return ChatTemplate(plain, with_tools, _special(configuration), folder / name)
     return None
 
 
 def _special(configuration: Mapping[str, Any]) -> dict[str, str]:
-    found = {name: configuration.get(name) for name in _SPECIAL}
-    plain = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
-    return {name: token for name, token in plain.items() if isinstance(token, str)}
+    tokens = {name: configuration.get(name) for name in _SPECIAL}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _json_object(path: Path) -> dict[str, Any]:
     """Empty where there is no such file. Raises ModelError for one that is damaged."""
     try:
-        json_object = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {error}; fetch the file again") from error
-    if not isinstance(json_object, dict):
-        raise ModelError(f"{path} is damaged: it holds no object; fetch the file again")
-    return json_object
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it is not a JSON object; fetch the file again")
+    return content

@@ -1,12 +1,12 @@
-"""The last step before an engine: ties the child to its parent's life, pins and limits it, then becomes the engine.
+"""Runs before every engine: ends it with its parent, pins it to CPUs, sets limits, and then executes the engine.
 
     python -m trilithon.engines.wire.guard --parent PID [--cpus 0,1,4-7] [--open-files N] -- ARGV...
 
-This is a program of its own, and not subprocess's `preexec_fn`, because that runs Python between fork and exec:
-in a parent with threads it can deadlock on a lock that another thread held. It imports next to nothing."""
+It is a program and not subprocess's `preexec_fn`, because that runs Python between fork and exec: in a parent with
+threads it can deadlock on a lock of another thread. It imports as little as possible."""
 
 # It adds about 17 ms to every cold start as runtime.process runs it (by path, python -I -S) and 26 ms as a module:
-# medians of 25 on two x86-64 cores. It is the same for every placement.
+# medians of 25 on two x86-64 cores. This is the same for every placement.
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 __all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "NOT_PREPARED", "main"]
 
-# The shell's and env's codes, so that they mean the same here.
+# The exit codes of env and the shell, with the same meaning.
 NOT_PREPARED = 125
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
@@ -26,33 +26,33 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # asm-generic/signal.h; the signal module would cost 5 ms (it imports enum).
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 _OOM_SCORE = 500  # of 1000
-_MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels; those that are not there are left out
+_MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels; the kernel ignores those that do not exist
 
 
 class _GuardError(Exception):
-    """Something that was asked for cannot be given; the message is one line."""
+    """A request that cannot be met; the message is one line."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Become ARGV; returns only when that is impossible, with the exit code."""
+    """Executes ARGV; returns an exit code only when that is impossible."""
     try:
         options, argv = _parse(arguments)
-        _die_with(_integer(options["--parent"]))
+        _end_with(_integer(options["--parent"]))
         if "--cpus" in options:
             _pin(_cpus(options["--cpus"]))
         if "--open-files" in options:
             _allow_open_files(_integer(options["--open-files"]))
         # A core dump of a process that maps gigabytes would keep the board busy for minutes.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _be_first_to_go()
+        _prefer_for_oom_kill()
     except _GuardError as error:
-        _say(str(error))
+        _print(str(error))
         return NOT_PREPARED
-    return _become(argv)
+    return _execute(argv)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    # By hand: argparse alone would double the start-up.
+    # Without argparse, which would double the start time.
     words = list(arguments)
     split = words.index("--") if "--" in words else len(words)
     options, argv = dict(zip(words[:split:2], words[1:split:2], strict=False)), words[split + 1 :]
@@ -79,22 +79,22 @@ def _cpus(text: str) -> set[int]:
     return numbers
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; that stays in force over exec.
+def _end_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends; that survives exec.
 
-    The kernel means the parent's *thread* that started us, and forgets it when a set-user-id program is executed."""
+    For the kernel the parent is the *thread* that started this process. A set-user-id program clears the setting."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL)) != 0:
         raise _GuardError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:  # it died before prctl, so no signal will come
-        raise _GuardError(f"the parent {parent} is gone")
+    if os.getppid() != parent:  # it ended before prctl, so there will be no signal
+        raise _GuardError(f"the parent {parent} has ended")
 
 
 def _pin(cpus: set[int]) -> None:
-    # The parent may keep itself to other CPUs than its children: what counts is what this user and cpuset may have.
+    # The parent may be pinned to other CPUs: what matters is what the user and the cpuset may use.
     os.sched_setaffinity(0, range(_MOST_CPUS))
     allowed = os.sched_getaffinity(0)
-    # The kernel would silently leave out what is missing; a measurement must not run on other CPUs than it says.
+    # The kernel would silently ignore CPUs that are missing, and a measurement must run on the CPUs that it states.
     if missing := cpus - allowed:
         raise _GuardError(f"CPUs {_listed(missing)} are not available here; available are {_listed(allowed)}")
     os.sched_setaffinity(0, cpus)
@@ -104,50 +104,50 @@ def _listed(cpus: set[int]) -> str:
     return ",".join(str(cpu) for cpu in sorted(cpus)) or "none"
 
 
-def _allow_open_files(wanted: int) -> None:
+def _allow_open_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= count:
         return
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    if limit < wanted:
-        _say(f"note: {limit} open files allowed, {wanted} wanted; raise the hard limit (systemd: LimitNOFILE={wanted})")
+    if limit < count:
+        _print(f"note: {limit} open files allowed, {count} needed; raise the hard limit (systemd: LimitNOFILE={count})")
 
 
-def _be_first_to_go() -> None:
-    # When memory runs out the kernel should take the engine, and not the server or the campaign that reports it.
+def _prefer_for_oom_kill() -> None:
+    # When memory runs out, the kernel should kill the engine, and not the server or campaign that reports it.
     path = "/proc/self/oom_score_adj"
     try:
         with open(path, "r+", encoding="ascii") as file:  # noqa: PTH123 (pathlib is too heavy here)
             if int(file.read()) < _OOM_SCORE:
                 file.seek(0)
                 file.write(str(_OOM_SCORE))
-    except OSError as error:  # a container may forbid it; the engine runs all the same
-        _say(f"note: {path}: {error.strerror}")
+    except OSError as error:  # a container may forbid it; the engine runs without
+        _print(f"note: {path}: {error.strerror}")
 
 
-def _become(argv: list[str]) -> int:
-    # Python ignores these two, and an ignored signal would stay ignored in the engine.
+def _execute(argv: list[str]) -> int:
+    # Python ignores these signals, and the engine would inherit that.
     libc = ctypes.CDLL(None)
     for ignored in (_SIGPIPE, _SIGXFSZ):
         libc.signal(ignored, ctypes.c_void_p(None))  # SIG_DFL
     try:
         os.execvp(argv[0], argv)
     except FileNotFoundError:
-        _say(f"cannot start {argv[0]}: {_what_is_missing(argv[0])}")
+        _print(f"cannot start {argv[0]}: {_missing_part(argv[0])}")
         return NOT_FOUND
     except OSError as error:
-        _say(f"cannot start {argv[0]}: {error.strerror}")
+        _print(f"cannot start {argv[0]}: {error.strerror}")
         return CANNOT_EXECUTE
 
 
-def _what_is_missing(program: str) -> str:
+def _missing_part(program: str) -> str:
     if "/" in program and os.path.exists(program):  # noqa: PTH110 (pathlib is too heavy here)
-        return "its interpreter or loader is missing (made for another system?)"
+        return "its interpreter or loader is missing (is it for another system?)"
     return "not found"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"trilithon guard: {text}\n")
     sys.stderr.flush()
 

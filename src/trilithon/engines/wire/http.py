@@ -1,4 +1,4 @@
-"""HTTP over a Unix socket for the children that are written in Python: event streams, cancelling, a quick end."""
+"""HTTP over a Unix socket for servers that are written in Python: event streams, cancellation, immediate exit."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class WireError(Exception):
-    """What the client is told, with its HTTP status."""
+    """An error answer: HTTP status, message, llama-server's `type` of the error, and further fields."""
 
     def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: int):
         super().__init__(message)
@@ -34,7 +34,7 @@ async def read_body(request: Request) -> dict[str, Any]:
     content = await request.body()
     try:
         body = json.loads(content)
-        if b"\\u" in content:  # an escape can be half of a surrogate pair, which no text can hold
+        if b"\\u" in content:  # an escape can be half of a surrogate pair, which UTF-8 cannot encode
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WireError(500, f"the request is not JSON: {error}", "server_error") from error
@@ -44,7 +44,7 @@ async def read_body(request: Request) -> dict[str, Any]:
 
 
 def saved_name(body: Mapping[str, Any]) -> str:
-    """The name of a saved slot: a file's, in the one folder for them."""
+    """The file name of a saved slot, without a folder."""
     name = body.get("filename")
     if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\0" in name:
         raise WireError(400, "Invalid filename")
@@ -56,7 +56,7 @@ def event(body: Any) -> str:
 
 
 class EventStream(Response):
-    """Server-sent events; the client's leaving ends it at once, also while there is nothing to send."""
+    """Server-sent events. It ends at once when the client disconnects, also while there is nothing to send."""
 
     def __init__(self, events: AsyncGenerator[str]) -> None:
         super().__init__(media_type="text/event-stream")
@@ -75,25 +75,25 @@ class EventStream(Response):
 
 
 async def until_closed(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """What `work` gives, or None when the client closed the connection first; then the work is cancelled."""
+    """The result of `work`, or None when the client closed the connection first; then `work` is cancelled."""
 
     async def closed() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    job, leaving = asyncio.create_task(work), asyncio.create_task(closed())
+    job, disconnect = asyncio.create_task(work), asyncio.create_task(closed())
     try:
-        await asyncio.wait((job, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((job, disconnect), return_when=asyncio.FIRST_COMPLETED)
         return job.result() if job.done() else None
     finally:
         job.cancel()
-        leaving.cancel()
-        await asyncio.gather(job, leaving, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(job, disconnect, return_exceptions=True)
 
 
 class _ChildServer(uvicorn.Server):
-    """Ends with code 0 as soon as it is asked to, like llama-server. Uvicorn would wait for requests under way,
-    and a hung one never ends."""
+    """Exits with code 0 on a signal at once, like llama-server. Uvicorn would wait for open requests, and a hung one
+    never ends."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -104,7 +104,7 @@ class _ChildServer(uvicorn.Server):
 
 
 def serve(app: Starlette, socket: Path) -> None:
-    """Until SIGTERM or SIGINT, which end the process at once."""
+    """Serves until SIGTERM or SIGINT, which end the process at once."""
     config = uvicorn.Config(
         app, uds=str(socket), lifespan="off", ws="none", loop="asyncio", http="h11", log_config=None, access_log=False
     )

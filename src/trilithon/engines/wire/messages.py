@@ -1,8 +1,7 @@
-"""The runner protocol as typed messages: the stated subset of llama-server's HTTP API that Trilithon speaks.
+"""The protocol between Trilithon and its engines, as typed messages: a subset of llama-server's HTTP API.
 
-Fields and their meaning follow llama-server (tools/server/README.md of llama.cpp, checked against the server in
-xllamacpp 2026.10). Times in `Timings` are milliseconds, as on the wire; everything stamped here is
-`time.monotonic_ns`."""
+The fields are llama-server's (tools/server/README.md of llama.cpp, checked against the server in xllamacpp 2026.10).
+Times in `Timings` are in milliseconds, as in the protocol; `at_ns` are values of `time.monotonic_ns`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ class Timings:
 
     `prompt_n` counts the prompt tokens evaluated now, `cache_n` those taken from the KV cache. `predicted_ms`
     starts when the first token is sampled, so it covers `predicted_n - 1` decode steps. With speculation,
-    `draft_n` tokens were guessed ahead and `draft_accepted` of them were right."""
+    `draft_n` tokens were drafted and `draft_accepted` of them accepted."""
 
     cache_n: int
     prompt_n: int
@@ -88,7 +87,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """The prompt is being evaluated: `processed` of `total` tokens."""
+    """`processed` of `total` prompt tokens were evaluated."""
 
     at_ns: int
     processed: int
@@ -97,7 +96,7 @@ class PromptProgress:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of the answer arrived. `reasoning` tells thinking from what the user sees."""
+    """A piece of the answer. `reasoning` is true for thinking, false for what the user sees."""
 
     at_ns: int
     text: str

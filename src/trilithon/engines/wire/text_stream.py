@@ -1,7 +1,7 @@
-"""What an engine gives piece by piece, as text that may be shown: UTF-8 joined, stop strings cut, reasoning told apart.
+"""The pieces of an engine's output as text to show: UTF-8 decoded, stop strings cut, thinking separated.
 
-Pure. However the pieces fall, what comes out is the same as if all had come at once. Nothing is held back longer than
-it may still turn out to be part of a character, a stop string or a tag."""
+Pure. The result does not depend on how the text is cut into pieces. Text is held back only while it may be part of a
+character, a stop string or a tag."""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """`reasoning` tells thinking from what the user sees."""
+    """`reasoning` is true for thinking, false for what the user sees."""
 
     text: str
     reasoning: bool = False
 
 
 def held_back(text: str, words: Iterable[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of one of `words` (whole words not counted)."""
+    """How many characters at the end of `text` may be the beginning of one of `words`. Complete words do not count."""
     return max((_overlap(text, word) for word in words), default=0)
 
 
@@ -34,12 +34,12 @@ def _overlap(text: str, word: str) -> int:
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Whether the rendered prompt leaves a thinking block open, as some templates do: its tag is not in the answer."""
+    """Whether the prompt ends with an open thinking block, as with some templates: then the answer lacks the tag."""
     return prompt.rstrip().endswith(_OPEN)
 
 
 class StopFilter:
-    """Passes text on up to the stop string that is complete first; of those that end together, the longest."""
+    """Text up to the stop string that is complete first; of several that end together, the longest counts."""
 
     def __init__(self, words: Iterable[str]):
         self._words = tuple(word for word in words if word)
@@ -51,9 +51,9 @@ class StopFilter:
         if self.stopped is not None:
             return ""
         text = self._held + text
-        words = [(at + len(word), at, word) for word in self._words if (at := text.find(word)) >= 0]
-        if words:
-            _, at, self.stopped = min(words)
+        matches = [(at + len(word), at, word) for word in self._words if (at := text.find(word)) >= 0]
+        if matches:
+            _, at, self.stopped = min(matches)
             self._held = ""
             return text[:at]
         safe = len(text) - held_back(text, self._words)
@@ -66,10 +66,11 @@ class StopFilter:
 
 
 class ReasoningSplit:
-    """Tells `<think>…</think>` at the beginning of an answer from what follows it; the tags, and the white space
-    around the two parts, belong to neither. A tag further on is text like any other.
+    """Separates `<think>…</think>` at the beginning of an answer from the rest. The tags and the white space around the
+    two parts are dropped. A later tag is ordinary text.
 
-    `opened` means that the prompt ended with the opening tag. A block that is never closed is reasoning to its end."""
+    `opened` means that the prompt ended with the opening tag. A block that is never closed is reasoning to its end.
+    Without `split` all text is visible."""
 
     def __init__(self, opened: bool = False, *, split: bool = True):
         self._opened = opened
@@ -99,7 +100,7 @@ class ReasoningSplit:
         return [piece for piece in pieces if piece.text]
 
     def _begin(self, final: bool) -> None:
-        """Leaves the first state as soon as it is clear whether the answer begins with a tag."""
+        """Leaves the first state when it is clear whether the answer begins with a tag."""
         start = self._held.lstrip()
         if start.startswith(_OPEN):
             self._held, self._state = start.removeprefix(_OPEN), "reasoning"
@@ -114,14 +115,14 @@ class ReasoningSplit:
             self._held, self._state = after, "between"
             return before.rstrip()
         safe = len(self._held) - (0 if final else held_back(self._held, (_CLOSE,)))
-        shown = self._held[:safe].rstrip()  # the white space may be the block's last
+        shown = self._held[:safe].rstrip()  # this white space may be at the end of the block
         self._held = "" if final else self._held[len(shown) :]
         self._reasoned |= bool(shown)
         return shown
 
 
 class TextStream:
-    """One answer: raw pieces go in, pieces to show come out. Stop strings are looked for in the raw text."""
+    """One answer: raw pieces in, pieces to show out. Stop strings are found in the raw text."""
 
     def __init__(self, *, stop: Sequence[str] = (), split_reasoning: bool = True, reasoning_opened: bool = False):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -130,11 +131,11 @@ class TextStream:
 
     @property
     def stopped(self) -> str | None:
-        """The stop string that was met; whatever is fed after it is dropped."""
+        """The stop string that was found; text after it is dropped."""
         return self._stop.stopped
 
     def feed(self, piece: bytes | str) -> list[TextPiece]:
-        """Text is taken as it is, after whatever bytes of half a character came before it."""
+        """Bytes may end within a character; the bytes before a text may not."""
         if isinstance(piece, bytes):
             text = self._decoder.decode(piece)
         else:

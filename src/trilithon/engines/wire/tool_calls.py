@@ -1,6 +1,6 @@
-"""Calls of tools found in what a model writes, while it writes: the formats of Qwen and Hermes, Llama 3 and Mistral.
+"""Finds tool calls in the output of a model while it is generated: formats of Qwen and Hermes, Llama 3 and Mistral.
 
-Pure. What only looks like a call, or is no valid JSON, stays text: nothing that the model wrote is lost."""
+Pure. Text that only looks like a call, or is not valid JSON, stays text: no output is lost."""
 
 import json
 import re
@@ -14,18 +14,18 @@ from trilithon.engines.wire.text_stream import held_back
 
 __all__ = ["ToolCall", "ToolCallStream", "parse_tool_calls"]
 
-# What announces a call, and what closes it (Hermes' and Qwen's alone have an end).
+# What begins a call, and what ends it (only Hermes and Qwen have an end).
 _MARKERS = {"<tool_call>": "</tool_call>", "<|python_tag|>": "", "[TOOL_CALLS]": ""}
-# Without a marker (Llama 3 writes none for its own tools, and a runtime may have dropped a special token), only an
-# answer that begins like this is looked at; a name may come with the type or the id before it.
+# Without a marker (Llama 3 writes none for its own tools, and a runtime may drop special tokens), only an answer that
+# begins like this may be a call. The type or id may come before the name.
 _BARE = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:name|type|function|id|parameters|arguments)"')
 _BARE_LONGEST = 40
 _JSON_START = re.compile(r'\s*(?:\[\s*(?:\{\s*(?:"[^"]*)?)?|\{\s*(?:"[^"]*)?)?')
 _BRACKETS = re.compile(r'["{}\[\]]')
 _STRING_END = re.compile(r'["\\]')
-_MOST_FAILURES = 32  # a model in a loop can announce a call thousands of times, and each is looked for to the end
+_MOST_FAILURES = 32  # a model in a loop can begin thousands of calls, and each is searched for its end
 _ID_LETTERS = string.ascii_letters + string.digits
-_ID_LENGTH = 9  # Mistral's template refuses any other length, and no template minds this one
+_ID_LENGTH = 9  # Mistral's template rejects any other length; other templates accept this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,16 @@ def _new_id() -> str:
 
 
 class ToolCallStream:
-    """One answer: visible text goes in; text and whole calls come out, in their order.
+    """One answer: visible text in; text and complete calls out, in order.
 
-    `names` are the tools that the request offers: without a marker, only a call of one of them is a call."""
+    `names` are the tools of the request: without a marker, only a call of one of them counts as a call."""
 
     def __init__(self, names: Collection[str], new_id: Callable[[], str] = _new_id):
         self._names = frozenset(names)
         self._new_id = new_id
         self._state: Literal["start", "text", "value", "after"] = "start"
         self._held = ""
-        self._lead = ""  # what was taken off before a value, in case that it is none
+        self._lead = ""  # what was removed before a value, for the case that it is not a call
         self._close = ""
         self._marked = False
         self._after_call = False
@@ -78,7 +78,7 @@ class ToolCallStream:
                 return parts
 
     def _start(self, final: bool) -> list[Part]:
-        """Before anything was written: is this a call without a marker? White space before a call is dropped."""
+        """At the beginning of the answer, where a call may have no marker. White space before a call is dropped."""
         start = self._held.lstrip()
         space = self._held[: len(self._held) - len(start)]
         if marker := next((marker for marker in _MARKERS if start.startswith(marker)), ""):
@@ -101,14 +101,13 @@ class ToolCallStream:
         if self._after_call:
             self._held = self._held.lstrip()
             self._after_call = not self._held
-        markers = [(at, marker) for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
-        if markers and self._failures < _MOST_FAILURES:
-            at, marker = min(markers)
+        matches = [(at, marker) for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
+        if matches and self._failures < _MOST_FAILURES:
+            at, marker = min(matches)
             text, self._lead, self._held = self._held[:at], marker, self._held[at + len(marker) :]
             self._expect_value(marked=True, close=_MARKERS[marker])
             return [text]
-        kept = 0 if final or markers else held_back(self._held, _MARKERS)
-        safe = len(self._held) - kept
+        safe = len(self._held) - (0 if final or matches else held_back(self._held, _MARKERS))
         text, self._held = self._held[:safe], self._held[safe:]
         return [text]
 
@@ -147,13 +146,13 @@ class ToolCallStream:
         return []
 
     def _calls(self, text: str) -> list[ToolCall]:
-        """The calls in a JSON text; none when one of them is malformed."""
+        """The calls in a JSON text; empty when one of them is malformed."""
         try:
             value = json.loads(text)
-            calls = [self._call(each) for each in (value if isinstance(value, list) else [value])]
+            calls = [self._call(item) for item in (value if isinstance(value, list) else [value])]
         except (ValueError, RecursionError):
             return []
-        return [ToolCall(self._new_id(), *call) for call in calls]
+        return [ToolCall(self._new_id(), name, arguments) for name, arguments in calls]
 
     def _call(self, value: Any) -> tuple[str, str]:
         """Name and arguments. Raises ValueError."""
@@ -161,36 +160,37 @@ class ToolCallStream:
             value = value["function"]
         name = value.get("name") if isinstance(value, dict) else None
         if not isinstance(name, str) or not name or not (self._marked or name in self._names):
-            raise ValueError("no call")
+            raise ValueError("not a call")
         arguments = value.get("arguments", value.get("parameters"))
-        if isinstance(arguments, str):  # JSON within JSON, as the wire has it
+        if isinstance(arguments, str):  # JSON within JSON, as in the protocol
             arguments = json.loads(arguments)
         if arguments is None:
             arguments = {}
         if not isinstance(arguments, dict):
-            raise ValueError("arguments that are no object")
+            raise ValueError("arguments are not an object")
         return name, _json_text(arguments)
 
 
 def parse_tool_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
-    """A whole answer: what is not a call, and the calls."""
+    """For a complete answer: the text without calls, and the calls."""
     stream = ToolCallStream(names)
     parts = stream.feed(text) + stream.finish()
-    return "".join(p for p in parts if isinstance(p, str)), [p for p in parts if isinstance(p, ToolCall)]
+    text = "".join(part for part in parts if isinstance(part, str))
+    return text, [part for part in parts if isinstance(part, ToolCall)]
 
 
 def _json_text(value: object) -> str:
-    """Raises ValueError for what JSON cannot say: an infinity out of 1e999, or a NaN, which Python's reader takes."""
+    """Raises ValueError for values that are not JSON: infinity (1e999) and NaN, which Python's reader accepts."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it with an escape, UTF-8 cannot
+    except UnicodeEncodeError:  # half of a surrogate pair: possible as an escape in JSON, not in UTF-8
         return json.dumps(value, allow_nan=False)
     return text
 
 
 class _JsonSpan:
-    """Where the object or array at the beginning of a growing text ends. Looks at each character once."""
+    """Finds the end of the object or array at the beginning of a growing text. Reads each character once."""
 
     def __init__(self) -> None:
         self._at = 0
@@ -198,13 +198,13 @@ class _JsonSpan:
         self._quoted = False
 
     def end(self, text: str) -> int | None:
-        """The length of the value; 0 when there is none; None while it goes on. `text` may only have grown."""
+        """The length of the value; 0 when there is none; None while it is incomplete. `text` may only grow."""
         if self._depth == 0 and not self._begin(text):
             return 0 if self._at < len(text) else None
         while match := (_STRING_END if self._quoted else _BRACKETS).search(text, self._at):
             self._at = match.end()
             if match[0] == "\\":
-                if self._at == len(text):  # what is escaped is still to come
+                if self._at == len(text):  # the escaped character is still to come
                     self._at -= 1
                     return None
                 self._at += 1
@@ -218,7 +218,7 @@ class _JsonSpan:
         return None
 
     def _begin(self, text: str) -> bool:
-        """Steps over white space; whether a value begins after it."""
+        """Skips white space; whether a value begins after it."""
         while self._at < len(text) and text[self._at].isspace():
             self._at += 1
         return text[self._at : self._at + 1] in ("{", "[")

@@ -69,4 +69,4 @@ def test_a_picture_reaches_the_runtime(
 def test_without_an_encoder_the_reason_is_told(rkllm: Callable[..., Any]) -> None:
     answer = rkllm().http.post("/v1/chat/completions", json={"messages": question(), "temperature": 0})
     assert answer.status_code == 501
-    assert "put the model's one .rknn file beside" in answer.json()["error"]["message"]
+    assert "put the .rknn file of the model beside" in answer.json()["error"]["message"]

@@ -147,7 +147,7 @@ def test_a_call_of_a_tool_has_json_arguments(rkllm, byte_tokenizer):
 def test_tools_without_the_models_own_template_are_refused(rkllm):
     answer = rkllm().chat(tools=[WEATHER])
     assert answer.status_code == 400
-    assert "tools need the model's own template" in answer.json()["error"]["message"]
+    assert "tools need the model's template" in answer.json()["error"]["message"]
 
 
 def _pixel():
@@ -535,7 +535,7 @@ def test_a_prompt_cache_is_saved_and_restored(rkllm, byte_tokenizer, version):
 @pytest.mark.parametrize(
     ("action", "name", "status", "words"),
     [
-        ("restore", "odd.bin", 400, "odd.bin.tokens is no list of tokens"),
+        ("restore", "odd.bin", 400, "odd.bin.tokens is not a list of tokens"),
         ("save", "one.bin", 400, "send one first"),
         ("restore", "none.bin", 400, "No such file"),
         ("restore", "bad.bin", 400, "no prompt cache of this model"),

@@ -19,7 +19,7 @@ def _diagnosis(code, log):
     [
         ("target", "model converted for another chip", "get or convert the model for this chip"),
         ("silent", "exit code 3", "returned -1 without a reason; most often its device may not be opened"),
-        ("null", "exit code 3", "said that it worked, and gave no handle"),
+        ("null", "exit code 3", "reported success, and gave no handle"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
@@ -66,7 +66,7 @@ def test_a_missing_model_and_a_missing_library(fresh_rkllm, tmp_path):
 def test_a_models_file_that_is_damaged_is_named(fresh_rkllm, tmp_path):
     (tmp_path / "generation_config.json").write_text("[1]")
     code, log = fresh_rkllm(ready=False, files=tmp_path).end()
-    assert (code, "generation_config.json cannot be used: it holds no object; fetch it again" in log) == (2, True)
+    assert (code, "generation_config.json cannot be used: it is not a JSON object; fetch it again" in log) == (2, True)
 
 
 def test_options_that_are_wrong_are_named(fresh_rkllm):
@@ -79,7 +79,7 @@ def test_options_that_are_wrong_are_named(fresh_rkllm):
     [
         ("[]", "must be a JSON object"),
         ("{", "is not JSON"),
-        ('{"context": "many"}', "option context = 'many' does not fit; it must be a whole number"),
+        ('{"context": "many"}', "option context = 'many' is not valid; it must be a whole number"),
         ('{"context": true}', "must be a whole number"),
         ('{"context": 31}', "must be 32 or more"),
         ('{"domain": 16}', "must be from 0 to 15"),

@@ -84,7 +84,7 @@ def test_tools_and_the_arguments_of_earlier_calls(model: Path) -> None:
     assert 'Tools:{"name": "<add>"}' in text
     assert '<tool_call>{"city": "Zürich", "n": 1}</tool_call>' in text
     bad = {"function": {"name": "add", "arguments": "{oops"}}
-    with pytest.raises(UserError, match="are no JSON"):
+    with pytest.raises(UserError, match="are not JSON"):
         ModelText.beside(model).chat([{"role": "assistant", "tool_calls": [bad]}])
 
 
@@ -132,7 +132,7 @@ def test_what_templates_count_on(model: Path) -> None:
         ("{{ messages.append(1) }}", "not safely callable|unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% for n in range(1000000000) %}{% endfor %}", "Range too big"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "never ends"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "does not end"),
     ],
 )
 def test_a_template_that_refuses_or_wants_too_much(model: Path, template: str, words: str) -> None:
@@ -229,7 +229,7 @@ def test_a_broken_character_does_not_hold_the_answer_back() -> None:
 
 @pytest.mark.parametrize("token", [-1, 2**31])
 def test_numbers_that_are_no_tokens(model: Path, token: int) -> None:
-    with pytest.raises(UserError, match="is no token"):
+    with pytest.raises(UserError, match="is not a token"):
         ModelText.beside(model).detokenize([token])
 
 
@@ -239,8 +239,8 @@ FOR_EVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{%
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (FOR_EVER, "never ends"),
-        ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "never ends"),
+        (FOR_EVER, "does not end"),
+        ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "does not end"),
         ("{{ messages[0].content * 10 ** 13 }}", "MemoryError"),
         ("{% include '/etc/hostname' %}", "no loader"),
         ("{% import '/etc/hostname' as x %}{{ x }}", "no loader"),

@@ -147,7 +147,7 @@ def test_formats(standin: Standin, form: str) -> None:
         ([b""], "", "the picture cannot be read"),
         ([], "", "no picture"),
         ([image()], "<image> <image>", "2 <image> tags for 1 pictures"),
-        ([image(form="TIFF")], "", "send a whole PNG"),
+        ([image(form="TIFF")], "", "send a complete PNG"),
     ],
 )
 def test_what_is_no_picture(standin: Standin, images: list[bytes], text: str, words: str) -> None:
@@ -235,9 +235,9 @@ def test_a_file_of_ones_own_goes_first(model: Callable[..., tuple[Path, ModelTex
 
 
 def test_what_is_left_open_is_asked_for(model: Callable[..., tuple[Path, ModelText]]) -> None:
-    with pytest.raises(UserError, match=r"size of pictures .* is not known; write vision.json beside m.rkllm"):
+    with pytest.raises(UserError, match=r"size of pictures .* is unknown; write vision.json beside m.rkllm"):
         read_form(*model(*QWEN, preprocessor_config={"min_pixels": 3136}))
-    with pytest.raises(UserError, match=r"words for a picture are not known; write vision.json"):
+    with pytest.raises(UserError, match=r"texts for a picture are unknown; write vision.json"):
         read_form(*model(preprocessor_config={"size": 224}))
     path, text = model(*QWEN)
     (path.parent / "vision.json").write_text("{")
@@ -268,7 +268,7 @@ def test_why_images_cannot_be_taken(standin: Standin, model: Callable[..., tuple
     assert (encoder is not None, reason, standin.calls) == (True, "", [])
     assert open_encoder(path, "", "RK3588", text) == (
         None,
-        "images need a vision encoder; put the model's one .rknn file beside m.rkllm",
+        "images need a vision encoder; put the .rknn file of the model beside m.rkllm",
     )
     path, text = model(*QWEN, preprocessor_config={})
     assert "write vision.json" in open_encoder(path, "v.rknn", "RK3588", text)[1]
@@ -289,7 +289,7 @@ def test_nothing_is_fetched_and_no_file_is_read(url: str) -> None:
 
 
 def test_broken_base64() -> None:
-    with pytest.raises(UserError, match="no base64"):
+    with pytest.raises(UserError, match="not base64"):
         image_bytes("data:image/png;base64,%%%")
 
 

@@ -1,5 +1,5 @@
-"""How one request is answered in the runtime's thread: token by token, or, where probabilities are asked for, one
-token a run with the choice made here. All that must act within one token is decided here."""
+"""Answers one request in the runtime's thread: token by token or, where probabilities are requested, with one run for
+each token, which is then chosen here."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from trilithon.engines.wire.text_stream import TextStream
 
 __all__ = ["Answering", "RkllmRequest"]
 
-# A model that is made to go on past its end may end again at once; so often in a row means that it has no more to say.
+# A model that is continued after its end may end again at once; after so many ends in a row it is given up.
 _MOST_ENDS_IN_A_ROW = 8
 _LEAST_MS = 0.001
 
@@ -27,7 +27,8 @@ _LEAST_MS = 0.001
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RkllmRequest(GenerationRequest):
     """`bias` is added to the scores; like `candidates` it needs greedy sampling and a prompt of token ids. `picture`
-    encodes what takes the prompt's place; that takes seconds, so it is called in the runtime's thread."""
+    encodes the pictures of the request, which takes seconds and runs in the runtime's thread; its result replaces the
+    prompt."""
 
     sampling: RkllmSampling = GREEDY
     thinking: bool = True
@@ -87,22 +88,24 @@ class Answering:
             self._generate()
         return self._end()
 
-    # -- by the runtime
+    # -- tokens from the runtime
 
     def _generate(self) -> None:
         self._run(self._request.picture() if self._request.picture else self._request.prompt)
         ends_in_a_row = 0
-        while self._must_go_on():
+        while self._must_continue():
             before = len(self.generated)
-            # What follows the last token is its end; what follows it twice is likely something else.
+            # After the last token the model ends. After the last token twice it likely continues.
             tokens = self.tokens or []
             self._run([*tokens, tokens[-1 - ends_in_a_row % len(tokens)]])
             ends_in_a_row = 0 if len(self.generated) > before else ends_in_a_row + 1
             if ends_in_a_row == _MOST_ENDS_IN_A_ROW:
-                raise RuntimeFailed(Reason("the model ends again and again; it cannot be made to go on past its end"))
+                raise RuntimeFailed(
+                    Reason("the model ends again and again, and cannot be continued; leave ignore_eos out")
+                )
 
-    def _must_go_on(self) -> bool:
-        """The runtime has no request-wise way to ignore the end, so it is asked again with a longer prompt."""
+    def _must_continue(self) -> bool:
+        """The runtime cannot ignore the end of an answer per request, so it is run again with a longer prompt."""
         if not self._request.ignore_eos or self._runtime.cancelled or self.tokens is None:
             return False
         return len(self.generated) < self._request.limit
@@ -120,25 +123,25 @@ class Answering:
 
     def _on_step(self, step: DecodeStep) -> bool:
         if step.token in self._ends:
-            # 1.3.0 does not know every model's end (rknn-llm#534); it would go on for ever.
+            # 1.3.0 does not know the end token of every model (rknn-llm#534), and would never end.
             self._ended_by_token = True
             if not self._request.ignore_eos:
                 return False
-        self._give(step.token, step.text, step.at_ns, None)
+        self._add(step.token, step.text, step.at_ns, None)
         return self._stream.stopped is None
 
-    def _give(self, token: int, text: bytes | str, at_ns: int, probability: Probability | None) -> None:
+    def _add(self, token: int, text: bytes | str, at_ns: int, probability: Probability | None) -> None:
         if not self.generated:
             self._first_ns = at_ns
         self._last_ns = at_ns
         self.generated.append(token)
         self._tell(GeneratedToken(token, self._stream.feed(text), probability))
 
-    # -- by the scores
+    # -- tokens from the scores
 
     def _choose(self) -> None:
-        """The most probable token each time: the runtime gives scores only in place of an answer."""
-        shown = self._text.detokenizer() if self._text.has_tokenizer else None
+        """The most probable token each time. The runtime gives scores only instead of an answer."""
+        detokenizer = self._text.detokenizer() if self._text.has_tokenizer else None
         while len(self.generated) < self._request.limit and self._stream.stopped is None:
             logits, perf = self._runtime.logits(self.tokens or [])
             if perf is not None:
@@ -146,8 +149,8 @@ class Answering:
             probability = _most_probable(logits, self._request)
             token = probability.token
             self._ended_by_token = token in self._ends and not self._request.ignore_eos
-            text = "" if self._ended_by_token or shown is None else shown.feed(token)
-            self._give(token, text, time.monotonic_ns(), probability)
+            text = "" if self._ended_by_token or detokenizer is None else detokenizer.feed(token)
+            self._add(token, text, time.monotonic_ns(), probability)
             if self._ended_by_token or self._runtime.cancelled:
                 return
 
@@ -170,14 +173,14 @@ class Answering:
         return "limit" if len(self.generated) >= self._request.limit else "eos"
 
     def _timings(self) -> Timings:
-        """By the runtime's own figures; by our clock where it gave none: before 1.2.1, and for what was cut short."""
+        """By the runtime's figures; by this process's clock where it gives none: before 1.2.1, for cancelled runs."""
         count, predicted_ms = len(self.generated), (self._last_ns - self._first_ns) / 1e6
         prompt_n, prompt_ms = self._evaluated(), (self._first_ns - self._started_ns) / 1e6
         if self._perfs:
             prompt_n, prompt_ms = self._perfs[0].prompt_n, self._perfs[0].prompt_ms
         steps = sum(perf.step_n for perf in self._perfs)
         if steps > 0:
-            # Whether the runtime counts the first token among them or not, a step takes as long.
+            # The mean time of a step is the same whether the runtime counts the first token or not.
             predicted_ms = sum(perf.step_ms for perf in self._perfs) / steps * max(count - 1, 0)
         total = prompt_n if self._prompt_tokens is None else len(self._prompt_tokens)
         return Timings(
@@ -189,12 +192,12 @@ class Answering:
         )
 
     def _evaluated(self) -> int:
-        """How many tokens of the prompt had to be evaluated, where the runtime does not say."""
+        """The number of evaluated prompt tokens, where the runtime does not state it."""
         tokens = self._prompt_tokens
         if tokens is None:
             return 0
         if not self._request.cache or not self._runtime.abi.has_perf:
-            return len(tokens)  # the older ones are not known to take up a prefix by themselves
+            return len(tokens)  # older runtimes are not known to reuse a prefix
         shared = 0
         for one, other in zip(tokens[:-1], self._kept, strict=False):
             if one != other:
@@ -204,14 +207,15 @@ class Answering:
 
 
 def _most_probable(logits: NDArray[np.float32], request: RkllmRequest) -> Probability:
-    """The distribution stays the model's own, whatever bias the choice is made with."""
+    """The distribution is the model's; the bias only changes which token is chosen."""
     scores = logits.astype(np.float64)
     logprobs = scores - (scores.max() + np.log(np.exp(scores - scores.max()).sum()))
     biased = scores.copy()
-    for token, bias in request.bias.items():
-        if 0 <= token < len(biased):
-            biased[token] += bias
-    chosen = int(biased.argmax())
+    for biased_token, bias in request.bias.items():
+        if 0 <= biased_token < len(biased):
+            biased[biased_token] += bias
+    token = int(biased.argmax())
     count = min(request.candidates, len(logprobs))
     best = np.argsort(-logprobs, kind="stable")[:count]
-    return Probability(chosen, float(logprobs[chosen]), [(int(token), float(logprobs[token])) for token in best])
+    top = [(int(other), float(logprobs[other])) for other in best]
+    return Probability(token, float(logprobs[token]), top)

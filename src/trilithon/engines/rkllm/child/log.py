@@ -23,9 +23,9 @@ _LIMIT = re.compile(r"must be less than the model's max_context_limit\[(\d+)\]")
 
 
 class NativeLog:
-    """What the process and the libraries in it have written, where that goes to a file that can be read back.
+    """The output of this process and its libraries, where it goes to a file that can be read back.
 
-    It is not caught with a pipe: a crash would take along what was still in it, the last words among them."""
+    A pipe would lose the last lines in a crash."""
 
     def __init__(self) -> None:
         _buffer_by_line()
@@ -39,7 +39,7 @@ class NativeLog:
             self._file = None
 
     def mark(self) -> None:
-        """What follows is what `text` gives."""
+        """`text` begins here."""
         self._from = 0 if self._file is None else os.fstat(self._file).st_size
 
     def text(self) -> str:
@@ -50,20 +50,20 @@ class NativeLog:
 
 
 def _buffer_by_line() -> None:
-    """C's stdout keeps what goes to a file in a buffer, and a crash would take it along."""
+    """C's stdout buffers what goes to a file, and a crash would lose it."""
     libc = ctypes.CDLL(None)
     stdout = ctypes.c_void_p.in_dll(libc, "stdout")
     libc.setvbuf(stdout, None, ctypes.c_int(_LINE_BUFFERED), ctypes.c_size_t(0))
 
 
 def load_facts(log: str) -> dict[str, str]:
-    """`toolkit`, `context`, `cores`, `platform` and `dtype` of the loaded model; empty when nothing was told."""
+    """`toolkit`, `context`, `cores`, `platform` and `dtype` of the loaded model; empty where the log has none."""
     match = _FACTS.search(log)
     return match.groupdict() if match else {}
 
 
 def context_limit(log: str) -> int | None:
-    """The context that the model was made for, when a load failed because more was asked for."""
+    """The context of the model, where a load failed because a longer one was requested."""
     match = _LIMIT.search(log)
     return int(match[1]) if match else None
 

@@ -1,6 +1,6 @@
-"""One model loaded by the RKLLM runtime: what can be asked of it, in Python's terms.
+"""A model loaded by the RKLLM runtime, with its functions as Python methods.
 
-Everything here blocks; only `cancel` may be called from another thread. One run at a time."""
+All methods block, and one may run at a time. Only `cancel` may be called from another thread."""
 
 import contextlib
 import ctypes
@@ -40,14 +40,14 @@ _LAST = (c.FINISH, c.ERROR)
 
 
 class RuntimeFailed(WireError):
-    """The runtime refused a call or failed in it."""
+    """A call of the runtime returned an error."""
 
     def __init__(self, reason: Reason):
         super().__init__(reason.status, reason.message, reason.kind)
 
 
 class LoadFailed(Exception):
-    """The model could not be loaded. `limit` is the model's context when only that was in the way."""
+    """The model could not be loaded. `limit` is the model's context where a longer one was the only reason."""
 
     def __init__(self, message: str, limit: int | None = None):
         super().__init__(message)
@@ -65,7 +65,7 @@ class DecodeStep:
 
 @dataclass(frozen=True, slots=True)
 class Perf:
-    """The runtime's own figures of one run: tokens that it evaluated and the decode steps that it timed."""
+    """The runtime's figures of one run: evaluated prompt tokens and decode steps, with their times."""
 
     prompt_n: int
     prompt_ms: float
@@ -74,7 +74,7 @@ class Perf:
 
 
 class _RuntimeCall:
-    """One rkllm_run, seen from its callback, which runs in the runtime's thread and must never raise."""
+    """The callback of one rkllm_run. It runs in the runtime's thread and must not raise."""
 
     def __init__(self, runtime: "RkllmRuntime", on_step: Callable[[DecodeStep], bool]):
         self._runtime = runtime
@@ -90,19 +90,19 @@ class _RuntimeCall:
             if address:
                 self._take(self._runtime.abi.result.from_address(address), state)
             self.failed |= state == c.ERROR
-        except Exception as error:  # noqa: BLE001 (it is raised again once the runtime has returned)
+        except Exception as error:  # noqa: BLE001 (raised again when the runtime has returned)
             self.error = self.error or error
             self._runtime.cancelled = True
         if self._runtime.cancelled and state not in _LAST:
-            self._runtime.cancel()  # also again, in case that the first came too early for the runtime
+            self._runtime.cancel()  # again, because the first may have come too early for the runtime
         return c.GO_ON
 
     def _take(self, result: Any, state: int) -> None:
         layer = result.last_hidden_layer
         if layer.hidden_states and layer.num_tokens > 0 and layer.embd_size > 0:
-            self.hidden = _copied(layer.hidden_states, layer.num_tokens, layer.embd_size)
+            self.hidden = _copy(layer.hidden_states, layer.num_tokens, layer.embd_size)
         if self._runtime.abi.has_logits and result.logits.logits and result.logits.vocab_size > 0:
-            self.logits = _copied(result.logits.logits, max(result.logits.num_tokens, 1), result.logits.vocab_size)
+            self.logits = _copy(result.logits.logits, max(result.logits.num_tokens, 1), result.logits.vocab_size)
         if state in (c.NORMAL, c.WAITING) and self.hidden is None and self.logits is None:
             step = DecodeStep(result.token_id, result.text or b"", time.monotonic_ns())
             if not self._runtime.cancelled and not self._on_step(step):
@@ -111,13 +111,13 @@ class _RuntimeCall:
             self.perf = _perf(result.perf)
 
 
-def _copied(pointer: Any, rows: int, columns: int) -> NDArray[np.float32]:
-    """The runtime frees what it shows after the callback."""
+def _copy(pointer: Any, rows: int, columns: int) -> NDArray[np.float32]:
+    """The runtime frees its arrays after the callback."""
     return np.ctypeslib.as_array(pointer, shape=(rows, columns)).astype(np.float32, copy=True)
 
 
 def _perf(stat: Any) -> Perf | None:
-    if stat.prefill_tokens <= 0 and stat.generate_tokens <= 0:  # not filled in
+    if stat.prefill_tokens <= 0 and stat.generate_tokens <= 0:  # the runtime did not set it
         return None
     return Perf(
         prompt_n=stat.prefill_tokens,
@@ -128,7 +128,7 @@ def _perf(stat: Any) -> Perf | None:
 
 
 class RkllmRuntime:
-    """Use `RkllmRuntime.open`. Every call raises RuntimeFailed, with the runtime's own reason where it printed one."""
+    """Use `RkllmRuntime.open`. Every method raises RuntimeFailed, with the reason that the runtime printed, if any."""
 
     def __init__(self, library: ctypes.CDLL, abi: c.Abi, version: str, log: NativeLog, options: LoadOptions):
         self.abi = abi
@@ -143,14 +143,14 @@ class RkllmRuntime:
         self._handle = c_void_p()
         self._aborting = threading.Lock()
         self._call: _RuntimeCall | None = None
-        # Kept here: C holds no reference, and a callback that is collected crashes the runtime.
+        # C has no reference to the callback, and the runtime crashes if Python frees it.
         self._callback = abi.callback(self._on_result)
         self._kept: list[Any] = []
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, library: Path, model: Path, options: LoadOptions) -> Iterator["RkllmRuntime"]:
-        """Load the model. Raises LoadFailed, RuntimeFailed (for the adapter), UnknownAbi or OSError."""
+        """Loads the model. Raises LoadFailed, RuntimeFailed (for the adapter), UnknownAbi or OSError."""
         version = embedded_version(library)
         abi = find_abi(options.abi or version)
         with ExitStack() as stack:
@@ -170,7 +170,7 @@ class RkllmRuntime:
         self._log.mark()
         param = self._library.rkllm_createDefaultParam()
         fill_param(param, model, self.context, self.options, sampling)
-        handle = c_void_p()  # what a load that failed leaves in it is not to be touched
+        handle = c_void_p()  # after a load that failed, its value must not be used
         if self.abi.callbacks_struct is not None:
             callbacks = self.abi.callbacks_struct(result=self._callback)
             self._kept = [param, callbacks]
@@ -179,7 +179,7 @@ class RkllmRuntime:
             self._kept = [param]
             status = self._library.rkllm_init(ctypes.byref(handle), ctypes.byref(param), self._callback)
         text = self._log.text()
-        if status != 0 or not handle.value:  # older ones return 0 with no handle (rknn-llm#156)
+        if status != 0 or not handle.value:  # older runtimes return 0 without a handle (rknn-llm#156)
             raise _load_failure(status, text)
         self._handle, self.facts = handle, load_facts(text)
 
@@ -191,7 +191,7 @@ class RkllmRuntime:
         try:
             self._checked(self._library.rkllm_load_lora(self._handle, ctypes.byref(adapter)), "load the LoRA adapter")
         except RuntimeFailed:
-            self._unload()  # or the next request would run without it
+            self._unload()  # otherwise the next request would run without the adapter
             raise
 
     def _unload(self) -> None:
@@ -211,39 +211,39 @@ class RkllmRuntime:
         thinking: bool = True,
         save: Path | None = None,
     ) -> Perf | None:
-        """Generate up to `limit` tokens; `on_step` is told each, and ends the run by answering False. `save` keeps
-        the prompt's keys and values in that file.
+        """Generates up to `limit` tokens; `on_step` is called with each, and ends the run by returning False. The
+        prompt's keys and values are saved to the file `save`.
 
-        The figures are None where the runtime gave none: before 1.2.1, and often for a run that was ended."""
-        self._take_up(sampling)
-        given = 0
+        Gives None where the runtime gives no figures: before 1.2.1, and often for cancelled runs."""
+        self._use(sampling)
+        count = 0
 
         def counted(step: DecodeStep) -> bool:
-            nonlocal given
-            given += 1
-            if given > limit:  # a runtime without a limit of its own was told to stop, and gave one more
+            nonlocal count
+            count += 1
+            if count > limit:  # a runtime without a limit gives one more token after it was stopped
                 return False
-            return on_step(step) and (given < limit or self.abi.has_sampling)
+            return on_step(step) and (count < limit or self.abi.has_sampling)
 
         return self._run(c.GENERATE, prompt, counted, limit, sampling, thinking=thinking, save=save).perf
 
     def logits(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], Perf | None]:
-        """The scores of what may follow `tokens`, one for each token of the vocabulary."""
-        call = self._look(c.GET_LOGITS, tokens)
+        """The scores of the next token after `tokens`, of the shape (vocabulary,), and the figures of the run."""
+        call = self._inspect(c.GET_LOGITS, tokens)
         if call.logits is None:
             raise self._failure("give the logits")
         return call.logits[-1], call.perf
 
     def hidden(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """The last layer's states, one row per token."""
-        call = self._look(c.GET_LAST_HIDDEN_LAYER, tokens)
+        """The last layer's states, of the shape (tokens, size of the model)."""
+        call = self._inspect(c.GET_LAST_HIDDEN_LAYER, tokens)
         if call.hidden is None:
             raise self._failure("give the hidden states")
         return call.hidden
 
     def clear(self) -> None:
-        """Forget the keys and values, so that the next run evaluates its whole prompt. 1.1.4 has no call for it."""
-        self._take_up(self.sampling)
+        """Empties the KV cache, so that the next run evaluates its whole prompt. 1.1.4 has no function for this."""
+        self._use(self.sampling)
         self._log.mark()
         if self.abi.clear_arguments == 2:
             self._checked(self._library.rkllm_clear_kv_cache(self._handle, 0), "clear its cache")
@@ -251,8 +251,8 @@ class RkllmRuntime:
             self._checked(self._library.rkllm_clear_kv_cache(self._handle, 0, None, None), "clear its cache")
 
     def load_cache(self, path: Path) -> None:
-        """Take up keys and values that `generate` saved. What was loaded before is released first."""
-        self._take_up(self.sampling)
+        """Loads keys and values that `generate` saved; those loaded before are released."""
+        self._use(self.sampling)
         self._log.mark()
         self._checked(self._library.rkllm_release_prompt_cache(self._handle), "release its prompt cache")
         self._checked(self._library.rkllm_load_prompt_cache(self._handle, bytes(path)), "load the prompt cache")
@@ -261,14 +261,14 @@ class RkllmRuntime:
         return bool(self._library.rkllm_is_running(self._handle) == self.abi.running)
 
     def renew(self) -> None:
-        """What was cancelled is over: the next run may begin."""
+        """After a cancellation: allows the next run."""
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the run under way within one token; harmless when there is none."""
+        """Ends the current run within one token; does nothing when there is none."""
         self.cancelled = True
-        # Only a run is aborted: an abort of nothing might end the next one, and one in a load or another call is
-        # nothing that the runtime expects. Whoever finds the lock taken may go: the other one aborts already.
+        # Only a run is aborted: without one, the abort might end the next run, and during a load or another call the
+        # runtime does not expect it. Where the lock is taken, another thread aborts already.
         if self._aborting.acquire(blocking=False):
             try:
                 if self._call is not None:
@@ -276,8 +276,8 @@ class RkllmRuntime:
             finally:
                 self._aborting.release()
 
-    def _take_up(self, sampling: RkllmSampling) -> None:
-        """Before 1.3.0 the sampling parameters belong to the load, so others cost loading the model again."""
+    def _use(self, sampling: RkllmSampling) -> None:
+        """Before 1.3.0 the sampling parameters are set by the load, so that the model is loaded again for others."""
         if self._handle.value and (self.abi.has_sampling or sampling == self.sampling):
             return
         if self._handle.value:
@@ -288,9 +288,9 @@ class RkllmRuntime:
             raise RuntimeFailed(Reason(f"the model could not be loaded again: {error}")) from error
         self._load_adapter()
 
-    def _look(self, mode: int, tokens: Sequence[int]) -> _RuntimeCall:
-        """A run that generates nothing, but shows what the layers give."""
-        self._take_up(self.sampling)
+    def _inspect(self, mode: int, tokens: Sequence[int]) -> _RuntimeCall:
+        """A run that gives outputs of layers, and generates nothing."""
+        self._use(self.sampling)
         return self._run(mode, tokens, lambda _: True, 1, GREEDY)
 
     def _run(
@@ -304,7 +304,7 @@ class RkllmRuntime:
         thinking: bool = False,
         save: Path | None = None,
     ) -> _RuntimeCall:
-        given = fill_input(self.abi, prompt, thinking)
+        filled = fill_input(self.abi, prompt, thinking)
         infer = fill_infer_param(
             self.abi, mode, limit=limit, sampling=sampling, adapter=bool(self.options.lora), save=save
         )
@@ -314,7 +314,9 @@ class RkllmRuntime:
         self._log.mark()
         self._call = call
         try:
-            status = self._library.rkllm_run(self._handle, ctypes.byref(given.struct), ctypes.byref(infer.struct), None)
+            status = self._library.rkllm_run(
+                self._handle, ctypes.byref(filled.struct), ctypes.byref(infer.struct), None
+            )
         finally:
             with self._aborting:
                 self._call = None
@@ -334,16 +336,14 @@ class RkllmRuntime:
 
     def _failure(self, what: str) -> RuntimeFailed:
         reason = explain(self._log.text())
-        return RuntimeFailed(
-            reason or Reason(f"the NPU runtime did not {what}, and gave no reason; its log may say more")
-        )
+        return RuntimeFailed(reason or Reason(f"the NPU runtime did not {what}, and gave no reason; see its log"))
 
 
 def _load_failure(status: int, log: str) -> LoadFailed:
     reason = explain(log)
     if reason is not None:
         return LoadFailed(reason.message, context_limit(log))
-    # rknn-llm#287: it returns -1 without a word when the device may not be opened.
-    said = f"returned {status}" if status else "said that it worked, and gave no handle"
+    # rknn-llm#287: it returns -1 without a message when the device may not be opened.
+    result = f"returned {status}" if status else "reported success, and gave no handle"
     fix = "most often its device may not be opened: `trilithon doctor`"
-    return LoadFailed(f"the NPU runtime {said} without a reason; {fix}")
+    return LoadFailed(f"the NPU runtime {result} without a reason; {fix}")

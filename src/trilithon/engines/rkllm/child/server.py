@@ -1,4 +1,4 @@
-"""The RKLLM runtime behind the wire: llama-server's HTTP API over a Unix socket, for one model on the NPU.
+"""The server for the RKLLM runtime: llama-server's HTTP API over a Unix socket, for one model on the NPU.
 
     python -P -m trilithon.engines.rkllm.child.server --socket PATH --library LIBRKLLMRT --model FILE --options JSON
 
@@ -52,9 +52,9 @@ class _RkllmServer(WireServer[RkllmRequest]):
 
 
 def _ends(model: Path, text: ModelText) -> frozenset[int]:
-    """The tokens that end an answer, by the model's own files; 1.3.0 takes a wrong one from models of older toolkits
-    and never stops (rknn-llm#534). Empty where nothing says: then the runtime alone decides."""
-    ends: list[Any] = []
+    """The tokens that end an answer, from the model's files: 1.3.0 reads a wrong one from models of older toolkits and
+    never ends (rknn-llm#534). Empty where no file has them: then the runtime decides."""
+    tokens: list[Any] = []
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
         path = companion(model, name)
         try:
@@ -62,12 +62,12 @@ def _ends(model: Path, text: ModelText) -> frozenset[int]:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be used: {error}; fetch it again, or remove it") from error
         if not isinstance(values, dict):
-            raise UserError(f"{path} cannot be used: it holds no object; fetch it again, or remove it")
+            raise UserError(f"{path} cannot be used: it is not a JSON object; fetch it again, or remove it")
         ids, token = values.get("eos_token_id"), values.get("eos_token")
-        ends += ids if isinstance(ids, list) else [ids]
+        tokens += ids if isinstance(ids, list) else [ids]
         word = token.get("content") if isinstance(token, dict) else token
-        ends.append(text.token(word) if isinstance(word, str) else None)
-    return frozenset(token for token in ends if type(token) is int)
+        tokens.append(text.token(word) if isinstance(word, str) else None)
+    return frozenset(token for token in tokens if type(token) is int)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -107,12 +107,12 @@ def _run(arguments: argparse.Namespace, options: LoadOptions) -> None:
         serve(server.app(), arguments.socket)
 
 
-def _begin_anew(arguments: argparse.Namespace, options: LoadOptions, limit: int) -> None:
-    """With the model's own context. In a new process image: a second rkllm_init can crash (rknn-llm#522)."""
+def _start_again(arguments: argparse.Namespace, options: LoadOptions, limit: int) -> None:
+    """With the model's context, in a new process image: a second rkllm_init can crash (rknn-llm#522)."""
     sys.stderr.write(f"note: the context is cut to {limit} tokens, for which the model was converted\n")
     sys.stderr.flush()
-    words = [("--socket", arguments.socket), ("--library", arguments.library), ("--model", arguments.model)]
-    flags = [str(word) for pair in words for word in pair]
+    pairs = [("--socket", arguments.socket), ("--library", arguments.library), ("--model", arguments.model)]
+    flags = [str(word) for pair in pairs for word in pair]
     options = replace(options, context=limit // CONTEXT_STEP * CONTEXT_STEP)
     module = ["-P", "-m", "trilithon.engines.rkllm.child.server"]
     os.execv(sys.executable, [sys.executable, *module, *flags, "--options", options.json()])
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
             _run(arguments, options)
         except LoadFailed as error:
             if error.limit is not None and CONTEXT_STEP <= error.limit < options.context:
-                _begin_anew(arguments, options, error.limit)
+                _start_again(arguments, options, error.limit)
             raise
     except (LoadFailed, UnknownAbi, RuntimeFailed, OSError) as error:
         sys.stderr.write(f"rkllm: {error}\n")

@@ -1,4 +1,4 @@
-"""Python's values in the RKLLM runtime's structs, whatever their form in this version."""
+"""Fills the RKLLM runtime's structs, in each version's form, with Python's values."""
 
 import ctypes
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _MARKS = (b"<|vision_start|>", b"<|vision_end|>", b"<|image_pad|>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RkllmSampling:
-    """The runtime's parameters; by default the most probable token is taken, which is how it is asked to be greedy."""
+    """The runtime's sampling parameters. By default the most probable token is taken (greedy)."""
 
     top_k: int = 1
     top_p: float = 1.0
@@ -51,8 +51,8 @@ GREEDY = RkllmSampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A text with `<image>` where the pictures stand, and what the encoder made of them: floats of the shape
-    (pictures, tokens per picture, size of an embedding). `marks` are the model's words around and for a picture."""
+    """A text with `<image>` for each picture, and their embeddings by the encoder: floats of the shape (pictures,
+    tokens per picture, size of an embedding). `marks` are the model's texts before, after and for a picture."""
 
     text: str
     embeddings: NDArray[np.float32]
@@ -62,22 +62,22 @@ class Picture:
 
 
 Prompt = str | Sequence[int] | Picture
-"""Text gets the runtime's own chat template; token ids are taken as they are."""
+"""Text gets the runtime's chat template; token ids are used as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A struct for C; `kept` is what it points to, to be held as long as C reads it."""
+    """A struct for C. `kept` is what it points to, and must exist as long as C reads it."""
 
     struct: Any
     kept: tuple[Any, ...] = ()
 
 
 def fill_param(param: Any, model: Path, context: int, options: LoadOptions, sampling: RkllmSampling) -> None:
-    """`param` comes from the runtime with its defaults; what is not set here stays as it is."""
+    """`param` comes from the runtime with its defaults; what is not set here keeps them."""
     param.model_path = bytes(model)
     param.max_context_len = context
-    param.max_new_tokens = -1  # every run is bounded by its own limit
+    param.max_new_tokens = -1  # every run has a limit
     param.skip_special_token = True
     param.is_async = False
     _set_sampling(param, sampling)
@@ -96,29 +96,29 @@ def fill_param(param: Any, model: Path, context: int, options: LoadOptions, samp
 
 
 def fill_input(abi: c.Abi, prompt: Prompt, thinking: bool) -> Filled:
-    given = abi.input()
-    if hasattr(given, "role"):
-        given.role = b"user"
-        given.enable_thinking = thinking
+    filled = abi.input()
+    if hasattr(filled, "role"):
+        filled.role = b"user"
+        filled.enable_thinking = thinking
     if isinstance(prompt, str):
-        given.input_type = c.PROMPT
-        given.data.prompt = _text(prompt)
-        return Filled(given)
+        filled.input_type = c.PROMPT
+        filled.data.prompt = _text(prompt)
+        return Filled(filled)
     if isinstance(prompt, Picture):
-        given.input_type = c.MULTIMODAL
-        return Filled(given, _set_picture(given.data.multimodal, prompt))
+        filled.input_type = c.MULTIMODAL
+        return Filled(filled, _set_picture(filled.data.multimodal, prompt))
     ids = (ctypes.c_int32 * len(prompt))(*prompt)
-    given.input_type = c.TOKEN
-    given.data.token.input_ids = ids
-    given.data.token.n_tokens = len(prompt)
-    return Filled(given, (ids,))
+    filled.input_type = c.TOKEN
+    filled.data.token.input_ids = ids
+    filled.data.token.n_tokens = len(prompt)
+    return Filled(filled, (ids,))
 
 
 def fill_infer_param(
     abi: c.Abi, mode: int, *, limit: int, sampling: RkllmSampling, adapter: bool, save: Path | None
 ) -> Filled:
-    """keep_history stays 0: each run brings its whole list of tokens, and the runtime takes up the part that it has
-    evaluated before (rknn-llm#432)."""
+    """keep_history is 0: each run has its whole list of tokens, and the runtime reuses the part that it has evaluated
+    before (rknn-llm#432)."""
     infer = abi.infer_param(mode=mode)
     kept: list[Any] = []
     if adapter:
@@ -136,7 +136,7 @@ def fill_infer_param(
 
 
 def _text(text: str) -> bytes:
-    """C's text ends at its first zero; half surrogates, which JSON can carry, are no UTF-8."""
+    """Without zeros, which end a text in C, and half surrogates, which UTF-8 cannot encode."""
     return text.encode(errors="replace").replace(b"\0", b"")
 
 
@@ -149,9 +149,9 @@ def _set_picture(target: Any, picture: Picture) -> tuple[Any, ...]:
     embeddings = np.ascontiguousarray(picture.embeddings, dtype=np.float32)
     pointer = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     target.prompt = _text(picture.text)
-    image = getattr(target, "image", target)  # a struct of its own from 1.3.0 on
+    image = getattr(target, "image", target)  # a nested struct since 1.3.0
     if len(embeddings) > 1 and not hasattr(image, "n_image"):
-        raise UserError("the RKLLM runtime takes one picture a request before 1.2.1; send one, or use a newer one")
+        raise UserError("the RKLLM runtime takes one picture per request before 1.2.1; send one, or use a newer one")
     image.image_embed = pointer
     image.n_image_tokens = embeddings.shape[1]
     if hasattr(image, "n_image"):

@@ -1,6 +1,6 @@
-"""A model's own words for a conversation: its chat template and tokenizer, from the files beside the weights.
+"""The tokenizer and chat template of a model, from the files beside its weights.
 
-Nothing that comes with a model is executed, but for the template in its sandbox."""
+Nothing that comes with a model is executed, except for the template in its sandbox."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_TAG", "Detokenizer", "ModelText", "plain_prompt"]
 
 IMAGE_TAG = "<image>"
-"""Where a picture stands in a prompt for the runtime (rkllm.h: as many tags as pictures)."""
+"""The place of a picture in a prompt for the runtime (rkllm.h: as many tags as pictures)."""
 
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
-_HALF = "�"  # how a tokenizer decodes a character of which bytes are missing
-_MOST_HELD_TOKENS = 8  # a character has 4 bytes at most; what stays broken after twice as many tokens is broken
+_INCOMPLETE = "�"  # how a tokenizer decodes a character with missing bytes
+_MOST_HELD_TOKENS = 8  # a character has at most 4 bytes; if it is incomplete after twice as many tokens, it is invalid
 
 
 class ModelText:
-    """Tokenizer and chat template of one model, as far as they lie beside its file.
+    """The tokenizer and chat template of a model, as far as they exist beside its file.
 
-    `note` says what is missing and what the consequence is; empty when both are there."""
+    `note` says what is missing and the consequence; empty when both exist."""
 
     def __init__(self, tokenizer: "Tokenizer | None", template: ChatTemplate | None, note: str):
         self._tokenizer = tokenizer
@@ -38,7 +38,7 @@ class ModelText:
 
     @classmethod
     def beside(cls, model: Path) -> "ModelText":
-        """Raises ModelError for a file that is there and damaged."""
+        """Raises ModelError for a damaged file."""
         path = companion(model, "tokenizer.json")
         if path is None:
             fix = "put the model's tokenizer.json and tokenizer_config.json beside it"
@@ -65,7 +65,7 @@ class ModelText:
         return None if self._tokenizer is None else self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def token(self, text: str) -> int | None:
-        """The id of the token that is written so, if there is one."""
+        """The id of the token with this text, if there is one."""
         return None if self._tokenizer is None else self._tokenizer.token_to_id(text)
 
     def chat(
@@ -76,13 +76,14 @@ class ModelText:
         enable_thinking: bool | None = None,
         generation_prompt: bool = True,
     ) -> RenderedPrompt:
-        """The conversation in the model's own form, or for the runtime's. Raises UserError when it cannot be said."""
+        """The conversation in the model's template, or as text for the runtime's. Raises UserError where that is not
+        possible."""
         if self._template is None or self._tokenizer is None:
             if tools:
-                raise UserError(f"tools need the model's own template; {self.note}")
+                raise UserError(f"tools need the model's template; {self.note}")
             return RenderedPrompt(plain_prompt(messages), None, False)
         text = self._template.render(
-            [_as_templates_have_it(message) for message in messages],
+            [_for_template(message) for message in messages],
             tools=list(tools),
             enable_thinking=enable_thinking,
             generation_prompt=generation_prompt,
@@ -90,8 +91,8 @@ class ModelText:
         return RenderedPrompt(text, tuple(self.tokenize(text)), opens_reasoning(text))
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
-        whole = text.encode(errors="replace").decode()  # half a surrogate pair, which JSON can carry, is no text
-        return list(self._need().encode(whole, add_special_tokens=add_special).ids)
+        valid = text.encode(errors="replace").decode()  # without half surrogates, which JSON can contain
+        return list(self._need().encode(valid, add_special_tokens=add_special).ids)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         self._check(tokens)
@@ -102,7 +103,7 @@ class ModelText:
         return self.detokenize([token]).encode() if self.has_tokenizer else b""
 
     def detokenizer(self, *, special: bool = False) -> "Detokenizer":
-        """For one answer; `special` shows the special tokens too."""
+        """For one answer; with `special` the text has the special tokens too."""
         tokenizer = self._need()
         return Detokenizer(lambda tokens: tokenizer.decode(tokens, skip_special_tokens=not special))
 
@@ -114,21 +115,21 @@ class ModelText:
     def _check(self, tokens: Sequence[int]) -> None:
         bad = [token for token in tokens if not 0 <= token < 1 << 31]
         if bad:
-            raise UserError(f"{bad[0]} is no token; write numbers from 0 to the size of the vocabulary")
+            raise UserError(f"{bad[0]} is not a token; write numbers from 0 to the size of the vocabulary")
 
 
 class Detokenizer:
-    """Tokens of one answer to text, as they come: a character that is spread over tokens comes with its last one."""
+    """Decodes the tokens of one answer one by one. A character of several tokens comes with the last of them."""
 
     def __init__(self, decode: Callable[[list[int]], str]):
         self._decode = decode
-        self._shown: list[int] = []  # the last ones that were shown: some tokenizers write spaces by what stands before
+        self._shown: list[int] = []  # the last decoded tokens: some tokenizers decode spaces by the tokens before
         self._held: list[int] = []
 
     def feed(self, token: int) -> str:
         self._held.append(token)
         text = self._text()
-        if text.endswith(_HALF) and len(self._held) < _MOST_HELD_TOKENS:
+        if text.endswith(_INCOMPLETE) and len(self._held) < _MOST_HELD_TOKENS:
             return ""
         self._shown, self._held = self._held, []
         return text
@@ -144,12 +145,12 @@ class Detokenizer:
 
 
 def plain_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as one text for the runtime, which knows only a user's single turn: the last message with what
-    the system says before it, or, where there were turns before, all of them with their speakers."""
+    """A conversation as one text, because the runtime takes a single message of a user: the message after the system's
+    text, or, for more messages, all of them with their roles."""
     turns = [(str(message.get("role", "user")), _content(message)) for message in messages]
     for role, _ in turns:
         if role not in _ROLES:
-            raise UserError(f"a message of the role {role} needs the model's own template; put it beside the model")
+            raise UserError(f"a message of the role {role} needs the model's chat template; put it beside the model")
     if sum(role != "system" for role, _ in turns) <= 1:
         return "\n\n".join(text for _, text in turns if text)
     return "\n\n".join(f"{_ROLES[role]}: {text}" for role, text in turns)
@@ -171,13 +172,13 @@ def _part(part: Mapping[str, Any]) -> str:
     raise UserError(f"content of the type {kind} is unknown; there are text and image_url")
 
 
-def _as_templates_have_it(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Content as one text, and the arguments of calls as objects: the wire has them as JSON in a text, which
-    templates would quote a second time."""
-    turned = dict(message) | {"content": _content(message)}
+def _for_template(message: Mapping[str, Any]) -> dict[str, Any]:
+    """With the content as one text, and the arguments of calls as objects: requests have them as JSON in a text, which
+    templates would quote again."""
+    converted = dict(message) | {"content": _content(message)}
     if calls := message.get("tool_calls"):
-        turned["tool_calls"] = [_call(call) for call in calls]
-    return turned
+        converted["tool_calls"] = [_call(call) for call in calls]
+    return converted
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
         try:
             function["arguments"] = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"the arguments of a call of {function.get('name')} are no JSON: {error}") from error
+            raise UserError(f"the arguments of a call of {function.get('name')} are not JSON: {error}") from error
     return dict(call) | {"function": function}
 
 
@@ -198,8 +199,8 @@ def _read_tokenizer(path: Path) -> "Tokenizer":
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except Exception as error:  # the library raises nothing more particular
+    except Exception as error:  # the library raises nothing more specific
         raise ModelError(f"{path} is damaged: {error}; fetch the file again") from error
-    tokenizer.no_truncation()  # both may be left over from training
+    tokenizer.no_truncation()  # both may be set from training
     tokenizer.no_padding()
     return tokenizer

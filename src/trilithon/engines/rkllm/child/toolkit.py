@@ -3,8 +3,8 @@
     python rkllm_toolkit.py probe [cuda]   says on its last line, as JSON, whether the toolkit is there
     python rkllm_toolkit.py FILE           makes the calls in FILE: [["load_gguf", [], {"model": ...}], ...]
 
-Each call is announced by a line `::NAME`; a call that fails ends with a line `error: ...`. Nothing but the standard
-library of Python 3.9 is used, as the toolkit's environment has nothing of Trilithon's."""
+Each call begins with a line `::NAME`; a call that fails ends with a line `error: ...`. Only the standard library of
+Python 3.9 is used, because Trilithon is not installed in the toolkit's environment."""
 
 import importlib
 import importlib.metadata
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 class _Lines:
-    """Progress bars rewrite their line; whoever reads them through a pipe wants lines."""
+    """Turns rewritten lines of progress bars into separate lines, for a reader of the pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -58,13 +58,13 @@ def convert(calls: list[Any]) -> int:
     return 0
 
 
-def main(words: list[str]) -> int:
-    if words[:1] == ["probe"]:
-        return probe("cuda" in words)
-    # All that print and tqdm ask of a stream.
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["probe"]:
+        return probe("cuda" in arguments)
+    # It has what print and tqdm use of a stream.
     sys.stdout = _Lines(sys.stdout)
     sys.stderr = _Lines(sys.stderr)
-    return convert(json.loads(Path(words[0]).read_text(encoding="utf-8")))
+    return convert(json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Pictures for a language model on the NPU: a vision encoder (.rknn), run with rknn-toolkit-lite2 where that is there.
+"""Pictures for a language model on the NPU: a vision encoder (.rknn), run with rknn-toolkit-lite2.
 
-The calls are those of the vendor's demo of a vision model (rknn-llm, examples/multimodal_model_demo); nothing of it was
-run on an NPU. The encoder is loaded with the first picture and stays."""
+The calls are those of the vendor's demo (rknn-llm, examples/multimodal_model_demo); they were never run on an NPU. The
+encoder is loaded for the first picture and stays loaded."""
 
 import base64
 import binascii
@@ -27,18 +27,18 @@ __all__ = ["VisionEncoder", "VisionForm", "image_bytes", "images_in", "open_enco
 
 _SETTINGS = "vision.json"
 _PREPROCESSOR = "preprocessor_config.json"
-# The words around and for a picture: Qwen's as the vendor's demo has them, InternVL's as its tokenizer has them.
+# Texts before, after and for a picture: of Qwen, from the vendor's demo, and of InternVL, from its tokenizer.
 _MARKS = (("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"), ("<img>", "</img>", "<IMG_CONTEXT>"))
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _MOST_BYTES = 32 << 20
 _MOST_PIXELS = 50_000_000
-_GREY = (127, 127, 127)  # what the vendor's demo fills the square with
+_GREY = (127, 127, 127)  # the padding of the vendor's demo
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
 
 
 @dataclass(frozen=True, slots=True)
 class VisionForm:
-    """The picture that an encoder was converted for, in pixels, and the model's words before, after and for it."""
+    """The size of pictures of an encoder, in pixels, and the model's texts before, after and for a picture."""
 
     width: int
     height: int
@@ -46,28 +46,27 @@ class VisionForm:
 
 
 def read_form(model: Path, text: ModelText) -> VisionForm:
-    """From vision.json beside the model, else from its preprocessor_config.json and its tokenizer.
-
-    Raises UserError, saying what to write where, when one of them leaves it open."""
-    own = _object(companion(model, _SETTINGS))
-    width, height = _size(own) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
-    named = tuple(own.get(name) for name in ("start", "end", "content"))
+    """From vision.json beside the model, else from its preprocessor_config.json and its tokenizer. Raises UserError,
+    naming the file to write, where none of them says it."""
+    settings = _object(companion(model, _SETTINGS))
+    width, height = _size(settings) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
+    named = tuple(settings.get(name) for name in ("start", "end", "content"))
     known = next((marks for marks in _MARKS if all(text.token(mark) is not None for mark in marks)), None)
     fix = f'write {_SETTINGS} beside {model.name}: {{"width": 392, "height": 392, "start": …, "end": …, "content": …}}'
     if not (0 < width <= 8192 and 0 < height <= 8192):
-        raise UserError(f"the size of pictures that the vision encoder takes is not known; {fix}")
+        raise UserError(f"the size of pictures for the vision encoder is unknown; {fix}")
     if all(isinstance(mark, str) for mark in named):
         return VisionForm(width, height, (str(named[0]), str(named[1]), str(named[2])))
     if known is None:
-        raise UserError(f"the model's words for a picture are not known; {fix}")
+        raise UserError(f"the model's texts for a picture are unknown; {fix}")
     return VisionForm(width, height, known)
 
 
 class VisionEncoder:
-    """One encoder, for one thread. Raises UserError for pictures that are none, RunError when the encoder fails."""
+    """An encoder, for one thread. Raises UserError for invalid pictures, RunError when the encoder fails."""
 
     def __init__(self, path: Path, form: VisionForm, chip: str = ""):
-        """Raises UserError when the package that runs it is missing."""
+        """Raises UserError where the package that runs it is missing."""
         if importlib.util.find_spec("rknnlite") is None:
             raise UserError(f"images need rknnlite to run {path.name}; run: pip install rknn-toolkit-lite2")
         self._path = path
@@ -76,18 +75,18 @@ class VisionEncoder:
         self._loaded: Any = None
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Picture:
-        """A conversation with its pictures; the runtime puts its own template around the text of such a prompt."""
+        """A conversation with its pictures; the runtime applies its chat template to the text of such a prompt."""
         return self.picture(plain_prompt(messages), images_in(messages))
 
     def picture(self, text: str, images: Sequence[bytes]) -> Picture:
-        """`text` with one image tag for each of the encoded pictures `images`; tags are put first where it has none."""
+        """`text`, with one image tag for each of `images`, and their embeddings. Missing tags are put in front."""
         if not images:
-            raise UserError("there is no picture to encode; add one")
+            raise UserError("the request has no picture; add one")
         tags = text.count(IMAGE_TAG)
         if tags not in (0, len(images)):
             raise UserError(f"the prompt has {tags} {IMAGE_TAG} tags for {len(images)} pictures; write one for each")
         encoded = [self._encode(self._pixels(image)) for image in images]
-        if len({each.shape for each in encoded}) > 1:
+        if len({embedding.shape for embedding in encoded}) > 1:
             raise RunError("the vision encoder gave pictures of one size different shapes", cause="vision encoder")
         start, end, content = (mark.encode() for mark in self._form.marks)
         return Picture(
@@ -104,11 +103,13 @@ class VisionEncoder:
             self._loaded = None
 
     def _pixels(self, image: bytes) -> NDArray[np.uint8]:
-        """Rows, columns, RGB: the whole picture, in a frame of the encoder's proportions."""
+        """The whole picture, padded to the size of the encoder: of the shape (rows, columns, 3), RGB."""
         from PIL import Image, ImageOps
 
         if len(image) > _MOST_BYTES:
-            raise UserError(f"the picture has {len(image) >> 20} MiB, {_MOST_BYTES >> 20} are taken; make it smaller")
+            raise UserError(
+                f"the picture has {len(image) >> 20} MiB, at most {_MOST_BYTES >> 20} are possible; make it smaller"
+            )
         try:
             opened = Image.open(BytesIO(image), formats=_FORMATS)
             if opened.width * opened.height > _MOST_PIXELS:
@@ -121,27 +122,27 @@ class VisionEncoder:
             Image.DecompressionBombError,
             Image.DecompressionBombWarning,
         ) as error:
-            raise UserError(f"the picture cannot be read: {error}; send a whole {', '.join(_FORMATS)}") from error
+            raise UserError(f"the picture cannot be read: {error}; send a complete {', '.join(_FORMATS)}") from error
         size = (self._form.width, self._form.height)
         return np.asarray(ImageOps.pad(upright, size, Image.Resampling.BICUBIC, color=_GREY), dtype=np.uint8)
 
     def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Floats of the shape (tokens, size of an embedding)."""
+        """Of the shape (tokens, size of an embedding)."""
         if self._loaded is None:
             self._loaded = self._load()
         outputs = self._loaded.inference(inputs=[pixels[np.newaxis]])
         if outputs is None or len(outputs) != 1:
             raise RunError(
-                f"the vision encoder gave {len(outputs or ())} outputs in place of one; convert it for this runtime",
+                f"the vision encoder gave {len(outputs or ())} outputs instead of one; convert it for this runtime",
                 cause="vision encoder failed",
             )
-        embeddings = np.asarray(outputs[0], dtype=np.float32)
-        if embeddings.ndim < 2 or embeddings.size == 0 or not np.isfinite(embeddings).all():
+        embedding = np.asarray(outputs[0], dtype=np.float32)
+        if embedding.ndim < 2 or embedding.size == 0 or not np.isfinite(embedding).all():
             raise RunError(
-                f"the vision encoder gave no usable embeddings (shape {embeddings.shape}); convert it again",
+                f"the vision encoder gave no usable embeddings (shape {embedding.shape}); convert it again",
                 cause="vision encoder failed",
             )
-        return embeddings.reshape(-1, embeddings.shape[-1])
+        return embedding.reshape(-1, embedding.shape[-1])
 
     def _load(self) -> Any:
         from rknnlite.api import RKNNLite
@@ -156,7 +157,7 @@ class VisionEncoder:
         if status != 0:
             encoder.release()
             raise RunError(
-                f"the vision encoder {self._path.name} cannot be {what} (code {status}); take one for this chip and "
+                f"the vision encoder {self._path.name} cannot be {what} (code {status}); use one for this chip and "
                 "runtime",
                 cause="vision encoder failed",
             )
@@ -164,9 +165,9 @@ class VisionEncoder:
 
 
 def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple[VisionEncoder | None, str]:
-    """The encoder at the path `encoder`, or why images cannot be taken. It is not loaded yet."""
+    """The encoder at the path `encoder`, not loaded yet, or the reason why images are not supported."""
     if not encoder:
-        return None, f"images need a vision encoder; put the model's one .rknn file beside {model.name}"
+        return None, f"images need a vision encoder; put the .rknn file of the model beside {model.name}"
     try:
         return VisionEncoder(Path(encoder), read_form(model, text), chip), ""
     except UserError as error:
@@ -174,7 +175,7 @@ def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple
 
 
 def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """The pictures of a conversation in their order; empty where there are none. Raises UserError."""
+    """The pictures of a conversation in order; empty where there are none. Raises UserError."""
     parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
     images = []
     for part in parts:
@@ -185,19 +186,19 @@ def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
 
 
 def image_bytes(url: str) -> bytes:
-    """The picture in a data: URL. Nothing is fetched, and no file of this machine is read, because a request says so.
+    """The picture in a data: URL. Other URLs are refused: a request must not make this machine fetch or read anything.
 
     Raises UserError."""
     if not (head := _DATA_URL.match(url)):
-        raise UserError("pictures are taken as data:image/…;base64, URLs alone; send the picture itself")
+        raise UserError("pictures are supported as data:image/…;base64, URLs only; send the picture itself")
     try:
         return base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"the picture is no base64: {error}; encode it again") from error
+        raise UserError(f"the picture is not base64: {error}; encode it again") from error
 
 
 def _size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height, in the forms in which Hugging Face's preprocessors have them."""
+    """Width and height, in the forms of Hugging Face's preprocessors."""
     for size in (settings, settings.get("crop_size"), settings.get("size"), settings.get("image_size")):
         if isinstance(size, int) and not isinstance(size, bool):
             return size, size
@@ -213,7 +214,7 @@ def _object(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}; write it anew") from error
-    return found if isinstance(found, dict) else {}
+        raise UserError(f"{path} cannot be read: {error}; write it again") from error
+    return content if isinstance(content, dict) else {}

@@ -1,6 +1,6 @@
-"""What the scripted engine has in place of a model: a vocabulary, next-token distributions and an answer.
+"""What the scripted engine has instead of a model: a vocabulary, next-token distributions and an answer.
 
-All of it is a pure function of its input, so every process that follows the same script says the same."""
+All are pure functions of their input, so every process with the same script generates the same."""
 
 import hashlib
 import math
@@ -43,7 +43,7 @@ _THINK_OPEN, _THINK_CLOSE = "<think>\n", "\n</think>\n\n"
 class ScriptedVocabulary:
     """Some 32,000 tokens: 3 special ones, the 256 bytes, and short pieces of Latin and Cyrillic words.
 
-    Whatever is no piece goes byte by byte, so that any text comes back as it was."""
+    Other text is encoded byte by byte, so that every text can be decoded again."""
 
     def __init__(self) -> None:
         self._bytes = [text.encode() for text in _SPECIAL]
@@ -63,7 +63,7 @@ class ScriptedVocabulary:
         return len(self)
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
-        """The longest piece first. Half surrogates, which JSON can carry but UTF-8 cannot, become "?"."""
+        """The longest piece first. Half surrogates, which UTF-8 cannot encode, become "?"."""
         tokens = [BOS] if add_special else []
         position = 0
         while position < len(text):
@@ -89,7 +89,7 @@ class ScriptedVocabulary:
 
 
 def _pieces() -> Iterator[str]:
-    """Distinct, and in a fixed order: their place is their id."""
+    """Distinct, and in a fixed order, which gives their ids."""
     lower = string.ascii_lowercase
     doubles = ["".join(pair) for pair in product(lower, repeat=2)]
     triples = ["".join(letters) for letters in product(lower, repeat=3)]
@@ -106,9 +106,9 @@ def _pieces() -> Iterator[str]:
 
 VOCABULARY: Final = ScriptedVocabulary()
 
-# Next-token probabilities fall with the rank as in real text: a first choice, then Zipf-Mandelbrot over all the rest.
-# The figures keep the perplexity of any text, with what is beyond the first 64 ranks counted as the 64th, at about
-# 450: poor for a model, and far from one that predicts no language at all.
+# Next-token probabilities fall with the rank as in real text: a first choice, then Zipf-Mandelbrot for the others. With
+# these figures the perplexity of any text is about 450, if tokens beyond the first 64 ranks count as the 64th: poor for
+# a model, but far from one that does not predict language.
 _EXPONENT, _OFFSET = 2.0, 30.0
 _LEAST_BEST, _MOST_BEST = 0.1, 0.6
 _REST = sum((rank + _OFFSET) ** -_EXPONENT for rank in range(1, len(VOCABULARY)))
@@ -116,8 +116,8 @@ _REST = sum((rank + _OFFSET) ** -_EXPONENT for rank in range(1, len(VOCABULARY))
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A next-token distribution over the whole vocabulary: the token of rank r is `first + r * stride`, modulo the
-    size of the vocabulary; `best` is the probability of rank 0."""
+    """A next-token distribution over the vocabulary: the token of rank r is `first + r * stride`, modulo the size of
+    the vocabulary; `best` is the probability of rank 0."""
 
     first: int
     stride: int
@@ -140,7 +140,7 @@ class Distribution:
 
 
 class Prefix:
-    """The tokens so far, as far as the next distribution depends on them: their hash."""
+    """A hash of the tokens so far, from which the next distribution is computed."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._hash = hashlib.blake2b(digest_size=24)
@@ -151,7 +151,7 @@ class Prefix:
         self._hash.update(token.to_bytes(4, "little"))
 
     def distribution(self, wrong: float) -> Distribution:
-        """The one that belongs to this prefix or, in the fraction `wrong` of all prefixes, another one."""
+        """The distribution for this prefix; another one for the fraction `wrong` of all prefixes."""
         digest = self._hash.digest()
         if int.from_bytes(digest[:4], "little") < wrong * 2**32:
             digest = hashlib.blake2b(digest, digest_size=24).digest()
@@ -192,7 +192,7 @@ def _answer_text(script: Script) -> str:
 
 
 def embedding(tokens: Sequence[int]) -> list[float]:
-    """A unit vector that depends on the tokens alone."""
+    """A unit vector that depends on the tokens only."""
     name = b"".join(token.to_bytes(4, "little") for token in tokens)
     source = random.Random(hashlib.blake2b(name, digest_size=8).digest())
     values = [source.gauss(0, 1) for _ in range(EMBEDDING_SIZE)]

@@ -1,7 +1,7 @@
-"""A child that speaks the whole wire without a model: llama-server's HTTP API over a Unix socket, by a script.
+"""The scripted engine's server: llama-server's HTTP API over a Unix socket, with a script instead of a model.
 
-Start it as `python -m trilithon.engines.scripted.child.server --socket PATH --script JSON`; the script's words are
-the fields of `trilithon.engines.scripted.engine.Script`."""
+Start it as `python -m trilithon.engines.scripted.child.server --socket PATH --script JSON`. The script is an object
+with fields of `trilithon.engines.scripted.engine.Script`."""
 
 import argparse
 import itertools
@@ -126,7 +126,7 @@ class _ScriptedServer(WireServer[GenerationRequest]):
 
 
 def _counted_start(path: Path) -> int:
-    """How many starts there were, this one included."""
+    """The number of starts, including this one."""
     with path.open("ab") as file:
         file.write(b".")
         file.flush()
@@ -150,10 +150,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trilithon.engines.scripted.child.server", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to serve on")
     parser.add_argument("--script", default="{}", help="the script's options as a JSON object of strings")
-    parser.add_argument("--model", default="scripted", help="the name to give as the model's")
+    parser.add_argument("--model", default="scripted", help="the name of the model")
     parser.add_argument("--context", type=int, default=4096, help="context size in tokens")
     parser.add_argument("--batch", type=int, default=2048, help="tokens between two reports of progress")
-    parser.add_argument("--slots", type=int, default=1, help="how many conversations it holds")
+    parser.add_argument("--slots", type=int, default=1, help="number of KV caches")
     parser.add_argument("--slot-save-path", type=Path, help="folder for saved slots")
     return parser.parse_args(argv)
 
@@ -168,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
     if script.refuse_start:
         sys.stderr.write(f"scripted: {script.refuse_start}\n")
         return _REFUSED_START_CODE
-    # A scripted crash should leave no core file behind.
+    # A scripted crash should not write a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         ballast = bytearray(script.memory)

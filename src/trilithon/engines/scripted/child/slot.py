@@ -31,15 +31,15 @@ from trilithon.engines.wire.text_stream import TextStream
 
 __all__ = ["ScriptedSlot", "shared_length"]
 
-# The event loop's timers are rounded up to whole milliseconds; the last stretch is slept outside of it.
+# The event loop rounds its timers up to milliseconds, so the last part is slept outside of it.
 _FINE_SLEEP_NS = 2_000_000
 _LEAST_RATE_FACTOR = 0.1
 _SLOW_STEPS = 6
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
-    """One request under way. `due_ns` is when the next thing is due: deadlines add up, so that nothing drifts."""
+class _Generation:
+    """A running request. `due_ns` is the deadline of the next step; deadlines are added up, so times do not drift."""
 
     request: GenerationRequest
     prompt: Sequence[int]
@@ -109,17 +109,17 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
                     yield self._end(run, stop_type)
                     return
 
-    def _begin(self, request: GenerationRequest) -> _Run:
+    def _begin(self, request: GenerationRequest) -> _Generation:
         self._count_request()
         prompt = request.prompt_tokens or ()
-        # The last prompt token is always evaluated anew: its output is what the first token is sampled from.
+        # The last prompt token is always evaluated: the first token is sampled from its output.
         cached = min(shared_length(self.tokens, prompt), len(prompt) - 1) if request.cache else 0
         prefill_step_ns, decode_step_ns = (
             1e9 / rate / max(self._random.gauss(1, self._script.noise), _LEAST_RATE_FACTOR)
             for rate in (self._script.prefill, self._script.decode)
         )
         start_ns = time.monotonic_ns()
-        return _Run(
+        return _Generation(
             request=request,
             prompt=prompt,
             cached=cached,
@@ -131,18 +131,18 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
             stream=TextStream(stop=request.stop, split_reasoning=request.split_reasoning),
         )
 
-    def _milestones(self, run: _Run) -> Iterable[int]:
+    def _milestones(self, run: _Generation) -> Iterable[int]:
         total = len(run.prompt)
         return (*range(run.cached, total, self._batch), total)
 
-    async def _generate_one(self, run: _Run, token: int) -> GeneratedToken:
+    async def _generate_one(self, run: _Generation, token: int) -> GeneratedToken:
         if run.predicted:
             self.tokens.append(run.last_token)
             run.due_ns += run.decode_step_ns + self._slowness() * run.decode_step_ns
         await _sleep_until(run.due_ns)
         run.last_ns = time.monotonic_ns()
         if not run.predicted:
-            # A late start must not make the decode steps look short.
+            # A late first token must not shorten the decode steps.
             run.first_ns, run.due_ns = run.last_ns, run.last_ns
         run.predicted += 1
         run.last_token = token
@@ -150,7 +150,7 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
         pieces = run.stream.feed(b"" if token == EOS else VOCABULARY.bytes_of(token))
         return GeneratedToken(token, pieces, run.probability(token, self._script.wrong))
 
-    def _end(self, run: _Run, stop_type: StopType) -> GenerationEnd:
+    def _end(self, run: _Generation, stop_type: StopType) -> GenerationEnd:
         timings = run.timings()
         self.totals.add(timings)
         sys.stderr.write(
@@ -166,7 +166,7 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
         )
 
     def _slowness(self) -> int:
-        """How many more steps' time this step takes: the slow death doubles it each time."""
+        """The extra time of this step, in steps: it doubles with each step once the engine dies slowly."""
         script, generated = self._script, self.totals.generated
         if script.die_slowly is None or generated < script.die_slowly:
             return 0
@@ -179,7 +179,7 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
             return count is not None and generated >= count + more
 
         if reached(script.crash_after):
-            _die(signal.SIGSEGV, f"reading where nothing is, after {generated} tokens")
+            _die(signal.SIGSEGV, f"invalid memory access, after {generated} tokens")
         if reached(script.oom_after):
             _die(signal.SIGKILL, f"more memory than there is, after {generated} tokens")
         if reached(script.die_slowly, more=_SLOW_STEPS):
@@ -195,22 +195,22 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
             await asyncio.Event().wait()
 
     async def evaluate(self, tokens: int) -> None:
-        """Take the time that evaluating so many tokens takes; the cache stays as it is."""
+        """Takes the time of evaluating so many tokens, without a change of the cache."""
         async with self._exclusive():
             await _sleep_until(time.monotonic_ns() + tokens / self._script.prefill * 1e9)
             self.totals.prompt_tokens += tokens
 
     async def save(self, path: Path) -> tuple[int, int]:
-        """Tokens and bytes written."""
+        """Gives the tokens and bytes written."""
         async with self._exclusive():
             return len(self.tokens), _write_tokens(path, self.tokens)
 
     async def restore(self, path: Path) -> tuple[int, int]:
-        """Tokens and bytes read. Raises OSError or ValueError when the file is not there or not a saved slot."""
+        """Gives the tokens and bytes read. Raises OSError or ValueError where it is missing or not a saved slot."""
         async with self._exclusive():
             tokens, size_bytes = _read_tokens(path)
             if len(tokens) > self.context:
-                raise ValueError(f"{path} holds more than the context of {self.context} tokens")
+                raise ValueError(f"{path} has more tokens than the context of {self.context}")
             self.tokens = tokens
             return len(tokens), size_bytes
 
@@ -241,8 +241,8 @@ def _read_tokens(path: Path) -> tuple[list[int], int]:
     return list(saved["tokens"]), len(content)
 
 
-def _die(number: signal.Signals, last_words: str) -> NoReturn:
-    sys.stderr.write(f"scripted: {last_words}\n")
+def _die(number: signal.Signals, message: str) -> NoReturn:
+    sys.stderr.write(f"scripted: {message}\n")
     sys.stderr.flush()
     os.kill(os.getpid(), number)
     signal.pause()
@@ -250,7 +250,7 @@ def _die(number: signal.Signals, last_words: str) -> NoReturn:
 
 
 async def _sleep_until(due_ns: float) -> None:
-    """At least one turn of the event loop, so that what was written goes out and a cancellation comes in."""
+    """Yields to the event loop at least once, so that output is sent and cancellations arrive."""
     await asyncio.sleep(max(due_ns - _FINE_SLEEP_NS - time.monotonic_ns(), 0) / 1e9)
     _sleep_finely(due_ns)
 
