@@ -119,9 +119,9 @@ def _delta(choice: Mapping[str, Any]) -> Piece | None:
 
 def _object(value: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except ValueError as error:
         raise EngineError(f"the engine's answer is not JSON: {value[:80]!r}", status=502, cause="bad answer") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise EngineError(f"the engine's answer is not a JSON object: {value[:80]!r}", status=502, cause="bad answer")
-    return found
+    return parsed

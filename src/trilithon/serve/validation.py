@@ -82,14 +82,14 @@ def require_sound(value: Any) -> None:
     level: list[Any] = [value]
     for _ in range(_MOST_DEPTH):
         below: list[Any] = []
-        for each in level:
-            if isinstance(each, Mapping):
-                below += each.keys()
-                below += each.values()
-            elif isinstance(each, list | tuple):
-                below += each
+        for item in level:
+            if isinstance(item, Mapping):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list | tuple):
+                below += item
             else:
-                _require_sound_value(each)
+                _require_sound_value(item)
         if not below:
             return
         level = below

@@ -60,8 +60,8 @@ def host_of(header: str) -> str:
 
 def names_address(header: str, address: str) -> bool:
     """Whether a `Host` header is the address that the client connected to, which no name of a stranger's can be."""
-    found = _address(host_of(header))
-    return found is not None and found == _address(address.partition("%")[0])
+    host = _address(host_of(header))
+    return host is not None and host == _address(address.partition("%")[0])
 
 
 def is_loopback(host: str) -> bool:

@@ -73,7 +73,7 @@ def remove_key(configuration: Configuration, name: str) -> Key:
         known = store.read() or []
         for key in known:
             if key.name == name:
-                store.write(_packed([each for each in known if each is not key]))
+                store.write(_packed([other for other in known if other is not key]))
                 return key
     names = ", ".join(key.name for key in known) or "none"
     raise UserError(f"there is no key {name}; there are: {names}")
@@ -133,11 +133,11 @@ class Keyring:
         """The name of the key; None for one that is not (or no more) known."""
         self._look()
         digest = _digest(secret).encode()
-        found = None
+        matched = None
         for name, known in self._known:
             if hmac.compare_digest(digest, known):
-                found = name
-        return found
+                matched = name
+        return matched
 
     def _look(self) -> None:
         changed = [source for source in self._sources if source.refresh()]

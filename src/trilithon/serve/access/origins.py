@@ -24,12 +24,12 @@ class Origins:
     """`given` as browsers write them: https://chat.example.org, http://localhost:*, vscode-webview://*, or *."""
 
     def __init__(self, given: Sequence[str] = ()):
-        for each in given:
-            if not _PATTERN.fullmatch(each.lower()):
+        for origin in given:
+            if not _PATTERN.fullmatch(origin.lower()):
                 raise UserError(
-                    f"{each!r} is not an origin; write SCHEME://HOST[:PORT] without a path, as browsers do, or *"
+                    f"{origin!r} is not an origin; write SCHEME://HOST[:PORT] without a path, as browsers do, or *"
                 )
-        self._patterns = [re.compile(_expression(each.lower())) for each in given]
+        self._patterns = [re.compile(_expression(origin.lower())) for origin in given]
 
     def allows(self, origin: str, host: str) -> bool:
         """`host` is the `Host` header: a page may always call the server that it came from."""

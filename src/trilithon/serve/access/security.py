@@ -215,12 +215,12 @@ class Guard:
 
 
 def _shown_keys(headers: Headers) -> list[str]:
-    getlist = [each.strip() for each in headers.getlist("x-api-key")]
-    for each in headers.getlist("authorization"):
-        scheme, _, secret = each.strip().partition(" ")
+    getlist = [value.strip() for value in headers.getlist("x-api-key")]
+    for value in headers.getlist("authorization"):
+        scheme, _, secret = value.strip().partition(" ")
         if scheme.lower() == "bearer":
             getlist.append(secret.strip())
-    return [each for each in getlist if each]
+    return [value for value in getlist if value]
 
 
 def _goes_there(scope: Scope, headers: Headers) -> bool:
@@ -250,8 +250,10 @@ async def _answer_preflight(send: Send, origin: str, headers: Headers) -> None:
         headers.get("access-control-request-headers", ""),
         private_network=headers.get("access-control-request-private-network") == "true",
     )
-    own = [each for each in granted if each not in answer_headers(origin)]  # those are on every answer to this page
-    await send({"type": "http.response.start", "status": 204, "headers": own})
+    page_headers = [
+        header for header in granted if header not in answer_headers(origin)
+    ]  # those are on every answer to this page
+    await send({"type": "http.response.start", "status": 204, "headers": page_headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

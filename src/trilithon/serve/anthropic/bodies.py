@@ -71,11 +71,13 @@ def message_asked(fields: Mapping[str, Any]) -> MessageAsked:
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
     chat |= _tools(body, ignored) | _thinking(body.get("thinking"), ignored) | _output(body, ignored)
-    found, needs = chat_body(chat)
+    chat_request, needs = chat_body(chat)
     if "stop" in chat:  # only where it is asked to say more does an engine tell which of the words ended the answer
-        found.body["verbose"] = True
-    thinks = bool(found.body["chat_template_kwargs"].get("enable_thinking"))
-    return MessageAsked(chat=found.body, needs=needs, ignored=(*sorted(ignored), *found.ignored), thinks=thinks)
+        chat_request.body["verbose"] = True
+    thinks = bool(chat_request.body["chat_template_kwargs"].get("enable_thinking"))
+    return MessageAsked(
+        chat=chat_request.body, needs=needs, ignored=(*sorted(ignored), *chat_request.ignored), thinks=thinks
+    )
 
 
 def _system(system: Any, ignored: set[str]) -> list[dict[str, Any]]:
@@ -139,7 +141,9 @@ def _result(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str
     content = block.get("content")
     _note_extras(block, ("type", "tool_use_id", "content", "is_error"), ignored)
     if isinstance(content, list):
-        content = "\n".join(_text(each, f"{where}.content.{at}", ignored) for at, each in enumerate(content))
+        content = "\n".join(
+            _text(content_block, f"{where}.content.{at}", ignored) for at, content_block in enumerate(content)
+        )
     if content is not None and not isinstance(content, str):
         raise wrong(f"{where}.content", f"{where}.content must be a string or a list of text blocks")
     # A chat has no field for it, and the model should know.
@@ -206,17 +210,17 @@ def _tools(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
         if tool.get("description") is not None:
             function["description"] = tool["description"]
         tools.append({"type": "function", "function": function})
-    found: dict[str, Any] = {"tools": tools} if tools else {}
+    fields: dict[str, Any] = {"tools": tools} if tools else {}
     choice = body.get("tool_choice")
     if choice is None or not tools:
-        return found
+        return fields
     if choice.get("disable_parallel_tool_use") is not None:
-        found["parallel_tool_calls"] = not choice["disable_parallel_tool_use"]
+        fields["parallel_tool_calls"] = not choice["disable_parallel_tool_use"]
     if choice.get("type") == "tool":
-        return found | {"tool_choice": {"type": "function", "function": {"name": choice.get("name")}}}
+        return fields | {"tool_choice": {"type": "function", "function": {"name": choice.get("name")}}}
     if choice.get("type") not in _CHOICES:
         raise wrong("tool_choice", f"tool_choice.type must be one of {', '.join(_CHOICES)}, tool")
-    return found | {"tool_choice": _CHOICES[choice["type"]]}
+    return fields | {"tool_choice": _CHOICES[choice["type"]]}
 
 
 def _thinking(given: Mapping[str, Any] | None, ignored: set[str]) -> dict[str, Any]:

@@ -110,10 +110,10 @@ class MessageWriter:
 def _input(arguments: str) -> dict[str, Any]:
     """Of a call that was cut off (`max_tokens`) nothing can be made."""
     try:
-        found = json.loads(arguments or "{}")
+        value = json.loads(arguments or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _usage(timings: Timings) -> dict[str, Any]:

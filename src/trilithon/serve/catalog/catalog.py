@@ -104,10 +104,10 @@ class Catalog:
     def models(self) -> tuple[CatalogEntry, ...]:
         """Everything that has weights; a store's model hides another program's of the same name."""
         with ModelStore.open(self._configuration) as store:
-            found = [*self._own, *(each for each in store.list() if not store.missing(each))]
-        known = {str(each.name).casefold() for each in found}
-        found += [other for other in self._others() if str(other.name).casefold() not in known]
-        return tuple(_entry(each) for each in found if weights_of(each))
+            stored = [*self._own, *(model for model in store.list() if not store.missing(model))]
+        known = {str(model.name).casefold() for model in stored}
+        stored += [other for other in self._others() if str(other.name).casefold() not in known]
+        return tuple(_entry(model) for model in stored if weights_of(model))
 
     def find(self, name: str) -> CatalogEntry:
         """Raises ModelError for what is not here, and for what is no name."""
@@ -176,15 +176,15 @@ class Catalog:
 
     def _offered(self, file: ModelFile) -> tuple[str, ...]:
         plan = self._plan(file)
-        found = [self._spelling.name] if self._spelling else []
-        found += [plan.placement] if plan is not None else []
-        found += [spelling.name for spelling in usable_here([file], self._configuration)]
-        return tuple(dict.fromkeys(found))
+        placements = [self._spelling.name] if self._spelling else []
+        placements += [plan.placement] if plan is not None else []
+        placements += [spelling.name for spelling in usable_here([file], self._configuration)]
+        return tuple(dict.fromkeys(placements))
 
     def _allowed(self, spelled: str, file: ModelFile) -> PlacementSpec:
         """An engine's own options are its command line's: a client could name files of this machine by them."""
         wanted, offered = parse_placement(spelled), self._offered(file)
-        if _bare(wanted) not in {_bare(parse_placement(each)) for each in offered}:
+        if _bare(wanted) not in {_bare(parse_placement(placement)) for placement in offered}:
             raise PlacementError(
                 f"{spelled[:100]} is not available here; choose one of: {', '.join(offered) or 'none'}"
             )
@@ -203,8 +203,8 @@ class Catalog:
     def _placed(self, spelling: PlacementSpec, file: ModelFile, need: Need) -> Placement:
         if self._slots > 1 and "np" not in spelling.options:
             try:
-                found = place(spelling, {"np": str(self._slots)}, need, [file], self._board, self._configuration)
-                return replace(found, name=spelling.name)
+                placement = place(spelling, {"np": str(self._slots)}, need, [file], self._board, self._configuration)
+                return replace(placement, name=spelling.name)
             except PlacementError:
                 pass  # one conversation at a time is all that this engine can
         return place(spelling, {}, need, [file], self._board, self._configuration)

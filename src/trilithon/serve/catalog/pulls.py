@@ -107,8 +107,8 @@ class Pulls:
                 stopping=self._closing,
             )
             ended = [state.number for state in self._states.values() if state.outcome != "running"]
-            for each in ended[:-_MOST_ENDED]:
-                del self._states[each]
+            for key in ended[:-_MOST_ENDED]:
+                del self._states[key]
         return number
 
     def _carry_out(self, number: int, reference: ModelName | Repository, tell: ReportStep, *, insecure: bool) -> Pulled:

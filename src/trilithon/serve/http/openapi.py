@@ -45,8 +45,8 @@ def describe(app: FastAPI) -> None:
 
     def document() -> dict[str, Any]:
         if not made:
-            found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            made.update(_true(found))
+            schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            made.update(_true(schema))
         return made
 
     app.openapi = document  # type: ignore[method-assign] # FastAPI's own way

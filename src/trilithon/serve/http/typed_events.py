@@ -41,18 +41,18 @@ async def asked_of(request: Request, model: str, asked: EventsRequest) -> Genera
 
 async def read(answer: Answer, writer: Writer) -> None:
     """The whole answer into the writer."""
-    async for each in answer.events():
-        if isinstance(each, End):
-            writer.close(each, timings_of(answer))
+    async for part in answer.events():
+        if isinstance(part, End):
+            writer.close(part, timings_of(answer))
         else:
-            writer.feed(each)
+            writer.feed(part)
 
 
 async def events_of(answer: Answer, writer: Writer) -> AsyncIterator[bytes]:
     """The answer as server-sent events."""
-    for found in writer.opening():
-        yield event(found, found["type"])
-    async for each in answer.events():
-        events = writer.close(each, timings_of(answer)) if isinstance(each, End) else writer.feed(each)
+    for body in writer.opening():
+        yield event(body, body["type"])
+    async for part in answer.events():
+        events = writer.close(part, timings_of(answer)) if isinstance(part, End) else writer.feed(part)
         if events:
-            yield b"".join(event(found, found["type"]) for found in events)
+            yield b"".join(event(body, body["type"]) for body in events)

@@ -15,8 +15,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address stands in the last 32 bits
 # Nobody keeps pictures there, and Python's lists of what is global differ from release to release.
 _CLOSED = tuple(
-    ipaddress.ip_network(each)
-    for each in (
+    ipaddress.ip_network(network)
+    for network in (
         "192.0.0.0/24",  # RFC 6890
         "192.88.99.0/24",  # relays of 6to4, RFC 7526
         "64:ff9b:1::/48",  # local NAT64, RFC 8215
@@ -30,7 +30,7 @@ _CLOSED = tuple(
 def is_public(address: Address) -> bool:
     """An address of IPv6 that leads to one of IPv4 is what that is."""
     address = _meant(address)
-    if address.is_multicast or address.is_reserved or any(address in each for each in _CLOSED):
+    if address.is_multicast or address.is_reserved or any(address in network for network in _CLOSED):
         return False
     return address.is_global
 

@@ -25,10 +25,10 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels, by the header alone; None where it is garbled or cut off."""
     kind = picture_kind(data)
     try:
-        found = _SIZES[kind](data) if kind else None
+        size = _SIZES[kind](data) if kind else None
     except IndexError:
         return None
-    return found if found and min(found) > 0 else None
+    return size if size and min(size) > 0 else None
 
 
 def _big(data: bytes, at: int, length: int) -> int:

@@ -109,18 +109,18 @@ def without_secrets(text: str) -> str:
 
 def _answers(record: RequestRecord) -> dict[str, Any]:
     last = record.generated[-1]
-    guessed = sum(each.timings.draft_n for each in record.generated)
-    right = sum(each.timings.draft_accepted for each in record.generated)
+    guessed = sum(generation.timings.draft_n for generation in record.generated)
+    right = sum(generation.timings.draft_accepted for generation in record.generated)
     return {
         "model": last.model,
         "placement": last.placement,
         "prefill_unit": last.prefill_unit,
         "decode_unit": last.decode_unit,
-        "prompt_tokens": sum(each.timings.prompt_n for each in record.generated),
-        "cached_tokens": sum(each.timings.cache_n for each in record.generated),
-        "generated_tokens": sum(each.timings.predicted_n for each in record.generated),
-        "prefill_seconds": round(sum(each.timings.prompt_ms for each in record.generated) / 1e3, 6),
-        "decode_seconds": round(sum(each.timings.predicted_ms for each in record.generated) / 1e3, 6),
+        "prompt_tokens": sum(generation.timings.prompt_n for generation in record.generated),
+        "cached_tokens": sum(generation.timings.cache_n for generation in record.generated),
+        "generated_tokens": sum(generation.timings.predicted_n for generation in record.generated),
+        "prefill_seconds": round(sum(generation.timings.prompt_ms for generation in record.generated) / 1e3, 6),
+        "decode_seconds": round(sum(generation.timings.predicted_ms for generation in record.generated) / 1e3, 6),
         **({"guessed_tokens": guessed, "guessed_right_tokens": right} if guessed else {}),
     }
 

@@ -64,8 +64,8 @@ class Metrics:
         self._seconds.labels(record.dialect, route).observe(record.seconds)
         if record.retried:
             self._retried.labels(record.dialect).inc(record.retried)
-        for each in record.generated:
-            self._count_answer(each)
+        for generation in record.generated:
+            self._count_answer(generation)
         if record.generated and record.first_token_seconds is not None:
             first = record.generated[0]
             self._first.labels(self._model(first.model), first.prefill_unit).observe(record.first_token_seconds)
@@ -108,9 +108,9 @@ class Metrics:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Figures in Prometheus' text format, or OpenMetrics where that is asked for."""
-    found = request.app.state.metrics
-    assert isinstance(found, Metrics)
+    registry = request.app.state.metrics
+    assert isinstance(registry, Metrics)
     service: Service | None = getattr(request.app.state, "service", None)
     wanted = "application/openmetrics-text" in request.headers.get("accept", "")
-    body, media_type = await found.text(service.pool if service else None, openmetrics_wanted=wanted)
+    body, media_type = await registry.text(service.pool if service else None, openmetrics_wanted=wanted)
     return Response(body, media_type=media_type)

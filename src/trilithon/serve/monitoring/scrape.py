@@ -90,13 +90,13 @@ def _pool_metrics(pool: PoolFigures, name_of: Callable[[str], str]) -> Iterator[
     states: dict[str, int] = defaultdict(int)
     active: dict[str, int] = defaultdict(int)
     misses: dict[str, int] = defaultdict(int)
-    for each in pool.loaded():
-        at_work[name_of(each.key)] += each.users
-        sizes[name_of(each.key)] += each.size_bytes
-        states[each.state] += 1
-        if each.handover is not None:
-            active[name_of(each.key)] += each.handover.state == "active"
-            misses[name_of(each.key)] += each.handover.misses
+    for model in pool.loaded():
+        at_work[name_of(model.key)] += model.users
+        sizes[name_of(model.key)] += model.size_bytes
+        states[model.state] += 1
+        if model.handover is not None:
+            active[name_of(model.key)] += model.handover.state == "active"
+            misses[name_of(model.key)] += model.handover.misses
     yield _by("trilithon_models_loaded", "Loaded models", "state", states)
     yield _by("trilithon_model_users", "Running requests by model", "model", at_work)
     yield _by("trilithon_model_size_bytes", "Memory by model", "model", sizes)
@@ -113,11 +113,11 @@ def _by(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric
 
 def _board_metrics(readings: Sequence[Reading]) -> Iterator[Metric]:
     for quantity, (name, help_text) in _READINGS.items():
-        found = [reading for reading in readings if reading.quantity == quantity]
-        if found:
+        matching = [reading for reading in readings if reading.quantity == quantity]
+        if matching:
             family = GaugeMetricFamily(name, help_text, labels=("sensor",))
-            for each in found:
-                family.add_metric((each.name,), each.value)
+            for measured in matching:
+                family.add_metric((measured.name,), measured.value)
             yield family
     meters = [reading for reading in readings if reading.quantity == "energy"]
     if meters:

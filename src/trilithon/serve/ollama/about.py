@@ -112,22 +112,22 @@ def capabilities(known: ModelDescription) -> list[str]:
     if known.number("pooling_type"):
         return ["embedding"]
     can = known.file.capabilities
-    found = ["completion"]
-    found += [word for word in ("vision", "tools") if word in can]
+    names = ["completion"]
+    names += [word for word in ("vision", "tools") if word in can]
     if any(key in known.values for key in _FILLING):
-        found.append("insert")
-    return [*found, *(["thinking"] if "thinking" in can else [])]
+        names.append("insert")
+    return [*names, *(["thinking"] if "thinking" in can else [])]
 
 
 def model_info(known: ModelDescription, *, verbose: bool) -> dict[str, Any]:
     """The header's values; arrays only where asked for, and those that nobody keeps as null."""
     file = known.file
-    found = {"general.architecture": file.architecture} | plain_values(known.values, verbose=verbose)
+    info = {"general.architecture": file.architecture} | plain_values(known.values, verbose=verbose)
     if file.parameters:
-        found["general.parameter_count"] = file.parameters
+        info["general.parameter_count"] = file.parameters
     if file.context_train and known.number("context_length") is None:
-        found[f"{file.architecture}.context_length"] = file.context_train
-    return found
+        info[f"{file.architecture}.context_length"] = file.context_train
+    return info
 
 
 def plain_values(values: Mapping[str, Value], *, verbose: bool) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _plain(value: Value, *, verbose: bool) -> Any:
     if isinstance(value, SkippedArray):
         return None
     if isinstance(value, tuple):
-        return [_plain(each, verbose=True) for each in value] if verbose else None
+        return [_plain(item, verbose=True) for item in value] if verbose else None
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -169,8 +169,8 @@ def parameters_text(manifest: Manifest) -> str:
     """A line for each value, as Ollama lays them out."""
     lines = []
     for name, value in sorted(manifest.parameters.items()):
-        for each in value if isinstance(value, list) else [value]:
-            shown = f'"{each}"' if isinstance(value, list) else str(each).lower() if isinstance(each, bool) else each
+        for item in value if isinstance(value, list) else [value]:
+            shown = f'"{item}"' if isinstance(value, list) else str(item).lower() if isinstance(item, bool) else item
             lines.append(f"{name:<30} {shown}")
     return "\n".join(lines)
 

@@ -55,9 +55,9 @@ def chat_wrapped(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -
 
 def durations(timings: Timings | None, *, total_ns: int, load_seconds: float) -> dict[str, int]:
     """What is 0 or unknown is left out, as Ollama does; but for the counts that a client divides by a duration."""
-    found = {"total_duration": total_ns, "load_duration": round(load_seconds * _NS_PER_S)}
+    fields = {"total_duration": total_ns, "load_duration": round(load_seconds * _NS_PER_S)}
     if timings is not None:
-        found |= {
+        fields |= {
             "prompt_eval_count": timings.prompt_n,
             "prompt_cached_count": timings.cache_n,
             "prompt_eval_duration": round(timings.prompt_ms * _NS_PER_MS),
@@ -65,7 +65,7 @@ def durations(timings: Timings | None, *, total_ns: int, load_seconds: float) ->
             "eval_duration": round(timings.predicted_ms * _NS_PER_MS),
         }
     kept = ("prompt_eval_count", "eval_count")
-    return {name: value for name, value in found.items() if value > 0 or (value == 0 and name in kept)}
+    return {name: value for name, value in fields.items() if value > 0 or (value == 0 and name in kept)}
 
 
 @dataclass(slots=True)
@@ -144,16 +144,16 @@ class LineWriter:
 
 def _arguments(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text) if text.strip() else {}
+        parsed = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _logprob(entry: Mapping[str, Any], top: int) -> dict[str, Any]:
     token = _token(entry)
     if top:
-        token["top_logprobs"] = [_token(each) for each in (entry.get("top_logprobs") or ())[:top]]
+        token["top_logprobs"] = [_token(candidate) for candidate in (entry.get("top_logprobs") or ())[:top]]
     return token
 
 

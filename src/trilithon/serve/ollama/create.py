@@ -30,10 +30,10 @@ def modelfile_of(body: CreateBody) -> Modelfile:
     """Raises Problem for a parameter that does not fit."""
     licenses = [body.license] if isinstance(body.license, str) else body.license or ()
     messages = []
-    for at, each in enumerate(body.messages or ()):
-        if each.role not in _ROLES:
-            raise wrong(f"messages.{at}.role", f"messages.{at}.role {each.role!r} is none of {', '.join(_ROLES)}")
-        messages.append(PresetMessage(each.role, each.content or ""))
+    for at, message in enumerate(body.messages or ()):
+        if message.role not in _ROLES:
+            raise wrong(f"messages.{at}.role", f"messages.{at}.role {message.role!r} is none of {', '.join(_ROLES)}")
+        messages.append(PresetMessage(message.role, message.content or ""))
     return Modelfile(
         sources=(body.base or _UPLOADED,),
         parameters=_parameters(body.parameters or {}),

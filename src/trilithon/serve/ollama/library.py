@@ -141,10 +141,10 @@ def _not_twice() -> None:
 
 def _sum(digest: str) -> str:
     """sha256:… with 64 digits, as Ollama's clients write it."""
-    kind, _, found = digest.partition(":")
-    if kind != "sha256" or len(found) != 64 or set(found) - set("0123456789abcdef"):
+    kind, _, hexadecimal = digest.partition(":")
+    if kind != "sha256" or len(hexadecimal) != 64 or set(hexadecimal) - set("0123456789abcdef"):
         raise wrong("digest", f"invalid digest format: {digest[:80]!r}; write sha256: and 64 hexadecimal digits")
-    return found
+    return hexadecimal
 
 
 # Pulling

@@ -26,13 +26,13 @@ def conversation(
     """`system` and the messages `before` are the model's own; the client's system message goes before the model's.
     Raises Problem for what is no picture, and for a role that there is not."""
     require_few([image for message in messages for image in message.images or ()], _MOST_PICTURES, "images")
-    found: list[dict[str, Any]] = [{"role": each.role, "content": each.content} for each in before]
-    if system and not any(each["role"] == "system" for each in found[:1]) and not _begins_with_system(messages):
-        found.insert(0, {"role": "system", "content": system})
+    turns: list[dict[str, Any]] = [{"role": earlier.role, "content": earlier.content} for earlier in before]
+    if system and not any(earlier["role"] == "system" for earlier in turns[:1]) and not _begins_with_system(messages):
+        turns.insert(0, {"role": "system", "content": system})
     calls = _Calls()
     for at, message in enumerate(messages):
-        found.append(_turn(message, calls, f"messages.{at}"))
-    return found
+        turns.append(_turn(message, calls, f"messages.{at}"))
+    return turns
 
 
 def question(prompt: str, images: Sequence[str], system: str, before: Sequence[PresetMessage]) -> list[dict[str, Any]]:
@@ -48,14 +48,14 @@ def has_pictures(messages: Sequence[dict[str, Any]]) -> bool:
 def tools_of(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """OpenAI's form already; the type may be left out. Raises Problem."""
     require_sound(tools)
-    found = []
+    converted = []
     for at, tool in enumerate(tools):
         function = tool.get("function")
         if tool.get("type") not in (None, "function") or not isinstance(function, dict) or not function.get("name"):
             raise wrong(f"tools.{at}", f"tools.{at} is not a function with a name; write type, function, function.name")
         schema = {"type": "object", "properties": {}}
-        found.append({"type": "function", "function": {"parameters": schema} | _without_nulls(function)})
-    return found
+        converted.append({"type": "function", "function": {"parameters": schema} | _without_nulls(function)})
+    return converted
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +82,9 @@ class _Calls:
 
     def answered(self, message: OllamaMessage) -> tuple[str, str]:
         """Id and name of the call that a message answers: as it says, else the first open one of its tool."""
-        named = [each for each in self._open if message.tool_name in (None, "", each[1])]
+        named = [call for call in self._open if message.tool_name in (None, "", call[1])]
         if message.tool_call_id:
-            named = [each for each in self._open if each[0] == message.tool_call_id]
+            named = [call for call in self._open if call[0] == message.tool_call_id]
         if not named:
             return message.tool_call_id or f"call_{message.tool_name or 'unknown'}", message.tool_name or ""
         self._open.remove(named[0])

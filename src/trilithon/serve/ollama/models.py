@@ -148,10 +148,10 @@ def _running(loaded: tuple[Loaded, ...], entries: tuple[CatalogEntry, ...], stor
     now = datetime.now(UTC)
     by_name = {entry.name: entry for entry in entries}
     running = []
-    for each in loaded:
-        entry = by_name.get(each.key) or by_name.get(each.key.partition(" (")[0])
-        if entry is not None and each.state != "leaving":
-            running.append(_running_row(each, entry, store, now))
+    for model in loaded:
+        entry = by_name.get(model.key) or by_name.get(model.key.partition(" (")[0])
+        if entry is not None and model.state != "leaving":
+            running.append(_running_row(model, entry, store, now))
     return running
 
 
@@ -181,7 +181,7 @@ def _running_row(loaded: Loaded, entry: CatalogEntry, store: ModelStore, now: da
 
 def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str, Any]:
     manifest, known = entry.manifest, about(entry.manifest, store)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "license": license_text(manifest, store),
         "modelfile": modelfile_text(manifest),
         "parameters": parameters_text(manifest),
@@ -196,10 +196,10 @@ def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str
     encoder = known.file.vision_encoder
     if encoder is not None and encoder.suffix.lower() == ".gguf":
         with HeaderReader(encoder) as header:
-            found["projector_info"] = plain_values(header.values(), verbose=verbose)
+            fields["projector_info"] = plain_values(header.values(), verbose=verbose)
     if verbose and known.file.format == "gguf":
         tensors = read_gguf(known.file.path).tensors
-        found["tensors"] = [
+        fields["tensors"] = [
             {"name": tensor.name, "type": tensor.type, "shape": list(tensor.shape)} for tensor in tensors
         ]
-    return {name: value for name, value in found.items() if value or name not in ("license", "system", "messages")}
+    return {name: value for name, value in fields.items() if value or name not in ("license", "system", "messages")}

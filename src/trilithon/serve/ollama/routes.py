@@ -193,10 +193,10 @@ def _embedded(service: Service, caller: str, body: EmbedBody, asked: OllamaReque
             empty: dict[str, Any] = {"embedding": []} if one else {"model": body.model, "embeddings": []}
             yield Outgoing(body=_json(empty), headers=ignoring_header(asked.ignored))
             return
-        answer, found = await _vectors(service, caller, body, asked)
-        with well_formed("the embeddings", found):
-            vectors = [_shortened(each["embedding"], body.dimensions) for each in found["data"]]
-            count = int(found["usage"]["prompt_tokens"])
+        answer, embeddings = await _vectors(service, caller, body, asked)
+        with well_formed("the embeddings", embeddings):
+            vectors = [_shortened(row["embedding"], body.dimensions) for row in embeddings["data"]]
+            count = int(embeddings["usage"]["prompt_tokens"])
         figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=answer.load_seconds)
         told = {"model": body.model, "embeddings": vectors, **figures, "prompt_eval_count": count}
         content = {"embedding": vectors[0]} if one else told
@@ -223,7 +223,7 @@ async def _vectors(
 
 async def _cut(service: Service, caller: str, body: EmbedBody, asked: OllamaRequest) -> tuple[bool, list[Any]]:
     """The texts that fit as they are, of the others as many tokens as do; and whether there are such."""
-    found, cut = [], False
+    shortened, cut = [], False
     for text in asked.generation.body["input"]:
         generation = Generation(
             model=body.model,
@@ -239,10 +239,10 @@ async def _cut(service: Service, caller: str, body: EmbedBody, asked: OllamaRequ
             tokens = list(told["tokens"])
         if len(tokens) > most - 1:
             cut = True
-            found.append([*tokens[: int(most) - 2], tokens[-1]])  # the last one may mark the end
+            shortened.append([*tokens[: int(most) - 2], tokens[-1]])  # the last one may mark the end
         else:
-            found.append(text)
-    return cut, found
+            shortened.append(text)
+    return cut, shortened
 
 
 async def _posted(service: Service, caller: str, generation: Generation) -> tuple[Answer, dict[str, Any]]:

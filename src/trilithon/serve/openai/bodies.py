@@ -174,21 +174,21 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
         raise wrong(f"{where}.role", f"{where}: functions were replaced by tools; use the role tool")
     if message.get("audio") is not None:
         raise wrong(f"{where}.audio", f"{where}: audio is not supported; send text")
-    found = {name: value for name, value in message.items() if name not in ("refusal", "audio", "annotations")}
-    found["role"] = _ROLES.get(role, role)
-    if found.get("tool_calls") is not None:
-        _require_calls(found["tool_calls"], where)
+    converted = {name: value for name, value in message.items() if name not in ("refusal", "audio", "annotations")}
+    converted["role"] = _ROLES.get(role, role)
+    if converted.get("tool_calls") is not None:
+        _require_calls(converted["tool_calls"], where)
     if message.get("refusal") and not message.get("content"):
-        found["content"] = message["refusal"]
-    content = found.get("content")
+        converted["content"] = message["refusal"]
+    content = converted.get("content")
     if isinstance(content, list):
-        found["content"] = [_part(part, f"{where}.content.{place}") for place, part in enumerate(content)]
+        converted["content"] = [_part(part, f"{where}.content.{place}") for place, part in enumerate(content)]
     elif content is not None and not isinstance(content, str):
         raise wrong(f"{where}.content", f"{where}.content must be a string or a list of parts")
-    elif content is None and not found.get("tool_calls"):
-        found["content"] = ""
+    elif content is None and not converted.get("tool_calls"):
+        converted["content"] = ""
     require_short(content if isinstance(content, str) else "", f"{where}.content")
-    return found
+    return converted
 
 
 def _require_calls(calls: Any, where: str) -> None:

@@ -21,7 +21,8 @@ def with_seed(body: Mapping[str, Any], choice: int) -> dict[str, Any]:
 def merged(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Whole answers as one: every choice, and all tokens counted once; the clock is the last answer's."""
     choices = [
-        {**choice, "index": at} for at, choice in enumerate(each for answer in answers for each in answer["choices"])
+        {**choice, "index": at}
+        for at, choice in enumerate(answer_choice for answer in answers for answer_choice in answer["choices"])
     ]
     usage = _sum(answer.get("usage") or {} for answer in answers)
     return {**answers[-1], "id": answers[0].get("id"), "choices": choices, "usage": usage}
@@ -29,10 +30,10 @@ def merged(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _sum(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The prompt is one and counts once; what was generated adds up."""
-    found = list(usages)
-    prompt = max((int(each.get("prompt_tokens") or 0) for each in found), default=0)
-    generated = sum(int(each.get("completion_tokens") or 0) for each in found)
-    first = found[0] if found else {}
+    known = list(usages)
+    prompt = max((int(usage.get("prompt_tokens") or 0) for usage in known), default=0)
+    generated = sum(int(usage.get("completion_tokens") or 0) for usage in known)
+    first = known[0] if known else {}
     return {**first, "prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 
 
@@ -68,5 +69,5 @@ class Merging:
             self._usages.append(message["usage"])
             self._last_usage = message
             return b""
-        choices = [{**each, "index": choice} for each in message.get("choices") or []]
+        choices = [{**original, "index": choice} for original in message.get("choices") or []]
         return event({**message, "id": self._id, "choices": choices} if choices else message)

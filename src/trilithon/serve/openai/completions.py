@@ -73,16 +73,16 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[Prompt]:
     require_few(given, _MOST_PROMPTS, "prompt")
     if not given:
         raise wrong("prompt", "prompt is empty; send a text")
-    for each in given:
-        if not isinstance(each, str) and not _is_tokens(each):
+    for item in given:
+        if not isinstance(item, str) and not _is_tokens(item):
             raise wrong("prompt", "prompt must be a string, a list of token ids, or a list of either")
-        if isinstance(each, str):
-            require_short(each, "prompt")
+        if isinstance(item, str):
+            require_short(item, "prompt")
     return given
 
 
 def _is_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(each) is int and 0 <= each < 2**31 for each in value)
+    return isinstance(value, list) and bool(value) and all(type(token) is int and 0 <= token < 2**31 for token in value)
 
 
 def legacy_logprobs(pieces: Sequence[Piece], offset: int, most: int) -> dict[str, Any]:
@@ -105,11 +105,11 @@ def legacy_logprobs(pieces: Sequence[Piece], offset: int, most: int) -> dict[str
 def usage_of(timings: Sequence[Timings | None], choices: int) -> dict[str, Any]:
     """Of all answers of a request together, `choices` to each prompt in turn; a prompt counts once."""
     known = [timing for timing in timings[::choices] if timing is not None]
-    prompt = sum(each.prompt_n + each.cache_n for each in known)
+    prompt = sum(part.prompt_n + part.cache_n for part in known)
     generated = sum(timing.predicted_n for timing in timings if timing is not None)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": sum(each.cache_n for each in known)},
+        "prompt_tokens_details": {"cached_tokens": sum(part.cache_n for part in known)},
     }

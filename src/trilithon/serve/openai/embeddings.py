@@ -40,17 +40,17 @@ def embedding_body(fields: Mapping[str, Any]) -> ValidatedBody:
     given = fields["input"]
     inputs = given if isinstance(given, list) else [given]
     require_few(inputs, 1 << 20 if _is_tokens(inputs) else _MOST_INPUTS, "input")
-    if not inputs or any(each in ("", []) for each in inputs):
+    if not inputs or any(item in ("", []) for item in inputs):
         raise wrong("input", "input is empty; send a text")
-    if not _is_tokens(inputs) and not all(isinstance(each, str) or _is_tokens(each) for each in inputs):
+    if not _is_tokens(inputs) and not all(isinstance(item, str) or _is_tokens(item) for item in inputs):
         raise wrong("input", "input must be a string, a list of token ids, or a list of either")
-    for each in inputs:
-        require_short(each if isinstance(each, str) else "", "input")
+    for item in inputs:
+        require_short(item if isinstance(item, str) else "", "input")
     return admitted
 
 
 def _is_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(each) is int and each >= 0 for each in value)
+    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
 
 
 def shaped(content: bytes, *, model: str, dimensions: int | None, base64_wanted: bool) -> dict[str, Any]:

@@ -46,9 +46,9 @@ async def respond(request: Request, body: ResponseBody) -> Response:
 
 async def _events(answer: Answer, writer: ResponseWriter) -> AsyncIterator[bytes]:
     try:
-        async for each in events_of(answer, writer):
-            yield each
+        async for line in events_of(answer, writer):
+            yield line
     except TrilithonError as error:
         note_broken(error)
-        for found in writer.failed(api_error_of(error)):
-            yield event(found, found["type"])
+        for body in writer.failed(api_error_of(error)):
+            yield event(body, body["type"])

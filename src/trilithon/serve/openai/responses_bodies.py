@@ -86,11 +86,11 @@ def response_asked(fields: Mapping[str, Any]) -> ResponseAsked:
         chat["max_tokens"] = body["max_output_tokens"]
     chat |= _tools(body) | _form(body.get("text", {}), ignored) | _reasoning(body.get("reasoning", {}), ignored)
     chat |= _logprobs(body, ignored)
-    found, needs = chat_body(chat)
+    chat_request, needs = chat_body(chat)
     return ResponseAsked(
-        chat=found.body,
+        chat=chat_request.body,
         needs=needs,
-        ignored=(*ignored, *conversation.ignored, *found.ignored),
+        ignored=(*ignored, *conversation.ignored, *chat_request.ignored),
         settings=_settings(body),
     )
 

@@ -132,13 +132,13 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
         async with in_turn(request, [asked]) as (answer, _):
-            found = shaped(
+            answer_body = shaped(
                 await answer.read(),
                 model=body.model,
                 dimensions=body.dimensions,
                 base64_wanted=body.encoding_format == "base64",
             )
-            yield Outgoing(body=json.dumps(found).encode(), headers=headers_of(answer, admitted.ignored))
+            yield Outgoing(body=json.dumps(answer_body).encode(), headers=headers_of(answer, admitted.ignored))
 
     return Reply(opening)
 

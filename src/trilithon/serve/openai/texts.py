@@ -67,7 +67,7 @@ async def _whole_completion(asked: CompletionAsked, answers: AsyncIterator[Answe
     timings: list[Timings | None] = []
     provenance: dict[str, Any] = {}
     async for answer in answers:
-        pieces = [each async for each in answer.events() if isinstance(each, Piece)]
+        pieces = [part async for part in answer.events() if isinstance(part, Piece)]
         echo = asked.echoes[len(choices)]
         text = echo + "".join(piece.text for piece in pieces)
         choices.append(asked.choice(len(choices), text, pieces, len(echo), answer.end.reason if answer.end else None))
@@ -82,13 +82,13 @@ async def _completion_events(asked: CompletionAsked, answers: AsyncIterator[Answ
         offset = len(asked.echoes[at])
         if asked.echoes[at]:
             yield event(asked.chunk([asked.choice(at, asked.echoes[at], (), 0, None)]))
-        async for each in answer.events():
-            if isinstance(each, Piece):
-                yield event(asked.chunk([asked.choice(at, each.text, [each], offset, None)]))
-                offset += len(each.text)
+        async for part in answer.events():
+            if isinstance(part, Piece):
+                yield event(asked.chunk([asked.choice(at, part.text, [part], offset, None)]))
+                offset += len(part.text)
             else:
-                ends.append(each.timings)
-                yield event(asked.chunk([asked.choice(at, "", (), offset, each.reason)], timings=timings_of(answer)))
+                ends.append(part.timings)
+                yield event(asked.chunk([asked.choice(at, "", (), offset, part.reason)], timings=timings_of(answer)))
         at += 1
     if asked.usage:
         yield event(asked.chunk([], usage=usage_of(ends, asked.choices)))
