@@ -190,8 +190,8 @@ class _Campaign:
         self._sampler.start()
         try:
             async with contextlib.aclosing(self._samples(placement, folder)) as produced:
-                async for sample, found in produced:
-                    remarks += found
+                async for sample, run_remarks in produced:
+                    remarks += run_remarks
                     if sample is not None:
                         self._store.add_sample(run_id, sample)
                         samples.append(sample)

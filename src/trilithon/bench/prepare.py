@@ -60,11 +60,11 @@ def prepare(
 
 def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:
     """Its speed can be measured all the same, as long as nobody asks for its quality by name."""
-    for each in (file, reference) if reference is not None else ():
-        if each.synthetic:
+    for weights in (file, reference) if reference is not None else ():
+        if weights.synthetic:
             raise ModelError(
-                f"{each.path.name} is synthetic: its weights are random, and quality cannot be compared with another "
-                "file's; leave --reference out to measure its speed"
+                f"{weights.path.name} is synthetic: its weights are random, and quality cannot be compared with "
+                "another file's; leave --reference out to measure its speed"
             )
 
 

@@ -72,9 +72,9 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
     decode = {}
     await distribution(_FIRST_TOKENS)  # the beginning, by prefill
     for count in range(_FIRST_TOKENS + 1, _FIRST_TOKENS + POSITIONS + 1):
-        found, evaluated = await distribution(count)
+        candidates, evaluated = await distribution(count)
         if evaluated == 1:
-            decode[count] = found
+            decode[count] = candidates
     return QualityReading(tuple(tokens), prefill, decode, await ask(runner, question, _ANSWER_TOKENS))
 
 
@@ -87,8 +87,8 @@ async def _distribution(
     if not candidates:
         raise RunError("the engine gave no log-probabilities", cause="no log-probabilities")
     # A probability of exactly 0 or no number comes as null or -inf from a broken pipeline; it counts as impossible.
-    found = {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
-    return found, timings.prompt_n
+    logprobs = {c.token: c.logprob if math.isfinite(c.logprob) else -100.0 for c in candidates}
+    return logprobs, timings.prompt_n
 
 
 def judge(reading: QualityReading, reference: QualityReading | None, reference_name: str) -> QualityRecord:

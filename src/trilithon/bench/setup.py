@@ -74,16 +74,16 @@ def resolve(
     if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; distinguish them by @BUILD or by a setting")
     files, need = (file, *also), _need(plan.tests)
-    found = [
+    placements = [
         place(spelling, variant, need, files, board, configuration)
         for spelling in spellings or usable_here(files, configuration)
         for variant in plan.variants
     ]
     # A setting of its own outweighs the plan's, so that several variants may come to one and the same placement.
-    found = list({placement.name: placement for placement in found}.values())
-    if not found:
+    placements = list({placement.name: placement for placement in placements}.values())
+    if not placements:
         raise nothing_runs(file, configuration)
-    return found
+    return placements
 
 
 def reference_placement(
@@ -103,8 +103,8 @@ def reference_placement(
             return placement
     for spelling in usable_here(files, configuration):
         if spelling.unit == "cpu":
-            found = place(spelling, {}, _need(plan.tests), files, board, configuration)
-            return replace(found, name=f"{spelling.text} with {found.file.path.name}")
+            reference = place(spelling, {}, _need(plan.tests), files, board, configuration)
+            return replace(reference, name=f"{spelling.text} with {reference.file.path.name}")
     if placements[0].file in files:
         return placements[0]
     raise PlacementError(f"no CPU placement here can run {file.path.name}, which --reference names")

@@ -88,9 +88,9 @@ class _Report:
 
 async def reference_answer(configuration: Configuration, folder: Path) -> TrialAnswer | None:
     """What the build that came as a package says on the CPU; None where there is none."""
-    for each in engines(configuration):
-        for build in each.builds():
-            if each.only_when_named or "cpu" not in build.units or Path(build.where).is_absolute():
+    for known_engine in engines(configuration):
+        for build in known_engine.builds():
+            if known_engine.only_when_named or "cpu" not in build.units or Path(build.where).is_absolute():
                 continue
             placement = _placement(build, "cpu", configuration, folder)
             async with open_runner(placement, folder / "reference", configuration) as runner:
@@ -169,11 +169,11 @@ async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, repo
         await _try_handover(runner, prompt, report)
 
 
-def _hold(found: Mapping[int, float], reference: TrialAnswer | None, report: _Report) -> None:
+def _hold(measured: Mapping[int, float], reference: TrialAnswer | None, report: _Report) -> None:
     if reference is None:
         report.absent("there is no packaged build to compare them with")
         return
-    divergence = kl_divergence(reference.next, found)
+    divergence = kl_divergence(reference.next, measured)
     report.note(
         not divergence <= LIMIT_DIVERGENCE,
         f"KL divergence {divergence:.2g} from the packaged build's, at most {LIMIT_DIVERGENCE:g} is right",

@@ -46,8 +46,8 @@ class Npu:
 
 def gpu_drivers(machine: Machine) -> dict[str, str]:
     """The device node of every GPU to the kernel driver behind it."""
-    found = {node: driver for node, driver in _drm_drivers(machine, "renderD").items() if driver not in _NOT_A_GPU}
-    return found | {node: driver for node, driver in _OTHER_GPU_NODES.items() if machine.exists(node)}
+    drivers = {node: driver for node, driver in _drm_drivers(machine, "renderD").items() if driver not in _NOT_A_GPU}
+    return drivers | {node: driver for node, driver in _OTHER_GPU_NODES.items() if machine.exists(node)}
 
 
 def read_gpu(machine: Machine, name: str | None) -> Gpu | None:

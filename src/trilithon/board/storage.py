@@ -55,7 +55,7 @@ def read_disks(machine: Machine, folders: Iterable[Path]) -> tuple[Disk, ...]:
     """One entry per folder; one that is not there yet is judged by what will hold it."""
     disks = []
     for folder in folders:
-        there = next((each for each in (folder, *folder.parents) if machine.exists(str(each))), Path("/"))
+        there = next((parent for parent in (folder, *folder.parents) if machine.exists(str(parent))), Path("/"))
         kind = _kind_of_folder(machine, str(there))
         disks.append(Disk(folder=str(folder), kind=kind, free_bytes=machine.free_bytes(str(there))))
     return tuple(disks)

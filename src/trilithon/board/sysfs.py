@@ -206,14 +206,14 @@ def _patiently(place: str) -> bytes | None:
     """None after a second. The thread that waits stays behind, and until it has its answer nobody asks again."""
     if place in _waiting and _waiting[place].is_alive():
         return None
-    found: list[bytes | None] = []
+    contents: list[bytes | None] = []
     # A daemon: one that a file holds for ever must not keep the program from ending.
-    thread = threading.Thread(target=lambda: found.append(_content(place)), name=f"reads {place}", daemon=True)
+    thread = threading.Thread(target=lambda: contents.append(_content(place)), name=f"reads {place}", daemon=True)
     thread.start()
     thread.join(_PATIENCE_SECONDS)
     if thread.is_alive():
         _waiting[place] = thread
-    return found[0] if found else None
+    return contents[0] if contents else None
 
 
 def _read_all(descriptor: int) -> bytes:

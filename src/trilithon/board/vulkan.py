@@ -123,8 +123,8 @@ def _mesa_version(machine: Machine, library: str, packaged: list[str | None]) ->
         return own
     if not packaged:
         texts = machine.texts_after("/var/lib/dpkg/status", b"\nPackage: mesa-vulkan-drivers\n", length=1024)
-        found = (_PACKAGE_VERSION.search(text) for text in texts)
-        packaged.append(next((match[1] for match in found if match), None))
+        text_matches = (_PACKAGE_VERSION.search(text) for text in texts)
+        packaged.append(next((match[1] for match in text_matches if match), None))
     return packaged[0]
 
 

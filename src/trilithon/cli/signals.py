@@ -20,7 +20,11 @@ def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then.
 
     Under nohup, which ignores SIGHUP, that stays ignored."""
-    stopping = [each for each in _STOPPING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    stopping = [
+        signal_number
+        for signal_number in _STOPPING
+        if signal_number != signal.SIGHUP or signal.getsignal(signal_number) != signal.SIG_IGN
+    ]
     # One that comes while the loop is being made waits until there is something to cancel. Blocking it would not do:
     # the kernel then gives it to a thread of numpy's.
     early: list[int] = []
@@ -53,7 +57,11 @@ def stoppable(words: str) -> Iterator[None]:
     def stop(_: int, __: object) -> None:
         raise KeyboardInterrupt
 
-    stopping = [each for each in _STOPPING if each != signal.SIGINT and signal.getsignal(each) != signal.SIG_IGN]
+    stopping = [
+        signal_number
+        for signal_number in _STOPPING
+        if signal_number != signal.SIGINT and signal.getsignal(signal_number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, stop) for number in stopping}
     try:
         yield

@@ -75,8 +75,8 @@ def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[Comparison
         for test in measured_tests(campaign):
             conditions = conditions_of(campaign, placement.name, test)
             rows += [
-                replace(_row(campaign, placement, test, each, phrases), conditions=conditions)
-                for each in METRICS[test.kind]
+                replace(_row(campaign, placement, test, metric, phrases), conditions=conditions)
+                for metric in METRICS[test.kind]
             ]
     return rows
 
@@ -141,8 +141,8 @@ def measured_tests(campaign: Campaign) -> tuple[Test, ...]:
 
 
 def placement_of(campaign: Campaign, name: str) -> PlacementRecord:
-    found = {placement.name: placement for placement in campaign.placements}
-    return found[name]
+    by_name = {placement.name: placement for placement in campaign.placements}
+    return by_name[name]
 
 
 def counted_runs(campaign: Campaign) -> list[Run]:
@@ -218,19 +218,19 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
 
 
 def _estimate(values: list[float]) -> Estimate:
-    found = interval(values)
-    return Estimate(found.median, found.low, found.high, len(values))
+    estimate = interval(values)
+    return Estimate(estimate.median, estimate.low, estimate.high, len(values))
 
 
 def _values(campaign: Campaign, placement: str, test: Test, metric: Metric) -> list[tuple[int, float]]:
     """One value per finished run, with its round: the median over the run's samples of this test."""
-    found = []
+    medians = []
     for run in campaign.runs:
         if run.placement == placement and run.outcome == "finished":
             values = [value for sample in _samples(run, test) if (value := metric.of(sample)) is not None]
             if values:
-                found.append((run.round, statistics.median(values)))
-    return found
+                medians.append((run.round, statistics.median(values)))
+    return medians
 
 
 def _samples(run: Run, test: Test) -> Iterator[Sample]:
@@ -265,7 +265,7 @@ def _are_other_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     missing."""
     if a.get("sha256") and a.get("sha256") == b.get("sha256"):
         return False
-    if len({each["architecture"] for each in (a, b) if each.get("architecture") not in (None, "", "unknown")}) > 1:
+    if len({model["architecture"] for model in (a, b) if model.get("architecture") not in (None, "", "unknown")}) > 1:
         return True
     if a.get("parameters") and b.get("parameters"):
         fewer, more = sorted((a["parameters"], b["parameters"]))

@@ -39,7 +39,7 @@ def conditions_of(campaign: Campaign, placement: str, test: Test) -> Conditions 
     clocks: dict[str, float] = {}
     for run, log in logged:
         for frames in _frames(run, log, test):
-            hottest = max([hottest, *_highest(log, frames)], key=lambda each: each[0] or 0.0)
+            hottest = max([hottest, *_highest(log, frames)], key=lambda reading: reading[0] or 0.0)
             for name, hertz in _lowest_clocks(log, frames):
                 clocks[name] = min(clocks.get(name, hertz), hertz)
     energies, meter = _energies(logged, test)
@@ -133,25 +133,25 @@ _Own = Sequence[tuple[Test, Conditions]]
 
 
 def _temperature(own: _Own) -> Iterator[str]:
-    hot = [(each.celsius_max, each.hottest) for _, each in own if each.celsius_max is not None]
+    hot = [(reading.celsius_max, reading.hottest) for _, reading in own if reading.celsius_max is not None]
     if hot:
         yield "up to {:.1f} °C ({})".format(*max(hot))
 
 
 def _clocks(own: _Own) -> Iterator[str]:
     lowest: dict[str, float] = {}
-    for _, each in own:
-        for name, hertz in each.clocks_min_hz.items():
+    for _, reading in own:
+        for name, hertz in reading.clocks_min_hz.items():
             lowest[name] = min(lowest.get(name, hertz), hertz)
     if lowest:
         yield "clocks down to " + ", ".join(f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in lowest.items())
 
 
 def _energy(own: _Own) -> Iterator[str]:
-    for test, each in own:
+    for test, reading in own:
         for joules, kind in (
-            (each.joules_per_prompt_token, "prompt token"),
-            (each.joules_per_generated_token, "generated token"),
+            (reading.joules_per_prompt_token, "prompt token"),
+            (reading.joules_per_generated_token, "generated token"),
         ):
             if joules is not None:
-                yield f"{test.name} {format_number(joules)} J per {kind} ({each.meter})"
+                yield f"{test.name} {format_number(joules)} J per {kind} ({reading.meter})"

@@ -10,20 +10,20 @@ from trilithon.results.phrases import ENGLISH, Phrases
 __all__ = ["comparison_lines", "comparison_text", "remark_lines", "warning_lines"]
 
 
-def comparison_text(name: str, other: str, found: Comparison, phrases: Phrases = ENGLISH) -> str:
+def comparison_text(name: str, other: str, comparison: Comparison, phrases: Phrases = ENGLISH) -> str:
     """ "tg128, Decode: A beside B: better, 1.312 times (1.280–1.340)"."""
-    ratio, answer = found.verdict.ratio, found.verdict.answer.replace(" ", "_")
+    ratio, answer = comparison.verdict.ratio, comparison.verdict.answer.replace(" ", "_")
     interval = "" if ratio is None or ratio.low is None else phrases.number(f" ({ratio.low:.3f}–{ratio.high:.3f})")
     number = "" if ratio is None else phrases.number(f"{ratio.ratio:.3f}")
     return phrases(
         "comparison",
-        test=phrases.test(found.test),
-        metric=phrases.metric(found.metric),
+        test=phrases.test(comparison.test),
+        metric=phrases.metric(comparison.metric),
         names=name if name == other else phrases("names", name=name, other=other),
         answer=phrases(answer),
         figures=phrases("figures", ratio=number, interval=interval) if number else "",
-        reason=phrases("because", reason=found.verdict.reason) if found.verdict.reason else "",
-        differs=phrases("differs", facts=", ".join(found.differs)) if found.differs else "",
+        reason=phrases("because", reason=comparison.verdict.reason) if comparison.verdict.reason else "",
+        differs=phrases("differs", facts=", ".join(comparison.differs)) if comparison.differs else "",
     )
 
 

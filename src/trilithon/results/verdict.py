@@ -32,13 +32,13 @@ def verdict_sentence(campaign: Campaign, phrases: Phrases = ENGLISH) -> str:
 def recommended(campaign: Campaign) -> list[PlacementRecord]:
     """The placement to use of each model that the campaign recommends one for, out of two or more that worked."""
     headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
-    found = []
+    placements = []
     for model in dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements):
         names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
         bench = _Bench(campaign, names, headlines, ENGLISH)
         if len(bench.pool) > 1:
-            found.append(placement_of(campaign, bench.leader().placement))
-    return found
+            placements.append(placement_of(campaign, bench.leader().placement))
+    return placements
 
 
 class _Bench:

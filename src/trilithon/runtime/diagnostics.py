@@ -165,7 +165,9 @@ def _clean(text: str) -> list[str]:
     """The lines that hold something, without escape sequences and control characters, none of them endless."""
     lines = []
     for line in _ESCAPES.sub("", text[-_LONGEST_LOG:]).splitlines():
-        shown = "".join(each if each.isprintable() else " " if each.isspace() else "" for each in line).strip()
+        shown = "".join(
+            character if character.isprintable() else " " if character.isspace() else "" for character in line
+        ).strip()
         if shown:
             lines.append(shown if len(shown) <= _LONGEST_LINE else shown[: _LONGEST_LINE - 1] + "…")
     return lines

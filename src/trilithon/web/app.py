@@ -162,7 +162,7 @@ def _session(request: Request) -> PageSession:
 
 def _appearance(request: Request) -> Appearance:
     chosen = request.cookies.get("trilithon-appearance", "")
-    return next((each for each in APPEARANCES if each == chosen), "auto")
+    return next((name for name in APPEARANCES if name == chosen), "auto")
 
 
 def _builder(name: str) -> Build:

@@ -272,7 +272,7 @@ def test_a_bad_model_file(trilithon: Program, home: Path, tiny: Path, make: Call
         (("--placement", "llama.cpp/npu"), "there are llama.cpp"),
         (("--placement", "llama.cpp@nightly/cpu"), "no such build"),
         (("--placement", "scripted/gpu:speed=9"), "unknown option speed"),
-        (("--placement", "scripted/gpu:wrong=2"), "wrong = '2' does not fit"),
+        (("--placement", "scripted/gpu:wrong=2"), "wrong = '2' is not valid"),
         (("--placement", GOOD), "named twice"),
         (("--resume",), "leave MODEL out"),
         (("--test", "pp", "-pg", "8,4"), "leave -pg out"),

@@ -31,14 +31,14 @@ class EnergyCounter:
         self._lost = False
 
     def __call__(self, data: Sequence[bytes], at_ns: int) -> Mapping[str, float]:
-        now = [integer(each) for each in data]
+        now = [integer(value) for value in data]
         if self._before:
             self._add(now, (at_ns - self._before_ns) / 1e9)
         self._before, self._before_ns = now, at_ns
         return {self._name: self._microjoules * _MICRO}
 
     def _add(self, now: Sequence[int], seconds: float) -> None:
-        steps = [_step(*each) for each in zip(self._before, now, self._ranges, strict=True)]
+        steps = [_step(*values) for values in zip(self._before, now, self._ranges, strict=True)]
         known = [step for step in steps if step is not None]
         # A millisecond more, for counters that are updated in steps.
         if self._lost or len(known) < len(steps) or sum(known) * _MICRO > _MOST_WATTS * (seconds + 1e-3):
@@ -124,8 +124,8 @@ def _battery(machine: Machine, folder: str) -> Iterator[Probe]:
 def _discharge(name: str, paths: tuple[str, ...], scale: float) -> Probe:
     def parse(data: Sequence[bytes], _: int) -> dict[str, float]:
         product = 1
-        for each in data[1:]:
-            product *= abs(integer(each))  # some drivers count what flows out as negative
+        for value in data[1:]:
+            product *= abs(integer(value))  # some drivers count what flows out as negative
         return {name: product * scale} if data[0].strip() == b"Discharging" else {}
 
     return Probe("power", paths, parse, (name,))

@@ -144,7 +144,7 @@ class Sensors:
     def _hold(self, machine: Machine, probe: Probe) -> None:
         self.closed += [path for path in probe.paths if machine.access(path) == "denied"]
         self.reading = probe.paths[0]
-        descriptors = tuple(each for path in probe.paths if (each := machine.hold(path)) is not None)
+        descriptors = tuple(descriptor for path in probe.paths if (descriptor := machine.hold(path)) is not None)
         held = _Held(probe, descriptors, {}, *PLAUSIBLE[probe.quantity])
         names: Sequence[str] = ()
         if len(descriptors) == len(probe.paths):
@@ -302,17 +302,17 @@ def _memory(machine: Machine) -> Iterator[Probe]:
 
 def _memory_kinds(data: bytes) -> dict[str, float]:
     """Bytes by kind. The page cache is what files hold and can be dropped: shared memory is counted apart."""
-    found = {name.decode(): int(kibibytes) * 1024 for name, kibibytes in _MEMINFO.findall(data)}
-    if not found:
+    meminfo = {name.decode(): int(kibibytes) * 1024 for name, kibibytes in _MEMINFO.findall(data)}
+    if not meminfo:
         raise ValueError("not a meminfo")
     kinds = {
-        "available": found.get("MemAvailable"),
-        "free": found.get("MemFree"),
-        "anonymous": found.get("AnonPages"),
-        "page cache": _sum(found.get("Buffers"), found.get("Cached"), minus=found.get("Shmem")),
-        "shared": found.get("Shmem"),
-        "swap": _sum(found.get("SwapTotal") or None, minus=found.get("SwapFree")),
-        "CMA": _sum(found.get("CmaTotal") or None, minus=found.get("CmaFree")),
+        "available": meminfo.get("MemAvailable"),
+        "free": meminfo.get("MemFree"),
+        "anonymous": meminfo.get("AnonPages"),
+        "page cache": _sum(meminfo.get("Buffers"), meminfo.get("Cached"), minus=meminfo.get("Shmem")),
+        "shared": meminfo.get("Shmem"),
+        "swap": _sum(meminfo.get("SwapTotal") or None, minus=meminfo.get("SwapFree")),
+        "CMA": _sum(meminfo.get("CmaTotal") or None, minus=meminfo.get("CmaFree")),
     }
     return {name: float(count) for name, count in kinds.items() if count is not None}
 

@@ -61,15 +61,15 @@ class Window:
         """What there is now. Of an energy counter the mean power since the frame before."""
         if self._now is None:
             return []
-        found = []
+        values = []
         for place, channel in enumerate(self._sampler.channels):
             value = self._now.values[place]
             if channel.quantity == "energy":
                 value = self._watts(place)
                 channel = Channel("power", channel.name, channel.source)
             if value is not None:
-                found.append(channel.reading(value))
-        return found
+                values.append(channel.reading(value))
+        return values
 
     def _watts(self, place: int) -> float | None:
         if self._now is None or self._before is None:

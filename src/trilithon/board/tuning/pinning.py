@@ -85,9 +85,9 @@ class _Pin:
         self._recorded = False
         self.lines: tuple[str, ...] = ()
 
-    def set(self, found: Sequence[Tunable]) -> tuple[Outcome, ...]:
+    def set(self, selected: Sequence[Tunable]) -> tuple[Outcome, ...]:
         """Raises UserError, with nothing changed, when the record cannot be kept."""
-        planned = [(tunable, tunable.changes(self._machine)) for tunable in found]
+        planned = [(tunable, tunable.changes(self._machine)) for tunable in selected]
         closed = [(tunable, changes) for tunable, changes in planned if self._is_closed(changes)]
         denied = {tunable: _denial(tunable.subject, closed) for tunable, _ in closed}
         allowed = [(tunable, changes) for tunable, changes in planned if tunable not in denied]
@@ -97,7 +97,7 @@ class _Pin:
             self._recorded = True
         problems = denied | {tunable: self._make(changes) for tunable, changes in allowed}
         self._await_clocks([tunable for tunable, _ in allowed if not problems[tunable]])
-        return _outcomes([(tunable, problems[tunable]) for tunable in found], self._machine)
+        return _outcomes([(tunable, problems[tunable]) for tunable in selected], self._machine)
 
     def restore(self) -> None:
         """Once is enough; a second call does nothing."""
@@ -133,9 +133,9 @@ class _Pin:
                 return "; ".join((problem, *undone.lines))
         return ""
 
-    def _await_clocks(self, found: Sequence[Tunable]) -> None:
+    def _await_clocks(self, selected: Sequence[Tunable]) -> None:
         for _ in range(_LOOKS):
-            if not any(tunable.short_of(self._machine) for tunable in found):
+            if not any(tunable.short_of(self._machine) for tunable in selected):
                 return
             time.sleep(_LOOK_SECONDS)
 
@@ -150,7 +150,9 @@ def _unique(changes: Sequence[Change]) -> list[Change]:
 
 def _denial(subject: str, closed: Sequence[tuple[Tunable, Sequence[Change]]]) -> str:
     """The same words for all tunables of a subject, and one command."""
-    changes = [change for tunable, each in closed if tunable.subject == subject for change in each]
+    changes = [
+        change for tunable, tunable_changes in closed if tunable.subject == subject for change in tunable_changes
+    ]
     first = next(change.path for change in changes if change.new is not None)
     return f"this user may not write {first}; run: {tee(changes)}"
 

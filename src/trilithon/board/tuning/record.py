@@ -160,7 +160,7 @@ def _store(folder: Path) -> JsonStore[Record]:
 
 
 def _parsed(data: Any) -> Record:
-    changes = tuple(_change(each) for each in data["changes"])
+    changes = tuple(_change(change) for change in data["changes"])
     boot_id, pid, ticks = data["boot_id"], data["pid"], data["start_ticks"]
     if not isinstance(boot_id, str | None) or not isinstance(pid, int) or not isinstance(ticks, int):
         raise TypeError("not the owner's names")

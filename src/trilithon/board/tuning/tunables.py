@@ -246,11 +246,13 @@ class IdleStates:
 
 def tunables(machine: Machine, *, idle_states: bool = False) -> list[Tunable]:
     """The clocks that this machine lets someone set, and its idle states if they are asked for."""
-    found: list[Tunable] = [CpuClock("CPU clocks", folder) for folder in machine.glob(f"{_CPUS}/cpufreq/policy[0-9]*")]
-    found += _devfreq_clocks(machine)
+    candidates: list[Tunable] = [
+        CpuClock("CPU clocks", folder) for folder in machine.glob(f"{_CPUS}/cpufreq/policy[0-9]*")
+    ]
+    candidates += _devfreq_clocks(machine)
     if idle_states:
-        found += [IdleStates(folder) for folder in machine.glob(f"{_CPUS}/cpu[0-9]*/cpuidle")]
-    return [each for each in found if each.available(machine)]
+        candidates += [IdleStates(folder) for folder in machine.glob(f"{_CPUS}/cpu[0-9]*/cpuidle")]
+    return [candidate for candidate in candidates if candidate.available(machine)]
 
 
 def _devfreq_clocks(machine: Machine) -> Iterator[Tunable]:

@@ -40,10 +40,10 @@ def list_command(as_json: bool) -> None:
         return
     if not summaries:
         click.echo("no measurements yet; start with: trilithon bench", err=True)
-    for each in summaries:
-        state = "" if each.status == "finished" else f" ({each.status})"
-        models, placements = ", ".join(each.models), ", ".join(each.placements)
-        click.echo(f"{each.id:>4}  {each.started}  {models}  {placements}  {', '.join(each.tests)}{state}")
+    for campaign in summaries:
+        state = "" if campaign.status == "finished" else f" ({campaign.status})"
+        models, placements = ", ".join(campaign.models), ", ".join(campaign.placements)
+        click.echo(f"{campaign.id:>4}  {campaign.started}  {models}  {placements}  {', '.join(campaign.tests)}{state}")
 
 
 @results.command("show")
@@ -64,18 +64,18 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
     from trilithon.results.verdict import verdict_sentence
 
     with _store() as store:
-        found = [_campaign(store, campaign) for campaign in campaigns]
+        selected = [_campaign(store, campaign) for campaign in campaigns]
     if output == "json":
-        click.echo(export_campaigns(found, "trilithon").text, nl=False)
+        click.echo(export_campaigns(selected, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
-        rows = rows_of(found)
+        rows = rows_of(selected)
         click.echo(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
     else:
-        show_campaigns(found, output)
-        for each in found:
-            prefix = f"{each.id}: " if len(found) > 1 else ""
-            tell_of_runs(each, prefix)
-            click.echo(f"{prefix}{verdict_sentence(each)}")
+        show_campaigns(selected, output)
+        for shown in selected:
+            prefix = f"{shown.id}: " if len(selected) > 1 else ""
+            tell_of_runs(shown, prefix)
+            click.echo(f"{prefix}{verdict_sentence(shown)}")
 
 
 @results.command("compare")
@@ -92,17 +92,17 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
 
     with _store() as store:
         pairs = _pairs(store, a, b)
-    found = [
+    comparisons = [
         (one[1], other[1], comparison)
         for one, other in pairs
         for comparison in compare_placements(one, other, every_metric=every_metric)
     ]
-    if not found:
+    if not comparisons:
         raise UserError(f"{a} and {b} have no test in common")
     if as_json:
-        click.echo(json.dumps([_as_json(*each) for each in found], indent=2))
+        click.echo(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
         return
-    for name, other, comparison in found:
+    for name, other, comparison in comparisons:
         click.echo(comparison_text(name, other, comparison))
 
 
@@ -136,18 +136,18 @@ def _named(store: "Store", text: str) -> "tuple[Campaign, str | None]":
     return campaign, placement or None
 
 
-def _as_json(name: str, other: str, found: "Comparison") -> dict[str, Any]:
+def _as_json(name: str, other: str, comparison: "Comparison") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "a": name,
         "b": other,
-        "test": found.test.name,
-        "metric": found.metric.name,
-        "verdict": found.verdict.answer,
-        "reason": found.verdict.reason,
-        "ratio": asdict(found.verdict.ratio) if found.verdict.ratio else None,
-        "differs": list(found.differs),
+        "test": comparison.test.name,
+        "metric": comparison.metric.name,
+        "verdict": comparison.verdict.answer,
+        "reason": comparison.verdict.reason,
+        "ratio": asdict(comparison.verdict.ratio) if comparison.verdict.ratio else None,
+        "differs": list(comparison.differs),
     }
 
 
@@ -167,8 +167,8 @@ def export(campaigns: tuple[str, ...], form: str) -> None:
     from trilithon.results.formats import export_campaigns
 
     with _store() as store:
-        found = [_campaign(store, campaign) for campaign in campaigns]
-    exported = export_campaigns(found, form)  # type: ignore[arg-type] # click offers only its formats
+        selected = [_campaign(store, campaign) for campaign in campaigns]
+    exported = export_campaigns(selected, form)  # type: ignore[arg-type] # click offers only its formats
     click.echo(exported.text, nl=False)
     if exported.note:
         click.echo(exported.note, err=True)
@@ -196,8 +196,8 @@ def report(campaign: str, folder: Path | None) -> None:
     from trilithon.settings import load_configuration
 
     with _store() as store:
-        found = _campaign(store, campaign)
-    for path in write_pictures(found, folder or load_configuration().data / "reports" / str(found.id)):
+        selected = _campaign(store, campaign)
+    for path in write_pictures(selected, folder or load_configuration().data / "reports" / str(selected.id)):
         click.echo(path)
 
 

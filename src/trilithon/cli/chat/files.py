@@ -30,7 +30,7 @@ def load_conversation(talk: TerminalChat, name: str, configuration: Configuratio
     try:
         text = read_text(path, most_bytes=_LONGEST_BYTES)
     except FileNotFoundError:
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none yet"
         raise UserError(f"there is no conversation {name}; there are: {known}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; save it again with /save {name}") from error

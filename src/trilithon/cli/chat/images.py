@@ -20,11 +20,11 @@ _MOST_BYTES = 20 << 20  # as the server bounds one image
 
 def image_paths(text: str) -> list[tuple[str, str]]:
     """What looks like the path of an image: as it stands in the text, and the path that it means."""
-    found = []
+    paths = []
     for match in _PATH.finditer(text):
         path = match["single"] or match["double"] or re.sub(r"\\(.)", r"\1", match["bare"])
-        found.append((match[0], path))
-    return found
+        paths.append((match[0], path))
+    return paths
 
 
 def take_images(text: str) -> tuple[str, tuple[str, ...]]:

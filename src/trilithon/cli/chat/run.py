@@ -223,7 +223,11 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _: "FrameType | None") -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    ending = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    ending = [
+        signal_number
+        for signal_number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(signal_number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, end) for number in ending}
     try:
         yield

@@ -49,12 +49,12 @@ def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> cli
 
         configuration = load_configuration()
         board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
-        found = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
+        all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
         rows = engine_rows(board)
         if as_json:
-            click.echo(json.dumps(report(board, found, rows), indent=2, ensure_ascii=False))
+            click.echo(json.dumps(report(board, all_findings, rows), indent=2, ensure_ascii=False))
         else:
-            print_report(board, found, rows)
+            print_report(board, all_findings, rows)
 
     return doctor
 

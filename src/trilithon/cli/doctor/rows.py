@@ -20,9 +20,9 @@ def _engine_rows(board: "Board") -> Sequence[EngineRow]:
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
-    found = engines(configuration)
-    rows = [row for engine in found for row in _rows_of(engine, configuration)]
-    builds = [build for engine in found if not engine.only_when_named for build in engine.builds()]
+    known_engines = engines(configuration)
+    rows = [row for engine in known_engines for row in _rows_of(engine, configuration)]
+    builds = [build for engine in known_engines if not engine.only_when_named for build in engine.builds()]
     units = {unit for build in builds for unit in build.units if not build.only_when_named(unit)}
     rows += [
         EngineRow(f"{broken.name}/…", usable=False, why=broken.problem, fix=broken.fix)

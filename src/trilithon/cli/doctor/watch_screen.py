@@ -53,9 +53,9 @@ def screen(board: Board, window: Window) -> Group:
     return Group(*head, grid, *(Text(remark, style="dim") for remark in _remarks(window, readings)))
 
 
-def _blocks(found: list[Reading], quantities: tuple[str, ...], board: Board) -> Iterator[Text]:
+def _blocks(readings: list[Reading], quantities: tuple[str, ...], board: Board) -> Iterator[Text]:
     for quantity in quantities:
-        shown = [reading for reading in found if reading.quantity == quantity]
+        shown = [reading for reading in readings if reading.quantity == quantity]
         if shown:
             yield Text(_TITLES[quantity], style="bold")
             yield from (_line(reading, board) for reading in shown)
@@ -119,10 +119,10 @@ def _bar(fraction: float) -> str:
     return "█" * filled + "░" * (_BAR_WIDTH - filled)
 
 
-def _remarks(window: Window, found: list[Reading]) -> Iterator[str]:
-    if not found:
+def _remarks(window: Window, readings: list[Reading]) -> Iterator[str]:
+    if not readings:
         yield "no reading yet"
-    elif not any(reading.quantity == "power" for reading in found):
+    elif not any(reading.quantity == "power" for reading in readings):
         yield "no power meter readable by this user"
     if window.closed:
         yield f"only root may read: {', '.join(window.closed)}"

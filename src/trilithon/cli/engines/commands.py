@@ -166,7 +166,7 @@ def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Buil
     """Those of every engine; `named` False leaves out the engines that are never chosen by themselves."""
     from trilithon.engines import table
 
-    return [each for one in table.engines(configuration) if named or not one.only_when_named for each in one.builds()]
+    return [build for one in table.engines(configuration) if named or not one.only_when_named for build in one.builds()]
 
 
 def _require_unused(name: str, folder: Path, configuration: "Configuration") -> None:
@@ -181,11 +181,11 @@ def _wanted(name: str | None, configuration: "Configuration") -> "list[tuple[Bui
         every = _builds(configuration, named=False)
         return [(build, unit) for build in every for unit in build.units if not build.only_when_named(unit)]
     builds = _builds(configuration)
-    found = [build for build in builds if name in (build.name, f"{build.engine}@{build.name}")]
-    if not found:
+    matching = [build for build in builds if name in (build.name, f"{build.engine}@{build.name}")]
+    if not matching:
         names = ", ".join(dict.fromkeys(f"{build.engine}@{build.name}" for build in builds))
         raise PlacementError(f"there is no build {name}; there are {names}")
-    return [(build, unit) for build in found for unit in build.units]
+    return [(build, unit) for build in matching for unit in build.units]
 
 
 async def _try_out(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") -> "list[Trial]":

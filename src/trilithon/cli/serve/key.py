@@ -15,7 +15,7 @@ def _complete_names(_: click.Context, __: click.Parameter, incomplete: str) -> l
     from trilithon.serve.access.keys import keys
     from trilithon.settings import load_configuration
 
-    return [each.name for each in keys(load_configuration()) if each.name.startswith(incomplete)]
+    return [key.name for key in keys(load_configuration()) if key.name.startswith(incomplete)]
 
 
 @click.group("key")
@@ -46,14 +46,14 @@ def list_command(as_json: bool) -> None:
     from trilithon.serve.access.keys import keys
     from trilithon.settings import load_configuration
 
-    found = keys(load_configuration())
+    known_keys = keys(load_configuration())
     if as_json:
-        click.echo(json.dumps([{"name": each.name, "created": each.created} for each in found], indent=2))
+        click.echo(json.dumps([{"name": known.name, "created": known.created} for known in known_keys], indent=2))
         return
-    width = max((len(each.name) for each in found), default=0)
-    for each in found:
-        click.echo(f"{each.name:<{width}}  {each.created}")
-    if not found:
+    width = max((len(known.name) for known in known_keys), default=0)
+    for known in known_keys:
+        click.echo(f"{known.name:<{width}}  {known.created}")
+    if not known_keys:
         click.echo("there are no keys; create one with: trilithon key add NAME", err=True)
 
 

@@ -29,17 +29,17 @@ def activated_sockets(environment: MutableMapping[str, str] = os.environ) -> lis
     process, count, _ = (environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if process != str(os.getpid()) or not count.isdecimal():
         return []
-    found = []
+    sockets = []
     for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
         os.set_inheritable(descriptor, False)
         try:
-            found.append(socket.socket(fileno=descriptor))
+            sockets.append(socket.socket(fileno=descriptor))
         except OSError as error:
             raise UserError(
                 f"systemd handed over descriptor {descriptor}, which is not a socket ({error.strerror}); write "
                 "ListenStream= in the socket unit"
             ) from error
-    return found
+    return sockets
 
 
 def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -162,5 +162,5 @@ def _clear_away(path: Path) -> None:
 
 
 def _close(sockets: list[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
+    for listener in sockets:
+        listener.close()

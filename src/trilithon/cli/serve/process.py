@@ -163,7 +163,11 @@ class _UvicornServer(uvicorn.Server):
             return
         loop = asyncio.get_running_loop()
         # Under nohup, which ignores SIGHUP, that stays ignored.
-        ending = [each for each in _ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+        ending = [
+            signal_number
+            for signal_number in _ENDING
+            if signal_number != signal.SIGHUP or signal.getsignal(signal_number) != signal.SIG_IGN
+        ]
         for number in ending:
             loop.add_signal_handler(number, self._asked_to_end)
         try:

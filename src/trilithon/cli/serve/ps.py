@@ -47,7 +47,7 @@ def stop(model: str) -> None:
 
     wanted = model_name(model)
     with _server() as server:
-        known = {str(each.get("name", "")) for each in server.loaded()}
+        known = {str(loaded.get("name", "")) for loaded in server.loaded()}
         if not any(model_name(name).same_as(wanted) for name in known):
             raise UserError(f"{wanted} is not loaded; see: trilithon ps")
         server.unload(model)

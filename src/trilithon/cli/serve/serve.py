@@ -136,7 +136,7 @@ def _serve(
 
         def ending() -> None:
             notify("STOPPING=1")
-            users = sum(each.users for each in service.pool.loaded())
+            users = sum(model.users for model in service.pool.loaded())
             if users:
                 click.echo(f"waiting for running answers: {users}; press again to stop at once", err=True)
 
@@ -170,7 +170,7 @@ def _about_pages(sockets: "list[socket]", context: "AppContext | None", *, tls: 
 
     if context is None:
         return ["no web pages: they need pip install 'trilithon[web]'"]
-    urls = [url for each in sockets if (url := url_of(each, tls=tls)).startswith("http")]
+    urls = [url for listener in sockets if (url := url_of(listener, tls=tls)).startswith("http")]
     return [f"in a browser: {url}/" for url in urls[:1]]
 
 
@@ -222,9 +222,9 @@ def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tup
 
     keys = keyring(options.security)
     sockets, files = activated_sockets(), []
-    for each in sockets:
-        if each.family != AF_UNIX:
-            require_safe_bind(each.getsockname()[0], keys, words["no_key"])
+    for listener in sockets:
+        if listener.family != AF_UNIX:
+            require_safe_bind(listener.getsockname()[0], keys, words["no_key"])
     try:
         if not sockets and (words["unix"] is None or _named("host") or _named("port")):
             require_safe_bind(words["host"], keys, words["no_key"])
@@ -235,8 +235,8 @@ def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tup
             files.append(path)
         yield sockets, files
     finally:
-        for each in sockets:
-            each.close()
+        for listener in sockets:
+            listener.close()
         for file in files:
             file.unlink(missing_ok=True)
 
@@ -251,7 +251,7 @@ def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list
     from trilithon import __version__
     from trilithon.cli.serve.listening import url_of
 
-    places = list(dict.fromkeys(url_of(each, tls=tls) for each in sockets))
+    places = list(dict.fromkeys(url_of(listener, tls=tls) for listener in sockets))
     models = len(service.shelf.models())
     lines = [f"Trilithon {__version__} serves {models} model{'s' * (models != 1)} at {', '.join(places)}"]
     if not models:

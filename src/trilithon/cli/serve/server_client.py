@@ -110,8 +110,8 @@ class Server:
 
     def loaded(self) -> list[dict[str, Any]]:
         """Ollama's entries of /api/ps."""
-        found = self._json("GET", "/api/ps").get("models") or []
-        return [each for each in found if isinstance(each, dict)]
+        models = self._json("GET", "/api/ps").get("models") or []
+        return [model for model in models if isinstance(model, dict)]
 
     def show(self, model: str) -> dict[str, Any]:
         return self._json("POST", "/api/show", {"model": model})
@@ -217,19 +217,19 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _object(content: bytes, place: Address) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        parsed = json.loads(content)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise TrilithonError(f"the server at {place} is not a Trilithon server; set TRILITHON_HOST to where yours is")
-    return found
+    return parsed
 
 
 def _error_text(content: bytes) -> str:
     try:
-        found = json.loads(content)
+        parsed = json.loads(content)
     except ValueError:
         return ""
-    error = found.get("error", "") if isinstance(found, dict) else ""
+    error = parsed.get("error", "") if isinstance(parsed, dict) else ""
     text = error.get("message", "") if isinstance(error, dict) else error
     return " ".join(str(text).split())[:500]

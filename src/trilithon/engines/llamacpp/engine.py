@@ -41,10 +41,12 @@ class LlamaCpp:
 
     def builds(self) -> list[Build]:
         """Builds that were compiled for this CPU come first; those of packages are for the GPU only."""
-        found = [program for program in programs(self._configuration) if not program.npu_backend]  # not rk-llama.cpp
-        native = [program for program in found if not program.packaged]
+        all_programs = [
+            program for program in programs(self._configuration) if not program.npu_backend
+        ]  # not rk-llama.cpp
+        native = [program for program in all_programs if not program.packaged]
         builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
-        packaged = [self._build(program, _PACKAGED, ()) for program in found if program.packaged]
+        packaged = [self._build(program, _PACKAGED, ()) for program in all_programs if program.packaged]
         return builds + self._embedded() + [build for build in packaged if build.units]
 
     def missing(self) -> str:
@@ -129,6 +131,6 @@ class LlamaCpp:
         )
 
 
-def _numbered(found: list[Program]) -> list[tuple[int, Program]]:
+def _numbered(native: list[Program]) -> list[tuple[int, Program]]:
     """Those without a name of their own are native, native2, …: by their place among all."""
-    return [(0 if at == 1 else at, program) for at, program in enumerate(found, 1)]
+    return [(0 if at == 1 else at, program) for at, program in enumerate(native, 1)]

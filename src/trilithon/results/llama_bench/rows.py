@@ -140,7 +140,7 @@ def _collect(rows: Sequence[Row]) -> list[_Collected]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr(sorted(_configuration(row).items())), []).append(row)
-    collected = [_Collected(_placement(found[0]), found) for found in groups.values()]
+    collected = [_Collected(_placement(group[0]), group) for group in groups.values()]
     by_name: dict[str, list[_Collected]] = {}
     for placement in collected:
         by_name.setdefault(placement.record.name, []).append(placement)
@@ -153,7 +153,7 @@ def _collect(rows: Sequence[Row]) -> list[_Collected]:
 def _rename(name: str, alike: Sequence[_Collected]) -> None:
     configurations = [_configuration(placement.rows[0]) for placement in alike]
     columns = dict.fromkeys(column for configuration in configurations for column in configuration)
-    differ = [column for column in columns if len({repr(found.get(column)) for found in configurations}) > 1]
+    differ = [column for column in columns if len({repr(values.get(column)) for values in configurations}) > 1]
     for placement, configuration in zip(alike, configurations, strict=True):
         told = ", ".join(f"{column}={configuration.get(column, '?')}" for column in differ)
         placement.record = replace(placement.record, name=f"{name} ({told})")
@@ -217,7 +217,7 @@ def rows_of(campaigns: Iterable[Campaign]) -> tuple[list[Row], list[str]]:
             samples = _samples(campaign, placement, left_out)
             if placement.quality is not None:
                 left_out.append(f"{placement.name}: its quality ({placement.quality.verdict})")
-            rows.extend(_row(campaign, placement, test, found) for test, found in samples.items())
+            rows.extend(_row(campaign, placement, test, values) for test, values in samples.items())
     return rows, left_out
 
 
@@ -282,9 +282,9 @@ def _kept(campaign: Campaign, placement: PlacementRecord, test: Test) -> Row:
     """What an import kept of this row beside its runs; nothing where several rows were put together."""
     kept = campaign.plan.get("llama_bench")
     rows = [row for row in kept if isinstance(row, Mapping)] if isinstance(kept, list) else []
-    found = [row for row in rows if (row.get("placement"), row.get("test")) == (placement.name, test.name)]
-    names = ("test_time", *FIGURES) if len(found) == 1 else ("test_time",)
-    return {name: found[0][name] for name in names if found and name in found[0]}
+    matching = [row for row in rows if (row.get("placement"), row.get("test")) == (placement.name, test.name)]
+    names = ("test_time", *FIGURES) if len(matching) == 1 else ("test_time",)
+    return {name: matching[0][name] for name in names if matching and name in matching[0]}
 
 
 def _described(campaign: Campaign, placement: PlacementRecord) -> Row:

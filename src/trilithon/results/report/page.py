@@ -136,8 +136,8 @@ def themed(svg: str) -> str:
     names = {colour: name for name, colour in COLOURS.items()}
     pattern = "|".join(map(re.escape, names))
 
-    def style(found: re.Match[str]) -> str:
-        themed = re.sub(pattern, lambda colour: f"var(--{names[colour[0]]})", found[0])
+    def style(match: re.Match[str]) -> str:
+        themed = re.sub(pattern, lambda colour: f"var(--{names[colour[0]]})", match[0])
         return themed.replace("'DejaVu Sans'", "var(--font)")
 
     # Only inside style attributes: a name that happens to be a colour stays a name.

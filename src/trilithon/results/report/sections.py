@@ -59,13 +59,13 @@ def _divergence(record: QualityRecord) -> str:
 
 def answers(campaign: Campaign) -> Html:
     """The last answer of each placement to each question."""
-    found: dict[str, dict[str, Sample]] = {}
+    by_question: dict[str, dict[str, Sample]] = {}
     for run in campaign.runs:
         for sample in run.samples:
             if sample.test.kind == "question":
-                found.setdefault(sample.test.question, {})[run.placement] = sample
+                by_question.setdefault(sample.test.question, {})[run.placement] = sample
     parts: list[str] = []
-    for question, samples in found.items():
+    for question, samples in by_question.items():
         parts.append(element("p", "Asked: ", element("q", question, dir="auto")))
         for placement, sample in samples.items():
             parts += [element("h3", placement), _thinking(sample), _answer(sample)]
@@ -87,12 +87,12 @@ def _answer(sample: Sample) -> Html:
 
 def failures(campaign: Campaign) -> Html:
     """Each different failure once, with the runs that it ended."""
-    found: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in campaign.runs:
         if run.outcome != "finished":
             message = run.failure.message if run.failure else ""
-            found.setdefault((run.placement, run.outcome, message), []).append(run)
-    parts = [part for (placement, outcome, _), runs in found.items() for part in _failure(placement, outcome, runs)]
+            groups.setdefault((run.placement, run.outcome, message), []).append(run)
+    parts = [part for (placement, outcome, _), runs in groups.items() for part in _failure(placement, outcome, runs)]
     return _section("What failed", *parts) if parts else Html("")
 
 
@@ -123,14 +123,14 @@ def remarks(campaign: Campaign) -> Html:
 
 def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
     """Each different line once, with the placements whose runs it is about."""
-    found: dict[str, dict[str, int]] = {}
+    counts_by_line: dict[str, dict[str, int]] = {}
     for placement, lines in of_runs:
         for line in lines:
-            counts = found.setdefault(line, {})
+            counts = counts_by_line.setdefault(line, {})
             counts[placement] = counts.get(placement, 0) + 1
     items = [
         element("li", line, " ", element("span", f"({_placements(counts)})", class_="muted"))
-        for line, counts in found.items()
+        for line, counts in counts_by_line.items()
     ]
     return _section(title, element("ul", *items)) if items else Html("")
 

@@ -123,7 +123,7 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
     values = {key: value for key, value in values.items() if PLAUSIBLE[key[0]][0] <= value <= PLAUSIBLE[key[0]][1]}
     zones = {name: value for (quantity, name), value in values.items() if quantity == "temperature"}
     blocks = _blocks(board, values, zones)
-    placed_models = tuple(placed for each in loaded for placed in _placed_models(each))
+    placed_models = tuple(placed for model in loaded for placed in _placed_models(model))
     units = {block.unit for block in blocks}
     lone = dict.fromkeys(placed.unit for placed in placed_models if placed.unit not in units)
     blocks += [Block(part="all" if unit == "cpu" else unit, name="") for unit in lone]
@@ -136,7 +136,7 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
         temperatures=tuple(sorted(zones.items(), key=lambda zone: _rank(zone[0]))),
         watts=tuple((name, value) for (quantity, name), value in values.items() if quantity == "power"),
         placed_models=placed_models,
-        running=sum(each.users for each in loaded),
+        running=sum(model.users for model in loaded),
         waiting=waiting,
     )
 

@@ -62,14 +62,14 @@ class FindingsList:
     async def refresh(self) -> None:
         self._again.disable()
         self._when.text = self._text("board.looking")
-        found = await look(self._context, self._watch)
+        findings = await look(self._context, self._watch)
         self._list.clear()
         with self._list:
-            for finding in found:
+            for finding in findings:
                 self._item(finding)
-        self._list.set_visibility(bool(found))
+        self._list.set_visibility(bool(findings))
         at = self._text("board.findings_at", time=time.strftime("%H:%M:%S"))
-        self._when.text = at if found else f"{self._text('board.findings_none')} {at}"
+        self._when.text = at if findings else f"{self._text('board.findings_none')} {at}"
         self._again.enable()
 
     def _item(self, finding: Finding) -> None:

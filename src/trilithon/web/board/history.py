@@ -47,7 +47,7 @@ def charts(moments: Sequence[Moment], text: Texts, *, memory_bytes: float | None
     if not moments:
         return ()
     names = _names(moments)
-    found = [
+    all_charts = [
         _chart("load", "load", _loads(names), moments, 1.0),
         _chart("temperature", "temperature", _all("temperature", names), moments, _WARM_CELSIUS),
         _chart("memory", "memory", _memory(text, names), moments, memory_bytes),
@@ -55,7 +55,7 @@ def charts(moments: Sequence[Moment], text: Texts, *, memory_bytes: float | None
         _chart("power", "power", _all("power", names), moments, None),
         _chart("requests", "requests", _requests(text), moments, None),
     ]
-    return tuple(chart for chart in found if chart.lines)
+    return tuple(chart for chart in all_charts if chart.lines)
 
 
 def _names(moments: Sequence[Moment]) -> _Names:

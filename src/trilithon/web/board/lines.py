@@ -54,10 +54,10 @@ def _legend(sheet: Sheet, labels: Sequence[str], x: float, y: float, width: floa
     place, bottom = x, y
     for number, label in enumerate(labels):
         label = fitted(label, width - _SAMPLE - 6, _SMALL)
-        each = _SAMPLE + 6 + text_width(label, _SMALL) + 16
-        if place > x and place + each > x + width + 16:
+        entry_width = _SAMPLE + 6 + text_width(label, _SMALL) + 16
+        if place > x and place + entry_width > x + width + 16:
             place, bottom = x, bottom + _ROW
         sheet.path(f"M{place:.0f} {bottom + 10:.0f}h{_SAMPLE:.0f}", f"lines-{number}")
         sheet.text(label, place + _SAMPLE + 6, bottom + 14, size=_SMALL)
-        place += each
+        place += entry_width
     return bottom + _ROW + 2

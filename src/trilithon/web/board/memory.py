@@ -58,14 +58,14 @@ def _legend(sheet: Sheet, memory: Memory, text: Texts, x: float, y: float, width
     place, bottom = x, y
     for kind, count in memory.kinds:
         words_of = f"{text(f'board.{_plain(kind)}')} {quantities.size(count, text)}"
-        each = 20 + text_width(words_of, SMALL) + 14
-        if place > x and place + each > x + width + 14:
+        entry_width = 20 + text_width(words_of, SMALL) + 14
+        if place > x and place + entry_width > x + width + 14:
             place, bottom = x, bottom + LINE + 2
         sheet.box(place, bottom + 2, 12, 12, "chip-cell", radius=3)
         if kind != "free":
             sheet.box(place, bottom + 2, 12, 12, f"chip-{_plain(kind)}", radius=3)
         sheet.text(fitted(words_of, width - 20, SMALL), place + 18, bottom + 12.5, size=SMALL)
-        place += each
+        place += entry_width
     return bottom + LINE
 
 

@@ -93,20 +93,20 @@ class _View:
         return said + ([text("board.blind")] if watch.blind else [])
 
     def _draw_lines(self) -> None:
-        found = charts(self._watch.moments, self._text, memory_bytes=self._watch.board.memory_bytes)
-        keys = tuple(chart.key for chart in found)
+        history_charts = charts(self._watch.moments, self._text, memory_bytes=self._watch.board.memory_bytes)
+        keys = tuple(chart.key for chart in history_charts)
         if keys != self._shown:
-            self._lay_out(found)
+            self._lay_out(history_charts)
             self._shown = keys
-        for drawing, chart in zip(self._drawings, found, strict=True):
+        for drawing, chart in zip(self._drawings, history_charts, strict=True):
             drawing.content = draw_chart(chart, self._text, width=_CHART_WIDTH)
 
-    def _lay_out(self, found: tuple[HistoryChart, ...]) -> None:
-        self._wait.set_visibility(not found)
+    def _lay_out(self, history_charts: tuple[HistoryChart, ...]) -> None:
+        self._wait.set_visibility(not history_charts)
         self._grid.clear()
         self._drawings = []
         with self._grid:
-            for chart in found:
+            for chart in history_charts:
                 with box("section", "panel"):
                     words("h3", self._text(f"board.lines_{chart.key}"))
                     self._drawings.append(ui.html("", sanitize=False))

@@ -78,20 +78,20 @@ def _head(sheet: Sheet, chip: ChipView, text: Texts, x: float, y: float, width: 
     head = 46.0 if subtitle else 28.0
     if not stacked:
         place = x + width
-        for (label, value, kind), each in reversed(list(zip(stats, widths, strict=True))):
-            if place - each < x + room - 1:
+        for (label, value, kind), stat_width in reversed(list(zip(stats, widths, strict=True))):
+            if place - stat_width < x + room - 1:
                 continue
-            _stat(sheet, label, value, kind, place - each + _STAT_GAP, y)
-            place -= each
+            _stat(sheet, label, value, kind, place - stat_width + _STAT_GAP, y)
+            place -= stat_width
         return max(head, 42.0)
     place, head = x, head + 8
-    for (label, value, kind), each in zip(stats, widths, strict=True):
-        if place > x and place + each - _STAT_GAP > x + width:
+    for (label, value, kind), stat_width in zip(stats, widths, strict=True):
+        if place > x and place + stat_width - _STAT_GAP > x + width:
             place, head = x, head + 48
-        if each - _STAT_GAP > width:
+        if stat_width - _STAT_GAP > width:
             continue
         _stat(sheet, label, value, kind, place, y + head)
-        place += each
+        place += stat_width
     return head + 42
 
 
@@ -129,10 +129,10 @@ def _units(sheet: Sheet, chip: ChipView, text: Texts, x: float, y: float, width:
             y = _unit(sheet, chip, text, [block], (x, y, width), 0.0) + (_GAP if place + 1 < len(others) else 0)
         return y
     if others:
-        each = (width - _GAP * (len(others) - 1)) / len(others)
-        heights = [_unit(Sheet(), chip, text, [block], (x, y, each), 0.0) - y for block in others]
+        block_width = (width - _GAP * (len(others) - 1)) / len(others)
+        heights = [_unit(Sheet(), chip, text, [block], (x, y, block_width), 0.0) - y for block in others]
         for place, block in enumerate(others):
-            _unit(sheet, chip, text, [block], (x + place * (each + _GAP), y, each), max(heights))
+            _unit(sheet, chip, text, [block], (x + place * (block_width + _GAP), y, block_width), max(heights))
         y += max(heights)
     return y
 
@@ -170,11 +170,11 @@ def _abreast(sheet: Sheet, blocks: Sequence[Block], text: Texts, x: float, y: fl
     room = width - 2 * _GAP * (len(blocks) - 1)
     cores = [max(len(block.cores), 2) for block in blocks]
     widths = [room * count / sum(cores) for count in cores]
-    lines = max(len(_heading(block, text, each)) for block, each in zip(blocks, widths, strict=True))
+    lines = max(len(_heading(block, text, block_width)) for block, block_width in zip(blocks, widths, strict=True))
     bottom = y
-    for block, each in zip(blocks, widths, strict=True):
-        bottom = max(bottom, _block(sheet, block, text, x, y, each, lines))
-        x += each + 2 * _GAP
+    for block, block_width in zip(blocks, widths, strict=True):
+        bottom = max(bottom, _block(sheet, block, text, x, y, block_width, lines))
+        x += block_width + 2 * _GAP
     return bottom
 
 
@@ -228,10 +228,15 @@ def _cores(sheet: Sheet, cores: Sequence[CoreView], text: Texts, x: float, y: fl
     abreast = max(1, min(len(cores), int((width + _CELL_GAP) // (least + _CELL_GAP))))
     rows = -(-len(cores) // abreast)
     abreast = -(-len(cores) // rows)  # full rows of one length
-    each = (width - _CELL_GAP * (abreast - 1)) / abreast
+    cell_width = (width - _CELL_GAP * (abreast - 1)) / abreast
     for number, core in enumerate(cores):
         row, column = divmod(number, abreast)
-        _core(sheet, core, text, (x + column * (each + _CELL_GAP), y + row * (height + _CELL_GAP), each, height))
+        _core(
+            sheet,
+            core,
+            text,
+            (x + column * (cell_width + _CELL_GAP), y + row * (height + _CELL_GAP), cell_width, height),
+        )
     return y + rows * (height + _CELL_GAP) - _CELL_GAP
 
 

@@ -103,7 +103,7 @@ class Watch:
         self.closed, self.hung, self.blind = window.closed, window.hung, not window.can_see
         if window.at_ns is not None:
             loaded = self.pool.loaded()
-            running = sum(each.users for each in loaded)
+            running = sum(model.users for model in loaded)
             self._moments.append(Moment(window.at_ns, values_of(window.readings()), running, self.pool.waiting))
 
 

@@ -77,9 +77,9 @@ class MessageView:
 
     def _merge_recent(self) -> None:
         """Into one element: with each step the browser goes through all elements that there are."""
-        whole = "".join(each.content for each in self._recent)
-        for each in self._recent:
-            each.delete()
+        whole = "".join(element.content for element in self._recent)
+        for element in self._recent:
+            element.delete()
         self._recent.clear()
         self._drawn(whole)
 

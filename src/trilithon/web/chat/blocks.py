@@ -32,8 +32,8 @@ class Blocks:
                 finished += self._cut()
 
     def finish(self) -> list[str]:
-        found, self.rest, self._seen, self._fence = self.rest, "", 0, ""
-        return [found] if found.strip() else []
+        remainder, self.rest, self._seen, self._fence = self.rest, "", 0, ""
+        return [remainder] if remainder.strip() else []
 
     def _look(self, line: str) -> None:
         match = _FENCE.match(line)

@@ -68,7 +68,7 @@ class Controls:
     async def load(self) -> None:
         entries = await asyncio.to_thread(self._context.service.shelf.models)
         self._entries = {entry.name: entry for entry in entries}
-        loaded = [each.key for each in self._context.service.pool.loaded() if each.key in self._entries]
+        loaded = [model.key for model in self._context.service.pool.loaded() if model.key in self._entries]
         self._model.set_options(list(self._entries), value=next(iter([*loaded, *self._entries]), None))
         if not self._entries:
             self._line.set_text(self._text("chat.no_models"))

@@ -48,12 +48,12 @@ class Conversations:
 
     def headings(self) -> list[Heading]:
         """The newest first, 500 at most. What is damaged is not among them, and hides no other."""
-        found = []
+        listed = []
         for path in self._newest()[:_MOST]:
             title = _title(path)
             if title is not None:
-                found.append(Heading(path.stem, title))
-        return found
+                listed.append(Heading(path.stem, title))
+        return listed
 
     def begin(self) -> Conversation:
         """A new one, which is on the disk once it is kept."""

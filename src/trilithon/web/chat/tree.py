@@ -68,19 +68,19 @@ class Conversation:
 
     def path(self) -> list[ChatMessage]:
         """What is shown, from the first message on."""
-        found, at = [], ROOT
+        chain, at = [], ROOT
         while (number := self.chosen.get(at)) is not None:
-            found.append(self.messages[number])
+            chain.append(self.messages[number])
             at = number
-        return found
+        return chain
 
     def before(self, number: int) -> list[ChatMessage]:
         """From the first message to this one's parent."""
-        found, at = [], self.messages[number].parent
+        chain, at = [], self.messages[number].parent
         while at != ROOT:
-            found.append(self.messages[at])
+            chain.append(self.messages[at])
             at = self.messages[at].parent
-        return found[::-1]
+        return chain[::-1]
 
     def branches(self, number: int) -> list[int]:
         """The numbers of this message and of those beside it, in the order in which they were made."""
@@ -99,7 +99,7 @@ class Conversation:
     def of_json(cls, body: Mapping[str, Any]) -> "Conversation":
         """Raises ValueError for what is no conversation."""
         try:
-            messages = [_made(ChatMessage, each) for each in body["messages"]]
+            messages = [_made(ChatMessage, body_message) for body_message in body["messages"]]
             made: Conversation = _made(cls, {**body, "messages": {}, "chosen": {}})
             made.wishes = _made(ChatSettings, body["wishes"])
             made.messages = {message.number: message for message in messages}
@@ -132,7 +132,7 @@ class Conversation:
 
 
 def _made(kind: type[Any], body: Mapping[str, Any]) -> Any:
-    known = {each.name for each in fields(kind)}
+    known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in body.items() if name in known})
 
 

@@ -44,7 +44,7 @@ ACTS: Mapping[Act, Callable[[Service, str, str], Awaitable[None]]] = {
 
 def possible(name: str, live: Live) -> frozenset[Act]:
     """What makes sense as things are."""
-    there = any(each.state != "leaving" for each in live.of(name))
+    there = any(model.state != "leaving" for model in live.of(name))
     acts: set[Act] = {"unload"} if there else {"load"}
     acts.add("unpin" if name in live.pinned else "pin")
     return frozenset(acts)

@@ -67,7 +67,7 @@ def read_library(shelf: Catalog) -> Library:
     entries = shelf.models()
     with ModelStore.open(shelf.configuration) as store:
         listing = store.listing()
-        kept = {str(each.name): (each, root) for each, root in zip(listing.manifests, listing.roots, strict=True)}
+        kept = {str(stored.name): (stored, root) for stored, root in zip(listing.manifests, listing.roots, strict=True)}
         served = {entry.name for entry in entries}
         rows = []
         for entry in entries:
@@ -108,15 +108,15 @@ def _each(words: Iterable[str]) -> tuple[str, ...]:
 def selected(rows: Collection[ModelListRow], words: str, order: Order) -> list[ModelListRow]:
     """Those that have every word of the filter in them, in this order; names decide between equals."""
     wanted = words.casefold().split()
-    found = sorted((row for row in rows if all(word in row.searched for word in wanted)), key=_by_name)
+    matching = sorted((row for row in rows if all(word in row.searched for word in wanted)), key=_by_name)
     match order:
         case "newest":
-            found.sort(key=lambda row: datetime.fromisoformat(row.entry.modified).timestamp(), reverse=True)
+            matching.sort(key=lambda row: datetime.fromisoformat(row.entry.modified).timestamp(), reverse=True)
         case "largest":
-            found.sort(key=lambda row: row.entry.size_bytes, reverse=True)
+            matching.sort(key=lambda row: row.entry.size_bytes, reverse=True)
         case "name":
             pass
-    return found
+    return matching
 
 
 def _by_name(row: ModelListRow) -> tuple[str, str]:

@@ -89,9 +89,9 @@ class ModelList:
         self._fill()
 
     def _fill(self) -> None:
-        found = selected(self._library.rows, self._filter.value or "", self._order.value)
-        self._page = min(max(self._page, 0), pages_of(found) - 1)
-        rows = page_of(found, self._page)
+        matching = selected(self._library.rows, self._filter.value or "", self._order.value)
+        self._page = min(max(self._page, 0), pages_of(matching) - 1)
+        rows = page_of(matching, self._page)
         self._views.clear()
         self._list.clear()
         with self._list:
@@ -99,23 +99,23 @@ class ModelList:
                 view = self._views[row.name] = self._make(row)
                 if self._live is not None:
                     view.show_live(self._live)
-        self._around(found, rows)
+        self._around(matching, rows)
         if self._reading is not None:
             self._reading.cancel()
         self._reading = background_tasks.create(self._read(list(self._views.values())), name="facts of models")
 
-    def _around(self, found: Sequence[ModelListRow], rows: Sequence[ModelListRow]) -> None:
+    def _around(self, matching: Sequence[ModelListRow], rows: Sequence[ModelListRow]) -> None:
         """What stands before and after the rows."""
         filtering = (self._filter.value or "").strip()
         none = self._text("models.list.no_match", words=filtering) if filtering else self._text("models.list.none")
         self._empty.set_text("" if rows else none)
         self._empty.set_visibility(not rows)
         first = self._page * ROWS_ON_A_PAGE + 1
-        count = self._text("models.list.count", first=first, last=first + len(rows) - 1, count=len(found))
+        count = self._text("models.list.count", first=first, last=first + len(rows) - 1, count=len(matching))
         self._count.set_text(count if rows else "")
-        self._pager.set_visibility(len(found) > ROWS_ON_A_PAGE)
+        self._pager.set_visibility(len(matching) > ROWS_ON_A_PAGE)
         self._back.set_enabled(self._page > 0)
-        self._on.set_enabled(self._page < pages_of(found) - 1)
+        self._on.set_enabled(self._page < pages_of(matching) - 1)
         self._problems.clear()
         with self._problems:
             for problem in self._library.problems:

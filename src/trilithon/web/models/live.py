@@ -41,10 +41,10 @@ class Live:
 
     @property
     def taken_bytes(self) -> int:
-        return sum(each.size_bytes for each in self.loaded)
+        return sum(model.size_bytes for model in self.loaded)
 
     def of(self, name: str) -> tuple[ShownModel, ...]:
-        return tuple(each for each in self.loaded if each.name == name)
+        return tuple(model for model in self.loaded if model.name == name)
 
     def trouble(self, name: str) -> str:
         return dict(self.troubles).get(name, "")
@@ -66,23 +66,23 @@ def read_live(pool: Pool) -> Live:
     )
 
 
-def _loaded(each: Loaded) -> ShownModel:
-    left = each.expires_in_seconds
+def _loaded(model: Loaded) -> ShownModel:
+    left = model.expires_in_seconds
     return ShownModel(
-        key=each.key,
-        name=model_of(each.key),
-        placement=each.placement.name,
-        context=each.placement.settings.context,
-        state=each.state,
-        size_bytes=_rounded(each.size_bytes),
-        requests=each.users,
-        waiting=each.waiting,
+        key=model.key,
+        name=model_of(model.key),
+        placement=model.placement.name,
+        context=model.placement.settings.context,
+        state=model.state,
+        size_bytes=_rounded(model.size_bytes),
+        requests=model.users,
+        waiting=model.waiting,
         expires_in_seconds=None if left is None else round(left / _STEP_SECONDS) * _STEP_SECONDS,
     )
 
 
-def _troubles(found: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((model_of(key), reason) for key, reason in found)
+def _troubles(failures: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((model_of(key), reason) for key, reason in failures)
 
 
 def _rounded(count: int) -> int:

@@ -27,14 +27,14 @@ class MemoryView:
         self._bar.props["aria-label"] = f"{self._text('models.memory.label')}: {amount}"
         self._bar.clear()
         with self._bar:
-            for number, each in enumerate(live.loaded):
-                share = 100 * each.size_bytes / max(budget or 0, taken, 1)
-                part = box(classes=f"part colour-{number % _COLOURS} {each.state}")
+            for number, model in enumerate(live.loaded):
+                share = 100 * model.size_bytes / max(budget or 0, taken, 1)
+                part = box(classes=f"part colour-{number % _COLOURS} {model.state}")
                 part.style(f"width: {share:.2f}%")
         self._legend.clear()
         with self._legend:
-            for number, each in enumerate(live.loaded):
-                self._line(number, each)
+            for number, model in enumerate(live.loaded):
+                self._line(number, model)
             if not live.loaded:
                 words("li", self._text("models.memory.nothing"), "muted")
 
@@ -43,8 +43,8 @@ class MemoryView:
             return self._text("models.memory.taken_only", taken=size(taken, self._text))
         return self._text("models.memory.taken", taken=size(taken, self._text), budget=size(budget, self._text))
 
-    def _line(self, number: int, each: ShownModel) -> None:
+    def _line(self, number: int, model: ShownModel) -> None:
         with box("li"):
             box("span", f"dot colour-{number % _COLOURS}").props('aria-hidden="true"')
-            words("span", each.key, "name")
-            words("span", size(each.size_bytes, self._text), "muted")
+            words("span", model.key, "name")
+            words("span", size(model.size_bytes, self._text), "muted")

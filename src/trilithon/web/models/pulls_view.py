@@ -108,8 +108,8 @@ class _Card:
         self._bar.set_visibility(runs)
         self._bar.props["indeterminate"] = progress.fraction is None
         self._bar.set_value(progress.fraction or 0.0)
-        for each, wanted in ((self._amount, state.outcome == "failed"), (self._doing, state.outcome == "failed")):
-            each.classes(add="bad" if wanted else "", remove="" if wanted else "bad")
+        for label, wanted in ((self._amount, state.outcome == "failed"), (self._doing, state.outcome == "failed")):
+            label.classes(add="bad" if wanted else "", remove="" if wanted else "bad")
         self._stop.set_visibility(runs)
         self._stop.set_enabled(not state.stopping)
         self._again.set_visibility(state.outcome in ("failed", "stopped"))

@@ -70,8 +70,8 @@ class RowView:
 
     def set_busy(self, *, busy: bool) -> None:
         """While something is being done with it nothing else is begun, but for unloading it."""
-        for act, each in self._acts.items():
-            each.set_enabled(act == "unload" or not busy)
+        for act, act_button in self._acts.items():
+            act_button.set_enabled(act == "unload" or not busy)
 
     def show_facts(self, facts: Facts) -> None:
         self._expected = facts.placement
@@ -93,8 +93,8 @@ class RowView:
     def show_live(self, live: Live) -> None:
         name = self.row.name
         wanted = possible(name, live)
-        for act, each in self._acts.items():
-            each.set_visibility(act in wanted and not (self.row.missing and act in ("load", "pin")))
+        for act, act_button in self._acts.items():
+            act_button.set_visibility(act in wanted and not (self.row.missing and act in ("load", "pin")))
         first, more = state_words(name, live, self._expected, self._text)
         self._state.set_text(first)
         self._state.classes(add="good" if live.of(name) else "", remove="" if live.of(name) else "good")
@@ -127,12 +127,12 @@ def speed_words(facts: Facts, text: Texts) -> str:
 
 def marks(row: ModelListRow, text: Texts) -> list[str]:
     """What sets it apart from others."""
-    found = [text(f"models.row.{row.place}")] if row.place != "store" else []
+    labels = [text(f"models.row.{row.place}")] if row.place != "store" else []
     if row.entry.manifest.synthetic:
-        found.append(text("models.row.synthetic"))
+        labels.append(text("models.row.synthetic"))
     if row.missing:
-        found.append(text("models.row.missing", files=", ".join(row.missing[:3])))
-    return found
+        labels.append(text("models.row.missing", files=", ".join(row.missing[:3])))
+    return labels
 
 
 def state_words(name: str, live: Live, expected: str, text: Texts) -> tuple[str, str]:
@@ -145,18 +145,18 @@ def state_words(name: str, live: Live, expected: str, text: Texts) -> tuple[str,
         why = text("models.state.trouble", reason=trouble) if trouble else ""
         return ", ".join([text("models.state.unloaded"), *pinned]), why
     return ", ".join([text(f"models.state.{loaded[0].state}"), *pinned]), "; ".join(
-        _more(each, expected, text) for each in loaded
+        _more(model, expected, text) for model in loaded
     )
 
 
-def _more(each: ShownModel, expected: str, text: Texts) -> str:
-    parts = [size(each.size_bytes, text)]
-    if each.placement != expected:
-        parts.insert(0, text("models.state.on", placement=each.placement))
-    if each.requests:
-        parts.append(text("models.state.requests", count=each.requests))
-    if each.waiting:
-        parts.append(text("models.state.waiting", count=each.waiting))
-    if each.expires_in_seconds is not None and each.state == "ready" and not each.requests:
-        parts.append(text("models.state.expires", time=duration(each.expires_in_seconds, text)))
+def _more(model: ShownModel, expected: str, text: Texts) -> str:
+    parts = [size(model.size_bytes, text)]
+    if model.placement != expected:
+        parts.insert(0, text("models.state.on", placement=model.placement))
+    if model.requests:
+        parts.append(text("models.state.requests", count=model.requests))
+    if model.waiting:
+        parts.append(text("models.state.waiting", count=model.waiting))
+    if model.expires_in_seconds is not None and model.state == "ready" and not model.requests:
+        parts.append(text("models.state.expires", time=duration(model.expires_in_seconds, text)))
     return " · ".join(parts)

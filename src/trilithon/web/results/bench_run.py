@@ -93,10 +93,10 @@ def read_progress(log: str, state: BenchState) -> BenchState:
 
 def _object(line: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(line) if line.startswith("{") else None
+        parsed = json.loads(line) if line.startswith("{") else None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 class Bench:
@@ -115,7 +115,7 @@ class Bench:
 
     def loaded(self) -> tuple[str, ...]:
         """The models that have to go first: with them in memory and at work no figure would be right."""
-        return tuple(each.key for each in self._pool.loaded())
+        return tuple(model.key for model in self._pool.loaded())
 
     def start(self, wish: Wish) -> None:
         """Unloads what is loaded, then measures. Raises UserError where one runs, and for a wish that is no good."""

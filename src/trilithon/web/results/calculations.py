@@ -35,33 +35,33 @@ _FIGURES_CSV = "figures"
 
 def campaign(database: Path, number: int, language: str) -> dict[str, Any]:
     """Everything that a closer look at a campaign shows: the same sentences, figures and charts as its report."""
-    found = _campaign(database, number)
+    selected = _campaign(database, number)
     phrases = _phrases(language)
-    rows = summarise(found, phrases)
-    charts = _charts(found, rows, phrases)
+    rows = summarise(selected, phrases)
+    charts = _charts(selected, rows, phrases)
     return {
-        "title": report_title(found, rows, phrases),
-        "started": found.started,
-        "status": found.status,
-        "source": found.source,
-        "board": str(found.board.get("description", "")),
-        "sentence": verdict_sentence(found, phrases),
-        "comparisons": comparison_lines(found, phrases),
+        "title": report_title(selected, rows, phrases),
+        "started": selected.started,
+        "status": selected.status,
+        "source": selected.source,
+        "board": str(selected.board.get("description", "")),
+        "sentence": verdict_sentence(selected, phrases),
+        "comparisons": comparison_lines(selected, phrases),
         "rows": [_row(row, phrases) for row in rows],
         "charts": [
             {"name": name, "title": chart.title, "svg": themed(as_svg(chart))} for name, chart in charts.items()
         ],
-        "warnings": warning_lines(found),
-        "remarks": [*remark_lines(found), *sensor_lines(rows)],
-        "failures": _failures(found),
-        "placements": [placement.name for placement in found.placements],
+        "warnings": warning_lines(selected),
+        "remarks": [*remark_lines(selected), *sensor_lines(rows)],
+        "failures": _failures(selected),
+        "placements": [placement.name for placement in selected.placements],
     }
 
 
 def verdict(database: Path, number: int, language: str) -> dict[str, Any]:
-    found, phrases = _campaign(database, number), _phrases(language)
-    rows = [_row(row, phrases) for row in summarise(found, phrases)]
-    return {"sentence": verdict_sentence(found, phrases), "rows": rows}
+    selected, phrases = _campaign(database, number), _phrases(language)
+    rows = [_row(row, phrases) for row in summarise(selected, phrases)]
+    return {"sentence": verdict_sentence(selected, phrases), "rows": rows}
 
 
 def _phrases(language: str) -> Phrases:
@@ -88,10 +88,10 @@ def _row(row: ComparisonRow, phrases: Phrases) -> dict[str, Any]:
     }
 
 
-def _failures(found: Campaign) -> list[str]:
+def _failures(campaign: Campaign) -> list[str]:
     """Each different one once."""
     told: dict[str, int] = {}
-    for run in found.runs:
+    for run in campaign.runs:
         if run.outcome == "failed" and run.failure is not None:
             line = f"{run.placement}: {run.failure.message}" + (f" – {run.failure.advice}" * bool(run.failure.advice))
             told[line] = told.get(line, 0) + 1
@@ -102,51 +102,51 @@ def compare(database: Path, a: tuple[int, str], b: tuple[int, str], language: st
     """The first beside the second, by every figure of the tests that both have."""
     first = _campaign(database, a[0])
     second = first if a[0] == b[0] else _campaign(database, b[0])
-    for found, name in ((first, a[1]), (second, b[1])):
-        names = [placement.name for placement in found.placements]
+    for selected, name in ((first, a[1]), (second, b[1])):
+        names = [placement.name for placement in selected.placements]
         if name not in names:
-            raise UserError(f"campaign {found.id} has no placement {name}; it has {', '.join(names)}")
+            raise UserError(f"campaign {selected.id} has no placement {name}; it has {', '.join(names)}")
     phrases = _phrases(language)
     pairs = compare_placements((first, a[1]), (second, b[1]), every_metric=True, phrases=phrases)
     told = [_comparison(a, b, pair, phrases) for pair in pairs]
     if not told:
         raise UserError(f"{a[0]}:{a[1]} and {b[0]}:{b[1]} have no test in common; choose two that measured the same")
     sides = (("a", first, a[1]), ("b", second, b[1]))
-    medians = {side: _medians(found, name, phrases) for side, found, name in sides}
-    for each in told:
+    medians = {side: _medians(selected, name, phrases) for side, selected, name in sides}
+    for row in told:
         for side, known in medians.items():
-            each[side] = known.get((each["test"], each["metric"]))
+            row[side] = known.get((row["test"], row["metric"]))
     return {"comparisons": told}
 
 
-def _comparison(a: tuple[int, str], b: tuple[int, str], found: Comparison, phrases: Phrases) -> dict[str, Any]:
-    ratio = found.verdict.ratio
+def _comparison(a: tuple[int, str], b: tuple[int, str], comparison: Comparison, phrases: Phrases) -> dict[str, Any]:
+    ratio = comparison.verdict.ratio
     return {
-        "test": found.test.name,
-        "metric": found.metric.name,
-        "title": found.metric.title,
-        "unit": found.metric.unit,
-        "decides": found.metric.name == HEADLINE[found.test.kind],
-        "answer": found.verdict.answer,
-        "reason": found.verdict.reason,
+        "test": comparison.test.name,
+        "metric": comparison.metric.name,
+        "title": comparison.metric.title,
+        "unit": comparison.metric.unit,
+        "decides": comparison.metric.name == HEADLINE[comparison.test.kind],
+        "answer": comparison.verdict.answer,
+        "reason": comparison.verdict.reason,
         "ratio": ratio and ratio.ratio,
         "low": ratio and ratio.low,
         "high": ratio and ratio.high,
-        "differs": list(found.differs),
-        "sentence": comparison_text(f"{a[0]}:{a[1]}", f"{b[0]}:{b[1]}", found, phrases),
+        "differs": list(comparison.differs),
+        "sentence": comparison_text(f"{a[0]}:{a[1]}", f"{b[0]}:{b[1]}", comparison, phrases),
     }
 
 
-def _medians(found: Campaign, name: str, phrases: Phrases) -> dict[tuple[str, str], dict[str, Any]]:
-    own = (row for row in summarise(found, phrases) if row.placement == name)
+def _medians(campaign: Campaign, name: str, phrases: Phrases) -> dict[tuple[str, str], dict[str, Any]]:
+    own = (row for row in summarise(campaign, phrases) if row.placement == name)
     return {(row.test.name, row.metric.name): _row(row, phrases) for row in own}
 
 
 def picture(database: Path, number: int, name: str, form: str, language: str) -> dict[str, Any]:
     """A chart as a file, in the colours of paper."""
-    found = _campaign(database, number)
+    selected = _campaign(database, number)
     phrases = _phrases(language)
-    charts = _charts(found, summarise(found, phrases), phrases)
+    charts = _charts(selected, summarise(selected, phrases), phrases)
     if name not in charts:
         raise UserError(f"campaign {number} has no chart {name}; it has {', '.join(charts) or 'none'}")
     drawn = as_svg(charts[name]).encode() if form == "svg" else as_png(charts[name])
@@ -154,10 +154,10 @@ def picture(database: Path, number: int, name: str, form: str, language: str) ->
 
 
 def report(database: Path, number: int) -> dict[str, Any]:
-    found = _campaign(database, number)
-    rows = summarise(found)
-    svgs = [as_svg(chart) for chart in _charts(found, rows, ENGLISH).values()]
-    page = render_report(found, rows, verdict_sentence(found), comparison_lines(found), svgs)
+    selected = _campaign(database, number)
+    rows = summarise(selected)
+    svgs = [as_svg(chart) for chart in _charts(selected, rows, ENGLISH).values()]
+    page = render_report(selected, rows, verdict_sentence(selected), comparison_lines(selected), svgs)
     return {"text": page}
 
 
@@ -165,28 +165,28 @@ def export(database: Path, wanted: Mapping[str, list[str] | None], form: str) ->
     """`wanted` are the placements of each campaign, all where it is None; `form` one of `formats.FORMATS`, or
     "figures" for a table of medians with their intervals."""
     with Store.open(database) as store:
-        found = [_only(store.campaign(int(number)), names) for number, names in wanted.items()]
+        selected = [_only(store.campaign(int(number)), names) for number, names in wanted.items()]
     if form == _FIGURES_CSV:
-        several = len(found) > 1
+        several = len(selected) > 1
         rows = [
-            replace(row, placement=f"{each.id}:{row.placement}") if several else row
-            for each in found
-            for row in summarise(each)
+            replace(row, placement=f"{one.id}:{row.placement}") if several else row
+            for one in selected
+            for row in summarise(one)
         ]
         return {"text": render_csv(rows), "note": ""}
     if form not in FORMATS:
         raise UserError(f"there is no format {form}; choose {', '.join((*FORMATS, _FIGURES_CSV))}")
-    exported = export_campaigns(found, form)
+    exported = export_campaigns(selected, form)
     return {"text": exported.text, "note": exported.note}
 
 
-def _only(found: Campaign, names: list[str] | None) -> Campaign:
+def _only(campaign: Campaign, names: list[str] | None) -> Campaign:
     if names is None:
-        return found
+        return campaign
     return replace(
-        found,
-        placements=tuple(placement for placement in found.placements if placement.name in names),
-        runs=tuple(run for run in found.runs if run.placement in names),
+        campaign,
+        placements=tuple(placement for placement in campaign.placements if placement.name in names),
+        runs=tuple(run for run in campaign.runs if run.placement in names),
     )
 
 
@@ -195,12 +195,12 @@ def _campaign(database: Path, number: int) -> Campaign:
         return store.campaign(number)
 
 
-def _charts(found: Campaign, rows: list[ComparisonRow], phrases: Phrases) -> dict[str, Chart]:
-    return figures(rows, source=report_title(found, rows, phrases), phrases=phrases)
+def _charts(campaign: Campaign, rows: list[ComparisonRow], phrases: Phrases) -> dict[str, Chart]:
+    return figures(rows, source=report_title(campaign, rows, phrases), phrases=phrases)
 
 
 _ANSWERS: Mapping[str, Callable[..., dict[str, Any]]] = {
-    each.__name__: each for each in (campaign, compare, export, picture, report, verdict)
+    calculation.__name__: calculation for calculation in (campaign, compare, export, picture, report, verdict)
 }
 
 

@@ -27,16 +27,16 @@ def show_campaign(calculator: Calculator, campaign: int, text: Texts) -> None:
 
     async def fill() -> None:
         try:
-            found = await calculator.ask("campaign", campaign, text.language)
+            answer = await calculator.ask("campaign", campaign, text.language)
         except TrilithonError as error:
             _complain(waiting, error, text)
             return
         if root.is_deleted:
             return
         waiting.delete()
-        title.set_text(f"{text('results.campaign_of', campaign=campaign)}: {found['title']}")
+        title.set_text(f"{text('results.campaign_of', campaign=campaign)}: {answer['title']}")
         with root:
-            _campaign(found, campaign, text)
+            _campaign(answer, campaign, text)
 
     ui.timer(0, fill, once=True)
 
@@ -47,28 +47,28 @@ def _complain(place: Any, error: TrilithonError, text: Texts) -> None:
         place.set_text(text("results.problem", reason=str(error)))
 
 
-def _campaign(found: dict[str, Any], campaign: int, text: Texts) -> None:
-    state = [] if found["status"] == "finished" else [text(f"results.state_{found['status']}")]
-    words("p", " · ".join([found["started"][:16].replace("T", " "), *state]), "muted")
-    words("p", found["board"], "muted").props('lang="en"')
+def _campaign(details: dict[str, Any], campaign: int, text: Texts) -> None:
+    state = [] if details["status"] == "finished" else [text(f"results.state_{details['status']}")]
+    words("p", " · ".join([details["started"][:16].replace("T", " "), *state]), "muted")
+    words("p", details["board"], "muted").props('lang="en"')
     with box("section", "panel verdict"):
         words("h2", text("results.verdict"))
-        words("p", found["sentence"], "sentence")
+        words("p", details["sentence"], "sentence")
     with box(classes="line"):
         downloads(text("results.download"), [(form, campaign_path(form, campaign)) for form in FORMS], text)
         report = way(text("results.report"), report_path(campaign))
         report.props["target"] = "_blank"
-    if found["charts"]:
-        _charts(found["charts"], campaign, text)
-    if found["rows"]:
+    if details["charts"]:
+        _charts(details["charts"], campaign, text)
+    if details["rows"]:
         with box("section", "panel"):
             words("h2", text("results.figures"))
-            markup(figure_tables(found["rows"], text), classes="figures")
-    if found["comparisons"]:
-        _lines(text("results.pairs"), found["comparisons"], text.language)
+            markup(figure_tables(details["rows"], text), classes="figures")
+    if details["comparisons"]:
+        _lines(text("results.pairs"), details["comparisons"], text.language)
     for name in ("failures", "warnings", "remarks"):
-        if found[name]:
-            _lines(text(f"results.{name}"), found[name], "en")
+        if details[name]:
+            _lines(text(f"results.{name}"), details[name], "en")
 
 
 def _charts(charts: Sequence[dict[str, Any]], campaign: int, text: Texts) -> None:
@@ -101,19 +101,19 @@ def show_comparison(calculator: Calculator, a: Chosen, b: Chosen, text: Texts) -
     async def fill() -> None:
         try:
             sides = [a.campaign, a.placement], [b.campaign, b.placement]
-            found = (await calculator.ask("compare", *sides, text.language))["comparisons"]
+            answer = (await calculator.ask("compare", *sides, text.language))["comparisons"]
         except TrilithonError as error:
             _complain(waiting, error, text)
             return
         if not root.is_deleted:
             waiting.delete()
             with root:
-                _comparison(found, a, b, text)
+                _comparison(answer, a, b, text)
 
     ui.timer(0, fill, once=True)
 
 
-def _comparison(found: Sequence[dict[str, Any]], a: Chosen, b: Chosen, text: Texts) -> None:
+def _comparison(comparisons: Sequence[dict[str, Any]], a: Chosen, b: Chosen, text: Texts) -> None:
     sides = (("column_a", a), ("column_b", b))
     markup(
         joined(element("li", element("strong", text(f"results.{name}")), f" {side}") for name, side in sides),
@@ -122,11 +122,11 @@ def _comparison(found: Sequence[dict[str, Any]], a: Chosen, b: Chosen, text: Tex
     )
     with box("section", "panel verdict"):
         words("h2", text("results.verdict"))
-        markup(sentences([each for each in found if each["decides"]], text), "ul", "sentences")
-        facts = dict.fromkeys(fact for each in found for fact in each["differs"])
+        markup(sentences([comparison for comparison in comparisons if comparison["decides"]], text), "ul", "sentences")
+        facts = dict.fromkeys(fact for comparison in comparisons for fact in comparison["differs"])
         if facts:
             words("p", text("results.differs", facts=", ".join(facts)), "warning")
     with box("section", "panel"):
         words("h2", text("results.every_comparison"))
         caption = text("results.comparison_of", a=a, b=b)
-        markup(Html(comparison_table(found, caption, text)), classes="figures")
+        markup(Html(comparison_table(comparisons, caption, text)), classes="figures")

@@ -92,14 +92,14 @@ class ResultList:
             known: Sequence[str] = getattr(screen.choices, name)
             select.set_content(options(known, getattr(self._query, name), text("results.all")))
         self._table.set_content(results_table(screen, self._chosen, text))
-        for each in (self._table, self._previous, self._next):
-            each.set_visibility(bool(screen.results))
+        for element in (self._table, self._previous, self._next):
+            element.set_visibility(bool(screen.results))
         self._clear.set_visibility(self._query.filtered)
         self._empty.set_text(text("results.nothing_found" if self._query.filtered else "results.empty"))
         self._empty.set_visibility(not screen.total)
         first = screen.query.page * PAGE_SIZE
-        found = text("results.found", first=first + 1, last=first + len(screen.results), total=screen.total)
-        self._count.set_text(found if screen.total else text("results.found_none"))
+        count_text = text("results.found", first=first + 1, last=first + len(screen.results), total=screen.total)
+        self._count.set_text(count_text if screen.total else text("results.found_none"))
         self._previous.set_enabled(screen.query.page > 0)
         self._next.set_enabled(screen.query.page + 1 < screen.pages)
         self._downloads.clear()
@@ -110,7 +110,7 @@ class ResultList:
         self._show_chosen()
 
     def _show_chosen(self) -> None:
-        text, names = self._text, [str(each) for each in self._chosen]
+        text, names = self._text, [str(choice) for choice in self._chosen]
         both = len(names) == _COMPARED
         said = text("results.compare_one", a=names[0]) if names else text("results.compare_hint")
         self._hint.set_text("" if both else said)
@@ -141,7 +141,7 @@ class ResultList:
         one = Chosen.read(str(value))
         if one is None:
             return
-        self._chosen = [each for each in self._chosen if each != one] + [one] * bool(checked)
+        self._chosen = [choice for choice in self._chosen if choice != one] + [one] * bool(checked)
         if len(self._chosen) > _COMPARED:
             self._chosen = self._chosen[-_COMPARED:]
             self._table.set_content(results_table(self._screen, self._chosen, self._text))

@@ -117,15 +117,15 @@ def read_screen(database: Path | None, query: Query) -> ResultsScreen:
 
 def read_wanted(database: Path | None, query: Query) -> dict[int, list[str]]:
     """The placements of each campaign that the query finds, on all pages. Raises StoreError."""
-    found: dict[int, list[str]] = {}
+    placements: dict[int, list[str]] = {}
     if database is not None and database.is_file():
         where, values = query.where()
         with _reading(database) as connection:
             for row in connection.execute(
                 f"SELECT campaign_id, placements.name{_FROM}{where} ORDER BY placements.id", values
             ):
-                found.setdefault(row[0], []).append(row[1])
-    return found
+                placements.setdefault(row[0], []).append(row[1])
+    return placements
 
 
 @contextmanager
@@ -148,11 +148,11 @@ def _choices(connection: sqlite3.Connection) -> Choices:
     return Choices(**known)
 
 
-def _results(connection: sqlite3.Connection, found: Sequence[sqlite3.Row]) -> tuple[Result, ...]:
-    marks, numbers = ",".join("?" * len(found)), [row["id"] for row in found]
+def _results(connection: sqlite3.Connection, selected: Sequence[sqlite3.Row]) -> tuple[Result, ...]:
+    marks, numbers = ",".join("?" * len(selected)), [row["id"] for row in selected]
     figures = _figures(connection.execute(_SAMPLES.format(marks=marks), numbers).fetchall())
     failed = {row["placement_id"]: row["number"] for row in connection.execute(_FAILED.format(marks=marks), numbers)}
-    return tuple(_result(row, figures.get(row["id"], ()), failed.get(row["id"], 0)) for row in found)
+    return tuple(_result(row, figures.get(row["id"], ()), failed.get(row["id"], 0)) for row in selected)
 
 
 def _result(row: sqlite3.Row, figures: tuple[Figure, ...], failed: int) -> Result:

@@ -37,8 +37,8 @@ class ProgressView:
         self._doing.classes(add="bad" if state.problem else "", remove="" if state.problem else "bad")
         self._bar.set_value(state.runs_done / state.runs_planned if state.runs_planned else 0.0)
         self._amount.set_text(self._far(state))
-        for each in (self._bar, self._amount, self._stop):
-            each.set_visibility(not state.over)
+        for element in (self._bar, self._amount, self._stop):
+            element.set_visibility(not state.over)
         self._end.clear()
         if state.over:
             await self._show_end(state)
@@ -68,8 +68,8 @@ class ProgressView:
         if state.campaign is None:
             return
         try:
-            found = await self._results_service.calculator.ask("verdict", state.campaign, self._text.language)
-            said, classes, language = found["sentence"], "sentence", self._text.language
+            verdict = await self._results_service.calculator.ask("verdict", state.campaign, self._text.language)
+            said, classes, language = verdict["sentence"], "sentence", self._text.language
         except TrilithonError as error:
             said, classes, language = str(error), "bad", "en"
         if not self._end.is_deleted:

@@ -195,27 +195,31 @@ def _cell(column: str, said: str, text: Texts) -> Html:
     return element("td", said, class_=_KINDS[column], data_title=text(f"results.column_{column}"))
 
 
-def comparison_table(found: Sequence[Mapping[str, Any]], caption: str, text: Texts) -> Html:
+def comparison_table(comparisons: Sequence[Mapping[str, Any]], caption: str, text: Texts) -> Html:
     """Every figure of the two beside each other."""
     names = ("figure", "a", "b", "ratio", "ratio_interval", "answer")
     heads = [text(f"results.column_{name}") for name in names]
     lines = (
         element(
             "tr",
-            element("th", f"{test_title(each['test'], text)}, {metric_title(each['metric'], text)}", scope="row"),
-            _cell("a", _side(each["a"], text), text),
-            _cell("b", _side(each["b"], text), text),
-            _cell("ratio", "–" if each["ratio"] is None else number(f"{each['ratio']:.3f}", text), text),
+            element(
+                "th", f"{test_title(comparison['test'], text)}, {metric_title(comparison['metric'], text)}", scope="row"
+            ),
+            _cell("a", _side(comparison["a"], text), text),
+            _cell("b", _side(comparison["b"], text), text),
+            _cell("ratio", "–" if comparison["ratio"] is None else number(f"{comparison['ratio']:.3f}", text), text),
             _cell(
                 "ratio_interval",
-                "–" if each["low"] is None else number(f"{each['low']:.3f}–{each['high']:.3f}", text),
+                "–" if comparison["low"] is None else number(f"{comparison['low']:.3f}–{comparison['high']:.3f}", text),
                 text,
             ),
             element(
-                "td", text(f"results.answer_{each['answer'].replace(' ', '_')}"), class_=f"answer {each['answer']}"
+                "td",
+                text(f"results.answer_{comparison['answer'].replace(' ', '_')}"),
+                class_=f"answer {comparison['answer']}",
             ),
         )
-        for each in found
+        for comparison in comparisons
     )
     return _table(caption, heads, [element("tbody", *lines)])
 
@@ -233,5 +237,5 @@ def _table(caption: str, heads: Sequence[str], bodies: Sequence[Html]) -> Html:
     return element("div", whole, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
-def sentences(found: Iterable[Mapping[str, Any]], text: Texts) -> Html:
-    return joined(element("li", sentence(each, text)) for each in found)
+def sentences(comparisons: Iterable[Mapping[str, Any]], text: Texts) -> Html:
+    return joined(element("li", sentence(comparison, text)) for comparison in comparisons)

@@ -70,21 +70,21 @@ def figure_text(figure: Figure, text: Texts) -> str:
     return quantity(f"{format_number(figure.median)} {figure.metric.unit}", text)
 
 
-def sentence(found: Mapping[str, Any], text: Texts) -> str:
+def sentence(comparison: Mapping[str, Any], text: Texts) -> str:
     """Of a comparison as `calculations` gives it."""
     words = {
-        "test": test_title(found["test"], text),
-        "figure": metric_title(found["metric"], text),
-        "answer": text(f"results.answer_{found['answer'].replace(' ', '_')}"),
+        "test": test_title(comparison["test"], text),
+        "figure": metric_title(comparison["metric"], text),
+        "answer": text(f"results.answer_{comparison['answer'].replace(' ', '_')}"),
     }
-    if found["answer"] == "not comparable":
-        return text("results.sentence_not_comparable", **words, reason=found["reason"])
-    if found["ratio"] is None:
+    if comparison["answer"] == "not comparable":
+        return text("results.sentence_not_comparable", **words, reason=comparison["reason"])
+    if comparison["ratio"] is None:
         return text("results.sentence_none", **words)
-    ratio = number(f"{found['ratio']:.3f}", text)
-    if found["low"] is None:
+    ratio = number(f"{comparison['ratio']:.3f}", text)
+    if comparison["low"] is None:
         return text("results.sentence_open", **words, ratio=ratio)
-    low, high = (number(f"{found[name]:.3f}", text) for name in ("low", "high"))
+    low, high = (number(f"{comparison[name]:.3f}", text) for name in ("low", "high"))
     return text("results.sentence", **words, ratio=ratio, low=low, high=high)
 
 
