@@ -59,29 +59,41 @@ def costs(prefiller: LinearCost, decoder: LinearCost, transfer: LinearCost) -> C
 
 def test_the_cheapest_route_is_taken() -> None:
     board = costs(line(20, 1), line(5, 3), line(10, 0.01))
-    assert board.cheapest(tokens=1024, cached_by_decoder=0, cached_by_prefiller=0) == "prefiller"
-    assert board.cheapest(tokens=10, cached_by_decoder=0, cached_by_prefiller=0) == "decoder"
+    assert board.cheapest(tokens=1024, cached_by_decoder=0, cached_by_prefiller=0)[0] == "prefiller"
+    assert board.cheapest(tokens=10, cached_by_decoder=0, cached_by_prefiller=0)[0] == "decoder"
     # All but ten tokens are with the decoder already.
-    assert board.cheapest(tokens=1024, cached_by_decoder=1014, cached_by_prefiller=0) == "decoder"
+    assert board.cheapest(tokens=1024, cached_by_decoder=1014, cached_by_prefiller=0)[0] == "decoder"
     # Much is new, and much more is old, which only the decoder has.
-    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=0) == "update"
+    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=0)[0] == "update"
     # The prefiller has nearly as much: a transfer of the rest would cost more than evaluating it again.
-    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=3060) == "prefiller"
+    assert board.cheapest(tokens=4096, cached_by_decoder=3072, cached_by_prefiller=3060)[0] == "prefiller"
 
 
 def test_a_slower_prefiller_is_never_asked() -> None:
     same = costs(line(5, 3), line(5, 3), line(10, 0.01))
     for tokens in (1, 100, 10_000):
-        assert same.cheapest(tokens=tokens, cached_by_decoder=0, cached_by_prefiller=0) == "decoder"
+        assert same.cheapest(tokens=tokens, cached_by_decoder=0, cached_by_prefiller=0)[0] == "decoder"
+
+
+def test_the_reason_for_no_handover_states_both_times() -> None:
+    board = costs(line(20, 1), line(5, 3), line(10, 0.01))
+    reason = "prefill is expected in 35 ms, and in 40 ms with a handover"
+    assert board.cheapest(tokens=10, cached_by_decoder=0, cached_by_prefiller=0) == ("decoder", reason)
+    cached = ("decoder", "the prompt is in the decoder's cache")
+    assert board.cheapest(tokens=10, cached_by_decoder=10, cached_by_prefiller=0) == cached
+    first = ("decoder", "prefill on the decoder is measured first")
+    assert Costs().cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0) == first
 
 
 def test_an_unknown_route_is_tried() -> None:
     assert (
-        costs(LinearCost(), LinearCost(), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)
+        costs(LinearCost(), LinearCost(), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)[
+            0
+        ]
         == "decoder"
     )
     assert (
-        costs(LinearCost(), line(5, 3), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)
+        costs(LinearCost(), line(5, 3), LinearCost()).cheapest(tokens=9, cached_by_decoder=0, cached_by_prefiller=0)[0]
         == "prefiller"
     )
 
@@ -95,7 +107,7 @@ def test_an_unknown_route_is_tried() -> None:
 def test_no_other_route_is_cheaper(tokens: int, decoder: int, prefiller: int, slopes: tuple[float, ...]) -> None:
     cached_by_decoder, cached_by_prefiller = min(decoder, tokens), min(prefiller, tokens)
     over, alone, move = (line(0, slope) for slope in slopes)
-    route = costs(over, alone, move).cheapest(
+    route, _ = costs(over, alone, move).cheapest(
         tokens=tokens, cached_by_decoder=cached_by_decoder, cached_by_prefiller=cached_by_prefiller
     )
     per_over, per_alone, per_move = slopes

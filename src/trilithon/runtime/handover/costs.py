@@ -83,15 +83,22 @@ class Costs:
     decoder: LinearCost = field(default_factory=LinearCost)
     transfer: LinearCost = field(default_factory=LinearCost)
 
-    def cheapest(self, *, tokens: int, cached_by_decoder: int, cached_by_prefiller: int) -> Route:
-        """The cheapest way to have `tokens` prompt tokens in the decoder's cache. A route of unknown cost is tried when
-        the decoder's own cost is known."""
+    def cheapest(self, *, tokens: int, cached_by_decoder: int, cached_by_prefiller: int) -> tuple[Route, str]:
+        """The cheapest way to have `tokens` prompt tokens in the decoder's cache, and the reason for the decoder.
+        A route of unknown cost is tried when the decoder's own cost is known."""
+        if tokens <= cached_by_decoder:
+            return "decoder", "the prompt is in the decoder's cache"
         decoder = self.decoder.of(tokens - cached_by_decoder)
+        if decoder is None:
+            return "decoder", "prefill on the decoder is measured first"
         prefiller, transfer = self.prefiller.of(tokens - cached_by_prefiller), self.transfer.of(tokens)
-        if decoder is None or prefiller is None or transfer is None:
-            return "prefiller" if decoder is not None and tokens > cached_by_decoder else "decoder"
-        costs: dict[Route, float] = {"decoder": decoder, "prefiller": prefiller + transfer}
+        if prefiller is None or transfer is None:
+            return "prefiller", ""
+        costs: dict[Route, float] = {"prefiller": prefiller + transfer}
         back, rest = self.transfer.of(cached_by_decoder), self.prefiller.of(tokens - cached_by_decoder)
         if back is not None and rest is not None and cached_by_decoder > cached_by_prefiller:
             costs["update"] = back + rest + transfer
-        return min(costs, key=costs.__getitem__)
+        route = min(costs, key=costs.__getitem__)
+        if decoder <= costs[route]:
+            return "decoder", f"prefill is expected in {decoder:.0f} ms, and in {costs[route]:.0f} ms with a handover"
+        return route, ""

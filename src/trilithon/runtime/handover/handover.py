@@ -250,12 +250,11 @@ class Handover(Runner):
             return "decoder", "the prompt has less than two tokens, or as many as the context"
         if not self._transfer.has_room_for(len(tokens)):
             return "decoder", "not enough free memory for the KV cache"
-        route = self.costs.cheapest(
+        return self.costs.cheapest(
             tokens=len(tokens) - 1,
             cached_by_decoder=slot.decoder.common(tokens),
             cached_by_prefiller=slot.prefiller.common(tokens),
         )
-        return route, "the new part of the prompt is too short for a handover to pay" if route == "decoder" else ""
 
     async def _hand_over(self, prompt: _PreparedPrompt, *, update: bool) -> None:
         """Evaluate all tokens but the last on the prefiller, and transfer the cache."""
