@@ -10,6 +10,7 @@ from trilithon.measure.metrics import HEADLINE, METRICS, Metric, fraction_of_ban
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
+from trilithon.results.llama_bench.rows import rounded_average
 from trilithon.results.phrases import ENGLISH, Phrases
 
 __all__ = [
@@ -32,12 +33,14 @@ _SAME_PARAMETERS = 0.02  # files of one model may count its tied embedding once 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A median over runs with its 95% bootstrap interval, in the metric's unit; under 3 runs there is none."""
+    """A median over runs with its 95% bootstrap interval, in the metric's unit; under 3 runs there is none.
+    `deviation` is that of a rounded average from a table, which stands in for a median."""
 
     median: float
     low: float | None
     high: float | None
     runs: int
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,8 @@ def compare_runs(
         if not values:
             note = runs_note(campaign, name, test, 0, phrases)
             return Verdict("not comparable", phrases("failure", placement=name, note=note))
+        if rounded_average(campaign, name, test) is not None:
+            return Verdict("not comparable", phrases("reason_rounded", placement=name))
     rounds = sorted(number for number, _ in ours)
     paired = (
         _interleaved(a[0], b[0])
@@ -204,6 +209,10 @@ def _told(record: PlacementRecord) -> dict[str, str]:
 def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric, phrases: Phrases) -> ComparisonRow:
     values = [value for _, value in _values(campaign, placement.name, test, metric)]
     estimate = _estimate(values) if values else None
+    note = runs_note(campaign, placement.name, test, len(values), phrases)
+    deviation = rounded_average(campaign, placement.name, test)
+    if estimate is not None and deviation is not None:
+        estimate, note = replace(estimate, deviation=deviation), phrases("rounded_average")
     return ComparisonRow(
         placement=placement.name,
         model=_model_name(placement.model),
@@ -212,7 +221,7 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
         estimate=estimate,
         quality=placement.quality,
         fraction_of_bandwidth=_fraction(placement, test, metric, estimate),
-        note=runs_note(campaign, placement.name, test, len(values), phrases),
+        note=note,
         values=tuple(values),
     )
 

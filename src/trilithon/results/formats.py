@@ -2,6 +2,8 @@
 one complete JSON of our own, which loses nothing."""
 
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign
+from trilithon.results.llama_bench.extract import extract
 from trilithon.results.llama_bench.rows import campaigns_from, rows_of
-from trilithon.results.llama_bench.text import RENDERERS, looks_like_rows, read_csv, read_sql, typed_rows
+from trilithon.results.llama_bench.text import RENDERERS, delimiter_of, read_csv, read_sql, typed_rows
 from trilithon.results.store.codec import from_json, to_json
 
 __all__ = ["FORMATS", "Export", "Format", "export_campaigns", "import_campaigns", "import_file"]
@@ -21,7 +24,9 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _VERSION = 1
 _MARK = "trilithon_results"
 _MOST_BYTES = 256 << 20
-_FIX = "give what llama-bench -o json, jsonl, csv or sql wrote, or a `trilithon results export`"
+_GZIP = b"\x1f\x8b"
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_FIX = "give what llama-bench -o json, jsonl, csv, sql or md wrote, or a `trilithon results export`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +77,69 @@ def import_file(path: Path) -> list[Campaign]:
 
 
 def import_campaigns(data: bytes, name: str) -> list[Campaign]:
-    """The campaigns in a file's content, whatever its suffix. Those of llama-bench have the id 0.
+    """The campaigns in a file's content, whatever its suffix. Those of llama-bench have the id 0. Of text with other
+    lines in it, or that was cut short, the whole rows are read; a note of each campaign says how many lines are not.
 
     Raises UserError, naming the file as `name`, for anything that is none of the formats."""
-    text = _decoded(data, name).strip()
+    text, clear = _decoded(_unpacked(data, name), name)
+    try:
+        if clear is not None:
+            raise clear
+        rows = _whole(text, name)
+    except UserError as error:
+        extracted = extract(text, name)
+        if extracted is None:
+            raise error
+        note = f"lines of {Path(name).name} left out, because they are no whole rows: {extracted.lines_left_out}"
+        notes = [note] * bool(extracted.lines_left_out)
+        return campaigns_from(typed_rows(extracted.rows, name), rounded=extracted.rounded, notes=notes)
+    if len(rows) == 1 and isinstance(rows[0], dict) and _MARK in rows[0]:
+        return _own(rows[0], name)
+    if not rows:
+        raise UserError(f"{name} holds no results: the run that wrote it may have been interrupted; {_FIX}")
+    return campaigns_from(typed_rows(rows, name))
+
+
+def _whole(text: str, name: str) -> Sequence[Any]:
+    """The rows of a file that is one format from its first to its last line."""
     if text.startswith(("{", "[")):
         return _from_json_text(text, name)
-    if text.startswith("|"):
-        raise UserError(f"{name} is a Markdown table, whose numbers are rounded; run llama-bench with -o json")
     if text[:6].upper() in ("CREATE", "INSERT", "PRAGMA", "BEGIN ", "BEGIN;"):
-        return campaigns_from(_some(read_sql(text, name), name))
-    if looks_like_rows(text.partition("\n")[0].replace('"', "").strip().split(",")):
-        return campaigns_from(_some(read_csv(text, name), name))
+        return read_sql(text, name)
+    if delimiter_of(text.partition("\n")[0]):
+        return read_csv(text, name)
     raise UserError(f"{name} holds no results that can be read; {_FIX}")
 
 
-def _decoded(data: bytes, name: str) -> str:
+def _unpacked(data: bytes, name: str) -> bytes:
+    """What gzip packed, as far as it goes: a run that was broken off leaves its last block cut short."""
+    parts: list[bytes] = []
+    size = 0
+    while data.startswith(_GZIP):
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            parts.append(unpacker.decompress(data, _MOST_BYTES + 1 - size))
+        except zlib.error as error:
+            raise UserError(f"{name} is damaged: {error}; {_FIX}") from error
+        size += len(parts[-1])
+        if size > _MOST_BYTES:
+            raise UserError(f"{name} holds more than {_MOST_BYTES >> 20} MiB; split it")
+        data = unpacker.unused_data
+    return b"".join(parts) if parts else data
+
+
+def _decoded(data: bytes, name: str) -> tuple[str, UserError | None]:
+    """The text, and what is wrong with it where it is not all text: a log may have any bytes in it."""
     # A Windows shell writes what it redirects as UTF-16.
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not text; {_FIX}") from error
+        return _ANSI.sub("", data.decode(encoding)).strip(), None
+    except UnicodeDecodeError:
+        text = _ANSI.sub("", data.decode(encoding, "replace")).strip()
+        return text, UserError(f"{name} is not text; {_FIX}")
 
 
-def _some(rows: list[Any], name: str) -> list[Any]:
-    if not rows:
-        raise UserError(f"{name} holds no results: the run that wrote it may have been interrupted; {_FIX}")
-    return rows
-
-
-def _from_json_text(text: str, name: str) -> list[Campaign]:
+def _from_json_text(text: str, name: str) -> list[Any]:
     """A JSON value or several one after the other: jsonl, and files that several runs were appended to."""
     try:
         values = _values(text)
@@ -110,10 +147,7 @@ def _from_json_text(text: str, name: str) -> list[Campaign]:
         raise UserError(f"{name} is nested too deeply; {_FIX}") from error
     except ValueError as error:
         raise UserError(f"{name} is not complete JSON ({error}); {_FIX}") from error
-    if len(values) == 1 and isinstance(values[0], dict) and _MARK in values[0]:
-        return _own(values[0], name)
-    rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
-    return campaigns_from(_some(typed_rows(rows, name), name))
+    return [row for value in values for row in (value if isinstance(value, list) else [value])]
 
 
 def _values(text: str) -> list[Any]:

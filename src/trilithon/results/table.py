@@ -38,7 +38,9 @@ _STYLES = {"broken": "bold red", "degraded": "yellow", "same": "green"}
 
 
 def interval_text(estimate: Estimate, phrases: Phrases = ENGLISH) -> str:
-    """ "51.8–52.6", or "two runs" where they were too few for an interval."""
+    """ "51.8–52.6", "two runs" where they were too few for an interval, or "± 0.36" for a table's average."""
+    if estimate.deviation is not None:
+        return phrases.number(f"± {estimate.deviation:g}")
     if estimate.low is None or estimate.high is None:
         return phrases({1: "one_run", 2: "two_runs"}.get(estimate.runs, "runs"), count=estimate.runs)
     return phrases.number(f"{format_number(estimate.low)}–{format_number(estimate.high)}")

@@ -72,6 +72,7 @@ def keep(home: Path) -> Callable[[Campaign], int]:
 
 
 Keep = Callable[[Campaign], int]
+THEIRS = Path(__file__).parents[2] / "results" / "data" / "llama-bench.json"
 
 
 def test_an_empty_database(trilithon: Program) -> None:
@@ -134,8 +135,7 @@ def test_show(trilithon: Program, keep: Keep) -> None:
 
 def test_an_import_stands_in_the_same_table(trilithon: Program, keep: Keep) -> None:
     keep(campaign(("llama.cpp/cpu", 10)))
-    theirs = Path(__file__).parents[2] / "results" / "data" / "llama-bench.json"
-    assert trilithon("results", "import", theirs).code == 0
+    assert trilithon("results", "import", THEIRS).code == 0
     table = trilithon("results", "show", "1", "2").stdout
     assert "1:llama.cpp/cpu" in table
     assert "2:llama.cpp/cpu" in table
@@ -241,6 +241,21 @@ def test_llama_benchs_formats_come_back_with_the_same_figures(
         return [json.loads(line)["median"] for line in lines]
 
     assert medians(2) == pytest.approx(medians(1), rel=0.01)
+
+
+def test_an_import_says_what_it_left_out_and_what_is_rounded(trilithon: Program, home: Path) -> None:
+    log, table = home / "bench.log", home / "table.md"
+    log.write_text(f"ggml_vulkan: Found 1 Vulkan devices:\n{THEIRS.read_text()}Killed\n")
+    table.write_text(THEIRS.with_suffix(".md").read_text())
+    done = trilithon("results", "import", log, table)
+    assert (done.code, done.stdout) == (0, "bench.log: saved as campaign 1\ntable.md: saved as campaign 2\n")
+    assert "lines of bench.log left out, because they are no whole rows: 2\n" in done.stderr
+    assert "llama-bench: a Markdown table's rounded averages ± deviations; each is counted as one run\n" in done.stderr
+    shown = trilithon("results", "show", "2")
+    assert "(± 31.8) tokens/s" in shown.stdout
+    assert "a table's rounded average ± deviation" in shown.stdout
+    compared = trilithon("results", "compare", "1", "2").stdout
+    assert "not comparable – llama.cpp/cpu is a table's rounded average, without its runs" in compared
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import itertools
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.measure.metrics import METRICS
+from trilithon.results.formats import import_file
 from trilithon.results.report.charts import COLOURS
 from trilithon.results.report.page import DARK
+from trilithon.results.store.database import Store
 from trilithon.web.quantities import number
-from trilithon.web.results.listing import Result, ResultsScreen
+from trilithon.web.results.listing import Result, ResultsScreen, read_screen
 from trilithon.web.results.query import Query
 from trilithon.web.results.tables import figure_tables, options, results_table
 from trilithon.web.results.wording import metric_title, quality_title, sentence, step_text, unit_title
@@ -63,3 +66,13 @@ def test_the_page_has_the_reports_colours():
     for palette in (COLOURS, DARK):
         for name, colour in palette.items():
             assert name == "card" or f"--{name}: {colour};" in css
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "rounded average"), ("ru", "округлённое среднее")])
+def test_a_tables_average_is_marked_in_the_list(language, words, tmp_path):
+    data = Path(__file__).parents[2] / "results" / "data"
+    with Store.open(tmp_path / "results.sqlite") as store:
+        for name in ("llama-bench.md", "llama-bench.json"):
+            store.add(import_file(data / name)[0])
+    screen = read_screen(tmp_path / "results.sqlite", Query())
+    assert results_table(screen, (), texts_for(language)).count(words) == 6

@@ -177,7 +177,10 @@ def export(campaigns: tuple[str, ...], form: str) -> None:
 @results.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def import_command(files: tuple[Path, ...]) -> None:
-    """Add the results in FILES: llama-bench's json, jsonl, csv or sql, or an export of Trilithon."""
+    """Add the results in FILES: llama-bench's json, jsonl, csv, sql or md, or an export of Trilithon.
+
+    Files may be packed with gzip, cut short, or have log lines in them: whole rows are read. The averages of a
+    Markdown table are rounded, and are marked as such."""
     from trilithon.results.formats import import_file
 
     read = [(path, import_file(path)) for path in files]
@@ -185,6 +188,10 @@ def import_command(files: tuple[Path, ...]) -> None:
         for path, campaigns in read:
             for campaign in campaigns:
                 click.echo(f"{path.name}: saved as campaign {store.add(campaign)}")
+            imports = [campaign for campaign in campaigns if campaign.source != "trilithon"]
+            notes = [note for campaign in imports for note in campaign.plan.get("notes", ())]
+            for note in dict.fromkeys(notes):
+                click.echo(note, err=True)
 
 
 @results.command("report")

@@ -40,8 +40,9 @@ WIDTHS: Mapping[str, int] = _TABLE["shown"] | {
 SETTINGS: tuple[str, ...] = tuple(_TABLE["settings"])
 """The settings that may have a column in the Markdown table, in its order."""
 
-# Backends that compute on the CPU itself, and those of neural processors; every other one is a GPU's.
-_ON_CPU = frozenset(("CPU", "BLAS", "ZENDNN", "AMX"))
+# Backends that compute on the CPU itself, and those of neural processors; every other one is a GPU's. RPC names the
+# plug-in, which is there with and without another machine to speak to, and no GPU.
+_ON_CPU = frozenset(("CPU", "BLAS", "ZENDNN", "AMX", "RPC"))
 _ON_NPU = frozenset(("RKNPU", "RKNPU2", "ROCKET", "CANN", "HTP", "HEXAGON"))
 # Before there was a `backends` column (2024), there was a true-or-false column for each.
 _OLD_BACKENDS = ("cuda", "vulkan", "kompute", "metal", "sycl", "opencl")
@@ -94,13 +95,12 @@ def _float(column: str, value: Any) -> float:
 
 def unit_of(row: Mapping[str, Any]) -> Literal["cpu", "gpu", "npu"]:
     """Where a row was measured. An NPU backend takes its work whatever is asked of the GPU; a GPU's does not
-    when no layer or no device was given to it."""
+    when no layer or no device was given to it, or when the list of GPUs, which is as old as `backends`, is empty."""
     names = str(row.get("backends") or "").split(",")
     if not row.get("backends"):
         names = [name for name in _OLD_BACKENDS if str(row.get(name)).lower() in ("1", "true")]
     backends = {name.strip().upper() for name in names} - {""}
     if backends & _ON_NPU:
         return "npu"
-    if not backends - _ON_CPU or row.get("devices") == "none" or row.get("n_gpu_layers") == 0:
-        return "cpu"
-    return "gpu"
+    no_device = row.get("devices") == "none" or (row.get("backends") and row.get("gpu_info") == "")
+    return "cpu" if not backends - _ON_CPU or no_device or row.get("n_gpu_layers") == 0 else "gpu"

@@ -1,13 +1,21 @@
-"""llama-bench's Markdown table: the columns that matter here, in its widths and words."""
+"""llama-bench's Markdown table: the columns that matter here, in its widths and words, and read back from there."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from trilithon.results.llama_bench.columns import COLUMNS, DEFAULTS, SETTINGS, TITLES, WIDTHS
 
-__all__ = ["render_markdown"]
+__all__ = ["read_markdown", "render_markdown"]
 
 _MANY_BUILDS = ("build_commit", "cpu_info", "gpu_info")
+_COLUMNS = {title: column for column, title in TITLES.items()} | {"model": "model_type", "th": "n_threads"}
+_TEST = re.compile(r"(?:pp ?(\d+))?\+?(?:tg ?(\d+))?(?: ?@ ?d ?(\d+))?")
+# The mark in the middle is ± where the page or the terminal left it so.
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:[^\d.]+(\d+(?:\.\d+)?))?")
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([KMGTB]?)(?:iB)?")
+_BUILD = re.compile(r"[\s*`>]*build: *`?(\w+)`? *\((\d+)\)[\s*`]*")
+_EXPONENTS = {"": 0, "K": 1, "M": 2, "G": 3, "B": 3, "T": 4}
 
 
 def render_markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -76,3 +84,50 @@ def _size(count: int) -> str:
 def _test(row: dict[str, Any]) -> str:
     parts = [f"{name}{row[column]}" for name, column in (("pp", "n_prompt"), ("tg", "n_gen")) if row[column]]
     return "+".join(parts) + (f" @ d{row['n_depth']}" if row["n_depth"] else "")
+
+
+def read_markdown(lines: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+    """The rows of the tables in these lines, and the number of lines that are part of none. A table gives rounded
+    averages, sizes and numbers of parameters; the build stands below it."""
+    rows: list[dict[str, Any]] = []
+    titles: list[str] = []
+    left_out = without_build = 0
+    closed = False
+    for line in lines:
+        unquoted = line.strip(" \t>")
+        cells = [cell.strip(" *`") for cell in unquoted.strip("|").split("|")]
+        if {"test", "t/s"} <= set(cells):
+            titles, closed = cells, line.rstrip().endswith("|")
+        elif (row := _read_row(titles, cells)) is not None and line.rstrip().endswith("|") >= closed:
+            rows.append(row)
+        elif build := _BUILD.fullmatch(line):
+            for row in rows[without_build:]:
+                row.setdefault("build_commit", build[1])
+                row["build_number"] = int(build[2])
+            without_build = len(rows)
+        else:
+            left_out += not set(unquoted) <= set("|:- ")
+    return rows, left_out
+
+
+def _read_row(titles: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | None:
+    """None for a line that is not a whole row of such a table."""
+    named = dict(zip(titles, cells, strict=False))
+    test, rate = _TEST.fullmatch(named.get("test", "")), _RATE.fullmatch(named.get("t/s", ""))
+    if len(cells) != len(titles) or test is None or rate is None or not any(test.groups()):
+        return None
+    row: dict[str, Any] = {
+        _COLUMNS.get(title, title): cell
+        for title, cell in named.items()
+        if title not in ("size", "params", "test", "t/s")
+    }
+    row |= {"model_size": _amount(named.get("size"), 1024), "model_n_params": _amount(named.get("params"), 1000)}
+    prompt, generated, depth = (int(count or 0) for count in test.groups())
+    row |= {"n_prompt": prompt, "n_gen": generated, "n_depth": depth}
+    return row | {"avg_ts": float(rate[1]), "stddev_ts": float(rate[2] or 0)}
+
+
+def _amount(cell: str | None, step: int) -> int:
+    """ "403.20 MiB" and "630.17 M"; 0, as llama-bench has it for what is not known, for anything else."""
+    amount = _AMOUNT.fullmatch(cell or "")
+    return round(float(amount[1]) * step ** _EXPONENTS[amount[2]]) if amount else 0

@@ -14,12 +14,16 @@ from typing import Any
 from trilithon.measure.records import Campaign, PlacementRecord, Run, Sample, Test
 from trilithon.results.llama_bench.columns import COLUMNS, DEFAULTS, FIGURES, LISTS, TEST_COLUMNS, typed, unit_of
 
-__all__ = ["Row", "campaigns_from", "figures", "rows_of"]
+__all__ = ["TABLE_SOURCE", "Row", "campaigns_from", "figures", "rounded_average", "rows_of"]
 
 Row = dict[str, Any]
 
+TABLE_SOURCE = "llama-bench (Markdown)"
+"""The source of a campaign whose figures are the rounded averages of a table."""
+
 _NOTE = "llama-bench: the repetitions of one process are counted as runs"
 _NOTE_AVERAGED = "this file has no single repetitions; their average is counted as one run"
+_NOTE_ROUNDED = "llama-bench: a Markdown table's rounded averages ± deviations; each is counted as one run"
 _FLASH_ATTENTION = {-1: "auto", 0: "off", 1: "on"}
 _SETTINGS = {
     "n_threads": "threads",
@@ -50,12 +54,13 @@ def figures(tokens: int, samples_ns: Sequence[int]) -> Row:
     }
 
 
-def campaigns_from(rows: Sequence[Row]) -> list[Campaign]:
-    """One campaign per machine in the rows. Its id is 0: a store gives it a real one."""
+def campaigns_from(rows: Sequence[Row], *, rounded: bool = False, notes: Sequence[str] = ()) -> list[Campaign]:
+    """One campaign per machine in the rows. Its id is 0: a store gives it a real one. `rounded`: the rows are of a
+    table, which has rounded averages."""
     machines: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         machines.setdefault((row.get("cpu_info", ""), row.get("gpu_info", "")), []).append(row)
-    return [_campaign(machine, campaigns) for machine, campaigns in machines.items()]
+    return [_campaign(machine, of_machine, rounded, notes) for machine, of_machine in machines.items()]
 
 
 @dataclass
@@ -66,7 +71,7 @@ class _Collected:
     rows: list[Row]
 
 
-def _campaign(machine: tuple[str, str], rows: Sequence[Row]) -> Campaign:
+def _campaign(machine: tuple[str, str], rows: Sequence[Row], rounded: bool, notes: Sequence[str]) -> Campaign:
     collected = _collect(rows)
     runs: list[Run] = []
     kept: list[Row] = []
@@ -78,15 +83,15 @@ def _campaign(machine: tuple[str, str], rows: Sequence[Row]) -> Campaign:
             for sample_ns in row.get("samples_ns") or [row["avg_ns"]]:
                 repetitions[test] = repetitions.get(test, 0) + 1
                 runs.append(_run(placement.record.name, repetitions[test] - 1, test, sample_ns))
-    averaged = any("samples_ns" not in row for row in rows)
+    averaged = [_NOTE_AVERAGED] if any("samples_ns" not in row for row in rows) else []
     return Campaign(
         id=0,
         started=min((row["test_time"] for row in rows if row.get("test_time")), default=""),
         status="finished",
-        source="llama-bench",
+        source=TABLE_SOURCE if rounded else "llama-bench",
         version=", ".join(dict.fromkeys(placement.record.build_version for placement in collected)),
         board={"description": " · ".join(filter(None, machine)), "cpu_info": machine[0], "gpu_info": machine[1]},
-        plan={"notes": [_NOTE, _NOTE_AVERAGED] if averaged else [_NOTE], "llama_bench": kept},
+        plan={"notes": [*([_NOTE_ROUNDED] if rounded else [_NOTE, *averaged]), *notes], "llama_bench": kept},
         placements=tuple(placement.record for placement in collected),
         runs=tuple(runs),
     )
@@ -217,7 +222,12 @@ def rows_of(campaigns: Iterable[Campaign]) -> tuple[list[Row], list[str]]:
             samples = _samples(campaign, placement, left_out)
             if placement.quality is not None:
                 left_out.append(f"{placement.name}: its quality ({placement.quality.verdict})")
-            rows.extend(_row(campaign, placement, test, values) for test, values in samples.items())
+            left_out += [
+                f"{placement.name}: that {test.name} is a table's rounded average"
+                for test in samples
+                if rounded_average(campaign, placement.name, test) is not None
+            ]
+            rows.extend(_row(campaign, placement, test, samples_ns) for test, samples_ns in samples.items())
     return rows, left_out
 
 
@@ -280,11 +290,22 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, samples_ns:
 
 def _kept(campaign: Campaign, placement: PlacementRecord, test: Test) -> Row:
     """What an import kept of this row beside its runs; nothing where several rows were put together."""
+    rows = _kept_rows(campaign, placement.name, test)
+    names = ("test_time", *FIGURES) if len(rows) == 1 else ("test_time",)
+    return {name: rows[0][name] for name in names if rows and name in rows[0]}
+
+
+def _kept_rows(campaign: Campaign, placement: str, test: Test) -> list[Mapping[str, Any]]:
     kept = campaign.plan.get("llama_bench")
     rows = [row for row in kept if isinstance(row, Mapping)] if isinstance(kept, list) else []
-    matching = [row for row in rows if (row.get("placement"), row.get("test")) == (placement.name, test.name)]
-    names = ("test_time", *FIGURES) if len(matching) == 1 else ("test_time",)
-    return {name: matching[0][name] for name in names if matching and name in matching[0]}
+    return [row for row in rows if (row.get("placement"), row.get("test")) == (placement, test.name)]
+
+
+def rounded_average(campaign: Campaign, placement: str, test: Test) -> float | None:
+    """The deviation in tokens per second of what a table gave as a rounded average; None for any other figure."""
+    rows = _kept_rows(campaign, placement, test) if campaign.source == TABLE_SOURCE else []
+    deviations = [row.get("stddev_ts") for row in rows]
+    return max((float(value) for value in deviations if isinstance(value, int | float)), default=None)
 
 
 def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
@@ -297,7 +318,7 @@ def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
         "build_commit": commit[1] if commit else placement.build_version or placement.build,
         "build_number": int(build[1]) if build else 0,
         "cpu_info": str(campaign.board.get("description", "")),
-        "gpu_info": str(gpu.get("name") or gpu.get("driver") or "") if isinstance(gpu, Mapping) else "",
+        "gpu_info": _gpu(gpu if isinstance(gpu, Mapping) else {}, placement.unit),
         "backends": _BACKENDS.get(placement.unit, placement.unit.upper()),
         "model_filename": str(model.get("file") or model.get("name", "")),
         "model_type": f"{model.get('name', '')} {model.get('quantization', '')}".strip(),
@@ -307,6 +328,11 @@ def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
         "flash_attn": flash.get(str(settings.get("flash_attention")), -1),
     }
     return row | {theirs: settings[ours] for theirs, ours in _SETTINGS.items() if settings.get(ours) is not None}
+
+
+def _gpu(gpu: Mapping[str, Any], unit: str) -> str:
+    """A row without the name of a GPU would be one of the CPU."""
+    return str(gpu.get("name") or gpu.get("driver") or ("unknown" if unit == "gpu" else ""))
 
 
 def _mask(cpus: Any) -> str:

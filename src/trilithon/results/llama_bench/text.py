@@ -13,11 +13,12 @@ from trilithon.results.llama_bench.columns import COLUMNS, FIGURES, LISTS, typed
 from trilithon.results.llama_bench.markdown import render_markdown
 from trilithon.results.llama_bench.rows import Row
 
-__all__ = ["RENDERERS", "looks_like_rows", "read_csv", "read_sql", "typed_rows"]
+__all__ = ["RENDERERS", "delimiter_of", "looks_like_rows", "plain_cells", "read_csv", "read_sql", "typed_rows"]
 
 _MOST_ROWS = 100_000
 _MOST_REPETITIONS = 1_000_000
 _SQL_TYPES = {"text": "TEXT", "bool": "INTEGER", "int": "INTEGER", "float": "REAL"}
+_DELIMITERS = (",", ";", "\t")
 _OBSERVED = ("n_prompt", "n_gen")
 _TABLE = "llama_bench"
 _MOST_STATEMENT = 1 << 20
@@ -82,20 +83,36 @@ def _average(row: Row) -> int:
     return typed("avg_ns", round((row["n_prompt"] + row["n_gen"]) / rate * 1e9))  # type: ignore[no-any-return]
 
 
-def read_csv(text: str, name: str) -> list[Row]:
-    """Raises UserError for text that is not csv."""
+def delimiter_of(line: str) -> str:
+    """What stands between the column names of a csv's first line; empty for a line that is none."""
+    names = line.replace('"', "").replace(" ", "").strip()
+    return next((mark for mark in _DELIMITERS if looks_like_rows(names.split(mark))), "")
+
+
+def plain_cells(row: Mapping[str, str], delimiter: str) -> dict[str, str]:
+    """A spreadsheet that puts another mark than a comma between cells may have a comma in its numbers."""
+    names = {column: column.strip() for column in row}
+    if delimiter == ",":
+        return {names[column]: cell for column, cell in row.items()}
+    numbers = {column for column in row if COLUMNS.get(names[column]) in ("int", "float")}
+    return {names[column]: cell.replace(",", ".") if column in numbers else cell for column, cell in row.items()}
+
+
+def read_csv(text: str, name: str) -> list[dict[str, str]]:
+    """Rows as they were written. Raises UserError for text that is not csv."""
+    delimiter = delimiter_of(text.partition("\n")[0])
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         # A file that several runs were appended to has its header several times.
-        rows = [row for row in reader if row["n_prompt"] != "n_prompt"]
+        rows = [row for row in reader if "n_prompt" not in row.values()]
     except csv.Error as error:
         raise UserError(f"{name} is not csv: {error}; write the file again with llama-bench -o csv") from error
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{name}: a line is cut short or too long; write the file again with llama-bench -o csv")
-    return typed_rows(rows, name)
+    return [plain_cells(row, delimiter) for row in rows]
 
 
-def read_sql(text: str, name: str) -> list[Row]:
+def read_sql(text: str, name: str) -> list[dict[str, Any]]:
     """Runs the statements in memory. The file may be hostile: it can create the table llama_bench and insert
     plain values into it, and nothing else. Raises UserError for any other statement."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -115,7 +132,7 @@ def read_sql(text: str, name: str) -> list[Row]:
         raise UserError(message) from error
     finally:
         connection.close()
-    return typed_rows([{column: row[column] for column in row.keys() if row[column] is not None} for row in rows], name)  # noqa: SIM118 - a Row iterates over values
+    return [{column: row[column] for column in row.keys() if row[column] is not None} for row in rows]  # noqa: SIM118 - a Row iterates over values
 
 
 def _statements(text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
 
+from trilithon.results.llama_bench.rows import TABLE_SOURCE
 from trilithon.results.report.markup import Html, element, joined
 from trilithon.web.quantities import number
 from trilithon.web.results.listing import Result, ResultsScreen
@@ -118,7 +119,7 @@ def _figures(result: Result, text: Texts) -> Html:
             " ",
             element("strong", figure_text(figure, text)),
             " ",
-            element("span", _runs(figure.runs, text), class_="muted"),
+            element("span", _runs(figure.runs, result.source, text), class_="muted"),
         )
         for figure in result.figures
     ]
@@ -127,7 +128,9 @@ def _figures(result: Result, text: Texts) -> Html:
     return element("ul", *parts)
 
 
-def _runs(count: int, text: Texts) -> str:
+def _runs(count: int, source: str, text: Texts) -> str:
+    if source == TABLE_SOURCE:
+        return text("results.rounded")
     return text("results.one_run") if count == 1 else text("results.runs", count=count)
 
 
