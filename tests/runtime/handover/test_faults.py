@@ -66,7 +66,9 @@ async def opened(placement: Placement, home: Path, hang_seconds: float = 20) -> 
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand every prompt over, whatever it costs: equal halves would never do it."""
     monkeypatch.setattr(
-        handover_module.Costs, "cheapest", lambda costs, *, tokens, cached_by_decoder, cached_by_prefiller: "prefiller"
+        handover_module.Costs,
+        "cheapest",
+        lambda costs, *, tokens, cached_by_decoder, cached_by_prefiller: ("prefiller", ""),
     )
 
 

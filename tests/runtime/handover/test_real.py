@@ -32,7 +32,7 @@ TEXT = "The stones stand in a circle on the plain, and nobody remembers who brou
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(Path(__file__).parents[3] / ".pytest_cache" / "shaders"))
-    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: ("prefiller", ""))
     return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=150.0, hang_seconds=100.0)
 
 

@@ -69,7 +69,7 @@ async def opened(placement: Placement, home: Path) -> AsyncIterator[Handover]:
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: ("prefiller", ""))
 
 
 def text_in(content: bytes) -> str:
