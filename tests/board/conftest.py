@@ -16,6 +16,8 @@ def plant(tmp_path: Path) -> Callable[..., Machine]:
 
     def plant(name: str, *, without: Iterable[str] = (), files: Mapping[str, str] | None = None) -> Machine:
         root = tmp_path / name
+        while root.exists():
+            root = root.with_name(f"{root.name}-again")
         tree = tomllib.loads((TREES / f"{name}.toml").read_text(encoding="utf-8"))
         content = {path: text for key, value in tree["files"].items() for path, text in _expanded(key, value)}
         content |= dict.fromkeys(tree.get("nodes", ()), "") | dict(files or {})

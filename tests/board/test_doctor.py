@@ -80,6 +80,8 @@ TREES = {
         "runtime-unknown": "warning",
         "open-files": "note",
     },
+    "rk3572": {"cpu-governor": "good", "chip-unknown": "note"},
+    "cubie_a7s": {"cpu-governor": "good", "memory-clock": "warning", "little-cores": "note"},
     "pc_x86_64": {},
     "raspberry_pi_5": {"cpu-governor": "warning", "under-voltage": "warning", "swap-slow": "warning"},
 }
@@ -115,8 +117,54 @@ def _manifest(library: str) -> str:
 ICD = "/usr/share/vulkan/icd.d"
 LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 COOLING = "/sys/class/thermal/cooling_device0"
+NPU, GPU = "/sys/class/devfreq/fdab0000.npu", "/sys/class/devfreq/fb000000.gpu"
+PCI, USB = "/sys/bus/pci/devices/0000:01:00.0", "/sys/bus/usb/devices/2-1"
 STATES = f"{CPUFREQ}/policy0/stats/time_in_state"
+POLICY_FILES = ("related_cpus", "cpuinfo_max_freq", "scaling_governor", "scaling_cur_freq")
 CHANGES = {
+    "an NPU that someone has slowed": Change(
+        tree="rk3588_vendor",
+        adds={"npu-clock": "warning"},
+        files={f"{NPU}/governor": "userspace\n", f"{NPU}/cur_freq": "300000000\n"},
+    ),
+    "an NPU that may not rise": Change(
+        tree="rk3588_vendor",
+        adds={"npu-clock": "warning"},
+        files={f"{NPU}/governor": "performance\n", f"{NPU}/max_freq": "300000000\n"},
+    ),
+    "an NPU under powersave": Change(
+        tree="rk3588_vendor",
+        adds={"npu-clock": "warning"},
+        files={f"{NPU}/governor": "powersave\n", f"{NPU}/cur_freq": "300000000\n"},
+    ),
+    "a GPU under powersave": Change(
+        tree="rk3588_mainline", adds={"gpu-clock": "warning"}, files={f"{GPU}/governor": "powersave\n"}
+    ),
+    "a GPU under powersave that no engine can use": Change(
+        tree="rk3588_vendor", adds={"gpu-clock": "note"}, files={f"{GPU}/governor": "powersave\n"}
+    ),
+    "a CPU that someone has slowed": Change(
+        tree="rk3588_throttled",
+        adds={"cpu-clock": "warning"},
+        files={
+            f"{CPUFREQ}/policy4/scaling_governor": "userspace\n",
+            f"{CPUFREQ}/policy4/scaling_cur_freq": "408000\n",
+            f"{CPUFREQ}/policy4/cpuinfo_max_freq": "2400000\n",
+        },
+    ),
+    "no cpufreq": Change(
+        tree="rk3566",
+        adds={"cpufreq-absent": "note"},
+        without=tuple(f"{CPUFREQ}/policy0/{name}" for name in POLICY_FILES),
+    ),
+    "a coprocessor on PCIe": Change(
+        tree="rk3576",
+        adds={"chip-unknown": "note"},
+        files={f"{PCI}/vendor": "0x1d87\n", f"{PCI}/device": "0x182a\n", f"{PCI}/class": "0x120000\n"},
+    ),
+    "a coprocessor on USB": Change(
+        tree="rk3576", adds={"chip-unknown": "note"}, files={f"{USB}/idVendor": "2207\n", f"{USB}/idProduct": "1820\n"}
+    ),
     "a module that is not there": Change(
         tree="rk3588_mainline", adds={"npu-driver-none": "warning"}, without=("/sys/class/accel/accel0/device/driver",)
     ),
@@ -204,7 +252,7 @@ def test_a_change_adds_its_findings(plant: Plant, name: str) -> None:
     found = _severities(_told(plant(change.tree, without=change.without, files=change.files), change.board))
     assert {key: value for key, value in found.items() if before.get(key) != value} == dict(change.adds)
     # Some changes take something away as well: a node that is closed is not "ready".
-    assert set(before) - set(found) <= {"npu-ready", "npu-driver-mainline", "gpu-kbase"}
+    assert set(before) - set(found) <= {"npu-ready", "npu-driver-mainline", "gpu-kbase", "cpu-governor", "npu-governor"}
 
 
 def _ids_in_code(files: str = "**/*.py") -> set[str]:
@@ -262,9 +310,138 @@ def test_a_limit_of_every_cpu_is_told_once(plant: Plant) -> None:
     assert "limited to cpu0-199 2000 of 4000 MHz" in _told(plant("pc_x86_64", files=files))["cpu-limit"].message
 
 
-def test_clocks_set_by_hand_are_no_fault(plant: Plant) -> None:
-    paths = [f"{CPUFREQ}/policy{number}/scaling_governor" for number in (0, 4, 6)]
-    assert _told(plant("rk3588_vendor", files=dict.fromkeys(paths, "userspace\n")))["cpu-governor"].severity == "good"
+def test_clocks_set_by_hand_are_a_fault_only_below_their_top(plant: Plant) -> None:
+    policies = [f"{CPUFREQ}/policy{number}" for number in (0, 4, 6)]
+    files = {f"{policy}/scaling_governor": "userspace\n" for policy in policies}
+    held = _told(plant("rk3588_vendor", files=files))
+    assert held["cpu-clock"].message == (
+        "held low by the governor userspace: cpu0-3 1008 of 1800 MHz, cpu4-5 408 of 2352 MHz, cpu6-7 408 of 2304 MHz"
+    )
+    assert "cpu-governor" not in held
+    for policy, top in zip(policies, (1800000, 2352000, 2304000), strict=True):
+        files[f"{policy}/scaling_cur_freq"] = f"{top}\n"
+    assert _told(plant("rk3588_vendor", files=files))["cpu-governor"].severity == "good"
+
+
+STEPS = "300000000 400000000 1000000000\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message", "fix"),
+    [
+        (
+            {"governor": "userspace\n", "cur_freq": "300000000\n", "available_frequencies": STEPS},
+            "300 of 1000 MHz: the governor userspace holds it there",
+            "echo performance | sudo tee NPU/governor",
+        ),
+        (
+            {
+                "governor": "userspace\n",
+                "cur_freq": "300000000\n",
+                "available_governors": "userspace simple_ondemand\n",
+            },
+            "300 of 1000 MHz: the governor userspace holds it there",
+            "echo 1000000000 | sudo tee NPU/userspace/set_freq",
+        ),
+        (
+            {"governor": "performance\n", "max_freq": "300000000\n", "available_frequencies": STEPS},
+            "300 of 1000 MHz: max_freq allows no more",
+            "echo 1000000000 | sudo tee NPU/max_freq",
+        ),
+        (
+            {"governor": "powersave\n", "cur_freq": "300000000\n", "max_freq": "400000000\n"}
+            | {"available_frequencies": STEPS},
+            "300 of 1000 MHz: the governor powersave holds it there and max_freq allows no more",
+            "echo 1000000000 | sudo tee NPU/max_freq && echo performance | sudo tee NPU/governor",
+        ),
+    ],
+)
+def test_an_npu_held_low_says_by_what_and_how_to_raise_it(
+    plant: Plant, files: dict[str, str], message: str, fix: str
+) -> None:
+    told = _told(plant("rk3588_vendor", files={f"{NPU}/{name}": text for name, text in files.items()}))
+    assert (told["npu-clock"].subject, told["npu-clock"].message) == ("NPU clock", message)
+    assert told["npu-clock"].fix == fix.replace("NPU", NPU)
+    assert "npu-governor" not in told
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {f"{GPU}/governor": "simple_ondemand\n"},  # it idles
+        {f"{GPU}/governor": "userspace\n", f"{GPU}/cur_freq": "1000000000\n"},
+        {f"{GPU}/max_freq": "0\n", f"{GPU}/cur_freq": "garbled\n", f"{GPU}/governor": "powersave\n"},
+    ],
+)
+def test_a_gpu_that_idles_or_is_at_its_top_is_no_finding(plant: Plant, files: dict[str, str]) -> None:
+    assert "gpu-clock" not in _told(plant("rk3588_mainline", files=files))
+
+
+def test_a_limit_of_a_gpu_that_nothing_can_use_is_told_without_advice(plant: Plant) -> None:
+    files = {f"{GPU}/max_freq": "300000000\n", f"{GPU}/available_frequencies": STEPS}
+    finding = _told(plant("rk3588_vendor", files=files))["gpu-clock"]
+    assert finding.message == "300 of 1000 MHz: max_freq allows no more; no engine here can use this GPU"
+    assert finding.fix == ""
+
+
+def test_a_limit_that_heat_has_set_is_no_clock_held_low(plant: Plant) -> None:
+    files = {f"{NPU}/max_freq": "700000000\n", f"{NPU}/available_frequencies": STEPS}
+    told = _told(plant("rk3588_throttled", files=files))
+    assert ("npu-clock" in told, "throttled" in told) == (False, True)
+
+
+def test_an_npu_that_no_engine_supports_is_not_advised_on(plant: Plant) -> None:
+    files = {f"/sys/class/devfreq/fde40000.npu/{name}": text for name, text in _slowed().items()}
+    assert not {"npu-clock", "npu-governor"} & set(_told(plant("rk3566", files=files)))
+    mainline = {f"{NPU}/{name}": text for name, text in _slowed().items()}
+    assert not {"npu-clock", "npu-governor"} & set(_told(plant("rk3588_mainline", files=mainline)))
+
+
+def _slowed() -> dict[str, str]:
+    return {"governor": "userspace\n", "cur_freq": "300000000\n", "max_freq": "1000000000\n"}
+
+
+def test_another_makers_memory_clock_is_read_and_its_npu_left_alone(plant: Plant) -> None:
+    finding = _told(plant("cubie_a7s"))["memory-clock"]
+    assert finding.message == "parked at 400 of 2400 MHz (governor simple_ondemand): decode waits for memory"
+    assert finding.fix == "echo performance | sudo tee /sys/class/devfreq/a020000.dmcfreq/governor"
+
+
+@pytest.mark.parametrize("name", ["dmc", "a020000.dmcfreq", "3d400000.memory-controller", "1c62000.dram-controller"])
+def test_names_of_the_memory_clock(plant: Plant, name: str) -> None:
+    files = {f"/sys/class/devfreq/{name}/{file}": text for file, text in _slowed().items()}
+    told = _told(plant("raspberry_pi_5", files=files))["memory-clock"]
+    assert told.message.startswith("parked at 300 of 1000 MHz (governor userspace)")
+
+
+def test_memory_that_may_not_rise_is_parked_under_performance_too(plant: Plant) -> None:
+    limited = {"max_freq": "1068000000\n", "cur_freq": "1068000000\n", "governor": "performance\n"}
+    told = _told(plant("rk3588_vendor", files={f"{DMC}/{name}": text for name, text in limited.items()}))
+    assert told["memory-clock"].message.startswith("parked at 1068 of 2112 MHz")
+    assert told["memory-clock"].fix == f"echo 2112000000 | sudo tee {DMC}/max_freq"
+
+
+def test_an_unknown_chip_is_called_so(plant: Plant) -> None:
+    told = _told(plant("rk3572"))["chip-unknown"]
+    assert told.message == (
+        "unknown chip RK3572: which NPU it has, and what runs on it, is not known here "
+        "(it shows RKNPU3 (driver rknpu3))"
+    )
+    files = {"/proc/device-tree/compatible": "maker,board\0rockchip,rk3688\0"}
+    assert "unknown chip RK3688" in _told(plant("rk3566", files=files))["chip-unknown"].message
+    files = {"/proc/device-tree/compatible": "maker,board\0rockchip,rk3399\0"}
+    assert "chip-unknown" not in _told(plant("rk3566", files=files))
+
+
+def test_a_root_port_is_no_coprocessor_nor_is_a_board_in_download_mode(plant: Plant) -> None:
+    files = {
+        f"{PCI}/vendor": "0x1d87\n",
+        f"{PCI}/device": "0x3588\n",
+        f"{PCI}/class": "0x060400\n",
+        f"{USB}/idVendor": "2207\n",
+        f"{USB}/idProduct": "350b\n",
+    }
+    assert "chip-unknown" not in _told(plant("rk3576", files=files))
 
 
 def test_what_is_cooled_is_named_and_fans_are_not(plant: Plant) -> None:

@@ -13,6 +13,8 @@ from trilithon.board.sysfs import Machine
 
 Plant = Callable[..., Machine]
 
+ONLINE = "/sys/devices/system/cpu/online"
+
 
 def test_rk3588_vendor(plant: Plant) -> None:
     board = read_board(plant("rk3588_vendor"))
@@ -142,10 +144,48 @@ def test_little_cores_are_used_when_nothing_else_is_allowed(plant: Plant) -> Non
         ("rockchip,rv1126b-evb\0rockchip,rv1126b\0", "RV1126B"),
         ("raspberrypi,5-model-b\0brcm,bcm2712\0", "BCM2712"),
         ("raspberrypi,4-model-b\0brcm,bcm2711\0", "brcm,bcm2711"),
+        ("radxa,cubie-a7s\0allwinner,a733\0arm,sun60iw2p1\0", "A733"),
+        ("maker,board\0allwinner,t527\0arm,sun55iw3p1\0", "allwinner,t527"),
+        ("arm,juno\0", "arm,juno"),
+        ("rockchip,rk3572-evb1-v10\0rockchip,rk3572\0", "RK3572"),
+        ("rockchip,rk3688-evb\0", "RK3688"),
+        ("maker,board\0rockchip,rk3668s\0", "RK3668S"),
     ],
 )
 def test_chips_are_named_by_the_device_tree(plant: Plant, compatible: str, chip: str) -> None:
     assert read_board(plant("rk3588_vendor", files={"/proc/device-tree/compatible": compatible})).chip == chip
+
+
+def test_a_design_is_its_makers(plant: Plant) -> None:
+    """HiSilicon's Cortex-A76 has the part number of Arm's Neoverse-V1."""
+    cpuinfo = "processor\t: 0\nCPU implementer\t: 0x48\nCPU part\t: 0xd40\n"
+    (cluster,) = read_board(plant("rk3566", files={"/proc/cpuinfo": cpuinfo}, without=[ONLINE])).clusters
+    assert cluster.core_type == "Cortex-A76"
+
+
+def test_npus_that_no_engine_supports(plant: Plant) -> None:
+    board = read_board(plant("cubie_a7s"))
+    assert (board.npu, board.other_npus) == (None, ("VeriSilicon NPU (/dev/vipcore)",))
+    board = read_board(plant("cubie_a7s", without=["/dev/vipcore"]))
+    assert board.other_npus == ("NPU (3600000.npu)",)
+    board = read_board(plant("rk3572"))
+    assert (board.npu, board.other_npus) == (None, ("RKNPU3 (driver rknpu3)",))
+    clock = [f"/sys/class/devfreq/27700000.npu/{name}" for name in ("cur_freq", "max_freq", "governor")]
+    board = read_board(plant("rk3572", without=["/sys/module/rknpu3/version", *clock]))
+    assert board.other_npus == ("NPU (rockchip,rk3572-rknpu)",)
+
+
+def test_a_pc_s_npu_is_one_that_no_engine_supports(plant: Plant) -> None:
+    machine = plant("pc_x86_64")
+    driver = machine.root / "sys/class/accel/accel0/device/driver"
+    driver.parent.mkdir(parents=True)
+    driver.symlink_to("../../../bus/pci/drivers/amdxdna")
+    assert read_board(machine).other_npus == ("NPU (driver amdxdna)",)
+
+
+@pytest.mark.parametrize("tree", ["rk3588_vendor", "rk3588_mainline", "rk3576", "raspberry_pi_5", "pc_x86_64"])
+def test_a_supported_npu_is_not_named_twice(plant: Plant, tree: str) -> None:
+    assert read_board(plant(tree)).other_npus == ()
 
 
 def test_a_chip_with_an_npu_and_no_driver_says_so(plant: Plant) -> None:

@@ -1,7 +1,7 @@
 """What is known of chips, of the platforms that files are converted for, and of CPU designs: one table, chips.toml."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,12 +15,17 @@ __all__ = [
     "chip_of_device_tree",
     "chips",
     "core_of",
+    "described_chip",
     "find_chip",
+    "is_unknown_rockchip",
     "platform_of",
     "platforms",
 ]
 
 _ARM = "0x41"
+# A Rockchip chip in the device tree, also as the prefix of a board's name ("rockchip,rk3572-evb1-v10").
+_ROCKCHIP = re.compile(r"rockchip,(r[kv]\d{3,4}[a-z0-9]{0,4})(-.*)?")
+_ROCKCHIP_NAME = re.compile(r"R[KV]\d{3,4}[A-Z0-9]{0,4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,19 @@ def chip_of_device_tree(compatible: Iterable[str]) -> Chip | None:
             if chip.is_compatible(entry):
                 return chip
     return None
+
+
+def described_chip(compatible: Sequence[str]) -> str:
+    """The name of a chip that is not in the table: "RK3572" for Rockchip's, else the last entry of the device tree's
+    `compatible` that is its maker's. Kernels of Allwinner end with an entry of Arm's ("arm,sun60iw2p1")."""
+    rockchip = [match[1].upper() for entry in compatible if (match := _ROCKCHIP.fullmatch(entry))]
+    makers = [entry for entry in compatible if not entry.startswith("arm,")] or list(compatible)
+    return rockchip[-1] if rockchip else makers[-1]
+
+
+def is_unknown_rockchip(name: str) -> bool:
+    """Whether `name` is a Rockchip chip that is not in the table: nothing is known of its NPU."""
+    return bool(_ROCKCHIP_NAME.fullmatch(name)) and find_chip(name) is None
 
 
 def platform_of(chip_name: str) -> str:

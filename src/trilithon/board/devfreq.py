@@ -10,8 +10,14 @@ __all__ = ["DevfreqEntry", "DevfreqUnit", "devfreq_entries"]
 
 DevfreqUnit = Literal["npu", "gpu", "memory"]
 
-# The last part of an entry's name, before which the unit's address stands: "fdab0000.npu", "dmc".
-_UNITS: dict[str, DevfreqUnit] = {"npu": "npu", "gpu": "gpu", "dmc": "memory"}
+# The last part of an entry's name, before which the unit's address stands: "fdab0000.npu", "dmc". It is the name of the
+# unit's node in the device tree: Rockchip's, Allwinner's ("a020000.dmcfreq"), NXP's and mainline's, and Mali's as
+# Amlogic's and MediaTek's kernels call it.
+_UNITS: dict[str, DevfreqUnit] = {
+    "npu": "npu",
+    **dict.fromkeys(("gpu", "mali", "bifrost"), "gpu"),
+    **dict.fromkeys(("dmc", "dmcfreq", "memory-controller", "dram-controller"), "memory"),
+}
 
 
 @dataclass(frozen=True, slots=True)

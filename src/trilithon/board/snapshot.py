@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu
-from trilithon.board.chips import chip_of_device_tree
+from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read_gpu, read_npu, read_other_npus
+from trilithon.board.chips import chip_of_device_tree, described_chip
 from trilithon.board.devfreq import DevfreqUnit, devfreq_entries
 from trilithon.board.libraries import NpuRuntime, find_runtimes
 from trilithon.board.processors import Cluster, big_cpus, physical_cores, read_clusters
@@ -26,13 +26,15 @@ _UNNAMED_BOARDS = {"", "Default string", "System Product Name", "To Be Filled By
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """A devfreq clock: of the unit npu, gpu or memory; `device` is its entry in /sys/class/devfreq."""
+    """A devfreq clock: of the unit npu, gpu or memory; `device` is its entry in /sys/class/devfreq. `max_hz` is the
+    highest that the unit can, `limit_hz` the highest that it may now."""
 
     unit: DevfreqUnit
     device: str
     current_hz: int | None
     max_hz: int | None
     governor: str | None
+    limit_hz: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,9 @@ class Board:
     """What this machine is. `chip` is "unknown" and `model` empty where nothing says it.
 
     `big_cpus` are the CPUs to run on by default: one per physical core, little cores left out. `npu` is None when
-    the chip has none. `open_files_soft` and `open_files_hard` are this process's limits. `device_tree_hidden`: a
-    container keeps it from an Arm board, so that neither chip nor NPU can be told."""
+    the chip has none that is known; `other_npus` are those that no engine supports. `open_files_soft` and
+    `open_files_hard` are this process's limits. `device_tree_hidden`: a container keeps it from an Arm board, so that
+    neither chip nor NPU can be told."""
 
     chip: str
     model: str
@@ -60,6 +63,7 @@ class Board:
     gpu: Gpu | None
     vulkan: tuple[VulkanDriver, ...]
     npu: Npu | None
+    other_npus: tuple[str, ...]
     runtimes: tuple[NpuRuntime, ...]
     clocks: tuple[Clock, ...]
     swaps: tuple[Swap, ...]
@@ -123,6 +127,7 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
     architecture = machine.text("/proc/sys/kernel/arch") or (os.uname().machine if machine.is_this_one else "")
     in_container = _in_container(machine)
+    npu = read_npu(machine, npu_cores)
     return Board(
         chip=chip,
         model=_model(machine),
@@ -140,7 +145,8 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
         device_tree_hidden=in_container and architecture == "aarch64" and _says_nothing(machine),
         gpu=read_gpu(machine, gpu_name),
         vulkan=read_vulkan(machine, gpu_drivers(machine).values()),
-        npu=read_npu(machine, npu_cores),
+        npu=npu,
+        other_npus=read_other_npus(machine, npu),
         runtimes=find_runtimes(machine),
         clocks=_clocks(machine),
         swaps=read_swaps(machine),
@@ -162,7 +168,7 @@ def _chip(machine: Machine) -> tuple[str, int | None, str | None]:
     if chip := chip_of_device_tree(compatible):
         return chip.name, chip.npu_cores, chip.gpu
     if compatible:
-        return compatible[-1], None, None
+        return described_chip(compatible), None, None
     name = machine.fields("/proc/cpuinfo").get("model name", "")
     name = re.sub(r"\((R|TM)\)|\bCPU\b|\d+-Core Processor|@.*", " ", name)
     return " ".join(name.split()) or "unknown", None, None
@@ -206,13 +212,15 @@ def _clocks(machine: Machine) -> tuple[Clock, ...]:
     for entry in devfreq_entries(machine):
         # max_freq is what someone allows, not what the unit can: the table has the last word.
         table = machine.integers(f"{entry.folder}/available_frequencies") or ()
+        current, limit = (machine.integer(f"{entry.folder}/{name}") for name in ("cur_freq", "max_freq"))
         clocks.append(
             Clock(
                 unit=entry.unit,
                 device=Path(entry.folder).name,
-                current_hz=machine.integer(f"{entry.folder}/cur_freq"),
-                max_hz=max((*table, machine.integer(f"{entry.folder}/max_freq") or 0)) or None,
+                current_hz=current,
+                max_hz=max((*(table or (current or 0,)), limit or 0)) or None,
                 governor=machine.text(f"{entry.folder}/governor"),
+                limit_hz=limit,
             )
         )
     return tuple(clocks)

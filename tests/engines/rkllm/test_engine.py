@@ -193,6 +193,7 @@ def test_a_board_that_it_is_made_for(refused: Callable[..., str], plant: Plant) 
         ("rk3568", "0.9.8", "does not support the RK3568"),
         ("rk3588", "", "driver is not loaded; boot a kernel with the vendor's rknpu"),
         ("rk3399", "", "no known Rockchip NPU"),
+        ("rk3572", "", "does not support the RK3572"),
     ],
 )
 def test_a_board_that_it_is_not_made_for(

@@ -1,12 +1,13 @@
-"""Findings about clocks: governors, limits, memory parked, slowed by heat or by a weak power supply, little cores."""
+"""Findings about clocks: governors, limits, clocks held low, slowed by heat or by a weak power supply, little cores."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 
 from trilithon.board.chips import find_chip
 from trilithon.board.cooling import CoolingDevice, is_cooled, read_cooling
 from trilithon.board.finding import Finding, Rule
-from trilithon.board.snapshot import Board
+from trilithon.board.snapshot import Board, Clock
 from trilithon.board.sysfs import Machine, format_cpu_list, parse_time_in_state
 
 __all__ = ["RULES"]
@@ -18,6 +19,8 @@ _PARKED_FRACTION = 0.75
 _PINNED_GOVERNORS = {"performance", "userspace"}
 # These set an x86 CPU's clock themselves, whatever the governor is called.
 _OWN_WILL = re.compile(r"intel_pstate|amd[-_]pstate|intel_cpufreq")
+# These leave a clock where it is, however much there is to do.
+_HOLDING_GOVERNORS = {"userspace", "powersave"}
 # A limit a little under the top is a matter of rounding, or of turbo counted in by some drivers.
 _LIMITED_FRACTION = 0.95
 _COOLED_MILLISECONDS = 1000
@@ -28,18 +31,42 @@ _LEAST_TICKS = 60 * 100
 
 def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
     fix = f"echo performance | sudo tee {_CPUFREQ}/policy*/scaling_governor"
+    held = [*_held_policies(machine)]
     governed = [cluster for cluster in board.clusters if cluster.governor]
     slow = [cluster for cluster in governed if cluster.governor not in _PINNED_GOVERNORS]
     if board.architecture != "aarch64":
         driver = machine.text(f"{_CPUFREQ}/policy0/scaling_driver")
         slow = [] if driver is None or _OWN_WILL.search(driver) else [c for c in slow if c.governor == "powersave"]
         governed = []
+    if held:
+        message = f"held low by the governor userspace: {', '.join(held)}"
+        yield Finding("cpu-clock", "warning", "CPU clocks", message, fix)
     if slow:
         which = ", ".join(f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor}" for cluster in slow)
         message = f"the governor is not performance: {which}; rates vary and fall"
         yield Finding("cpu-governor", "warning", "CPU clocks", message, fix)
-    elif governed:
+    elif governed and not held:
         yield Finding("cpu-governor", "good", "CPU clocks", "no governor lowers the CPUs' clocks")
+
+
+def _held_policies(machine: Machine) -> Iterator[str]:
+    """The CPUs whose clock someone has set, to less than their top."""
+    clocks: dict[tuple[int, int], list[int]] = {}
+    for policy in machine.glob(f"{_CPUFREQ}/policy*"):
+        current, top = (machine.integer(f"{policy}/{name}") for name in ("scaling_cur_freq", "cpuinfo_max_freq"))
+        userspace = machine.text(f"{policy}/scaling_governor") == "userspace"
+        if userspace and current and top and current < _LIMITED_FRACTION * top:
+            clocks.setdefault((current, top), []).extend(machine.cpus(f"{policy}/related_cpus") or ())
+    for (current, top), cpus in clocks.items():
+        yield f"cpu{format_cpu_list(cpus)} {current / 1e3:.0f} of {top / 1e3:.0f} MHz"
+
+
+def _no_cpufreq(board: Board, machine: Machine) -> Iterator[Finding]:
+    """/sys is absent from some containers, and then says nothing about the kernel."""
+    folder = _CPUFREQ.rpartition("/")[0]
+    if machine.exists(folder) and not machine.glob(f"{_CPUFREQ}/policy*"):
+        message = "the kernel does not control them (no cpufreq): they are what the firmware or a hypervisor has set"
+        yield Finding("cpufreq-absent", "note", "CPU clocks", message, "trilithon doctor --measure-clocks")
 
 
 def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -57,12 +84,62 @@ def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("cpu-limit", "warning", "CPU clocks", f"limited to {', '.join(low)}", f"sudo sh -c '{loop}'")
 
 
-def _npu_governor(board: Board, machine: Machine) -> Iterator[Finding]:
-    clock = board.clock("npu")
-    if clock and clock.governor and clock.governor not in _PINNED_GOVERNORS:
-        fix = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
-        message = f"the governor is {clock.governor}; it can halve the NPU's rate"
-        yield Finding("npu-governor", "warning", "NPU clock", message, fix)
+def _held_units(board: Board, machine: Machine) -> Iterator[Finding]:
+    """Nothing is said of an NPU that no engine can use, and nothing advised about such a GPU."""
+    usable = _usable_units(board)
+    npu, gpu = board.clock("npu"), board.clock("gpu")
+    if npu and "npu" in usable and (message := _held(npu, machine)):
+        yield Finding("npu-clock", "warning", "NPU clock", message, _raising(npu, machine))
+    elif npu and "npu" in usable and npu.governor and npu.governor not in _PINNED_GOVERNORS:
+        message = f"the governor is {npu.governor}; it can halve the NPU's rate"
+        yield Finding("npu-governor", "warning", "NPU clock", message, _raising(npu, machine))
+    if gpu and board.gpu and (message := _held(gpu, machine)):
+        if "gpu" in usable:
+            yield Finding("gpu-clock", "warning", "GPU clock", message, _raising(gpu, machine))
+        else:
+            yield Finding("gpu-clock", "note", "GPU clock", f"{message}; no engine here can use this GPU")
+
+
+def _usable_units(board: Board) -> set[str]:
+    """The units of this board that an engine could use. In a container that hides the chip any vendor's NPU may be."""
+    usable = set()
+    chip = find_chip(board.chip)
+    engines = [chip.rkllm, chip.rk_llama_cpp] if chip else [None if board.device_tree_hidden else False]
+    if board.npu and board.npu.driver == "rknpu" and any(engine is not False for engine in engines):
+        usable.add("npu")
+    if board.gpu and (board.gpu.driver == "nvidia" or any(driver.serves for driver in board.vulkan)):
+        usable.add("gpu")
+    return usable
+
+
+def _held(clock: Clock, machine: Machine) -> str:
+    """What keeps a clock below its top, or empty. Heat lowers the same limit, which is told by `_throttled`."""
+    top, current, limit = clock.max_hz, clock.current_hz, clock.limit_hz
+    if not top:
+        return ""
+    held_by = []
+    low = top
+    if limit and limit < _LIMITED_FRACTION * top and not is_cooled(machine):
+        low = limit
+        held_by.append("max_freq allows no more")
+    if clock.governor in _HOLDING_GOVERNORS and current and current < _LIMITED_FRACTION * top:
+        low = min(low, current)
+        held_by.insert(0, f"the governor {clock.governor} holds it there")
+    return f"{low / 1e6:.0f} of {top / 1e6:.0f} MHz: {' and '.join(held_by)}" if held_by else ""
+
+
+def _raising(clock: Clock, machine: Machine) -> str:
+    """The commands that keep a devfreq clock at its top."""
+    folder = f"/sys/class/devfreq/{shlex.quote(clock.device)}"
+    governors = (machine.text(f"{folder}/available_governors") or "performance").split()
+    commands = []
+    if clock.limit_hz and clock.max_hz and clock.limit_hz < clock.max_hz:
+        commands.append(f"echo {clock.max_hz} | sudo tee {folder}/max_freq")
+    if "performance" in governors and clock.governor != "performance":
+        commands.append(f"echo performance | sudo tee {folder}/governor")
+    elif clock.governor == "userspace":
+        commands.append(f"echo {clock.max_hz} | sudo tee {folder}/userspace/set_freq")
+    return " && ".join(commands)
 
 
 def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -70,10 +147,10 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
     if clock is None or not clock.current_hz or not clock.max_hz:
         return
     speeds = f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f} MHz (governor {clock.governor or 'unknown'})"
-    if clock.current_hz < _PARKED_FRACTION * clock.max_hz:
-        message = f"parked at {speeds}: it hardly rises for the NPU, whose decode it can halve"
-        fix = f"echo performance | sudo tee /sys/class/devfreq/{clock.device}/governor"
-        yield Finding("memory-clock", "warning", "memory clock", message, fix)
+    if clock.current_hz < _PARKED_FRACTION * clock.max_hz or _held(clock, machine):
+        effect = "it hardly rises for the NPU, whose decode it can halve" if board.npu else "decode waits for memory"
+        fix = _raising(clock, machine) or f"grep . /sys/class/devfreq/{shlex.quote(clock.device)}/*_freq"
+        yield Finding("memory-clock", "warning", "memory clock", f"parked at {speeds}: {effect}", fix)
     else:
         yield Finding("memory-clock", "good", "memory clock", speeds)
 
@@ -145,8 +222,9 @@ def _little_cores(board: Board, machine: Machine) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _governors,
+    _no_cpufreq,
     _limits,
-    _npu_governor,
+    _held_units,
     _memory_clock,
     _memory_clock_absent,
     _throttled,

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
-from trilithon.board.chips import find_chip
+from trilithon.board.chips import find_chip, is_unknown_rockchip
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, parse_version
 from trilithon.board.snapshot import Board
@@ -82,6 +82,16 @@ def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("chip-unsupported", "note", "NPU", f"{board.chip}: {', '.join(lacking)}{rest}")
 
 
+def _unknown(board: Board, machine: Machine) -> Iterator[Finding]:
+    """A chip or a coprocessor of Rockchip's that is newer than the table."""
+    shown = ", ".join(board.other_npus)
+    if is_unknown_rockchip(board.chip):
+        message = f"unknown chip {board.chip}: which NPU it has, and what runs on it, is not known here"
+        yield Finding("chip-unknown", "note", "NPU", f"{message} (it shows {shown})" if shown else message)
+    elif any("coprocessor" in name for name in board.other_npus):
+        yield Finding("chip-unknown", "note", "NPU", f"unknown chip: {shown}; no engine here supports it")
+
+
 def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.npu is None or board.npu.driver != "rknpu":
         return
@@ -115,4 +125,4 @@ def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
         yield Finding("open-files", "warning", "open files", message, fix)
 
 
-RULES: tuple[Rule, ...] = (_driver, _old_driver, _nodes, _chip, _runtime, _open_files)
+RULES: tuple[Rule, ...] = (_driver, _old_driver, _nodes, _chip, _unknown, _runtime, _open_files)

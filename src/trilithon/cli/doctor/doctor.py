@@ -112,6 +112,7 @@ def _machine_lines(board: "Board") -> list[tuple[str, str]]:
     if board.npu:
         cores = f"{board.npu.cores} core{'s' * (board.npu.cores != 1)}, " if board.npu.cores else ""
         lines.append(("NPU", f"{cores}driver {board.npu.driver} {board.npu.version or ''}".rstrip()))
+    lines += [("NPU", f"{name}, not supported") for name in board.other_npus]
     lines += [
         ("NPU runtime", f"{runtime.path} {runtime.version or 'of unknown version'}") for runtime in board.runtimes
     ]

@@ -1,6 +1,6 @@
 """The engines' part of `trilithon doctor`: every placement that there is, and why a unit has none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trilithon.cli.doctor.doctor import EngineRow, doctor_command
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trilithon.engines.base import Build, Engine, Unit
     from trilithon.settings import Configuration
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "rows_of_missing_units"]
 
 
 def _engine_rows(board: "Board") -> Sequence[EngineRow]:
@@ -28,9 +28,7 @@ def _engine_rows(board: "Board") -> Sequence[EngineRow]:
         EngineRow(f"{broken.name}/…", usable=False, why=broken.problem, fix=broken.fix)
         for broken in broken_engines(configuration)
     ]
-    return rows + [
-        EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units
-    ]
+    return rows + rows_of_missing_units(units, board)
 
 
 def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[EngineRow]:
@@ -61,9 +59,22 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
             yield f"{known.architecture} {known.quantization} runs with {known.step}{cause}"
 
 
+def rows_of_missing_units(units: "Collection[Unit]", board: "Board") -> list[EngineRow]:
+    """GPU and NPU where they are not among `units`, which engines use: each with the reason."""
+    return [EngineRow(unit, usable=False, why=_why_none(unit, board)) for unit in ("gpu", "npu") if unit not in units]
+
+
 def _why_none(unit: str, board: "Board") -> str:
-    there = board.gpu if unit == "gpu" else board.npu
-    return f"no engine here supports the {unit.upper()}" if there else f"the kernel shows no {unit.upper()} here"
+    from trilithon.board.chips import is_unknown_rockchip
+
+    others = ", ".join(board.other_npus) if unit == "npu" else ""
+    if unit == "npu" and not board.npu and is_unknown_rockchip(board.chip):
+        return (
+            f"unknown chip {board.chip}{f' with {others}' * bool(others)}: no engine here is known to support its NPU"
+        )
+    if (board.gpu if unit == "gpu" else board.npu) or others:
+        return f"no engine here supports the {others or unit.upper()}"
+    return f"the kernel shows no {unit.upper()} here"
 
 
 doctor = with_restore(with_watch(doctor_command(_engine_rows)))

@@ -64,8 +64,9 @@ def _blocks(readings: list[Reading], quantities: tuple[str, ...], board: Board) 
 
 def _units(board: Board) -> str:
     gpu = " ".join(part for part in ("GPU", board.gpu.name, f"({board.gpu.driver})") if part) if board.gpu else "no GPU"
-    npu = " ".join(part for part in ("NPU", board.npu.driver, board.npu.version) if part) if board.npu else "no NPU"
-    return f"{gpu} · {npu}"
+    others = ", ".join(board.other_npus)
+    npu = " ".join(part for part in ("NPU", board.npu.driver, board.npu.version) if part) if board.npu else others
+    return f"{gpu} · {npu or 'no NPU'}"
 
 
 def _line(reading: Reading, board: Board) -> Text:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from trilithon.board.chips import chips, find_chip
+from trilithon.board.chips import chips, find_chip, is_unknown_rockchip
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.llamacpp.argv import server_argv
@@ -168,11 +168,11 @@ def _refusal_of_board(board: Board) -> str:
     npu = board.npu
     if board.device_tree_hidden:
         return "this container hides the chip; see trilithon doctor"
-    if npu is None:
-        return "this machine has no Rockchip NPU; use another engine"
-    if not _device(board):
+    if not _device(board) and (npu or is_unknown_rockchip(board.chip)):
         known = ", ".join(chip.name for chip in chips().values() if chip.rk_llama_cpp)
         return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; use another engine"
+    if npu is None:
+        return "this machine has no Rockchip NPU; use another engine"
     return refusal_of_driver(npu)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trilithon.board.chips import platform_of, platforms
+from trilithon.board.chips import is_unknown_rockchip, platform_of, platforms
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
@@ -113,12 +113,12 @@ def refusal_of_file(file: ModelFile) -> str:
 
 def refusal_of_board(file: ModelFile, board: Board) -> str:
     npu, platform = board.npu, platform_of(board.chip)
+    if platform not in platforms() and (npu or is_unknown_rockchip(board.chip)):
+        known = ", ".join(platforms())
+        return f"the RKLLM runtime does not support the {board.chip}, only {known}; run a GGUF file of it on the CPU"
     if npu is None:
         where = "; in a container, mount /proc/device-tree" * board.in_container
         return f"this machine has no known Rockchip NPU ({board.chip}); use another engine{where}"
-    if platform not in platforms():
-        known = ", ".join(platforms())
-        return f"the RKLLM runtime does not support the {board.chip}, only {known}; run a GGUF file of it on the CPU"
     if refusal := refusal_of_driver(npu):
         return refusal
     if file.target_platform and (platform_of(file.target_platform) or file.target_platform) != platform:
