@@ -69,9 +69,8 @@ def _why_none(unit: str, board: "Board") -> str:
 
     others = ", ".join(board.other_npus) if unit == "npu" else ""
     if unit == "npu" and not board.npu and is_unknown_rockchip(board.chip):
-        return (
-            f"unknown chip {board.chip}{f' with {others}' * bool(others)}: no engine here is known to support its NPU"
-        )
+        shown = f" with {others}" if others else ""
+        return f"unknown chip {board.chip}{shown}: no engine here is known to support its NPU"
     if (board.gpu if unit == "gpu" else board.npu) or others:
         return f"no engine here supports the {others or unit.upper()}"
     return f"the kernel shows no {unit.upper()} here"
