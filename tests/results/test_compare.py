@@ -16,7 +16,7 @@ from trilithon.results.compare import (
 )
 from trilithon.results.phrases import Phrases
 from trilithon.results.statements import comparison_lines
-from trilithon.results.verdict import recommended, verdict_sentence
+from trilithon.results.verdict import recommended, unplanned, verdict_sentence
 
 PP, TG = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
 CPU, NPU, GPU = "llama.cpp/cpu", "rk-llama.cpp/npu", "llama.cpp/gpu"
@@ -442,13 +442,56 @@ def test_lower_is_better_is_told_as_speed() -> None:
 
 
 def test_the_recommended_placement_is_the_sentences() -> None:
-    """What is alone or not sound is measured, and no plan."""
+    """What is alone is no plan."""
     both = campaign([placement(CPU), placement(NPU)], runs(CPU, 50) + runs(NPU, 20))
-    assert [each.name for each in recommended(both)] == [CPU]
+    (found,) = recommended(both)
+    assert (found.name, found.decided_by, found.rounds, found.compared) == (CPU, "tg", 5, True)
     assert recommended(campaign([placement(CPU)], runs(CPU, 43))) == []
     broken = campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 20) + runs(NPU, 90))
-    assert recommended(broken) == []
+    assert [each.name for each in recommended(broken)] == [CPU]
+    few = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 20, count=2))
+    assert [(each.name, each.rounds, each.compared) for each in recommended(few)] == [(CPU, 2, False)]
     assert recommended(campaign([placement(CPU)], [])) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answers"),
+    [("unknown", "could not be checked"), (None, "could not be checked"), ("degraded", "are degraded")],
+)
+def test_only_what_answers_as_the_reference_does_is_recommended(verdict: str | None, answers: str) -> None:
+    """The fastest is named all the same, with the reason."""
+    nothing = campaign([placement(CPU, verdict), placement(NPU, verdict)], runs(CPU, 50) + runs(NPU, 20, shift=3))
+    assert recommended(nothing) == []
+    assert verdict_sentence(nothing) == (
+        "llama.cpp/cpu is the fastest placement, but is not recommended: decode 50.0 tokens/s, 2.50 times as fast as"
+        f" rk-llama.cpp/npu (2.48–2.52) and its answers {answers}."
+    )
+    ((record, reason),) = unplanned(nothing)
+    assert (record.name, reason) == (CPU, f"its answers {answers}")
+    sound = campaign([placement(CPU, verdict), placement(NPU)], runs(CPU, 50) + runs(NPU, 20))
+    assert [each.name for each in recommended(sound)] == [NPU]
+    assert unplanned(sound) == []
+    said = verdict_sentence(sound)
+    assert said.startswith("rk-llama.cpp/npu is the recommended placement")
+    assert said.endswith(f"; llama.cpp/cpu is faster, but its answers {answers}.")
+
+
+@pytest.mark.parametrize("fast", ["scripted/npu", "scripted/npu+llama.cpp/cpu"])
+def test_an_engine_that_has_to_be_named_is_never_recommended(fast: str) -> None:
+    halves = fast.split("+")
+    record = placement(fast, engine=halves[-1].split("/")[0])
+    if len(halves) > 1:
+        record = replace(record, must_match={**record.must_match, "prefill build": "scripted 0.1.0"})
+    sound = campaign([placement(CPU, "reference"), record], runs(CPU, 20) + runs(fast, 90))
+    assert [each.name for each in recommended(sound)] == [CPU]
+    assert verdict_sentence(sound).endswith(f"; {fast} is faster, but its engine is used only where it is named.")
+    alone = campaign([placement(CPU, "unknown"), record], runs(CPU, 20) + runs(fast, 90))
+    assert recommended(alone) == []
+    assert [(told.name, reason) for told, reason in unplanned(alone)] == [
+        (fast, "its engine is used only where it is named")
+    ]
+    assert "its engine is used only where it is named" in verdict_sentence(alone)
+    assert f"{fast} is the fastest placement, but is not recommended" in verdict_sentence(alone)
 
 
 # -- in another language
@@ -518,6 +561,24 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
             (
                 "Измерено только llama.cpp/cpu: decode — 50,0 tokens/s, ответы совпадают с эталоном, но неудачных"
                 " прогонов 1 из 6: segmentation fault (SIGSEGV)."
+            ),
+        ),
+        (
+            campaign([placement(CPU, "unknown"), placement(NPU, None)], runs(CPU, 50) + runs(NPU, 20)),
+            (
+                "llama.cpp/cpu быстрее остальных, но не рекомендуется: decode — 50,0 tokens/s, в 2,50 раза быстрее,"
+                " чем rk-llama.cpp/npu (2,48–2,52), ответы проверить не удалось."
+            ),
+        ),
+        (
+            campaign(
+                [placement(CPU), placement(NPU, "unknown"), placement("scripted/gpu")],
+                runs(CPU, 20) + runs(NPU, 50) + runs("scripted/gpu", 60),
+            ),
+            (
+                "Рекомендуемое размещение — llama.cpp/cpu: decode — 20,0 tokens/s, ответы совпадают с эталоном;"
+                " scripted/gpu быстрее, но его движок запускается, только если его назвать; rk-llama.cpp/npu быстрее,"
+                " но ответы проверить не удалось."
             ),
         ),
         (campaign([placement(CPU)], []), "Ничего не измерено."),

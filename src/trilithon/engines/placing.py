@@ -25,7 +25,9 @@ from trilithon.units import format_bytes
 __all__ = [
     "Need",
     "Suitability",
+    "builds_of",
     "download_target",
+    "has_to_be_named",
     "nothing_runs",
     "place",
     "suits_placements",
@@ -122,6 +124,19 @@ def nothing_runs(file: ModelFile, configuration: Configuration) -> PlacementErro
     """The error for a file that no placement here runs: what is missing, and how to get it."""
     reasons = "; ".join(missing for maker in engines(configuration) if (missing := maker.missing()))
     return PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+
+
+def builds_of(spec: PlacementSpec, configuration: Configuration) -> list[Build]:
+    """The build that runs it, of a handover those of both halves. Raises PlacementError where there is none."""
+    return [_build(half, engine(half.engine, configuration)) for half in _halves(spec)]
+
+
+def has_to_be_named(spec: PlacementSpec, configuration: Configuration) -> bool:
+    """Whether it is used only where the user names it, for its engine or its device. Raises PlacementError."""
+    halves = zip(_halves(spec), builds_of(spec, configuration), strict=True)
+    return any(
+        engine(half.engine, configuration).only_when_named or build.only_when_named(half.unit) for half, build in halves
+    )
 
 
 def _default_engines(configuration: Configuration) -> list[Engine]:

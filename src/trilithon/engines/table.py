@@ -17,7 +17,16 @@ from trilithon.engines.causes import CAUSES_FILE, CauseTable, read_causes
 from trilithon.errors import PlacementError
 from trilithon.settings import Configuration
 
-__all__ = ["ENGINES", "BrokenEngine", "broken_engines", "cause_tables", "engine", "engines", "installed"]
+__all__ = [
+    "ENGINES",
+    "BrokenEngine",
+    "broken_engines",
+    "cause_tables",
+    "engine",
+    "engines",
+    "installed",
+    "named_only_engines",
+]
 
 ENGINES: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.engine:LlamaCpp",
@@ -85,6 +94,21 @@ def _causes(target: str) -> CauseTable:
     """From the folder of the engine's package. Raises ValueError for a malformed file, ImportError for no package."""
     package = target.partition(":")[0].rpartition(".")[0]
     return read_causes(files(package) / CAUSES_FILE) if package else CauseTable()
+
+
+@functools.cache
+def named_only_engines() -> frozenset[str]:
+    """The engines that are used only where the user names them. One that cannot be loaded is not among them."""
+    names = [name for name, target in ENGINES.items() if _is_named_only(target)]
+    for point in installed():
+        with contextlib.suppress(Exception):
+            names += [point.name] * _is_named_only(point.value)
+    return frozenset(names)
+
+
+def _is_named_only(target: str) -> bool:
+    module, _, attribute = target.partition(":")
+    return bool(getattr(getattr(import_module(module), attribute), "only_when_named", False))
 
 
 @functools.cache

@@ -1,49 +1,78 @@
 """The one sentence at the end of a bench: which placement to use, and why."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from trilithon.engines.table import named_only_engines
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, PlacementRecord, TestKind
-from trilithon.measure.statistics import Verdict
+from trilithon.measure.statistics import LEAST_RUNS, Verdict
 from trilithon.results.compare import ComparisonRow, Estimate, compare_runs, placement_of, runs_note, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
 
-__all__ = ["recommended", "verdict_sentence"]
+__all__ = ["DECIDES", "Recommendation", "recommended", "unplanned", "verdict_sentence"]
 
-_DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
+DECIDES: tuple[TestKind, ...] = ("tg", "question", "pg", "pp", "cold")
+"""The tests that decide, the one that says most first."""
+
+_SOUND = ("reference", "same")
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A placement that is recommended, and on what grounds: `rounds` in which the test `decided_by` was measured;
+    `compared` where there were enough of them to compare it with the others."""
+
+    placement: PlacementRecord
+    decided_by: TestKind
+    rounds: int
+    compared: bool
+
+    @property
+    def name(self) -> str:
+        return self.placement.name
 
 
 def verdict_sentence(campaign: Campaign, phrases: Phrases = ENGLISH) -> str:
-    """One sentence per model. Decode decides where it was measured: it is what a reader waits for. A broken
-    placement is never recommended, a degraded one only where there is no sound one."""
-    models = dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements)
-    if not campaign.runs or not models:
+    """One sentence per model. Decode decides where it was measured: it is what a reader waits for. Only a placement
+    whose answers are the reference or match it is recommended, and none of an engine that is used only where it is
+    named; where there is none of that kind, the fastest is named as not recommended."""
+    verdicts = _verdicts(campaign, phrases)
+    if not campaign.runs or not verdicts:
         return phrases("nothing")
-    headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
-    sentences = []
-    for model in models:
-        names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
-        told = _Bench(campaign, names, headlines, phrases).sentence() + "."
-        sentences.append(phrases("of_model", model=model, sentence=told) if len(models) > 1 else told)
-    return " ".join(sentences)
+    sentences = {model: f"{verdict.sentence()}." for model, verdict in verdicts.items()}
+    if len(sentences) == 1:
+        return next(iter(sentences.values()))
+    return " ".join(phrases("of_model", model=model, sentence=text) for model, text in sentences.items())
 
 
-def recommended(campaign: Campaign) -> list[PlacementRecord]:
-    """The placement to use of each model that the campaign recommends one for, out of two or more that worked."""
+def recommended(campaign: Campaign) -> list[Recommendation]:
+    """One for each model of which two or more placements were measured and one is recommended."""
+    verdicts = (verdict for verdict in _verdicts(campaign, ENGLISH).values() if len(verdict.names) > 1)
+    return [verdict.recommendation() for verdict in verdicts if verdict.is_sound]
+
+
+def unplanned(campaign: Campaign) -> list[tuple[PlacementRecord, str]]:
+    """The fastest placement of each model that none is recommended for, out of two or more, with the reason."""
+    verdicts = (verdict for verdict in _verdicts(campaign, ENGLISH).values() if len(verdict.names) > 1)
+    leaders = ((verdict, verdict.leader()) for verdict in verdicts if verdict.pool and not verdict.is_sound)
+    return [(placement_of(campaign, row.placement), verdict.objection(row)) for verdict, row in leaders]
+
+
+def _verdicts(campaign: Campaign, phrases: Phrases) -> "dict[str, _Bench]":
+    """By the model's name."""
     headlines = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind]]
-    placements = []
-    for model in dict.fromkeys(str(placement.model.get("name", "")) for placement in campaign.placements):
-        names = [placement.name for placement in campaign.placements if placement.model.get("name", "") == model]
-        bench = _Bench(campaign, names, headlines, ENGLISH)
-        if len(bench.pool) > 1:
-            placements.append(placement_of(campaign, bench.leader().placement))
-    return placements
+    names: dict[str, list[str]] = {}
+    for placement in campaign.placements:
+        names.setdefault(str(placement.model.get("name", "")), []).append(placement.name)
+    return {model: _Bench(campaign, of_model, headlines, phrases) for model, of_model in names.items()}
 
 
 class _Bench:
     """What one model's placements did, for one sentence about them. `decisive` are the rows of the test that
-    decides, `pool` those of them that may be recommended, best first."""
+    decides, `pool` those of them that may lead, best first: the sound ones, or where there is none (then `is_sound` is
+    False), all that are not broken."""
 
     def __init__(self, campaign: Campaign, names: Sequence[str], headlines: Sequence[ComparisonRow], phrases: Phrases):
         self.say = phrases
@@ -51,8 +80,9 @@ class _Bench:
         self.names = names
         self.rows = [row for row in headlines if row.placement in names and row.estimate]
         self.decisive = self._ranked(self._decides())
-        self.pool = [row for row in self.decisive if _quality(row) not in ("broken", "degraded")]
-        self.pool = self.pool or [row for row in self.decisive if _quality(row) == "degraded"]
+        self.pool = [row for row in self.decisive if self._standing(row) in _SOUND]
+        self.is_sound = bool(self.pool)
+        self.pool = self.pool or [row for row in self.decisive if self._standing(row) != "broken"]
 
     def sentence(self) -> str:
         if not self.decisive:
@@ -66,11 +96,31 @@ class _Bench:
         head = self._head(leader) + self._bandwidth(leader)
         head += self.say("answers_alone" if alone else "answers", answers=answers)
         head += self.say("though", note=lost) if lost else ""
-        return "; ".join([head, *self._prefill(leader), *self._left_out(leader)])
+        named = [self.say("named")] * (len(self.names) > 1 and self._standing(leader) == "named")
+        return "; ".join([head, *named, *self._prefill(leader), *self._left_out(leader)])
+
+    def recommendation(self) -> Recommendation:
+        leader = self.leader()
+        runs = _estimate(leader).runs
+        compared = runs >= LEAST_RUNS and not self._is_likely([verdict for _, verdict in self._others(leader)])
+        return Recommendation(placement_of(self.campaign, leader.placement), leader.test.kind, runs, compared)
+
+    def objection(self, row: ComparisonRow) -> str:
+        """Why the placement is not recommended."""
+        standing = self._standing(row)
+        reasons = row.quality.reasons if standing == "unknown" and row.quality else ()
+        return "; ".join([self.say("named" if standing == "named" else f"answers_{standing}"), *reasons])
+
+    def _standing(self, row: ComparisonRow) -> str:
+        """The verdict on its answers, or "named" for what is sound and used only where the user names it."""
+        verdict = _quality(row)
+        record = placement_of(self.campaign, row.placement)
+        engines = {record.engine, record.must_match.get("prefill build", "").partition(" ")[0]}
+        return "named" if verdict != "broken" and engines & named_only_engines() else verdict
 
     def _decides(self) -> TestKind:
         """The question, where it was put to all that decoded and to others besides, as to those that speculate."""
-        kinds = [kind for kind in _DECIDES if self._of(kind)] or ["tg"]
+        kinds = [kind for kind in DECIDES if self._of(kind)] or ["tg"]
         first, asked = ({row.placement for row in self._of(kind)} for kind in (kinds[0], "question"))
         return "question" if first < asked else kinds[0]
 
@@ -104,10 +154,17 @@ class _Bench:
             return self.say("only", placement=leader.placement, leading=leading)
         if len(self.decisive) == 1:
             return self.say("only_worked", placement=leader.placement, leading=leading)
-        others = [(row, self._beside(leader, row)) for row in self.pool if row is not leader]
-        likely = others and all(verdict.answer == "not comparable" for _, verdict in others)
-        head = self.say("likely" if likely else "use", placement=leader.placement, leading=leading)
+        others = self._others(leader)
+        likely = "likely" if self._is_likely([verdict for _, verdict in others]) else "use"
+        head = self.say(likely if self.is_sound else "fastest", placement=leader.placement, leading=leading)
         return head + self._against(leader, others)
+
+    def _others(self, leader: ComparisonRow) -> list[tuple[ComparisonRow, Verdict]]:
+        return [(row, self._beside(leader, row)) for row in self.pool if row is not leader]
+
+    def _is_likely(self, verdicts: Sequence[Verdict]) -> bool:
+        """Whether too little was measured to say more."""
+        return bool(verdicts) and all(verdict.answer == "not comparable" for verdict in verdicts)
 
     def _prefill(self, leader: ComparisonRow) -> Iterator[str]:
         """Where prefill is faster, if not on the leader."""
@@ -124,12 +181,12 @@ class _Bench:
 
     def _left_out(self, leader: ComparisonRow | None) -> Iterator[str]:
         """The placements that are not in question, each with its reason."""
-        recommended = {row.placement for row in self.pool}
+        leading = {row.placement for row in self.pool}
         for row in self.decisive:
-            if row.placement in recommended:
+            if row.placement in leading:
                 continue
             faster = leader is not None and self._beside(row, leader).answer == "better"
-            yield self.say(f"{'faster_but' if faster else 'out'}_{_quality(row)}", placement=row.placement)
+            yield self.say(f"{'faster_but' if faster else 'out'}_{self._standing(row)}", placement=row.placement)
         worked = {row.placement for row in self.decisive}
         yield from self._failures([name for name in self.names if name not in worked])
 

@@ -93,6 +93,37 @@ def test_where_nothing_worked_the_exit_code_is_1(trilithon: Program, home: Path,
     assert "no licence" in " ".join(run.failure.last_words)
 
 
+@pytest.mark.slow
+def test_a_scripted_placement_is_never_planned(trilithon: Program, home: Path, tiny: Path) -> None:
+    """Whatever its speed, its verdict, and what there is beside it."""
+    words = ("-p", "16", "-n", "8", "-r", "1", "--test", "tg", "--placement", GOOD, "--placement", f"{GOOD},noise=0")
+    for more in (["--no-quality"], []):
+        done = trilithon("bench", tiny, *words, *more)
+        assert done.code == 0, done.stderr
+        assert "is the fastest placement, but is not recommended" in done.stdout
+        assert "its engine is used only where it is named" in done.stdout
+        assert done.stderr.splitlines()[-1].startswith(f"no plan is made for {GOOD}")
+        assert not (home / "data/trilithon/plans.json").exists()
+
+
+@pytest.mark.slow
+def test_what_is_recommended_is_what_is_served(trilithon: Program, home: Path, tiny: Path) -> None:
+    """The last line says so, and how to undo it; rounds that are too few replace nothing."""
+    words = ("bench", tiny, "-n", "8", "--test", "tg", "--placement", "llama.cpp/cpu:t=1", "--placement", GOOD)
+    done = trilithon(*words, "-r", "5")
+    assert done.code == 0, done.stderr
+    said = "trilithon serve now runs it on llama.cpp/cpu:t=1"
+    assert done.stderr.splitlines()[-1] == f"{said} (undo: trilithon plan rm {tiny})"
+    plans = home / "data/trilithon/plans.json"
+    before = json.loads(plans.read_text())
+    assert [(plan["placement"], plan["rounds"], plan["compared"]) for plan in before] == [
+        ("llama.cpp/cpu:t=1", 5, True)
+    ]
+    done = trilithon(*words[:-4], "--placement", "llama.cpp/cpu:t=2", "--placement", GOOD, "-r", "1")
+    assert "trilithon serve still runs it on llama.cpp/cpu:t=1" in done.stderr.splitlines()[-1]
+    assert json.loads(plans.read_text()) == before
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "json", "jsonl", "sql"])
 def test_stdout_is_data_alone(trilithon: Program, home: Path, tiny: Path, form: str) -> None:
     done = trilithon("bench", tiny, *ONE, "-o", form)

@@ -73,7 +73,7 @@ def test_a_bench_is_watched_to_its_verdict(site, configuration, tiny, browser_pa
     screenshot(page, "results-bench-running")
     page.goto("about:blank")  # it goes on
     page.goto(f"{opened.url}/results")
-    expect(page.locator(".running .sentence")).to_contain_text("is the recommended placement", timeout=110_000)
+    expect(page.locator(".running .sentence")).to_contain_text("is the fastest placement", timeout=110_000)
     expect(page.locator("table.results tbody tr")).to_have_count(2)
     screenshot(page, "results-bench-finished")
     page.get_by_role("link", name="Open campaign 1").click()

@@ -20,9 +20,8 @@ from trilithon.units import parse_duration, parse_integers
 if TYPE_CHECKING:
     from trilithon.bench.progress import CampaignStep
     from trilithon.bench.setup import CampaignSetup
-    from trilithon.board.snapshot import Board
     from trilithon.board.tuning.pinning import Outcome
-    from trilithon.measure.records import Campaign, Test
+    from trilithon.measure.records import Campaign, PlacementRecord, Test
     from trilithon.results.store.database import Store
     from trilithon.settings import Configuration
 
@@ -135,25 +134,25 @@ def _measure(
         click.echo(json.dumps({"campaign": number}), err=True)
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
-    _keep_plans(campaign, prepared.board, configuration)
+    _keep_plans(campaign, plan, words["model"], configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
         raise TrilithonError(f"no placement worked; for their output, see: trilithon results show {number} -o json")
 
 
-def _keep_plans(campaign: "Campaign", board: "Board", configuration: "Configuration") -> None:
-    """What was found best is what `trilithon serve` runs a model on."""
-    from trilithon.results.plans import Plan, keep_plan
-    from trilithon.results.verdict import recommended, verdict_sentence
+def _keep_plans(campaign: "Campaign", plan: "CampaignSetup", model: str | None, configuration: "Configuration") -> None:
+    """What is recommended is what `trilithon serve` runs a model on; a line about it on stderr. `model` is MODEL as it
+    was written, None where it was left out. The board is read anew: clocks that were pinned are back."""
+    from trilithon.board.snapshot import read_board
+    from trilithon.results.planning import plan_campaign
 
-    for placement in recommended(campaign):
-        plan = Plan(
-            sha256=str(placement.model.get("sha256", "")),
-            placement=placement.name,
-            board=board.identity(),
-            campaign=campaign.id,
-            sentence=verdict_sentence(campaign),
-        )
-        keep_plan(configuration.data, plan)
+    name = str(plan.model) if model is None or Path(model).is_file() else model
+    also = {path.name: str(path) for path in plan.also}
+
+    def name_of(record: "PlacementRecord") -> str:
+        return also.get(str(record.model.get("file", "")), name)
+
+    for line in plan_campaign(campaign, name_of, read_board(), configuration):
+        click.echo(line, err=True)
 
 
 @contextlib.contextmanager

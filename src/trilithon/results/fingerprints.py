@@ -1,0 +1,88 @@
+"""What a plan was measured on, and whether that is still so: a new kernel, driver, runtime or build, another memory
+size or clock may make another placement the best one, or this one wrong."""
+
+from collections.abc import Iterator
+
+from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import format_cpu_list
+from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.placing import builds_of
+from trilithon.errors import PlacementError
+from trilithon.results.plans import Plan
+from trilithon.settings import Configuration
+
+__all__ = ["fingerprint_of", "renewal_text", "stale_facts"]
+
+_OLDER_VERSION = "made by an older version"
+_FIXED_CLOCK = "userspace"  # the devfreq governor with which someone chose the clock
+
+
+def fingerprint_of(placement: str, board: Board, configuration: Configuration) -> dict[str, str]:
+    """Facts of this machine by name, for a plan with this placement. Raises PlacementError where its build is gone."""
+    builds = builds_of(parse_placement(placement), configuration)
+    gpus = {device.driver for build in builds for device in build.devices if device.driver}
+    gpus |= {f"{driver.name} {driver.version or ''}".strip() for driver in board.vulkan}
+    return {
+        "board": board.identity(),
+        "kernel": board.kernel,
+        "GPU driver": ", ".join([*([board.gpu.driver] if board.gpu else []), *sorted(gpus)]) or "none",
+        "NPU driver": f"{board.npu.driver} {board.npu.version or ''}".strip() if board.npu else "none",
+        "NPU runtime": ", ".join(f"{copy.library} {copy.version or 'unknown'}" for copy in board.runtimes) or "none",
+        "build": " + ".join(" ".join(filter(None, (b.engine, b.name, b.version, b.fingerprint))) for b in builds),
+        "memory": _memory(board.memory_bytes),
+        "top clocks": ", ".join(f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in _top_clocks(board)) or "unknown",
+        "governors": ", ".join(_governors(board)) or "none",
+    }
+
+
+def stale_facts(plan: Plan, board: Board, configuration: Configuration) -> tuple[str, ...]:
+    """What is no longer as it was when the plan was made, "kernel 6.1.43 → 6.1.75"; empty for a plan that was set by
+    hand, which rests on no measurement."""
+    if plan.by_hand:
+        return ()
+    if not plan.fingerprint:
+        return (_OLDER_VERSION,)
+    try:
+        now = fingerprint_of(plan.placement, board, configuration)
+    except PlacementError as error:
+        return (f"its build is gone ({error})",)
+    return tuple(_change(name, was, now[name]) for name, was in plan.fingerprint.items() if now.get(name, was) != was)
+
+
+def renewal_text(facts: tuple[str, ...], command: str) -> str:
+    """ "stale: kernel 6.1.43 → 6.1.75; renew it: trilithon bench qwen3"; empty without facts."""
+    return f"stale: {', '.join(facts)}; renew it: {command}" if facts else ""
+
+
+def _change(name: str, was: str, now: str) -> str:
+    """Of lists only what differs."""
+    before, after = was.split(", "), now.split(", ")
+    gone = ", ".join(part for part in before if part not in after) or "–"
+    new = ", ".join(part for part in after if part not in before) or "–"
+    return f"{name} {gone} → {new}"
+
+
+def _memory(count: int | None) -> str:
+    """Rounded: the kernel keeps a part for itself, which differs by some megabytes between starts."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.0f} GiB" if count > 3.5 * 2**30 else f"{count / 2**30:.1f} GiB"
+
+
+def _top_clocks(board: Board) -> Iterator[tuple[str, float]]:
+    for cluster in board.clusters:
+        if cluster.max_khz:
+            yield f"cpu{format_cpu_list(cluster.cpus)}", cluster.max_khz * 1e3
+    for clock in board.clocks:
+        if clock.max_hz:
+            yield clock.unit, clock.max_hz
+
+
+def _governors(board: Board) -> Iterator[str]:
+    for cluster in board.clusters:
+        if cluster.governor:
+            yield f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor}"
+    for clock in board.clocks:
+        if clock.governor:
+            fixed = f" {(clock.current_hz or 0) / 1e6:.0f} MHz" if clock.governor == _FIXED_CLOCK else ""
+            yield f"{clock.unit} {clock.governor}{fixed}"
