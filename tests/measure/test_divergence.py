@@ -109,6 +109,10 @@ def test_agreement_is_about_the_first_place_alone() -> None:
     assert not agreement({1: -0.1, 2: -3.0}, {2: -0.1, 1: -0.2})
 
 
+def test_no_mass_at_all_is_taken_as_one_in_ten_billion() -> None:
+    assert kl_divergence({1: 0.0}, {2: 0.0}) == pytest.approx(math.log(1e10))
+
+
 def test_surprise() -> None:
     assert surprise({1: -0.5, 2: -3.0}, 1) == 0.5
     assert surprise({1: -0.5, 2: -3.0}, 9) == 3.0

@@ -228,6 +228,10 @@ def test_readings_of_one_moment_are_no_interval() -> None:
     points = [(0, 1.0), (0, 3.0), (SECOND, 3.0), (SECOND, 5.0)]
     assert energy_by_power(points, 0, SECOND) == 3.0
     assert energy_by_counter(points, 0, SECOND) == 0.0
+    assert energy_by_counter(points, SECOND, SECOND) == 0.0
+    between = [(0, 1.0), (QUARTER, 1.0), (QUARTER, 5.0), (SECOND, 5.0)]
+    assert energy_by_power(between, 0, SECOND) == 4.0
+    assert energy_by_counter(between, 0, SECOND) == 4.0
 
 
 def test_readings_beyond_reason_have_an_average() -> None:

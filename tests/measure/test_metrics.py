@@ -22,7 +22,9 @@ def test_prefill_and_decode_count_by_the_engines_clock() -> None:
 def test_prefill_and_decode_together() -> None:
     whole = sample("pg", prompt_evaluated=512, prompt_ns=SECOND, decode_steps=128, decode_ns=3 * SECOND)
     assert metrics_of(whole) == {"total_tokens_per_second": 160}
-    assert metrics_of(sample("pg", prompt_evaluated=512, prompt_ns=SECOND)) == {}
+    fields = {"prompt_evaluated": 512, "prompt_ns": SECOND, "decode_steps": 128, "decode_ns": 3 * SECOND}
+    for missing in fields:
+        assert metrics_of(sample("pg", **(fields | {missing: None}))) == {}
 
 
 @pytest.mark.parametrize("kind", ["pp", "tg", "pg", "cold"])

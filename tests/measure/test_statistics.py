@@ -1,20 +1,30 @@
 import math
 import subprocess
 import sys
-from itertools import product
+from dataclasses import replace
+from itertools import accumulate, combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy import stats
 
 from trilithon.measure.statistics import (
     LEAST_RUNS,
     NEGLIGIBLE,
-    RUNS_FOR_A_VERDICT,
     RUNS_FOR_AN_INTERVAL,
+    VERDICT_LEVEL,
+    RatioResult,
+    _claims_difference,
+    _critical_t,
+    _critical_u,
+    _effect,
+    _is_more_sensitive,
+    _mann_whitney,
     _median_weights,
+    _percentiles,
+    _wilcoxon,
     compare,
     interval,
     narrow_enough,
@@ -204,7 +214,7 @@ def test_a_difference_too_small_to_matter_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("count", [9, RUNS_FOR_A_VERDICT])
+@pytest.mark.parametrize("count", [9, 13])
 def test_smallest_effect_is_where_the_verdict_turns(count: int, paired: bool) -> None:
     a, b = noisy(count, spread=0.02), noisy(count, spread=0.02, seed=2)
     if paired:
@@ -276,7 +286,7 @@ def test_narrow_enough() -> None:
 @pytest.mark.parametrize("count", [3, 4, 5, 8, 13, 30, 101])
 def test_the_bootstrap_is_the_binomial_one(count: int) -> None:
     below = np.arange(count + 1) / count
-    reached = (binom.sf((count + 1) // 2 - 1, count, below) + binom.sf(count // 2, count, below)) / 2
+    reached = (stats.binom.sf((count + 1) // 2 - 1, count, below) + stats.binom.sf(count // 2, count, below)) / 2
     assert _median_weights(count) == pytest.approx(np.diff(reached), abs=1e-12)
     assert sum(_median_weights(count)) == pytest.approx(1, abs=1e-12)
 
@@ -288,3 +298,198 @@ def test_scipy_is_not_loaded_beside_a_measurement() -> None:
     words += "compare([1.0] * 9, [1.1] * 9, higher_is_better=True); print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+# -- the parts, against slow or independent computations
+
+
+@pytest.mark.parametrize(
+    ("level", "ends"), [(0.5, (2.0, 4.0)), (0.49, (4.0, 4.0)), (0.9, (1.0, 8.0)), (0.76, (1.0, 8.0))]
+)
+def test_percentiles_cut_off_half_of_the_rest_at_each_end(level: float, ends: tuple[float, float]) -> None:
+    """A value counts as soon as the weights up to it reach the tail; the order of the values does not matter."""
+    values, weights = np.array([8.0, 1.0, 4.0, 2.0]), np.array([0.125, 0.125, 0.625, 0.125])
+    assert _percentiles(values, weights, level) == ends
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("count", "other"), [(5, 5), (6, 4), (3, 8)])
+def test_the_critical_u_is_the_largest_that_claims_a_difference(count: int, other: int, level: float) -> None:
+    """By all orders of the values of both sides, of which `count` are one side's."""
+    ranks = [sum(side) - count * (count - 1) // 2 for side in combinations(range(count + other), count)]
+    below = [sum(rank <= u for rank in ranks) / len(ranks) for u in range(count * other // 2)]
+    assert _critical_u(count, other, level) == sum(2 * part <= 1 - level + 1e-12 for part in below) - 1
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 0.99, 0.995])
+@pytest.mark.parametrize("count", [8, 9])
+def test_the_critical_rank_sum_is_the_largest_that_claims_a_difference(count: int, level: float) -> None:
+    """By all choices of the differences that are negative."""
+    sums = [sum(rank + 1 for rank in range(count) if chosen >> rank & 1) for chosen in range(2**count)]
+    below = [sum(total <= t for total in sums) / len(sums) for t in range(count * (count + 1) // 4)]
+    assert _critical_t(count, level) == sum(2 * part <= 1 - level + 1e-12 for part in below) - 1
+
+
+@pytest.mark.parametrize(("count", "method"), [(50, "exact"), (51, "asymptotic")])
+def test_up_to_a_hundred_values_are_ranked_exactly(count: int, method: str) -> None:
+    a, b = np.array(noisy(50)), np.array(noisy(count, around=100.4, seed=2))
+    expected = {name: stats.mannwhitneyu(a, b, method=name).pvalue for name in ("exact", "asymptotic")}
+    assert _mann_whitney(a, b) == expected[method]
+    assert expected["exact"] != expected["asymptotic"]
+
+
+@pytest.mark.parametrize(("count", "method"), [(100, "exact"), (101, "approx")])
+def test_up_to_a_hundred_pairs_are_ranked_exactly(count: int, method: str) -> None:
+    differences = np.log(noisy(count, around=1.001))
+    expected = {name: stats.wilcoxon(differences, method=name).pvalue for name in ("exact", "approx")}
+    assert _wilcoxon(differences) == expected[method]
+    assert expected["exact"] != expected["approx"]
+
+
+def test_ties_are_ranked_by_the_normal_approximation() -> None:
+    a, b = np.array([1.0, 2, 2, 3, 5, 8]), np.array([2.0, 4, 5, 6, 7, 9])
+    assert _mann_whitney(a, b) == stats.mannwhitneyu(a, b, method="asymptotic").pvalue
+    assert _mann_whitney(np.ones(6), np.full(6, 2.0)) == stats.mannwhitneyu([1] * 6, [2] * 6).pvalue < 0.01
+    tied = np.array([1.0, 1, -2, 3, 4, 5, 6, 7, 8])
+    assert _wilcoxon(tied) == stats.wilcoxon(tied, method="approx").pvalue
+
+
+def test_pairs_without_a_difference_are_left_out() -> None:
+    eight = np.array([-1.0, 2, 3, 4, 5, 6, 7, 8])
+    assert _wilcoxon(np.append(eight, 0.0)) == stats.wilcoxon(eight, method="exact").pvalue == 4 / 2**8
+    assert _wilcoxon(np.append(eight[1:], 0.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("critical", "low", "high", "effect"),
+    [
+        (-1, -0.1, 0.1, None),
+        (0, 0.0, 0.0, math.expm1(0.5)),
+        (1, 0.0, 0.0, math.expm1(0.3)),
+        (2, 0.0, 0.0, math.expm1(0.1)),
+        (1, -0.4, 0.35, math.expm1(0.4)),
+        (1, -0.35, 0.4, math.expm1(0.4)),
+        (3, 0.0, 0.0, NEGLIGIBLE),
+    ],
+)
+def test_the_smallest_effect_by_hand(critical: int, low: float, high: float, effect: float | None) -> None:
+    differences = np.array([0.2, -0.5, 0.05, -0.3, -0.1, 0.0, 0.02])
+    mirrored = _effect(-differences, critical, -high, -low)
+    assert _effect(differences, critical, low, high) == mirrored == effect
+
+
+def effect_of(value: float | None) -> RatioResult:
+    return RatioResult(ratio=1.0, low=1.0, high=1.0, p_value=1.0, smallest_effect=value, method="Wilcoxon")
+
+
+@pytest.mark.parametrize(
+    ("by_round", "unpaired", "used"),
+    [
+        (0.01, 0.02, True),
+        (0.02, 0.01, False),
+        (0.02, 0.02, False),
+        (0.02, 0.02 * (1 + 5e-10), False),  # rounding
+        (0.02, 0.02 * (1 + 5e-9), True),
+        (None, 0.02, False),
+        (0.02, None, False),
+        (None, None, False),
+    ],
+)
+def test_pairs_are_used_where_they_detect_less(by_round: float | None, unpaired: float | None, used: bool) -> None:
+    assert _is_more_sensitive(effect_of(by_round), effect_of(unpaired)) is used
+
+
+def test_a_level_that_pairs_cannot_reach_leaves_the_values_unpaired() -> None:
+    drift = np.exp(np.linspace(0, 1, 8))
+    a, b = list(drift * noisy(8)), list(drift * noisy(8, around=105.0, seed=2))
+    assert ratio(a, b, paired=True).method == "Wilcoxon"
+    assert ratio(a, b, paired=True, level=0.995).method == "Mann-Whitney"  # 2 / 2**8 is above 0.005
+
+
+def reaching(tail: float, weighted: list[tuple[float, float]]) -> float:
+    sums = accumulate(weight for _, weight in weighted)
+    return next(value for (value, _), total in zip(weighted, sums, strict=True) if total >= tail)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_a_ratio_of_unpaired_values_by_definition(level: float) -> None:
+    a, b = noisy(7, around=110.0, spread=0.2), noisy(6, spread=0.1, seed=2)
+    result, quotients = ratio(a, b, level=level), [x / y for x in a for y in b]
+    weights = [x * y for x in _median_weights(7) for y in _median_weights(6)]
+    ordered = sorted(zip([x / y for x in sorted(a) for y in sorted(b)], weights, strict=True))
+    low, high = (reaching((1 - level) / 2, values) for values in (ordered, ordered[::-1]))
+    middle = float(np.median(a) / np.median(b))
+    logs = np.log(np.divide(quotients, middle))
+    effect = _effect(logs, _critical_u(7, 6, level), math.log(low / middle), math.log(high / middle))
+    assert (result.ratio, result.low, result.high) == pytest.approx((middle, low, high))
+    assert result.p_value == stats.mannwhitneyu(a, b, method="exact").pvalue
+    assert result.smallest_effect == pytest.approx(effect)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_a_ratio_of_pairs_by_definition(level: float) -> None:
+    drift = np.exp(np.linspace(0, 1, 9))
+    a, b = list(drift * noisy(9, around=110.0)), list(drift * noisy(9, seed=2))
+    result, logs = ratio(a, b, level=level, paired=True), [math.log(x / y) for x, y in zip(a, b, strict=True)]
+    of_logs, middle = interval(logs, level=level), float(np.median(logs))
+    assert of_logs.low is not None
+    assert of_logs.high is not None
+    averages = np.array([(x + y) / 2 - middle for n, x in enumerate(logs) for y in logs[n:]])
+    effect = _effect(averages, _critical_t(9, level), of_logs.low - middle, of_logs.high - middle)
+    assert result.method == "Wilcoxon"
+    expected = (math.exp(middle), math.exp(of_logs.low), math.exp(of_logs.high))
+    assert (result.ratio, result.low, result.high) == pytest.approx(expected)
+    assert result.p_value == stats.wilcoxon(logs, method="exact").pvalue
+    assert result.smallest_effect == pytest.approx(effect)
+
+
+@pytest.mark.parametrize(
+    ("factor", "key", "values"),
+    [
+        (3.0, "reason_times", {"ratio": 3.0}),
+        (2.0, "reason_times", {"ratio": 2.0}),
+        (1.5, "reason_more", {"share": 0.5}),
+        (0.5, "reason_less", {"share": 0.5}),
+    ],
+)
+def test_a_difference_in_words(factor: float, key: str, values: dict[str, float]) -> None:
+    texts: list[tuple[str, dict[str, object]]] = []
+
+    def say(key: str, **values: object) -> str:
+        texts.append((key, values))
+        return key
+
+    verdict = compare([value * factor for value in QUIET], QUIET, higher_is_better=True, say=say)
+    assert verdict.reason == "reason_claimed"
+    assert texts == [(key, values), ("reason_claimed", {"difference": key, "p": "= 0.0079"})]
+
+
+def test_no_significant_difference_in_words() -> None:
+    values = noisy(9, spread=0.2)
+    verdict = compare(values, values, higher_is_better=True, say=lambda key, **values: f"{key} {values['percent']}")
+    assert verdict.ratio is not None
+    assert verdict.ratio.smallest_effect is not None
+    assert verdict.reason == f"reason_shown_none {verdict.ratio.smallest_effect * 100}"
+
+
+@pytest.mark.parametrize(("count", "text"), [(8, "(p = 0.00016)"), (9, "(p < 0.0001)")])
+def test_a_tiny_p_value_in_words(count: int, text: str) -> None:
+    """Apart, p is 2 / C(2n, n): 0.00016 for 8 values on each side, 0.00004 for 9."""
+    verdict = compare(noisy(count, around=200.0), noisy(count, seed=2), higher_is_better=True)
+    assert verdict.reason.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "claimed"),
+    [
+        (1.001, 1.5, 0.001, True),
+        (1.001, 1.5, 1 - VERDICT_LEVEL, True),
+        (1.001, 1.5, 0.0101, False),
+        (1.0, 1.5, 0.001, False),
+        (0.9, 1.5, 0.001, False),
+        (0.9, 1.0, 0.001, False),
+        (0.9, 0.999, 0.001, True),
+    ],
+)
+def test_interval_and_rank_test_must_agree(low: float, high: float, p_value: float, claimed: bool) -> None:
+    assert _claims_difference(replace(effect_of(0.1), low=low, high=high, p_value=p_value)) is claimed

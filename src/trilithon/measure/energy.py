@@ -67,9 +67,9 @@ def _covering(points: Points, start_ns: int, end_ns: int) -> Points | None:
 
 
 def _at(points: Points, at_ns: int) -> float:
-    """The value at a time, by linear interpolation."""
+    """The value at a time, by linear interpolation between points that cover it."""
     for (before_ns, before), (after_ns, after) in pairwise(points):
-        if before_ns <= at_ns <= after_ns and before_ns < after_ns:
+        if at_ns <= after_ns:
             return before + (after - before) * ((at_ns - before_ns) / (after_ns - before_ns))
     return points[0][1]
 
