@@ -9,6 +9,7 @@ from trilithon.results.compare import (
     ComparisonRow,
     Estimate,
     compare_placements,
+    counted_runs,
     differences,
     measured_tests,
     runs_note,
@@ -134,6 +135,23 @@ def test_a_run_without_the_figure_is_told() -> None:
     assert (estimate(row).runs, row.note) == (4, "no value in 1 of 5")
 
 
+def test_a_side_without_the_figure_is_not_comparable() -> None:
+    mute = [run(NPU, n, Sample(test=TG, started_ns=0, finished_ns=1)) for n in range(2)]
+    whole = campaign([placement(CPU), placement(NPU)], [*runs(CPU, 10), *mute])
+    for sides in (((whole, CPU), (whole, NPU)), ((whole, NPU), (whole, CPU))):
+        verdict = compare_placements(*sides)[0].verdict
+        assert (verdict.answer, verdict.reason) == ("not comparable", "rk-llama.cpp/npu no value in 2 of 2")
+
+
+def test_a_run_that_was_cut_off_counts_unless_its_round_was_run_again() -> None:
+    killed = Failure(kind="interrupted", message="interrupted")
+    cut_off = [run(CPU, n, outcome="failed", failure=killed) for n in (0, 1)]
+    crashed = run(CPU, 2, outcome="failed", failure=CRASH)
+    others = [run(CPU, 0, decoded(10)), crashed, run(CPU, 2, decoded(10)), run(NPU, 1, decoded(10))]
+    whole = campaign([placement(CPU), placement(NPU)], [*cut_off, *others])
+    assert counted_runs(whole) == [cut_off[1], *others]
+
+
 def test_runs_of_other_tests_do_not_count() -> None:
     """llama-bench's imports have one test per run."""
     found = [run(CPU, n, prefilled(100)) for n in range(5)] + [run(CPU, n, decoded(10)) for n in range(5)]
@@ -239,6 +257,16 @@ def test_rounds_of_one_campaign_are_paired_and_those_of_two_are_not() -> None:
     assert compare_placements((imported, CPU), (imported, NPU))[0].verdict.answer == "same"
     fewer = replace(whole, runs=whole.runs[:-1])
     assert compare_placements((fewer, CPU), (fewer, NPU))[0].verdict.answer == "same"
+
+
+def test_rounds_are_paired_by_their_number_in_whatever_order_they_were_stored() -> None:
+    drift = [1 + n / 20 for n in range(10)]
+    ours = [run(CPU, n, decoded(50 * drift[n] * (1 + JITTER[n] / 100))) for n in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    theirs = [run(NPU, n, decoded(47 * drift[n])) for n in range(10)]
+    whole = campaign([placement(CPU), placement(NPU)], [*ours, *theirs])
+    verdict = compare_placements((whole, CPU), (whole, NPU))[0].verdict
+    assert verdict.ratio is not None
+    assert (verdict.answer, verdict.ratio.method) == ("better", "Wilcoxon")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,15 +88,15 @@ def test_the_need_is_read_once_per_placement() -> None:
     histories.of("a").need = one, 5
     assert histories.need_bytes("a", one) == 5
     assert histories.need_bytes("a", other) == bytes_needed(other) != bytes_needed(one)
-    assert histories.need_bytes("b", one) == bytes_needed(one)
+    assert histories.need_bytes("b", one) == bytes_needed(one) == histories.of("b").need_of(one)
     assert histories.of("b") is histories.of("b") is not histories.of("a")
 
 
-def test_many_first_requests_read_the_header_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Placement] = []
+def test_many_first_requests_read_the_header_once_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Placement, bool]] = []
 
     def counted(placement: Placement) -> int:
-        calls.append(placement)
+        calls.append((placement, threading.current_thread() is threading.main_thread()))
         return bytes_needed(placement)
 
     monkeypatch.setattr("trilithon.runtime.pool.history.bytes_needed", counted)
@@ -106,7 +107,7 @@ def test_many_first_requests_read_the_header_once(monkeypatch: pytest.MonkeyPatc
         return [*needs, await histories.read_need_bytes("a", one), await histories.read_need_bytes("a", other)]
 
     assert asyncio.run(ask()) == [bytes_needed(one)] * 5 + [bytes_needed(other)]
-    assert calls == [one, other]
+    assert calls == [(one, False), (other, False)]
 
 
 def test_a_header_that_cannot_be_read_is_an_error_each_time(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class History:
         self.last_error = error
 
     def record_success(self, seconds: float) -> None:
-        self._failed, self._failures_in_a_row, self.last_error = None, 0, ""
+        self._failed, self.last_error = None, ""
         before = self._service_seconds
         self._service_seconds = seconds if before is None else before + _NEWEST_WEIGHT * (seconds - before)
 
