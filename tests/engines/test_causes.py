@@ -17,11 +17,11 @@ def test_every_engine_on_real_hardware_has_causes() -> None:
 
 def test_a_sign_means_one_thing() -> None:
     """Causes of all engines are looked up together."""
-    meanings: dict[str, set[tuple[str, str]]] = {}
+    meanings: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for known in known_causes().causes:
-        for sign in known.signs:
-            meanings.setdefault(sign, set()).add((known.cause, known.advice))
-    assert {sign: found for sign, found in meanings.items() if len(found) > 1} == {}
+        for sign in filter(None, (*known.signs, known.pattern)):
+            meanings.setdefault((sign, known.under), set()).add((known.cause, known.advice))
+    assert {sign: causes for sign, causes in meanings.items() if len(causes) > 1} == {}
 
 
 def test_a_cause_is_beyond_settings_wherever_it_is_listed() -> None:

@@ -5,12 +5,13 @@ The known causes are in files: causes.toml in this folder for any child, and one
 import functools
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from trilithon.engines.causes import CAUSES_FILE, CauseTable, read_causes
+from trilithon.engines.causes import CAUSES_FILE, CauseTable, LogCause, cause_in, read_causes
 from trilithon.engines.table import cause_tables
+from trilithon.engines.vendor_log import vendor_line, without_time
 
 __all__ = ["Diagnosis", "diagnose", "known_causes", "settings_help"]
 
@@ -24,6 +25,7 @@ _LONGEST_LOG = 1 << 16
 # An assertion's backtrace may follow the fatal line; a warning further up says nothing about this death.
 _SEARCHED_LINES = 80
 
+_NUMBER = re.compile(r"\d+")
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
 # What gdb says, which llama.cpp runs on itself when it aborts: it says where, and pushes out the line that says why.
@@ -37,7 +39,7 @@ class Diagnosis:
     """`cause` and `advice` are short and may be empty (nothing went wrong, or nothing is known).
 
     `signal` is "segmentation fault (SIGSEGV)" or empty; `exit_code` is None when a signal ended the child or when
-    it is still alive. `last_words` are the last lines of its log, cleaned and bounded."""
+    it is still alive. `last_words` are the last lines of its log, and the one that says why, cleaned and bounded."""
 
     cause: str
     advice: str
@@ -70,6 +72,7 @@ def diagnose(
     and after its end."""
     lines = _clean(log_tail)
     number = _signal_number(returncode)
+    reason: LogCause | None = None
     if killed_by_us and (returncode == 0 or number in _STOPS):
         cause, advice = "", ""
     elif number == signal.SIGKILL:
@@ -77,11 +80,12 @@ def diagnose(
     elif number in _STOPS:
         cause, advice = f"killed from outside ({signal.Signals(number).name})", "look who ended it, and start again"
     else:
-        cause, advice = _known(lines, number) or _unknown(returncode, number)
+        reason = _known(lines, number)
+        cause, advice = (reason.cause, reason.advice) if reason else _unknown(returncode, number)
     return Diagnosis(
         cause=cause,
         advice=advice,
-        last_words=tuple([line for line in lines if not _BACKTRACE.match(line)][-_LAST_WORDS:]),
+        last_words=_last_words(lines, reason),
         signal=_signal_name(number),
         exit_code=None if returncode is None or returncode < 0 else returncode,
     )
@@ -95,8 +99,7 @@ def _killed(before: int | None, after: int | None) -> tuple[str, str]:
 
 def settings_help(cause: str) -> bool:
     """Whether other settings of the engine may change this outcome."""
-    unfixable = {known.cause for known in known_causes().causes if not known.settings_help}
-    return cause not in _UNFIXABLE and cause not in unfixable
+    return cause not in _UNFIXABLE and known_causes().settings_help(cause)
 
 
 @functools.cache
@@ -105,24 +108,33 @@ def known_causes() -> CauseTable:
     return CauseTable.merged([*cause_tables(), read_causes(files(__package__) / CAUSES_FILE)])
 
 
-def _known(lines: Sequence[str], number: int | None) -> tuple[str, str] | None:
+def _known(lines: Sequence[str], number: int | None) -> LogCause | None:
     if number == signal.SIGILL:
         lines = ["illegal instruction"]  # the signal itself is the proof, whatever was printed before
-    searched, table = [line.lower() for line in lines[-_SEARCHED_LINES:]], known_causes()
-    restarts = [place for place, line in enumerate(searched) if _has(line, table.restarts)]
-    searched = [line for line in searched[restarts[-1] if restarts else 0 :] if not _has(line, table.harmless)]
-    matches = (
-        (known.precedence, -place, order)
-        for place, line in enumerate(searched)
-        for order, known in enumerate(table.causes)
-        if known.fatal and _has(line, known.signs)
-    )
-    best = min(matches, default=None)
-    return None if best is None else (table.causes[best[2]].cause, table.causes[best[2]].advice)
+    return cause_in(known_causes(), _recent(lines), log="\n".join(lines), died=True)
 
 
-def _has(line: str, signs: Iterable[str]) -> bool:
-    return any(sign in line for sign in signs)
+def _recent(lines: Sequence[str]) -> list[str]:
+    """The last lines; of those that a vendor's library prints for every token or buffer only the last."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in reversed(lines):
+        form = _NUMBER.sub("0", without_time(line))
+        if form in seen and vendor_line(line):
+            continue
+        seen.add(form)
+        kept.append(line)
+        if len(kept) == _SEARCHED_LINES:
+            break
+    return kept[::-1]
+
+
+def _last_words(lines: Sequence[str], reason: LogCause | None) -> tuple[str, ...]:
+    """With the line that says why, also where others came after it."""
+    words = [line for line in lines if not _BACKTRACE.match(line)][-_LAST_WORDS:]
+    if reason and reason.line in lines and reason.line not in words:
+        words = [reason.line, *words[1:]]
+    return tuple(words)
 
 
 def _unknown(returncode: int | None, number: int | None) -> tuple[str, str]:

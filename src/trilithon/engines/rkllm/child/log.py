@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from trilithon.engines.causes import CAUSES_FILE, KnownCause, read_causes
+from trilithon.engines.causes import CAUSES_FILE, CauseTable, cause_in, read_causes
 
 __all__ = ["NativeLog", "Reason", "context_limit", "explain", "load_facts"]
 
@@ -78,14 +78,11 @@ class Reason:
 
 
 @cache
-def _causes() -> tuple[KnownCause, ...]:
-    return read_causes(files("trilithon.engines.rkllm") / CAUSES_FILE).causes
+def _causes() -> CauseTable:
+    return read_causes(files("trilithon.engines.rkllm") / CAUSES_FILE)
 
 
 def explain(log: str) -> Reason | None:
-    """The last known reason in the log; None where there is none."""
-    for line in reversed(log.lower().splitlines()):
-        for known in _causes():
-            if any(sign in line for sign in known.signs):
-                return Reason(f"{known.cause}; {known.advice}", known.status, known.kind)
-    return None
+    """The reason that the log has for a failure, before its consequences; None where it has none."""
+    reason = cause_in(_causes(), log.splitlines(), log=log)
+    return Reason(f"{reason.cause}; {reason.advice}", reason.known.status, reason.known.kind) if reason else None
