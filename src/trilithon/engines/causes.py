@@ -1,7 +1,7 @@
 """Known causes of failures, from the `causes.toml` of each engine: what a child prints, what it means, what helps.
 
-A `causes.toml` has a table `[[causes]]` for each cause, with the fields of `KnownCause`, and at its top the other fields of
-`CauseTable`. Signs are parts of lines, in lower case; a time of day that a vendor's library prints is not part of its line."""
+A `causes.toml` has a table `[[causes]]` for each cause, with the fields of `KnownCause`, and the other fields of
+`CauseTable`. Signs are parts of lines, in lower case; the time of day in a vendor's line is not part of it."""
 
 import re
 import tomllib
@@ -29,9 +29,9 @@ class KnownCause:
 
     `settings_help` is false for causes that no setting of the engine changes: they lie in the model's file, the
     installation, the system or another program. A cause of a higher `precedence` number counts only where the log has
-    none of a lower one: 0 for what explains other causes, 1 for causes, 2 for their consequences, 3 for what the engine
-    says with any failure, 4 for what it says without a reason. One that is not `fatal` ends a request, but no process. One
-    with `warning` counts in a warning too. `status` and `kind` are those of an HTTP answer."""
+    none of a lower one: 0 for what explains other causes, 1 for causes, 2 for their consequences, 3 for what the
+    engine says with any failure, 4 for what it says without a reason. One that is not `fatal` ends a request, but no
+    process. One with `warning` counts in a warning too. `status` and `kind` are those of an HTTP answer."""
 
     cause: str
     advice: str
