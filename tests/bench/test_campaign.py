@@ -13,6 +13,7 @@ from trilithon.bench.campaign import run_campaign
 from trilithon.bench.prepare import Prepared, prepare
 from trilithon.bench.progress import CampaignStep
 from trilithon.bench.setup import CampaignSetup
+from trilithon.board.sensors.clock_speed import MeasuredClock
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign, Run, Test
 from trilithon.models.synthetic.tiny import write_tiny_model
@@ -80,6 +81,34 @@ def processes_of(folder_part: str) -> list[str]:
             if folder_part in words:
                 found.append(words)
     return found
+
+
+def test_a_clock_far_from_its_claim_is_remarked_on_runs_of_the_cpu(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = (MeasuredClock(cpus=(0, 1), measured_hz=0.7e9, claimed_hz=2.352e9),)
+    measured: list[int] = []
+
+    def measure_clocks(clusters: object) -> tuple[MeasuredClock, ...]:
+        measured.append(1)
+        return clocks
+
+    monkeypatch.setattr(module, "measure_clocks", measure_clocks)
+    campaign = bench(GOOD, f"scripted/gpu:{FAST}", rounds=2)
+    words = "cpu0-1 measured 0.70 GHz, claimed 2.35 GHz (-70%)"
+    assert [words in run.remarks for run in campaign.runs] == [run.placement == GOOD for run in campaign.runs]
+    assert len(measured) == 1
+
+
+def test_a_machine_whose_clocks_cannot_be_measured_is_measured_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(clusters: object) -> tuple[MeasuredClock, ...]:
+        raise UserError("clocks cannot be measured: Operation not permitted")
+
+    monkeypatch.setattr(module, "measure_clocks", refuse)
+    assert [run.outcome for run in bench(GOOD).runs] == ["finished"]
+    assert "clocks cannot be measured: Operation not permitted" in [step.text for step in bench.steps]
 
 
 @pytest.mark.slow

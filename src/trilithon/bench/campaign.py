@@ -21,6 +21,7 @@ from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.bench.setup import in_turn
 from trilithon.bench.workloads import measure, measure_cold, warm_up
 from trilithon.board.bandwidth import measure_bandwidth
+from trilithon.board.sensors.clock_speed import MeasuredClock, far_clocks, measure_clocks
 from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
 from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, UserError
@@ -80,6 +81,7 @@ class _Campaign:
         self._folder = folder
         self._folders = 0
         self._judged: set[str] = set()
+        self._clocks: tuple[MeasuredClock, ...] | None = None
         self._tally = StoppingRule(prepared.plan, len(prepared.placements))
         self.id = self._begin() if resume is None else self._go_on(resume)
 
@@ -179,7 +181,7 @@ class _Campaign:
         self._tell(f"{placement.name}: waiting for an idle machine")
         limit = _SETTLE_FIRST_SECONDS if self._tally.first_run else _SETTLE_SECONDS
         warnings = await settle(limit_seconds=limit)
-        remarks: tuple[str, ...] = ()
+        remarks = await self._clock_remarks(placement)
         before, own_before = BoardReading.take(), _own_cpu_seconds()
         run = Run(
             placement=placement.name, round=number, outcome="finished", started_ns=time.monotonic_ns(), finished_ns=0
@@ -228,6 +230,16 @@ class _Campaign:
         )
         shutil.rmtree(folder, ignore_errors=True)  # the whole workspace goes at the end in any case
         return run
+
+    async def _clock_remarks(self, placement: Placement) -> tuple[str, ...]:
+        """Where the CPUs' clocks are far from what the kernel claims. They are measured once, on the idle machine."""
+        if self._clocks is None:
+            try:
+                self._clocks = await asyncio.to_thread(measure_clocks, self._prepared.board.clusters)
+            except UserError as error:  # this system allows no measurement, which says nothing about its clocks
+                self._tell(str(error))
+                self._clocks = ()
+        return far_clocks(self._clocks) if placement.unit == "cpu" else ()
 
     async def _samples(
         self, placement: Placement, folder: Path

@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from trilithon.board.doctor import Finding
+from trilithon.board.sensors.clock_speed import MeasuredClock
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
-from trilithon.cli.doctor.doctor import EngineRow, doctor_command, print_report
+from trilithon.cli.doctor.doctor import EngineRow, doctor_command, print_report, report
 
 ROWS = (
     EngineRow("llama.cpp/cpu", True),
@@ -61,3 +62,20 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trilithon.cli.doctor.doctor" in modules
     assert not {"rich", "trilithon.board.snapshot", "numpy", "xllamacpp"} & set(modules)
+
+
+def test_measured_clocks_stand_with_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = MeasuredClock(cpus=(0, 1), measured_hz=1.41e9, claimed_hz=2.352e9)
+    board = read_board(Machine(tmp_path))
+    print_report(board, (), (), [clock])
+    assert "  clock         cpu0-1 measured 1.41 GHz, claimed 2.35 GHz (-40%)\n" in capsys.readouterr().out
+    assert report(board, (), (), [clock])["measured_clocks"] == [
+        {"cpus": (0, 1), "measured_hz": 1.41e9, "claimed_hz": 2.352e9}
+    ]
+    assert "measured_clocks" not in report(board, (), ())
+
+
+def test_clocks_are_measured_on_request() -> None:
+    result = CliRunner().invoke(doctor_command(lambda _: ROWS), ["--json", "--measure-clocks"])
+    assert all(clock["measured_hz"] > 1e6 for clock in json.loads(result.stdout)["measured_clocks"])
+    assert "measured_clocks" not in json.loads(CliRunner().invoke(doctor_command(lambda _: ROWS), ["--json"]).stdout)

@@ -215,3 +215,9 @@ def test_a_signal_ends_it_with_130_and_puts_the_terminal_back(terminal: Terminal
     assert terminal.restored()
     assert "\x1b[?25h" in terminal.text  # the cursor shows again
     assert "stopped" in terminal.text
+
+
+def test_clocks_are_not_measured_while_watching() -> None:
+    done = subprocess.run([*COMMAND, "--measure-clocks"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "leave --measure-clocks out" in done.stderr

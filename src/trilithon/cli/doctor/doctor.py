@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from trilithon.board.doctor import Finding
     from trilithon.board.processors import Cluster
+    from trilithon.board.sensors.clock_speed import MeasuredClock
     from trilithon.board.snapshot import Board
     from trilithon.board.vulkan import VulkanDriver
 
@@ -38,10 +39,12 @@ def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> cli
     """The command; `engine_rows` is called when it runs."""
 
     @click.command("doctor")
+    @click.option("--measure-clocks", is_flag=True, help="Measure the CPUs' clocks too: 50 ms for each cluster.")
     @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-    def doctor(as_json: bool) -> None:
+    def doctor(measure_clocks: bool, as_json: bool) -> None:
         """Describe this machine, the engines it can run, and what slows it."""
         from trilithon.board.doctor import findings
+        from trilithon.board.sensors import clock_speed
         from trilithon.board.snapshot import read_board
         from trilithon.board.sysfs import THIS_MACHINE
         from trilithon.board.tuning import record as tuning_record
@@ -50,32 +53,39 @@ def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> cli
         configuration = load_configuration()
         board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
         all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
+        clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
+        all_findings += clock_speed.clock_findings(clocks)
         rows = engine_rows(board)
         if as_json:
-            click.echo(json.dumps(report(board, all_findings, rows), indent=2, ensure_ascii=False))
+            click.echo(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))
         else:
-            print_report(board, all_findings, rows)
+            print_report(board, all_findings, rows, clocks)
 
     return doctor
 
 
-def report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow]) -> dict[str, Any]:
-    """What `--json` prints: board, findings, engines."""
-    return {
+def report(
+    board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow], clocks: "Sequence[MeasuredClock]" = ()
+) -> dict[str, Any]:
+    """What `--json` prints: board, findings, engines, and the clocks if they were measured."""
+    measured = {"measured_clocks": [asdict(clock) for clock in clocks]} if clocks else {}
+    return measured | {
         "board": board.facts(),
         "findings": [asdict(finding) for finding in findings],
         "engines": [asdict(row) for row in rows],
     }
 
 
-def print_report(board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow]) -> None:
+def print_report(
+    board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow], clocks: "Sequence[MeasuredClock]" = ()
+) -> None:
     """For people, on stdout; plain text when that is not a terminal."""
     from rich.console import Console
 
     # soft_wrap: a fix has to stay one line, so that it can be copied.
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     console.print(board.describe(), style="bold")
-    for name, text in _machine_lines(board):
+    for name, text in [*_machine_lines(board), *(("clock", clock.describe()) for clock in clocks)]:
         console.print(f"  {name:<{_MENU_WIDTH}}{text}")
     if rows:
         console.print("\nEngines", style="bold")

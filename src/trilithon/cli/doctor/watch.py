@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.errors import UserError
+
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from trilithon.board.sensors.window import Window
@@ -33,6 +35,8 @@ def with_watch(command: click.Command) -> click.Command:
         if not live:
             report(**words)
             return
+        if words.get("measure_clocks"):
+            raise UserError("--watch shows the clocks that the kernel claims; leave --measure-clocks out, or --watch")
         from trilithon.board.sysfs import THIS_MACHINE
 
         watch(THIS_MACHINE, as_json=bool(words.get("as_json")))
