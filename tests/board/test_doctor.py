@@ -466,7 +466,7 @@ def test_a_driver_that_is_new_enough(plant: Plant, driver: str) -> None:
     assert "npu-driver-old" not in _told(plant("rk3562", files={"/sys/module/rknpu/version": f"{driver}\n"}))
 
 
-@pytest.mark.parametrize("version", ["1.1.4", "1.2.0", "1.2.2", "1.3.0"])
+@pytest.mark.parametrize("version", ["1.1.4", "1.2.0", "1.2.2", "1.3.0", "1.3.1", "1.2.4"])
 def test_a_runtime_whose_structures_are_known(plant: Plant, version: str) -> None:
     text = f"\0RKLLM SDK (version: {version} | target: Linux)\0"
     assert "runtime-unknown" not in _told(plant("rk3562", files={"/usr/lib/librkllmrt.so": text}))

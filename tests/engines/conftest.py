@@ -18,6 +18,15 @@ import pytest
 
 SOURCE = Path(__file__).parent / "rkllm" / "standin"
 ABIS = {"1.1.4": 114, "1.2.0": 120, "1.2.3": 121, "1.3.0": 130}
+# Patch releases to come, and in which place one has a new field.
+PATCHES = {
+    "1.2.4": ("1.2.3", ""),
+    "1.3.1": ("1.3.0", ""),
+    "1.3.2": ("1.3.0", "AT_TOP_K"),
+    "1.3.3": ("1.3.0", "AT_EXTEND"),
+    "1.3.4": ("1.3.0", "AT_BATCH"),
+    "1.3.5": ("1.3.0", "AT_END"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +49,10 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             "-Werror",
             "-fPIC",
             "-shared",
-            f"-DSTANDIN_ABI={ABIS[version]}",
+            f"-DSTANDIN_ABI={ABIS[PATCHES.get(version, (version,))[0]]}",
         ]
+        if version in PATCHES:
+            flags += [f'-DSTANDIN_VERSION="{version}"', f"-DSTANDIN_SHIFT={PATCHES[version][1] or 0}"]
         subprocess.run([compiler, *flags, SOURCE / "standin.c", "-o", library, "-lm", "-lpthread"], check=True)
         return library
 

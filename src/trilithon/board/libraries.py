@@ -15,6 +15,7 @@ __all__ = [
     "environment",
     "find_library",
     "find_runtimes",
+    "followed_release",
     "own_paths",
     "parse_version",
     "stated_version",
@@ -23,6 +24,8 @@ __all__ = [
 RKLLM = "librkllmrt.so"
 # The releases whose header is known: structures changed between them without a change of the library's name.
 KNOWN_RKLLM_VERSIONS = frozenset({"1.1.4", "1.2.0", "1.2.1", "1.2.2", "1.2.3", "1.3.0"})
+
+_PATCH_RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 _BASES = ("/usr/local/lib", "/lib", "/usr/lib", "/usr/lib64")
 _MARKERS = {RKLLM: b"RKLLM SDK (version: ", "librknnrt.so": b"librknnrt version: "}
@@ -65,6 +68,19 @@ def environment(machine: Machine) -> dict[str, str]:
 def parse_version(text: str | None) -> tuple[int, ...]:
     """ "25.0.7" as (25, 0, 7), to be compared; empty for what is no version."""
     return tuple(int(part) for part in re.findall(r"\d{1,9}", text or "", re.ASCII)[:4])
+
+
+def followed_release(version: str | None) -> str | None:
+    """The known RKLLM release whose interface is used for this one: itself, or for a later patch release the newest of
+    its minor series; None where there is none."""
+    if version in KNOWN_RKLLM_VERSIONS:
+        return version
+    patch = _PATCH_RELEASE.match(version or "")
+    series = [
+        known for known in KNOWN_RKLLM_VERSIONS if patch and parse_version(known)[:2] == parse_version(patch[0])[:2]
+    ]
+    newest = max(series, key=parse_version, default=None)
+    return newest if newest and patch and parse_version(newest) < parse_version(patch[0]) else None
 
 
 def _copies(machine: Machine, name: str) -> Iterator[str]:

@@ -230,6 +230,7 @@ def test_files(refused: Callable[..., str], plant: Plant) -> None:
 def test_releases(refused: Callable[..., str]) -> None:
     for version in KNOWN_VERSIONS:
         assert refused(version=version) == ""
+    assert refused(version="1.3.1") == ""
     assert "is of release 1.4.0, whose interface is unknown; use one of 1.1.4" in refused(version="1.4.0")
     assert refused(version="1.4.0", abi="1.3.0") == ""
     assert "abi=2 is not known" in refused(abi="2")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from trilithon.board.chips import find_chip, is_unknown_rockchip
 from trilithon.board.finding import Finding, Rule
-from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, parse_version
+from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, followed_release, parse_version
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
 
@@ -104,7 +104,7 @@ def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
             yield Finding("runtime-missing", "note", "NPU runtime", message, fix)
         return
     first = runtimes[0]
-    if first.version not in KNOWN_RKLLM_VERSIONS:
+    if followed_release(first.version) is None:
         known = ", ".join(sorted(KNOWN_RKLLM_VERSIONS))
         version = f"version {first.version}" if first.version else "no version in it"
         message = f"{first.path}: {version}; its structures are known of {known} alone, and others would crash"

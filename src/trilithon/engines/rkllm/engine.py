@@ -10,13 +10,12 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from trilithon.board.libraries import RKLLM, find_runtimes
+from trilithon.board.libraries import RKLLM, find_runtimes, followed_release
 from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.registry import registered
 from trilithon.engines.rkllm.rules import (
-    KNOWN_VERSIONS,
     fallback_changes,
     load_options,
     refusal_of_board,
@@ -140,13 +139,14 @@ def _unique(base: str, taken: Mapping[str, Build]) -> str:
 
 
 def _features(version: str) -> frozenset[Feature]:
+    release = followed_release(version)
     features: set[Feature] = {"embeddings"}
-    if version not in _WITHOUT_LOGITS:
+    if release not in _WITHOUT_LOGITS:
         features.add("logprobs")
     # Another runtime encodes pictures, rknn-toolkit-lite2.
-    if version not in _WITHOUT_PICTURES and importlib.util.find_spec("rknnlite") is not None:
+    if release not in _WITHOUT_PICTURES and importlib.util.find_spec("rknnlite") is not None:
         features.add("vision")
-    return frozenset(features) if version in KNOWN_VERSIONS else frozenset()
+    return frozenset(features) if release else frozenset()
 
 
 def _fingerprint(library: Path) -> str:

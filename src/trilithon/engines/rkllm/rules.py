@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from trilithon.board.chips import is_unknown_rockchip, platform_of, platforms
-from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS
+from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, followed_release
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Build, Placement, Settings
@@ -130,7 +130,7 @@ def refusal_of_build(build: Build, options: LoadOptions) -> str:
     known = ", ".join(KNOWN_VERSIONS)
     if options.abi and options.abi not in KNOWN_VERSIONS:
         return f"abi={options.abi} is not known; there are {known}"
-    if build.version not in KNOWN_VERSIONS and not options.abi:
+    if followed_release(build.version) is None and not options.abi:
         release = "states no version" if build.version == "unknown" else f"is of release {build.version}"
         return f"{build.where} {release}, whose interface is unknown; use one of {known}, or try it with abi=RELEASE"
     machine = foreign_machine(Path(build.where))
@@ -195,6 +195,9 @@ def remarks_before(placement: Placement, board: Board) -> Iterator[str]:
     driver = board.npu.version if board.npu else None
     if driver and _release(driver) < _DRIVER:
         yield f"NPU driver {driver} is older than 0.9.8, which the RKLLM runtime requires; a newer kernel has it"
+    release = followed_release(build.version)
+    if release not in (None, build.version) and "abi" not in dict(placement.settings.options):
+        yield f"RKLLM runtime {build.version} is used like {release}, after a check of its default parameters"
     yield from _remarks_on_toolkit(file.toolkit or "", build.version)
     if file.tokenizer is None:
         yield f"no tokenizer.json beside {file.path.name}: chat uses the runtime's template, without tools"

@@ -114,5 +114,40 @@ def test_a_runtime_that_is_not_known_is_refused_with_those_that_are():
         find_abi("1.4.0")
 
 
+@pytest.mark.parametrize(("version", "release"), [("1.3.1", "1.3.0"), ("1.3.17b2", "1.3.0"), ("1.2.4", "1.2.3")])
+def test_a_patch_release_has_the_newest_interface_of_its_minor_series(version, release):
+    assert find_abi(version) is find_abi(release)
+
+
+@pytest.mark.parametrize("version", ["1.1.3", "1.2.1b1", "1.3", "1.31.0", "2.3.1", "", "x"])
+def test_other_releases_are_not_known(version):
+    with pytest.raises(UnknownAbi):
+        find_abi(version)
+
+
+@pytest.mark.parametrize(("version", "release"), [("1.3.1", "1.3.0"), ("1.2.4", "1.2.3"), ("1.3.5", "1.3.0")])
+def test_a_patch_release_answers(fresh_rkllm, version, release):
+    """1.3.5 has new fields at the end, which the runtime reads too: they are those that it returned."""
+    server = fresh_rkllm(version)
+    props = server.http.get("/props").json()
+    assert (props["build_info"], props["rkllm"]["abi"]) == (f"rkllm-{version}", release)
+    expected = fresh_rkllm(release).complete(n_predict=4).json()["content"]
+    assert server.complete(n_predict=4).json()["content"] == expected
+    (load,) = server.record("init", whole=True)
+    assert (load["context"], load["n_keep"], load["cpus"]) == (1024, -1, 4)
+    assert load["bytes"].endswith("a5" * 512) == (version == "1.3.5")
+
+
+@pytest.mark.parametrize(
+    ("version", "shifted"), [("1.3.2", "top_k reads 0, not 40"), ("1.3.3", "enabled_cpus_num"), ("1.3.4", "n_batch")]
+)
+def test_a_patch_release_with_a_new_field_is_refused_before_it_is_started(fresh_rkllm, version, shifted):
+    server = fresh_rkllm(version, ready=False)
+    code, log = server.end()
+    assert code == 3
+    assert f"RKLLM runtime {version} is not laid out like 1.3.0: its default {shifted}" in log
+    assert not (server.folder / "record").exists()
+
+
 def test_the_doctor_knows_the_same_versions() -> None:
     assert {version for abi in ABIS for version in abi.versions} == KNOWN_RKLLM_VERSIONS

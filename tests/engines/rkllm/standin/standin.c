@@ -388,6 +388,9 @@ static int check_infer(const InferParam *infer, const Model *model) {
 Param rkllm_createDefaultParam(void) {
     Param param;
     memset(&param, 0, sizeof param);
+#if STANDIN_SHIFT == AT_END
+    memset(param.new_fields, 0xa5, sizeof param.new_fields);
+#endif
     param.max_context_len = 512;
     param.max_new_tokens = -1;
     param.top_k = 40;

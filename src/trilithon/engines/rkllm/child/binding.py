@@ -4,6 +4,7 @@ The structures are facts in binding.toml beside this module, with their sources;
 module is loaded."""
 
 import ctypes
+import math
 import re
 from collections.abc import Iterator, Mapping
 from ctypes import POINTER, c_char_p, c_int, c_void_p
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trilithon.board.libraries import RKLLM, stated_version
+from trilithon.board.libraries import RKLLM, followed_release, stated_version
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.tables import table_beside
 
-__all__ = ["ABIS", "STRUCTS", "Abi", "UnknownAbi", "embedded_version", "find_abi", "known_versions"]
+__all__ = ["ABIS", "STRUCTS", "Abi", "UnknownAbi", "check_defaults", "embedded_version", "find_abi", "known_versions"]
 
 # -- enums
 
@@ -140,7 +141,14 @@ class Abi:
                     f"the library lacks a function of RKLLM {self.name}: rkllm_{name}; take another build of it"
                 )
             function.argtypes = arguments
-            function.restype = self.param if name == "createDefaultParam" else status
+            function.restype = _with_spare(self.param) if name == "createDefaultParam" else status
+
+
+def _with_spare(param: type[Any]) -> Any:
+    """`param` with room behind it: a patch release may return a longer structure, and read it all in rkllm_init."""
+    return type(
+        "ParamWithSpare", (ctypes.Structure,), {"_fields_": [("param", param), ("spare", ctypes.c_uint8 * 4096)]}
+    )
 
 
 def _abi(facts: Mapping[str, Any]) -> Abi:
@@ -170,11 +178,28 @@ def embedded_version(path: Path) -> str:
 
 
 def find_abi(version: str) -> Abi:
-    """Raises UnknownAbi, naming the versions that are known."""
+    """Also for a later patch release, whose defaults are to be checked. Raises UnknownAbi, naming the versions that
+    are known."""
+    release = followed_release(version)
     for abi in ABIS:
-        if version in abi.versions:
+        if release in abi.versions:
             return abi
     raise UnknownAbi(
         f"the interface of RKLLM runtime {version} is not known here; take librkllmrt.so of {known_versions()}, "
         "or name the one that it follows with the option abi"
     )
+
+
+def check_defaults(abi: Abi, library: ctypes.CDLL, version: str) -> None:
+    """Whether a patch release lays its parameters out as `abi` does: a field that was added before another one would
+    shift the documented defaults. Raises UnknownAbi, naming the first that is elsewhere."""
+    param = library.rkllm_createDefaultParam().param
+    for name, documented in _TABLE["defaults"].items():
+        holder = param if hasattr(param, name) else param.extend_param
+        actual = getattr(holder, name, documented)  # older releases lack some
+        if not math.isclose(actual, documented, rel_tol=1e-6):
+            raise UnknownAbi(
+                f"RKLLM runtime {version} is not laid out like {abi.name}: its default {name} reads {actual:g}, not "
+                f"{documented:g}; take librkllmrt.so of {known_versions()}, or name the one that it follows with the "
+                "option abi"
+            )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilithon.engines.rkllm.child import binding as c
-from trilithon.engines.rkllm.child.binding import embedded_version, find_abi
+from trilithon.engines.rkllm.child.binding import check_defaults, embedded_version, find_abi
 from trilithon.engines.rkllm.child.log import NativeLog, Reason, context_limit, explain, load_facts
 from trilithon.engines.rkllm.child.structs import (
     ADAPTER,
@@ -157,6 +157,8 @@ class RkllmRuntime:
             log = stack.enter_context(contextlib.closing(NativeLog()))
             native = ctypes.CDLL(str(library))
             abi.declare(native)
+            if version not in abi.versions and not options.abi:
+                check_defaults(abi, native, version)
             runtime = cls(native, abi, version, log, options)
             runtime._load(model, GREEDY)
             stack.callback(runtime._unload)
@@ -168,7 +170,7 @@ class RkllmRuntime:
     def _load(self, model: Path, sampling: RkllmSampling) -> None:
         self._model, self.sampling = model, sampling
         self._log.mark()
-        param = self._library.rkllm_createDefaultParam()
+        param = self._library.rkllm_createDefaultParam().param
         fill_param(param, model, self.context, self.options, sampling)
         handle = c_void_p()  # after a load that failed, its value must not be used
         if self.abi.callbacks_struct is not None:
