@@ -135,7 +135,7 @@ def test_a_patch_release_answers(fresh_rkllm, version, release):
     assert server.complete(n_predict=4).json()["content"] == expected
     (load,) = server.record("init", whole=True)
     assert (load["context"], load["n_keep"], load["cpus"]) == (1024, -1, 4)
-    assert load["bytes"].endswith("a5" * 512) == (version == "1.3.5")
+    assert ("a5" * 512 in load["bytes"]) == (version == "1.3.5")
 
 
 @pytest.mark.parametrize(
