@@ -3,6 +3,7 @@
     TrilithonError                 exit code 1
     ├── UserError                  exit code 2: what was wrong with the input, and the fix
     │   ├── ModelError             a file that is missing, truncated, or not a model
+    │   │   ├── NotAModel          an adapter, a projector or another file that no engine runs alone
     │   │   ├── NoRoom             the disk is too full for it
     │   │   └── AccessDenied       the server of the model refuses it (models.fetch.http_client)
     │   ├── PlacementError         a placement that is unknown here or cannot run this file
@@ -30,6 +31,7 @@ __all__ = [
     "Interrupted",
     "ModelError",
     "NoRoom",
+    "NotAModel",
     "PlacementError",
     "RunError",
     "StartError",
@@ -48,6 +50,10 @@ class UserError(TrilithonError):
 
 
 class ModelError(UserError):
+    pass
+
+
+class NotAModel(ModelError):
     pass
 
 

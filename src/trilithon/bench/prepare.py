@@ -8,7 +8,7 @@ from trilithon.bench.setup import CampaignSetup, reference_placement, resolve
 from trilithon.board.snapshot import Board, read_board
 from trilithon.board.tuning.pinning import Outcome
 from trilithon.engines.base import Placement
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NotAModel
 from trilithon.measure.records import PlacementRecord
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
@@ -45,6 +45,8 @@ def prepare(
     # The same model by the user's word, whatever its files are called: one verdict over all.
     also = [replace(read_model_file(path, configuration.cache, progress), name=file.name) for path in plan.also]
     _refuse_synthetic(file, other)
+    for measured in (file, *also):
+        _require_generation(measured)
     board = read_board()
     placements = tuple(resolve(plan, file, board, configuration, also=also))
     reference = reference_placement(plan, placements, other or file, board, configuration, also=() if other else also)
@@ -56,6 +58,15 @@ def prepare(
         configuration=configuration,
         pinned=tuple(pinned),
     )
+
+
+def _require_generation(file: ModelFile) -> None:
+    """Raises NotAModel for a model that generates no text: prefill and decode are all that is measured."""
+    if file.kind in ("embedding", "reranker"):
+        is_what = "an embedding model" if file.kind == "embedding" else "a reranking model"
+        raise NotAModel(
+            f"{file.path.name} is {is_what}: it generates no text, so there is no decode to measure; name another model"
+        )
 
 
 def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 from drafting_model import write_drafting_model
+from other_ggufs import write_adapter, write_gguf, write_imatrix, write_projector
 
 from trilithon.cli.models.commands import complete_model, complete_model_or_file
 from trilithon.models.adopt import places as adopt
@@ -163,6 +164,49 @@ def test_show_says_what_a_file_is(trilithon: Program, tiny: Path, tmp_path: Path
     for words in (("show", other), ("show", tmp_path / "none.gguf"), ("show", other, "--json")):
         done = trilithon(*words)
         assert done.code == 2 and is_one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "label", "fix"),
+    [
+        (write_adapter, "adapter", "a LoRA adapter", "name it with ADAPTER in a Modelfile"),
+        (write_projector, "projector", "a vision projector", "keep it beside its model"),
+        (write_imatrix, "imatrix", "an importance matrix (imatrix)", "name the model that it was measured on"),
+    ],
+)
+def test_show_says_what_a_file_is_that_is_no_model(
+    trilithon: Program, tmp_path: Path, write: Callable[[Path], Path], kind: str, label: str, fix: str
+) -> None:
+    path = write(tmp_path / "x.gguf")
+    printed = trilithon("show", path).stdout
+    assert f"{label}\n" in printed
+    assert "runs nowhere: no engine runs it alone" in printed and fix in printed
+    assert "tokens" not in printed and "llama.cpp/cpu" not in printed
+    content = json.loads(trilithon("show", path, "--json").stdout)
+    assert (content["kind"], content["facts"]["kind"]) == (kind, label)
+    assert fix in content["problem"] and "fit" not in content
+    done = trilithon("show", path, "--modelfile")
+    assert done.code == 2 and is_one_line(done.stderr) and f"is {label}" in done.stderr
+
+
+def test_a_stored_file_that_is_no_model_says_so(trilithon: Program, store: ModelStore, tmp_path: Path) -> None:
+    keep(store, "style", write_adapter(tmp_path / "x.gguf").read_bytes())
+    printed = trilithon("show", "style").stdout
+    assert "is a LoRA adapter: no engine runs it alone" in printed
+    assert "llama.cpp/cpu" not in printed
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"general.architecture": "llama"}, "base model (completes text): it has no chat template"),
+        ({"general.architecture": "llama", "tokenizer.chat_template": "{{ messages }}"}, "chat model"),
+        ({"general.architecture": "bert"}, "embedding model (makes vectors of texts)"),
+        ({"general.architecture": "qwen3", "qwen3.pooling_type": 4}, "reranking model (ranks texts)"),
+    ],
+)
+def test_show_says_what_a_model_does(trilithon: Program, tmp_path: Path, values: dict[str, Any], kind: str) -> None:
+    assert f"kind          {kind}\n" in trilithon("show", write_gguf(tmp_path / "m.gguf", values)).stdout
 
 
 def test_show_says_that_a_model_guesses_ahead(trilithon: Program, tiny: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from other_ggufs import write_adapter, write_imatrix, write_projector
 from standin_quantizer import QuantizerStandIn
 
 from trilithon.models.files.gguf_writer import header
@@ -131,8 +132,8 @@ def test_show_prints_the_modelfile_that_makes_it_again(trilithon: Program, folde
 def test_projector_adapter_and_a_folder(trilithon: Program, folder: Path, tiny: Path) -> None:
     (folder / "model").mkdir()
     (folder / "model/vl-Q4_0.gguf").write_bytes(tiny.read_bytes())
-    (folder / "model/mmproj-vl-F16.gguf").write_bytes(tiny.read_bytes())
-    (folder / "other.gguf").write_bytes(tiny.read_bytes())
+    write_projector(folder / "model/mmproj-vl-F16.gguf")
+    write_adapter(folder / "other.gguf")
     (folder / "Modelfile").write_text("FROM ./model\nADAPTER other.gguf\n")
     done = trilithon("create", "vl")
     assert done.code == 0
@@ -170,6 +171,15 @@ def test_a_converted_model_with_its_tokenizer(trilithon: Program, folder: Path) 
         ("FROM ../../x\0", "this is not a Modelfile"),
         (f"FROM {'a' * 5000}", "does not fit"),
         ("FROM tiny-F16.gguf\nADAPTER model.gguf", "is a 'model' and not an adapter; name it with FROM"),
+        (
+            "FROM tiny-F16.gguf\nADAPTER im.gguf",
+            "is an importance matrix (imatrix): no engine runs it alone: quantisers",
+        ),
+        ("FROM tiny-F16.gguf\nADAPTER eyes.gguf", "is a vision projector and not an adapter; name it with FROM"),
+        ("FROM ./mystyle.gguf", "mystyle.gguf is a LoRA adapter: no engine runs it alone; name it with ADAPTER"),
+        ("FROM ./tiny-F16-lora.gguf", "tiny-F16-lora.gguf is a LoRA adapter: no engine runs it alone"),
+        ("FROM im.gguf", "im.gguf is an importance matrix (imatrix): no engine runs it alone"),
+        ("FROM eyes.gguf", "has no weights; name the model too"),
         ("FROM tiny-F16.gguf\nADAPTER ./a.safetensors", "is not a GGUF; convert it with convert_lora_to_gguf.py"),
         ("FROM tiny-F16.gguf\nADAPTER ./none.gguf", "is missing"),
         ("FROM tiny-F16.gguf\nPARAMETER num_cxt 1", "line 2 of the Modelfile: unknown parameter 'num_cxt'"),
@@ -183,6 +193,10 @@ def test_what_cannot_be_made_is_told_in_one_line(trilithon: Program, folder: Pat
     (folder / "words.gguf").write_text("hello" * 300_000)
     said_model = {"general.architecture": "llama", "general.type": "model"}
     (folder / "model.gguf").write_bytes(header(said_model, [("x", (1,), "F32")]) + bytes(32))
+    write_adapter(folder / "mystyle.gguf")
+    write_adapter(folder / "tiny-F16-lora.gguf")
+    write_imatrix(folder / "im.gguf")
+    write_projector(folder / "eyes.gguf")
     (folder / "Modelfile").write_text(text)
     done = trilithon("create", "mario")
     assert done.code == 2
@@ -201,12 +215,13 @@ def test_modelfiles_that_cannot_be_read(trilithon: Program, folder: Path) -> Non
 def test_paths_outlive_the_folder_of_the_modelfile(trilithon: Program, folder: Path) -> None:
     below = folder / "for now"
     below.mkdir()
-    (below / "Modelfile").write_text("FROM ../tiny-F16.gguf\nADAPTER ./../tiny-F16.gguf\n")
+    adapter = write_adapter(folder / "style.gguf")
+    (below / "Modelfile").write_text("FROM ../tiny-F16.gguf\nADAPTER ./../style.gguf\n")
     assert trilithon("create", "up", "-f", "for now/../for now/Modelfile").code == 0
     (below / "Modelfile").unlink()
     below.rmdir()
     assert opened("up").architecture == "llama"
-    assert {file["path"] for file in shown(trilithon, "up")["files"]} == {str(folder / "tiny-F16.gguf")}
+    assert {file["path"] for file in shown(trilithon, "up")["files"]} == {str(folder / "tiny-F16.gguf"), str(adapter)}
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from other_ggufs import write_adapter, write_imatrix, write_projector
 from standin_registry import RegistryStandIn
 from standin_web import Asked, Fault, WebStandIn
 
-from trilithon.errors import DownloadError, ModelError
+from trilithon.errors import DownloadError, ModelError, NotAModel
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
 from trilithon.models.fetch.download_list import PullOptions
@@ -387,6 +388,20 @@ def test_a_page_under_the_name_of_a_model(web: WebStandIn, root: Path, name: str
         fetch(root, f"{url}?signature=secret")
     assert lying_about(root) == []
     assert not list(root.rglob("blobs/*"))
+
+
+@pytest.mark.parametrize("write", [write_adapter, write_projector, write_imatrix])
+def test_a_file_that_is_no_model_is_not_kept(
+    web: WebStandIn, registry: RegistryStandIn, root: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    """From an address and from a registry, whatever its name says."""
+    data = write(tmp_path / "x.gguf").read_bytes()
+    registry.add("library/style", "latest", [("model", data)])
+    for reference in (web.put("/m.gguf", data), f"{registry.host}/library/style"):
+        with pytest.raises(NotAModel, match=r"\.gguf is an? .*no engine runs it alone"):
+            fetch(root, reference)
+        assert lying_about(root) == []
+        assert not list(root.rglob("blobs/*"))
 
 
 def test_what_cannot_be_gone_on_with_is_not_kept(web: WebStandIn, root: Path) -> None:

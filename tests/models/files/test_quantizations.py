@@ -57,7 +57,7 @@ def test_every_name_is_read_as_people_write_it(name: str) -> None:
         assert quantization_of(f"model-{written}-of-someone", "gguf") == expected
 
 
-@pytest.mark.parametrize("text", ["qwen2", "q9_0", "iq5_xs", "xq4_k_m", "f64", "i8", "q4", "k_m"])
+@pytest.mark.parametrize("text", ["qwen2", "q9_0", "iq5_xs", "xq4_k_m", "f64", "i8", "q2.5-14b", "q8-7b", "q4x", "k_m"])
 def test_what_is_no_name_is_not_read_as_one(text: str) -> None:
     assert quantization_of(text, "gguf") == ""
 

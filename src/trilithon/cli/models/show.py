@@ -8,6 +8,8 @@ from trilithon.cli.models.fit import fit_json, fit_lines
 from trilithon.cli.models.rows import aligned, day, model_row, place_of
 from trilithon.errors import ModelError
 from trilithon.models.create.modelfile import to_modelfile
+from trilithon.models.files.gguf_header import HeaderReader
+from trilithon.models.files.kinds import FileKind, read_kind
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
@@ -16,6 +18,13 @@ from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
 __all__ = ["modelfile", "show_json", "show_lines"]
+
+_KINDS = {
+    "chat": "chat model",
+    "base": "base model (completes text): it has no chat template",
+    "embedding": "embedding model (makes vectors of texts)",
+    "reranker": "reranking model (ranks texts)",
+}
 
 
 def show_lines(reference: Manifest | Path, store: ModelStore, configuration: Configuration) -> list[str]:
@@ -73,15 +82,42 @@ def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -
 
 
 def _file_lines(path: Path, configuration: Configuration) -> list[str]:
+    if (kind := _other_kind(path)) is not None:
+        lines = aligned([("kind", kind.label), *_own_facts(path), ("size", format_bytes(path.stat().st_size))])
+        return [str(path), *(f"  {line}" for line in lines), "", f"runs nowhere: {kind.problem}"]
     file = read_model_file(path, None)
     pairs = [*_facts(file), ("size", format_bytes(file.size_bytes))]
     return [str(file.path), *(f"  {line}" for line in aligned(pairs)), "", *fit_lines(file, configuration)]
 
 
 def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
+    if (kind := _other_kind(path)) is not None:
+        facts = {"kind": kind.label, **dict(_own_facts(path))}
+        size = path.stat().st_size
+        return {"path": str(path), "kind": kind.name, "size_bytes": size, "facts": facts, "problem": kind.problem}
     file = read_model_file(path, None)
-    about = {"path": str(file.path), "size_bytes": file.size_bytes, "facts": dict(_facts(file))}
+    about = {"path": str(file.path), "kind": file.kind, "size_bytes": file.size_bytes, "facts": dict(_facts(file))}
     return about | {"fit": fit_json(file, configuration)}
+
+
+def _other_kind(path: Path) -> FileKind | None:
+    """What a GGUF is that is no model; None for a model, and for other files."""
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError:  # reported when it is read as a model
+        return None
+    kind = read_kind(path) if is_gguf else None
+    return kind if kind is not None and kind.problem else None
+
+
+def _own_facts(path: Path) -> list[tuple[str, str]]:
+    """What the header of such a file says of itself and of the model that it belongs to."""
+    with HeaderReader(path) as header:
+        values = header.values()
+    keys = ("general.name", "general.architecture", "adapter.type", "clip.projector_type", "controlvector.model_hint")
+    stated = [(key.rpartition(".")[2].replace("_", " "), values.get(key)) for key in keys]
+    return [(name, text) for name, text in stated if isinstance(text, str) and text]
 
 
 def _read(manifest: Manifest, file: StoredFile, store: ModelStore) -> ModelFile:
@@ -123,6 +159,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     context = f"{file.context_train} tokens" + (" at most" if file.context_limit else "") if file.context_train else ""
     pairs = [
         ("architecture", file.architecture),
+        ("kind", _KINDS[file.kind]),
         ("parameters", _count(file.parameters) if file.parameters else ""),
         ("quantisation", file.quantization),
         ("context", context),

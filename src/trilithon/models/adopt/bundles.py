@@ -1,14 +1,16 @@
 """Groups the files of a folder into models: weights, the parts of a split file, and their companions.
 
-Only names and sizes are used; headers are read when a model is shown or run."""
+Names and sizes are used, and the beginning of each GGUF, which says whether it is a model. Whole headers are read when
+a model is shown or run."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.models.adopt.scan_root import ScanResult, ScanRoot, stored
-from trilithon.models.files.file_names import FileName, read_file_name
+from trilithon.models.files.file_names import FileName, Kind, read_file_name
+from trilithon.models.files.kinds import PROJECTORS, kind_of_beginning
 from trilithon.models.files.rkllm import companion_folders
 from trilithon.models.names import name_part
 from trilithon.models.store.manifest import FileFormat, Role, StoredFile
@@ -22,6 +24,12 @@ _TOKENIZER_FILES = (
 )
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _MOST_PARTS = 10_000
+_BEGINNING_BYTES = 4096  # general metadata comes before the vocabulary
+_NO_MODEL = "is not a model by its name: quantisers and tests use such files"
+_ALONE = dict.fromkeys(
+    ("projector", "vision"), "belongs to a model in another folder; move it there, or name it in a Modelfile"
+) | {"adapter": "is a LoRA adapter: no engine runs it alone; name it with ADAPTER in a Modelfile, its model with FROM"}
+_HELPERS: Mapping[str, Kind] = {"adapter": "adapter", **dict.fromkeys(PROJECTORS, "projector")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +48,17 @@ def bundles(scan_root: ScanRoot, files: Sequence[ScanResult], below: Iterable[Sc
     """The models among the `files` of one folder; `below` are files in its subfolders that may belong to them."""
     weights, helpers = [], []
     for file in files:
-        name = read_file_name(file.path.name)
+        name = _named(scan_root, file)
+        if name is None:
+            continue
         if name.kind == "weights" and scan_root.is_model(file):
             weights.append(_NamedFile(file, name))
         elif name.kind in ("projector", "vision", "adapter"):
             helpers.append(_NamedFile(file, name))
         elif file.path.suffix.lower() in (".gguf", ".rkllm") and name.kind == "other":
-            scan_root.skip(file.path, "is not a model by its name: quantisers and tests use such files")
+            scan_root.skip(file.path, _NO_MODEL)
+        elif name.kind == "draft":
+            scan_root.skip(file.path, "is a draft head for speculative decoding by its name: no engine runs it alone")
     models = list(_complete(scan_root, weights))
     bases = [parts[0].name.base for parts in models]
     owners = {helper.file: _owners(helper, set(bases)) for helper in helpers}
@@ -57,9 +69,22 @@ def bundles(scan_root: ScanRoot, files: Sequence[ScanResult], below: Iterable[Sc
         yield _bundle(parts, matching, _tokenizer(parts[0], [*files, *below]))
     for helper in helpers:
         if helper.file not in used:
-            scan_root.skip(
-                helper.file.path, "belongs to a model in another folder; move it there, or name it in a Modelfile"
-            )
+            scan_root.skip(helper.file.path, _ALONE[helper.name.kind])
+
+
+def _named(scan_root: ScanRoot, file: ScanResult) -> FileName | None:
+    """What a file is by its name, unless its beginning says otherwise; None for what is neither a model nor belongs to
+    one, which is skipped."""
+    name = read_file_name(file.path.name)
+    if name.format != "gguf" or name.kind == "draft":  # a draft head has the metadata of its model
+        return name
+    kind = kind_of_beginning(scan_root.read(file, _BEGINNING_BYTES) or b"")
+    if kind is None:
+        return name
+    if kind.problem and kind.name not in _HELPERS:
+        scan_root.skip(file.path, f"is {kind.label}: {kind.problem}")
+        return None
+    return replace(name, kind=_HELPERS.get(kind.name, "weights"))
 
 
 def with_tags(models: Sequence[Bundle], *, of_one_repository: bool) -> list[Bundle]:

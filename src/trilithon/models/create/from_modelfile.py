@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NotAModel
 from trilithon.models.adopt.bundles import bundles, files_below
 from trilithon.models.adopt.scan_root import ScanRoot, stored
 from trilithon.models.create.modelfile import Modelfile
 from trilithon.models.files.gguf import read_gguf
-from trilithon.models.files.gguf_header import HeaderReader
 from trilithon.models.files.hashing import Progress
+from trilithon.models.files.kinds import PROJECTORS, read_kind
 from trilithon.models.files.prompt_form import GO_TEMPLATE, JINJA_TEMPLATE, is_go_template
 from trilithon.models.files.rkllm import read_rkllm
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, parse_reference
@@ -105,7 +105,10 @@ def _local(path: Path) -> Manifest:
     models = list(bundles(scan_root, files, files_below(scan_root, folder, ["tokenizer", *stems]) if stems else ()))
     if path.is_file():
         model = next((bundle for bundle in models if path in [file.path for file in bundle.files]), None)
-        return _nameless(model.files if model else (_single(path),), path)
+        if model is not None and path.suffix.lower() == ".rkllm":
+            return _nameless(model.files, path)
+        role = _role(path)
+        return _nameless(model.files if model else (_file(path, role, "gguf"),), path)
     if len(models) == 1:
         return _nameless(models[0].files, path)
     if not models and any(entry.suffix in _TENSORS for entry in paths):
@@ -119,13 +122,14 @@ def _anywhere(folder: Path) -> ScanRoot:
     return ScanRoot(folder, "folder", within=Path("/"))
 
 
-def _single(path: Path) -> StoredFile:
-    """A file whose name does not say that it has weights: its header says what it is."""
-    with HeaderReader(path) as header:
-        values = header.values()
-    if values.get("general.type") == "adapter":
-        raise ModelError(f"{path} is an adapter; name it with ADAPTER, and the model with FROM")
-    return _file(path, "projector" if values.get("general.architecture") == "clip" else "weights", "gguf")
+def _role(path: Path) -> Role:
+    """What FROM names, by the header of a GGUF. Raises NotAModel for what is neither weights nor a projector."""
+    kind = read_kind(path)
+    if kind.name in PROJECTORS:
+        return "projector"
+    if kind.problem:
+        raise NotAModel(kind.sentence(path))
+    return "weights"
 
 
 def _file(path: Path, role: Role, form: FileFormat) -> StoredFile:
@@ -156,11 +160,12 @@ def _adapter(path: Path) -> StoredFile:
     if path.suffix.lower() in _TENSORS or path.is_dir():
         raise ModelError(f"ADAPTER {path} is not a GGUF; convert it with convert_lora_to_gguf.py of llama.cpp")
     file = _file(path, "adapter", "rkllm" if path.suffix.lower() == ".rkllm" else "gguf")
-    if file.format == "gguf":
-        with HeaderReader(path) as header:
-            kind = header.values().get("general.type", "adapter")
-        if kind != "adapter":
-            raise ModelError(f"ADAPTER {path} is a {str(kind)[:40]!r} and not an adapter; name it with FROM")
+    kind = read_kind(path) if file.format == "gguf" else None
+    if kind is not None and kind.name != "adapter":
+        if kind.problem and kind.name not in PROJECTORS:
+            raise NotAModel(f"ADAPTER {kind.sentence(path)}")
+        label = kind.label or "a 'model'"
+        raise ModelError(f"ADAPTER {path} is {label} and not an adapter; name it with FROM")
     return file
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from trilithon.errors import DownloadError, ModelError
+from trilithon.errors import DownloadError, ModelError, NotAModel
 from trilithon.models.fetch.download import FileChanged, Remote, download, probe
 from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
 from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, fetch_small, redacted_url
@@ -20,6 +20,7 @@ from trilithon.models.fetch.transfer_rate import TransferProgress, TransferRate
 from trilithon.models.files.file_names import read_file_name
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.gguf_header import describe_content
+from trilithon.models.files.kinds import read_kind
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Reference, Repository, name_part
 from trilithon.models.store.manifest import Manifest, StoredFile, now, safe_file_name
 from trilithon.models.store.model_store import ModelStore
@@ -172,6 +173,7 @@ class _FileDownload:
                 before = partial.bytes_done
                 download(item.source, partial, transfer=self._options.transfer, report=self._report_fetching)
                 self.fetched_bytes = max(partial.bytes_done - before, 0)
+                self._require_kind(partial)
             digest = self._finished(partial)
         return digest, self._store.blob_path(digest).stat().st_size
 
@@ -224,9 +226,21 @@ class _FileDownload:
         except ModelError:
             partial.discard()
             raise
+        self._require_kind(partial)
         size = partial.bytes_done
         self.fetched_bytes = max(size - before, 0)
         return self._finished(partial), size
+
+    def _require_kind(self, partial: Partial) -> None:
+        """Raises NotAModel for weights that are an adapter or the like; the file is dropped then."""
+        if self._item.role != "weights" or self._item.format != "gguf":
+            return
+        kind = None
+        with suppress(ModelError):  # a damaged header: the checksum is checked next, and the header when it is used
+            kind = read_kind(partial.path)
+        if kind is not None and kind.problem:
+            partial.discard()
+            raise NotAModel(kind.sentence(self._item.name))
 
     def _finished(self, partial: Partial) -> str:
         """The digest of the finished file; errors name the file."""

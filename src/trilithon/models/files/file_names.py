@@ -10,7 +10,7 @@ from trilithon.models.files.quantizations import gguf_quantization
 
 __all__ = ["FileName", "Kind", "Shard", "chip_of", "quantization_of", "read_file_name", "shard_of"]
 
-Kind = Literal["weights", "projector", "vision", "adapter", "other"]
+Kind = Literal["weights", "projector", "vision", "adapter", "draft", "other"]
 
 
 _CONVERTED = "rkllm"
@@ -24,8 +24,11 @@ _SEPARATOR = re.compile(r"[-._ ]+")
 _OPTIMISATION = re.compile(rf"{_EDGE}opt_?(?:level_?)?([01]){_END}")
 _HYBRID = re.compile(r"(?<![a-z0-9])hybrid[_-]?(?:ratio|rate)?[_-]?(\d\.\d+|\d)(?![0-9])")
 _PROJECTOR = re.compile(rf"{_EDGE}mm_?proj{_END}|{_EDGE}mmproj")
-_ADAPTER = re.compile(rf"{_EDGE}(?:lora|adapter){_END}")
-_NO_MODEL = re.compile(rf"{_EDGE}(?:imatrix|calibration|vocab(?:_only)?){_END}")
+_ADAPTER = re.compile(rf"{_EDGE}(?:(?:q|rs|a|x)?loras?|dora|adapters?){_END}")
+# llama.cpp looks for these beside a model (common/download.cpp); a model that includes its own layers for it has the
+# word later in its name.
+_DRAFT = re.compile(rf"(?:mtp|eagle_?3|dflash|dspark)_|.*{_EDGE}(?:eagle3|dflash|dspark){_END}")
+_NO_MODEL = re.compile(rf"{_EDGE}(?:imatrix|calibration|vocab(?:_only)?|control_?vectors?|cvectors?){_END}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +136,6 @@ def _kind(flat: str, form: str) -> Kind:
         return "vision"
     if form == "gguf" and _PROJECTOR.search(flat):
         return "projector"
+    if form == "gguf" and _DRAFT.match(flat):
+        return "draft"
     return "adapter" if _ADAPTER.search(flat) else "weights"

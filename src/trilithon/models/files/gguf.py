@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NotAModel
 from trilithon.models.files.gguf_header import SkippedArray, Tensor, Value
 from trilithon.models.files.gguf_parts import GgufHeader, read_header
+from trilithon.models.files.kinds import kind_of, pooling_of
 from trilithon.models.files.quantizations import FILE_TYPES, tensor_type
 from trilithon.tables import table_beside
 
@@ -46,13 +47,14 @@ class GgufFacts:
     `windowed` says per layer whether its attention is limited to `sliding_window` positions. `heads`, `kv_heads` and
     `head_size` are the largest of all layers. `path` is the first of `parts`; a split model has several. `pooling` is
     how an embedding model makes one vector of a text, empty where the file does not say. `size_bytes` and `parameters`
-    are of all parts. `synthetic` means random weights."""
+    are of all parts. `kind` is that of a model (see `FileKind`). `synthetic` means random weights."""
 
     path: Path
     parts: tuple[Path, ...]
     size_bytes: int
     version: int
     architecture: str
+    kind: str
     name: str
     size_label: str
     quantization: str
@@ -78,7 +80,8 @@ class GgufFacts:
 
 
 def read_gguf(path: Path) -> GgufFacts:
-    """Read the header of a GGUF and of all its parts. Raises ModelError for a file that is not a complete model."""
+    """Read the header of a GGUF and of all its parts. Raises NotAModel for an adapter and the like, and ModelError for
+    a file that is not complete."""
     header = read_header(path)
     return _facts(header, _Metadata(header.values))
 
@@ -133,11 +136,14 @@ class _Metadata:
 
 def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
     path, tensors = header.parts[0], header.tensors
-    architecture = metadata.text("general.architecture")
+    architecture, names = metadata.text("general.architecture"), frozenset(tensor.name for tensor in tensors)
+    kind = kind_of(header.values, names)
+    if kind.problem:
+        raise NotAModel(kind.sentence(path))
     if not architecture:
         raise ModelError(f"{path} does not say its architecture; download another conversion of the model")
     if not tensors:
-        raise ModelError(f"{path} has no weights (only a vocabulary?); download the whole model")
+        raise ModelError(f"{path} has no weights; download the whole model")
     prefix = architecture + "."
     heads = metadata.number(prefix + "attention.head_count")
     embedding = metadata.number(prefix + "embedding_length")
@@ -153,6 +159,7 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         size_bytes=header.size_bytes,
         version=header.version,
         architecture=architecture,
+        kind=kind.name,
         name=metadata.text("general.name") or path.stem,
         size_label=metadata.text("general.size_label"),
         quantization=short,
@@ -173,14 +180,10 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         experts_used=metadata.number(prefix + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
-        pooling=_POOLING.get(metadata.number(prefix + "pooling_type") or 0, ""),
+        pooling=pooling_of(header.values, names),
         synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
     )
-
-
-# llama.cpp's llama_pooling_type; 0 is none.
-_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
 def _blocks(tensors: tuple[Tensor, ...]) -> int:

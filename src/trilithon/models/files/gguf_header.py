@@ -7,6 +7,8 @@ file. `trilithon doctor` has one second for everything."""
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,11 +79,11 @@ class HeaderReader:
     Every method raises ModelError for a file that is damaged or not a GGUF. `value_offsets` has the offset of each
     value in the file, and `table_offset` that of the tensor table, for programs that rewrite a file."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, size_bytes: int | None = None):
         self.path = path
-        self.size_bytes = _regular_size(path)
+        self.size_bytes = _regular_size(path) if size_bytes is None else size_bytes
         self.value_offsets: dict[str, int] = {}
-        self.table_offset = 0
+        self.table_offset = self.tensor_count = 0
         self._window = b""
         self._base = 0  # offset of the window in the file
         self._at = 0  # offset of the next read in the window
@@ -121,28 +123,37 @@ class HeaderReader:
         self._read_counts()
 
     def _read_counts(self) -> None:
-        self._tensor_count = self._number(_U64)
+        self.tensor_count = self._number(_U64)
         self._pair_count = self._number(_U64)
         # The smallest pair and the smallest tensor entry take 13 and 32 bytes.
         self._expect(self._pair_count, _MOST_PAIRS, 13, "metadata entries")
-        self._expect(self._tensor_count, _MOST_TENSORS, 32, "tensors")
+        self._expect(self.tensor_count, _MOST_TENSORS, 32, "tensors")
 
     def values(self) -> dict[str, Value]:
         """Key → value. Of arrays of strings, and of more than 4096 numbers, only the length."""
-        values: dict[str, Value] = {}
-        for _ in range(self._pair_count):
-            key = self._string(_LONGEST_KEY, "a key")
-            if key in values:
-                raise self._damaged(f"{key!r:.80} is there twice")
-            kind = self._number(_U32)
-            self.value_offsets[key] = self._position
-            values[key] = self._value(kind, key)
+        values = dict(self._pairs())
         self.table_offset = self._position
         return values
 
+    def _pairs(self) -> Iterator[tuple[str, Value]]:
+        for _ in range(self._pair_count):
+            key = self._string(_LONGEST_KEY, "a key")
+            if key in self.value_offsets:
+                raise self._damaged(f"{key!r:.80} is there twice")
+            kind = self._number(_U32)
+            self.value_offsets[key] = self._position
+            yield key, self._value(kind, key)
+
+    @staticmethod
+    def beginning(content: bytes) -> tuple[dict[str, Value], int]:
+        """The values that the first bytes of a file have in full, and the number of its tensors. Both are empty for
+        bytes that are not the beginning of a GGUF."""
+        reader = _BeginningReader(content)
+        return reader.values(), reader.tensor_count
+
     def tensors(self, alignment: int) -> tuple[Tensor, ...]:
         """The tensor table. Raises ModelError also for a file that ends before its last tensor."""
-        entries = [self._tensor_entry() for _ in range(self._tensor_count)]
+        entries = [self._tensor_entry() for _ in range(self.tensor_count)]
         if len({entry.name for entry in entries}) < len(entries):
             raise self._damaged("two tensors have the same name")
         start = -(-self._position // alignment) * alignment
@@ -273,6 +284,26 @@ class HeaderReader:
 
     def _damaged(self, how: str) -> ModelError:
         return ModelError(f"{self.path} is damaged: {how}; download it again")
+
+
+class _BeginningReader(HeaderReader):
+    """Reads from bytes in memory, as far as they go."""
+
+    def __init__(self, content: bytes):
+        super().__init__(Path("the beginning"), size_bytes=1 << 62)
+        self._window, self.tensor_count, self._pair_count = content, 0, 0
+        with suppress(ModelError):
+            self._start()
+
+    def values(self) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        with suppress(ModelError):  # the bytes end
+            values.update(self._pairs())
+        return values
+
+    def _fill(self, count: int) -> None:
+        if self._at + count > len(self._window):
+            raise ModelError("the bytes end here")
 
 
 def _regular_size(path: Path) -> int:

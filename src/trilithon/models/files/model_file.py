@@ -29,8 +29,9 @@ class ModelFile:
     file beside the weights (.rknn, or mmproj…gguf). `adapters` are LoRA files with their scales. `draft_layers` are
     for speculative decoding only.
 
-    A split model has several `parts`: `path` is the first, and size and SHA-256 are of all. `pooling` is how an
-    embedding model makes one vector of a text. `synthetic` means random weights: the speed is that of a real model,
+    A split model has several `parts`: `path` is the first, and size and SHA-256 are of all. `kind` is what the model
+    does: it chats, completes text without a chat template, makes vectors of texts, or ranks them; `pooling` is how it
+    makes one vector of a text. `synthetic` means random weights: the speed is that of a real model,
     and the answers mean nothing."""
 
     path: Path
@@ -56,13 +57,14 @@ class ModelFile:
     adapters: tuple[tuple[Path, float], ...] = ()
     parts: tuple[Path, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
+    kind: Literal["chat", "base", "embedding", "reranker"] = "chat"
     pooling: str = ""
     synthetic: bool = False
 
 
 def read_model_file(path: Path, cache: Path | None, progress: Progress | None = None) -> ModelFile:
     """Read the header and hash the file; the digest is remembered in the folder `cache`. Without a cache nothing is
-    hashed, and `sha256` is empty. Raises ModelError.
+    hashed, and `sha256` is empty. Raises NotAModel for an adapter and the like, and ModelError.
 
     A GGUF is recognised by its content, an RKLLM file (whose beginning is masked) by its name."""
     return (_read_rkllm if _is_rkllm(path) else _read_gguf)(path, cache, progress)
@@ -104,6 +106,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         capabilities=capabilities_of(
             template, vision=projector is not None or has_vision_weights(tensor.name for tensor in facts.tensors)
         ),
+        kind="chat" if facts.kind == "base" and beside.strip() else facts.kind,  # type: ignore[arg-type] # of a model
         pooling=facts.pooling,
         synthetic=facts.synthetic,
     )

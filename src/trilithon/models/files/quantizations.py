@@ -53,6 +53,9 @@ PREFERRED = (
     *("TQ2_0", "Q2_0", "TQ1_0", "IQ1_M", "IQ1_S", "Q1_0"),
     # Layouts for one kind of CPU, which current llama.cpp refuses.
     *("Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"),
+    *_TABLE["other_programs"],
+    # What people write where they do not say which.
+    *("Q4", "Q5", "Q6", "Q8"),
 )
 """Every name that the weights of a model carry, the best for a pull first."""
 
@@ -64,7 +67,9 @@ UNQUANTISED = ("F32", "F16", "BF16")
 _WRITTEN = {name.replace("_", "").lower(): name for name in PREFERRED}
 _WRITTEN |= {"fp16": "F16", "fp32": "F32", "mxfp4moe": "MXFP4"}
 _SPELLINGS = sorted([*PREFERRED, "FP16", "FP32"], key=len, reverse=True)
-_NAME = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(name.lower().replace('_', '_?') for name in _SPELLINGS)})(?![a-z0-9])")
+# A bare "q8" before a number is part of another name.
+_PATTERNS = [name.lower().replace("_", "_?") + r"(?!_\d)" * (len(name) == 2) for name in _SPELLINGS]
+_NAME = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_PATTERNS)})(?![a-z0-9])")
 _BY_NAME = {row.name: row for row in TENSOR_TYPES.values()}
 
 

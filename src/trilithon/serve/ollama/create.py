@@ -7,7 +7,7 @@ from trilithon.errors import ModelError
 from trilithon.models.create.modelfile import Modelfile
 from trilithon.models.files.file_names import quantization_of
 from trilithon.models.files.gguf import read_gguf
-from trilithon.models.files.gguf_header import HeaderReader
+from trilithon.models.files.kinds import PROJECTORS, read_kind
 from trilithon.models.store.manifest import FileFormat, PresetMessage, Role, StoredFile, safe_file_name
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, check_parameter
@@ -90,13 +90,12 @@ def _uploaded(name: str, digest: str, store: ModelStore, adapter: bool) -> Store
 def _gguf_role(name: str, path: Path, adapter: bool) -> Role:
     """By its header. Raises Problem for what is no GGUF."""
     try:
-        with HeaderReader(path) as header:
-            values = header.values()
+        kind = read_kind(path)
     except ModelError as error:
         raise wrong("files", f"{name!r} is not a GGUF file; convert the model first: trilithon convert") from error
-    is_adapter = values.get("general.type") == "adapter"
-    if is_adapter != adapter:
-        raise wrong("adapters", f"{name!r} is {'an' if is_adapter else 'no'} adapter; name it in the other field")
-    if adapter:
-        return "adapter"
-    return "projector" if values.get("general.architecture") == "clip" else "weights"
+    if (kind.name == "adapter") != adapter:
+        verb = "is no" if adapter else "is an"
+        raise wrong("adapters", f"{name!r} {verb} adapter; name it in the other field")
+    if kind.problem and kind.name not in ("adapter", *PROJECTORS):
+        raise wrong("files", kind.sentence(name))
+    return "adapter" if adapter else "projector" if kind.problem else "weights"
