@@ -6,9 +6,28 @@ from typing import Any
 from trilithon.models.files.model_file import ModelFile
 from trilithon.serve.http.errors import ApiError
 
-__all__ = ["fitted"]
+__all__ = ["fitted", "require_kind"]
 
 _CHAT = "/v1/chat/completions"
+# What a path asks of a model, and the kinds of models that do not do that.
+_SILENT = ("embedding", "reranker")
+_ASKED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    _CHAT: ("chat", _SILENT),
+    "/apply-template": ("chat", _SILENT),
+    "/completion": ("completion", _SILENT),
+    "/infill": ("insert", _SILENT),
+    "/v1/embeddings": ("embeddings", ("reranker",)),
+}
+_INSTEAD = {"embedding": "it makes embeddings, see /v1/embeddings", "reranker": "it ranks texts, see /v1/rerank"}
+
+
+def require_kind(path: str, file: ModelFile, name: str) -> None:
+    """`name` is the model's as the client knows it. Raises ApiError where the kind of the model rules the request out:
+    an engine would start, and abort. Ollama's words come first; its own routes say them alone."""
+    words, unable = _ASKED.get(path, ("", ()))
+    if file.kind in unable:
+        message = f'"{name}" does not support {words}; {_INSTEAD[file.kind]}'
+        raise ApiError(message, status=400, field="model")
 
 
 def fitted(path: str, body: Mapping[str, Any], file: ModelFile, name: str) -> Mapping[str, Any]:

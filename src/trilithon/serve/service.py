@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
+from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
@@ -15,11 +16,11 @@ from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.monitoring.handover_log import HandoverLog
-from trilithon.serve.request_defaults import fitted
+from trilithon.serve.request_defaults import fitted, require_kind
 from trilithon.serve.request_record import note_first_token, note_generated
 from trilithon.serve.retry import RetriedRequest
 
-__all__ = ["Answer", "Service"]
+__all__ = ["Answer", "Service", "placed_for", "pool_key", "task_of"]
 
 
 @dataclass(slots=True)
@@ -113,7 +114,7 @@ class Service:
         """Raises ModelError, PlacementError, Busy, RunError, Problem."""
         started_ns = time.monotonic_ns()
         entry, key, placement = await self._found(
-            generation.model, generation.context, _task(generation), generation.placement
+            generation.model, generation.context, _task(generation), generation.path, generation.placement
         )
         _require(generation, placement)
         body = fitted(generation.path, generation.body, placement.file, generation.model)
@@ -175,34 +176,57 @@ class Service:
         return entries[0]
 
     async def _found(
-        self, model: str, context: int | None, task: Task = "generate", spelled: str = ""
+        self, model: str, context: int | None, task: Task = "generate", path: str = "", spelled: str = ""
     ) -> tuple[CatalogEntry, str, Placement]:
         """With the pool's key. A loaded runner with room enough is kept: clients that ask for another context each
         time must not reload it."""
         entry = await self.entry(model)
-        key = entry.name + _SUFFIXES[task] + (f" ({spelled})" if spelled else "")
+        placement = self._loaded(entry, task, context, spelled)
+        file = placement.file if placement else await asyncio.to_thread(self.shelf.file, entry)
+        require_kind(path, file, model or entry.name)
+        if task == "rank" and file.kind != "reranker":
+            raise ApiError(f"{entry.name} does not rank texts; choose a reranking model", status=400, field="model")
+        # A model that generates nothing is loaded for what it does, whatever is asked: its tokens are counted there.
+        task = task_of(file) if task == "generate" else task
+        placement = placement or self._loaded(entry, task, context, spelled)
+        if placement is None:
+            placement = placed_for(task, await asyncio.to_thread(self.shelf.placement, entry, context, spelled))
+        return entry, pool_key(entry, task, spelled), placement
+
+    def _loaded(self, entry: CatalogEntry, task: Task, context: int | None, spelled: str) -> Placement | None:
+        key = pool_key(entry, task, spelled)
         for loaded in self.pool.loaded():
             if loaded.key == key and loaded.state != "leaving":
                 has = loaded.placement.settings.context or 0
                 if has >= min(context or 0, loaded.placement.file.context_train or has):
-                    return entry, key, loaded.placement
-        placement = await asyncio.to_thread(self.shelf.placement, entry, context, spelled)
-        if task == "rank" and placement.file.pooling != "rank":
-            raise ApiError(f"{entry.name} does not rank texts; choose a reranking model", status=400, field="model")
-        if task != "generate":
-            settings = replace(placement.settings, task=task, slots=1)
-            placement = replace(placement, settings=settings, prefill=None)
-        return entry, key, placement
+                    return loaded.placement
+        return None
 
 
 # A model that makes vectors is loaded apart: one that answers cannot make them.
 _SUFFIXES: Mapping[Task, str] = {"generate": "", "embed": " (vectors)", "rank": " (ranks)"}
+_KINDS: Mapping[str, Task] = {"embedding": "embed", "reranker": "rank"}
 
 
 def _task(generation: Generation) -> Task:
     if generation.path == "/v1/rerank":
         return "rank"
     return "embed" if "embeddings" in generation.needs else "generate"
+
+
+def task_of(file: ModelFile) -> Task:
+    """What a model is loaded for, where no request says it."""
+    return _KINDS.get(file.kind, "generate")
+
+
+def placed_for(task: Task, placement: Placement) -> Placement:
+    if task == "generate":
+        return placement
+    return replace(placement, settings=replace(placement.settings, task=task, slots=1), prefill=None)
+
+
+def pool_key(entry: CatalogEntry, task: Task, spelled: str = "") -> str:
+    return entry.name + _SUFFIXES[task] + (f" ({spelled})" if spelled else "")
 
 
 _WORDS: Mapping[Feature, str] = {

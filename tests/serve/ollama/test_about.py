@@ -75,7 +75,9 @@ def test_capabilities_are_in_ollamas_words(known: ModelDescription) -> None:
     file = replace(known.file, capabilities=frozenset({"tools", "thinking", "vision"}))
     filling = ModelDescription(file, {"tokenizer.ggml.fim_pre_token_id": 5})
     assert capabilities(filling) == ["completion", "vision", "tools", "insert", "thinking"]
-    assert capabilities(ModelDescription(file, {"llama.pooling_type": 1})) == ["embedding"]
+    assert capabilities(ModelDescription(replace(file, kind="embedding"), {})) == ["embedding"]
+    assert capabilities(ModelDescription(replace(file, kind="reranker"), {})) == ["rerank"]
+    assert capabilities(ModelDescription(replace(file, kind="base"), {}))[0] == "completion"
 
 
 def test_a_headers_values_fit_into_json(known: ModelDescription) -> None:

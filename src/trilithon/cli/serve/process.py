@@ -17,13 +17,14 @@ import uvicorn
 
 from trilithon.board.snapshot import Board
 from trilithon.board.tuning.pinning import open_files
+from trilithon.engines.base import Placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import keep_to_cpus, workspace
 from trilithon.serve.app import ServeOptions, create_app
 from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.http.protocol import PatientProtocol
-from trilithon.serve.service import Service
+from trilithon.serve.service import Service, placed_for, pool_key, task_of
 from trilithon.settings import Configuration
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def keep_off_the_models_cpus(board: Board) -> tuple[int, ...]:
 def serve_until_told(service: Service, listening: Listening, pins: Sequence[str] = ()) -> None:
     """Until SIGTERM, SIGINT or SIGHUP: then what is at work may end within the options' limit. A second one ends it
     at once, with exit code 130. Raises UserError for pins and certificates that are no good."""
-    placements = [(entry.name, service.shelf.placement(entry)) for entry in map(service.shelf.find, pins)]
+    placements = [_pinned(service, name) for name in pins]
     server = _UvicornServer(_config(service, listening), service, listening)
 
     async def run() -> None:
@@ -110,6 +111,14 @@ def serve_until_told(service: Service, listening: Listening, pins: Sequence[str]
 
     with open_files(_OPEN_FILES):
         asyncio.run(run())
+
+
+def _pinned(service: Service, name: str) -> tuple[str, Placement]:
+    """The pool's key, and the placement for what the model does."""
+    entry = service.shelf.find(name)
+    placement = service.shelf.placement(entry)
+    task = task_of(placement.file)
+    return pool_key(entry, task), placed_for(task, placement)
 
 
 @contextlib.contextmanager

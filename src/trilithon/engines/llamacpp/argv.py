@@ -19,7 +19,8 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
     The prompt cache in RAM and context checkpoints are off: the first takes up to 8 GiB by default, the second
     evaluates the last tokens of a prompt in a separate batch."""
     settings = placement.settings
-    # A text is pooled from one batch, so a batch needs room for a full context. A model without pooling uses the mean.
+    # A text is pooled from one batch, so a batch needs room for a full context. A model without pooling uses the mean;
+    # one that ranks may not say so.
     pools = settings.task != "generate"
     least_batch = (settings.context or 4096) if pools else 0
     return {
@@ -38,7 +39,7 @@ def _parameters(placement: Placement) -> Mapping[str, Any]:
         "n-gpu-layers": 0,
         "swa-full": settings.full_window_cache,
         "embedding": pools,
-        "pooling": "mean" if pools and not placement.file.pooling else "",
+        "pooling": "rank" if settings.task == "rank" else "mean" if pools and not placement.file.pooling else "",
         "mmproj": str(placement.file.vision_encoder or ""),
         "lora": [str(path) for path, _ in placement.file.adapters],
         "spec-type": "" if pools else settings.speculation,

@@ -37,11 +37,12 @@ def write_tiny_model(
     context: int = 2048,
     architecture: str = "llama",
     template: str | None = None,
+    pooling: int | None = None,
 ) -> Path:
     """A GGUF that llama.cpp runs: random F16 weights, a SentencePiece vocabulary with all bytes.
 
     `architecture` is "llama" or "gemma3" (windowed attention, tied output); `embedding` a multiple of 32;
-    `vocabulary` at least 300. The same arguments give the same bytes."""
+    `vocabulary` at least 300. With `pooling`, llama.cpp's llama_pooling_type, it makes vectors. The same arguments give the same bytes."""
     if architecture not in _EXTRA_NORMS or embedding % 32 or vocabulary < 300:
         raise ValueError(f"no tiny model for {architecture}, embedding {embedding}, vocabulary {vocabulary}")
     writer = GGUFWriter(path, architecture)
@@ -49,6 +50,8 @@ def write_tiny_model(
     _add_vocabulary(writer, vocabulary)
     if template is not None:
         writer.add_chat_template(template)
+    if pooling is not None:
+        writer.add_uint32(f"{architecture}.pooling_type", pooling)
     for name, weights in _random_weights(architecture, seed, layers, embedding, vocabulary):
         writer.add_tensor(name, weights)
     writer.write_header_to_file()

@@ -41,6 +41,7 @@ _TEMPLATE: Final = "tokenizer.chat_template"
 _FILLING: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
 _MOST_TEXT_BYTES: Final = 1 << 20
 _UNKNOWN: Final = "unknown"
+_SILENT: Final = {"embedding": "embedding", "reranker": "rerank"}
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
 # What Ollama says of a model that stays for ever: its longest duration from now on, in the year 2318. Later years would
 # be beyond what some clients can convert.
@@ -108,9 +109,9 @@ def _parameter_size(manifest: Manifest, file: ModelFile | None) -> str:
 
 
 def capabilities(known: ModelDescription) -> list[str]:
-    """In Ollama's words. A model that only makes vectors of texts completes nothing."""
-    if known.number("pooling_type"):
-        return ["embedding"]
+    """In Ollama's words, which has none for a model that ranks texts. One that only makes vectors completes nothing."""
+    if known.file.kind in _SILENT:
+        return [_SILENT[known.file.kind]]
     can = known.file.capabilities
     names = ["completion"]
     names += [word for word in ("vision", "tools") if word in can]

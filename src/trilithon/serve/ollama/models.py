@@ -191,6 +191,7 @@ def _shown(entry: CatalogEntry, store: ModelStore, *, verbose: bool) -> dict[str
         "messages": [{"role": message.role, "content": message.content} for message in manifest.messages],
         "model_info": model_info(known, verbose=verbose),
         "capabilities": capabilities(known),
+        "kind": known.file.kind,
         "modified_at": rfc3339(entry.modified),
     }
     encoder = known.file.vision_encoder

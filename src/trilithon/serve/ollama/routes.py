@@ -64,6 +64,7 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     known = await known_model(request, body.model)
     if not (body.prompt or body.suffix or body.images):
         return _loading(request, body, known, LineWriter(body.model, generate_wrapped))
+    _require_text(known, body.model, "generate")
     asked = generate_asked(body, known)
     writer = LineWriter(body.model, generate_wrapped, asked.top_logprobs)
     return _answering(request, asked, writer, stream=body.stream is not False)
@@ -74,6 +75,7 @@ async def chat(request: Request, body: OllamaChatBody) -> Response:
     known = await known_model(request, body.model)
     if not body.messages:
         return _loading(request, body, known, LineWriter(body.model, chat_wrapped))
+    _require_text(known, body.model, "chat")
     asked = chat_asked(body, known)
     writer = LineWriter(body.model, chat_wrapped, asked.top_logprobs)
     return _answering(request, asked, writer, stream=body.stream is not False)
@@ -109,6 +111,12 @@ async def known_model(request: Request, name: str) -> KnownModel:
 
 
 # Generating
+
+
+def _require_text(known: KnownModel, name: str, words: str) -> None:
+    """Raises ApiError, in the words that Ollama's clients look for, for a model that generates no text."""
+    if known.file.kind in ("embedding", "reranker"):
+        raise wrong("model", f'"{name}" does not support {words}')
 
 
 def _answering(request: Request, asked: OllamaRequest, writer: LineWriter, *, stream: bool) -> Reply:

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
-from trilithon.serve.service import Service
-from trilithon.web.models.live import Live
+from trilithon.serve.service import Service, pool_key, task_of
+from trilithon.web.models.live import Live, model_of
 
 __all__ = ["ACTS", "Act", "possible"]
 
@@ -25,12 +25,14 @@ async def _pin(service: Service, name: str, caller: str) -> None:
     await service.load(name, caller, None)
     entry = await service.entry(name)
     for loaded in service.pool.loaded():
-        if loaded.key == entry.name:
-            service.pool.pin(entry.name, loaded.placement)
+        if loaded.key == pool_key(entry, task_of(loaded.placement.file)):
+            service.pool.pin(loaded.key, loaded.placement)
 
 
 async def _unpin(service: Service, name: str, _: str) -> None:
-    service.pool.unpin(name)
+    for key in service.pool.pinned:
+        if model_of(key) == name:
+            service.pool.unpin(key)
 
 
 ACTS: Mapping[Act, Callable[[Service, str, str], Awaitable[None]]] = {
