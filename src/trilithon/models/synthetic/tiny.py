@@ -42,7 +42,8 @@ def write_tiny_model(
     """A GGUF that llama.cpp runs: random F16 weights, a SentencePiece vocabulary with all bytes.
 
     `architecture` is "llama" or "gemma3" (windowed attention, tied output); `embedding` a multiple of 32;
-    `vocabulary` at least 300. With `pooling`, llama.cpp's llama_pooling_type, it makes vectors. The same arguments give the same bytes."""
+    `vocabulary` at least 300. With `pooling` (llama.cpp's llama_pooling_type) it makes vectors. The same arguments give
+    the same bytes."""
     if architecture not in _EXTRA_NORMS or embedding % 32 or vocabulary < 300:
         raise ValueError(f"no tiny model for {architecture}, embedding {embedding}, vocabulary {vocabulary}")
     writer = GGUFWriter(path, architecture)

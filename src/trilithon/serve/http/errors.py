@@ -54,9 +54,7 @@ def api_error_of(error: Exception) -> ApiError:
             return ApiError(_with_advice(error), status=502, kind="server_error")
         case NoRoom():
             return ApiError(str(error), status=507, kind="server_error")
-        case NotAModel():
-            return ApiError(str(error), status=400, field="model")
-        case ModelError():
+        case ModelError() if not isinstance(error, NotAModel):
             return ApiError(str(error), status=404, kind="not_found_error", field="model")
         case PlacementError() | UserError():
             return ApiError(str(error), status=400)
