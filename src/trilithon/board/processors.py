@@ -8,7 +8,7 @@ from typing import Literal
 from trilithon.board.chips import Core, core_of
 from trilithon.board.sysfs import Machine, parse_cpu_list
 
-__all__ = ["Cluster", "ClusterKind", "big_cpus", "physical_cores", "read_clusters"]
+__all__ = ["Cluster", "ClusterKind", "big_cpus", "cpu_features", "physical_cores", "read_clusters"]
 
 ClusterKind = Literal["big", "little", "all"]
 
@@ -135,6 +135,12 @@ def _little(cpus: list[_Cpu], efficiency: tuple[int, ...]) -> set[int]:
         if (cpu.capacity or fastest) < _LITTLE_CAPACITY * fastest or (cpu.core is not None and cpu.core.little)
     }
     return little if len(little) < len(cpus) else set()
+
+
+def cpu_features(machine: Machine) -> frozenset[str]:
+    """The instruction sets that every CPU has, as the kernel calls them ("asimddp"); x86 calls them flags."""
+    lines = re.findall(r"^(?:Features|flags)\s*:(.*)$", machine.text("/proc/cpuinfo") or "", re.MULTILINE)
+    return frozenset.intersection(*(frozenset(line.split()) for line in lines)) if lines else frozenset()
 
 
 def physical_cores(machine: Machine, cpus: list[int]) -> list[int]:

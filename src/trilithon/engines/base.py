@@ -45,7 +45,8 @@ class Device:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One installed copy of an engine. `name` is the BUILD of `ENGINE@BUILD/UNIT`; `where` is a path or a package;
-    `fingerprint` distinguishes copies of one version."""
+    `fingerprint` distinguishes copies of one version. `kernels` names what a copy with run-time dispatch has chosen for
+    this CPU. `lacks` are instruction sets that this CPU has and the copy was compiled without, in words."""
 
     engine: str
     name: str
@@ -55,6 +56,8 @@ class Build:
     where: str
     fingerprint: str = ""
     devices: tuple[Device, ...] = ()
+    kernels: str = ""
+    lacks: tuple[str, ...] = ()
 
     def only_when_named(self, unit: Unit) -> bool:
         """Whether the unit's only devices are software: it is used where the user names it, and never by default."""

@@ -14,6 +14,11 @@ from trilithon.settings import Configuration
 
 VERSION = "echo 'version: 6123 (abc1234)' >&2; echo 'built with cc' >&2"
 
+DEBIAN = (
+    "echo 'load_backend: loaded CPU backend from /usr/lib/ggml/backends0/libggml-cpu-armv8.2_2.so' >&2; "
+    "echo 'version: 8681 (Debian)' >&2"
+)
+
 
 @pytest.fixture(autouse=True)
 def bare_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -152,6 +157,21 @@ def test_two_compilations_of_one_version_are_told_apart(configuration: Configura
     assert before.version == after.version
     assert before.fingerprint != after.fingerprint
     assert after.libraries == {"libggml.so"}
+
+
+def test_a_distribution_s_plug_ins_belong_to_its_program(
+    configuration: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = program(tmp_path / "mine", DEBIAN)
+    plug_ins = tmp_path / "lib/aarch64-linux-gnu/ggml/backends0"
+    plug_ins.mkdir(parents=True)
+    monkeypatch.setattr(module, "_DISTRIBUTION", path.parent)
+    monkeypatch.setattr(module, "_PLUG_INS", tmp_path / "lib")
+    (before,) = found(configuration, path.parent)
+    (plug_ins / "libggml-cpu-armv8.2_2.so").write_bytes(b"another release")
+    (after,) = found(configuration, path.parent)
+    assert (before.version, before.variant) == (after.version, after.variant) == ("8681 (Debian)", "armv8.2_2")
+    assert before.fingerprint != after.fingerprint
 
 
 @pytest.mark.parametrize("library", ["libggml-rknpu2.so", "libggml-rknpu2.so.0", "libggml-rocket.so"])

@@ -35,8 +35,10 @@ class EngineRow:
     fix: str = ""
 
 
-def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> click.Command:
-    """The command; `engine_rows` is called when it runs."""
+def doctor_command(
+    engine_rows: "Callable[[Board], Sequence[EngineRow]]", engine_findings: "Callable[[], Sequence[Finding]]" = tuple
+) -> click.Command:
+    """The command; `engine_rows` and `engine_findings` are called when it runs."""
 
     @click.command("doctor")
     @click.option("--measure-clocks", is_flag=True, help="Measure the CPUs' clocks too: 50 ms for each cluster.")
@@ -54,7 +56,7 @@ def doctor_command(engine_rows: "Callable[[Board], Sequence[EngineRow]]") -> cli
         board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
         all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
         clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
-        all_findings += clock_speed.clock_findings(clocks)
+        all_findings += [*clock_speed.clock_findings(clocks), *engine_findings()]
         rows = engine_rows(board)
         if as_json:
             click.echo(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))

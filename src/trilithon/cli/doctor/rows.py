@@ -1,4 +1,4 @@
-"""The engines' part of `trilithon doctor`: every placement that there is, and why a unit has none."""
+"""The engines' part of `trilithon doctor`: every placement that there is, why a unit has none, and findings."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from trilithon.cli.doctor.restore import with_restore
 from trilithon.cli.doctor.watch import with_watch
 
 if TYPE_CHECKING:
+    from trilithon.board.doctor import Finding
     from trilithon.board.snapshot import Board
     from trilithon.engines.base import Build, Engine, Unit
     from trilithon.settings import Configuration
@@ -49,6 +50,10 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
     """Its devices, and what was given up there to make it run."""
     from trilithon.runtime.fallback.store import known_of
 
+    if build.kernels:
+        yield f"kernels chosen for this CPU: {build.kernels}"
+    if build.lacks and unit == "cpu":
+        yield f"compiled without {' and '.join(build.lacks)}"
     for device in build.devices:
         if device.unit == unit:
             driver = f", {device.driver}" if device.driver else ""
@@ -76,4 +81,11 @@ def _why_none(unit: str, board: "Board") -> str:
     return f"the kernel shows no {unit.upper()} here"
 
 
-doctor = with_restore(with_watch(doctor_command(_engine_rows)))
+def _engine_findings() -> "list[Finding]":
+    from trilithon.engines.build_findings import build_findings
+    from trilithon.settings import load_configuration
+
+    return build_findings(load_configuration())
+
+
+doctor = with_restore(with_watch(doctor_command(_engine_rows, _engine_findings)))

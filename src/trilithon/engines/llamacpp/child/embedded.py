@@ -1,6 +1,7 @@
 """The llama.cpp server of the xllamacpp wheel, as a child process.
 
-Start it as `python -m trilithon.engines.llamacpp.child.embedded JSON`.
+Start it as `python -m trilithon.engines.llamacpp.child.embedded JSON`. With `--system-info` it only prints for which
+instructions it was compiled.
 
 The JSON object maps names of xllamacpp's CommonParams (dots descend: "cpuparams.n_threads") to values; "socket" is
 the Unix socket to serve on. All output goes to stderr, as with llama-server."""
@@ -24,6 +25,9 @@ _ENUMERATIONS = {
 def main(argument: str) -> int:
     xllamacpp: Any = import_module("xllamacpp")  # 100 MB of native code, which only this process loads
 
+    if argument == "--system-info":
+        print(xllamacpp.get_system_info())  # noqa: T201
+        return 0
     values: dict[str, Any] = json.loads(argument)
     parameters = xllamacpp.CommonParams()
     parameters.hostnames = [values.pop("socket")]
