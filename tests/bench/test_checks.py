@@ -210,6 +210,21 @@ def with_unit(reading: BoardReading, name: str, clock: UnitClock) -> BoardReadin
             ("other programs used 30% of one CPU",),
         ),
         ({}, {"at_ns": QUIET.at_ns, "busy_ticks": {0: TICKS}}, ()),
+        (
+            {},
+            {"at_ns": QUIET.at_ns + 500_000_000, "busy_ticks": {0: TICKS, 1: 0}},
+            ("other programs used 200% of one CPU",),
+        ),
+        (
+            {},
+            {"policies": {"policy0": replace(POLICY, ticks={408_000: 101, 2_400_000: 1000})}},
+            ("throttled: policy0 spent 100% of the time below its top clock",),
+        ),
+        (
+            {"units": {"NPU": NPU}},
+            {"units": {"GPU": NPU, "NPU": replace(NPU, current_hz=600_000_000)}},
+            ("the NPU clock fell from 1000 to 600 MHz",),
+        ),
     ],
 )
 def test_what_is_said_between(before: dict[str, Any], after: dict[str, Any], warnings: tuple[str, ...]) -> None:
@@ -423,6 +438,41 @@ def test_load_on_this_machine_is_background_unless_it_is_our_own() -> None:
     assert any("other programs used" in text for text in warnings_between(before, after, own_cpu_seconds=0.0))
     own = warnings_between(before, after, own_cpu_seconds=busy_seconds)
     assert not any("other programs used" in text for text in own)
+
+
+@pytest.mark.parametrize(
+    ("busy", "limit_seconds", "used"),
+    [
+        ([4], 0.25, None),
+        ([5], 0.25, "0.25 s: other programs used 10%"),
+        ([50, 5, 4, 50], 60, None),
+        ([50, 25, 6], 0.75, "0.75 s: other programs used 12%"),
+        ([25], 0, "0 s: other programs used 50%"),
+        ([25, 50], 0.7, "0.7 s: other programs used 100%"),
+    ],
+)
+def test_settle_looks_at_one_window_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: list[int], limit_seconds: float, used: str | None
+) -> None:
+    """`busy` are the ticks of both CPUs together in each quarter of a second, of which 50 are all; one is stolen."""
+    elapsed_ns, total, windows = 10**9, 0, list(busy)
+
+    def write_stat() -> None:
+        write(tmp_path, "/proc/stat", f"cpu0 {total} 0 0 9 0 0 0 {total * 9} 0 0\ncpu1 7 0 0 9 0 0 0 0 0 0\n")
+
+    async def pass_time(seconds: float) -> None:
+        nonlocal elapsed_ns, total
+        assert seconds == 0.25
+        elapsed_ns += int(seconds * 1e9)
+        total += windows.pop(0)
+        write_stat()
+
+    monkeypatch.setattr(asyncio, "sleep", pass_time)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: elapsed_ns)
+    write_stat()
+    warnings = asyncio.run(settle(Machine(tmp_path), limit_seconds=limit_seconds))
+    assert warnings == (() if used is None else (f"not idle after {used} of all CPUs",))
+    assert windows == busy[busy.index(4) + 1 if 4 in busy else len(busy) :]
 
 
 def test_settle_returns_at_the_first_idle_window(tmp_path: Path) -> None:

@@ -167,6 +167,19 @@ def test_fraction_of_bandwidth_stands_only_with_decode() -> None:
     ] * 2
 
 
+@pytest.mark.parametrize(
+    ("bandwidth", "model", "fraction"),
+    [(1.0, GEMMA, 43 * 2e8), (2e9, GEMMA | {"bytes_per_token": 1}, 43 / 2e9), (-1.0, GEMMA, None), (0.0, GEMMA, None)]
+    + [(20e9, GEMMA | {"bytes_per_token": wrong}, None) for wrong in (None, 0, -1)],
+)
+def test_a_fraction_needs_figures_above_zero(
+    bandwidth: float, model: dict[str, object], fraction: float | None
+) -> None:
+    whole = campaign([placement(CPU, model=model, bandwidth_bytes_per_second=bandwidth)], runs(CPU, 43))
+    (row,) = summarise(whole)
+    assert row.fraction_of_bandwidth == (fraction if fraction is None else pytest.approx(fraction))
+
+
 def test_at_a_depth_the_weights_alone_are_no_measure_of_bandwidth() -> None:
     deep = [run(CPU, n, replace(decoded(43), test=replace(TG, depth=4096))) for n in range(5)]
     (row,) = summarise(campaign([placement(CPU, bandwidth_bytes_per_second=20e9)], deep))
@@ -310,14 +323,16 @@ def test_only_files_of_one_model_are_comparable(other: dict[str, object], compar
     found = compare_placements((whole, CPU), (whole, NPU))[0].verdict
     assert (found.answer == "better") == comparable
     assert comparable or found.reason.startswith("different models: gemma-3-270m and ")
+    swapped = compare_placements((whole, NPU), (whole, CPU))[0].verdict
+    assert swapped.answer == ("worse" if comparable else "not comparable")
 
 
 def test_other_boards_are_compared_and_the_difference_is_told() -> None:
     ours = campaign([placement(CPU)], runs(CPU, 50))
-    elsewhere = placement(CPU, must_match={"board": "Rock 5B", "kernel": "6.1", "build": "b" * 64})
+    elsewhere = placement(CPU, must_match={"board": "Rock 5B", "kernel": "6" * 40, "build": "b" * 64})
     found = compare_placements((ours, CPU), (campaign([elsewhere], runs(CPU, 40), id=2), CPU))[0]
     assert found.verdict.answer == "better"
-    assert found.differs == ("board Orange Pi 5 → Rock 5B", f"build b6100 → {'b' * 39}…")
+    assert found.differs == ("board Orange Pi 5 → Rock 5B", f"kernel 6.1 → {'6' * 40}", f"build b6100 → {'b' * 39}…")
 
 
 def test_results_of_two_programs_differ_in_what_both_know() -> None:
@@ -329,11 +344,12 @@ def test_results_of_two_programs_differ_in_what_both_know() -> None:
 
 
 def test_settings_that_two_programs_both_know_are_held_against_each_other() -> None:
-    ours = campaign([placement(CPU, settings={"threads": 4, "micro_batch": 512, "context": 4096})], runs(CPU, 50))
-    known = {"threads": 2, "micro_batch": 512, "batch": None, "llama_bench": {"poll": 50}}
+    settings = {"threads": 4, "micro_batch": 512, "context": 4096, "batch": 8, "llama_bench": {}, "cpus": [0]}
+    ours = campaign([placement(CPU, settings=settings)], runs(CPU, 50))
+    known = {"threads": 2, "micro_batch": 256, "batch": None, "llama_bench": {"poll": 50}, "cpus": [1]}
     imported = campaign([placement(CPU, settings=known)], runs(CPU, 50), id=2, source="llama-bench")
     found = compare_placements((ours, CPU), (imported, CPU))[0]
-    assert found.differs == ("measured by trilithon → llama-bench", "threads 4 → 2")
+    assert found.differs == ("measured by trilithon → llama-bench", "threads 4 → 2", "micro batch 512 → 256")
 
 
 def test_only_tests_that_both_have_are_compared() -> None:

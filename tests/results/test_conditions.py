@@ -112,6 +112,54 @@ def test_only_what_was_while_it_was_measured_counts() -> None:
     assert (found.celsius_max, found.clocks_min_hz) == (45.0, {"cpu4-7": 2208e6, "memory": 528e6})
 
 
+def alone(*sensors: SensorValues, test: Test = TG) -> Conditions:
+    conditions = conditions_of(campaign(SensorLog(at_ns=AT, sensors=sensors)), NAME, test)
+    assert conditions is not None
+    return conditions
+
+
+def test_the_hottest_moment_of_the_hottest_zone_counts() -> None:
+    warmer = sensor("temperature", "a", within(12, 13, 60.0, 40.0))
+    colder = sensor("temperature", "b", within(12, 13, 30.0, 50.0))
+    unknown = sensor("temperature", "c", [None for _ in AT])
+    assert (alone(warmer, colder, unknown).celsius_max, alone(colder, warmer).hottest) == (60.0, "a")
+    assert alone(unknown) == Conditions()
+    frost = sensor("temperature", "d", within(10, 18, -7.0, -9.0))
+    assert (alone(frost).celsius_max, alone(frost).hottest) == (-7.0, "d")
+
+
+def test_a_test_between_two_frames_has_the_next_one() -> None:
+    """A sample of 0.1 s with frames every 0.25 s."""
+    short = replace(SAMPLES[1], started_ns=10 * SECOND + 1, finished_ns=10 * SECOND + SECOND // 10)
+    hot = [float(number) for number in range(len(AT))]
+    whole = campaign(SensorLog(at_ns=AT, sensors=(sensor("temperature", "soc", hot),)))
+    whole = replace(whole, runs=(replace(whole.runs[0], samples=(short,)),))
+    conditions = conditions_of(whole, NAME, TG)
+    assert conditions is not None
+    assert conditions.celsius_max == 41.0  # frame 40 is at 10 s
+    late = replace(short, started_ns=AT[-1] + 1, finished_ns=AT[-1] + 2)
+    assert conditions_of(replace(whole, runs=(replace(whole.runs[0], samples=(late,)),)), NAME, TG) == Conditions()
+
+
+@pytest.mark.parametrize(("load", "counts"), [(0.5, True), (0.49, False), (None, False)])
+def test_a_clock_counts_while_its_cluster_was_half_used(load: float | None, counts: bool) -> None:
+    clock, used = sensor("clock", "cpu", [5e8 for _ in AT]), sensor("load", "cpu", [load for _ in AT], "/proc/stat")
+    assert alone(clock, used).clocks_min_hz == ({"cpu": 5e8} if counts else {})
+    assert alone(clock, replace(used, source="/sys/x")).clocks_min_hz == {"cpu": 5e8}
+
+
+def test_one_line_per_placement_over_its_tests() -> None:
+    first = Conditions(celsius_max=50.0, hottest="a", clocks_min_hz={"cpu": 2e9, "gpu": 5e8}, meter="")
+    second = Conditions(celsius_max=60.0, hottest="b", clocks_min_hz={"cpu": 1e9, "gpu": 6e8}, meter="")
+    metered = Conditions(joules_per_prompt_token=0.5, joules_per_generated_token=2.0, meter="VDD")
+    rows = [("x", PP, first), ("y", PP, metered), ("x", TG, second), ("z", TG, Conditions())]
+    assert condition_lines(rows) == [
+        "x: up to 60.0 °C (b); clocks down to cpu 1000 MHz, gpu 500 MHz",
+        "y: pp100 0.500 J per prompt token (VDD); pp100 2.00 J per generated token (VDD)",
+    ]
+    assert condition_lines([]) == []
+
+
 def test_energy_per_token_is_the_median_over_runs() -> None:
     logs = [log(replace(METER, values=tuple((value or 0) * times for value in METER.values))) for times in (1, 1.1, 3)]
     decode, prefill = (conditions_of(campaign(*logs), NAME, test) for test in (TG, PP))

@@ -35,17 +35,18 @@ def conditions_of(campaign: Campaign, placement: str, test: Test) -> Conditions 
     logged = [(run, log) for run, log in runs if log is not None]
     if not logged:
         return None
-    hottest: tuple[float | None, str] = (None, "")
+    temperatures: list[tuple[float, str]] = []
     clocks: dict[str, float] = {}
     for run, log in logged:
         for frames in _frames(run, log, test):
-            hottest = max([hottest, *_highest(log, frames)], key=lambda reading: reading[0] or 0.0)
+            temperatures += _highest(log, frames)
             for name, hertz in _lowest_clocks(log, frames):
                 clocks[name] = min(clocks.get(name, hertz), hertz)
+    celsius_max, hottest = max(temperatures, key=lambda reading: reading[0], default=(None, ""))
     energies, meter = _energies(logged, test)
     return Conditions(
-        celsius_max=hottest[0],
-        hottest=hottest[1],
+        celsius_max=celsius_max,
+        hottest=hottest,
         clocks_min_hz=clocks,
         joules_per_prompt_token=_median(energy.joules_per_prompt_token for energy in energies),
         joules_per_generated_token=_median(energy.joules_per_generated_token for energy in energies),

@@ -51,6 +51,42 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_what_a_manifest_looks_like_on_the_disk() -> None:
+    """The next release reads what this one wrote."""
+    manifest = Manifest(name=NAME, files=(replace(ADOPTED, digest="c" * 64), CHIP), source="s", created="2026-01-02")
+    assert manifest.to_json().startswith('{\n "kind": "trilithon model",\n "version": 1,\n "name": {\n  "host"')
+    assert json.loads(manifest.to_json()) == {
+        "kind": "trilithon model",
+        "version": 1,
+        "name": {"host": "registry.ollama.ai", "namespace": "library", "model": "qwen2.5", "tag": "0.5b"},
+        "files": [
+            {
+                "role": "weights",
+                "digest": "c" * 64,
+                "size_bytes": 1,
+                "name": "there.gguf",
+                "format": "gguf",
+                "path": "/models/there.gguf",
+            },
+            {
+                "role": "weights",
+                "digest": "b" * 64,
+                "size_bytes": 7,
+                "name": "qwen.rkllm",
+                "format": "rkllm",
+                "target_platform": "RK3588",
+            },
+        ],
+        "source": "s",
+        "created": "2026-01-02",
+        "parameters": {},
+        "system": "",
+        "template": "",
+        "messages": [],
+        "synthetic": False,
+    }
+
+
 def test_a_hub_name_is_kept() -> None:
     name = ModelName("hf.co", "Qwen", "Qwen2.5-0.5B-GGUF", "Q4_K_M")
     assert Manifest.from_json(replace(MANIFEST, name=name).to_json()).name == name

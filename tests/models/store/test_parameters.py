@@ -61,6 +61,20 @@ def test_what_does_not_fit_is_said_with_what_would(name: str, text: str, write: 
     assert str(caught.value).endswith(f"does not fit; {write}")
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"), [("num_ctxt", "did you mean num_ctx?"), ("temperatur", "did you mean temperature?")]
+)
+def test_an_unknown_name_is_refused_with_a_near_one(name: str, fix: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        read_parameter(name, "1")
+    assert str(caught.value) == f"unknown parameter {name!r}; {fix}"
+
+
+def test_a_name_like_no_other_is_refused_with_all_names() -> None:
+    with pytest.raises(ModelError, match=r"unknown parameter 'x{80}'; known are .*draft_num_predict, .*top_p"):
+        check_parameter("x" * 90, 1)
+
+
 def test_kinds() -> None:
     assert read_parameter("seed", "9" * 19) == int("9" * 19)
     assert type(read_parameter("seed", "4")) is type(check_parameter("seed", 4.0)) is int
@@ -69,6 +83,7 @@ def test_kinds() -> None:
         False
     ] * 3
     assert read_parameter("stop", " a ") == check_parameter("stop", " a ") == [" a "]
+    assert check_parameter("stop", ["a", "b"]) == ["a", "b"]
     assert check_parameter("think", True) is True
     for name, value in (("seed", 4.5), ("seed", math.inf), ("temperature", math.nan), ("think", 1), ("stop", ["a", 1])):
         with pytest.raises(ModelError, match="does not fit"):

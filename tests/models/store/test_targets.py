@@ -61,6 +61,7 @@ def test_another_revision_is_the_same_model_and_another_source_is_none() -> None
     before = manifest(A, source="HF.co/u/m at 000000")
     assert with_other_targets(manifest(B), before).files == (B, A)
     assert with_other_targets(manifest(B), replace(before, source="a Modelfile")).files == (B,)
+    assert with_other_targets(manifest(B), replace(before, source="hf.co/u/Other at 000000")).files == (B,)
 
 
 def test_files_of_one_name_are_told_apart_by_their_chips() -> None:

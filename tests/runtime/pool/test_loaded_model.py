@@ -116,6 +116,7 @@ def test_when_it_is_loaded(tmp_path: Path) -> None:
         before = time.monotonic()
         model = await loading.finish()
         assert loading.loaded == ["ready"]
+        assert (model.users, model.unload_requested, model.crashed) == (0, False, "")
         assert before <= model.ready_at == model.last_used == model.kept_from <= time.monotonic()
         model.began = model.ready_at - 3
         assert model.load_seconds == pytest.approx(3)
@@ -294,6 +295,19 @@ def test_the_log_of_a_dead_child_is_kept_for_its_users(tmp_path: Path) -> None:
         assert not model.has_place_for(CPU)
         model.release()
         await asyncio.wait_for(model.task, 30)
+
+    run(tmp_path / "r", body)
+
+
+def test_the_log_of_a_dead_child_without_users_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_model, "_DEATH_NOTICE_SECONDS", 1000.0)
+
+    async def body(loading: Loading) -> None:
+        model = await loading.finish()
+        assert model.runner is not None
+        os.kill(model.runner.process.pid, signal.SIGKILL)
+        await asyncio.wait_for(model.task, 60)
+        assert model.crashed.startswith("died: ")
 
     run(tmp_path / "r", body)
 

@@ -124,6 +124,12 @@ def test_leaving_models_count_as_room_to_come() -> None:
     assert pool(*models).decide([demand("new", 601)]).evict == ["idle"]
 
 
+def test_leaving_models_count_as_places_to_come() -> None:
+    models = [model("leaving", 1, state="leaving"), model("a", 1, last_used=1.0), model("b", 1, last_used=2.0)]
+    assert pool(*models, max_loaded=3).decide([demand("new", 1)]).evict == []
+    assert pool(*models, max_loaded=2).decide([demand("new", 1)]).evict == ["a"]
+
+
 def test_places_are_limited_as_memory_is() -> None:
     models = [model("a", 1, last_used=1.0), model("b", 1, last_used=2.0)]
     decisions = pool(*models, max_loaded=3).decide([demand("c", 1, 1.0), demand("d", 1, 2.0)])

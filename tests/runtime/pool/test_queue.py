@@ -10,7 +10,8 @@ from trilithon.engines.base import Placement, Settings
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.pool.history import History, backoff_seconds
-from trilithon.runtime.pool.queue import FairQueue, PendingRequest, RequestQueue
+from trilithon.runtime.pool.planning import Demand
+from trilithon.runtime.pool.queue import Busy, FairQueue, PendingRequest, RequestQueue
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,46 @@ def test_a_room_holds_who_came_and_has_not_left(loop: asyncio.AbstractEventLoop,
     if displaced is not None:
         own = [each for each in stay if each.caller == displaced.caller]
         assert displaced is own[-1] and len(own) == max(counts.values())
+
+
+def test_a_queue_demands_its_model_for_the_oldest_request(loop: asyncio.AbstractEventLoop) -> None:
+    queue = FairQueue()
+    for caller, came in (("x", 5.0), ("y", 3.0), ("x", 6.0)):
+        queue.add(waiter(loop, caller, came))
+    assert queue.demand() == Demand("a", placement(), 1, 1.0, 3.0)
+    assert queue.demand().placement == queue.head.placement
+
+
+def test_requests_leave_by_being_taken_or_refused(loop: asyncio.AbstractEventLoop) -> None:
+    room = RequestQueue(10)
+    requests = [waiter(loop, "x", came, key) for came, key in enumerate("aab")]
+    for request in requests:
+        room.add(request)
+    assert [(key, list(queue)) for key, queue in room.queues()] == [("a", requests[:2]), ("b", requests[2:])]
+    assert room.take("b") is requests[2]
+    assert not room.has("b")
+    requests[1].granted.cancel()
+    error = Busy("the queue is full", retry_after_seconds=2.5)
+    room.refuse(room.of("a"), error)
+    assert (len(room), room.queues(), requests[1].granted.cancelled()) == (0, [], True)
+    assert requests[0].granted.exception() is error
+    assert (str(error), error.retry_after_seconds) == ("the queue is full", 2.5)
+
+
+def test_an_empty_queue_has_nobody_to_displace() -> None:
+    assert RequestQueue(0).to_displace("x") is None
+
+
+@pytest.mark.parametrize(("others", "displaced"), [(1, None), (2, None), (3, 2)])
+def test_a_caller_displaces_only_who_has_more_even_with_its_own(
+    loop: asyncio.AbstractEventLoop, others: int, displaced: int | None
+) -> None:
+    room = RequestQueue(10)
+    room.add(waiter(loop, "x", 100.0))
+    requests = [waiter(loop, "y", came, "ab"[came % 2]) for came in range(others)]
+    for request in requests:
+        room.add(request)
+    assert room.to_displace("x") is (None if displaced is None else requests[displaced])
 
 
 def test_rests_double_up_to_a_minute() -> None:
