@@ -58,7 +58,11 @@ def test_the_models_are_served(client: httpx.Client) -> None:
 def test_a_model_runs_where_its_plan_says(client: httpx.Client, model: str) -> None:
     """Without a plan, the scripted engine is never chosen. The weights of all three are the same."""
     assert chat(client, model).startswith(ANSWER)
-    assert PLAN in client.get("/api/ps").text
+    name = model if ":" in model else f"{model}:latest"
+    (loaded,) = (row for row in client.get("/api/ps").json()["models"] if row["name"] == name)
+    assert loaded["placement"] == PLAN
+    assert loaded["plan"]["stale"] == ["made by an older version"]
+    assert loaded["plan"]["renewal"] == f"trilithon bench {name}"
 
 
 def test_a_hash_that_is_known_is_not_computed_again(served: Any, client: httpx.Client) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "stop": ("serve.ps:stop", "Unload a model from the server."),
     "bench": ("bench.bench:bench", "Measure a model on every unit this machine has."),
     "results": ("bench.results:results", "List, show, compare, export and import measurements."),
+    "plan": ("bench.plan:plan", "List, show, set and remove the placements that models run on."),
     "pull": ("models.pull:pull", "Fetch a model from Hugging Face, an Ollama registry or an address."),
     "list": ("models.commands:list_models", "List the models that are here."),
     "show": ("models.commands:show", "Show a model's details, and what can run it here."),

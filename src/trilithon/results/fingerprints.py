@@ -2,6 +2,7 @@
 size or clock may make another placement the best one, or this one wrong."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list
@@ -11,10 +12,25 @@ from trilithon.errors import PlacementError
 from trilithon.results.plans import Plan
 from trilithon.settings import Configuration
 
-__all__ = ["fingerprint_of", "renewal_text", "stale_facts"]
+__all__ = ["StaleFact", "fingerprint_of", "stale_facts"]
 
-_OLDER_VERSION = "made by an older version"
 _FIXED_CLOCK = "userspace"  # the devfreq governor with which someone chose the clock
+
+
+@dataclass(frozen=True, slots=True)
+class StaleFact:
+    """A fact of the fingerprint that has changed. Two are none: "version", a plan of a version that kept no
+    fingerprint, and "gone", a placement that cannot run here any more, with the reason in `after`."""
+
+    fact: str
+    before: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        """ "kernel 6.1.43 → 6.1.75"."""
+        if self.fact == "version":
+            return "made by an older version"
+        return f"cannot run: {self.after}" if self.fact == "gone" else f"{self.fact} {self.before} → {self.after}"
 
 
 def fingerprint_of(placement: str, board: Board, configuration: Configuration) -> dict[str, str]:
@@ -35,31 +51,26 @@ def fingerprint_of(placement: str, board: Board, configuration: Configuration) -
     }
 
 
-def stale_facts(plan: Plan, board: Board, configuration: Configuration) -> tuple[str, ...]:
-    """What is no longer as it was when the plan was made, "kernel 6.1.43 → 6.1.75"; empty for a plan that was set by
-    hand, which rests on no measurement."""
-    if plan.by_hand:
-        return ()
-    if not plan.fingerprint:
-        return (_OLDER_VERSION,)
+def stale_facts(plan: Plan, board: Board, configuration: Configuration) -> tuple[StaleFact, ...]:
+    """What is no longer as it was when the plan was made. A plan that was set by hand rests
+    on no measurement: only its build can go."""
     try:
         now = fingerprint_of(plan.placement, board, configuration)
     except PlacementError as error:
-        return (f"its build is gone ({error})",)
+        return (StaleFact("gone", after=str(error)),)
+    if plan.by_hand:
+        return ()
+    if not plan.fingerprint:
+        return (StaleFact("version"),)
     return tuple(_change(name, was, now[name]) for name, was in plan.fingerprint.items() if now.get(name, was) != was)
 
 
-def renewal_text(facts: tuple[str, ...], command: str) -> str:
-    """ "stale: kernel 6.1.43 → 6.1.75; renew it: trilithon bench qwen3"; empty without facts."""
-    return f"stale: {', '.join(facts)}; renew it: {command}" if facts else ""
-
-
-def _change(name: str, was: str, now: str) -> str:
+def _change(name: str, was: str, now: str) -> StaleFact:
     """Of lists only what differs."""
     before, after = was.split(", "), now.split(", ")
     gone = ", ".join(part for part in before if part not in after) or "–"
     new = ", ".join(part for part in after if part not in before) or "–"
-    return f"{name} {gone} → {new}"
+    return StaleFact(name, gone, new)
 
 
 def _memory(count: int | None) -> str:

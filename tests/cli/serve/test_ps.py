@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trilithon.cli.serve.ps import handover_lines, until
+from trilithon.cli.serve.ps import handover_lines, plan_lines, until
 
 Program = Callable[..., Any]
 
@@ -61,6 +61,15 @@ def test_a_model_whose_handover_is_not_active_gets_a_line() -> None:
         "a:latest: handover paused, tried again in 38 s: llama.cpp/cpu used 0 of 199 tokens",
         "b:latest: handover off: llama.cpp/cpu used 0 of 199 tokens",
     ]
+
+
+def test_a_stale_plan_is_told_with_what_renews_it() -> None:
+    models = [
+        {"name": "a:latest", "plan": {"from": "campaign 3", "stale": ["kernel 1 → 2"], "renewal": "trilithon bench a"}},
+        {"name": "b:latest", "plan": {"from": "set by hand", "stale": [], "renewal": ""}},
+        {"name": "c:latest"},
+    ]
+    assert list(plan_lines(models)) == ["a:latest: its plan is stale: kernel 1 → 2; renew it: trilithon bench a"]
 
 
 @pytest.mark.parametrize("words", [("ps",), ("stop", "tiny")])

@@ -13,6 +13,7 @@ from trilithon.models.files.model_file import ModelFile
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import Manifest, StoredFile, now
 from trilithon.models.store.model_store import ModelStore
+from trilithon.results.fingerprints import fingerprint_of
 from trilithon.results.plans import Plan, keep_plan
 from trilithon.serve.catalog.catalog import Catalog
 from trilithon.settings import Configuration
@@ -87,6 +88,28 @@ def test_a_plan_of_this_board_decides_while_it_can_run(configuration: Configurat
     assert shelf.placement(entry).name == default
 
 
+def test_a_plan_is_compared_with_the_machine_as_it_is_now(configuration: Configuration, stored: str) -> None:
+    """A stale one is used all the same; one that is removed is not."""
+    board = read_board()
+    facts = fingerprint_of(SCRIPTED, board, configuration)
+    plan = Plan(sha256=stored, placement=SCRIPTED, board=board.identity(), campaign=1, sentence="", fingerprint=facts)
+    keep_plan(configuration.data, plan)
+    # The server's own picture is old: governors were set since.
+    shelf = Catalog(configuration, replace(board, kernel="5.10"))
+    entry = shelf.find("small:q4")
+    known = shelf.known_plan(entry, shelf.file(entry))
+    assert known is not None
+    assert (known.state, known.renewal) == ("current", "")
+    keep_plan(configuration.data, replace(plan, fingerprint=facts | {"kernel": "5.10"}))
+    known = shelf.known_plan(entry, shelf.file(entry))
+    assert known is not None
+    assert [str(fact) for fact in known.stale] == [f"kernel 5.10 → {board.kernel}"]
+    assert shelf.placement(entry).name == SCRIPTED
+    assert shelf.remove_plan(entry) is not None
+    assert shelf.remove_plan(entry) is None
+    assert shelf.placement(entry).name != SCRIPTED
+
+
 def test_a_placement_of_the_owners_is_for_every_model(configuration: Configuration, tiny: Path) -> None:
     shelf = Catalog(configuration, read_board(), paths=[tiny], placement=SCRIPTED, slots=4)
     placement = shelf.placement(shelf.find("tiny"))
@@ -145,6 +168,10 @@ def test_the_outlook_follows_the_plan_and_says_what_cannot_run(configuration: Co
     keep_plan(configuration.data, plan)
     found = shelf.outlook(shelf.find("small:q4"))
     assert (found.placement, found.plan, found.context) == (SCRIPTED, plan, 300)
+    assert found.known is not None
+    assert found.known.text == (
+        f"{SCRIPTED}, campaign 1; stale: made by an older version; renew it: trilithon bench small:q4"
+    )
     nowhere = Catalog(configuration, board, placement="scripted@none/cpu").outlook(shelf.find("small:q4"))
     assert nowhere.placement == ""
     assert "scripted" in nowhere.refusal

@@ -50,6 +50,7 @@ def doctor_command(
         from trilithon.board.snapshot import read_board
         from trilithon.board.sysfs import THIS_MACHINE
         from trilithon.board.tuning import record as tuning_record
+        from trilithon.results.plan_list import stale_findings
         from trilithon.settings import load_configuration
 
         configuration = load_configuration()
@@ -57,6 +58,7 @@ def doctor_command(
         all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
         clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
         all_findings += [*clock_speed.clock_findings(clocks), *engine_findings()]
+        all_findings += stale_findings(board, configuration)
         rows = engine_rows(board)
         if as_json:
             click.echo(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))

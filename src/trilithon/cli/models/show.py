@@ -4,16 +4,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trilithon.board.snapshot import read_board
 from trilithon.cli.models.fit import fit_json, fit_lines
 from trilithon.cli.models.rows import aligned, day, model_row, place_of
 from trilithon.errors import ModelError
 from trilithon.models.create.modelfile import to_modelfile
 from trilithon.models.files.gguf_header import HeaderReader
+from trilithon.models.files.hashing import known_sha256
 from trilithon.models.files.kinds import FileKind, read_kind
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import read_weights, weights_of
+from trilithon.results.plan_list import KnownPlan, known_plan
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
@@ -73,7 +76,9 @@ def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -
         if file in weights_of(manifest):
             try:
                 read = _read(manifest, file, store)
+                known = _plan(store.file_path(file), file.digest, str(manifest.name), configuration)
                 row |= {"facts": dict(_facts(read)), "fit": fit_json(read, configuration)}
+                row["plan"] = known.as_json() if known else None
             except ModelError as error:
                 row["problem"] = str(error)
         files.append(row)
@@ -87,7 +92,9 @@ def _file_lines(path: Path, configuration: Configuration) -> list[str]:
         return [str(path), *(f"  {line}" for line in lines), "", f"runs nowhere: {kind.problem}"]
     file = read_model_file(path, None)
     pairs = [*_facts(file), ("size", format_bytes(file.size_bytes))]
-    return [str(file.path), *(f"  {line}" for line in aligned(pairs)), "", *fit_lines(file, configuration)]
+    known = _plan(file.path, "", str(path), configuration)
+    about = [f"  {line}" for line in aligned(pairs)]
+    return [str(file.path), *about, "", *fit_lines(file, configuration), *_plan_lines(known)]
 
 
 def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
@@ -97,7 +104,17 @@ def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
         return {"path": str(path), "kind": kind.name, "size_bytes": size, "facts": facts, "problem": kind.problem}
     file = read_model_file(path, None)
     about = {"path": str(file.path), "kind": file.kind, "size_bytes": file.size_bytes, "facts": dict(_facts(file))}
-    return about | {"fit": fit_json(file, configuration)}
+    known = _plan(file.path, "", str(path), configuration)
+    return about | {"fit": fit_json(file, configuration), "plan": known.as_json() if known else None}
+
+
+def _plan_lines(known: KnownPlan | None) -> list[str]:
+    return ["", f"plan: {known.text}"] if known else []
+
+
+def _plan(path: Path, digest: str, name: str, configuration: Configuration) -> KnownPlan | None:
+    """The plan of a file; without a known digest it has none that would be used yet."""
+    return known_plan(digest or known_sha256(path, configuration.cache), name, read_board(), configuration)
 
 
 def _other_kind(path: Path) -> FileKind | None:
@@ -126,9 +143,11 @@ def _read(manifest: Manifest, file: StoredFile, store: ModelStore) -> ModelFile:
 
 def _fit(manifest: Manifest, file: StoredFile, store: ModelStore, configuration: Configuration) -> list[str]:
     try:
-        return fit_lines(_read(manifest, file, store), configuration)
+        lines = fit_lines(_read(manifest, file, store), configuration)
     except ModelError as error:
         return [f"cannot run: {error}"]
+    known = _plan(store.file_path(file), file.digest, str(manifest.name), configuration)
+    return [*lines, *_plan_lines(known)]
 
 
 def _about(manifest: Manifest, store: ModelStore) -> list[str]:

@@ -15,7 +15,7 @@ from trilithon.units import format_bytes, format_duration
 if TYPE_CHECKING:
     from trilithon.cli.serve.server_client import Server
 
-__all__ = ["handover_lines", "ps", "stop", "until"]
+__all__ = ["handover_lines", "plan_lines", "ps", "stop", "until"]
 
 _TITLES = ("NAME", "ID", "SIZE", "PLACEMENT", "CONTEXT", "UNTIL")
 _ID_DIGITS = 12
@@ -34,7 +34,8 @@ def ps(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models, indent=2, ensure_ascii=False))
     elif models:
-        click.echo("\n".join([*aligned([_TITLES, *map(_row, models)]), *handover_lines(models)]))
+        notes = (*handover_lines(models), *plan_lines(models))
+        click.echo("\n".join([*aligned([_TITLES, *map(_row, models)]), *notes]))
     else:
         click.echo("no model is loaded", err=True)
 
@@ -82,6 +83,17 @@ def handover_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             seconds = handover.get("retry_in_seconds")
             retry = "" if seconds is None else f", tried again in {format_duration(seconds)}"
             yield f"{model.get('name', '')}: handover {handover['state']}{retry}: {handover.get('reason', '')}"
+
+
+def plan_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line for each model whose plan is stale."""
+    for model in models:
+        plan = model.get("plan") or {}
+        if plan.get("stale"):
+            yield (
+                f"{model.get('name', '')}: its plan is stale: {', '.join(plan['stale'])}; "
+                f"renew it: {plan.get('renewal', '')}"
+            )
 
 
 def until(expires_at: str, now: datetime) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trilithon.board.snapshot import Board
+from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
 from trilithon.engines.placing import Need, nothing_runs, place, suits_placements, usable_here
@@ -22,14 +22,15 @@ from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import Suits, choose, find_model, model_name, read_weights, weights_of
-from trilithon.results.plans import Plan, read_plan
+from trilithon.results.plan_list import KnownPlan, known_plan
+from trilithon.results.plans import Plan, read_plan, remove_plan
 from trilithon.settings import Configuration
 
 __all__ = ["Catalog", "CatalogEntry", "Outlook"]
 
 # Clients list models again and again (one asks before every request), and looking through other programs' folders is
-# dear: what was found holds for so long.
-_ADOPTED_SECONDS = 10.0
+# dear: what was found holds for so long. So does the machine that plans are compared with.
+_ADOPTED_SECONDS = _BOARD_SECONDS = 10.0
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _SHORTEST_CONTEXT = 256
 _MOST_GLANCES = 512  # headers of models that somebody only looked at
@@ -56,14 +57,18 @@ class CatalogEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
     """What would run a model, told without reading more of its file than the header. `refusal` says why nothing would;
-    `plan` is the one that is obeyed, where there is one, and `context` what it would be loaded with. The file's
+    `known` is the plan that is obeyed, where there is one, and `context` what it would be loaded with. The file's
     `sha256` is empty where nobody computed it yet."""
 
     file: ModelFile
     placement: str = ""
     context: int | None = None
-    plan: Plan | None = None
+    known: KnownPlan | None = None
     refusal: str = ""
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.known.plan if self.known else None
 
 
 class Catalog:
@@ -89,6 +94,7 @@ class Catalog:
         self._lock = threading.Lock()
         self._own = tuple(map(_on_path, paths))
         self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
+        self._board_now: tuple[float, Board] = (-_BOARD_SECONDS, board)
         self._files: dict[tuple[str, str], ModelFile] = {}
         self._glances: dict[tuple[str, str, int, int, int], ModelFile] = {}
         self._reading: dict[tuple[str, str], threading.Lock] = {}
@@ -141,7 +147,31 @@ class Catalog:
             placed = self._placed(self._chosen(file, plan), file, self._need(entry, None))
         except PlacementError as error:
             return Outlook(file=file, refusal=str(error))
-        return Outlook(file=file, placement=placed.name, context=placed.settings.context, plan=plan)
+        known = self.known_plan(entry, file) if plan is not None else None
+        return Outlook(file=file, placement=placed.name, context=placed.settings.context, known=known)
+
+    def known_plan(self, entry: CatalogEntry, file: ModelFile) -> KnownPlan | None:
+        """The plan of the model's `file`, and whether it is stale; None where the placement is said. Raises
+        StoreError."""
+        if self._spelling is not None:
+            return None
+        # A file that the owner named has no name in the store, and its folder is nobody's business.
+        name = entry.manifest.files[0].name if entry.manifest in self._own else entry.name
+        return known_plan(file.sha256, name, self._current_board(), self._configuration)
+
+    def remove_plan(self, entry: CatalogEntry) -> Plan | None:
+        """The plan that there was. Raises ModelError and StoreError."""
+        return remove_plan(self._configuration.data, self._glanced(entry).sha256, self._board.identity())
+
+    def _current_board(self) -> Board:
+        """Governors, drivers and runtimes change while a server runs."""
+        with self._lock:
+            read, board = self._board_now
+            if time.monotonic() - read >= _BOARD_SECONDS:
+                now = read_board()
+                board = now if now.identity() == self._board.identity() else self._board
+                self._board_now = (time.monotonic(), board)
+            return board
 
     def _glanced(self, entry: CatalogEntry) -> ModelFile:
         stored = choose(entry.manifest, self._suits())

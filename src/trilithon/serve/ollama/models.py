@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from trilithon.engines.base import Placement
 from trilithon.errors import ModelError
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.gguf_header import HeaderReader
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Loaded
-from trilithon.serve.catalog.catalog import CatalogEntry
+from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.http.dialects import service_of
 from trilithon.serve.ollama import library
 from trilithon.serve.ollama.about import (
@@ -58,7 +59,7 @@ async def ps(request: Request) -> dict[str, Any]:
     """Loaded models, with the placement that each one runs on."""
     service = service_of(request)
     loaded = service.pool.loaded()
-    return {"models": await _with_store(service, lambda store: _running(loaded, service.shelf.models(), store))}
+    return {"models": await _with_store(service, lambda store: _running(loaded, service.shelf, store))}
 
 
 @router.post("/api/show", responses=ERRORS)
@@ -143,16 +144,25 @@ def _rows(entries: tuple[CatalogEntry, ...], store: ModelStore) -> list[dict[str
     return sorted(rows, key=lambda row: datetime.fromisoformat(row["modified_at"]), reverse=True)
 
 
-def _running(loaded: tuple[Loaded, ...], entries: tuple[CatalogEntry, ...], store: ModelStore) -> list[dict[str, Any]]:
+def _running(loaded: tuple[Loaded, ...], shelf: Catalog, store: ModelStore) -> list[dict[str, Any]]:
     """A model that was removed while it is loaded is not named any more."""
     now = datetime.now(UTC)
-    by_name = {entry.name: entry for entry in entries}
+    by_name = {entry.name: entry for entry in shelf.models()}
     running = []
     for model in loaded:
         entry = by_name.get(model.key) or by_name.get(model.key.partition(" (")[0])
         if entry is not None and model.state != "leaving":
-            running.append(_running_row(model, entry, store, now))
+            running.append(_running_row(model, entry, store, now) | _plan_of(model.placement, entry, shelf))
     return running
+
+
+def _plan_of(placement: Placement, entry: CatalogEntry, shelf: Catalog) -> dict[str, Any]:
+    """Of a model that runs on its plan: where that comes from, and what makes it stale."""
+    known = shelf.known_plan(entry, placement.file)
+    if known is None or known.plan.placement != placement.name:
+        return {}
+    stale = [str(fact) for fact in known.stale]
+    return {"plan": {"from": known.plan.origin, "stale": stale, "renewal": known.renewal}}
 
 
 def _running_row(loaded: Loaded, entry: CatalogEntry, store: ModelStore, now: datetime) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from trilithon.board.doctor import Finding, findings
 from trilithon.board.snapshot import read_board
 from trilithon.board.tuning import record as tuning_record
 from trilithon.engines.build_findings import build_findings
+from trilithon.results.plan_list import stale_findings
 from trilithon.web.board.readings import Watch
 from trilithon.web.context import AppContext
 from trilithon.web.elements import box, words
@@ -43,7 +44,7 @@ async def look(context: AppContext, watch: Watch) -> list[Finding]:
         configuration = context.configuration
         board = read_board(watch.machine, (configuration.data, configuration.cache))
         of_machine = [*findings(board, watch.machine), *tuning_record.findings(configuration.data, watch.machine)]
-        return [*of_machine, *build_findings(configuration)]
+        return [*of_machine, *build_findings(configuration), *stale_findings(board, configuration)]
 
     return sorted(await asyncio.to_thread(read), key=lambda finding: _ORDER.index(finding.severity))
 
