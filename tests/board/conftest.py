@@ -14,11 +14,13 @@ TREES = Path(__file__).parent / "trees"
 def plant(tmp_path: Path) -> Callable[..., Machine]:
     """`plant("rk3588_vendor", without=("/proc/device-tree/model",), files={"/proc/…": "…"})` gives the Machine."""
 
-    def plant(name: str, *, without: Iterable[str] = (), files: Mapping[str, str] | None = None) -> Machine:
+    def plant(
+        name: str, *, without: Iterable[str] = (), files: Mapping[str, str] | None = None, trees: Path = TREES
+    ) -> Machine:
         root = tmp_path / name
         while root.exists():
             root = root.with_name(f"{root.name}-again")
-        tree = tomllib.loads((TREES / f"{name}.toml").read_text(encoding="utf-8"))
+        tree = tomllib.loads((trees / f"{name}.toml").read_text(encoding="utf-8"))
         content = {path: text for key, value in tree["files"].items() for path, text in _expanded(key, value)}
         content |= dict.fromkeys(tree.get("nodes", ()), "") | dict(files or {})
         for path, text in content.items():

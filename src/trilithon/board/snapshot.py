@@ -1,9 +1,7 @@
 """Board: one frozen picture of the machine, read from the kernel's files without root and without loading a driver."""
 
 import json
-import os
 import re
-import resource
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -125,7 +123,7 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
     swap, swap_free = memory.get("SwapTotal"), memory.get("SwapFree")
     limits = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
-    architecture = machine.text("/proc/sys/kernel/arch") or (os.uname().machine if machine.is_this_one else "")
+    architecture = machine.text("/proc/sys/kernel/arch") or machine.uname_machine
     in_container = _in_container(machine)
     npu = read_npu(machine, npu_cores)
     return Board(
@@ -153,7 +151,7 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
         disks=read_disks(machine, folders),
         open_files_soft=_limit(limits[1]) if limits else None,
         open_files_hard=_limit(limits[2]) if limits else None,
-        page_size_bytes=resource.getpagesize() if machine.is_this_one else None,
+        page_size_bytes=machine.page_bytes,
     )
 
 

@@ -7,6 +7,7 @@ import errno
 import glob
 import os
 import re
+import resource
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,16 @@ class Machine:
     @property
     def is_this_one(self) -> bool:
         return self.root == Path("/")
+
+    @property
+    def page_bytes(self) -> int | None:
+        """The size of the kernel's memory pages; None below another root."""
+        return resource.getpagesize() if self.is_this_one else None
+
+    @property
+    def uname_machine(self) -> str:
+        """The architecture as uname(2) states it; empty below another root."""
+        return os.uname().machine if self.is_this_one else ""
 
     def text(self, path: str) -> str | None:
         """The content without white space and NULs at its ends; what is not UTF-8 is replaced."""

@@ -39,6 +39,10 @@ _COMMANDS = {
     "engines": ("engines.commands:engines", "List, add, compile, check and remove engine builds."),
     "key": ("serve.key:key", "Add, list and revoke API keys."),
     "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
+    "board-report": (
+        "doctor.board_report:board_report",
+        "Write an archive that describes this board, for a bug report.",
+    ),
     "completion": ("completion:completion", "Print a shell completion script."),
 }
 

@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -43,7 +46,10 @@ def doctor_command(
     @click.command("doctor")
     @click.option("--measure-clocks", is_flag=True, help="Measure the CPUs' clocks too: 50 ms for each cluster.")
     @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-    def doctor(measure_clocks: bool, as_json: bool) -> None:
+    @click.option(
+        "--root", type=click.Path(path_type=Path), help="Describe the machine in this board report or folder instead."
+    )
+    def doctor(measure_clocks: bool, as_json: bool, root: Path | None) -> None:
         """Describe this machine, the engines it can run, and what slows it."""
         from trilithon.board.doctor import findings
         from trilithon.board.sensors import clock_speed
@@ -53,19 +59,46 @@ def doctor_command(
         from trilithon.results.plan_list import stale_findings
         from trilithon.settings import load_configuration
 
-        configuration = load_configuration()
-        board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
-        all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
-        clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
-        all_findings += [*clock_speed.clock_findings(clocks), *engine_findings()]
-        all_findings += stale_findings(board, configuration)
-        rows = engine_rows(board)
+        clocks: Sequence[MeasuredClock] = ()
+        if root is not None:
+            if measure_clocks:
+                raise UserError("--measure-clocks measures this machine, and --root names another; leave one out")
+            board, all_findings, rows = _examined(root)
+        else:
+            configuration = load_configuration()
+            board = read_board(THIS_MACHINE, (configuration.data, configuration.cache))
+            all_findings = [*findings(board, THIS_MACHINE), *tuning_record.findings(configuration.data, THIS_MACHINE)]
+            clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
+            all_findings += [*clock_speed.clock_findings(clocks), *engine_findings()]
+            all_findings += stale_findings(board, configuration)
+            rows = list(engine_rows(board))
         if as_json:
             click.echo(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))
         else:
             print_report(board, all_findings, rows, clocks)
 
     return doctor
+
+
+def _examined(root: Path) -> "tuple[Board, list[Finding], list[EngineRow]]":
+    """Of a report the engines' rows as they were there; a folder has none. Raises UserError."""
+    from trilithon.board.doctor import Finding, findings
+    from trilithon.board.snapshot import read_board
+    from trilithon.board.sysfs import Machine
+    from trilithon.cli.doctor.report_archive import printable, read_report
+
+    if root.is_dir():
+        machine = Machine(root)
+        board = read_board(machine)
+        return board, findings(board, machine), []
+    stored = read_report(root)
+    board = read_board(stored.machine, stored.folders)
+    try:
+        other = [Finding(**printable(finding)) for finding in stored.other_findings]
+        rows = [EngineRow(**printable(row)) for row in stored.doctor["engines"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{root} was written by another version; ask for a new one: trilithon board-report") from None
+    return board, [*findings(board, stored.machine), *other], rows
 
 
 def report(

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from trilithon.engines.base import Build, Engine, Unit
     from trilithon.settings import Configuration
 
-__all__ = ["doctor", "rows_of_missing_units"]
+__all__ = ["doctor", "engine_findings", "engine_rows", "rows_of_missing_units"]
 
 
-def _engine_rows(board: "Board") -> Sequence[EngineRow]:
+def engine_rows(board: "Board") -> Sequence[EngineRow]:
     from trilithon.engines.table import broken_engines, engines
     from trilithon.settings import load_configuration
 
@@ -81,11 +81,11 @@ def _why_none(unit: str, board: "Board") -> str:
     return f"the kernel shows no {unit.upper()} here"
 
 
-def _engine_findings() -> "list[Finding]":
+def engine_findings() -> "list[Finding]":
     from trilithon.engines.build_findings import build_findings
     from trilithon.settings import load_configuration
 
     return build_findings(load_configuration())
 
 
-doctor = with_restore(with_watch(doctor_command(_engine_rows, _engine_findings)))
+doctor = with_restore(with_watch(doctor_command(engine_rows, engine_findings)))

@@ -1,0 +1,1 @@
+"""One machine's answers to every read of `trilithon.board`, kept so that another machine can read them."""
