@@ -30,6 +30,7 @@ FORM = VisionForm(28, 14, QWEN)
 # A package in rknnlite's place: it notes its calls in a file, and does what a second file says.
 STANDIN = """
 import json
+import os
 from pathlib import Path
 import numpy as np
 
@@ -53,6 +54,7 @@ class RKNNLite:
 
     def init_runtime(self, core_mask=None):
         note("init_runtime", core_mask)
+        os.write(2, script().get("printed", "").encode())
         return script().get("init", 0)
 
     def inference(self, inputs):
@@ -165,6 +167,51 @@ def test_a_picture_that_would_fill_the_memory(standin: Standin) -> None:
         VisionEncoder(Path("v.rknn"), FORM).picture("", [bytes(huge)])
     with pytest.raises(UserError, match="make it smaller"):
         VisionEncoder(Path("v.rknn"), FORM).picture("", [bytes(33 << 20)])
+
+
+# As rknn-toolkit-lite2 and librknnrt print it (airockchip/rknn-toolkit2, issues 254 and 405; rockchip-linux/rknn-toolkit2,
+# issues 16 and 260).
+TRACEBACK = """E Catch exception when init runtime!
+E Traceback (most recent call last):
+  File "rknnlite/api/rknn_runtime.py", line 607, in rknnlite.api.rknn_runtime.RKNNRuntime._load_library
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        (
+            f"{TRACEBACK}Exception: Can not find dynamic library on RK3588!\nPlease download the librknnrt.so from …\n",
+            "cannot be started on the NPU: librknnrt.so is missing; put librknnrt.so into /usr/lib",
+        ),
+        (f"{TRACEBACK}OSError: /usr/lib/librknnrt.so: invalid ELF header\n", "librknnrt.so: invalid ELF header"),
+        (
+            "E RKNN: [21:32:53.643] 6, 1\nE RKNN: [21:32:53.643] Invalid RKNN model version 6\n"
+            f"E RKNN: [21:32:53.643] rknn_init, load model failed!\n{TRACEBACK}"
+            "Exception: RKNN init failed. error code: RKNN_ERR_FAIL\n",
+            "NPU: model converted for another version of the NPU runtime; install the runtime",
+        ),
+        (
+            "E RKNN: [16:06:38.734] This rknn model is for RK3588, but current platform is RK3576\n",
+            "NPU: model converted for another chip",
+        ),
+        (
+            "E RKNN: [16:12:13.845] failed to open rknpu module, need to insmod rknpu dirver!\n",
+            "NPU: NPU driver cannot be opened; check that the driver is loaded",
+        ),
+        ("E RKNN: [16:12:13.845] something new\n", "cannot be started on the NPU: something new"),
+        ("W RKNN: [16:12:13.845] slow\n", "cannot be started on the NPU (code -1); use one for this chip and runtime"),
+    ],
+)
+def test_the_reason_that_is_only_printed_is_told(
+    standin: Standin, capfd: pytest.CaptureFixture[str], printed: str, words: str
+) -> None:
+    """rknnlite returns -1 for everything."""
+    standin.script(init=-1, printed=printed)
+    with pytest.raises(RunError) as caught:
+        VisionEncoder(Path("v.rknn"), FORM).picture("", [image()])
+    assert words in str(caught.value)
+    assert capfd.readouterr().err == printed
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from functools import cache
 from importlib.resources import files
 
 from trilithon.engines.causes import CAUSES_FILE, CauseTable, cause_in, read_causes
+from trilithon.engines.vendor_log import vendor_line
 
-__all__ = ["NativeLog", "Reason", "context_limit", "explain", "load_facts"]
+__all__ = ["NativeLog", "Reason", "context_limit", "explain", "last_error", "load_facts"]
 
 _LONGEST = 1 << 16
 _LINE_BUFFERED = 1  # _IOLBF of stdio.h
@@ -19,6 +20,8 @@ _FACTS = re.compile(
     r"rkllm-toolkit version: (?P<toolkit>[^,\s]*), max_context_limit: (?P<context>\d+), "
     r"npu_core_num: (?P<cores>\d+), target_platform: (?P<platform>[^,\s]*), model_dtype: (?P<dtype>[^,\s]*)"
 )
+# "E …: text" of a library, and the last line of Python's traceback, which rknnlite prints with "E " or without.
+_PYTHON_ERROR = re.compile(r"(?:E )?\s*([\w.]*(?:Error|Exception): .+)")
 _LIMIT = re.compile(r"must be less than the model's max_context_limit\[(\d+)\]")
 
 
@@ -86,3 +89,13 @@ def explain(log: str) -> Reason | None:
     """The reason that the log has for a failure, before its consequences; None where it has none."""
     reason = cause_in(_causes(), log.splitlines(), log=log)
     return Reason(f"{reason.cause}; {reason.advice}", reason.known.status, reason.known.kind) if reason else None
+
+
+def last_error(log: str) -> str:
+    """What the last error line of a vendor's library or of Python says; empty where there is none."""
+    for line in reversed(log.splitlines()):
+        if match := _PYTHON_ERROR.match(line):
+            return match[1].strip()
+        if (vendor := vendor_line(line)) and vendor.level == "E":
+            return vendor.text
+    return ""

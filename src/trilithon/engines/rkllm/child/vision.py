@@ -8,6 +8,7 @@ import binascii
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilithon.board.chips import platforms
+from trilithon.engines.rkllm.child.log import NativeLog, explain, last_error
 from trilithon.engines.rkllm.child.structs import Picture
 from trilithon.engines.rkllm.child.template import IMAGE_TAG, ModelText, plain_prompt
 from trilithon.errors import RunError, UserError
@@ -151,17 +153,28 @@ class VisionEncoder:
         platform = platforms().get(self._chip)
         cores = platform.vision_cores if platform else ""
         mask = {"core_mask": getattr(RKNNLite, cores)} if cores else {}
-        status, what = encoder.load_rknn(str(self._path)), "loaded"
-        if status == 0:
-            status, what = encoder.init_runtime(**mask), "started on the NPU"
-        if status != 0:
+        log = NativeLog()
+        try:
+            status, what = encoder.load_rknn(str(self._path)), "loaded"
+            if status == 0:
+                status, what = encoder.init_runtime(**mask), "started on the NPU"
+            if status == 0:
+                return encoder
             encoder.release()
-            raise RunError(
-                f"the vision encoder {self._path.name} cannot be {what} (code {status}); use one for this chip and "
-                "runtime",
-                cause="vision encoder failed",
-            )
-        return encoder
+            reason = _printed_reason(log)
+        finally:
+            log.close()
+        why = f": {reason}" if reason else f" (code {status}); use one for this chip and runtime"
+        raise RunError(f"the vision encoder {self._path.name} cannot be {what}{why}", cause="vision encoder failed")
+
+
+def _printed_reason(log: NativeLog) -> str:
+    """rknnlite returns -1 for every failure, and prints the reason."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    printed = log.text()
+    reason = explain(printed)
+    return reason.message if reason else last_error(printed)
 
 
 def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple[VisionEncoder | None, str]:
