@@ -20,6 +20,7 @@ from trilithon.engines.llamacpp.gpu import (
     no_gpu_options,
 )
 from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
+from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
@@ -46,26 +47,24 @@ class LlamaCpp:
     def builds(self) -> list[Build]:
         """Builds that were compiled for this CPU, or choose their kernels for it, come first; those of Python packages
         are for the GPU only."""
-        all_programs = [
-            program for program in programs(self._configuration) if not program.npu_backend
-        ]  # not rk-llama.cpp
-        native = [program for program in all_programs if not program.packaged]
-        builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in _numbered(native)]
-        packaged = [self._build(program, _PACKAGED, ()) for program in all_programs if program.packaged]
+        # Those with a back end for the NPU are rk-llama.cpp's.
+        plain = [program for program in programs(self._configuration) if not program.npu_backend]
+        native = [
+            (number, p) for number, p in _numbered([p for p in plain if not p.packaged]) if not p.libraries_missing
+        ]
+        builds = [self._build(p, p.name or f"native{number or ''}", ("cpu",)) for number, p in native]
+        packaged = [self._build(p, _PACKAGED, ()) for p in plain if p.packaged and not p.libraries_missing]
         for_cpu = sorted([*builds, *self._embedded()], key=lambda build: len(build.lacks))
         return for_cpu + [build for build in packaged if build.units]
 
     def missing(self) -> str:
         if self.builds():
             return ""
-        return "the xllamacpp package is not installed; run: pip install xllamacpp"
+        return _package_trouble() or "the xllamacpp package is not installed; run: pip install xllamacpp"
 
     def problems(self) -> tuple[str, ...]:
-        return tuple(
-            f"{program.path} does not list its devices: {program.trouble}; run: {program.path} --list-devices"
-            for program in programs(self._configuration)
-            if program.trouble
-        )
+        package = _package_trouble() if self.builds() else ""  # without any build, `missing` says it
+        return tuple(filter(None, [*map(_trouble, programs(self._configuration)), package]))
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if file.format != "gguf":
@@ -111,7 +110,7 @@ class LlamaCpp:
         return tuple(_remarks_on_kernels(placement.build, log))
 
     def _embedded(self) -> list[Build]:
-        if importlib.util.find_spec("xllamacpp") is None:
+        if importlib.util.find_spec("xllamacpp") is None or _package_trouble():
             return []
         features = cpu_features(THIS_MACHINE)
         return [
@@ -150,6 +149,23 @@ def _remarks_on_kernels(build: Build, log: str) -> Iterator[str]:
             f"this llama.cpp was compiled without {' and '.join(lacks)}, which this CPU has: prefill can take 2 to 3 "
             f"times as long; run: {ADVICE}"
         )
+
+
+def _trouble(program: Program) -> str:
+    if program.libraries_missing:
+        return f"{program.path} cannot be started: {program.libraries_missing}"
+    if program.trouble:
+        return f"{program.path} does not list its devices: {program.trouble}; run: {program.path} --list-devices"
+    return ""
+
+
+def _package_trouble() -> str:
+    """Why the installed xllamacpp cannot be loaded, which only the child process does; empty where it can be."""
+    spec = importlib.util.find_spec("xllamacpp")
+    folders = spec.submodule_search_locations or () if spec else ()
+    extensions = [file for folder in folders for file in sorted(Path(folder).glob("*.so"))]
+    lacks = next(filter(None, map(missing_libraries, extensions)), "")
+    return f"the xllamacpp package cannot be loaded: {lacks}" if lacks else ""
 
 
 def _numbered(native: list[Program]) -> list[tuple[int, Program]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from trilithon.engines.base import Device
 from trilithon.engines.llamacpp.devices import inventory
 from trilithon.engines.llamacpp.kernels import loaded_variant
+from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.registry import registered
 from trilithon.settings import Configuration
 
@@ -43,9 +44,10 @@ _NPU_BACKENDS = ("libggml-rknpu2.so", "libggml-rocket.so")
 class Program:
     """One `llama-server`. `name` is its registered name, or empty; `libraries` are the names of the files beside it,
     which distinguish forks; `fingerprint` distinguishes compilations of one commit. `trouble` says why its devices are
-    not known, or is empty. A `packaged` program came with a Python package, for the GPU only: it was compiled for
-    another CPU, and crashes where that one has more instructions (seen: AVX-VNNI on Zen 4). `variant` is the plug-in
-    that a program with run-time dispatch has loaded for this CPU, or empty."""
+    not known, or is empty; `libraries_missing` says which shared libraries the system lacks, and how they are
+    installed. A `packaged` program came with a Python package, for the GPU only: it was compiled for another CPU, and
+    crashes where that one has more instructions (seen: AVX-VNNI on Zen 4). `variant` is the plug-in that a program
+    with run-time dispatch has loaded for this CPU, or empty."""
 
     path: Path
     name: str
@@ -54,6 +56,7 @@ class Program:
     libraries: frozenset[str]
     devices: tuple[Device, ...]
     trouble: str = ""
+    libraries_missing: str = ""
     packaged: bool = False
     variant: str = ""
 
@@ -92,6 +95,8 @@ def _program(path: Path, name: str, cache_folder: Path, *, packaged: bool) -> Pr
     fingerprint = _fingerprint(path)
     listed = inventory(path, fingerprint, cache_folder)
     stated_version, variant = _statement(path, fingerprint)
+    # One that says its version has all libraries: no other one is examined.
+    fails = listed.trouble or stated_version.startswith("unknown")
     return Program(
         path=path,
         name=name,
@@ -100,6 +105,7 @@ def _program(path: Path, name: str, cache_folder: Path, *, packaged: bool) -> Pr
         libraries=frozenset(file.name for file in path.parent.glob("*.so*")),
         devices=listed.devices,
         trouble=listed.trouble,
+        libraries_missing=missing_libraries(path) if fails else "",
         packaged=packaged,
         variant=variant,
     )

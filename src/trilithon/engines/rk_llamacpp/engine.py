@@ -45,13 +45,16 @@ class RkLlamaCpp:
 
     def builds(self) -> list[Build]:
         builds: list[Build] = []
+        lacking = set()
         for program in programs(self._configuration):
             if program.npu_backend:
                 lineage = _backend(program.path, program.npu_backend, program.fingerprint).lineage or "unknown"
                 count = sum(build.name.split(".")[0] == lineage for build in builds)
                 name = program.name or f"{lineage}{f'.{count + 1}' if count else ''}"
                 builds.append(self._build(program, name))
-        return builds
+                if program.libraries_missing:
+                    lacking.add(name)
+        return [build for build in builds if build.name not in lacking]
 
     def _build(self, program: Program, name: str) -> Build:
         return Build(
