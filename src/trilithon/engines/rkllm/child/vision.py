@@ -129,22 +129,17 @@ class VisionEncoder:
         return np.asarray(ImageOps.pad(upright, size, Image.Resampling.BICUBIC, color=_GREY), dtype=np.uint8)
 
     def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of the shape (tokens, size of an embedding)."""
+        """Of the shape (tokens, size of an embedding). Qwen3-VL's encoders have an output for each of several layers
+        ("deepstack"); the vendor's demo joins them token by token, side by side, in the order of the outputs."""
         if self._loaded is None:
             self._loaded = self._load()
         outputs = self._loaded.inference(inputs=[pixels[np.newaxis]])
-        if outputs is None or len(outputs) != 1:
-            raise RunError(
-                f"the vision encoder gave {len(outputs or ())} outputs instead of one; convert it for this runtime",
-                cause="vision encoder failed",
-            )
-        embedding = np.asarray(outputs[0], dtype=np.float32)
-        if embedding.ndim < 2 or embedding.size == 0 or not np.isfinite(embedding).all():
-            raise RunError(
-                f"the vision encoder gave no usable embeddings (shape {embedding.shape}); convert it again",
-                cause="vision encoder failed",
-            )
-        return embedding.reshape(-1, embedding.shape[-1])
+        embeddings = [_by_token(np.asarray(output, dtype=np.float32)) for output in outputs or ()]
+        tokens = sorted({len(embedding) for embedding in embeddings})
+        if len(tokens) != 1:
+            counts = f"outputs of {tokens[0]} to {tokens[-1]} tokens" if tokens else "no output"
+            raise _failure(f"gave {counts}; convert it for this runtime")
+        return np.concatenate(embeddings, axis=1)
 
     def _load(self) -> Any:
         from rknnlite.api import RKNNLite
@@ -165,7 +160,7 @@ class VisionEncoder:
         finally:
             log.close()
         why = f": {reason}" if reason else f" (code {status}); use one for this chip and runtime"
-        raise RunError(f"the vision encoder {self._path.name} cannot be {what}{why}", cause="vision encoder failed")
+        raise _failure(f"{self._path.name} cannot be {what}{why}")
 
 
 def _printed_reason(log: NativeLog) -> str:
@@ -175,6 +170,17 @@ def _printed_reason(log: NativeLog) -> str:
     printed = log.text()
     reason = explain(printed)
     return reason.message if reason else last_error(printed)
+
+
+def _by_token(output: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of the shape (tokens, size). Raises RunError for an output that is none."""
+    if output.ndim < 2 or output.size == 0 or not np.isfinite(output).all():
+        raise _failure(f"gave no usable embeddings (shape {output.shape}); convert it again")
+    return output.reshape(-1, output.shape[-1])
+
+
+def _failure(what: str) -> RunError:
+    return RunError(f"the vision encoder {what}", cause="vision encoder failed")
 
 
 def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple[VisionEncoder | None, str]:
