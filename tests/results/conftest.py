@@ -185,7 +185,7 @@ def _placement(name: str) -> PlacementRecord:
         },
         settings={"threads": 4, "cpus": [4, 5, 6, 7], "flash_attention": "auto", "context": None},
         must_match={"board": "Orange Pi 5 Plus", "kernel": "6.1.43", "governors": "cpu4-7 performance"},
-        bandwidth_bytes_per_second=24.1e9,
+        bandwidth_bytes_per_second=24.1e9 if unit == "cpu" else None,
         quality=_QUALITY.get(name),
     )
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,9 @@ from trilithon.results.compare import (
     summarise,
 )
 from trilithon.results.phrases import Phrases
+from trilithon.results.report.plots import figures
 from trilithon.results.statements import comparison_lines
+from trilithon.results.table import render_jsonl, render_markdown, render_terminal
 from trilithon.results.verdict import recommended, unplanned, verdict_sentence
 
 PP, TG = Test(kind="pp", prompt_tokens=512), Test(kind="tg", generated_tokens=128)
@@ -177,7 +180,30 @@ def test_a_fraction_needs_figures_above_zero(
 ) -> None:
     whole = campaign([placement(CPU, model=model, bandwidth_bytes_per_second=bandwidth)], runs(CPU, 43))
     (row,) = summarise(whole)
-    assert row.fraction_of_bandwidth == (fraction if fraction is None else pytest.approx(fraction))
+    known = row.implausible_bandwidth or row.fraction_of_bandwidth  # the first above 1
+    assert known == (fraction if fraction is None else pytest.approx(fraction))
+
+
+@pytest.mark.parametrize(("tokens", "percent"), [(100.4, "100.4%"), (119.6, "119.6%")])
+def test_more_than_the_bandwidth_is_implausible(tokens: float, percent: str) -> None:
+    record = placement(CPU, None, bandwidth_bytes_per_second=20e9)
+    whole = campaign([record], runs(CPU, tokens, 500))
+    _, row = rows = summarise(whole)
+    assert row.fraction_of_bandwidth is None
+    assert f"{percent}: implausible" in render_terminal(rows, width=120, colour=False)
+    assert f"{percent}: implausible" in render_markdown(rows)
+    assert json.loads(render_jsonl(rows).splitlines()[1])["fraction_of_bandwidth"] is None
+    assert f", an implausible {percent} of the memory bandwidth" in verdict_sentence(whole)
+    assert "bandwidth-tg128" not in figures(rows)
+    russian = verdict_sentence(whole, Phrases("ru"))
+    assert f", {percent[:-1].replace('.', ',')} % пропускной способности памяти, что неправдоподобно" in russian
+
+
+def test_only_the_cpu_and_plain_decode_have_a_fraction_of_the_bandwidth() -> None:
+    for name, settings in ((NPU, {}), ("llama.cpp/gpu", {}), (CPU, {"speculation": "ngram-mod"})):
+        record = placement(name, bandwidth_bytes_per_second=20e9, settings=settings)
+        _, row = summarise(campaign([record], runs(name, 119, 500)))
+        assert (row.fraction_of_bandwidth, row.implausible_bandwidth) == (None, None)
 
 
 def test_at_a_depth_the_weights_alone_are_no_measure_of_bandwidth() -> None:

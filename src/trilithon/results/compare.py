@@ -46,7 +46,8 @@ class Estimate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
     """One figure of one placement in one test. `estimate` is None when no run gave it; `note` then says why
-    ("failed 5 of 5: segmentation fault"). `fraction_of_bandwidth` is set for decode where it is known."""
+    ("failed 5 of 5: segmentation fault"). `fraction_of_bandwidth` is set for decode on the CPU where it is known; where
+    it comes out above 1, which cannot be, it is `implausible_bandwidth` instead."""
 
     placement: str
     model: str
@@ -55,6 +56,7 @@ class ComparisonRow:
     estimate: Estimate | None
     quality: QualityRecord | None
     fraction_of_bandwidth: float | None = None
+    implausible_bandwidth: float | None = None
     note: str = ""
     values: tuple[float, ...] = ()  # one per run
     conditions: Conditions | None = None  # of this placement in this test, where its sensors were recorded
@@ -210,6 +212,7 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
     values = [value for _, value in _values(campaign, placement.name, test, metric)]
     estimate = _estimate(values) if values else None
     note = runs_note(campaign, placement.name, test, len(values), phrases)
+    fraction = _fraction(placement, test, metric, estimate)
     deviation = rounded_average(campaign, placement.name, test)
     if estimate is not None and deviation is not None:
         estimate, note = replace(estimate, deviation=deviation), phrases("rounded_average")
@@ -220,7 +223,8 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
         metric=metric,
         estimate=estimate,
         quality=placement.quality,
-        fraction_of_bandwidth=_fraction(placement, test, metric, estimate),
+        fraction_of_bandwidth=fraction if fraction is None or fraction <= 1 else None,
+        implausible_bandwidth=fraction if fraction is not None and fraction > 1 else None,
         note=note,
         values=tuple(values),
     )
@@ -247,9 +251,13 @@ def _samples(run: Run, test: Test) -> Iterator[Sample]:
 
 
 def _fraction(placement: PlacementRecord, test: Test, metric: Metric, estimate: Estimate | None) -> float | None:
-    """At a depth there is none: a step then reads the KV cache too, and `bytes_per_token` counts the weights."""
+    """The bandwidth is measured by the CPU, and says nothing of another unit. At a depth there is no fraction: a step
+    then reads the KV cache too, and `bytes_per_token` counts the weights. With speculation a step gives several
+    tokens."""
     bytes_per_token = placement.model.get("bytes_per_token")
     bandwidth = placement.bandwidth_bytes_per_second
+    if placement.unit != "cpu" or placement.settings.get("speculation"):
+        return None
     if test.kind != "tg" or test.depth or metric.name != HEADLINE["tg"] or estimate is None:
         return None
     if not (bytes_per_token and bandwidth and min(bytes_per_token, bandwidth) > 0):

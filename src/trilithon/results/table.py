@@ -63,6 +63,9 @@ def quality_text(quality: QualityRecord | None) -> str:
 
 
 def bandwidth_text(row: ComparisonRow, phrases: Phrases = ENGLISH) -> str:
+    """ "47%", "119.6%: implausible", or nothing where it is unknown."""
+    if row.implausible_bandwidth is not None:
+        return phrases("implausible", percent=phrases.number(f"{row.implausible_bandwidth:.1%}"))
     return "" if row.fraction_of_bandwidth is None else phrases.number(f"{row.fraction_of_bandwidth:.0%}")
 
 
@@ -86,7 +89,7 @@ def render_terminal(rows: Sequence[ComparisonRow], *, width: int, colour: bool) 
         table.add_column(title, overflow="fold")
     table.add_column("median (95% interval)", min_width=_VALUE_WIDTH, overflow="fold")
     table.add_column("quality", overflow="fold")
-    shows_bandwidth = any(row.fraction_of_bandwidth is not None for row in rows)
+    shows_bandwidth = any(bandwidth_text(row) for row in rows)
     if shows_bandwidth:
         table.add_column("bandwidth", justify="right")
     for group in _by_test(rows):
@@ -181,6 +184,7 @@ def _flat(row: ComparisonRow) -> Mapping[str, str | float | int | None]:
         "divergence": quality.divergence if quality else None,
         "agreement": quality.agreement if quality else None,
         "fraction_of_bandwidth": row.fraction_of_bandwidth,
+        "implausible_bandwidth": row.implausible_bandwidth,
         "note": row.note,
         **_flat_conditions(row.conditions or Conditions()),
     }

@@ -217,6 +217,9 @@ class _Bench:
         return f"{self.say.number(format_number(_median(row)))} {self.say.unit(row.metric)}"
 
     def _bandwidth(self, row: ComparisonRow) -> str:
+        if row.implausible_bandwidth is not None:
+            percent = self.say.number(f"{row.implausible_bandwidth:.1%}")
+            return self.say("bandwidth_implausible", percent=percent)
         fraction = row.fraction_of_bandwidth
         return "" if fraction is None else self.say("bandwidth", percent=self.say.number(f"{fraction:.0%}"))
 

@@ -136,11 +136,19 @@ def test_a_long_foot_is_broken_between_words(example):
         assert foot[-1].startswith("kernel") and "…" in foot[-1]  # one word too long for a line
 
 
+def test_an_implausible_bandwidth_is_not_drawn(example):
+    rows = [
+        replace(row, fraction_of_bandwidth=None, implausible_bandwidth=1.196) if row.fraction_of_bandwidth else row
+        for row in example.rows
+    ]
+    assert not any("bandwidth" in name for name in figures(rows))
+
+
 def test_one_placement_and_one_run_are_enough(example):
     rows = [
         replace(row, estimate=Estimate(row.estimate.median, None, None, 1), values=row.values[:1])
         for row in example.rows
-        if row.placement == "rkllm/npu"
+        if row.placement == "llama.cpp/cpu"
     ]
     charts = figures(rows)
     assert len(charts) == 5

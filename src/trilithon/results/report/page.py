@@ -156,7 +156,7 @@ def _test_table(test: Test, rows: Sequence[ComparisonRow]) -> Html:
         bodies.setdefault((row.placement, row.model), []).append(row)
     several = len({model for _, model in bodies}) > 1
     optional = {
-        "Of bandwidth": any(row.fraction_of_bandwidth is not None for row in rows),
+        "Of bandwidth": any(bandwidth_text(row) for row in rows),
         "Remarks": any(row.note and row.estimate for row in rows),
     }
     heads = [*_HEADS, *(head for head, wanted in optional.items() if wanted)]
