@@ -1,14 +1,14 @@
 """The text form of a placement: `llama.cpp/cpu:t=4`, or `PREFILL+DECODE` for a handover."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trilithon.engines.base import Unit
 from trilithon.errors import PlacementError
 
-__all__ = ["SHORT_NAMES", "PlacementSpec", "parse_placement"]
+__all__ = ["SHORT_NAMES", "PlacementSpec", "first_with_options", "parse_placement"]
 
 _HALF_FORM = re.compile(r"(?P<engine>[\w.-]+)(?:@(?P<build>[\w.-]+))?/(?P<unit>cpu|gpu|npu)(?::(?P<options>.+))?")
 # The plus sign between the halves of a handover; values of options may contain plus signs too.
@@ -50,6 +50,20 @@ def parse_placement(text: str) -> PlacementSpec:
     if len(halves) > 2:
         raise PlacementError(f"placement {text}: a handover has two halves, PREFILL+DECODE")
     return halves[0] if len(halves) == 1 else replace(halves[1], prefill=halves[0])
+
+
+def first_with_options(
+    specs: Sequence[PlacementSpec], options: Mapping[str, str], runs: Callable[[PlacementSpec], bool]
+) -> PlacementSpec:
+    """The first of `specs`, which have no options, that runs with these; if none does, with those that every engine
+    knows; else the first without any."""
+    common = {name: value for name, value in options.items() if name in SHORT_NAMES}
+    for chosen in (options, common):
+        words = ",".join(f"{name}={value}" for name, value in chosen.items())
+        candidates = (parse_placement(f"{spec.text}:{words}") for spec in specs if words)
+        if (running := next(filter(runs, candidates), None)) is not None:
+            return running
+    return specs[0]
 
 
 def _parse_half(text: str) -> PlacementSpec:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_ggufs import write_adapter, write_gguf, write_imatrix, write_projector
 
 from trilithon.errors import ModelError
 from trilithon.models.adopt.places import Adoption, find_adopted
@@ -353,6 +354,197 @@ def test_rkllamas_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert reasons(found) == {
         "Modelfile": "is used without TOP_K: parameter top_k = 'seven' does not fit; write integer from -1"
     }
+
+
+# Forms that python-dotenv drops or cuts are kept whole (its README has the grammar; RKLLAMA reads with it).
+@pytest.mark.parametrize(
+    ("written", "means"),
+    [
+        ('"You are called "Ada".\nAnswer in one line."', 'You are called "Ada".\nAnswer in one line.'),
+        ('"Say "yes"\nor "no"."', 'Say "yes"\nor "no".'),
+        ('"He said "no"" # a remark', 'He said "no"'),
+        ("'You're Ada, aren't you?'", "You're Ada, aren't you?"),
+        ('"She\\"s \\\\ Ada\\nand brief"', 'She"s \\ Ada\nand brief'),
+        ('"""You are "Ada".\nBe brief."""', 'You are "Ada".\nBe brief.'),
+        ("'''It's Ada.'''", "It's Ada."),
+        ('You are "Ada", the first', 'You are "Ada", the first'),
+        ("“You are Ada.”", "“You are Ada.”"),
+        ('"a" # say "b"', "a"),
+        ('"You are Ada', "You are Ada"),
+        ('"You are Ada\nand brief', "You are Ada\nand brief"),
+        ('"x = y"', "x = y"),
+        ('"first\n\nA sum: a=b\n"', "first\n\nA sum: a=b\n"),
+        ('""', ""),
+        ("''", ""),
+        ('"', ""),
+        ('"only" inside', 'only" inside'),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_quotes_in_rkllamas_modelfile(written: str, means: str, line_end: str) -> None:
+    text = f"\ufeffFROM=x.rkllm\n# of a user\nSYSTEM={written}\n\nexport TOP_K = 7\nNUM_CTX='4096'\n"
+    expected = {"FROM": "x.rkllm", "SYSTEM": means, "TOP_K": "7", "NUM_CTX": "4096"}
+    assert read_dotenv(text.replace("\n", line_end)) == expected
+
+
+@given(st.text(alphabet="a\"'# \\", max_size=30), st.sampled_from("\"'"))
+def test_no_quoted_text_is_lost_or_takes_the_next_value(text: str, quote: str) -> None:
+    escaped = text.replace("\\", "\\\\") if quote == '"' else text
+    values = read_dotenv(f"SYSTEM={quote}x{escaped}x{quote}\nNUM_CTX=1\n")
+    assert values["NUM_CTX"] == "1"
+    assert set(values) == {"SYSTEM", "NUM_CTX"}
+
+
+# RKLLAMA's folders of GGUF models, with the configuration of its release 0.0.74
+CONFIG = """\
+[ENV]
+RKNPU_HYBRID=W8A8_STANDARD
+
+[ARGS]
+mmap =
+no-repack=
+cache-type-k = q8_0
+cache-type-v = q8_0
+ctx-size = 8192
+temp = 0.7
+mmproj = mmproj.gguf
+"""
+
+
+def test_rkllamas_folders_of_gguf_models(tmp_path: Path) -> None:
+    models = tmp_path / "RKLLAMA/models"
+    for name, config in (("qwen3.5-4b:q8_0", CONFIG), ("gemma-4-e2b:q4_0", ""), ("plain", None)):
+        write(models / name / "model.gguf")
+        write(models / name / "mmproj.gguf")
+        if config is not None:
+            write(models / name / "config.ini", config)
+    found = look(tmp_path)
+    assert sorted(names(found)) == ["gemma-4-e2b:q4_0", "plain:latest", "qwen3.5-4b:q8_0"]
+    manifest = get(found, "qwen3.5-4b:q8_0")
+    assert manifest.parameters == {"num_ctx": 8192, "temperature": 0.7, "use_mmap": True}
+    options = {"pipeline": "W8A8_STANDARD", "repack": "off", "ctk": "q8_0", "ctv": "q8_0"}
+    assert manifest.placement_options == options
+    assert roles(manifest) == [("weights", "model.gguf"), ("projector", "mmproj.gguf")]
+    assert manifest.files[0].quantization == "Q8_0"
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert get(found, "gemma-4-e2b:q4_0").placement_options == {}
+    assert reasons(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "options", "said"),
+    [
+        ("", {}, {}, ""),
+        ("ctx-size = 1\n", {}, {}, "is not used: line 1 is not NAME = VALUE below [ENV] or [ARGS]; correct it"),
+        ("[ARGS]\n= 5\n", {}, {}, "is not used"),
+        ("[ARGS]\nctx-size = many\n", {}, {}, "is used without ctx-size: parameter num_ctx = 'many' does not fit"),
+        ("[ARGS]\nctx-size = -1\n", {}, {}, "is used without ctx-size"),
+        ("[ARGS]\nctx-size\n", {}, {}, "is used without ctx-size"),
+        ("[args]\n--ctx_size = 4096 ; as before\n", {"num_ctx": 4096}, {}, ""),
+        ("[ARGS]\nc = 1024\nc = 2048\n", {"num_ctx": 2048}, {}, ""),
+        ('[ARGS]\ntemp = "0.5"\ntop-k=40\n', {"temperature": 0.5, "top_k": 40}, {}, ""),
+        ("[ARGS]\ntop-p = 7\n", {}, {}, "is used without top-p"),
+        ("[ARGS]\ntemp = %(x)s\n", {}, {}, "is used without temp"),
+        ("[ARGS]\ncache-type-k = Q4_0\n", {}, {"ctk": "q4_0"}, ""),
+        ("[ARGS]\ncache-type-k = turbo\n", {}, {}, "is used without cache-type-k: 'turbo' is no KV type"),
+        ("[ARGS]\nflash-attn =\n", {}, {"fa": "on"}, ""),
+        ("[ARGS]\nflash-attn = auto\n", {}, {"fa": "auto"}, ""),
+        ("[ARGS]\nflash-attn = perhaps\n", {}, {}, "is used without flash-attn: 'perhaps' does not fit; write on or"),
+        ("[ARGS]\nthreads = 4\nubatch-size=256\n", {}, {"t": "4", "ub": "256"}, ""),
+        ("[ARGS]\nthreads = -1\n", {}, {}, "is used without threads: '-1' does not fit; write a number from 1"),
+        ("[ARGS]\nthreads = 99999999999999999999\n", {}, {}, "is used without threads"),
+        ("[ARGS]\nno-mmap = false\nrepack = off\n", {"use_mmap": True}, {"repack": "off"}, ""),
+        ("[ARGS]\nport = 9000\njinja =\n", {}, {}, ""),
+        ("[ARGS]\nspec-type = draft-mtp\n", {}, {}, "is used without spec-type: Trilithon has no setting for this"),
+        ("[ARGS]\nmmproj = ../../secret.gguf\n", {}, {}, "is used without mmproj: 'secret.gguf' is no projector"),
+        ("[ENV]\nRKNPU_HYBRID = W8A8_STANDARD, W4A4_HADAMARD\n", {}, {"pipeline": "W8A8_STANDARD+W4A4_HADAMARD"}, ""),
+        ("[env]\nrknpu_cores='0,2'\nRKNPU_DEVICE=RK3588\n", {}, {"cores": "0+2"}, ""),
+        ("[ENV]\nRKNPU_CPU_DECODE=32\nRKNPU_X=1\n", {}, {"cpu_decode": "32", "RKNPU_X": "1"}, ""),
+        ("[ENV]\nRKNPU_HYBRID=\n", {}, {}, "is used without RKNPU_HYBRID"),
+        ("[ENV]\nRKNPU_HYBRID=a b\n", {}, {}, "is used without RKNPU_HYBRID"),
+        ("[ENV]\nLD_PRELOAD=/tmp/x.so\n", {}, {}, "is used without LD_PRELOAD: Trilithon has no setting for this"),
+        ("[DEFAULT]\nctx-size=1\n", {}, {}, "is used without ctx-size: [DEFAULT] is neither [ENV] nor [ARGS]"),
+        ("\ufeff[ARGS]\r\nctx-size=4096\r\n", {"num_ctx": 4096}, {}, ""),
+        ("\x00\xff[ARGS", {}, {}, "is not used"),
+    ],
+)
+def test_odd_values_in_config_ini(
+    tmp_path: Path, config: str, parameters: dict[str, Any], options: dict[str, str], said: str
+) -> None:
+    folder = tmp_path / "RKLLAMA/models/mine"
+    write(folder / "model.gguf")
+    write(folder / "config.ini", config)
+    found = look(tmp_path)
+    assert names(found) == ["mine:latest"]
+    manifest = found.manifests[0]
+    assert (manifest.parameters, manifest.placement_options) == (parameters, options)
+    assert reasons(found).get("config.ini", "").startswith(said)
+    assert bool(reasons(found)) == bool(said)
+
+
+@given(st.text(max_size=200))
+def test_any_configuration_leaves_the_model(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "RKLLAMA/models/mine/model.gguf")
+        write(Path(folder) / "RKLLAMA/models/mine/config.ini", "[ARGS]\n" + text)
+        found = look(Path(folder))
+        assert names(found) == ["mine:latest"]
+        assert all("\n" not in skipped.reason for skipped in found.skipped)
+
+
+def test_a_folder_of_rkllamas_with_several_models_or_files(tmp_path: Path) -> None:
+    models = tmp_path / "RKLLAMA/models"
+    write(models / "loose-Q4_0.gguf")  # not in a folder of its own
+    for name in ("a-Q4_0.gguf", "b-Q8_0.gguf"):
+        write(models / "two" / name)
+        write(models / "one" / name)
+    write(models / "one/config.ini", "[ARGS]\nmodel = /anywhere/b-Q8_0.gguf\n")
+    write(models / "eyes/model.gguf")
+    for name in ("mmproj-f16.gguf", "mmproj-q8_0.gguf"):
+        write(models / "eyes" / name)
+    write(models / "eyes/config.ini", "[ARGS]\nmmproj = mmproj-q8_0.gguf\n")
+    write(models / "blind/model.gguf")
+    write(models / "blind/mmproj-f16.gguf")
+    write(models / "blind/config.ini", "[ARGS]\nno-mmproj =\n")
+    found = look(tmp_path)
+    tagged = ["two:Q4_0", "two:Q8_0"]
+    assert sorted(names(found)) == ["blind:latest", "eyes:latest", "loose:Q4_0", "one:latest", *tagged]
+    assert roles(get(found, "one")) == [("weights", "b-Q8_0.gguf")]
+    assert roles(get(found, "eyes")) == [("weights", "model.gguf"), ("projector", "mmproj-q8_0.gguf")]
+    assert roles(get(found, "blind")) == [("weights", "model.gguf")]
+
+
+def test_a_named_folder_with_config_ini_is_rkllamas(tmp_path: Path) -> None:
+    write(tmp_path / "usb/qwen3:4b/model.gguf")
+    write(tmp_path / "usb/qwen3:4b/config.ini", CONFIG.replace("mmproj = mmproj.gguf\n", ""))
+    write(tmp_path / "usb/other/model.gguf")
+    found = look(tmp_path, tmp_path / "usb")
+    assert sorted(names(found)) == ["model:latest", "qwen3:4b"]
+
+
+# What a file is, whatever its name
+
+
+def test_the_beginning_of_a_file_says_what_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    write_gguf(folder / "alpaca-lora-7b-Q4_0.gguf", {"general.architecture": "llama", "general.type": "model"})
+    write_adapter(folder / "mystyle.gguf")
+    write_imatrix(folder / "numbers.gguf")
+    write_gguf(folder / "words.gguf", {"general.architecture": "llama", "general.type": "model"}, ())
+    write_gguf(folder / "flux.gguf", {"general.architecture": "flux"})
+    write(folder / "mtp-Qwen3.6-27B-Q8_0.gguf")
+    write(folder / "sight/seer-Q4_0.gguf")
+    write_projector(folder / "sight/seer-eyes.gguf")
+    found = look(tmp_path, folder)
+    assert sorted(names(found)) == ["alpaca-lora-7b:Q4_0", "seer:Q4_0"]
+    assert roles(get(found, "seer:Q4_0")) == [("weights", "seer-Q4_0.gguf"), ("projector", "seer-eyes.gguf")]
+    stated = reasons(found)
+    assert stated["mystyle.gguf"].startswith("is a LoRA adapter: no engine runs it alone; name it with ADAPTER")
+    assert stated["numbers.gguf"].startswith("is an importance matrix (imatrix): no engine runs it alone")
+    assert stated["words.gguf"].startswith("is a vocabulary without weights: no engine runs it alone")
+    assert stated["flux.gguf"].startswith("is an image generation model: no engine here runs it")
+    assert stated["mtp-Qwen3.6-27B-Q8_0.gguf"].startswith("is a draft head for speculative decoding")
+    assert len(stated) == 5
 
 
 @pytest.mark.parametrize("says", ["../../secret.rkllm", "/etc/passwd", "", "other.rkllm"])

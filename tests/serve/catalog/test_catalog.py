@@ -175,3 +175,29 @@ def test_the_outlook_follows_the_plan_and_says_what_cannot_run(configuration: Co
     nowhere = Catalog(configuration, board, placement="scripted@none/cpu").outlook(shelf.find("small:q4"))
     assert nowhere.placement == ""
     assert "scripted" in nowhere.refusal
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "kv_types"),
+    [
+        ("[ARGS]\ncache-type-k = q8_0\ncache-type-v = q8_0\n", "llama.cpp/cpu:ctk=q8_0,ctv=q8_0", ("q8_0", "q8_0")),
+        # The pipeline is of an engine that is not here, and flash attention cannot be off with such a type.
+        ("[ENV]\nRKNPU_HYBRID=W8A8_STANDARD\n[ARGS]\nctk = q8_0\n", "llama.cpp/cpu:ctk=q8_0", ("q8_0", "f16")),
+        ("[ENV]\nRKNPU_HYBRID=W8A8_STANDARD\n", "llama.cpp/cpu", ("f16", "f16")),
+        ("[ARGS]\nflash-attn = off\ncache-type-v = q8_0\n", "llama.cpp/cpu", ("f16", "f16")),
+    ],
+)
+def test_the_settings_of_rkllamas_folders(
+    home: Path, configuration: Configuration, tiny: Path, config: str, name: str, kv_types: tuple[str, str]
+) -> None:
+    folder = home / "RKLLAMA/models/mine"
+    folder.mkdir(parents=True)
+    (folder / "model.gguf").write_bytes(tiny.read_bytes())
+    (folder / "config.ini").write_text(config + ("" if "[ARGS]" in config else "[ARGS]\n") + "ctx-size = 512\n")
+    shelf = Catalog(configuration, read_board())
+    placement = shelf.placement(shelf.find("mine"))
+    assert placement.name == shelf.outlook(shelf.find("mine")).placement == name
+    assert (placement.settings.kv_type_k, placement.settings.kv_type_v) == kv_types
+    assert placement.settings.context == 512
+    other = Catalog(configuration, read_board(), placement=SCRIPTED)
+    assert other.placement(other.find("mine")).name == SCRIPTED

@@ -56,6 +56,7 @@ def _lines(manifest: Manifest, store: ModelStore, configuration: Configuration) 
     lines = [str(manifest.name), *_about(manifest, store), "", "files"]
     lines += [f"  {line}" for line in aligned([_file_cells(file, store) for file in manifest.files])]
     settings = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
+    settings += sorted(manifest.placement_options.items())
     settings += [
         (name, _first_line(text)) for name, text in (("system", manifest.system), ("template", manifest.template))
     ]

@@ -1,4 +1,4 @@
-"""Scans folders of models: the user's own, LM Studio's (USER/REPO/FILE) and RKLLAMA's (NAME/Modelfile)."""
+"""Scans folders of models: the user's own, LM Studio's (USER/REPO/FILE) and RKLLAMA's (NAME/Modelfile, config.ini)."""
 
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -7,7 +7,8 @@ from trilithon.errors import ModelError
 from trilithon.models.adopt.bundles import Bundle, bundles, files_below, with_tags
 from trilithon.models.adopt.hub_cache import repository_model
 from trilithon.models.adopt.rkllama import MODELFILE, adopt_rkllama
-from trilithon.models.adopt.scan_root import AdoptedModel, ScanRoot, created
+from trilithon.models.adopt.rkllama_gguf import CONFIGURATION, adopt_gguf_folder
+from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot, created
 from trilithon.models.names import ModelName, Repository, name_part, parse_reference
 from trilithon.models.store.manifest import Manifest
 
@@ -38,7 +39,7 @@ def model_folders(scan_root: ScanRoot, others: Set[str]) -> Iterator[tuple[Path,
         for entry in scan_root.entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 subfolders.append(scan_root.subfolder(entry))
-            elif entry.name == MODELFILE or Path(entry.name).suffix.lower() in _BESIDE_SUFFIXES:
+            elif entry.name in (MODELFILE, CONFIGURATION) or Path(entry.name).suffix.lower() in _BESIDE_SUFFIXES:
                 files.append(Path(entry.path))
         if any(file.suffix.lower() in _MODEL_SUFFIXES for file in files):
             yield folder, files
@@ -66,11 +67,22 @@ def _folder_models(scan_root: ScanRoot, folder: Path, paths: Sequence[Path]) -> 
         if modelfile and converted:
             yield adopt_rkllama(scan_root, modelfile, files, below)
             return
+        if not converted and _is_rkllamas(scan_root, folder, files):
+            yield from adopt_gguf_folder(scan_root, files)
+            return
         repository = _repository(scan_root, folder)
         for bundle in with_tags(list(bundles(scan_root, files, below)), of_one_repository=repository is not None):
             yield _adopted(scan_root, folder, repository, bundle)
     except ModelError as error:
         scan_root.skip(folder, str(error))
+
+
+def _is_rkllamas(scan_root: ScanRoot, folder: Path, files: Sequence[ScanResult]) -> bool:
+    """Whether the folder is the model: any below RKLLAMA's own folder, elsewhere those with its configuration."""
+    if scan_root.source == "LM Studio":
+        return False
+    in_rkllama = scan_root.source == "RKLLAMA" and folder != scan_root.root
+    return in_rkllama or any(file.path.name == CONFIGURATION for file in files)
 
 
 def _repository(scan_root: ScanRoot, folder: Path) -> Repository | None:

@@ -14,14 +14,14 @@ from trilithon.models.names import ModelName, name_part, parse_reference
 from trilithon.models.store.manifest import Manifest
 from trilithon.models.store.parameters import Parameter, read_parameter
 
-__all__ = ["MODELFILE", "adopt_rkllama", "read_dotenv"]
+__all__ = ["MODELFILE", "adopt_rkllama", "folder_name", "read_dotenv", "rkllama_parameters"]
 
 MODELFILE = "Modelfile"
 _MOST_BYTES = 1 << 20
-_ASSIGNMENT = re.compile(
-    r"""^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.]*)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\n]*)""",
-    re.MULTILINE | re.DOTALL,
-)
+_ASSIGNMENT = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.]*)[ \t]*=[ \t]*(.*)")
+_QUOTES = ('"""', "'''", '"', "'")
+# A quote that may end a value: nothing follows on its line but a comment. Escaped characters are passed over.
+_CLOSING = {quote: re.compile(rf"\\.|{quote}(?=[ \t]*(?:#|$))", re.DOTALL) for quote in _QUOTES}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 # RKLLAMA's parameters → Ollama's.
 _SAME = (
@@ -47,30 +47,72 @@ def adopt_rkllama(
     bundle = _described(list(bundles(scan_root, files, below)), settings.get("FROM", ""))
     origin = settings.get("HUGGINGFACE_PATH", "")
     manifest = Manifest(
-        name=_name(modelfile.path.parent.name),
+        name=folder_name(modelfile.path.parent.name),
         files=bundle.files,
         source=f"RKLLAMA's folder {modelfile.path.parent}" + f", from {origin}" * bool(origin),
         created=created(bundle.first),
-        parameters=_parameters(scan_root, modelfile, settings),
+        parameters=rkllama_parameters(scan_root, modelfile.path, settings),
         system=settings.get("SYSTEM", ""),
     )
     return AdoptedModel(manifest=manifest, source=scan_root.source, place=modelfile.path.parent)
 
 
 def read_dotenv(text: str) -> Mapping[str, str]:
-    """Parse KEY=value lines. Quoted values may have several lines; `$` has no meaning."""
-    return {match[1].upper(): _value(match[2]) for match in _ASSIGNMENT.finditer(text.replace("\r\n", "\n"))}
+    """Parse KEY=value lines. Quoted values may have several lines, and quotes within: a quote ends a value where the
+    next line begins another one. `$` has no meaning."""
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    values: dict[str, str] = {}
+    endless: set[str] = set()
+    at = 0
+    while at < len(lines):
+        match = _ASSIGNMENT.fullmatch(lines[at])
+        at += 1
+        if match is None:
+            continue
+        written = match[2]
+        quote = next((quote for quote in _QUOTES if written.startswith(quote)), "")
+        if quote:
+            content, at = _quoted(quote, written[len(quote) :], lines, at, endless)
+            values[match[1].upper()] = _unescaped(content, quote)
+        else:
+            values[match[1].upper()] = re.sub(r"(^|\s+)#.*", "", written).strip()
+    return values
 
 
-def _value(written: str) -> str:
-    quote = written[:1]
-    if quote in ("'", '"') and len(written) > 1 and written.endswith(quote):
-        return _unescaped(written[1:-1], quote)
-    return re.sub(r"(^|\s+)#.*", "", written).strip()
+def _quoted(quote: str, first: str, lines: Sequence[str], at: int, endless: set[str]) -> tuple[str, int]:
+    """The value that begins with `first` and goes on at the line `at`, and the number of the line after it. `endless`
+    are quotes that close nothing up to the end of the text: such a value ends before the next one."""
+    kept, closed = [first], None
+    for following in range(at, len(lines) + 1):
+        closing = None if quote in endless else _closing(quote, kept[-1])
+        if closing is not None:
+            closed = (len(kept), closing)
+            if _begins_anew(lines, following):
+                break
+        if following == len(lines) or ((closed or quote in endless) and _ASSIGNMENT.fullmatch(lines[following])):
+            break
+        kept.append(lines[following])
+    if closed is None and quote not in endless:
+        endless.add(quote)
+        return _quoted(quote, first, lines, at, endless)
+    count, end = closed or (len(kept), len(kept[-1]))
+    value = "\n".join([*kept[: count - 1], kept[count - 1][:end]])
+    return value if closed else value.rstrip(), at + count - 1
+
+
+def _closing(quote: str, line: str) -> int | None:
+    """Where the first quote is that may end a value."""
+    return next((match.start() for match in _CLOSING[quote].finditer(line) if match[0] == quote), None)
+
+
+def _begins_anew(lines: Sequence[str], at: int) -> bool:
+    """Whether nothing is left but a comment, or another value."""
+    line = next((lines[number] for number in range(at, len(lines)) if lines[number].strip()), "#")
+    return line.lstrip().startswith("#") or _ASSIGNMENT.fullmatch(line) is not None
 
 
 def _unescaped(value: str, quote: str) -> str:
-    if quote == "'":
+    if quote.startswith("'"):
         return value.replace("\\'", "'")
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), value)
 
@@ -88,7 +130,8 @@ def _described(models: Sequence[Bundle], source: str) -> Bundle:
     raise ModelError(f"FROM {source[:80]!r} is none of the {len(models)} models in its folder; correct it")
 
 
-def _name(folder: str) -> ModelName:
+def folder_name(folder: str) -> ModelName:
+    """The name of a model in a folder of RKLLAMA: that of the folder, as far as it can be one."""
     try:
         name = parse_reference(folder)
     except ModelError:
@@ -98,12 +141,13 @@ def _name(folder: str) -> ModelName:
     return replace(ModelName(*ModelName.DEFAULTS[:2], "model", ModelName.DEFAULTS[2]), model=name_part(folder))
 
 
-def _parameters(scan_root: ScanRoot, modelfile: ScanResult, settings: Mapping[str, str]) -> dict[str, Parameter]:
+def rkllama_parameters(scan_root: ScanRoot, modelfile: Path, settings: Mapping[str, str]) -> dict[str, Parameter]:
+    """The parameters that a Modelfile sets; those that do not fit are reported."""
     parameters: dict[str, Parameter] = {}
     for key, name in _PARAMETERS.items():
         if text := settings.get(key, "").strip():
             try:
                 parameters[name] = read_parameter(name, text)
             except ModelError as error:
-                scan_root.skip(modelfile.path, f"is used without {key}: {error}")
+                scan_root.skip(modelfile, f"is used without {key}: {error}")
     return parameters

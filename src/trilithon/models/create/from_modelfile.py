@@ -64,6 +64,7 @@ def create(
         template=template,
         messages=modelfile.messages or next((base.messages for base in bases if base.messages), ()),
         synthetic=any(base.synthetic for base in bases),
+        placement_options={key: value for base in bases for key, value in base.placement_options.items()},
     )
     if not manifest.of_role("weights"):
         raise ModelError(f"FROM {', '.join(modelfile.sources)} has no weights; name the model too")

@@ -14,12 +14,17 @@ from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, rea
 __all__ = ["Modelfile", "parse_modelfile", "to_modelfile"]
 
 _COMMAND = re.compile(r"[ \t]*([A-Za-z]+)[ \t](.*)", re.DOTALL)
+# A line of RKLLAMA's, where no command of Ollama's has that form.
+_ASSIGNMENT = re.compile(
+    r"[ \t]*(?:export[ \t]+)?(?:([A-Za-z_][A-Za-z0-9_.]*)(?:=|[ \t]*=[ \t]*[\"'])|(FROM)[ \t]*=)", re.IGNORECASE
+)
 _WORD_AND_VALUE = re.compile(r"[ \t]*([A-Za-z0-9_]+)[ \t](.*)", re.DOTALL)
 _COMMANDS = ("FROM", "PARAMETER", "SYSTEM", "TEMPLATE", "ADAPTER", "MESSAGE", "LICENSE")
 _IGNORED = ("DRAFT", "PARSER", "RENDERER", "REQUIRES")
 _ROLES = ("system", "user", "assistant")
 _QUOTES = ('"""', '"')
 _MOST_CHARACTERS = 16 << 20
+_OPEN = 'the text begins with " and ends after other commands; write """ before and after it'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +95,21 @@ def _commands(text: str) -> Iterator[_Command]:
         at += 1
         if not line.strip(" \t") or line.lstrip(" \t").startswith("#"):
             continue
+        if assignment := _ASSIGNMENT.match(line):
+            raise _mistake(number, _of_rkllama(assignment[1] or assignment[2]))
         match = _COMMAND.fullmatch(line)
-        name = match[1].upper() if match else line.split(maxsplit=1)[0].upper() if line.split() else line
+        name = match[1].upper() if match else _first_word(line)
         if match is None or name not in (*_COMMANDS, *_IGNORED):
             raise _mistake(number, _unknown(name))
         prefix, value = _prefix(name, match[2], number)
         value, at = _unquoted(value, lines, at)
         yield _Command(number, name, prefix + value)
+
+
+def _first_word(line: str) -> str:
+    """In capitals where it may be a command, else as it is written."""
+    word = (line.split(maxsplit=1) or [line])[0]
+    return word.upper() if word.isalpha() else word
 
 
 def _prefix(name: str, rest: str, number: int) -> tuple[str, str]:
@@ -120,8 +133,16 @@ def _unquoted(value: str, lines: Sequence[str], following: int) -> tuple[str, in
         return start.rstrip()[len(quote) : -len(quote)], following
     for at in range(following, len(lines)):
         if (end := lines[at].rstrip()).endswith(quote):
+            if quote == '"' and '"' in start[1:] and any(map(_is_command, lines[following : at + 1])):
+                raise _mistake(following, _OPEN)
             return "\n".join([start, *lines[following:at], end])[len(quote) : -len(quote)], at + 1
     raise _mistake(following, f"the text does not end; write {quote} at the end of its last line")
+
+
+def _is_command(line: str) -> bool:
+    """Whether a line within a text is rather a command that the text would swallow."""
+    match = _COMMAND.fullmatch(line)
+    return match is not None and match[1] in _COMMANDS
 
 
 def _parameters(commands: Sequence[_Command]) -> dict[str, Parameter]:
@@ -166,6 +187,13 @@ def _values(commands: Sequence[_Command], name: str) -> tuple[str, ...]:
 
 def _last(values: Sequence[str]) -> str | None:
     return values[-1] if values else None
+
+
+def _of_rkllama(name: str) -> str:
+    return (
+        f"{name[:40]}=… is RKLLAMA's form of a Modelfile, and create reads Ollama's; use the model in place: "
+        "trilithon adopt FOLDER, the folder of this Modelfile"
+    )
 
 
 def _unknown(name: str) -> str:

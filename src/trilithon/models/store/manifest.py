@@ -73,7 +73,8 @@ class Manifest:
     """A model under its name. Of several weights the first that can run is used, so the best stand first.
 
     `source` is text for people; `created` is wall-clock time in RFC 3339. `parameters`, `system`, `template` (Jinja)
-    and `messages` are settings of a Modelfile; empty means the model's own."""
+    and `messages` are settings of a Modelfile; empty means the model's own. `placement_options` are options of a
+    placement as they are written there (ctk, pipeline), for where no plan and no user says another placement."""
 
     name: ModelName
     files: tuple[StoredFile, ...]
@@ -84,6 +85,7 @@ class Manifest:
     template: str = ""
     messages: tuple[PresetMessage, ...] = ()
     synthetic: bool = False
+    placement_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -110,7 +112,7 @@ class Manifest:
         return tuple(file for file in self.files if file.role == role)
 
     def to_json(self) -> str:
-        data = asdict(self) | {"parameters": dict(self.parameters)}
+        data = asdict(self) | {name: dict(getattr(self, name)) for name in ("parameters", "placement_options")}
         data["name"] = {part: getattr(self.name, part) for part in ("host", "namespace", "model", "tag")}
         data["files"] = [_packed(file) for file in self.files]
         return json.dumps({"kind": _KIND, "version": _NEWEST} | data, indent=1) + "\n"
@@ -199,6 +201,7 @@ def _unpacked(data: Mapping[str, Any]) -> dict[str, Any]:
     return known | {
         "name": ModelName(**_texts(data["name"])),
         "files": tuple(map(_file, _rows(data["files"]))),
+        "placement_options": _texts(data.get("placement_options", {})),
         "messages": tuple(PresetMessage(**_texts(row)) for row in _rows(data.get("messages", []))),
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Placement
-from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
+from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, first_with_options, parse_placement
 from trilithon.engines.placing import Need, nothing_runs, place, suits_placements, usable_here
 from trilithon.errors import ModelError, PlacementError
 from trilithon.models.adopt.places import find_adopted
@@ -132,7 +132,7 @@ class Catalog:
         """`context` tokens are asked for; fewer where the model was trained for fewer. `spelled` is a client's choice:
         one of those that are offered, with other settings at most. Raises ModelError and PlacementError."""
         file = self.file(entry)
-        chosen = self._allowed(spelled, file) if spelled else self._chosen(file, self._plan(file))
+        chosen = self._allowed(spelled, file) if spelled else self._chosen(entry, file, self._plan(file))
         return self._placed(chosen, file, self._need(entry, context))
 
     def offered(self, entry: CatalogEntry) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class Catalog:
         file = self._glanced(entry)
         try:
             plan = self._plan(file)
-            placed = self._placed(self._chosen(file, plan), file, self._need(entry, None))
+            placed = self._placed(self._chosen(entry, file, plan), file, self._need(entry, None))
         except PlacementError as error:
             return Outlook(file=file, refusal=str(error))
         known = self.known_plan(entry, file) if plan is not None else None
@@ -194,7 +194,7 @@ class Catalog:
         plan = read_plan(self._configuration.data, file.sha256, self._board.identity())
         return plan if plan is not None and self._runs(parse_placement(plan.placement), file) else None
 
-    def _chosen(self, file: ModelFile, plan: Plan | None) -> PlacementSpec:
+    def _chosen(self, entry: CatalogEntry, file: ModelFile, plan: Plan | None) -> PlacementSpec:
         if self._spelling:
             return self._spelling
         if plan is not None:
@@ -202,7 +202,7 @@ class Catalog:
         usable = usable_here([file], self._configuration)
         if not usable:
             raise nothing_runs(file, self._configuration)
-        return usable[0]
+        return first_with_options(usable, entry.manifest.placement_options, lambda spec: self._runs(spec, file))
 
     def _offered(self, file: ModelFile) -> tuple[str, ...]:
         plan = self._plan(file)
@@ -292,6 +292,8 @@ def _entry(manifest: Manifest) -> CatalogEntry:
 def _digest(manifest: Manifest) -> str:
     """SHA-256 over everything but the name and its time."""
     said = asdict(replace(manifest, created="1970-01-01T00:00:00Z", source="")) | {"name": ""}
+    if not manifest.placement_options:  # as before there were any
+        del said["placement_options"]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
