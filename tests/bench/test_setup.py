@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.bench.setup import CampaignSetup, in_turn, reference_placement, resolve
+from trilithon.board.limits.cgroups import Limits
 from trilithon.board.processors import Cluster
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, Placement, Settings, Unit
@@ -205,6 +206,12 @@ def test_the_fast_cores_are_taken_where_there_are_slow_ones(here: Here) -> None:
     (placement,) = here("scripted/cpu")
     assert placement.settings.cpus == (2, 3)
     assert placement.settings.threads == 2
+
+
+def test_a_cpu_quota_limits_the_threads_and_pins_nothing(here: Here) -> None:
+    here.board = replace(here.board, big_cpus=(0,), physical_cores=4, limits=Limits(cpu_quota=1.5))
+    (placement,) = here("scripted/cpu")
+    assert (placement.settings.cpus, placement.settings.threads) == (None, 1)
 
 
 def test_quality_is_held_against_a_cpu_placement_of_the_same_file(here: Here) -> None:

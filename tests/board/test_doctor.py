@@ -217,6 +217,20 @@ CHANGES = {
         tree="rk3576", adds={"runtime-unknown": "warning"}, files={"/usr/lib/librkllmrt.so": "\0"}
     ),
     "no runtime": Change(tree="rk3576", adds={"runtime-missing": "note"}, without=("/usr/lib/librkllmrt.so",)),
+    "a CPU quota": Change(
+        tree="rk3576", adds={"cpu-quota": "warning"}, files={"/sys/fs/cgroup/cpu.max": "200000 100000\n"}
+    ),
+    "a CPU set": Change(
+        tree="rk3576", adds={"cpu-set": "note"}, files={"/sys/fs/cgroup/cpuset.cpus.effective": "2-5\n"}
+    ),
+    "a memory limit": Change(
+        tree="rk3576", adds={"memory-limit": "warning"}, files={"/sys/fs/cgroup/memory.max": f"{4 << 30}\n"}
+    ),
+    "few addresses": Change(
+        tree="rk3576",
+        adds={"address-space": "warning"},
+        files={"/proc/self/limits": "Max address space         4294967296           unlimited            bytes\n"},
+    ),
     "a limit set by hand": Change(
         tree="rk3576", adds={"cpu-limit": "warning"}, files={f"{CPUFREQ}/policy4/scaling_max_freq": "1416000\n"}
     ),

@@ -23,6 +23,14 @@ MORE = (
     "/proc/self/environ",
     "/proc/2/comm",
     "/proc/1/cgroup",
+    "/proc/self/cgroup",
+    "/sys/fs/cgroup/cpu.max",
+    "/sys/fs/cgroup/cpuset.cpus.effective",
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory.stat",
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+    "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
     "/sys/devices/cpu_atom/cpus",
     "/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count",
     "/sys/class/hwmon/hwmon1/in0_lcrit_alarm",
@@ -46,6 +54,7 @@ WORDS = (
     "[" * 5000,
     "a\nb\x1b[31m\0c",
 )
+WORDS += ("0::/../..\n5:memory:/a\n:::", "max 0", "1 0", "30 1 0:1 / /sys/fs/cgroup rw - cgroup2 none rw")
 WORDS += ('{"ICD": {"library_path": "a\\u0000b"}}', '{"ICD": {"library_path": "\\ud800"}}', "LD_LIBRARY_PATH=/a\nb")
 Hostile = st.one_of(
     st.binary(max_size=200),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trilithon.board.limits.cgroups import Limits
 from trilithon.board.snapshot import read_board
 from trilithon.engines.placing import Suitability, suits_placements, what_runs
 from trilithon.errors import PlacementError
@@ -18,8 +19,8 @@ def file(tiny: Path, tmp_path: Path) -> ModelFile:
     return read_model_file(tiny, tmp_path)
 
 
-def refusals(file: ModelFile, memory_bytes: int | None = 1 << 34) -> dict[str, str]:
-    board = replace(read_board(), memory_bytes=memory_bytes)
+def refusals(file: ModelFile, memory_bytes: int | None = 1 << 34, limits: Limits | None = None) -> dict[str, str]:
+    board = replace(read_board(), memory_bytes=memory_bytes, limits=limits or Limits())
     verdicts = what_runs(file, board, load_configuration())
     assert verdicts == sorted(verdicts, key=lambda verdict: bool(verdict.refusal))
     assert all(isinstance(verdict, Suitability) and "\n" not in verdict.refusal for verdict in verdicts)
@@ -49,6 +50,7 @@ def test_a_model_larger_than_the_memory_runs_nowhere(file: ModelFile) -> None:
     assert all(reasons.values())
     assert any("this machine has 97.7 KiB; take a smaller quantization" in refusal for refusal in reasons.values())
     assert not all(refusals(file, memory_bytes=None).values())
+    assert all(refusals(file, limits=Limits(memory_bytes=100_000)).values())
 
 
 def weights(name: str) -> StoredFile:

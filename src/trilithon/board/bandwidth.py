@@ -10,7 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count
+from trilithon.board.limits.memory import read_memory
+from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.errors import UserError
 
 __all__ = ["buffer_bytes", "last_level_cache_bytes", "measure_bandwidth"]
@@ -47,7 +48,8 @@ def measure_bandwidth(
 def buffer_bytes(threads: int, machine: Machine = THIS_MACHINE) -> int:
     """What each thread reads through: together four times the last-level caches, within an eighth of free memory."""
     wanted = max(4 * last_level_cache_bytes(machine) // threads, _LEAST_BUFFER_BYTES)
-    allowed = _available_bytes(machine) // 8 // threads
+    available = read_memory(machine).available_bytes
+    allowed = (_UNSAID_MEMORY_BYTES if available is None else available) // 8 // threads
     return max(min(wanted, allowed) // _CHUNK_BYTES, 1) * _CHUNK_BYTES
 
 
@@ -64,11 +66,6 @@ def last_level_cache_bytes(machine: Machine = THIS_MACHINE) -> int:
 
 def _kibibytes(text: str) -> int:
     return int(text.removesuffix("K")) << 10
-
-
-def _available_bytes(machine: Machine) -> int:
-    kibibytes = parse_count(machine.fields("/proc/meminfo").get("MemAvailable", "").removesuffix(" kB"))
-    return _UNSAID_MEMORY_BYTES if kibibytes is None else kibibytes << 10
 
 
 def _read(cpu: int, size_bytes: int, pass_seconds: float, barrier: threading.Barrier) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from trilithon.board.finding import Finding, Severity
 from trilithon.board.rules import clocks as clock_rules
 from trilithon.board.rules import gpu as gpu_rules
+from trilithon.board.rules import limits as limit_rules
 from trilithon.board.rules import npu as npu_rules
 from trilithon.board.rules import system as system_rules
 from trilithon.board.snapshot import Board
@@ -15,7 +16,7 @@ from trilithon.board.sysfs import Machine
 
 __all__ = ["Finding", "Severity", "findings"]
 
-_RULES = (*clock_rules.RULES, *npu_rules.RULES, *gpu_rules.RULES, *system_rules.RULES)
+_RULES = (*clock_rules.RULES, *npu_rules.RULES, *gpu_rules.RULES, *system_rules.RULES, *limit_rules.RULES)
 
 
 def findings(board: Board, machine: Machine) -> list[Finding]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trilithon.board.chips import Core, core_of
-from trilithon.board.sysfs import Machine, parse_cpu_list
+from trilithon.board.limits.cgroups import Limits, read_limits
+from trilithon.board.sysfs import Machine
 
 __all__ = ["Cluster", "ClusterKind", "big_cpus", "cpu_features", "physical_cores", "read_clusters"]
 
@@ -52,9 +53,10 @@ class _Cpu:
     policy: _Policy
 
 
-def read_clusters(machine: Machine) -> tuple[Cluster, ...]:
-    """The CPUs that are online, in groups of one kind, core type and governor, the first CPU's group first."""
-    cpus = _cpus(machine)
+def read_clusters(machine: Machine, limits: Limits | None = None) -> tuple[Cluster, ...]:
+    """The CPUs that are online, in groups of one kind, core type and governor, the first CPU's group first. Only those
+    that this process may use where lxcfs hides the others. `limits` None: read here."""
+    cpus = _cpus(machine, (limits or read_limits(machine)).cpus or ())
     little = _little(cpus, machine.cpus("/sys/devices/cpu_atom/cpus") or ())
     groups: dict[tuple[ClusterKind, str | None, str | None], list[_Cpu]] = {}
     for cpu in cpus:
@@ -80,13 +82,17 @@ def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value), default=None)
 
 
-def _cpus(machine: Machine) -> list[_Cpu]:
+def _cpus(machine: Machine, allowed: tuple[int, ...]) -> list[_Cpu]:
     cores = _cores(machine)
     policies: dict[int, _Policy] = {}
     for folder in machine.glob(f"{_CPUS}/cpufreq/policy*"):
         policy = _policy(machine, folder)
         policies |= dict.fromkeys(machine.cpus(f"{folder}/related_cpus") or (), policy)
     online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(cores))
+    if renamed := _behind_lxcfs(machine, online, allowed):
+        online = renamed
+        if not set(renamed) <= cores.keys():  # the nth entry is the nth allowed CPU's
+            cores = dict(zip(renamed, cores.values(), strict=False))
     return [
         _Cpu(
             number=cpu,
@@ -96,6 +102,15 @@ def _cpus(machine: Machine) -> list[_Cpu]:
         )
         for cpu in online
     ]
+
+
+def _behind_lxcfs(machine: Machine, online: tuple[int, ...], allowed: tuple[int, ...]) -> tuple[int, ...]:
+    """The CPUs of a container whose `online` and /proc/cpuinfo are lxcfs's, which counts the allowed CPUs from 0; empty
+    elsewhere. The kernel lets no process have only CPUs that are offline, and an offline CPU has no topology."""
+    there = tuple(cpu for cpu in allowed if cpu in online or machine.exists(f"{_CPUS}/cpu{cpu}/topology"))
+    if allowed and not set(allowed) & set(online):
+        return there or allowed
+    return there if set(there) - set(online) else ()
 
 
 def _policy(machine: Machine, folder: str) -> _Policy:
@@ -154,16 +169,9 @@ def physical_cores(machine: Machine, cpus: list[int]) -> list[int]:
     return firsts
 
 
-def big_cpus(machine: Machine, clusters: tuple[Cluster, ...], physical: list[int]) -> tuple[int, ...]:
-    """Kept to what this process is allowed (taskset, cpuset); the little cores when those are all it is allowed."""
-    allowed = machine.parsed("/proc/self/status", _allowed)
-    usable = [cpu for cpu in physical if allowed is None or cpu in allowed]
+def big_cpus(machine: Machine, clusters: tuple[Cluster, ...], limits: Limits) -> tuple[int, ...]:
+    """Kept to what this process may use (taskset, cpuset, CPU quota); the little cores when those are all of it."""
+    allowed = [cpu for cluster in clusters for cpu in cluster.cpus if limits.cpus is None or cpu in limits.cpus]
+    usable = physical_cores(machine, allowed)
     little = {cpu for cluster in clusters if cluster.kind == "little" for cpu in cluster.cpus}
-    return tuple(sorted([cpu for cpu in usable if cpu not in little] or usable))
-
-
-def _allowed(status: str) -> tuple[int, ...]:
-    match = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
-    if match is None:
-        raise ValueError("no Cpus_allowed_list")
-    return parse_cpu_list(match[1])
+    return tuple(sorted([cpu for cpu in usable if cpu not in little] or usable)[: limits.threads])

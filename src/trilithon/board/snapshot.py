@@ -12,10 +12,14 @@ from trilithon.board.accelerators import DeviceNode, Gpu, Npu, gpu_drivers, read
 from trilithon.board.chips import chip_of_device_tree, described_chip
 from trilithon.board.devfreq import DevfreqUnit, devfreq_entries
 from trilithon.board.libraries import NpuRuntime, find_runtimes
+from trilithon.board.limits.cgroups import Limits, read_limits
+from trilithon.board.limits.container import device_tree_hidden, read_container
+from trilithon.board.limits.memory import read_memory
 from trilithon.board.processors import Cluster, big_cpus, physical_cores, read_clusters
 from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.board.vulkan import VulkanDriver, read_vulkan
+from trilithon.units import format_bytes
 
 __all__ = ["Board", "Clock", "DeviceNode", "Gpu", "Npu", "read_board"]
 
@@ -39,10 +43,12 @@ class Clock:
 class Board:
     """What this machine is. `chip` is "unknown" and `model` empty where nothing says it.
 
-    `big_cpus` are the CPUs to run on by default: one per physical core, little cores left out. `npu` is None when
-    the chip has none that is known; `other_npus` are those that no engine supports. `open_files_soft` and
-    `open_files_hard` are this process's limits. `device_tree_hidden`: a container keeps it from an Arm board, so that
-    neither chip nor NPU can be told."""
+    `big_cpus` are the CPUs to run on by default: one per physical core, little cores left out, no more than a CPU quota
+    keeps busy. Memory and swap that are available or used are within this process's `limits`. `npu` is None when the
+    chip has none that is known; `other_npus` are those that no engine supports. `open_files_soft` and `open_files_hard`
+    are this process's limits. `container` is a key of limits/container.toml, "" outside of containers.
+    `device_tree_hidden`: a container or a service keeps it from an Arm board, so that neither chip nor NPU can be told.
+    """
 
     chip: str
     model: str
@@ -57,6 +63,7 @@ class Board:
     kernel: str
     operating_system: str
     in_container: bool
+    container: str
     device_tree_hidden: bool
     gpu: Gpu | None
     vulkan: tuple[VulkanDriver, ...]
@@ -69,9 +76,16 @@ class Board:
     open_files_soft: int | None
     open_files_hard: int | None
     page_size_bytes: int | None
+    limits: Limits
 
     def clock(self, unit: DevfreqUnit) -> Clock | None:
         return next((clock for clock in self.clocks if clock.unit == unit), None)
+
+    @property
+    def usable_memory_bytes(self) -> int | None:
+        """All memory that this process could ever have."""
+        counts = [count for count in (self.memory_bytes, self.limits.memory_bytes) if count is not None]
+        return min(counts, default=None)
 
     def describe(self) -> str:
         """ "Orange Pi 5 Plus · RK3588 · 4×Cortex-A76 + 4×Cortex-A55 · 16 GiB · Linux 6.1.43"."""
@@ -112,35 +126,49 @@ class Board:
             "governors": ", ".join(governors),
             "top clocks": ", ".join(f"{name} {clock:.0f} MHz" for name, clock in clocks if clock) or "unknown",
             "memory clock governor": (memory.governor if memory else None) or "none",
+            **self._limited(),
         }
+
+    def _limited(self) -> dict[str, str]:
+        """Only the limits that there are: results of a version that read none stay comparable."""
+        limits, facts = self.limits, {}
+        online = {cpu for cluster in self.clusters for cpu in cluster.cpus}
+        if limits.cpu_quota is not None:
+            facts["CPU quota"] = f"{limits.cpu_quota:g}"
+        if limits.cpuset is not None and online - set(limits.cpuset):
+            facts["CPU set"] = format_cpu_list(limits.cpuset)
+        if limits.memory_bytes is not None:
+            facts["memory limit"] = format_bytes(limits.memory_bytes)
+        return facts
 
 
 def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) -> Board:
     """`folders` are those whose free disk is wanted."""
     chip, npu_cores, gpu_name = _chip(machine)
-    clusters = read_clusters(machine)
-    memory = {name: _bytes(text) for name, text in machine.fields("/proc/meminfo").items()}
-    swap, swap_free = memory.get("SwapTotal"), memory.get("SwapFree")
-    limits = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
+    limits = read_limits(machine)
+    clusters = read_clusters(machine, limits)
+    memory = read_memory(machine, limits)
+    open_files = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
     architecture = machine.text("/proc/sys/kernel/arch") or machine.uname_machine
-    in_container = _in_container(machine)
+    container = read_container(machine)
     npu = read_npu(machine, npu_cores)
     return Board(
         chip=chip,
         model=_model(machine),
         architecture=architecture,
         clusters=clusters,
-        big_cpus=big_cpus(machine, clusters, physical),
+        big_cpus=big_cpus(machine, clusters, limits),
         physical_cores=len(physical),
-        memory_bytes=memory.get("MemTotal"),
-        memory_available_bytes=memory.get("MemAvailable"),
-        swap_bytes=swap,
-        swap_used_bytes=None if swap is None or swap_free is None else swap - swap_free,
+        memory_bytes=memory.total_bytes,
+        memory_available_bytes=memory.available_bytes,
+        swap_bytes=memory.swap_bytes,
+        swap_used_bytes=memory.swap_used_bytes,
         kernel=machine.text("/proc/sys/kernel/osrelease") or "",
         operating_system=machine.fields("/etc/os-release", "=").get("PRETTY_NAME", "").strip("\"'"),
-        in_container=in_container,
-        device_tree_hidden=in_container and architecture == "aarch64" and _says_nothing(machine),
+        in_container=bool(container),
+        container=container,
+        device_tree_hidden=architecture == "aarch64" and device_tree_hidden(machine),
         gpu=read_gpu(machine, gpu_name),
         vulkan=read_vulkan(machine, gpu_drivers(machine).values()),
         npu=npu,
@@ -149,15 +177,11 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
         clocks=_clocks(machine),
         swaps=read_swaps(machine),
         disks=read_disks(machine, folders),
-        open_files_soft=_limit(limits[1]) if limits else None,
-        open_files_hard=_limit(limits[2]) if limits else None,
+        open_files_soft=_limit(open_files[1]) if open_files else None,
+        open_files_hard=_limit(open_files[2]) if open_files else None,
         page_size_bytes=machine.page_bytes,
+        limits=limits,
     )
-
-
-def _says_nothing(machine: Machine) -> bool:
-    """A server without device tree has DMI tables in its place; a board has nothing else that says its name."""
-    return not machine.strings("/proc/device-tree/compatible") and not machine.exists("/sys/class/dmi/id")
 
 
 def _chip(machine: Machine) -> tuple[str, int | None, str | None]:
@@ -185,24 +209,9 @@ def _whole_gibibytes(count: int) -> str:
     return f"{count / 2**30:.0f} GiB" if count > 3.5 * 2**30 else f"{count / 2**30:.1f} GiB"
 
 
-def _bytes(text: str) -> int | None:
-    match = re.fullmatch(r"(\d{1,15}) kB", text, re.ASCII)
-    return int(match[1]) * 1024 if match else None
-
-
 def _limit(text: str) -> int | None:
     number = re.fullmatch(r"\d{1,19}", text, re.ASCII)
     return 2**63 - 1 if text == "unlimited" else int(text) if number else None
-
-
-def _in_container(machine: Machine) -> bool:
-    # A virtual machine made from a container's image keeps the marks, but shows the kernel's own threads.
-    if machine.text("/proc/2/comm") == "kthreadd":
-        return False
-    marks = ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")
-    return any(machine.exists(mark) for mark in marks) or bool(
-        re.search(r"docker|lxc|kubepods|libpod", machine.text("/proc/1/cgroup") or "")
-    )
 
 
 def _clocks(machine: Machine) -> tuple[Clock, ...]:

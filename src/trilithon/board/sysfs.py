@@ -23,6 +23,7 @@ __all__ = [
     "parse_count",
     "parse_cpu_list",
     "parse_integer",
+    "parse_kibibytes",
     "parse_time_in_state",
 ]
 
@@ -257,6 +258,12 @@ def parse_count(text: str | None) -> int | None:
     if text is None or not text.isdecimal() or len(text) > _MOST_DIGITS:
         return None
     return int(text)
+
+
+def parse_kibibytes(text: str | None) -> int | None:
+    """Bytes of "12 kB", as in /proc/meminfo; None for anything else."""
+    count = parse_count(text.removesuffix(" kB")) if text and text.endswith(" kB") else None
+    return None if count is None else count * 1024
 
 
 def parse_integer(text: str) -> int:

@@ -117,7 +117,7 @@ def download_target(
     if chip is not None and platform_of(chip) != platform_of(board.chip):
         return Target(chip=chip, quantization=quantization, chip_by_name=True)
     npu_gguf = isinstance(reference, Repository) and board.npu is not None and _npu_takes_gguf(configuration)
-    return Target(chip=board.chip, memory_bytes=board.memory_bytes, npu_gguf=npu_gguf, quantization=quantization)
+    return Target(chip=board.chip, memory_bytes=board.usable_memory_bytes, npu_gguf=npu_gguf, quantization=quantization)
 
 
 def nothing_runs(file: ModelFile, configuration: Configuration) -> PlacementError:
@@ -189,17 +189,17 @@ def _npu_takes_gguf(configuration: Configuration) -> bool:
 
 def _too_large(file: ModelFile, board: Board) -> str:
     """Why this machine has too little memory for the file on any unit; empty where it has enough, or is not known."""
-    if board.memory_bytes is None:
+    if board.usable_memory_bytes is None:
         return ""
     needed = file.size_bytes
     if file.format == "gguf":
         context = min(_LEAST_CONTEXT, file.context_train or _LEAST_CONTEXT)
         needed = memory_need(read_gguf(file.path), context).total_bytes
-    if needed <= board.memory_bytes:
+    if needed <= board.usable_memory_bytes:
         return ""
     return (
         f"it needs {format_bytes(needed)} of memory with a context of {_LEAST_CONTEXT:,}, and this machine has "
-        f"{format_bytes(board.memory_bytes)}; take a smaller quantization"
+        f"{format_bytes(board.usable_memory_bytes)}; take a smaller quantization"
     )
 
 
@@ -295,7 +295,7 @@ def _settings(spec: PlacementSpec, options: Mapping[str, str], need: Need, file:
 
 def _completed(settings: Settings, need: Need, file: ModelFile, board: Board) -> Settings:
     """Adds what the board decides (the threads and the fast cores), and a context that is long enough."""
-    has_little_cores = len(board.big_cpus) < board.physical_cores
+    has_little_cores = any(cluster.kind == "little" for cluster in board.clusters)
     context = need.context
     if file.context_train and not settings.context:
         if need.least_context > file.context_train:

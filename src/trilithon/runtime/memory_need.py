@@ -1,5 +1,6 @@
 """The memory that a placement needs, before it is loaded: its weights, and its KV caches at full length."""
 
+from trilithon.board.limits.memory import read_memory
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Placement
 from trilithon.errors import StartError
@@ -34,9 +35,8 @@ def refuse_without_room(placement: Placement, machine: Machine = THIS_MACHINE) -
 
 
 def available_bytes(machine: Machine = THIS_MACHINE) -> int | None:
-    """What is available without swapping; None where the kernel does not report it."""
-    text = machine.fields("/proc/meminfo").get("MemAvailable", "").removesuffix(" kB")
-    return int(text) * 1024 if text.isdecimal() else None
+    """What is available without swapping, within the limits of cgroups; None where the kernel does not report it."""
+    return read_memory(machine).available_bytes
 
 
 def cache_bytes(placement: Placement) -> int:

@@ -291,6 +291,19 @@ def test_as_many_cpus_as_npu_cores(refused: Callable[..., str], plant: Plant) ->
     assert refused({"target_cores": 3}, cpus="4-6") == ""
 
 
+@pytest.mark.parametrize(("cores", "mask"), [(1, 0x10), (2, 0x90), (3, 0xD0)])
+def test_a_cpu_quota_leaves_as_many_cpus_as_npu_cores(
+    tmp_path: Path, configuration: Configuration, plant: Plant, cores: int, mask: int
+) -> None:
+    machine = plant()
+    (machine.root / "sys/fs/cgroup").mkdir(parents=True)
+    (machine.root / "sys/fs/cgroup/cpu.max").write_text("100000 100000\n")
+    tested, of, file = Rkllm(configuration, machine), build(tmp_path / "lib"), model(tmp_path, target_cores=cores)
+    settings = Settings(cpus=(4,), threads=1)
+    assert tested.refusal(file, of, "npu", settings) == ""
+    assert told(tested.launch(placement(file, of, settings), tmp_path).argv).cpu_mask == mask
+
+
 def test_launch(tmp_path: Path, configuration: Configuration, plant: Plant) -> None:
     tested, of = Rkllm(configuration, plant()), build(tmp_path / "lib")
     settings = Settings(context=3000, cpus=(4, 5, 6, 7), threads=4)

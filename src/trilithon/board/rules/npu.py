@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from trilithon.board.chips import find_chip, is_unknown_rockchip
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, followed_release, parse_version
+from trilithon.board.limits.container import remedy
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
 
@@ -19,7 +20,6 @@ _OPEN_FILES = 65_536
 _ENGINES = {"rkllm": "RKLLM refuses it", "rk_llama_cpp": "rk-llama.cpp has no configuration for it"}
 
 _VENDOR_KERNEL = "linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx"  # Armbian's packages
-_DEVICES = "--device /dev/dri --device /dev/dma_heap"
 
 
 def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
     closed = [node.path for node in there if not node.usable]
     if (len(there) < len(npu.nodes) or not there) and board.in_container:
         message = "the driver is there and its device nodes are not: they are not passed into this container"
-        yield Finding("npu-nodes-absent", "problem", "NPU", message, f"docker run {_DEVICES} …")
+        yield Finding("npu-nodes-absent", "problem", "NPU", message, remedy(machine, board.container, "devices"))
     elif not there:
         message = "the driver is there and has made no device node: it found no NPU in the device tree, or failed"
         yield Finding("npu-nodes-absent", "problem", "NPU", message, "sudo dmesg | grep -i rknpu  # what it says")

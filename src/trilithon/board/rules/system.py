@@ -1,4 +1,4 @@
-"""Findings about memory, swap, disks and containers."""
+"""Findings about memory, swap and disks."""
 
 import shlex
 from collections.abc import Iterator
@@ -64,11 +64,4 @@ def _disk(board: Board, machine: Machine) -> Iterator[Finding]:
             yield Finding("disk-low", "warning", "disk", message, fix)
 
 
-def _container(board: Board, machine: Machine) -> Iterator[Finding]:
-    if board.device_tree_hidden:
-        message = "it hides the device tree: chip and NPU cannot be told, and the vendor runtimes fail"
-        fix = "docker run --security-opt systempaths=unconfined --device /dev/dri --device /dev/dma_heap …"
-        yield Finding("container-hidden", "warning", "container", message, fix)
-
-
-RULES: tuple[Rule, ...] = (_swap, _slow_swap, _memory, _disk, _container)
+RULES: tuple[Rule, ...] = (_swap, _slow_swap, _memory, _disk)

@@ -151,7 +151,8 @@ def _machine_lines(board: "Board") -> list[tuple[str, str]]:
     from trilithon.board.sysfs import format_cpu_list
 
     lines = [("CPU", _cluster_text(cluster, board.chip)) for cluster in board.clusters]
-    lines.append(("runs on", f"cpu{format_cpu_list(board.big_cpus)}, {board.architecture}"))
+    quota = "" if board.limits.cpu_quota is None else f", with the time of {board.limits.cpu_quota:g} CPUs"
+    lines.append(("runs on", f"cpu{format_cpu_list(board.big_cpus)}{quota}, {board.architecture}"))
     lines.append(("memory", _memory_text(board)))
     if board.gpu:
         lines.append(("GPU", f"{board.gpu.name + ', ' if board.gpu.name else ''}driver {board.gpu.driver}"))
@@ -165,7 +166,8 @@ def _machine_lines(board: "Board") -> list[tuple[str, str]]:
     ]
     lines += [(f"{swap.kind} swap", f"{swap.path}, {_size(swap.size_bytes)}") for swap in board.swaps]
     lines += [("disk", f"{disk.folder}: {_size(disk.free_bytes)} free, {disk.kind}") for disk in board.disks]
-    lines.append(("system", f"{board.operating_system}, Linux {board.kernel}{', container' * board.in_container}"))
+    container = f", container ({board.container})" if board.container else ""
+    lines.append(("system", f"{board.operating_system}, Linux {board.kernel}{container}"))
     return lines
 
 
@@ -186,6 +188,8 @@ def _cluster_text(cluster: "Cluster", chip: str) -> str:
 
 def _memory_text(board: "Board") -> str:
     text = f"{_size(board.memory_bytes)}, {_size(board.memory_available_bytes)} available"
+    if board.limits.memory_bytes is not None:
+        text += f"; limited to {_size(board.limits.memory_bytes)}"
     if board.swap_bytes:
         text += f"; swap {_size(board.swap_bytes)}, {_size(board.swap_used_bytes)} used"
     clock = board.clock("memory")

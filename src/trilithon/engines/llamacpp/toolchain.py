@@ -90,6 +90,7 @@ def choose_jobs(jobs: int | None) -> int:
     if jobs is not None:
         return jobs
     cpus = len(os.sched_getaffinity(0))
+    cpus = min(cpus, board.limits.threads or cpus)
     return cpus if board.memory_available_bytes is None else max(min(cpus, free // _JOB_BYTES), 1)
 
 

@@ -170,7 +170,7 @@ def _refusal_of_build(build: Build) -> str:
 def _refusal_of_board(board: Board) -> str:
     npu = board.npu
     if board.device_tree_hidden:
-        return "this container hides the chip; see trilithon doctor"
+        return "the device tree is hidden here, and the chip cannot be told; see trilithon doctor"
     if not _device(board) and (npu or is_unknown_rockchip(board.chip)):
         known = ", ".join(chip.name for chip in chips().values() if chip.rk_llama_cpp)
         return f"rk-llama.cpp has no configuration for the {board.chip}, only for {known}; use another engine"

@@ -55,7 +55,7 @@ def load_options(file: ModelFile, settings: Settings, board: Board) -> LoadOptio
     values = LoadOptions(
         context=_context(file, settings),
         keep_tokens=_number(options.get("keep", "-1"), "keep", least=-1),
-        cpu_mask=_mask(options.get("cpus"), settings, board),
+        cpu_mask=_mask(options.get("cpus"), file, settings, board),
         domain=_number(options["domain"], "domain") if "domain" in options else None,
         embed_flash=_switch(options["embed_flash"], "embed_flash") if "embed_flash" in options else None,
         encoder=str(file.vision_encoder or ""),
@@ -74,10 +74,15 @@ def _context(file: ModelFile, settings: Settings) -> int:
     return max(context // CONTEXT_STEP, 1) * CONTEXT_STEP
 
 
-def _mask(cpus: str | None, settings: Settings, board: Board) -> int | None:
-    """Bit n for CPU n. By default the board's fast CPUs, as many as there are threads."""
+def _mask(cpus: str | None, file: ModelFile, settings: Settings, board: Board) -> int | None:
+    """Bit n for CPU n. By default the board's fast CPUs, as many as there are threads, and more where the model's NPU
+    cores need more than a CPU quota keeps busy."""
     if cpus is None:
         default = (settings.cpus or board.big_cpus)[: settings.threads or None][:_MOST_CPUS]
+        if board.limits.cpu_quota is not None:
+            allowed = board.limits.cpus or sorted(cpu for cluster in board.clusters for cpu in cluster.cpus)
+            others = [cpu for cpu in reversed(allowed) if cpu not in default]
+            default = (*default, *others[: max((file.target_cores or 1) - len(default), 0)])
         return sum(1 << cpu for cpu in default if cpu < 32) or None
     if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", cpus):
         return int(cpus, 16)
@@ -113,12 +118,13 @@ def refusal_of_file(file: ModelFile) -> str:
 
 def refusal_of_board(file: ModelFile, board: Board) -> str:
     npu, platform = board.npu, platform_of(board.chip)
+    if board.device_tree_hidden:
+        return "the device tree is hidden here, and the chip cannot be told; see trilithon doctor"
     if platform not in platforms() and (npu or is_unknown_rockchip(board.chip)):
         known = ", ".join(platforms())
         return f"the RKLLM runtime does not support the {board.chip}, only {known}; run a GGUF file of it on the CPU"
     if npu is None:
-        where = "; in a container, mount /proc/device-tree" * board.in_container
-        return f"this machine has no known Rockchip NPU ({board.chip}); use another engine{where}"
+        return f"this machine has no known Rockchip NPU ({board.chip}); use another engine"
     if refusal := refusal_of_driver(npu):
         return refusal
     if file.target_platform and (platform_of(file.target_platform) or file.target_platform) != platform:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from trilithon.board.limits.memory import read_memory
 from trilithon.board.sysfs import THIS_MACHINE, Machine
-from trilithon.runtime.memory_need import available_bytes
 
 __all__ = ["Budget", "ProcessMemory", "fewest", "measured_budget", "process_memory"]
 
@@ -60,15 +60,17 @@ def measured_budget(runners: Iterable[HeldMemory], machine: Machine = THIS_MACHI
     """What is available now and what our own runners use, less a reserve; None where the kernel does not report it.
 
     Weights that a CPU engine maps are left out: as page cache they are available anyway."""
-    available = available_bytes(machine)
-    if available is None:
+    memory = read_memory(machine)
+    if memory.available_bytes is None:
         return None
-    now = total = available
+    now = total = memory.available_bytes
     for runner in runners:
         held = runner.held_bytes
         now += held or 0
         total += runner.need_bytes if held is None else held
-    return Budget(now=_less_reserve(now), total=_less_reserve(total))
+    # What a driver holds for a runner may not count for the cgroup: its limit stays the most there is.
+    most = max(now, total) if memory.limit_bytes is None else memory.limit_bytes
+    return Budget(now=_less_reserve(min(now, most)), total=_less_reserve(min(total, most)))
 
 
 def fewest(candidates: Sequence[N], missing_bytes: int, missing_places: int) -> list[N] | None:

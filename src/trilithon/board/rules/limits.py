@@ -1,0 +1,74 @@
+"""Findings about what a container, a pod or a service may use of this machine, and what it hides."""
+
+from collections.abc import Iterator
+
+from trilithon.board.finding import Finding, Rule
+from trilithon.board.limits.container import confined_by, device_tree_mask, remedy
+from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import Machine, format_cpu_list
+from trilithon.units import format_bytes
+
+__all__ = ["RULES"]
+
+
+def _quota(board: Board, machine: Machine) -> Iterator[Finding]:
+    quota, source = board.limits.cpu_quota, board.limits.cpu_source
+    online = sum(len(cluster.cpus) for cluster in board.clusters)
+    if quota is not None and (quota < online or not online):
+        count = len(board.big_cpus)
+        who = confined_by(machine, board.container, source)
+        message = (
+            f"{who} gets the time of {quota:g} CPUs ({source}): models run on {count} thread{'s' * (count != 1)}; "
+            "with more, all of them are stopped in every tenth of a second"
+        )
+        yield Finding("cpu-quota", "warning", "CPU", message, remedy(machine, board.container, "quota", source))
+
+
+def _cpus(board: Board, machine: Machine) -> Iterator[Finding]:
+    """Trilithon's server keeps itself to the little cores; its models may use all."""
+    online = {cpu for cluster in board.clusters for cpu in cluster.cpus}
+    little = {cpu for cluster in board.clusters if cluster.kind == "little" for cpu in cluster.cpus}
+    cpuset, allowed = set(board.limits.cpuset or online), set(board.limits.cpus or online)
+    if online - cpuset:
+        who = confined_by(machine, board.container)
+        message = f"{who} may use cpu{format_cpu_list(sorted(cpuset))} of cpu{format_cpu_list(sorted(online))}"
+        yield Finding("cpu-set", "note", "CPU", message, remedy(machine, board.container, "cpus"))
+    elif online - allowed and allowed != little:
+        message = (
+            f"this process may use cpu{format_cpu_list(sorted(allowed))} of cpu{format_cpu_list(sorted(online))}: "
+            "taskset, or CPUAffinity= of a systemd unit"
+        )
+        yield Finding("cpu-set", "note", "CPU", message, "taskset -cp $$  # the CPUs that this shell may use")
+
+
+def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
+    limit, source = board.limits.memory_bytes, board.limits.memory_source
+    if limit is not None:
+        free = board.memory_available_bytes
+        left = "" if free is None else f", {format_bytes(free)} of it are left"
+        who = confined_by(machine, board.container, source)
+        message = f"{who} may use {format_bytes(limit)} ({source}){left}: models have to fit into that"
+        fix = remedy(machine, board.container, "memory", source)
+        yield Finding("memory-limit", "warning", "memory", message, fix)
+    if board.limits.address_space_bytes is not None:
+        message = (
+            f"a process may have {format_bytes(board.limits.address_space_bytes)} of addresses (ulimit -v): a larger "
+            "model cannot be mapped"
+        )
+        fix = "ulimit -v unlimited  # a systemd unit: LimitAS=infinity"
+        yield Finding("address-space", "warning", "memory", message, fix)
+
+
+def _hidden(board: Board, machine: Machine) -> Iterator[Finding]:
+    if board.device_tree_hidden:
+        mask = device_tree_mask(machine)
+        message = (
+            f"{confined_by(machine, board.container)} hides the device tree{f' ({mask})' * bool(mask)}: chip and NPU "
+            "cannot be told, and the vendor runtimes fail"
+        )
+        subject = "container" if board.container else "device tree"
+        fix = remedy(machine, board.container, "device_tree")
+        yield Finding("container-hidden", "warning", subject, message, fix)
+
+
+RULES: tuple[Rule, ...] = (_quota, _cpus, _memory, _hidden)
