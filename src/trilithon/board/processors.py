@@ -88,8 +88,9 @@ def _cpus(machine: Machine, allowed: tuple[int, ...]) -> list[_Cpu]:
     for folder in machine.glob(f"{_CPUS}/cpufreq/policy*"):
         policy = _policy(machine, folder)
         policies |= dict.fromkeys(machine.cpus(f"{folder}/related_cpus") or (), policy)
-    online = machine.cpus(f"{_CPUS}/online") or tuple(sorted(cores))
-    if renamed := _behind_lxcfs(machine, online, allowed):
+    listed = machine.cpus(f"{_CPUS}/online")
+    online = listed or tuple(sorted(cores))
+    if (listed or not set(online) & set(allowed)) and (renamed := _behind_lxcfs(machine, online, allowed)):
         online = renamed
         if not set(renamed) <= cores.keys():  # the nth entry is the nth allowed CPU's
             cores = dict(zip(renamed, cores.values(), strict=False))

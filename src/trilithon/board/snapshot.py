@@ -47,8 +47,7 @@ class Board:
     keeps busy. Memory and swap that are available or used are within this process's `limits`. `npu` is None when the
     chip has none that is known; `other_npus` are those that no engine supports. `open_files_soft` and `open_files_hard`
     are this process's limits. `container` is a key of limits/container.toml, "" outside of containers.
-    `device_tree_hidden`: a container or a service keeps it from an Arm board, so that neither chip nor NPU can be told.
-    """
+    `device_tree_hidden`: a container or a service keeps it from an Arm board, and neither chip nor NPU can be told."""
 
     chip: str
     model: str
