@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trilithon.board.sensors.clock_speed import (
     clock_findings,
     clock_groups,
     far_clocks,
+    fastest_piece,
     machine_code,
     measure_clocks,
 )
@@ -68,6 +70,22 @@ def test_the_claim_is_cpufreqs(tmp_path: Path, claimed_khz: str, far: bool) -> N
         (tmp_path / CPUFREQ / "policy0" / name).write_text(text)
     (clock,) = measure_clocks([_cluster(cpu)], Machine(tmp_path), seconds=0.01)
     assert (clock.claimed_hz, clock.far) == (1e6 if far else None, far)
+
+
+def test_a_piece_in_which_the_claim_changed_does_not_count() -> None:
+    """A governor raises the clock meanwhile: the first piece takes no time, and claims 1 and then 2 MHz."""
+    calls: list[int] = []
+
+    def loop(times: int) -> None:
+        calls.append(times)
+        if len(calls) > 1:
+            time.sleep(times * 1e-8)
+
+    claims = iter([1000])
+    hertz, claimed = fastest_piece(loop, lambda: next(claims, 2000), seconds=0.0)
+    assert (len(calls), calls[0], claimed) == (3, 1000, 2e6)
+    assert hertz <= 256 / 1e-8
+    assert fastest_piece(loop, lambda: None, seconds=0.0)[1] is None
 
 
 def test_a_cpu_that_this_process_may_not_use_is_left_out() -> None:

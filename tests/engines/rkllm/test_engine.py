@@ -221,7 +221,8 @@ def test_a_node_that_is_closed_to_this_user(
 def test_files(refused: Callable[..., str], plant: Plant) -> None:
     assert "is gguf" in refused({"format": "gguf"})
     assert refused({"target_platform": "RK3588"}, machine=plant("rk3588s")) == ""
-    assert refused({"target_platform": "RK3588S"}, machine=plant("rk3588")) == ""
+    for variant in ("RK3588S", "RK3588J", "rk3588m", "RK3588S2"):
+        assert refused({"target_platform": variant}, machine=plant("rk3588")) == ""
     assert "was converted for the RK3588; use one for the RK3576" in refused(
         {"target_platform": "RK3588"}, machine=plant("rk3576")
     )

@@ -26,6 +26,10 @@ NAMES = [
     ("rk3576/qwen2-vl-2b_w4a16_g128.rkllm", "weights", "w4a16_g128", "RK3576"),
     ("Qwen3-0.6B-rk3562-w4a8_g32.RKLLM", "weights", "w4a8_g32", "RK3562"),
     ("gemma-3-1b-it.fp16.rv1126b.rkllm", "weights", "fp16", "RV1126B"),
+    ("qwen2.5-1.5b-instruct-w8a8-rk3588j.rkllm", "weights", "w8a8", "RK3588"),
+    ("qwen3-0.6b-rk3588s2-w8a8.rkllm", "weights", "w8a8", "RK3588"),
+    ("Qwen3-4B_RK3588M_W8A8.rkllm", "weights", "w8a8", "RK3588"),
+    ("smollm-rk3576j-w4a16.rkllm", "weights", "w4a16", "RK3576"),
     ("model-rk3688-w8a8.rkllm", "weights", "w8a8", "RK3688"),
     ("tinyllama.rkllm", "weights", "", ""),
     ("qwen2-vl-vision_rk3588.rknn", "vision", "", "RK3588"),
@@ -80,6 +84,17 @@ NAMES = [
 def test_names_in_the_wild(path: str, kind: str, quantization: str, chip: str) -> None:
     found = read_file_name(path)
     assert (found.kind, found.quantization, found.chip) == (kind, quantization, chip)
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("qwen2.5-1.5b-instruct-w8a8-rk3588j.rkllm", "qwen2.5-1.5b-instruct"),
+        ("qwen3-0.6b-rk3588s2-w8a8.rkllm", "qwen3-0.6b"),
+    ],
+)
+def test_a_variant_of_a_chip_is_no_part_of_the_models_name(name: str, base: str) -> None:
+    assert read_file_name(name).base == base
 
 
 @pytest.mark.parametrize(

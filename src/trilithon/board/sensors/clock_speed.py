@@ -22,7 +22,15 @@ from trilithon.board.processors import Cluster
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.errors import UserError
 
-__all__ = ["MeasuredClock", "clock_findings", "clock_groups", "far_clocks", "machine_code", "measure_clocks"]
+__all__ = [
+    "MeasuredClock",
+    "clock_findings",
+    "clock_groups",
+    "far_clocks",
+    "fastest_piece",
+    "machine_code",
+    "measure_clocks",
+]
 
 # A claim is a step of the driver's table, rounded, and firmware may choose another voltage and clock nearby. Published
 # measurements of boards lie between +13% and -70% of it; within a tenth no rate changes by more than runs differ.
@@ -31,6 +39,8 @@ FAR_FRACTION = 0.10
 _ADDITIONS = 256
 _SECONDS = 0.05
 _PIECE_SECONDS = 0.002  # 25 of them; a call from Python costs a thousandth of it
+_LEAST_PIECES = 3  # on a machine that stops in between
+_STEADY_FRACTION = 0.02  # x86 says a mean of the last milliseconds, which is never the same twice
 _CPUFREQ = "/sys/devices/system/cpu/cpufreq"
 
 
@@ -161,6 +171,7 @@ def clock_groups(clusters: Sequence[Cluster], machine: Machine) -> Iterator[tupl
 
 def _on(cpu: int, loop: Callable[[int], None], machine: Machine, seconds: float) -> tuple[float, float | None]:
     """Measured and claimed hertz. In a thread of its own, which stays on that CPU and ends."""
+    claim = _claim_of(cpu, machine)
     outcome: list[tuple[float, float | None]] = []
     failures: list[OSError] = []
 
@@ -170,7 +181,7 @@ def _on(cpu: int, loop: Callable[[int], None], machine: Machine, seconds: float)
         except OSError as error:
             failures.append(error)
             return
-        outcome.append((_fastest(loop, seconds), _claimed(cpu, machine)))
+        outcome.append(fastest_piece(loop, lambda: machine.integer(claim) if claim else None, seconds))
 
     thread = threading.Thread(target=run, name=f"measures cpu{cpu}")
     thread.start()
@@ -180,21 +191,26 @@ def _on(cpu: int, loop: Callable[[int], None], machine: Machine, seconds: float)
     return outcome[0]
 
 
-def _fastest(loop: Callable[[int], None], seconds: float) -> float:
-    """Hertz in the fastest piece."""
+def fastest_piece(
+    loop: Callable[[int], None], claimed_khz: Callable[[], int | None], seconds: float
+) -> tuple[float, float | None]:
+    """Measured and claimed hertz of the fastest piece in which the claim stayed: a governor raises it meanwhile."""
     end = time.monotonic_ns() + int(seconds * 1e9)
-    times, hertz = 1000, 0.0
-    while (start := time.monotonic_ns()) < end or not hertz:
+    pieces: list[tuple[bool, float, float | None]] = []
+    times, before = 1000, claimed_khz()
+    while (start := time.monotonic_ns()) < end or len(pieces) < _LEAST_PIECES:
         loop(times)
-        spent = max(time.monotonic_ns() - start, 1)
-        hertz = max(hertz, times * _ADDITIONS / spent * 1e9)
-        times = max(int(_PIECE_SECONDS * hertz / _ADDITIONS), 1)
-    return hertz
+        hertz = times * _ADDITIONS / max(time.monotonic_ns() - start, 1) * 1e9
+        after = claimed_khz()
+        steady = before is None or after is None or abs(after - before) <= _STEADY_FRACTION * before
+        pieces.append((steady, hertz, after * 1e3 if after else None))
+        times, before = max(int(_PIECE_SECONDS * hertz / _ADDITIONS), 1), after
+    _, fastest, claimed = max(pieces, key=lambda piece: piece[:2])
+    return fastest, claimed
 
 
-def _claimed(cpu: int, machine: Machine) -> float | None:
-    for path in machine.glob(f"{_CPUFREQ}/policy*"):
-        if cpu in (machine.cpus(f"{path}/related_cpus") or ()):
-            current = machine.integer(f"{path}/scaling_cur_freq")
-            return current * 1e3 if current else None
-    return None
+def _claim_of(cpu: int, machine: Machine) -> str:
+    """The file with the clock of that CPU; empty where it has no cpufreq policy."""
+    policies = machine.glob(f"{_CPUFREQ}/policy*")
+    own = [path for path in policies if cpu in (machine.cpus(f"{path}/related_cpus") or ())]
+    return f"{own[0]}/scaling_cur_freq" if own else ""
