@@ -37,7 +37,7 @@ def fingerprint_of(placement: str, board: Board, configuration: Configuration) -
     """Facts of this machine by name, for a plan with this placement. Raises PlacementError where its build is gone."""
     builds = builds_of(parse_placement(placement), configuration)
     gpus = {device.driver for build in builds for device in build.devices if device.driver}
-    gpus |= {f"{driver.name} {driver.version or ''}".strip() for driver in board.vulkan}
+    gpus |= {f"{driver.name} {driver.version or ''}".strip() for driver in board.vulkan if driver.serves}
     return {
         "board": board.identity(),
         "kernel": board.kernel,
@@ -85,8 +85,10 @@ def _top_clocks(board: Board) -> Iterator[tuple[str, float]]:
         if cluster.max_khz:
             yield f"cpu{format_cpu_list(cluster.cpus)}", cluster.max_khz * 1e3
     for clock in board.clocks:
-        if clock.max_hz:
-            yield clock.unit, clock.max_hz
+        # Heat lowers the limit of a GPU or NPU for a while; that of the memory is lowered by hand.
+        limit = clock.limit_hz if clock.unit == "memory" else None
+        if top := limit or clock.max_hz:
+            yield clock.unit, top
 
 
 def _governors(board: Board) -> Iterator[str]:

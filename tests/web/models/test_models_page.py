@@ -11,7 +11,15 @@ from russian import english_on
 from standin_hub import HubStandIn
 from standin_web import Fault, WebStandIn
 
+from trilithon.board.snapshot import read_board
+from trilithon.models.store.model_store import ModelStore
+from trilithon.results.fingerprints import fingerprint_of
+from trilithon.results.plans import Plan, keep_plan, read_plan
+from trilithon.settings import Configuration
+
 Open = Callable[..., Any]
+
+PLANNED = "scripted/cpu:prefill=50000,decode=5000"
 
 expect.set_options(timeout=30_000)
 
@@ -235,6 +243,50 @@ def test_a_thousand_models_are_filtered_ordered_and_turned(
     expect(page.locator("li.model")).to_have_count(1)
     page.get_by_label("Filter").fill("nothing like it")
     expect(page.get_by_text("No model has “nothing like it”")).to_be_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en-US", ("Details of", "Stale: kernel: 5.10.1 → ", "Remove the plan of", "is removed", "campaign 3")),
+        ("ru-RU", ("Подробнее о", "Устарел: ядро: 5.10.1 → ", "Удалить план", "План удалён", "кампания 3")),
+    ],
+)
+def test_a_plan_is_shown_with_what_renews_it_and_is_removed(
+    site: Open,
+    browser_page: Open,
+    keep: Open,
+    configuration: Configuration,
+    screenshot: Open,
+    language: str,
+    said: tuple[str, ...],
+) -> None:
+    details, stale, remove, removed, origin = said
+    name, board = keep("little:f16"), read_board()
+    with ModelStore.open(configuration) as store:
+        digest = store.list()[0].files[0].digest
+    facts = fingerprint_of(PLANNED, board, configuration) | {"kernel": "5.10.1"}
+    plan = Plan(
+        sha256=digest, placement=PLANNED, board=board.identity(), campaign=3, sentence="", rounds=7, fingerprint=facts
+    )
+    keep_plan(configuration.data, plan)
+    page = models_page(site(placement=""), browser_page(language=language))
+    expect(row_of(page, name)).to_contain_text(PLANNED)
+    expect(row_of(page, name)).to_contain_text("5.10.1")
+    page.get_by_role("button", name=f"{details} {name}").click()
+    dialog = page.get_by_role("dialog", name=name)
+    for words in (PLANNED, origin, stale, f"trilithon bench {name}"):
+        expect(dialog.locator(".plan")).to_contain_text(words)
+    assert language == "en-US" or english_on(page, f"the library of {name.partition(':')[0]}", name, "llama") == []
+    shot(screenshot, page, f"models-plan-{language[:2]}")
+    dialog.get_by_role("button", name=f"{remove} {name}").click()
+    expect(dialog).to_contain_text(removed)
+    expect(dialog.locator(".plan")).to_be_hidden()
+    assert read_plan(configuration.data, digest, board.identity()) is None
+    page.keyboard.press("Escape")
+    expect(row_of(page, name)).to_contain_text("llama.cpp")
+    expect(row_of(page, name)).not_to_contain_text("5.10.1")
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """What a row says: facts from the header, what would run it, how fast it was, and its state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from russian import english_in
 
 from trilithon.board.snapshot import read_board
 from trilithon.models.fetch.pull import PullStep
 from trilithon.models.fetch.transfer_rate import TransferProgress
+from trilithon.results.fingerprints import StaleFact, fingerprint_of
 from trilithon.results.plans import Plan, keep_plan
 from trilithon.results.speeds import Speeds
 from trilithon.serve.catalog.catalog import Catalog
@@ -18,9 +22,10 @@ from trilithon.web.models.details import read_details
 from trilithon.web.models.facts import Facts, parameters_text, read_facts
 from trilithon.web.models.library import ModelListRow, read_library
 from trilithon.web.models.live import Live, ShownModel
+from trilithon.web.models.plan_view import changes_text, origin_text
 from trilithon.web.models.progress import progress_of
 from trilithon.web.models.row_view import facts_words, marks, speed_words, state_words
-from trilithon.web.texts import texts_for
+from trilithon.web.texts import LANGUAGES, texts_for
 
 TEXT = texts_for("en")
 FAST = "scripted/cpu:prefill=50000"
@@ -69,6 +74,35 @@ def test_a_plan_is_named_as_what_it_is(configuration: Configuration, small: Mode
     keep_plan(configuration.data, plan)
     facts = read_facts(small.entry, Catalog(configuration, board))
     assert (facts.placement, facts.is_planned) == (FAST, True)
+    words = "speed not measured yet · best placement by a benchmark · the plan is stale: made by an older version"
+    assert speed_words(facts, TEXT) == words
+    keep_plan(configuration.data, replace(plan, by_hand=True))
+    facts = read_facts(small.entry, Catalog(configuration, board))
+    assert speed_words(facts, TEXT) == "speed not measured yet · placement set by hand"
+    # One that cannot run is not obeyed, and can be seen and removed.
+    keep_plan(configuration.data, replace(plan, placement="llama.cpp@gone/cpu"))
+    facts = read_facts(small.entry, Catalog(configuration, board))
+    assert not facts.is_planned
+    assert "the plan is stale: the placement cannot run: placement llama.cpp@gone/cpu" in speed_words(facts, TEXT)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_fact_of_a_plan_has_words(configuration: Configuration, language: str) -> None:
+    facts = [*fingerprint_of(FAST, read_board(), configuration), "version", "gone"]
+    text = texts_for(language)
+    for fact in facts:
+        said = changes_text((StaleFact(fact, "memory 528 MHz", "2.5 GiB"),), text)
+        assert said == "made by an older version" or language != "en" or "GiB" in said
+        assert language == "en" or english_in(said, "memory") == set(), said
+
+
+@pytest.mark.parametrize(
+    ("changes", "origin"),
+    [({}, "campaign 3"), ({"rounds": 7}, "campaign 3, rounds: 7"), ({"by_hand": True}, "set by hand")],
+)
+def test_a_plan_tells_where_it_comes_from(changes: dict[str, Any], origin: str) -> None:
+    plan = Plan(sha256="a", placement=FAST, board="", campaign=3, sentence="", **changes)
+    assert origin_text(plan, TEXT) == origin
 
 
 def test_what_cannot_run_or_be_read_is_said(configuration: Configuration, small: ModelListRow) -> None:

@@ -57,18 +57,15 @@ class CatalogEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
     """What would run a model, told without reading more of its file than the header. `refusal` says why nothing would;
-    `known` is the plan that is obeyed, where there is one, and `context` what it would be loaded with. The file's
+    `known` is its plan, and `plan` that plan where it is obeyed; `context` is what it would be loaded with. The file's
     `sha256` is empty where nobody computed it yet."""
 
     file: ModelFile
     placement: str = ""
     context: int | None = None
+    plan: Plan | None = None
     known: KnownPlan | None = None
     refusal: str = ""
-
-    @property
-    def plan(self) -> Plan | None:
-        return self.known.plan if self.known else None
 
 
 class Catalog:
@@ -146,9 +143,9 @@ class Catalog:
             plan = self._plan(file)
             placed = self._placed(self._chosen(entry, file, plan), file, self._need(entry, None))
         except PlacementError as error:
-            return Outlook(file=file, refusal=str(error))
-        known = self.known_plan(entry, file) if plan is not None else None
-        return Outlook(file=file, placement=placed.name, context=placed.settings.context, known=known)
+            return Outlook(file=file, known=self.known_plan(entry, file), refusal=str(error))
+        known = self.known_plan(entry, file)
+        return Outlook(file=file, placement=placed.name, context=placed.settings.context, plan=plan, known=known)
 
     def known_plan(self, entry: CatalogEntry, file: ModelFile) -> KnownPlan | None:
         """The plan of the model's `file`, and whether it is stale; None where the placement is said. Raises

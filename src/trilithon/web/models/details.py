@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from trilithon.engines.placing import Suitability, what_runs
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, StoreError
 from trilithon.models.files.memory import MemoryNeed, memory_by_context
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import read_weights, weights_of
+from trilithon.results.plan_list import KnownPlan
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.ollama.about import (
     ModelDescription,
@@ -65,6 +66,7 @@ class Details:
     template: str
     license: str
     modelfile: str
+    known: KnownPlan | None = None
     problem: str = ""
 
 
@@ -85,8 +87,17 @@ def read_details(entry: CatalogEntry, shelf: Catalog) -> Details:
             template=_text(lambda: template_text(manifest, known, store)) if known else manifest.template,
             license=_text(lambda: license_text(manifest, store)),
             modelfile=modelfile_text(manifest),
+            known=_known_plan(entry, shelf),
             problem=problem,
         )
+
+
+def _known_plan(entry: CatalogEntry, shelf: Catalog) -> KnownPlan | None:
+    """None where it cannot be read: the row has said why."""
+    try:
+        return shelf.outlook(entry).known
+    except (ModelError, StoreError):
+        return None
 
 
 def _about(manifest: Manifest, store: ModelStore) -> tuple[ModelDescription | None, str]:

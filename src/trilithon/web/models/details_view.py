@@ -1,6 +1,7 @@
 """A model told in full: what `trilithon show` says, in a dialog."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from nicegui import ui
 
@@ -11,6 +12,7 @@ from trilithon.web.elements import box, folded, icon_button, words
 from trilithon.web.models.details import Details, Weights, read_details
 from trilithon.web.models.facts import abilities, parameters_text
 from trilithon.web.models.library import ModelListRow
+from trilithon.web.models.plan_view import PlanView
 from trilithon.web.quantities import size
 from trilithon.web.texts import Texts
 
@@ -18,10 +20,10 @@ __all__ = ["DetailsView"]
 
 
 class DetailsView:
-    """One dialog for the whole page; what it held goes when it is shut."""
+    """One dialog for the whole page; what it held goes when it is shut. `changed` is awaited after a change."""
 
-    def __init__(self, shelf: Catalog, text: Texts):
-        self._shelf, self._text = shelf, text
+    def __init__(self, shelf: Catalog, text: Texts, changed: Callable[[], Awaitable[None]]):
+        self._shelf, self._text, self._changed = shelf, text, changed
         with ui.dialog() as self._dialog, ui.card().classes("details") as self._card:
             pass
         self._dialog.on("hide", self._card.clear)
@@ -39,22 +41,26 @@ class DetailsView:
         details = await asyncio.to_thread(read_details, row.entry, self._shelf)
         if not body.is_deleted:
             with body:
-                _Written(details, self._text).all()
+                _Written(details, self._text).before_plan()
+                if details.known is not None:
+                    PlanView(details.known, row, self._shelf, self._text, self._changed)
+                _Written(details, self._text).after_plan()
 
 
 class _Written:
     def __init__(self, details: Details, text: Texts):
         self._details, self._text = details, text
 
-    def all(self) -> None:
-        manifest = self._details.manifest
+    def before_plan(self) -> None:
         if self._details.problem:
             words("p", self._details.problem, "bad")
-        self._facts(manifest)
+        self._facts(self._details.manifest)
+
+    def after_plan(self) -> None:
         self._files()
         for weight in self._details.weights:
             self._weights(weight, named=len(self._details.weights) > 1)
-        self._folded_texts(manifest)
+        self._folded_texts(self._details.manifest)
 
     def _facts(self, manifest: Manifest) -> None:
         first = next((weight.file for weight in self._details.weights if weight.file), None)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from trilithon.errors import ModelError, StoreError
 from trilithon.models.files.model_file import ModelFile
+from trilithon.results.plan_list import KnownPlan
 from trilithon.results.speeds import Speeds, last_speeds
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry, Outlook
 from trilithon.web.quantities import number
@@ -15,7 +16,8 @@ __all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """`can` are keys of the catalogue. `context` is what it would be loaded with, `context_train` what it was made
-    for. `is_planned`: a bench found that placement best. `refusal` says why nothing here would run it, `problem` why
+    for. `is_planned`: that placement is the model's plan. `known` is the plan, also one
+    that cannot run. `refusal` says why nothing here would run it, `problem` why
     nothing can be said of it."""
 
     parameters: int | None = None
@@ -26,6 +28,7 @@ class Facts:
     can: tuple[str, ...] = ()
     placement: str = ""
     is_planned: bool = False
+    known: KnownPlan | None = None
     speeds: Speeds | None = None
     refusal: str = ""
     problem: str = ""
@@ -51,6 +54,7 @@ def _facts(outlook: Outlook, speeds: Speeds | None) -> Facts:
         can=abilities(file),
         placement=outlook.placement,
         is_planned=outlook.plan is not None,
+        known=outlook.known,
         speeds=speeds,
         refusal=outlook.refusal,
     )

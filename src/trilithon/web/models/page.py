@@ -46,7 +46,7 @@ class _ModelsPage:
             self._memory = MemoryView(text)
             self._pulling = PullsView(context.service, text)
             self.list = ModelList(context.service.shelf, text, self._row)
-            self._details = DetailsView(context.service.shelf, text)
+            self._details = DetailsView(context.service.shelf, text, self.list.reload)
             self._removal = RemovalView(text, self._remove)
 
     def _row(self, row: ModelListRow) -> RowView:

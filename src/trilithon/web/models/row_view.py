@@ -11,6 +11,7 @@ from trilithon.web.models.elements import button
 from trilithon.web.models.facts import Facts, parameters_text
 from trilithon.web.models.library import ModelListRow
 from trilithon.web.models.live import Live, ShownModel
+from trilithon.web.models.plan_view import changes_text
 from trilithon.web.quantities import duration, number, size
 from trilithon.web.texts import Texts
 
@@ -120,8 +121,11 @@ def speed_words(facts: Facts, text: Texts) -> str:
         parts.append(text("models.row.prefill", rate=number(format_number(speeds.prefill), text)))
     if speeds and speeds.decode:
         parts.append(text("models.row.decode", rate=number(format_number(speeds.decode), text)))
+    by_hand = facts.known is not None and facts.known.plan.by_hand
     if facts.is_planned:
-        parts.append(text("models.row.planned"))
+        parts.append(text("models.row.set_by_hand") if by_hand else text("models.row.planned"))
+    if facts.known and facts.known.stale:
+        parts.append(text("models.row.stale", changes=changes_text(facts.known.stale, text)))
     return " · ".join(parts) if speeds else " · ".join([text("models.row.unknown_speed"), *parts])
 
 
