@@ -45,7 +45,8 @@ def fingerprint_of(placement: str, board: Board, configuration: Configuration) -
         "NPU driver": f"{board.npu.driver} {board.npu.version or ''}".strip() if board.npu else "none",
         "NPU runtime": ", ".join(f"{copy.library} {copy.version or 'unknown'}" for copy in board.runtimes) or "none",
         "build": " + ".join(" ".join(filter(None, (b.engine, b.name, b.version, b.fingerprint))) for b in builds),
-        "memory": _memory(board.memory_bytes),
+        "memory": _memory(board.usable_memory_bytes),
+        "CPU quota": "none" if board.limits.cpu_quota is None else f"{board.limits.cpu_quota:g}",
         "top clocks": ", ".join(f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in _top_clocks(board)) or "unknown",
         "governors": ", ".join(_governors(board)) or "none",
     }

@@ -203,6 +203,14 @@ def test_a_tree(plant: Plant, name: str) -> None:
     assert read_limits(plant("rk3588_vendor", files=files)) == Limits(cpus=tuple(range(8)), **expected)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("limit", "told"), [(1 << 29, {"memory-limit"}), (1 << 31, {"memory-limit", "memory-low"})])
+def test_little_memory_is_told_once_with_the_fix_that_helps(plant: Plant, limit: int, told: set[str]) -> None:
+    meminfo = "MemTotal: 16327680 kB\nMemAvailable: 786432 kB\n"
+    machine = plant("rk3588_vendor", files={f"{ROOT}/memory.max": f"{limit}\n", "/proc/meminfo": meminfo})
+    found = {finding.id for finding in findings(read_board(machine), machine)}
+    assert found & {"memory-limit", "memory-low"} == told
+
+
 @pytest.mark.parametrize(
     ("quota", "cpus"),
     [("50000", (4,)), ("100000", (4,)), ("190000", (4,)), ("350000", (4, 5, 6)), ("900000", (4, 5, 6, 7))],

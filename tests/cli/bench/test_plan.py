@@ -150,6 +150,7 @@ def test_a_plan_of_another_board_is_told_apart(trilithon: Program, home: Path, t
         ({"GPU driver": "panthor, Mesa 24.1"}, "GPU driver "),
         ({"build": "llama.cpp embedded 1 abc"}, "build llama.cpp embedded 1 abc → "),
         ({"memory": "1 GiB"}, "memory 1 GiB → "),
+        ({"CPU quota": "1.5"}, "CPU quota 1.5 → "),
         ({"top clocks": "memory 1 MHz"}, "top clocks memory 1 MHz → "),
         ({"governors": "memory userspace 528 MHz"}, "governors memory userspace 528 MHz → "),
     ],

@@ -33,6 +33,10 @@ DEVICE_TREE = "proc/device-tree/compatible"
         ({DEVICE_TREE: "rockchip,rk3588\0"}, "no engine here supports the NPU"),
         ({DEVICE_TREE: "raspberrypi,4-model-b\0brcm,bcm2711\0"}, "the kernel shows no NPU here"),
         ({}, "the kernel shows no NPU here"),
+        (
+            {"proc/sys/kernel/arch": "aarch64", "sys/module/rknpu/version": "0.9.8"},
+            "the device tree is hidden here, and the chip cannot be told: see the findings",
+        ),
     ],
 )
 def test_why_no_engine_uses_the_npu(tmp_path: Path, files: dict[str, str], why: str) -> None:

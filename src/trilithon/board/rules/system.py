@@ -47,7 +47,8 @@ def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:
 
 def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
     available = board.memory_available_bytes
-    if available is not None and available < _LITTLE_MEMORY_BYTES:
+    limited = board.limits.memory_available_bytes == available  # told by its own finding, with another fix
+    if available is not None and available < _LITTLE_MEMORY_BYTES and not limited:
         message = (
             f"{format_bytes(available)} available; a 1B model at 4 bits takes about {_LITTLE_MEMORY_BYTES >> 30} GiB"
         )

@@ -72,6 +72,8 @@ def rows_of_missing_units(units: "Collection[Unit]", board: "Board") -> list[Eng
 def _why_none(unit: str, board: "Board") -> str:
     from trilithon.board.chips import is_unknown_rockchip
 
+    if unit == "npu" and board.device_tree_hidden:
+        return "the device tree is hidden here, and the chip cannot be told: see the findings"
     others = ", ".join(board.other_npus) if unit == "npu" else ""
     if unit == "npu" and not board.npu and is_unknown_rockchip(board.chip):
         shown = f" with {others}" if others else ""
