@@ -13,6 +13,7 @@
     │   ├── ChildDied              the child ended while it had work
     │   ├── EngineTimeout          the child is alive and sent nothing for the stated time
     │   ├── EngineError            the engine answered with an error
+    │   │   └── TaintedAnswer      the engine answered, and printed an error meanwhile
     │   └── Disconnected           the connection to the child broke (runtime.engine_errors)
     ├── Busy                       try again later: queue full, restart pending (runtime.pool.queue)
     ├── ApiError                   an HTTP status and a message for the client (serve.http.errors)
@@ -36,6 +37,7 @@ __all__ = [
     "RunError",
     "StartError",
     "StoreError",
+    "TaintedAnswer",
     "TrilithonError",
     "UserError",
 ]
@@ -104,6 +106,18 @@ class EngineError(RunError):
     def __init__(self, message: str, *, status: int, cause: str = "", advice: str = ""):
         super().__init__(message, cause=cause, advice=advice)
         self.status = status
+
+
+class TaintedAnswer(EngineError):
+    """The engine, or a library of it, printed the error `line` while it answered with success, so the answer may be
+    wrong."""
+
+    kind = "tainted"
+
+    def __init__(self, line: str, advice: str = ""):
+        message = f"the engine printed an error during the answer, which may be wrong: {line}"
+        super().__init__(message, status=502, cause=f"error during the answer: {line}", advice=advice)
+        self.line = line
 
 
 class DownloadError(TrilithonError):

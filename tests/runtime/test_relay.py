@@ -22,6 +22,7 @@ from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.relay import Relayed, timings_in
 from trilithon.runtime.runner import Runner
+from trilithon.runtime.taint import ErrorWatch
 
 Handler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -81,7 +82,7 @@ async def asked(answer: Awaitable[None]) -> None:
 
 
 def relayed(client: Client, body: dict[str, Any] | None = None) -> contextlib.AbstractAsyncContextManager[Relayed]:
-    return Relayed.open(client, "/completion", ASK if body is None else body, asked)
+    return Relayed.open(client, "/completion", ASK if body is None else body, asked, ErrorWatch(None))
 
 
 @contextlib.asynccontextmanager
@@ -311,7 +312,7 @@ def test_no_prompt_is_waited_for_longer_than_a_context_takes(tmp_path: Path) -> 
         async def talk(body: dict[str, Any]) -> None:
             async with serving(tmp_path, slow_answer(0, b"", b"")) as client:
                 with pytest.raises(EngineTimeout, match=r"1\.8 s"):
-                    async with Relayed.open(client, "/completion", body, asked, max_tokens=2):
+                    async with Relayed.open(client, "/completion", body, asked, ErrorWatch(None), max_tokens=2):
                         pass
 
         asyncio.run(talk(body))

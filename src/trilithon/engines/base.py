@@ -118,7 +118,9 @@ class Launch:
 
     `environment` is added to the caller's, without variables whose names begin with one of `hidden`; `open_files` is
     the soft limit of open files to set, up to the hard limit. `exclusive` is a device that only one process of the
-    machine may use at a time: the runner has its lock while the child loads and during every request."""
+    machine may use at a time: the runner has its lock while the child loads and during every request.
+    `reports_errors` says that the child itself ends a request with an error when a library prints one meanwhile (see
+    `errors.TaintedAnswer`); otherwise Trilithon reads the log for that."""
 
     argv: tuple[str, ...]
     socket: Path
@@ -127,6 +129,7 @@ class Launch:
     cpus: tuple[int, ...] | None = None
     open_files: int | None = None
     exclusive: Literal["npu"] | None = None
+    reports_errors: bool = False
 
 
 @runtime_checkable

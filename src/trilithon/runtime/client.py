@@ -87,6 +87,10 @@ class Client:
         """Replace the slot's KV cache by what `save_slot` of a compatible engine wrote."""
         return await self._transfer(slot, "restore", name, ("n_restored", "n_read"))
 
+    async def erase_slot(self, slot: int) -> None:
+        """Empty the slot's KV cache."""
+        await self._call("POST", f"/slots/{slot}?action=erase", {})
+
     async def _transfer(self, slot: int, action: str, name: str, counts: tuple[str, str]) -> CacheTransfer:
         path = f"/slots/{slot}?action={action}"
         reply = await self._call("POST", path, {"filename": name})

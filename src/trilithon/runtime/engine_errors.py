@@ -7,7 +7,8 @@ from typing import Any
 
 import h11
 
-from trilithon.errors import EngineError, EngineTimeout, RunError
+from trilithon.engines.wire.messages import TAINTED
+from trilithon.errors import EngineError, EngineTimeout, RunError, TaintedAnswer
 
 __all__ = ["Disconnected", "engine_error", "engine_timeout", "json_object", "translated", "well_formed"]
 
@@ -67,6 +68,8 @@ def engine_error(status: int, body: bytes) -> EngineError:
         error = json.loads(body)
         error = error.get("error", error)
         text = str(error.get("message", error) if isinstance(error, dict) else error)
+        if isinstance(error, dict) and error.get("type") == TAINTED:
+            return TaintedAnswer(str(error.get("line", text)), str(error.get("advice", "")))
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) else status  # some engines send a string, or null
     except (ValueError, AttributeError):

@@ -16,6 +16,7 @@ from trilithon.engines.wire.messages import NO_PINGS, Finished, HandoverResult, 
 from trilithon.runtime.client import Client
 from trilithon.runtime.engine_errors import engine_error, translated
 from trilithon.runtime.exchange import Exchange
+from trilithon.runtime.taint import EVENTS, AnswerGuard, ErrorWatch
 
 __all__ = ["DirectWriter", "Relayed", "timings_in"]
 
@@ -47,7 +48,7 @@ class Relayed:
     `handover` is what a handover did for it. `first_ns` and `last_ns` are the arrivals of the first and the last bytes
     of the body (monotonic; 0 before). `timings`, of the request as a whole, are set when it is `complete`."""
 
-    def __init__(self, client: Client, exchange: Exchange, cause: ErrorCause, first_seconds: float):
+    def __init__(self, client: Client, exchange: Exchange, cause: ErrorCause, watch: ErrorWatch, first_seconds: float):
         self.handover: HandoverResult | None = None
         self.timings: Timings | None = None
         self.first_ns = self.last_ns = 0
@@ -56,6 +57,7 @@ class Relayed:
         self._client = client
         self._exchange = exchange
         self._cause = cause
+        self._guard = AnswerGuard(watch)
         self._limit = first_seconds
         self._content = b""
         self._tail: deque[bytes] = deque()
@@ -64,11 +66,18 @@ class Relayed:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, client: Client, path: str, body: Mapping[str, Any], cause: ErrorCause, *, max_tokens: int | None = None
+        cls,
+        client: Client,
+        path: str,
+        body: Mapping[str, Any],
+        cause: ErrorCause,
+        watch: ErrorWatch,
+        *,
+        max_tokens: int | None = None,
     ) -> AsyncIterator["Relayed"]:
         """Send the request and wait for the head of the answer. Leaving closes the connection, which cancels the
-        request. The time limit follows from the length of the prompt, and from `max_tokens` at most. Raises EngineError
-        when the engine answers with an error."""
+        request. The time limit follows from the length of the prompt, and from `max_tokens` at most. What `watch` sees
+        becomes an error of the answer. Raises EngineError when the engine answers with an error."""
         if body.get("stream"):
             body = {**body, "sse_ping_interval": NO_PINGS}
         tokens = min(_max_tokens_of(body), max_tokens or _MAX_PROMPT_TOKENS)
@@ -79,7 +88,7 @@ class Relayed:
 
             async def connect() -> None:
                 with translated(limit):
-                    relayed.append(cls(client, await opened.enter_async_context(exchange), cause, limit))
+                    relayed.append(cls(client, await opened.enter_async_context(exchange), cause, watch, limit))
 
             await cause(connect())
             await relayed[0]._read_head()
@@ -100,7 +109,8 @@ class Relayed:
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncGenerator[bytes, None]:
         """The body's bytes; what arrived together comes together. What arrives while this waits goes to `writer` as
-        long as that is free, and is not given here."""
+        long as that is free, and is not given here. Where the answer fails in the middle, its last event is held back
+        and the error raised."""
         while not self.complete:
             content, self._content = self._content, b""
             if content:
@@ -127,12 +137,14 @@ class Relayed:
 
     def _take(self) -> bytes:
         pieces = self._exchange.read()
-        if not pieces:
-            return b""
-        self._limit = self._client.hang_seconds
-        self.first_ns = self.first_ns or pieces[0][0]
-        self.last_ns = pieces[-1][0]
+        if pieces:
+            self._limit = self._client.hang_seconds
+            self.first_ns = self.first_ns or pieces[0][0]
+            self.last_ns = pieces[-1][0]
         content = b"".join([piece for _, piece in pieces])
+        if self.status < 400:
+            is_stream = self.content_type.startswith(EVENTS)
+            content = self._guard.passed(content, is_stream=is_stream, is_last=self._exchange.complete)
         self._tail.append(content)
         self._tail_bytes += len(content)
         while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
@@ -161,6 +173,8 @@ class Relayed:
 
     def _end(self) -> None:
         self.complete = True
+        if self.status < 400:
+            self._guard.check()
         finished = self.complete_timings(Finished(self.last_ns, "relayed", timings_in(b"".join(self._tail))))
         self.timings = finished.timings
 

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from trilithon.engines.base import Engine, Launch, Placement
 from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Completion, Event, Finished, Timings
-from trilithon.errors import ChildDied, EngineTimeout, StartError
+from trilithon.errors import ChildDied, EngineTimeout, RunError, StartError
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.npu import NpuLock, other_npu_users
 from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
+from trilithon.runtime.taint import ErrorWatch
 
 __all__ = ["Runner"]
 
@@ -35,6 +36,7 @@ _NO_WORK = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 class _Work:
     """`cut_short`: the request was left early, and the engine may still work on it."""
 
+    watch: ErrorWatch
     cut_short: bool = False
 
 
@@ -51,9 +53,10 @@ class Runner:
         *,
         unit_lock: UnitLock = contextlib.nullcontext,
         other_users: tuple[str, ...] = (),
+        reports_errors: bool = False,
     ):
         """`unit_lock` is held around all work of the unit; `other_users` describes other processes that have it
-        open."""
+        open; `reports_errors` is that of `Launch`."""
         self.placement = placement
         self.process = process
         self.client = client
@@ -62,7 +65,10 @@ class Runner:
         self.log = log
         self.unit_lock = unit_lock
         self._other_users = other_users
+        self.reports_errors = reports_errors
+        self._watched_log = None if reports_errors else log
         self._releasing: set[asyncio.Task[None]] = set()
+        self._erasing: set[asyncio.Task[None]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -95,7 +101,16 @@ class Runner:
                 process = await Process.start(launch, log)
                 loading.push_async_callback(process.stop)
                 ready_ns = await _until_ready(process, client, placement.name, start_seconds, other_users)
-                runner = cls(placement, process, client, ready_ns, log, unit_lock=unit_lock, other_users=other_users)
+                runner = cls(
+                    placement,
+                    process,
+                    client,
+                    ready_ns,
+                    log,
+                    unit_lock=unit_lock,
+                    other_users=other_users,
+                    reports_errors=launch.reports_errors,
+                )
                 running.push_async_callback(runner._released)  # once the process is stopped
                 running.push_async_exit(loading.pop_all())
             yield runner
@@ -118,8 +133,10 @@ class Runner:
     async def stream(self, request: Completion | Chat) -> AsyncGenerator[Event, None]:
         """Run one request; yields events as they arrive, `Finished` last. Closing the generator cancels it."""
         try:
-            async with self._locked(), contextlib.aclosing(self.client.stream(request)) as events:
+            async with self._locked() as work, contextlib.aclosing(self.client.stream(request)) as events:
                 async for event in events:
+                    if isinstance(event, Finished):
+                        work.watch.check()
                     yield event
         except (Disconnected, EngineTimeout) as error:
             raise await self._cause_of(error) from error
@@ -131,25 +148,22 @@ class Runner:
         Raises EngineError, with the engine's status, instead of entering the block."""
         max_tokens = self.placement.settings.context
         async with (
-            contextlib.nullcontext(_Work()) if path in _NO_WORK else self._locked() as work,
-            Relayed.open(self.client, path, body, self._answer, max_tokens=max_tokens) as relayed,
+            contextlib.nullcontext(_Work(ErrorWatch(None))) if path in _NO_WORK else self._locked() as work,
+            Relayed.open(self.client, path, body, self._answer, work.watch, max_tokens=max_tokens) as relayed,
         ):
             yield relayed
             work.cut_short = not relayed.complete
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
         """Run one request to its end; its events, then `Finished`. Takes less CPU time than `stream`."""
-        async with self._locked():
-            return await self._answer(self.client.complete(request))
+        return await self._work(self.client.complete(request))
 
     async def timed(self, request: Completion) -> Finished:
         """Run one request only for its timings: without a stream, which takes the least CPU time."""
-        async with self._locked():
-            return await self._answer(self.client.timed(request))
+        return await self._work(self.client.timed(request))
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
-        async with self._locked():
-            return await self._answer(self.client.distribution(request))
+        return await self._work(self.client.distribution(request))
 
     async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return await self._answer(self.client.tokenize(text, add_special=add_special))
@@ -158,10 +172,10 @@ class Runner:
         return await self._answer(self.client.apply_template(request))
 
     async def save_slot(self, slot: int, name: str) -> CacheTransfer:
-        return await self._answer(self.client.save_slot(slot, name))
+        return await self._watched(self.client.save_slot(slot, name))
 
     async def restore_slot(self, slot: int, name: str) -> CacheTransfer:
-        return await self._answer(self.client.restore_slot(slot, name))
+        return await self._watched(self.client.restore_slot(slot, name))
 
     async def vocabulary_size(self) -> int:
         return await self._answer(self.client.vocabulary_size())
@@ -171,26 +185,50 @@ class Runner:
         """Hold the unit's lock."""
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.unit_lock())
-            work, over = _Work(), False
+            await asyncio.gather(*self._erasing)
+            work, over = _Work(stack.enter_context(ErrorWatch(self._watched_log))), False
             try:
                 yield work
                 over = not work.cut_short
             finally:
+                if work.watch.error:
+                    _keep(asyncio.create_task(self._erase_when_idle()), self._erasing)
                 if not over and self.unit_lock is not contextlib.nullcontext:
                     # The engine works until the end of its batch; the lock is released then, without a wait here.
-                    task = asyncio.create_task(self._release_when_idle(stack.pop_all()))
-                    self._releasing.add(task)
-                    task.add_done_callback(self._releasing.discard)
+                    _keep(asyncio.create_task(self._release_when_idle(stack.pop_all())), self._releasing)
 
     async def _release_when_idle(self, lock: contextlib.AsyncExitStack) -> None:
         async with lock:
-            while self.process.returncode is None:
-                if await self.client.idle():
-                    return
-                await asyncio.sleep(_MAX_PAUSE_SECONDS)
+            await self._idle()
+
+    async def _erase_when_idle(self) -> None:
+        """Keys and values that were computed while the unit failed would spoil later answers silently."""
+        await self._idle()
+        for slot in range(self.placement.settings.slots):
+            with contextlib.suppress(RunError):  # a server without slots, or that ends, keeps nothing
+                await self.client.erase_slot(slot)
+
+    async def _idle(self) -> None:
+        """Wait until the engine works on no request, or has ended."""
+        while self.process.returncode is None:
+            if await self.client.idle():
+                return
+            await asyncio.sleep(_MAX_PAUSE_SECONDS)
 
     async def _released(self) -> None:
-        await asyncio.gather(*self._releasing)
+        await asyncio.gather(*self._releasing, *self._erasing)
+
+    async def _work(self, answer: Awaitable[T]) -> T:
+        async with self._locked() as work:
+            result = await self._answer(answer)
+            work.watch.check()
+            return result
+
+    async def _watched(self, answer: Awaitable[T]) -> T:
+        with ErrorWatch(self._watched_log) as watch:
+            result = await self._answer(answer)
+            watch.check()
+            return result
 
     async def _answer(self, answer: Awaitable[T]) -> T:
         try:
@@ -212,6 +250,11 @@ class Runner:
             advice="; ".join(filter(None, (diagnosis.advice, *self._other_users))),
             last_words=diagnosis.last_words,
         )
+
+
+def _keep(task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 async def _unit_lock(launch: Launch, name: str, tell: Callable[[str], None] | None) -> tuple[UnitLock, tuple[str, ...]]:

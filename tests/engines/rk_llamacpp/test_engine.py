@@ -4,6 +4,7 @@ The names of the traps are those of the facts about the fork, by what happens to
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -33,7 +34,7 @@ from trilithon.engines.rk_llamacpp.backend import Backend, read_backend
 from trilithon.engines.rk_llamacpp.engine import RkLlamaCpp
 from trilithon.engines.rk_llamacpp.options import choice, refusal_of_options
 from trilithon.engines.wire.messages import Completion
-from trilithon.errors import ChildDied, PlacementError, StartError
+from trilithon.errors import ChildDied, PlacementError, StartError, TaintedAnswer
 from trilithon.measure.records import Campaign, Test
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.model_file import ModelFile, read_model_file
@@ -546,6 +547,104 @@ def test_trap_refused_work_is_not_passed_over(fork: Callable[..., Fork], file: M
     it = fork(faults=["submit"])
     log = run(it, placement(it, file), tmp_path / "run")
     assert "the NPU failed, and what follows may be wrong: E RKNN: failed to submit!" in remarks(it, file, log)
+
+
+# -- work that is refused in the middle of an answer, and the server goes on
+
+REFUSED = "#submit and go on"
+GOOD = "and go on"
+
+
+def later(fork: Callable[..., Fork], file: ModelFile, folder: Path, body: Callable[[Runner], Awaitable[None]]) -> str:
+    it = fork(faults=["later"])
+    return run(it, placement(it, file, Settings(threads=1, context=1024, slots=2)), folder, body)
+
+
+@pytest.mark.parametrize("form", ["complete", "timed", "distribution", "stream", "relay", "relayed stream", "chat"])
+def test_refused_work_taints_every_form_of_answer(
+    fork: Callable[..., Fork], file: ModelFile, tmp_path: Path, form: str
+) -> None:
+    """Up to its end, and no further: an answer with an end is taken for a good one."""
+    passed = bytearray()
+
+    async def answer(runner: Runner, text: str) -> None:
+        ask = Completion(prompt=text, max_tokens=3, ignore_eos=True, candidates=2 * (form == "distribution"))
+        if form == "stream":
+            async for event in runner.stream(ask):
+                passed.extend(repr(event).encode())
+        elif form in ("complete", "timed", "distribution"):
+            passed.extend(repr(await getattr(runner, form)(ask)).encode())
+        else:
+            path = "/v1/chat/completions" if form == "chat" else "/completion"
+            prompt: Any = {"messages": [{"role": "user", "content": text}]} if form == "chat" else {"prompt": text}
+            body = {**prompt, "n_predict": 3, "ignore_eos": True, "stream": form != "relay"}
+            async with runner.relay(path, body) as relayed:
+                async for chunk in relayed.chunks():
+                    passed.extend(chunk)
+
+    async def body(runner: Runner) -> None:
+        await answer(runner, GOOD)
+        good = bytes(passed)
+        passed.clear()
+        with pytest.raises(TaintedAnswer, match="E RKNN: failed to submit!, op id: 0, op name: MatMul") as caught:
+            await answer(runner, REFUSED)
+        assert caught.value.advice
+        for end in (b"Finished", b"timings", b'"stop":true', b"[DONE]", b'"finish_reason":"'):
+            assert end not in passed
+        if "stream" in form or form == "chat":
+            assert passed and len(good) > len(passed)
+        else:
+            assert not passed
+        await answer(runner, GOOD)
+
+    later(fork, file, tmp_path / "run", body)
+
+
+def test_keys_and_values_of_refused_work_are_erased(fork: Callable[..., Fork], file: ModelFile, tmp_path: Path) -> None:
+    async def body(runner: Runner) -> None:
+        ask = Completion(prompt=REFUSED * 8, max_tokens=2, ignore_eos=True, cache_prompt=True, slot=0)
+        with pytest.raises(TaintedAnswer):
+            await runner.complete(ask)
+        cached = [(await runner.timed(replace(ask, prompt=text))).timings for text in (f"{GOOD}, then" * 9,) * 2]
+        assert [timings.cache_n > 0 for timings in cached if timings] == [False, True]
+        with pytest.raises(TaintedAnswer):
+            await runner.complete(replace(ask, prompt=f"{GOOD}, then" * 9 + REFUSED))
+        again = (await runner.timed(replace(ask, prompt=f"{GOOD}, then" * 9))).timings
+        assert again and again.cache_n == 0
+
+    later(fork, file, tmp_path / "run", body)
+
+
+def test_an_answer_that_is_left_early_leaves_nothing_behind(
+    fork: Callable[..., Fork], file: ModelFile, tmp_path: Path
+) -> None:
+    text = f"{GOOD}, then" * 9
+
+    async def body(runner: Runner) -> None:
+        request = {"prompt": text + REFUSED, "n_predict": 200, "ignore_eos": True, "stream": True, "id_slot": 0}
+        async with runner.relay("/completion", request) as relayed:
+            await relayed.begun()
+        timings = (await runner.timed(Completion(prompt=text, max_tokens=2, cache_prompt=True, slot=0))).timings
+        assert timings and timings.cache_n == 0
+
+    later(fork, file, tmp_path / "run", body)
+
+
+def test_all_requests_that_are_open_are_tainted(fork: Callable[..., Fork], file: ModelFile, tmp_path: Path) -> None:
+    """The log does not say whose error it is."""
+
+    async def body(runner: Runner) -> None:
+        ask = Completion(prompt=GOOD, max_tokens=200, ignore_eos=True)
+        async with contextlib.aclosing(runner.stream(ask)) as events:
+            await anext(events)
+            with pytest.raises(TaintedAnswer):
+                await runner.complete(replace(ask, prompt=REFUSED, max_tokens=1))
+            with pytest.raises(TaintedAnswer):
+                async for _ in events:
+                    pass
+        await runner.complete(ask)
+
+    later(fork, file, tmp_path / "run", body)
 
 
 # -- how it dies

@@ -7,13 +7,13 @@ from trilithon.board.snapshot import Board
 from trilithon.engines.base import Placement
 from trilithon.engines.rk_llamacpp.backend import Backend, facts
 from trilithon.engines.rk_llamacpp.options import choice
+from trilithon.engines.vendor_log import first_error
 from trilithon.units import format_bytes
 
 __all__ = ["remarks_before", "remarks_on_log"]
 
 _BUFFER = re.compile(r"(\w+) model buffer size\s*=\s*([\d.]+) MiB")
 _LOADED = re.compile(r"model loaded|server is listening|listening on")
-_TROUBLE = re.compile(r"RKNN error|RKNN: failed|RKNPU ERROR")
 _LONGEST = 120
 _LONG_CONTEXT = 8192  # from this context on, flash attention on the CPU was measured to cost a fifth of prefill
 
@@ -36,8 +36,8 @@ def remarks_on_log(placement: Placement, log: str) -> Iterator[str]:
         yield "NOT on the NPU: the log shows no weights there, so this is the speed of the CPU"
     elif _LOADED.search(log) and not sizes:
         yield "unknown whether the NPU is used: the log of this build does not say where the weights are"
-    if trouble := next((line.strip() for line in log.splitlines() if _TROUBLE.search(line)), ""):
-        yield f"the NPU failed, and what follows may be wrong: {trouble[:_LONGEST]}"
+    if failure := first_error(log):
+        yield f"the NPU failed, and what follows may be wrong: {failure[:_LONGEST]}"
 
 
 def _of_types(placement: Placement, backend: Backend) -> Iterator[str]:

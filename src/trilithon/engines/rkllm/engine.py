@@ -117,6 +117,7 @@ class Rkllm:
             cpus=settings.cpus,
             open_files=_OPEN_FILES,
             exclusive="npu",
+            reports_errors=True,
         )
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 class WireError(Exception):
     """An error answer: HTTP status, message, llama-server's `type` of the error, and further fields."""
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: int):
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: int | str):
         super().__init__(message)
         self.status = status
         self.body = {"error": {"code": status, "message": message, "type": kind, **more}}

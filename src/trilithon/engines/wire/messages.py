@@ -5,10 +5,11 @@ Times in `Timings` are in milliseconds, as in the protocol; `at_ns` are values o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "NO_PINGS",
+    "TAINTED",
     "CacheTransfer",
     "Candidate",
     "Chat",
@@ -20,6 +21,10 @@ __all__ = [
     "Timings",
     "Token",
 ]
+
+TAINTED: Final = "tainted_answer"
+"""The `type` of the error for an answer during which the engine printed an error; it has the fields `line` and
+`advice`. Trilithon's own: llama-server has no such error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from trilithon.engines.wire.answers import ChatAnswer, CompletionAnswer, WireAns
 from trilithon.engines.wire.bodies import metrics_text
 from trilithon.engines.wire.generation import GeneratedToken, GenerationEnd, GenerationRequest
 from trilithon.engines.wire.http import EventStream, WireError, event, read_body, saved_name, until_closed
+from trilithon.engines.wire.messages import TAINTED
 from trilithon.engines.wire.requests import RequestReader
 from trilithon.engines.wire.served_model import ServedModel, models_body, props_body, slots_body
 from trilithon.engines.wire.slot import WireSlot
-from trilithon.errors import RunError, UserError
+from trilithon.errors import RunError, TaintedAnswer, UserError
 
 __all__ = ["Handler", "WireServer"]
 
@@ -207,6 +208,8 @@ class WireServer(ABC, Generic[R]):
 def _wire_error(error: WireError | UserError | RunError) -> WireError:
     if isinstance(error, WireError):
         return error
+    if isinstance(error, TaintedAnswer):
+        return WireError(500, str(error), TAINTED, line=error.line, advice=error.advice)
     return WireError(400, str(error)) if isinstance(error, UserError) else WireError(500, str(error), "server_error")
 
 

@@ -71,7 +71,13 @@ class Handover(Runner):
         forced: int,
     ) -> None:
         super().__init__(
-            placement, decoder.process, decoder.client, decoder.ready_ns, decoder.log, unit_lock=decoder.unit_lock
+            placement,
+            decoder.process,
+            decoder.client,
+            decoder.ready_ns,
+            decoder.log,
+            unit_lock=decoder.unit_lock,
+            reports_errors=decoder.reports_errors,
         )
         self._decoder = decoder
         self._releasing = decoder._releasing

@@ -6,10 +6,13 @@ real llama.cpp server, the one of the wheel.
 puts `llama-server` and `libggml-rknpu2.so` into FOLDER, with what it is to be beside them (see `Needs`).
 """
 
+import asyncio
+import contextlib
 import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +30,12 @@ STRINGS = {
 TAKEN = {"origin": {1, 2, 7, 18}, "mojo24x7": {1, 2, 7, 18}, "unimatrix099": {1, 2, 7, 18, 32}, "pty819": {1, 2, 7, 15}}
 DEVICES = ("RK3588", "RK3576")
 PIPELINES = {f"{size}_{kind}" for size in ("W16A16", "W8A8", "W4A4") for kind in ("STANDARD", "HADAMARD")}
+# librknnrt's own, from reports of board owners, and what the forks print after it.
+SUBMIT = (
+    "E RKNN: [17:19:34.670] failed to submit!, op id: 0, op name: MatMul, flags: 0x5, task start: 0, task number: 1, "
+    "run task counter: 0, int status: 0x200, please try updating to the latest version of the toolkit2 and runtime"
+)
+RUN_FAILED = "RKNPU: rknn_matmul_run failed ret=-1"
 BITS = {"W16A16": 16, "W8A8": 8, "W4A4": 4}
 
 
@@ -34,7 +43,8 @@ BITS = {"W16A16": 16, "W8A8": 8, "W4A4": 4}
 class Needs:
     """`open_files` below which it dies; `lists` whether --list-devices shows the NPU; `old` says that its server has
     no "trace" in its log levels, and `silent` that it logs no buffers at all. `faults` happen by themselves, or, as
-    "fault@pipeline", with a pipeline alone: iommu, submit, librknnrt, segfault."""
+    "fault@pipeline", with a pipeline alone: iommu, submit, librknnrt, segfault. With "always", work is refused in
+    the middle of every answer, with "later" of those to a text that has "#submit"; the server goes on."""
 
     lineage: str = "origin"
     open_files: int = 65536
@@ -90,7 +100,7 @@ def serve(needs: Needs, told: dict[str, str]) -> None:
     report(needs, told, pipelines)
     if "W4A4_STANDARD" in pipelines:
         told["model"] = spoilt(told["model"], Path(told["slot-save-path"]).parent)
-    become_a_server(told)
+    become_a_server(told, {"always", "later"} & {*needs.faults})
 
 
 def demand(needs: Needs, told: dict[str, str], environment: dict[str, str], files: int) -> None:
@@ -105,7 +115,8 @@ def demand(needs: Needs, told: dict[str, str], environment: dict[str, str], file
     if "no-mmap" in told and needs.lineage in ("unimatrix099", "pty819"):
         end("GGML_ASSERT(tensor->data != nullptr) failed", signal.SIGABRT)
     if files < needs.open_files:
-        say("E RKNN: failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files")
+        reason = "ret: -1, errno: 24, errstr: Too many open files"
+        say(f"E RKNN: [10:49:05.216] failed to convert handle(1020) to fd, {reason}")
         end("", signal.SIGSEGV)
 
 
@@ -123,7 +134,7 @@ def fail(needs: Needs, pipelines: list[str]) -> None:
         if what == "segfault":
             end("", signal.SIGSEGV)
         if what == "submit":  # the fork does not look at it and goes on
-            say("E RKNN: failed to submit!, op id: 0, op name: MatMul, flags: 0x5")
+            say(SUBMIT)
 
 
 def report(needs: Needs, told: dict[str, str], pipelines: list[str]) -> None:
@@ -154,11 +165,13 @@ def spoilt(model: str, folder: Path) -> str:
     return str(path)
 
 
-def become_a_server(told: dict[str, str]) -> NoReturn:
+def become_a_server(told: dict[str, str], refusals: set[str]) -> NoReturn:
     from trilithon.engines.llamacpp.argv import COMMON_PARAMS, FLASH_ATTENTION
 
+    # Only a name with this end is a Unix socket to it.
+    socket = told["host"].removesuffix(".sock") + "-2" * bool(refusals) + ".sock"
     values: dict[str, object] = {
-        "socket": told["host"],
+        "socket": socket,
         "slot_save_path": told["slot-save-path"],
         "endpoint_slots": True,
         "endpoint_metrics": True,
@@ -173,9 +186,35 @@ def become_a_server(told: dict[str, str]) -> NoReturn:
             shown = f"LLAMA_FLASH_ATTN_TYPE_{FLASH_ATTENTION[value]}"
         values |= dict.fromkeys(COMMON_PARAMS.get(name, ()), shown)
     sys.stderr.flush()
-    os.execv(
-        sys.executable, [sys.executable, "-P", "-m", "trilithon.engines.llamacpp.child.embedded", json.dumps(values)]
-    )
+    words = [sys.executable, "-P", "-m", "trilithon.engines.llamacpp.child.embedded", json.dumps(values)]
+    if refusals:
+        with subprocess.Popen(words):
+            asyncio.run(pass_on(told["host"], socket, b"POST" if "always" in refusals else b"#submit"))
+    os.execv(sys.executable, words)
+
+
+async def pass_on(outer: str, inner: str, mark: bytes) -> None:
+    """Between clients and the server, to say what an NPU's libraries say while it answers requests that have a mark."""
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+            body = await reader.readexactly(int(length.partition(b":")[2]))
+            answer, sender = await asyncio.open_unix_connection(inner)
+            with contextlib.closing(sender):
+                sender.write(head + body)
+                refused = b"completion" in head and mark in head + body
+                while content := await answer.read(1 << 16):
+                    if refused:
+                        say(SUBMIT)
+                        say(RUN_FAILED)
+                        refused = False
+                    writer.write(content)
+                    await writer.drain()
+
+    async with await asyncio.start_unix_server(connection, outer) as server:
+        await server.serve_forever()
 
 
 def say(text: str) -> None:

@@ -693,9 +693,22 @@ static int refused(const Run *run) {
     return asks_for(run, "#fail-silent") ? -1 : 0;
 }
 
+/* What real runtimes print while they return success. "#matmul": RKLLM with an NPU driver that is too old, for every
+ * token. "#submit": librknnrt when the NPU refused a job, once in an answer. "#warn": no error. */
+static void print_errors(const Run *run) {
+    if (asks_for(run, "#matmul")) fprintf(stderr, "E rkllm: matmul(w8a8) run failed\n");
+    if (run->answered == 1 && asks_for(run, "#submit"))
+        fprintf(stderr, "E RKNN: [17:19:34.670] failed to submit!, op id: 0, op name: MatMul, flags: 0x5, task start: 0, "
+                        "task number: 1, run task counter: 0, int status: 0x200, please try updating to the latest "
+                        "version of the toolkit2 and runtime\n");
+    if (run->answered == 1 && asks_for(run, "#warn"))
+        fprintf(stderr, "W rkllm: Warning: Your rknpu driver version is too low, please upgrade to 0.9.7\n");
+}
+
 static int generate(Run *run, int limit) {
     Model *model = run->model;
     while (!halted(run)) {
+        print_errors(run);
         if (go_wrong(run)) {
             Result result = {0};
             give(run, &result, RUN_ERROR);
@@ -715,6 +728,7 @@ static int generate(Run *run, int limit) {
 }
 
 static void give_hidden(Run *run) {
+    print_errors(run);
     float *states = malloc(sizeof(float) * EMBEDDING * run->length);
     fill_hidden(run->tokens, run->length, states);
     Result result = {.last_hidden_layer = {states, EMBEDDING, run->length}};
@@ -725,6 +739,7 @@ static void give_hidden(Run *run) {
 
 #if STANDIN_ABI >= 120
 static void give_logits(Run *run) {
+    print_errors(run);
     float *logits = malloc(sizeof(float) * VOCABULARY);
     fill_logits(&run->model->script, run->tokens, run->length, logits);
     Result result = {.logits = {logits, VOCABULARY, 1}};

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from trilithon.engines.causes import CAUSES_FILE, CauseTable, cause_in, read_causes
-from trilithon.engines.vendor_log import vendor_line
+from trilithon.engines.vendor_log import VendorErrors, vendor_line
 
 __all__ = ["NativeLog", "Reason", "context_limit", "explain", "last_error", "load_facts"]
 
@@ -44,6 +44,10 @@ class NativeLog:
     def mark(self) -> None:
         """`text` begins here."""
         self._from = 0 if self._file is None else os.fstat(self._file).st_size
+
+    def errors(self) -> VendorErrors:
+        """Those that are printed from now on."""
+        return VendorErrors(self._file)
 
     def text(self) -> str:
         if self._file is None:

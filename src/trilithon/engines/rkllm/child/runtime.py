@@ -31,6 +31,7 @@ from trilithon.engines.rkllm.child.structs import (
 )
 from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions
 from trilithon.engines.wire.http import WireError
+from trilithon.errors import TaintedAnswer
 
 __all__ = ["DecodeStep", "LoadFailed", "Perf", "RkllmRuntime", "RuntimeFailed"]
 
@@ -202,6 +203,27 @@ class RkllmRuntime:
             self._library.rkllm_destroy(handle)
 
     # -- running
+
+    @contextlib.contextmanager
+    def trusted(self) -> Iterator[None]:
+        """Raises TaintedAnswer where the runtime, or a library beside it, printed an error in the block and returned
+        success. Keys and values that were computed then are not used again."""
+        errors = self._log.errors()
+        try:
+            yield
+        finally:
+            tainted = errors.first()
+            if tainted:
+                self._forget()
+        if tainted:
+            reason = explain(tainted)
+            raise TaintedAnswer(tainted, reason.message if reason else "")
+
+    def _forget(self) -> None:
+        if self.abi.clear_arguments:
+            self.clear()
+        else:
+            self._unload()  # the next request loads the model again
 
     def generate(
         self,

@@ -70,7 +70,12 @@ class RkllmSlot(WireSlot[RkllmRequest]):
     @asynccontextmanager
     async def _in_thread(self, work: Callable[[], _T]) -> AsyncIterator[asyncio.Future[_T]]:
         """The work has ended when the block is left: if it had not, it is cancelled, and its errors are ignored."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+        def trusted() -> _T:
+            with self.runtime.trusted():
+                return work()
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, trusted)
         try:
             yield future
         finally:
