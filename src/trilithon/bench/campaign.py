@@ -16,7 +16,7 @@ from trilithon.bench.checks import BoardReading, settle, warnings_between
 from trilithon.bench.fallback import FallbackState
 from trilithon.bench.prepare import Prepared, record_of
 from trilithon.bench.progress import FAILURES, MOST_ROUNDS, Observer, StoppingRule
-from trilithon.bench.quality_check import QualityCheck
+from trilithon.bench.quality_check import QualityCheck, failed_quality
 from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.bench.setup import in_turn
 from trilithon.bench.workloads import measure, measure_cold, warm_up
@@ -24,7 +24,7 @@ from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.board.sensors.clock_speed import MeasuredClock, far_clocks, measure_clocks
 from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
-from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, UserError
+from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, TaintedAnswer, UserError
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
 from trilithon.results.compare import differences
 from trilithon.results.store.database import Store
@@ -156,7 +156,7 @@ class _Campaign:
         if run.failure is not None and self._tally.given_up(placement.name):
             reason = RunError(run.failure.message, cause=run.failure.cause, last_words=run.failure.last_words)
             reason.kind = run.failure.kind
-            if await self._lower(placement, reason):
+            if reason.kind != TaintedAnswer.kind and await self._lower(placement, reason):
                 self._tally.forgive(placement.name)
 
     async def _lower(self, placement: Placement, reason: RunError) -> Placement | None:
@@ -199,6 +199,9 @@ class _Campaign:
                         samples.append(sample)
         except RunError as error:
             run = replace(run, outcome="failed", failure=_failure(error))
+            if isinstance(error, TaintedAnswer):
+                record = failed_quality(error, self._prepared.reference.name)
+                self._store.set_quality(self.id, placement.name, record)
         except asyncio.CancelledError:
             failure = Failure(kind="interrupted", message="stopped by the user")
             self._store.finish_run(
@@ -264,7 +267,7 @@ class _Campaign:
                 try:
                     sample = await measure(runner, test)
                 except RunError as caught:
-                    if isinstance(caught, EngineTimeout | ChildDied):
+                    if isinstance(caught, EngineTimeout | ChildDied | TaintedAnswer):
                         raise
                     error = caught
                     yield None, (f"{test.name} not measured: {str(caught).removeprefix(f'{test.name}: ')}",)

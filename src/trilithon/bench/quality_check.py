@@ -3,15 +3,16 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from typing import Literal
 
 from trilithon.bench.quality import QualityReading, judge, not_judged, read_quality
 from trilithon.bench.workloads import DEFAULT_QUESTION
 from trilithon.engines.base import Placement
-from trilithon.errors import RunError
+from trilithon.errors import RunError, TaintedAnswer
 from trilithon.measure.records import QualityRecord
 from trilithon.runtime.runner import Runner
 
-__all__ = ["QualityCheck"]
+__all__ = ["QualityCheck", "failed_quality"]
 
 
 class QualityCheck:
@@ -61,7 +62,7 @@ class QualityCheck:
 
     def _verdict(self, reading: QualityReading | RunError, reference: QualityReading | None) -> QualityRecord:
         if isinstance(reading, RunError):
-            return QualityRecord(verdict="unknown", reference=self._reference.name, reasons=(str(reading),))
+            return failed_quality(reading, self._reference.name)
         return judge(reading, reference, self._reference.name)
 
     async def _read(self, placement: Placement) -> QualityReading | RunError:
@@ -74,3 +75,9 @@ class QualityCheck:
                 return await read_quality(runner, DEFAULT_QUESTION)
         except RunError as error:
             return error
+
+
+def failed_quality(error: RunError, reference: str) -> QualityRecord:
+    """The quality of a placement that failed: broken where it answered while its unit failed, else unknown."""
+    verdict: Literal["broken", "unknown"] = "broken" if isinstance(error, TaintedAnswer) else "unknown"
+    return QualityRecord(verdict=verdict, reference=reference, reasons=(str(error),))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trilithon.bench.pagecache import bring_in, evict
 from trilithon.engines.wire.messages import Chat, Completion, Finished, Timings, Token
-from trilithon.errors import EngineError, RunError
+from trilithon.errors import EngineError, RunError, TaintedAnswer
 from trilithon.measure.records import Sample, Test
 from trilithon.runtime.runner import Runner
 
@@ -42,8 +42,8 @@ async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
         tokens = await _random_tokens(runner, max(length, 1))
         try:
             await _timed(runner, Completion(prompt=tokens, max_tokens=_WARM_UP_GENERATED, ignore_eos=True))
-        except EngineError:
-            if length <= 1:
+        except EngineError as error:
+            if length <= 1 or isinstance(error, TaintedAnswer):
                 raise
             continue  # its test comes next, and tells
         return

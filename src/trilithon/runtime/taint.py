@@ -9,10 +9,10 @@ from typing import Any
 
 from trilithon.engines.vendor_log import VendorErrors
 from trilithon.errors import EngineError, TaintedAnswer
-from trilithon.runtime.diagnostics import diagnose
+from trilithon.runtime.diagnostics import Diagnosis, diagnose
 from trilithon.runtime.engine_errors import engine_error
 
-__all__ = ["EVENTS", "AnswerGuard", "ErrorWatch"]
+__all__ = ["EVENTS", "AnswerGuard", "ErrorWatch", "meaning_of"]
 
 EVENTS = "text/event-stream"
 
@@ -42,8 +42,13 @@ class ErrorWatch:
     def check(self) -> None:
         """Raises TaintedAnswer."""
         if line := self.error:
-            why = diagnose(None, line, killed_by_us=False, oom_kills_before=None, oom_kills_after=None)
-            raise TaintedAnswer(line, ": ".join(filter(None, (why.cause, why.advice))))
+            meaning = meaning_of(line)
+            raise TaintedAnswer(line, "; ".join(filter(None, (meaning.cause, meaning.advice))))
+
+
+def meaning_of(line: str) -> Diagnosis:
+    """The known cause of an error line, empty for an unknown one."""
+    return diagnose(None, line, killed_by_us=False, oom_kills_before=None, oom_kills_after=None)
 
 
 class AnswerGuard:

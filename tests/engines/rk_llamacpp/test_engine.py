@@ -42,6 +42,7 @@ from trilithon.models.synthetic.architectures import find_architecture
 from trilithon.models.synthetic.tiny import requantise, write_tiny_model
 from trilithon.models.synthetic.true_size import plan_synthetic, write_synthetic
 from trilithon.results.store.database import Store
+from trilithon.results.verdict import recommended, verdict_sentence
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
@@ -584,7 +585,6 @@ def test_refused_work_taints_every_form_of_answer(
 
     async def body(runner: Runner) -> None:
         await answer(runner, GOOD)
-        good = bytes(passed)
         passed.clear()
         with pytest.raises(TaintedAnswer, match="E RKNN: failed to submit!, op id: 0, op name: MatMul") as caught:
             await answer(runner, REFUSED)
@@ -592,7 +592,7 @@ def test_refused_work_taints_every_form_of_answer(
         for end in (b"Finished", b"timings", b'"stop":true', b"[DONE]", b'"finish_reason":"'):
             assert end not in passed
         if "stream" in form or form == "chat":
-            assert passed and len(good) > len(passed)
+            assert passed
         else:
             assert not passed
         await answer(runner, GOOD)
@@ -798,11 +798,10 @@ def measure(
     monkeypatch.setattr(rk_llamacpp, "read_board", lambda: board)
     monkeypatch.setattr(prepare_module, "read_board", lambda *_: board)
     folder = Path(fork(faults=["segfault@W16A16_HADAMARD"]).build.where).parent
-    configuration = Configuration(
-        data=tmp_path / "data", cache=tmp_path / "cache", builds=(folder,), start_seconds=30.0, hang_seconds=20.0
-    )
+    settings = Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=30.0, hang_seconds=20.0)
 
-    def measure(model: Path, *placements: str, quality: bool) -> Campaign:
+    def measure(model: Path, *placements: str, quality: bool, build: Path = folder) -> Campaign:
+        configuration = replace(settings, builds=(build,))
         plan = CampaignSetup(model=model, tests=TESTS, placements=placements, rounds=1, quality=quality)
         with Store.open(configuration.results_database) as store:
             number = asyncio.run(run_campaign(prepare(plan, configuration), store, lambda _: None))
@@ -838,6 +837,22 @@ def test_prefill_on_the_npu_and_decode_on_the_cpu(measure: Callable[..., Campaig
     assert [run.outcome for run in found.runs] == ["finished"]
     assert "the handover is off" not in remarked(found)[pair]
     assert Path(os.environ["TRILITHON_NPU_LOCK"]).read_text() == ""  # taken for prefill, and given back
+
+
+@pytest.mark.parametrize("quality", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_refused_work_is_never_recommended(
+    measure: Callable[..., Campaign], fork: Callable[..., Fork], tiny: Path, quality: bool
+) -> None:
+    """Its server goes on, so only the log tells it from one that works."""
+    build = Path(fork(faults=["always"]).build.where).parent
+    result = measure(tiny, "llama.cpp/cpu", "rk-llama.cpp/npu", quality=quality, build=build)
+    outcomes = {run.placement: run.failure and (run.failure.kind, run.failure.cause[:60]) for run in result.runs}
+    kind = "tainted", "error during the answer: E RKNN: failed to submit!, op id: 0"[:60]
+    assert outcomes == {"llama.cpp/cpu": None, "rk-llama.cpp/npu": kind}
+    verdicts = {placement.name: placement.quality.verdict for placement in result.placements if placement.quality}
+    assert verdicts["rk-llama.cpp/npu"] == "broken"
+    assert "rk-llama.cpp/npu" not in [placement.name for placement in recommended(result)]
+    assert "rk-llama.cpp/npu failed 1 of 1" in verdict_sentence(result)
 
 
 @pytest.mark.slow

@@ -86,3 +86,25 @@ def test_safer_settings_are_tried_and_the_message_reaches_the_user(
 def test_a_placement_that_cannot_be_says_why(model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(model(chip="RK3568")), "--placement", "rkllm/npu", "--test", "tg"]) == 2
     assert "the RKLLM runtime does not support the RK3568" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more", [("--no-quality",), pytest.param((), marks=pytest.mark.slow)], ids=["speed", "with quality"]
+)
+@pytest.mark.parametrize(
+    ("printed", "line"), [("matmul", "E rkllm: matmul(w8a8) run failed"), ("submit", "E RKNN: failed to submit!")]
+)
+def test_errors_that_are_only_printed_make_it_broken(
+    model: Callable[..., Path], capsys: pytest.CaptureFixture[str], printed: str, line: str, more: tuple[str, ...]
+) -> None:
+    path = model(answer=ANSWER, limit=1024, prints=printed)
+    words = ["--placement", "rkllm/npu:c=512", "--test", "tg", "-n", "8", "-r", "2", *more]
+    assert run(["bench", str(path), *words]) == 1
+    out, err = capsys.readouterr()
+    assert line in out
+    assert "its answers are broken" in out + err
+    assert run(["results", "show", "1", "-o", "json"]) == 0
+    campaign = json.loads(capsys.readouterr().out)
+    campaign = campaign.get("campaigns", [campaign])[0]
+    assert campaign["placements"][0]["quality"]["verdict"] == "broken"
+    assert {found["failure"]["kind"] for found in campaign["runs"] if found["failure"]} == {"tainted"}

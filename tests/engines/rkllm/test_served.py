@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 from live_server import Server, running
@@ -118,3 +119,77 @@ def test_what_the_runtime_cannot_is_refused_by_name(client: openai.OpenAI) -> No
     ):
         with pytest.raises(openai.BadRequestError, match=said):
             client.chat.completions.create(model="stand", messages=user, **more)
+
+
+# -- errors that the runtime only prints
+
+MATMUL = "E rkllm: matmul(w8a8) run failed"
+SUBMIT = "E RKNN: failed to submit!, op id: 0, op name: MatMul, flags: 0x5"
+PATHS = {"openai": "/v1/chat/completions", "completions": "/v1/completions", "responses": "/v1/responses"}
+PATHS |= {"anthropic": "/v1/messages", "chat": "/api/chat", "generate": "/api/generate"}
+
+
+def body_of(dialect: str, text: str, *, stream: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": "stand", "stream": stream}
+    if dialect in ("completions", "generate"):
+        return body | {"prompt": text}
+    if dialect == "responses":
+        return body | {"input": text}
+    return (
+        body
+        | {"messages": [{"role": "user", "content": text}]}
+        | ({"max_tokens": 99} if dialect == "anthropic" else {})
+    )
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+@pytest.mark.parametrize(("word", "line"), [("#matmul", MATMUL), ("#submit", SUBMIT)])
+def test_a_tainted_answer_is_an_error_in_every_dialect(server: Server, dialect: str, word: str, line: str) -> None:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        whole = http.post(PATHS[dialect], json=body_of(dialect, f"{word} [[It is noon.]]", stream=False))
+        streamed = http.post(PATHS[dialect], json=body_of(dialect, f"{word} [[It is noon.]]", stream=True))
+        good = http.post(PATHS[dialect], json=body_of(dialect, "say [[It is noon.]]", stream=False))
+    assert whole.status_code == 502
+    error = whole.json()["error"]
+    message = error if dialect in ("chat", "generate") else error["message"]
+    assert line in message
+    assert (good.status_code, "It is noon." in good.text) == (200, True)
+    assert streamed.status_code == 200
+    last = _last_event(dialect, streamed.text)
+    if dialect == "responses":
+        assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+        last = last["response"]
+    assert last["error"] == (error if dialect != "responses" else {"code": "server_error", "message": message})
+    for mark in ("[DONE]", "message_stop", '"done":true', '"finish_reason":"', "response.completed"):
+        assert mark not in streamed.text
+
+
+def _last_event(dialect: str, text: str) -> dict[str, Any]:
+    lines = [line for line in text.splitlines() if line]
+    if dialect == "anthropic":
+        assert lines[-2] == "event: error"
+    event: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
+    return event
+
+
+def test_openais_client_raises_at_the_end_of_a_stream(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "#submit [[It is noon.]]"}]
+    with pytest.raises(openai.InternalServerError, match="failed to submit!"):
+        client.chat.completions.create(model="stand", messages=messages)
+    text = ""
+    with pytest.raises(openai.APIError, match="failed to submit!"):
+        for chunk in client.chat.completions.create(model="stand", messages=messages, stream=True):
+            text += chunk.choices[0].delta.content or ""
+    assert text == "It is noon."
+
+
+def test_anthropics_client_raises_at_the_end_of_a_stream(server: Server) -> None:
+    messages: Any = [{"role": "user", "content": "#submit [[It is noon.]]"}]
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
+        with pytest.raises(anthropic.APIStatusError, match="failed to submit!"):
+            client.messages.create(model="stand", max_tokens=99, messages=messages)
+        with (
+            pytest.raises(anthropic.APIStatusError, match="failed to submit!"),
+            client.messages.stream(model="stand", max_tokens=99, messages=messages) as stream,
+        ):
+            stream.get_final_message()

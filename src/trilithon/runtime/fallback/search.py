@@ -10,11 +10,12 @@ from pathlib import Path
 
 from trilithon.engines.base import Engine, FallbackStep, Placement
 from trilithon.engines.wire.messages import Completion
-from trilithon.errors import EngineError, RunError
+from trilithon.errors import EngineError, RunError, TaintedAnswer
 from trilithon.measure.divergence import kl_divergence
 from trilithon.runtime.diagnostics import settings_help
 from trilithon.runtime.fallback.store import FailedAttempt, recall, remember
 from trilithon.runtime.runner import Runner
+from trilithon.runtime.taint import meaning_of
 from trilithon.settings import Configuration
 
 __all__ = ["Fallback", "FallbackProbe", "FallbackSearch", "probe"]
@@ -191,7 +192,8 @@ def _may_help(error: RunError) -> bool:
     """Whether other settings may help: not with a damaged file, nor with a request that the engine understands and
     refuses."""
     refused = isinstance(error, EngineError) and error.status < 500
-    return not refused and settings_help(error.cause)
+    cause = meaning_of(error.line).cause if isinstance(error, TaintedAnswer) else error.cause
+    return not refused and settings_help(cause)
 
 
 def _failed_attempt(step: FallbackStep, error: RunError) -> FailedAttempt:

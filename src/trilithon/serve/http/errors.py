@@ -47,7 +47,9 @@ def api_error_of(error: Exception) -> ApiError:
             )
         case EngineError():
             known = 400 if _is_the_clients(error) else error.status if 400 <= error.status < 600 else 502
-            return ApiError(str(error), status=known, kind="invalid_request_error" if known < 500 else "server_error")
+            return ApiError(
+                _with_advice(error), status=known, kind="invalid_request_error" if known < 500 else "server_error"
+            )
         case StartError():
             return ApiError(_with_advice(error), status=500, kind="server_error")
         case RunError():

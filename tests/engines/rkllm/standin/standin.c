@@ -34,6 +34,7 @@ typedef struct {
     char fail[64];      /* how rkllm_init fails: a key of `failures`, "silent", "null" or "segfault" */
     char waiting[16];   /* what a half character's callback holds: "null" or "bytes" */
     char platform[32];
+    char prints[16];    /* "matmul" or "submit": an error that it prints in every answer, as below */
     long prefill_us, decode_us, load_ms;
     long limit;         /* the model's context */
     long crash_after, hang_after, error_after; /* tokens of one answer; -1 never */
@@ -51,7 +52,7 @@ static const struct {
 } keys[] = {
 #define TEXT(key) {#key, offsetof(Script, key), sizeof(((Script *)0)->key)}
 #define NUMBER(key) {#key, offsetof(Script, key), 0}
-    TEXT(answer),         TEXT(fail),          TEXT(waiting),       TEXT(platform),
+    TEXT(answer),         TEXT(fail),          TEXT(waiting),       TEXT(platform),      TEXT(prints),
     NUMBER(prefill_us),   NUMBER(decode_us),   NUMBER(load_ms),      NUMBER(limit),     NUMBER(crash_after),
     NUMBER(hang_after),   NUMBER(error_after), NUMBER(endless),      NUMBER(abort_finish), NUMBER(once),
     NUMBER(prefill_all),  NUMBER(sticky),
@@ -693,15 +694,21 @@ static int refused(const Run *run) {
     return asks_for(run, "#fail-silent") ? -1 : 0;
 }
 
+static bool prints(const Run *run, const char *what) {
+    char word[24];
+    snprintf(word, sizeof word, "#%s", what);
+    return !strcmp(run->model->script.prints, what) || asks_for(run, word);
+}
+
 /* What real runtimes print while they return success. "#matmul": RKLLM with an NPU driver that is too old, for every
  * token. "#submit": librknnrt when the NPU refused a job, once in an answer. "#warn": no error. */
 static void print_errors(const Run *run) {
-    if (asks_for(run, "#matmul")) fprintf(stderr, "E rkllm: matmul(w8a8) run failed\n");
-    if (run->answered == 1 && asks_for(run, "#submit"))
+    if (prints(run, "matmul")) fprintf(stderr, "E rkllm: matmul(w8a8) run failed\n");
+    if (run->answered <= 1 && prints(run, "submit"))
         fprintf(stderr, "E RKNN: [17:19:34.670] failed to submit!, op id: 0, op name: MatMul, flags: 0x5, task start: 0, "
                         "task number: 1, run task counter: 0, int status: 0x200, please try updating to the latest "
                         "version of the toolkit2 and runtime\n");
-    if (run->answered == 1 && asks_for(run, "#warn"))
+    if (run->answered <= 1 && prints(run, "warn"))
         fprintf(stderr, "W rkllm: Warning: Your rknpu driver version is too low, please upgrade to 0.9.7\n");
 }
 
