@@ -93,6 +93,18 @@ def test_where_nothing_worked_the_exit_code_is_1(trilithon: Program, home: Path,
     assert "no licence" in " ".join(run.failure.last_words)
 
 
+def test_the_one_line_of_a_file_that_does_not_load_names_the_reason(trilithon: Program, home: Path, tiny: Path) -> None:
+    odd = home / "odd.gguf"
+    odd.write_bytes(tiny.read_bytes().replace(b"blk.0.ffn_down.weight", b"blk.0.ffn_none.weight"))
+    done = trilithon("bench", odd, *SHORT, "--placement", "llama.cpp/cpu:t=1")
+    assert done.code == 1
+    reason = "model file does not fit this build: tensor 'blk.0.ffn_down.weight' not found"
+    assert reason in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: no placement worked: {reason}; use a newer build of the engine, or another conversion of the model; for"
+    )
+
+
 @pytest.mark.slow
 def test_a_scripted_placement_is_never_planned(trilithon: Program, home: Path, tiny: Path) -> None:
     """Whatever its speed, its verdict, and what there is beside it."""

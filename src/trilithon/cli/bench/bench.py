@@ -136,7 +136,15 @@ def _measure(
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, plan, words["model"], configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
-        raise TrilithonError(f"no placement worked; for their output, see: trilithon results show {number} -o json")
+        raise TrilithonError(_none_worked(campaign, number))
+
+
+def _none_worked(campaign: "Campaign", number: int) -> str:
+    """With the reason and its fix, where all placements failed for one."""
+    failures = [run.failure for run in campaign.runs if run.failure is not None]
+    reasons = {"; ".join(filter(None, (failure.cause or failure.message, failure.advice))) for failure in failures}
+    why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+    return f"no placement worked{why}; for their output, see: trilithon results show {number} -o json"
 
 
 def _keep_plans(campaign: "Campaign", plan: "CampaignSetup", model: str | None, configuration: "Configuration") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import struct
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from trilithon.engines.llamacpp.engine import LlamaCpp
 from trilithon.engines.wire.messages import Chat, Completion, Finished, Token
 from trilithon.errors import EngineError, StartError
 from trilithon.models.files.model_file import read_model_file
+from trilithon.runtime.diagnostics import settings_help
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
@@ -117,20 +119,61 @@ def not_started(engine: LlamaCpp, where: Placement, folder: Path) -> StartError:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("fault", "cause"),
-    [("cut", "model file cut short or damaged"), ("magic", "not a GGUF file"), ("absent", "cannot be opened")],
-)
-def test_a_file_that_was_spoilt_after_it_was_read(tiny: Path, tmp_path: Path, fault: str, cause: str) -> None:
+def _retyped(content: bytes, number: int) -> bytes:
+    """With the number of another type for one tensor: after its name stand the rank, the shape and the type."""
+    name = b"blk.0.ffn_down.weight"
+    at = content.index(name) + len(name)
+    (rank,) = struct.unpack_from("<I", content, at)
+    at += 4 + 8 * rank
+    return content[:at] + struct.pack("<I", number) + content[at + 4 :]
+
+
+FAULTS: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
+    "absent": (lambda _: None, "model file cannot be opened: No such file or directory"),
+    "empty": (lambda _: b"", "not a GGUF file"),
+    "magic": (lambda content: b"GARB" + content[4:], "not a GGUF file"),
+    "page": (lambda _: b"<!DOCTYPE html><title>Not found</title>", "not a GGUF file"),
+    "endian": (lambda content: content[:4] + b"\0\0\0\3" + content[8:], "model file of the other byte order"),
+    "version": (
+        lambda content: content[:4] + b"\x09\0\0\0" + content[8:],
+        "GGUF version that this build does not read",
+    ),
+    "header": (lambda content: content[:400], "model file cut short or damaged"),
+    "cut": (lambda content: content[: len(content) // 2], "model file cut short or damaged"),
+    "type": (lambda content: _retyped(content, 250), "tensor type unknown to this build: 250"),
+    "removed type": (lambda content: _retyped(content, 4), "tensor type unknown to this build"),
+    "tensor": (
+        lambda content: content.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"),
+        "model file does not fit this build: tensor 'blk.1.attn_q.weight' not found",
+    ),
+    "tokens": (
+        lambda content: content.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"),
+        "model file without the vocabulary or the merges of its tokenizer",
+    ),
+    "tokenizer": (
+        lambda content: content.replace(b"tokenizer.ggml.model", b"tokenizer.ggml.modez"),
+        "model file without the vocabulary or the merges of its tokenizer",
+    ),
+    "key": (
+        lambda content: content.replace(b"llama.block_count", b"llama.block_cxunt"),
+        "model file lacks a key, or has it in a form that this build does not read: llama.block_count",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_was_spoilt_after_it_was_read(tiny: Path, tmp_path: Path, fault: str) -> None:
     engine, where = placement(tiny, tmp_path)
     spoilt = tmp_path / "spoilt.gguf"
-    content = tiny.read_bytes()
-    if fault != "absent":
-        spoilt.write_bytes(content[: len(content) // 2] if fault == "cut" else b"GARB" + content[4:])
+    damage, cause = FAULTS[fault]
+    content = damage(tiny.read_bytes())
+    if content is not None:
+        spoilt.write_bytes(content)
     where = replace(where, file=replace(where.file, path=spoilt))
     error = not_started(engine, where, tmp_path / "run")
-    assert cause in error.cause
+    assert error.cause == cause
     assert error.advice
+    assert not settings_help(error.cause)
     assert error.last_words
 
 
