@@ -22,7 +22,7 @@ _WARNING = re.compile(r"(?:\d+\.)+\d+ W |\[?(?:\S+ )?\W*warn(?:ing)?\b|[^'\"]{0,
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCause:
     """`signs` are parts of lines; any of them gives the cause away. `pattern` does so too: a regular expression, whose
-    group, if it has one, is put after the cause, as in "a shared library is missing: libgomp.so.1". With `library` the
+    group, if one matches, is put after the cause, as in "a shared library is missing: libgomp.so.1". With `library` the
     group is a shared library's name, and the advice names the package that has it.
 
     `under` names one of the table's circumstances, without which the cause does not count.
@@ -110,7 +110,7 @@ def cause_in(table: CauseTable, lines: Sequence[str], *, log: str = "", died: bo
 
 def _told(table: CauseTable, known: KnownCause, line: str) -> LogCause:
     match = re.search(known.pattern, without_time(line), re.IGNORECASE) if known.pattern else None
-    name = match[1].strip() if match and match.re.groups and match[1] else ""
+    name = next(filter(None, match.groups()), "").strip() if match else ""
     package = table.packages.get(name.rpartition("/")[2], "") if known.library else ""
     advice = f"run: sudo apt install {package} (Debian, Ubuntu); {known.advice}" if package else known.advice
     return LogCause(f"{known.cause}: {name}" if name else known.cause, advice, line, known)
