@@ -36,6 +36,7 @@ _OPERATORS = {
     ast.BitAnd: ("&", "|"),
 }
 _FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+_SYMMETRIC = ("min", "max", "suppress")  # the order of their arguments does not matter
 _CONDITIONS = (ast.If, ast.While, ast.IfExp)
 _Edit = tuple[int, int, str]  # from this byte to that one, and what stands there instead
 
@@ -155,7 +156,7 @@ class _Finder(ast.NodeVisitor):
             yield *self._span(node.func), _FUNCTIONS[name]
         if name == "sorted":
             yield *self._span(node), f"list({self._text(node.args[0])})"
-        symmetric = name in ("min", "max") or any(isinstance(argument, ast.Starred) for argument in node.args[:2])
+        symmetric = name in _SYMMETRIC or any(isinstance(argument, ast.Starred) for argument in node.args[:2])
         if len(node.args) > 1 and not symmetric:
             first, second = node.args[:2]
             (start, middle), (resume, end) = self._span(first), self._span(second)
@@ -163,6 +164,8 @@ class _Finder(ast.NodeVisitor):
 
     def _statements(self, node: ast.AST) -> Iterator[_Edit]:
         match node:
+            case ast.Return(value=ast.Constant(value=bool())):
+                pass  # its opposite is tried; None is as false as False, and refused by the type checker
             case ast.Return(value=ast.expr() as value):
                 yield *self._span(value), "None"
             case ast.Expr(value=ast.Call() | ast.Await()):

@@ -1,12 +1,23 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from store_samples import CONTENT, DIGEST, add, manifest_of, name_of, refusal, weights
 
+from trilithon.models.files.model_file import read_model_file
 from trilithon.models.store.manifest import FileFormat, Manifest, Role, StoredFile
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.resolve import Companions, companions, find_model, locate, model_name, read_weights, resolve
+from trilithon.models.store.resolve import (
+    Companions,
+    companions,
+    find_model,
+    locate,
+    model_name,
+    openable_path,
+    read_weights,
+    resolve,
+)
 from trilithon.models.store.upkeep import prune
 from trilithon.models.synthetic.tiny import write_tiny_model
 
@@ -73,6 +84,9 @@ def test_what_is_written_is_a_path_or_a_name(
     assert "hf.co/a/b" in refusal(locate, "hf.co/a/b", store, lambda _: True)
     assert "not the name of a model" in refusal(model_name, "./m")
     assert model_name("hf.co/a.b/c").namespace == "a-b"
+    assert model_name("m:tag") == name_of("m:tag")
+    for odd in ("x" * 300, "a\0b"):
+        refusal(locate, odd, store, lambda _: True)
 
 
 def test_models_of_others_come_last(store: ModelStore) -> None:
@@ -81,6 +95,51 @@ def test_models_of_others_come_last(store: ModelStore) -> None:
     refusal(find_model, name_of("third"), store, lambda: [other])
     kept = add(store, "other")
     assert find_model(name_of("other"), store, lambda: [other]) == kept
+
+
+def test_models_of_others_with_a_near_name_are_told(store: ModelStore) -> None:
+    add(store, "mine")
+    others = [manifest_of(name, weights()) for name in ("Other:1b", "other:2b", "else")]
+    assert refusal(find_model, name_of("other"), store, lambda: others) == (
+        "there is no other:latest; other programs have Other:1b, other:2b"
+    )
+    assert refusal(find_model, name_of("third"), store, lambda: others) == refusal(store.get, name_of("third"))
+    assert refusal(find_model, name_of("third"), store) == refusal(store.get, name_of("third"))
+
+
+def test_a_file_is_linked_only_where_an_engine_needs_names_or_neighbours(tmp_path: Path, store: ModelStore) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(CONTENT)
+    adopted = replace(weights(), digest="", path=path)
+    neighbour = StoredFile(role="tokenizer", digest="", size_bytes=1, name="t.json", format="json", path=path)
+    in_place = [
+        (adopted,),
+        (adopted, neighbour),
+        (adopted, beside(store, "license", "LICENSE", "text")),
+        (adopted, neighbour, beside(store, "license", "LICENSE", "text")),
+    ]
+    for files in in_place:
+        assert openable_path(manifest_of("m", *files), adopted, store) == path
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    folder = store.local.root / "links/registry.ollama.ai/library/m/latest"
+    tokenizer = beside(store, "tokenizer", "tokenizer.json", "json")
+    for files in ((adopted, tokenizer), (adopted, neighbour, tokenizer)):
+        assert openable_path(manifest_of("m", *files), adopted, store) == folder / key / "m.gguf"
+        assert (folder / key / "tokenizer.json").read_bytes() == b"tokenizer.json"
+    other_name = replace(adopted, name="n.gguf")
+    assert openable_path(manifest_of("m", other_name), other_name, store) == folder / key / "n.gguf"
+    store.add_bytes(CONTENT)
+    assert openable_path(manifest_of("m", weights()), weights(), store) == folder / DIGEST[:16] / "m.gguf"
+
+
+def test_synthetic_is_what_the_file_or_the_manifest_says(tmp_path: Path, store: ModelStore) -> None:
+    content = write_tiny_model(tmp_path / "m.gguf").read_bytes()
+    file = weights(store.add_bytes(content), len(content))
+    said = [
+        read_weights(replace(manifest_of("m", file), synthetic=synthetic), file, store, tmp_path).synthetic
+        for synthetic in (True, False)
+    ]
+    assert said == [True, read_model_file(tmp_path / "m.gguf", tmp_path).synthetic]
 
 
 def test_links_to_other_programs_outlive_a_prune(tmp_path: Path, store: ModelStore) -> None:

@@ -12,7 +12,7 @@ from trilithon.models.store.safe_dir import SafeDir, read_at, translated
 
 @pytest.fixture
 def safe_dir(tmp_path: Path) -> SafeDir:
-    return SafeDir(tmp_path / "root")
+    return SafeDir(tmp_path / "data" / "root")
 
 
 def open_files() -> set[Path]:
@@ -123,15 +123,33 @@ def test_only_plain_files_of_the_folder_are_opened(safe_dir: SafeDir, name: str)
         with pytest.raises(FileNotFoundError):
             attempt()
     if name not in ("a/b", ".", "..", ""):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as caught:
             safe_dir.status((name,))
+        assert caught.value.errno == errno.ENOENT
+        assert str(caught.value.filename).endswith(name)
     assert open_files() == before
+
+
+def test_no_file_that_is_opened_passes_to_a_child(safe_dir: SafeDir) -> None:
+    safe_dir.write(("a", "file"), b"x")
+    descriptor = safe_dir.open(("a", "file"))
+    with safe_dir.folder(("a",)) as folder:
+        assert (os.get_inheritable(descriptor), os.get_inheritable(folder)) == (False, False)
+    os.close(descriptor)
+
+
+def test_a_root_that_is_no_folder_is_an_error(safe_dir: SafeDir) -> None:
+    safe_dir.root.parent.mkdir()
+    safe_dir.root.write_text("a file")
+    for attempt in (lambda: safe_dir.names(()), lambda: safe_dir.write(("a", "b"), b"x")):
+        with pytest.raises((NotADirectoryError, FileExistsError)):
+            attempt()
 
 
 def test_a_link_is_never_written_through(safe_dir: SafeDir, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    (safe_dir.root).mkdir()
+    safe_dir.root.mkdir(parents=True)
     (safe_dir.root / "folder").symlink_to(outside)
     (safe_dir.root / "file").symlink_to(outside / "file")
     with pytest.raises(OSError, match="is a symbolic link, and the store follows none"):

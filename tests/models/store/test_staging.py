@@ -1,5 +1,7 @@
 """Work folders, their makers alive and killed."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -66,6 +68,131 @@ def test_a_work_folder_is_gone_at_the_end(target: Path, notes: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_note_of_the_folder_is_kept_while_it_is_used(target: Path, notes: Path) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    with staging_dir(target, notes) as staging:
+        (note,) = notes.iterdir()
+        assert (note.name, note.read_bytes()) == (staging.folder.name, os.fsencode(staging.folder))
+        assert staging.folder.is_absolute()
+        assert not os.get_inheritable(staging.lock)
+        note.unlink()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    with staging_dir(target, target.parent) as staging:  # its own folder is the one with the notes
+        assert list(target.parent.iterdir()) == [staging.folder]
+        (staging.folder / "m.gguf").write_bytes(b"x")
+        staging.folder.rename(target.parent / "moved")
+    assert [path.name for path in target.parent.iterdir()] == ["moved"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_published_is_on_the_disk(target: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[Path, bool]] = []
+    sync = module.sync
+
+    def noted(path: Path) -> None:
+        synced.append((path, target.exists()))
+        sync(path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module, "sync", noted)
+    if not links:
+        monkeypatch.setattr(module.os, "link", refuse)
+    made = target.with_name("made")
+    made.write_bytes(b"new")
+    publish(made, target)
+    assert synced == [(made, False), (target.parent, True)]
+    assert target.read_bytes() == b"new"
+    assert made.exists() == links
+    made.write_bytes(b"newer")
+    with pytest.raises(FileExistsError) as caught:
+        publish(made, target)
+    assert caught.value.errno == errno.EEXIST
+    assert str(target) in str(caught.value)
+
+
+def test_folders_that_lie_among_the_notes_are_cleared(notes: Path) -> None:
+    left = notes / ".trilithon-abcd1234"
+    (left / "sub").mkdir(parents=True)
+    for name, size in (("a", 10_000), ("sub/b", 5000)):
+        (left / name).write_bytes(bytes(size))
+    size = sum((left / name).stat().st_blocks * 512 for name in ("a", "sub/b"))
+    lock = os.open(left, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert clear_abandoned(notes) == (0, 0)
+    os.close(lock)
+    before = set(Path("/proc/self/fd").iterdir())
+    assert clear_abandoned(notes, dry_run=True) == (1, size)
+    assert left.exists()
+    assert clear_abandoned(notes) == (1, size)
+    assert list(notes.iterdir()) == []
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_notes_of_folders_that_are_gone_are_removed(notes: Path, target: Path) -> None:
+    notes.mkdir(parents=True)
+    gone, other = notes / ".trilithon-gone5678", notes / ".trilithon-other678"
+    gone.write_bytes(os.fsencode(target.parent / gone.name))
+    other.write_bytes(os.fsencode(target.parent / ".trilithon-name5678") + bytes(5000))
+    (target.parent / ".trilithon-name5678").mkdir()
+    assert clear_abandoned(notes, dry_run=True) == (0, 0)
+    assert len(list(notes.iterdir())) == 2
+    assert clear_abandoned(notes) == (0, 0)
+    assert list(notes.iterdir()) == []
+    assert (target.parent / ".trilithon-name5678").exists()
+
+
+def test_a_folder_of_another_user_is_left_alone(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / ".trilithon-abcd1234").mkdir(parents=True)
+    user = os.geteuid()
+    monkeypatch.setattr(module.os, "geteuid", lambda: user + 1)
+    assert clear_abandoned(notes) == (0, 0)
+    monkeypatch.undo()
+    assert clear_abandoned(notes)[0] == 1
+
+
+def test_a_file_system_without_locks(target: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a folder is in use is unknown there: none is removed, and a new one is used as it is."""
+
+    def refuse(*_: object) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (notes / ".trilithon-abcd1234").mkdir(parents=True)
+    monkeypatch.setattr(module, "try_lock", refuse)
+    assert clear_abandoned(notes) == (0, 0)
+    with staging_dir(target) as staging:
+        assert staging.folder.is_dir()
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["before the open", "before the lock", "locked by another"])
+def test_a_folder_that_another_process_clears_is_made_again(
+    target: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    whole_open, lock, made = os.open, module.try_lock, []
+
+    def late_open(path: Path, flags: int) -> int:
+        made.append(path)
+        if when == "before the open" and len(made) == 1:
+            path.rmdir()
+        return whole_open(path, flags)
+
+    def late_lock(descriptor: int) -> bool:
+        if when == "locked by another" and len(made) == 1:
+            return False
+        if when == "before the lock" and len(made) == 1:
+            made[0].rmdir()
+        return lock(descriptor)
+
+    monkeypatch.setattr(module.os, "open", late_open)
+    monkeypatch.setattr(module, "try_lock", late_lock)
+    before = set(Path("/proc/self/fd").iterdir())
+    with staging_dir(target) as staging:
+        assert staging.folder == made[1] != made[0]
+        assert len(set(Path("/proc/self/fd").iterdir()) - before) == 1
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_what_is_there_stays(target: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -124,7 +251,6 @@ def test_prune_finds_them_by_the_ledger(target: Path, notes: Path) -> None:
     assert clear_abandoned(notes) == clear_abandoned(notes / "none") == (0, 0)
 
 
-@pytest.mark.slow
 def test_nothing_else_is_removed(target: Path, notes: Path) -> None:
     """Whatever notes and names lead to."""
     mine = target.parent / "mine"

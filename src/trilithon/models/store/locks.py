@@ -19,10 +19,11 @@ class Lock:
     """A lock that is held until `release`. Its file is removed with it when no other process uses it."""
 
     def __init__(self, safe_dir: SafeDir, name: str, descriptor: int, *, shared: bool):
-        self._safe_dir, self._name, self._descriptor, self._shared = safe_dir, name, descriptor, shared
+        self._safe_dir, self._name, self._shared = safe_dir, name, shared
+        self._descriptor: int | None = descriptor
 
     def release(self) -> None:
-        if self._descriptor < 0:
+        if self._descriptor is None:
             return
         try:
             # A process that waits on this file notices that it is gone, and opens a new one: see `_is_current`.
@@ -31,7 +32,7 @@ class Lock:
                     _unlink(self._safe_dir, self._name)
         finally:
             os.close(self._descriptor)
-            self._descriptor = -1
+            self._descriptor = None
 
 
 @contextmanager

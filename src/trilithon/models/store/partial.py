@@ -64,12 +64,12 @@ class Partial:
         self._safe_dir, self._stem, self._digest, self._on_complete = safe_dir, stem, digest, on_complete
         self._lock, self._recording = threading.Lock(), threading.Lock()
         self._recorded_at, self._unrecorded_bytes = time.monotonic(), 0
-        self._descriptor = -1
+        self._descriptor: int | None = None
         if present:
             self.discard()  # left by a process that was killed right after it renamed the blob
         else:
             self._descriptor = safe_dir.open((PARTIAL_FOLDER, f"{stem}.data"), os.O_RDWR | os.O_CREAT)
-            self._resume()
+            self._resume(os.fstat(self._descriptor).st_size)
 
     @property
     def bytes_done(self) -> int:
@@ -167,17 +167,17 @@ class Partial:
 
     def close(self, *, record: bool = True) -> None:
         """Close the file. What is written stays, for the next download to resume."""
-        if self._descriptor < 0:
+        if self._descriptor is None:
             return
         try:
             if record and self.done:
                 self.record()
         finally:
             os.close(self._descriptor)
-            self._descriptor = -1
+            self._descriptor = None
 
     def _open_descriptor(self) -> int:
-        if self._descriptor < 0:
+        if self._descriptor is None:
             raise ValueError("the partial file is closed")
         return self._descriptor
 
@@ -192,10 +192,9 @@ class Partial:
             self._safe_dir.unlink((PARTIAL_FOLDER, f"{self._stem}.json"))
         self.close(record=False)
 
-    def _resume(self) -> None:
-        """Resume what an earlier process left, as far as its record and its file agree."""
+    def _resume(self, actual_size: int) -> None:
+        """Resume what an earlier process left, as far as its record and its file of `actual_size` bytes agree."""
         size, done = recorded_state(self._safe_dir, self._stem)
-        actual_size = os.fstat(self._descriptor).st_size
         if self.size_bytes is not None and size not in (None, self.size_bytes):
             done = ()
         end_limit = actual_size if self.size_bytes is None else min(actual_size, self.size_bytes)

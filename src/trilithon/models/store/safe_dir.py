@@ -17,8 +17,8 @@ __all__ = ["Parts", "SafeDir", "read_at", "translated"]
 Parts = Sequence[str]
 """A path relative to the root: the names of the folders, and of the file at the end."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_NOFOLLOW
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -153,7 +153,7 @@ class SafeDir:
         """A descriptor of the folder, for the `dir_fd` argument of functions in `os`."""
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for part in parts:
                 if create:

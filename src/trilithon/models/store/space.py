@@ -39,8 +39,8 @@ def _promised_bytes(safe_dir: SafeDir, counted: Collection[str]) -> int:
     """What other processes still have to write of files of known size."""
     promised = 0
     for name in safe_dir.names((PARTIAL_FOLDER,)):
-        stem, dot, suffix = name.rpartition(".")
-        if not dot or suffix != "json" or stem in counted or not STEM.fullmatch(stem):
+        stem, _, suffix = name.rpartition(".")
+        if suffix != "json" or stem in counted or not STEM.fullmatch(stem):
             continue
         lock = try_lock(safe_dir, f"receive-{stem}")
         if lock is not None:  # no process works on it now

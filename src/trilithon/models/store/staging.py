@@ -21,7 +21,7 @@ __all__ = ["StagingDir", "clear_abandoned", "publish", "staging_dir"]
 _PREFIX = ".trilithon-"
 _NAME = re.compile(r"\.trilithon-[a-z0-9_]{8}")  # with what mkdtemp adds
 _LONGEST_PATH_BYTES = 4096
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)

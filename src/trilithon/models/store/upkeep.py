@@ -113,7 +113,7 @@ def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     unused = {digest: size for digest, size in _blobs(safe_dir).items() if digest not in listing.digests}
     if dry_run:
         return Pruned(blobs=len(unused), partials=partials, freed_bytes=partial_bytes + sum(unused.values()))
-    removal = store.remove_blobs(sorted(unused))
+    removal = store.remove_blobs(tuple(unused))
     return Pruned(
         blobs=len(unused) - len(removal.kept),
         partials=partials,
@@ -127,7 +127,7 @@ def _prune_partials(safe_dir: SafeDir, stale_seconds: float, *, dry_run: bool) -
     number and their size in bytes."""
     count = freed = 0
     files = safe_dir.sizes((PARTIAL_FOLDER,))
-    for stem in sorted(filter(STEM.fullmatch, {name.removeprefix(TEMPORARY).rpartition(".")[0] for name in files})):
+    for stem in filter(STEM.fullmatch, {name.removeprefix(TEMPORARY).rpartition(".")[0] for name in files}):
         names = (f"{stem}.data", f"{stem}.json", f"{TEMPORARY}{stem}.json")
         present = {name: files[name] for name in names if name in files}
         if not present:
@@ -178,7 +178,7 @@ def _folders(safe_dir: SafeDir, parts: tuple[str, ...], depth: int) -> list[tupl
 
 
 def _blobs(safe_dir: SafeDir) -> dict[str, int]:
-    """Digest → size in bytes. Other files in the folder are not Trilithon's."""
+    """Digest → size in bytes, by digest. Other files in the folder are not Trilithon's."""
     sizes = safe_dir.sizes(("blobs",))
     return {match[1]: status.st_size for name, status in sizes.items() if (match := _BLOB.fullmatch(name))}
 
@@ -199,7 +199,7 @@ def _orphans(store: ModelStore, manifests: Sequence[Manifest]) -> list[_Check]:
     used = {file.digest for manifest in manifests for file in manifest.files}
     return [
         _Check(StoredFile(role="weights", digest=digest, size_bytes=size, name=f"sha256-{digest}", format="text"), ())
-        for digest, size in sorted(_blobs(store.local).items())
+        for digest, size in _blobs(store.local).items()
         if digest not in used
     ]
 
@@ -210,7 +210,7 @@ def _verify_file(store: ModelStore, check: _Check, progress: Progress | None) ->
     problem, inode = "", 0
     try:
         if file.path is not None:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(file.path, os.O_RDONLY)
         elif safe_dir is not None:
             descriptor = safe_dir.open(blob_parts(file.digest))
         else:
