@@ -83,6 +83,7 @@ def test_what_a_manifest_looks_like_on_the_disk() -> None:
         "system": "",
         "template": "",
         "messages": [],
+        "placement_options": {},
         "synthetic": False,
     }
 
