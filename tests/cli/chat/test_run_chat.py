@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from trilithon.models.synthetic.tiny import write_tiny_model
+
 PROGRAM = str(Path(sys.executable).with_name("trilithon"))
 CTRL_C, CTRL_D = "\x03", "\x04"
 END = "what it does best."
@@ -115,6 +117,24 @@ def test_questions_answers_and_an_end(chat: Chat) -> None:
     assert "/set parameter NAME VALUE" in terminal.says("/?")
     terminal.type("/bye\n")
     assert terminal.ended() == 0
+
+
+@pytest.mark.slow
+def test_a_base_model_is_told_and_a_model_without_answers_is_refused(served: Any, tmp_path: Path) -> None:
+    terminal = Terminal("tiny", environment=served.environment | {"TRILITHON_HOST": served.url})
+    try:
+        assert "note: tiny is a base model (completes text): it has no chat template" in terminal.until(">>> ")
+        terminal.type("/bye\n")
+        assert terminal.ended() == 0
+    finally:
+        terminal.close()
+    silent = write_tiny_model(tmp_path / "minilm.gguf", pooling=1)
+    refused = Terminal(str(silent), environment=served.environment)
+    try:
+        assert refused.ended() == 2
+        assert "minilm:latest makes vectors of texts and does not chat; choose another model" in refused.text
+    finally:
+        refused.close()
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_a_question_is_answered_and_kept(site: Site, browser_page: Pages, tiny: 
     page = browser_page()
     page.goto(opened.url)
     expect(page.get_by_text("Runs on scripted/cpu")).to_be_visible()
+    expect(page.get_by_text("Base model: it completes text and has no chat template")).to_be_visible()
     ask(page, "tell me about stones")
     answer = page.locator(".message.assistant")
     expect(answer.locator(".figures")).to_contain_text("scripted on the CPU")

@@ -60,7 +60,7 @@ def live(*models: ShownModel, pinned: tuple[str, ...] = (), trouble: str = "") -
 
 def test_the_header_tells_what_it_is(configuration: Configuration, small: ModelListRow) -> None:
     facts = read_facts(small.entry, Catalog(configuration, read_board(), placement=FAST))
-    assert (facts.placement, facts.context, facts.context_train, facts.can) == (FAST, 512, 2048, ("chat",))
+    assert (facts.placement, facts.context, facts.context_train, facts.can) == (FAST, 512, 2048, ("base",))
     words = facts_words(small, facts, TEXT)
     assert words.endswith("parameters · F16 · 333.5 KiB · context 512 of 2048")
     assert facts_words(small, None, TEXT) == "F16 · 333.5 KiB"

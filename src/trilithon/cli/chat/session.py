@@ -12,10 +12,12 @@ from trilithon.cli.chat.files import load_conversation, save_conversation
 from trilithon.cli.chat.images import take_images
 from trilithon.cli.chat.screen import ChatScreen, shown_lines, timing_lines, waiting
 from trilithon.cli.serve.server_client import Server
-from trilithon.errors import Interrupted, TrilithonError
+from trilithon.errors import Interrupted, TrilithonError, UserError
 from trilithon.settings import Configuration
 
 __all__ = ["Session"]
+
+_BASE = "note: {} is a base model (completes text): it has no chat template, so its answers may miss the question"
 
 
 @dataclass(slots=True)
@@ -39,12 +41,19 @@ class Session:
         self._keep_alive = keep_alive
 
     def converse(self, talk: TerminalChat) -> None:
-        """Until the user leaves. Raises TrilithonError when the model cannot be loaded."""
+        """Until the user leaves. Raises UserError for a model that does not chat, and TrilithonError when it cannot be
+        loaded."""
         context = talk.parameters.get("num_ctx")
         keep_alive = self._keep_alive or None  # 0 would unload it
+        kind = self._server.show(talk.model).get("kind")
+        if kind in ("embedding", "reranker"):
+            does = "makes vectors of texts" if kind == "embedding" else "ranks texts"
+            raise UserError(f"{talk.model} {does} and does not chat; choose another model, see trilithon list")
         with waiting(f"loading {talk.model}"):
             self._server.load(talk.model, keep_alive, context if isinstance(context, int) else None)
         self._screen.tell("/? lists the commands, /bye quits")
+        if kind == "base":
+            self._screen.tell(_BASE.format(talk.model))
         step: Step = More()
         with self._screen.lines():
             while not isinstance(step, Leave):

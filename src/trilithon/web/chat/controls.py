@@ -128,6 +128,12 @@ class Controls:
         self._outlook, self._offered = outlook, shelf.offered(entry)
         if outlook.refusal:
             return outlook.refusal
+        if outlook.file.kind in ("embedding", "reranker"):
+            return self._text("chat.silent")
+        warning = (self._text("chat.base"),) if outlook.file.kind == "base" else ()
+        return " ".join((self._speed_line(outlook), *warning))
+
+    def _speed_line(self, outlook: Outlook) -> str:
         database = self._context.store
         speeds = None
         if database is not None:

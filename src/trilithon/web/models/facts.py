@@ -12,6 +12,8 @@ from trilithon.web.texts import Texts
 
 __all__ = ["Facts", "abilities", "parameters_text", "read_facts"]
 
+_SILENT = {"embedding": "vectors", "reranker": "rank"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -66,12 +68,10 @@ def _speeds(outlook: Outlook, shelf: Catalog) -> Speeds | None:
 
 
 def abilities(file: ModelFile) -> tuple[str, ...]:
-    """A model that makes one vector of a text answers nothing."""
-    if file.pooling == "rank":
-        return ("rank",)
-    if file.pooling and file.pooling != "none":
-        return ("vectors",)
-    return ("chat", *(word for word in ("vision", "tools", "thinking") if word in file.capabilities))
+    """A model that makes vectors of texts, or ranks them, answers nothing."""
+    if file.kind in _SILENT:
+        return (_SILENT[file.kind],)
+    return (file.kind, *(word for word in ("vision", "tools", "thinking") if word in file.capabilities))
 
 
 def parameters_text(count: int, text: Texts) -> str:
