@@ -82,6 +82,23 @@ def test_a_bench_is_watched_to_its_verdict(site, configuration, tiny, browser_pa
 
 
 @pytest.mark.slow
+def test_a_bench_that_makes_a_plan_says_so(site, tiny, browser_page):
+    opened = site(tiny, placement="")
+    page = browser_page()
+    page.goto(f"{opened.url}/results")
+    page.locator("details.bench > summary").click()
+    expect(page.get_by_role("checkbox", name="llama.cpp/cpu")).to_be_visible()
+    page.get_by_label("Other placements").fill("llama.cpp/cpu:t=1 llama.cpp/cpu:t=2")
+    page.get_by_role("checkbox", name="Question and answer").click()
+    page.get_by_label("Rounds").fill("1")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".running")).to_contain_text("This model now runs on llama.cpp/cpu:t=", timeout=110_000)
+    page.get_by_role("link", name="Plans are on the page of models").click()
+    expect(page.locator("li.model")).to_contain_text("Runs on llama.cpp/cpu:t=")
+    expect(page.locator("li.model")).to_contain_text("best placement by a benchmark")
+
+
+@pytest.mark.slow
 def test_a_bench_is_stopped_and_what_was_finished_kept(site, configuration, tiny, browser_page):
     opened = site(tiny)
     page = browser_page()

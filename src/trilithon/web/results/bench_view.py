@@ -31,7 +31,7 @@ class BenchView:
         self._context, self._text, self._ended = context, text, ended
         self._results_service = results_service_of(context)
         self._shown: BenchState | None = None
-        self._progress = ProgressView(self._results_service, text)
+        self._progress = ProgressView(self._results_service, context.service.shelf, text)
         with box("details", "panel folded bench") as self._form:
             with box("summary"):
                 words("h2", text("results.bench"))

@@ -1,8 +1,11 @@
 """The bench that runs, or the last one: how far it is, and its verdict when it is over."""
 
+import asyncio
+
 from nicegui import ui
 
 from trilithon.errors import TrilithonError
+from trilithon.serve.catalog.catalog import Catalog
 from trilithon.web.elements import box, words
 from trilithon.web.quantities import duration
 from trilithon.web.results.bench_run import BenchState
@@ -16,8 +19,8 @@ __all__ = ["ProgressView"]
 
 
 class ProgressView:
-    def __init__(self, results_service: ResultsService, text: Texts):
-        self._results_service, self._text = results_service, text
+    def __init__(self, results_service: ResultsService, shelf: Catalog, text: Texts):
+        self._results_service, self._shelf, self._text = results_service, shelf, text
         with box("section", "panel running") as self._root:
             self._title = words("h2")
             self._doing = words("p").props('role="status"')
@@ -72,13 +75,26 @@ class ProgressView:
             said, classes, language = verdict["sentence"], "sentence", self._text.language
         except TrilithonError as error:
             said, classes, language = str(error), "bad", "en"
+        planned = await asyncio.to_thread(_planned, state, self._shelf)
         if not self._end.is_deleted:
             self._end.clear()
             with self._end:
                 words("p", said, classes).props(f'lang="{language}"')
+                if planned:
+                    words("p", self._text("results.bench_planned", placement=planned))
+                    way(self._text("results.bench_plans"), "/models")
                 way(self._text("results.bench_look", campaign=state.campaign), campaign_address(state.campaign))
 
     def _cancel(self) -> None:
         self._results_service.bench.cancel()
         self._doing.set_text(self._text("results.bench_stopping"))
         self._stop.set_visibility(False)
+
+
+def _planned(state: BenchState, shelf: Catalog) -> str:
+    """The placement that the campaign made the model's plan; empty where it made none."""
+    try:
+        plan = shelf.outlook(shelf.find(state.wish.name)).plan
+    except TrilithonError:  # the model is gone, or its file: there is nothing to tell
+        return ""
+    return plan.placement if plan is not None and plan.campaign == state.campaign else ""
