@@ -440,6 +440,26 @@ def test_memory_that_may_not_rise_is_parked_under_performance_too(plant: Plant) 
     assert told["memory-clock"].fix == f"echo 2112000000 | sudo tee {DMC}/max_freq"
 
 
+def test_memory_that_someone_holds_a_little_low_is_parked(plant: Plant) -> None:
+    files = {f"{DMC}/cur_freq": "1900000000\n", f"{DMC}/governor": "userspace\n"}
+    assert _told(plant("rk3588_vendor", files=files))["memory-clock"].severity == "warning"
+    files[f"{DMC}/governor"] = "dmc_ondemand\n"
+    assert _told(plant("rk3588_vendor", files=files))["memory-clock"].severity == "good"
+
+
+def test_an_npu_held_low_is_told_in_a_container_that_hides_the_chip(plant: Plant) -> None:
+    files = {f"{NPU}/{name}": text for name, text in _slowed().items()}
+    assert _told(plant("rk3588_container", files=files))["npu-clock"].message.startswith("300 of 1000 MHz")
+
+
+def test_a_container_without_sysfs_says_nothing_of_cpufreq(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\n")
+    assert "cpufreq-absent" not in _told(Machine(tmp_path))
+    (tmp_path / "sys/devices/system/cpu").mkdir(parents=True)
+    assert "cpufreq-absent" in _told(Machine(tmp_path))
+
+
 def test_an_unknown_chip_is_called_so(plant: Plant) -> None:
     told = _told(plant("rk3572"))["chip-unknown"]
     assert told.message == (

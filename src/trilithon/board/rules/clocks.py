@@ -107,7 +107,7 @@ def _usable_units(board: Board) -> set[str]:
     engines = [chip.rkllm, chip.rk_llama_cpp] if chip else [None if board.device_tree_hidden else False]
     if board.npu and board.npu.driver == "rknpu" and any(engine is not False for engine in engines):
         usable.add("npu")
-    if board.gpu and (board.gpu.driver == "nvidia" or any(driver.serves for driver in board.vulkan)):
+    if board.gpu and any(driver.serves for driver in board.vulkan):
         usable.add("gpu")
     return usable
 
