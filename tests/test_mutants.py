@@ -48,6 +48,8 @@ mutants_of = script("_mutants").mutants_of
         ('x = f"{a + b:>3}"', set()),
         ("assert a < b", set()),
         ("__all__ = [1]", set()),
+        ("with suppress(a, b): f()", {"with suppress(a, b): pass"}),
+        ("def f(): return False", {"def f(): return True"}),
     ],
 )
 def test_mutants_of_a_line(line: str, expected: set[str]) -> None:

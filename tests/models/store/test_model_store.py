@@ -19,7 +19,8 @@ from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, r
 from trilithon.models.files.hashing import file_sha256
 from trilithon.models.store import partial as partial_module
 from trilithon.models.store.locks import try_lock
-from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.manifest import Manifest
+from trilithon.models.store.model_store import ModelStore, Removal
 from trilithon.models.store.partial import merged
 from trilithon.models.store.resolve import locate
 from trilithon.models.store.safe_dir import SafeDir
@@ -565,3 +566,184 @@ def test_an_adopted_file_is_used_in_place(tmp_path: Path, store: ModelStore) -> 
     assert store.missing(kept) == kept.files
     assert "is missing" in refusal(locate, "m", store, lambda _: True)
     assert verify(store)[0].problem == "is missing"
+
+
+# What a store gives and keeps, call by call
+
+
+def test_where_a_file_lies(tmp_path: Path, store: ModelStore) -> None:
+    layers = [tmp_path / "layer-1", tmp_path / "layer-2"]
+    for layer in layers:
+        with ModelStore(layer) as below:
+            below.add_bytes(b"both")
+            below.add_bytes(layer.name.encode())
+    both, second = (hashlib.sha256(content).hexdigest() for content in (b"both", b"layer-2"))
+    root = store.local.root
+    with ModelStore(root, [*layers, root]) as above:
+        assert [layer.root for layer in above.layers] == layers
+        assert (above.where(both), above.where(second)) == above.layers
+        assert above.blob_path(second) == layers[1] / "blobs" / f"sha256-{second}"
+        assert (above.has(both), above.where(DIGEST), above.has(DIGEST)) == (True, None, False)
+        text = f"the file sha256:{DIGEST[:12]}… is not in the store; pull its model again"
+        assert refusal(above.blob_path, DIGEST) == text
+        above.add_bytes(b"both")  # a layer has it already
+        assert above.where(both) is above.layers[0]
+        path = tmp_path / "m.gguf"
+        file = replace(weights(), digest="", path=path)
+        assert refusal(above.file_path, file) == f"{path} (m.gguf) is missing; restore it, or remove the model"
+        path.write_bytes(CONTENT)
+        assert above.file_path(file) == path
+        assert above.file_path(weights(second)) == above.blob_path(second)
+
+
+def test_where_a_model_lies(tmp_path: Path, store: ModelStore) -> None:
+    layers = [tmp_path / "layer-1", tmp_path / "layer-2"]
+    for layer in layers:
+        with ModelStore(layer) as below:
+            add(below, "both", layer.name.encode())
+            add(below, layer.name, layer.name.encode())
+    add(store, "own")
+    with ModelStore(store.local.root, layers) as above:
+        names = ("own", "both", "layer-2", "none")
+        assert [above.root_of(name_of(name)) for name in names] == [store.local.root, layers[0], layers[1], None]
+        assert [above.is_local(name_of(name)) for name in names] == [True, False, False, False]
+        assert above.listing().roots == (layers[0], layers[0], layers[1], store.local.root)
+        assert refusal(above.remove, name_of("layer-2")) == (
+            f"layer-2:latest is in {layers[1]}, which is read only; remove it there, or change the setting stores"
+        )
+        assert refusal(above.get, name_of("both:7b")) == "there is no both:7b in the store; there is both:latest"
+        fix = "see trilithon list, or fetch it: trilithon pull else:latest"
+        assert refusal(above.get, name_of("else")) == f"there is no else:latest in the store; {fix}"
+
+
+def test_a_blob_is_locked_while_it_is_used_and_held_afterwards(store: ModelStore) -> None:
+    digest = store.add_bytes(CONTENT)
+    store.close()
+
+    def states() -> list[bool]:
+        locks = [try_lock(store.local, f"{kind}-{digest}") for kind in ("pull", "hold")]
+        for lock in locks:
+            if lock is not None:
+                lock.release()
+        return [lock is not None for lock in locks]
+
+    with store.locked(digest):
+        assert states() == [False, False]
+    assert states() == [True, False]
+    with store.locked(digest):
+        pass
+    store.close()
+    assert states() == [True, True]
+    with store.receive(digest) as partial:
+        assert partial.present
+    assert states() == [True, False]
+    store.put(manifest_of("m", weights(digest)))
+    assert states() == [True, True]
+    with pytest.raises(KeyboardInterrupt), store.locked(digest):
+        raise KeyboardInterrupt
+    assert states() == [True, False]
+    store.close()
+    with store.receive(None, len(CONTENT), key="k") as partial:  # its digest is known at the end
+        partial.append(CONTENT)
+        assert states() == [True, True]
+        partial.finish()
+    assert states() == [True, False]
+    for call in (store.locked, store.receive):
+        assert "not a SHA-256" in refusal(call("../x").__enter__)
+
+
+def test_a_lock_that_another_process_holds_is_waited_for(store: ModelStore) -> None:
+    calls: list[str] = []
+
+    def give_up() -> None:
+        calls.append("waits")
+        raise TimeoutError
+
+    held = try_lock(store.local, f"pull-{DIGEST}")
+    assert held is not None
+    with pytest.raises(TimeoutError), store.locked(DIGEST, give_up):
+        pytest.fail("both had it")
+    held.release()
+    with store.locked(DIGEST, give_up):
+        assert calls == ["waits"]
+
+
+def test_progress_of_a_copy(tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trilithon.models.store.model_store._CHUNK_BYTES", 200_000)
+    (tmp_path / "file").write_bytes(CONTENT)
+    seen: list[tuple[int, int]] = []
+    store.add(tmp_path / "file", lambda done, total: seen.append((done, total)))
+    assert seen == [(200_000, 300_000), (300_000, 300_000)]
+    assert "cannot be read: Is a directory; check" in refusal(store.add, tmp_path)
+
+
+def test_what_a_killed_process_left_of_small_bytes_is_dropped(root: Path, store: ModelStore) -> None:
+    digest = hashlib.sha256(b"right").hexdigest()
+    with store.receive(digest, 5) as partial:
+        partial.append(b"wro")
+    assert store.add_bytes(b"right") == digest
+    assert store.add_bytes(b"right") == digest
+    assert store.blob_path(digest).read_bytes() == b"right"
+
+
+def test_a_merge_gets_the_files_that_are_there(store: ModelStore) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def merge(new: Manifest, before: Manifest) -> Manifest:
+        calls.append((str(before.name), *(file.name for file in before.files)))
+        return replace(new, files=new.files + before.files)
+
+    one, other = (weights(store.add_bytes(content), 3, f"{content.decode()}.gguf") for content in (b"one", b"two"))
+    new = weights(store.add_bytes(b"new"), 3, "new.gguf")
+    assert store.put(manifest_of("M", one, other), merge=merge).files == (one, other)
+    (store.local.root / "blobs" / f"sha256-{other.digest}").unlink()
+    stored = store.put(manifest_of("m", new), merge=merge)
+    assert (stored.name, stored.files) == (name_of("M"), (new, one))
+    assert store.get(name_of("m")) == stored
+    assert calls == [("M:latest", "one.gguf")]
+    assert store.has(one.digest)
+
+
+def test_replaced_files_go_unless_another_model_has_them(store: ModelStore) -> None:
+    add(store, "m", b"one")
+    store.copy(name_of("m"), name_of("n"))
+    add(store, "m", b"two")
+    assert store.has(hashlib.sha256(b"one").hexdigest())
+    add(store, "n", b"two")
+    assert not store.has(hashlib.sha256(b"one").hexdigest())
+    assert store.has(hashlib.sha256(b"two").hexdigest())
+    assert refusal(store.put, store.get(name_of("n")), new=True) == (
+        "n:latest exists already; remove it first: trilithon rm n:latest"
+    )
+    text = refusal(store.put, manifest_of("x", weights("e" * 64, 3, "lost.gguf")))
+    assert text == "lost.gguf of x:latest is missing or incomplete; pull it again"
+
+
+def test_blobs_that_are_being_pulled_are_kept_and_the_others_go(store: ModelStore) -> None:
+    digests = sorted(store.add_bytes(bytes([number])) for number in range(6))
+    store.put(manifest_of("m", *(weights(digest, 1, f"{digest[:8]}.gguf") for digest in digests)))
+    held = [try_lock(store.local, f"hold-{digest}", shared=True) for digest in digests[:4]]
+    kept = tuple(f"sha256:{digest[:12]}… is kept: it is being pulled" for digest in digests[:4])
+    assert store.remove(name_of("m")) == Removal(2, kept)
+    assert [store.has(digest) for digest in digests] == [True] * 4 + [False] * 2
+    for lock in held:
+        assert lock is not None
+        lock.release()
+
+
+def test_a_manifest_that_cannot_be_read_is_replaced_or_removed(root: Path, store: ModelStore) -> None:
+    add(store, "m", b"one")
+    path = root / "manifests/registry.ollama.ai/library/m/latest.json"
+    path.write_text("{")
+    add(store, "good")
+    (problem,) = store.listing().problems
+    assert store.remove(name_of("good")) == Removal(0, (f"its files stay until this is fixed: {problem}",))
+    removal = store.remove(name_of("m"))
+    assert removal.kept == ("its manifest could not be read; free its files with: trilithon prune",)
+    assert removal.freed_bytes == 0
+    add(store, "m", b"two")
+    path.write_text("{")
+    stored = add(store, "m", b"three")
+    assert store.get(name_of("m")) == stored
+    path.write_text("{")
+    assert store.put(stored, merge=lambda *_: pytest.fail("there is nothing to merge with")) == stored

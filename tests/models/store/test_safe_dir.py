@@ -120,8 +120,9 @@ def test_only_plain_files_of_the_folder_are_opened(safe_dir: SafeDir, name: str)
         lambda: safe_dir.read((name,), 100),
         lambda: safe_dir.read((name, "file"), 100) if name != "folder" else safe_dir.read((name,), 100),
     ):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as caught:
             attempt()
+        assert (caught.value.errno, caught.value.filename in (name, "file")) == (errno.ENOENT, True)
     if name not in ("a/b", ".", "..", ""):
         with pytest.raises(FileNotFoundError) as caught:
             safe_dir.status((name,))
@@ -144,6 +145,8 @@ def test_a_root_that_is_no_folder_is_an_error(safe_dir: SafeDir) -> None:
     for attempt in (lambda: safe_dir.names(()), lambda: safe_dir.write(("a", "b"), b"x")):
         with pytest.raises((NotADirectoryError, FileExistsError)):
             attempt()
+    with pytest.raises(NotADirectoryError), safe_dir.folder(()):
+        pass
 
 
 def test_a_link_is_never_written_through(safe_dir: SafeDir, tmp_path: Path) -> None:
@@ -152,8 +155,9 @@ def test_a_link_is_never_written_through(safe_dir: SafeDir, tmp_path: Path) -> N
     safe_dir.root.mkdir(parents=True)
     (safe_dir.root / "folder").symlink_to(outside)
     (safe_dir.root / "file").symlink_to(outside / "file")
-    with pytest.raises(OSError, match="is a symbolic link, and the store follows none"):
+    with pytest.raises(OSError, match="is a symbolic link, and the store follows none") as caught:
         safe_dir.open(("file",), os.O_RDWR | os.O_CREAT)
+    assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, "file")
     with pytest.raises(FileNotFoundError):
         safe_dir.write(("folder", "file"), b"x")
     safe_dir.write(("file",), b"x")  # replaces the link
@@ -207,8 +211,9 @@ def test_a_file_that_grows_while_it_is_read_is_refused(safe_dir: SafeDir, monkey
         return whole_read(descriptor, count)
 
     monkeypatch.setattr(os, "read", grown)
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large") as caught:
         safe_dir.read(("file",), 100)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, "file")
 
 
 def test_a_link_is_made_replaced_and_read(safe_dir: SafeDir) -> None:

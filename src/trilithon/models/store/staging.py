@@ -108,14 +108,12 @@ def _make_folder(beside: Path) -> StagingDir:
 def _entries(folder: Path) -> list[Path]:
     """The staging folders in a folder, and notes of them; empty when it cannot be read."""
     with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name))
+        return [Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name)]
     return []
 
 
 def _remove_unlocked(folder: Path, *, dry_run: bool = False) -> bool:
     """Remove a staging folder of this user that no process has locked. Returns whether it did, or would."""
-    if not _NAME.fullmatch(folder.name):
-        return False
     try:
         descriptor = os.open(folder, _FOLDER)
     except OSError:  # removed meanwhile, a link, or another user's
