@@ -14,8 +14,9 @@ from trilithon.engines.wire.messages import Chat, Completion, Finished, Token
 from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError, StartError
 from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime import process as process_module
+from trilithon.runtime.client import Client
 from trilithon.runtime.process import Process
-from trilithon.runtime.runner import Runner
+from trilithon.runtime.runner import Runner, _until_ready
 
 FAST = {"prefill": "100000", "decode": "2000", "noise": "0", "seed": "1"}
 ASK = Completion(prompt=[5, 6, 7], max_tokens=20, ignore_eos=True)
@@ -237,6 +238,28 @@ def test_a_child_that_listens_and_never_answers(tmp_path: Path, children: list[P
     assert error.cause == "not ready in time"
     assert time.monotonic() - began < 60
     assert is_gone(children[0].pid)
+
+
+def test_a_child_that_says_what_is_wrong_and_hangs(tmp_path: Path) -> None:
+    said = "E RKNN: [16:06:38.734] This rknn model is for RK3588, but current platform is RK3576"
+    launch = Launch(argv=("sh", "-c", f"echo '{said}'; sleep 60"), socket=tmp_path / "s")
+
+    async def whole() -> None:
+        process = await Process.start(launch, tmp_path / "log")
+        try:
+            for _ in range(3000):
+                if process.diagnose().last_words == (said,):
+                    break
+                await asyncio.sleep(0.02)
+            with pytest.raises(StartError) as caught:
+                await _until_ready(process, Client(launch.socket), "p", 0.05, ())
+        finally:
+            await process.stop()
+        assert caught.value.cause == "model converted for another chip"
+        assert str(caught.value) == f"p was not ready after 0.05 s: {caught.value.cause}"
+        assert caught.value.last_words == (said,)
+
+    asyncio.run(whole())
 
 
 def test_patience_with_a_silent_request_is_not_patience_with_a_start(tmp_path: Path) -> None:

@@ -277,11 +277,12 @@ async def _until_ready(
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
     except TimeoutError as error:
+        diagnosis = process.diagnose()
         raise StartError(
-            f"{name} was not ready after {limit_seconds:g} s",
-            cause="not ready in time",
-            advice="allow longer with TRILITHON_START_SECONDS",
-            last_words=process.diagnose().last_words,
+            f"{name} was not ready after {limit_seconds:g} s" + (f": {diagnosis.cause}" if diagnosis.cause else ""),
+            cause=diagnosis.cause or "not ready in time",
+            advice=diagnosis.advice or "allow longer with TRILITHON_START_SECONDS",
+            last_words=diagnosis.last_words,
         ) from error
     return time.monotonic_ns()
 
