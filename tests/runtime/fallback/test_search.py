@@ -94,6 +94,25 @@ def search(configuration: Configuration, tmp_path: Path) -> Search:
 # -- searching
 
 
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("E RKNN: This rknn model is for RK3588, but current platform is RK3576", "model converted for another chip"),
+        ("error loading model: key not found in model: x.y", "model file lacks a key"),
+        ("invalid ggml type 99. should be in [0, 43)", "tensor type unknown to this build: 99"),
+        ("libgomp.so.1: cannot open shared object file", "a shared library is missing: libgomp.so.1"),
+    ],
+)
+def test_no_step_is_tried_for_a_fault_that_no_setting_changes(
+    search: Search, file: ModelFile, said: str, cause: str
+) -> None:
+    engine = Fragile(("refuse_start", said), ("decode", "5000"))
+    with pytest.raises(StartError) as caught:
+        search(engine, engine.placement(file))
+    assert caught.value.cause.startswith(cause)
+    assert search.lines == ["pretend/gpu: testing its settings"]
+
+
 def test_an_engine_without_fallback_steps_is_not_probed(search: Search, file: ModelFile) -> None:
     engine = Fragile()
     placement = engine.placement(file)
