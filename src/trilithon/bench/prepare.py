@@ -45,7 +45,7 @@ def prepare(
     # The same model by the user's word, whatever its files are called: one verdict over all.
     also = [replace(read_model_file(path, configuration.cache, progress), name=file.name) for path in plan.also]
     _refuse_synthetic(file, other)
-    for measured in (file, *also):
+    for measured in (file, *also, *([other] if other else [])):
         _require_generation(measured)
     board = read_board()
     placements = tuple(resolve(plan, file, board, configuration, also=also))

@@ -525,6 +525,13 @@ def test_a_named_folder_with_config_ini_is_rkllamas(tmp_path: Path) -> None:
 # What a file is, whatever its name
 
 
+def test_ollamas_weights_that_are_no_model(tmp_path: Path) -> None:
+    ollama_model(tmp_path / ".ollama/models", model=write_adapter(tmp_path / "a.gguf").read_bytes())
+    found = look(tmp_path)
+    assert names(found) == []
+    assert "is a LoRA adapter: no engine runs it alone" in reasons(found)["0.5b"]
+
+
 def test_the_beginning_of_a_file_says_what_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     write_gguf(folder / "alpaca-lora-7b-Q4_0.gguf", {"general.architecture": "llama", "general.type": "model"})

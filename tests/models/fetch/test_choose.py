@@ -80,6 +80,16 @@ NAMES = [
 ]
 
 
+def test_a_repository_without_a_model_says_what_it_has() -> None:
+    offers = [Offer("mtp-Qwen3.6-27B-Q8_0.gguf", 1), Offer("style-lora.gguf", 1), Offer("README.md", 1)]
+    with pytest.raises(
+        ModelError, match="has only adapters and draft heads, which no engine runs alone; pull the model"
+    ):
+        choose_files(offers, PC, repository="a/b")
+    with_model = choose_files([*offers, Offer("Qwen3.6-27B-Q8_0.gguf", 1)], PC)
+    assert [name.name for name in with_model.weights] == ["Qwen3.6-27B-Q8_0.gguf"]
+
+
 @pytest.mark.parametrize(("path", "kind", "quantization", "chip"), NAMES)
 def test_names_in_the_wild(path: str, kind: str, quantization: str, chip: str) -> None:
     found = read_file_name(path)

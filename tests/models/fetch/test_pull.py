@@ -404,6 +404,20 @@ def test_a_file_that_is_no_model_is_not_kept(
         assert not list(root.rglob("blobs/*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("style-lora.gguf", "is an adapter by its name"),
+        ("mtp-Qwen3.6-27B-Q8_0.gguf", "is a draft head by its name, and no engine runs it alone"),
+        ("mmproj-F16.gguf", "is a projector by its name"),
+    ],
+)
+def test_an_address_of_what_is_no_model(web: WebStandIn, root: Path, name: str, words: str) -> None:
+    with pytest.raises(NotAModel, match=words):
+        fetch(root, web.put(f"/{name}", DATA))
+    assert lying_about(root) == []
+
+
 def test_what_cannot_be_gone_on_with_is_not_kept(web: WebStandIn, root: Path) -> None:
     """A server without ranges begins anew each time, and one that never ends would leave the disk full."""
     url = web.put("/m.gguf", DATA, ranges=False)

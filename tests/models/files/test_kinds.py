@@ -114,6 +114,14 @@ def test_what_is_told_of_the_kinds(tmp_path: Path) -> None:
     assert "is an importance matrix (imatrix): no engine runs it alone" in sentence(write_imatrix(tmp_path / "i.gguf"))
 
 
+def test_an_adapter_of_rkllms_is_known_by_its_name(tmp_path: Path) -> None:
+    for name in ("Qwen_lora.rkllm", "Qwen-lora-merged.rkllm"):
+        (tmp_path / name).write_bytes(bytes(64))
+    assert read_model_file(tmp_path / "Qwen-lora-merged.rkllm", None).kind == "chat"
+    with pytest.raises(NotAModel, match=r"Qwen_lora\.rkllm is a LoRA adapter: no engine runs it alone"):
+        read_model_file(tmp_path / "Qwen_lora.rkllm", None)
+
+
 def test_the_beginning_is_enough_where_it_says_so(tmp_path: Path) -> None:
     for path in (write_adapter(tmp_path / "a"), write_projector(tmp_path / "p"), write_imatrix(tmp_path / "i")):
         assert kind_of_beginning(path.read_bytes()[:200]) == read_kind(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from trilithon.errors import ModelError
 from trilithon.models.adopt.scan_root import AdoptedModel, ScanResult, ScanRoot, created, stored
+from trilithon.models.files.kinds import kind_of_beginning
 from trilithon.models.files.prompt_form import GO_TEMPLATE
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import FileFormat, Manifest, PresetMessage, Role, StoredFile
@@ -19,6 +20,7 @@ __all__ = ["adopt_ollama", "is_ollama_store"]
 _MANIFESTS, _BLOBS = "manifests", "blobs"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _KIND = "application/vnd.ollama.image."
+_BEGINNING_BYTES = 4096  # general metadata comes before the vocabulary
 _MOST_MANIFEST_BYTES, _MOST_TEXT_BYTES = 4 << 20, 1 << 20
 # Layer → role, format, and the end of its file name, as blobs have no names.
 _FILES: Mapping[str, tuple[Role, FileFormat, str]] = {
@@ -110,6 +112,9 @@ def _files(scan_root: ScanRoot, name: ModelName, layers: Sequence[_Layer], quant
             continue
         role, form, suffix = _FILES[kind]
         blob = _blob(scan_root, digest, size)
+        stated = kind_of_beginning(scan_root.read(blob, _BEGINNING_BYTES) or b"") if role == "weights" else None
+        if stated is not None and stated.problem:
+            raise ModelError(f"is {stated.label}: {stated.problem}")
         number = sum(file.role == role for file in files) + 1
         file_name = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
         file_name = file_name if number == 1 else f"{number}-{file_name}"

@@ -16,6 +16,7 @@ _NPU_GGUF = "Q8_0"
 _MEMORY_SHARE = 0.7  # the rest is for the KV cache and for other programs
 _NPU_COPIES = 2  # the file in memory, and its matrices in the layout of the NPU
 _MOST_NAMED = 8
+_KINDS = {"adapter": "adapters", "draft": "draft heads", "projector": "projectors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,4 +247,6 @@ def _nothing(names: Sequence[FileName], repository: str) -> str:
         return f"{where} lacks shards of its model; choose another repository, or name a single file"
     if any(name.path.endswith(".safetensors") for name in names):
         return f"{where} has no GGUF or RKLLM file, only safetensors; look for a GGUF conversion of it"
+    if kinds := {_KINDS[name.kind] for name in names if name.kind in _KINDS and name.format == "gguf"}:
+        return f"{where} has only {' and '.join(sorted(kinds))}, which no engine runs alone; pull the model of them"
     return f"{where} has no GGUF or RKLLM file; look for a conversion of it"

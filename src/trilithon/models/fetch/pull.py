@@ -326,6 +326,11 @@ def _url_plan(source: DownloadSource, remote: Remote) -> DownloadList:
     """Raises ModelError for a file that is not a model by its name."""
     name = safe_file_name(remote.file_name or unquote(urlsplit(source.url).path))
     file_name = read_file_name(name)
+    if file_name.format and file_name.kind in ("adapter", "draft", "projector"):
+        what = {"adapter": "an adapter", "draft": "a draft head", "projector": "a projector"}[file_name.kind]
+        raise NotAModel(
+            f"{redacted_url(source.url)} is {what} by its name, and no engine runs it alone; pull its model"
+        )
     if file_name.kind != "weights" or file_name.format == "":
         raise ModelError(f"{redacted_url(source.url)} is {name}, not a GGUF or RKLLM file; name the URL of one")
     if file_name.shard:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from trilithon.errors import ModelError
 from trilithon.models.files.gguf_header import HeaderReader, Value
@@ -39,6 +40,11 @@ class FileKind:
     label: str = ""
     problem: str = ""
 
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """The kind of that name, of a model or of the table."""
+        return cls(name, *_NOT_MODELS.get(name, ()))
+
     def sentence(self, path: Path | str) -> str:
         return f"{path} is {self.label}: {self.problem}"
 
@@ -66,10 +72,8 @@ def kind_of_beginning(content: bytes) -> FileKind | None:
 def kind_of(values: Mapping[str, Value], tensors: Collection[str] | None) -> FileKind:
     """`tensors` are the names of all tensors; None where they are not known."""
     name = _kind_name(values, tensors)
-    if name in _NOT_MODELS:
-        return FileKind(name, *_NOT_MODELS[name])
     if name:
-        return FileKind(name)
+        return FileKind.of(name)
     stated = _text(values, "general.type") or _text(values, "general.architecture")
     return FileKind("other", f"a file of the kind {stated[:40]!r}", "no engine here runs it; download the model itself")
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NotAModel
 from trilithon.models.files.capabilities import Capability, capabilities_of, has_vision_weights
 from trilithon.models.files.gguf import bytes_per_token, read_gguf
 from trilithon.models.files.hashing import Progress, file_sha256
+from trilithon.models.files.kinds import FileKind
 from trilithon.models.files.prompt_form import JINJA_TEMPLATE, PromptForm, prompt_form_for
 from trilithon.models.files.rkllm import companion, read_rkllm
 
 __all__ = ["ModelFile", "read_model_file"]
 
 _MOST_TEMPLATE_BYTES = 1 << 20
+_CONVERTED_ADAPTER = "_lora"  # rkllm-toolkit's export_rkllm writes MODEL_lora.rkllm beside MODEL.rkllm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,8 @@ def _template_beside(parts: Sequence[Path]) -> str:
 
 
 def _read_rkllm(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:
+    if path.stem.lower().endswith(_CONVERTED_ADAPTER):  # its header is masked
+        raise NotAModel(FileKind.of("adapter").sentence(path))
     facts = read_rkllm(path)
     encoder = companion(path, "*.rknn")
     return ModelFile(
