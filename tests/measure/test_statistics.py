@@ -1,4 +1,5 @@
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,6 +30,7 @@ from trilithon.measure.statistics import (
     interval,
     narrow_enough,
     ratio,
+    runs_to_find,
 )
 
 positive = st.floats(min_value=0.1, max_value=1e4, allow_nan=False)
@@ -465,11 +467,47 @@ def test_a_difference_in_words(factor: float, key: str, values: dict[str, float]
 
 
 def test_no_significant_difference_in_words() -> None:
-    values = noisy(9, spread=0.2)
-    verdict = compare(values, values, higher_is_better=True, say=lambda key, **values: f"{key} {values['percent']}")
+    values = noisy(9, spread=0.01)
+    verdict = compare(values, values, higher_is_better=True, say=lambda key, **values: f"{key} {values}")
     assert verdict.ratio is not None
     assert verdict.ratio.smallest_effect is not None
-    assert verdict.reason == f"reason_shown_none {verdict.ratio.smallest_effect * 100}"
+    assert verdict.reason.startswith(f"reason_shown_none {{'percent': {verdict.ratio.smallest_effect * 100}}}")
+
+
+@pytest.mark.parametrize(
+    ("effect", "runs", "needed"),
+    [(0.01, 5, 5), (0.015, 5, 5), (0.0151, 5, 13), (0.03, 5, 21), (0.03, 7, 29), (0.06, 6, 97), (0.0151, 30, 31)],
+)
+def test_how_many_runs_find_three_percent(effect: float, runs: int, needed: int) -> None:
+    """Twice the effect is 3% or less: those runs suffice. Else its square, an odd number, of 13 or more."""
+    values = noisy(runs)
+    result = replace(ratio(values, values), smallest_effect=effect, noise=1.0)
+    assert runs_to_find(result, runs) == needed
+    by_noise = runs_to_find(replace(result, noise=0.01), runs)
+    assert by_noise == (runs if needed == runs else max(13, runs + 1 | 1))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_noise_of_a_run_does_not_follow_a_disturbed_one(paired: bool) -> None:
+    a, b = noisy(2001, spread=0.02), noisy(2001, spread=0.02, seed=2)
+    quiet, disturbed = ratio(a, b, paired=paired), ratio([value * 1.3 for value in a[:60]] + a[60:], b, paired=paired)
+    assert quiet.noise == pytest.approx(0.02, rel=0.05)
+    assert disturbed.noise == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_reason_says_how_many_runs_it_takes() -> None:
+    def reason(spread: float, runs: int) -> str:
+        values = noisy(runs, spread=spread)
+        return compare(values, values, higher_is_better=True).reason.partition("; ")[2]
+
+    assert reason(0.001, 5) == ""
+    assert re.fullmatch(r"a difference of 3% takes about \d\d runs on each side", reason(0.01, 7))
+    assert reason(0.1, 7) == "a difference of 3% takes more than 99 runs on each side, or a quieter machine"
+
+
+def test_too_few_runs_say_nothing_of_more() -> None:
+    with pytest.raises(ValueError, match="has no smallest effect"):
+        runs_to_find(ratio([1.0, 1.1], [1.0, 1.1]), 2)
 
 
 @pytest.mark.parametrize(("count", "text"), [(8, "(p = 0.00016)"), (9, "(p < 0.0001)")])

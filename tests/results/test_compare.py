@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -669,3 +670,21 @@ def test_a_comparison_in_russian() -> None:
     few = campaign([placement(CPU), placement(NPU)], runs(CPU, 50, count=2) + runs(NPU, 40, count=2))
     (line,) = comparison_lines(few, Phrases("ru"))
     assert ": несравнимо — прогонов с каждой стороны 2, нужно не меньше 5" in line
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("en", r"; a difference of 3% takes about \d\d runs on each side"),
+        ("ru", r"; для разницы в 3 % нужно около \d\d прогонов с каждой стороны"),
+    ],
+)
+def test_a_report_says_how_many_runs_find_a_small_difference(language: str, words: str) -> None:
+    """The campaign's lines are those of the report and of its page."""
+    rates = [99.0, 101.0, 100.0, 98.0, 102.0, 97.5, 102.5]
+    recorded = [run(name, n, decoded(rate)) for name in (CPU, NPU) for n, rate in enumerate(rates)]
+    (line,) = comparison_lines(campaign([placement(CPU), placement(NPU)], recorded), Phrases(language))
+    assert re.search(words, line)
+    quiet = [run(name, n, decoded(100 + n / 10)) for name in (CPU, NPU) for n in range(7)]
+    (line,) = comparison_lines(campaign([placement(CPU), placement(NPU)], quiet), Phrases(language))
+    assert "; " not in line

@@ -12,6 +12,8 @@ REASONS: dict[str, str] = {
     "reason_few_each": "{a} runs on each side; at least {least} on each side are needed",
     "reason_no_ratio": "a value is not positive, so the ratio is undefined",
     "reason_shown_none": "no significant difference (a difference of {percent:.1f}% or more would have been detected)",
+    "reason_needs_runs": "a difference of {sought:.0%} takes about {runs} runs on each side",
+    "reason_needs_many": "a difference of {sought:.0%} takes more than {runs} runs on each side, or a quieter machine",
     "reason_negligible": "{difference}, below the threshold of {negligible:.0%}",
     "reason_claimed": "{difference} (p {p})",
     "reason_times": "{ratio:.3g} times as much",

@@ -21,6 +21,7 @@ __all__ = [
     "LEAST_RUNS",
     "NEGLIGIBLE",
     "RUNS_FOR_AN_INTERVAL",
+    "SOUGHT",
     "VERDICT_LEVEL",
     "Answer",
     "Interval",
@@ -30,6 +31,7 @@ __all__ = [
     "interval",
     "narrow_enough",
     "ratio",
+    "runs_to_find",
 ]
 
 Answer = Literal["better", "worse", "same", "not comparable"]
@@ -42,9 +44,19 @@ VERDICT_LEVEL = 0.99
 """Confidence at which a difference is claimed, and of every interval of a ratio."""
 NEGLIGIBLE = 0.01
 """A relative difference below this is "same": a restart of a program can change its speed by as much."""
+SOUGHT = 0.03
+"""A relative difference worth knowing. Where it was not found, the reason says how many runs it takes to find it."""
 RUNS_FOR_AN_INTERVAL = 3
 LEAST_RUNS = 5
 """Runs on each side below which Mann-Whitney cannot reach VERDICT_LEVEL: p is at least 2 / C(2n, n)."""
+
+# A difference of the smallest effect is found about every second time, of twice as much in 95% of campaigns. Both
+# constants were fitted with the noise of benchmarks/verdicts.py. A t test would need 1.64 and 36; the noise of few runs
+# is itself uncertain, and disturbed runs cost more.
+_SURE = 2.0
+_RUNS_BY_NOISE = 100
+_RUNS_WITH_A_DISTURBED = 13  # fewer are spoiled by one disturbed run, which fewer may not have shown either
+_RUNS_NAMED = 99  # from more on a quieter machine is the better advice
 
 _RUNS_FOR_PAIRS = 8  # Wilcoxon's p is at least 2 / 2**n
 _ROUNDING = 1e-9  # the choice must not depend on which side comes first
@@ -66,7 +78,8 @@ class RatioResult:
 
     `smallest_effect` is the smallest relative difference that could have been detected: with the actual difference
     removed, the factor by which one side has to be scaled before both tests claim a difference. `method` names the
-    test of `p_value`: "Mann-Whitney", or "Wilcoxon" where the values of each round were compared."""
+    test of `p_value`: "Mann-Whitney", or "Wilcoxon" where the values of each round were compared. `noise` is the
+    deviation of one run's logarithm, robust against disturbed runs."""
 
     ratio: float
     low: float | None
@@ -74,6 +87,7 @@ class RatioResult:
     p_value: float | None
     smallest_effect: float | None
     method: Literal["Mann-Whitney", "Wilcoxon"]
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +150,36 @@ def compare(a: Values, b: Values, *, higher_is_better: bool, paired: bool = Fals
     result = ratio(a, b, paired=paired)
     assert result.p_value is not None and result.smallest_effect is not None  # LEAST_RUNS suffice
     if not _claims_difference(result):
-        return Verdict("same", say("reason_shown_none", percent=result.smallest_effect * 100), result)
+        reason = say("reason_shown_none", percent=result.smallest_effect * 100)
+        return Verdict("same", reason + _more_runs(result, min(len(a), len(b)), say), result)
     difference = _difference(result.ratio, say)
     if _relative_difference(result.ratio) < NEGLIGIBLE:
         return Verdict("same", say("reason_negligible", difference=difference, negligible=NEGLIGIBLE), result)
     reason = say("reason_claimed", difference=difference, p=_p_text(result.p_value))
     return Verdict("better" if (result.ratio > 1) == higher_is_better else "worse", reason, result)
+
+
+def runs_to_find(result: RatioResult, runs: int) -> int:
+    """About how many runs on each side find a difference of SOUGHT in 95% of campaigns with the noise of these; `runs`
+    where those suffice. Two estimates, of which the lower one counts: the smallest effect falls with the root of the
+    number of runs, and the number rises with the square of the noise. The first is far too high where a run of few was
+    disturbed. Odd, as a median of an even number may be half a disturbed run's. Raises ValueError for a ratio without
+    a smallest effect."""
+    if result.smallest_effect is None:
+        raise ValueError("a ratio of too few runs has no smallest effect")
+    by_effect = runs * (_SURE * result.smallest_effect / SOUGHT) ** 2
+    if by_effect <= runs:
+        return runs
+    by_noise = _RUNS_BY_NOISE * (result.noise / math.log1p(SOUGHT)) ** 2
+    return max(math.ceil(min(by_effect, by_noise)), _RUNS_WITH_A_DISTURBED, runs + 1) | 1
+
+
+def _more_runs(result: RatioResult, runs: int, say: Say) -> str:
+    needed = runs_to_find(result, runs)
+    if needed <= runs:
+        return ""
+    key = "reason_needs_runs" if needed <= _RUNS_NAMED else "reason_needs_many"
+    return "; " + say(key, sought=SOUGHT, runs=min(needed, _RUNS_NAMED))
 
 
 def _positive(values: _Array) -> bool:
@@ -203,7 +241,13 @@ def _unpaired_ratio(a: _Array, b: _Array, level: float) -> RatioResult:
                 math.log(high / ratio_of_medians),
             )
     return RatioResult(
-        ratio=ratio_of_medians, low=low, high=high, p_value=p_value, smallest_effect=effect, method="Mann-Whitney"
+        ratio=ratio_of_medians,
+        low=low,
+        high=high,
+        p_value=p_value,
+        smallest_effect=effect,
+        method="Mann-Whitney",
+        noise=_noise(np.concatenate([np.log(side) - math.log(np.median(side)) for side in (a, b)])),
     )
 
 
@@ -219,7 +263,13 @@ def _paired_ratio(logs: _Array, level: float) -> RatioResult:
         p_value=_wilcoxon(logs),
         smallest_effect=_effect(averages, _critical_t(len(logs), level), low - middle, high - middle),
         method="Wilcoxon",
+        noise=_noise(logs - middle) / math.sqrt(2),
     )
+
+
+def _noise(deviations: _Array) -> float:
+    """The standard deviation of a normal distribution whose median absolute deviation is that of these."""
+    return float(np.median(np.abs(deviations))) * 1.4826
 
 
 def _mann_whitney(a: _Array, b: _Array) -> float:
