@@ -20,6 +20,7 @@ from trilithon.engines.wire import guard
 from trilithon.errors import EngineTimeout, StartError, UserError
 from trilithon.files import try_lock
 from trilithon.runtime.diagnostics import Diagnosis, diagnose
+from trilithon.runtime.kernel_log import KernelLog
 
 __all__ = ["Process", "keep_to_cpus", "workspace"]
 
@@ -53,6 +54,7 @@ class Process:
         self._group_ended = False
         self._oom_kills_before = oom_kills()
         self._oom_kills_after: int | None = None
+        self._kernel = KernelLog()
 
     @classmethod
     async def start(cls, launch: Launch, log: Path) -> "Process":
@@ -89,6 +91,7 @@ class Process:
             # Only once, and at once: later, the number of the group may be reused.
             self._group_ended = True
             self._oom_kills_after = oom_kills()
+            self._kernel.close()
             self._signal_group(signal.SIGKILL)
         return returncode
 
@@ -119,13 +122,14 @@ class Process:
         """Why it ended; while it runs, what its log shows so far."""
         returncode = self.returncode
         killed_by_us = bool(self._sent) and (returncode is None or returncode >= 0 or -returncode in self._sent)
-        return diagnose(
+        diagnosis = diagnose(
             returncode,
             self._log_tail(),
             killed_by_us=killed_by_us,
             oom_kills_before=self._oom_kills_before,
             oom_kills_after=self._oom_kills_after,
         )
+        return diagnosis if killed_by_us or returncode == 0 else self._kernel.explained(diagnosis, self.pid)
 
     def _has_ended(self) -> bool:
         """Also when asyncio has not noticed yet: a crash just before a stop is a crash."""

@@ -242,6 +242,7 @@ class Runner:
             seconds = _DEATH_SECONDS if isinstance(error, Disconnected) else 0.1
             await asyncio.wait_for(self.process.wait(), seconds)
         if self.process.returncode is None:
+            error.last_words = self.process.diagnose().last_words
             return error
         diagnosis = self.process.diagnose()
         return ChildDied(

@@ -1,7 +1,9 @@
 """The RKLLM stand-in behind the whole server: OpenAI's and Anthropic's clients call tools through it."""
 
 import json
+import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,7 +157,8 @@ def test_a_tainted_answer_is_an_error_in_every_dialect(server: Server, dialect: 
     assert line in message
     assert (good.status_code, "It is noon." in good.text) == (200, True)
     assert streamed.status_code == 200
-    last = _last_event(dialect, streamed.text)
+    last = _last_event(streamed.text)
+    assert dialect != "anthropic" or "event: error\ndata: " in streamed.text
     if dialect == "responses":
         assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
         last = last["response"]
@@ -164,10 +167,8 @@ def test_a_tainted_answer_is_an_error_in_every_dialect(server: Server, dialect: 
         assert mark not in streamed.text
 
 
-def _last_event(dialect: str, text: str) -> dict[str, Any]:
-    lines = [line for line in text.splitlines() if line]
-    if dialect == "anthropic":
-        assert lines[-2] == "event: error"
+def _last_event(text: str) -> dict[str, Any]:
+    lines = [line for line in text.splitlines() if line and line != "data: [DONE]"]
     event: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
     return event
 
@@ -193,3 +194,35 @@ def test_anthropics_client_raises_at_the_end_of_a_stream(server: Server) -> None
             client.messages.stream(model="stand", max_tokens=99, messages=messages) as stream,
         ):
             stream.get_final_message()
+
+
+CLEAN = ("say [[It is noon.]]", "#warn [[It is noon.]]", f"why this?\n{MATMUL}\n[[\n{MATMUL}\nIt is noon.]]")
+TAINTED = ("#matmul [[It is noon.]]", "#submit [[It is noon.]]")
+
+
+@pytest.mark.slow
+def test_over_many_answers_none_is_taken_for_what_it_is_not(server: Server) -> None:
+    """Clean and tainted ones by turns, in every dialect, whole and streamed. CONTRIBUTING.md has the count of a long
+    run, which TRILITHON_TEST_ANSWERS asks for."""
+    count = int(os.environ.get("TRILITHON_TEST_ANSWERS", "100"))
+    ways = [(dialect, stream) for dialect in PATHS for stream in (False, True)]
+    outcomes: Counter[tuple[str, bool]] = Counter()
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for number in range(count):
+            dialect, stream = ways[number % len(ways)]
+            # The clean one comes last, and begins as the tainted one did: a bad cache would be used again.
+            for kind, texts in (("tainted", TAINTED), ("clean", CLEAN)):
+                body = body_of(dialect, texts[number // len(ways) % len(texts)], stream=stream)
+                answer = http.post(PATHS[dialect], json=body)
+                outcomes[kind, _is_good(dialect, answer, stream=stream)] += 1
+    assert outcomes == {("tainted", False): count, ("clean", True): count}
+
+
+def _is_good(dialect: str, answer: httpx.Response, *, stream: bool) -> bool:
+    """Whether a client takes it for a whole answer. Raises AssertionError where it is neither that nor an error."""
+    event = _last_event(answer.text) if stream else {}
+    failed = bool(event.get("error") or event.get("type") == "response.failed") or answer.status_code == 502
+    ends = ("[DONE]", "message_stop", '"done":true', "response.completed", '"stop"')
+    ended = answer.status_code == 200 and (not stream or any(end in answer.text for end in ends))
+    assert failed != ended, f"{dialect} {stream} {answer.status_code} {answer.text!r}"
+    return ended
