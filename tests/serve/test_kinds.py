@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from live_server import Serve
-from other_ggufs import write_adapter, write_gguf
+from other_ggufs import write_adapter, write_bert, write_gguf
 
 from trilithon.models.store.manifest import Manifest, StoredFile, now
 from trilithon.models.store.model_store import ModelStore
@@ -120,6 +120,24 @@ def test_an_embedding_model_counts_tokens_loads_and_makes_vectors(serve: Serve, 
     answer = server.http.post("/api/chat", json={"model": "small", "messages": SAID})
     assert (answer.status_code, answer.json()) == (400, {"error": '"small" does not support chat'})
     assert server.http.post("/api/generate", json={"model": "small", "keep_alive": 0}).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_real_bert_does_what_it_is_for_and_nothing_else(serve: Serve, tmp_path: Path) -> None:
+    """Each would abort when it is asked to chat: llama.cpp's server expects a decoder."""
+    makers: list[dict[str, Any]] = [{"pooling": 1}, {}, {"pooling": 2}, {"ranks": True}, {"pooling": 4, "ranks": True}]
+    files = [write_bert(tmp_path / f"bert{number}.gguf", **words) for number, words in enumerate(makers)]
+    server = serve(*files, placement="llama.cpp/cpu:t=1")
+    for path, words in zip(files, makers, strict=True):
+        if words.get("ranks"):
+            body = {"model": path.stem, "query": "abc", "documents": ["abc", "xyz"]}
+            results = server.http.post("/v1/rerank", json=body).json()["results"]
+            assert len({row["relevance_score"] for row in results}) == 2
+        else:
+            answer = server.http.post("/api/embed", json={"model": path.stem, "input": ["abc", "de"]})
+            assert [len(vector) for vector in answer.json()["embeddings"]] == [64, 64]
+        answer = server.http.post("/api/chat", json={"model": path.stem, "messages": SAID})
+        assert (answer.status_code, answer.json()) == (400, {"error": f'"{path.stem}" does not support chat'})
 
 
 def test_a_stored_adapter_is_the_clients_mistake(

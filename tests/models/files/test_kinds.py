@@ -43,6 +43,11 @@ def values(architecture: str = "llama", stated: str = "", **more: Plain) -> dict
         (values(stated="model"), (), "vocabulary"),
         (values(stated="model"), WEIGHTS, "base"),
         (values(stated="finetune"), WEIGHTS, "base"),
+        (values(stated="Vision-Encoder"), ("x",), "projector"),
+        (values(stated="rerank"), WEIGHTS, "reranker"),
+        (values(stated="embedding", **TEMPLATE), WEIGHTS, "embedding"),
+        (values(stated="tokenizer"), (), "vocabulary"),
+        (values("sdxl", "vae"), ("x",), "images"),
         (values(stated="dataset"), ("rows",), "other"),
         (values("", "dataset"), ("rows",), "other"),
         # general.architecture
