@@ -634,7 +634,7 @@ def test_the_queue_is_bound_and_nobody_fills_it_alone(tmp_path: Path) -> None:
         await until(lambda: pool.waiting == 4)
         with pytest.raises(Busy, match="4 requests are waiting") as caught:
             await once(pool, "a", placement(), caller="greedy")
-        assert 1 <= caught.value.retry_after_seconds <= 120
+        assert caught.value.retry_after_seconds == 10.0  # five of two seconds each, as long as none has ended
         modest = [Holder(pool, "a", placement(), caller="modest") for _ in range(2)]
         await until(lambda: waiting[2].task.done() and waiting[3].task.done())
         assert pool.waiting == 4
@@ -684,8 +684,9 @@ def test_a_place_that_is_withheld_does_not_stretch_the_bound(tmp_path: Path, no_
 def test_a_wait_has_an_end(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         first = await Holder(pool, "a", placement()).has_it()
-        with pytest.raises(Busy, match=r"no free slot within 0\.05 s"):
+        with pytest.raises(Busy, match=r"no free slot within 0\.05 s") as caught:
             await once(pool, "a", placement())
+        assert caught.value.retry_after_seconds == 2.0
         assert pool.waiting == 0 and only(pool).users == 1
         await first.end()
 
@@ -811,6 +812,58 @@ def test_start_failures_make_it_rest_and_another_placement_does_not(tmp_path: Pa
     with_pool(tmp_path, body)
 
 
+def test_a_request_that_worked_is_remembered_and_one_that_hung_is_not(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> None:
+        history = pool._histories.of("a")
+        with pytest.raises(EngineTimeout):
+            async with pool.lease("a", placement(), caller="me"):
+                raise EngineTimeout("no answer")
+        await until(lambda: pool.loaded() == ())
+        assert (pool.crashes, history.crashes, pool.last_errors()) == (1, 1, {"a": "no answer"})
+        assert history.retry_after_seconds(10, 1) == 20.0
+        began = time.monotonic()
+        async with pool.lease("a", placement(), caller="me"):
+            await asyncio.sleep(0.3)
+        longest = time.monotonic() - began
+        assert 3 <= history.retry_after_seconds(10, 1) <= 10 * longest
+        assert history.last_error == ""
+        await pool.unload("a")
+        assert (pool.last_errors(), pool.unloads, pool.loads) == ({}, 1, 2)
+
+    with_pool(tmp_path, body)
+
+
+def test_the_waits_of_a_lease_are_told_apart(tmp_path: Path) -> None:
+    load = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def held(*arguments: Any) -> AsyncIterator[Runner]:
+        await load.wait()
+        async with open_still(*arguments) as runner:
+            yield runner
+
+    async def body(pool: Pool) -> None:
+        first = Holder(pool, "a", placement())
+        await until(lambda: pool.waiting == 1)
+        await asyncio.sleep(0.1)
+        second = Holder(pool, "a", placement())
+        await until(lambda: pool.waiting == 2)
+        await asyncio.sleep(0.05)
+        load.set()
+        await first.has_it()
+        await asyncio.sleep(0.1)
+        await first.end()
+        await second.has_it()
+        assert first.lease is not None and second.lease is not None
+        assert first.lease.load_seconds - second.lease.load_seconds >= 0.09  # it came later
+        assert second.lease.load_seconds >= 0.05 and second.lease.waited_seconds >= 0.1
+        await second.end()
+        _, alone = await once(pool, "a", placement())
+        assert alone.load_seconds == 0.0
+
+    with_pool(tmp_path, body, open_one=held)
+
+
 def test_a_real_start_failure(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         what = scripted(refuse_start="no such device")
@@ -875,8 +928,9 @@ def test_drain_lets_those_at_work_finish(tmp_path: Path, children: list[Process]
                 await holder.task
         with pytest.raises(Busy, match="stopping"):
             await once(pool, "a", placement())
-        with pytest.raises(Busy, match="stopping"):
+        with pytest.raises(Busy, match="stopping") as caught:
             pool.pin("c", placement())
+        assert caught.value.retry_after_seconds == 5.0
         await until(lambda: [each.key for each in pool.loaded()] == ["a"])
         assert not draining.done()
         await working.end()
