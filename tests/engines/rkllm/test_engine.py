@@ -14,7 +14,7 @@ from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.rkllm.child.binding import ABIS
 from trilithon.engines.rkllm.engine import Rkllm
 from trilithon.engines.rkllm.options import LoadOptions
-from trilithon.engines.rkllm.rules import KNOWN_VERSIONS
+from trilithon.engines.rkllm.rules import KNOWN_VERSIONS, remarks_on_log
 from trilithon.engines.table import engine
 from trilithon.errors import PlacementError
 from trilithon.models.files.model_file import ModelFile
@@ -423,3 +423,18 @@ def test_the_options_are_plain_json(tmp_path: Path, configuration: Configuration
     launch = tested.launch(placement(model(tmp_path), build(tmp_path / "lib"), Settings()), tmp_path)
     text = launch.argv[launch.argv.index("--options") + 1]
     assert json.loads(text)["cpu_mask"] == 3
+
+
+def test_an_error_in_the_log_is_remarked_on() -> None:
+    """A user's log (NPU driver 0.8.2); and one of a load that failed for its context and began anew."""
+    log = (
+        "I rkllm: rkllm-runtime version: 1.2.3, rknpu driver version: 0.8.2, platform: RK3588\n"
+        "E RKNN: [17:19:34.670] failed to submit!, op id: 0, op name: MatMul, flags: 0x5, task start: 0\n"
+        "E rkllm: matmul(w8a8) run failed\n"
+    )
+    (remark,) = remarks_on_log(log)
+    assert remark.startswith("the NPU runtime printed an error: E RKNN: failed to submit!, op id: 0, op name: MatMul")
+    limit = "E rkllm: max_context[32768] must be less than the model's max_context_limit[4096]\n"
+    cut = f"{limit}note: the context is cut to 4096 tokens, for which the model was converted\n"
+    assert list(remarks_on_log(cut)) == ["the context is 4096 tokens: the model was converted for no more"]
+    assert len(list(remarks_on_log(cut + log))) == 2

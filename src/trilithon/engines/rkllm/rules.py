@@ -18,6 +18,7 @@ from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.elf import foreign_machine
 from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions
+from trilithon.engines.vendor_log import first_error
 from trilithon.errors import UserError
 from trilithon.models.files.model_file import ModelFile
 
@@ -228,6 +229,9 @@ def remarks_on_log(log: str) -> Iterator[str]:
         yield "the runtime says that it is older than the file's toolkit; install the runtime of the toolkit's version"
     if match := _CUT.search(log):
         yield f"the context is {match[1]} tokens: the model was converted for no more"
+    # Before a cut context the load failed for that reason, and began anew.
+    if failure := first_error(log[match.end() :] if match else log):
+        yield f"the NPU runtime printed an error: {failure}"
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -58,23 +58,31 @@ static const struct {
     NUMBER(prefill_all),  NUMBER(sticky),
 };
 
-/* The runtime's own messages, as they were published for 1.2.x. */
+/* Whole lines of the runtime and of librknnrt: strings published for 1.2.x, and users' reports, times included. */
 static const struct {
     const char *name, *text;
 } failures[] = {
-    {"platform", "Platform error, must be either RK3588, RK3576, RV1126B or RK3562. Your platform is lite"},
-    {"unknown", "Platform error, must be either RK3588, RK3576, RV1126B or RK3562. Your platform is unknown"},
-    {"target", "the model's target_platform does not match the real platform"},
-    {"runtime", "The rkllm-runtime version is lower than the rkllm-toolkit version, please upgrade the runtime"},
-    {"old", "the model version is too old, please reconvert the model"},
-    {"magic", "invalid rkllm model!"},
-    {"driver", "failed to open rknpu module, need to insmod rknpu dirver!"},
-    {"memory", "failed to malloc npu memory, size: 232128512, flags: 0x2, Bad address"},
-    {"files", "failed to open /dev/dri/renderD129: Too many open files"},
-    {"prompt", "length of prompt is greater than max context"},
-    {"context", "context is not enough"},
-    {"keep", "n_keep must be less than max_context_len"},
-    {"image", "multimodal input must contain the <image> tag"},
+    {"platform", "E rkllm: Platform error, must be either RK3588, RK3576, RV1126B or RK3562. Your platform is lite"},
+    {"unknown", "E rkllm: Platform error, must be either RK3588, RK3576, RV1126B or RK3562. Your platform is unknown"},
+    {"target", "E rkllm: the model's target_platform does not match the real platform"},
+    {"runtime", "E rkllm: The rkllm-runtime version is lower than the rkllm-toolkit version, please upgrade the runtime"},
+    {"old", "E rkllm: the model version is too old, please reconvert the model"},
+    {"magic", "E RKNN: [11:51:52.906] invalid rknn llm model magic\n"
+              "E RKNN: [11:51:52.906] load model file error!"},
+    {"driver", "E RKNN: [12:35:17.433] failed to open rknpu module, need to insmod rknpu dirver!\n"
+               "E RKNN: [12:35:17.433] failed to open rknn device!\nE RKNN: [12:35:17.533] Device is not available\n"
+               "Get device properties failed"},
+    {"memory", "E RKNN: [09:40:45.140] failed to allocate handle, ret: -1, errno: 14, errstr: Bad address\n"
+               "E RKNN: [09:40:45.140] failed to malloc npu memory, size: 3085697024, flags: 0x2\n"
+               "E RKNN: [09:40:45.148] load model file error!\nE rkllm: rkllm_init failed"},
+    {"files", "E RKNN: [10:49:05.216] failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open "
+              "files\nE RKNN: [10:49:05.216] failed to malloc npu memory, size: 80, flags: 0xa"},
+    {"prompt", "E rkllm: length of prompt is greater than max context"},
+    {"context", "E rkllm: context is not enough"},
+    {"keep", "E rkllm: n_keep must be less than max_context_len"},
+    {"image", "E rkllm: multimodal input must contain the <image> tag"},
+    {"weight", "E RKNN: [15:47:03.156] failed to allocate handle, ret: -1, errno: 14, errstr: Bad address\n"
+               "can not create weight memory for domain1\nError: iommu_context->weight_memory is NULL"},
 };
 
 typedef struct {
@@ -179,7 +187,7 @@ static bool read_script(Script *script, const char *path) {
 
 static int complain(const char *kind) {
     for (size_t each = 0; each < sizeof failures / sizeof *failures; each++)
-        if (!strcmp(kind, failures[each].name)) fprintf(stderr, "E rkllm: %s\n", failures[each].text);
+        if (!strcmp(kind, failures[each].name)) fprintf(stderr, "%s\n", failures[each].text);
     return -1;
 }
 
