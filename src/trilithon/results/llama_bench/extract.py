@@ -16,7 +16,9 @@ __all__ = ["Extract", "extract"]
 _DECODER = json.JSONDecoder()
 _LONGEST_REPAIR = 1 << 16
 _MOST_REPAIRS = 50
+_REPAIR_COST = 4096  # in characters read
 _MEMBER = re.compile(r'\s*(?:"\w+"\s*:|[-\d.eE+,\s]+$|[\[\]{},\s]+$)')
+_ROW = re.compile(r'\{\s{0,80}"')
 _BRACKETS = re.compile(r"[\[\],\s]*")
 _STATEMENT = re.compile(r"\s*(?:CREATE\s+TABLE|INSERT\s+INTO|PRAGMA|BEGIN|COMMIT)\b", re.IGNORECASE)
 
@@ -57,19 +59,21 @@ def _objects(text: str) -> tuple[list[Any], int]:
     may follow it on its last one."""
     rows: list[Any] = []
     left_out = position = searched = 0
-    # What failed to be an object is read again from the next brace. Hostile text could make that quadratic.
-    patience = 2 * len(text) + (1 << 20)
-    start = text.find("{")
-    while start >= 0 and patience > 0:
+    # What failed to be an object is read again from the next brace, and every error counts the lines before it.
+    # Hostile text could make that quadratic.
+    patience = 8 * len(text) + (64 << 20)
+    begun = _ROW.search(text)
+    while begun and patience > 0:
+        start = begun.start()
         row, end, foreign = _object(text, start)
         if isinstance(row, dict) and looks_like_rows(row):
             rows.append(row)
             left_out += _foreign_lines(text[position:start]) + foreign
             position = searched = end
         else:
-            patience -= end - start
+            patience -= end - start + end // 16
             searched = start + 1
-        start = text.find("{", searched)
+        begun = _ROW.search(text, searched)
     return rows, left_out + _foreign_lines(text[position:])
 
 
@@ -89,8 +93,11 @@ def _object(text: str, start: int) -> tuple[Any, int, int]:
 
 def _repaired(text: str, start: int, failed: int) -> tuple[Any, int, int]:
     """The object without the foreign lines inside it. A line that might be the row's is never left out of it."""
+    first, last = text.rfind("\n", start, failed) + 1, text.find("\n", failed)
+    if last < 0 or failed - start > _LONGEST_REPAIR or _MEMBER.match(text[first:last]):
+        return None, failed + 1, 0
     block, removed = text[start : start + _LONGEST_REPAIR], 0
-    error_at = failed - start
+    error_at, foreign = failed - start, 0
     for foreign in range(1, _MOST_REPAIRS):
         first = block.rfind("\n", 0, error_at) + 1
         last = block.find("\n", error_at)
@@ -106,7 +113,7 @@ def _repaired(text: str, start: int, failed: int) -> tuple[Any, int, int]:
             break
         else:
             return row, start + end + removed, foreign
-    return None, failed + 1, 0
+    return None, failed + 1 + foreign * _REPAIR_COST, 0
 
 
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
