@@ -113,7 +113,7 @@ class Service:
     async def answer(self, generation: Generation, caller: str) -> AsyncIterator[Answer]:
         """Raises ModelError, PlacementError, Busy, RunError, Problem."""
         started_ns = time.monotonic_ns()
-        entry, key, placement = await self._found(
+        entry, key, placement = await self._placed(
             generation.model, generation.context, _task(generation), generation.path, generation.placement
         )
         _require(generation, placement)
@@ -149,7 +149,7 @@ class Service:
         self, model: str, caller: str, keep_alive_seconds: float | None, context: int | None = None
     ) -> float:
         """Seconds that it took; 0 where it was loaded."""
-        _, key, placement = await self._found(model, context)
+        _, key, placement = await self._placed(model, context)
         async with self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep_alive_seconds) as lease:
             return lease.load_seconds
 
@@ -175,7 +175,7 @@ class Service:
             )
         return entries[0]
 
-    async def _found(
+    async def _placed(
         self, model: str, context: int | None, task: Task = "generate", path: str = "", spelled: str = ""
     ) -> tuple[CatalogEntry, str, Placement]:
         """With the pool's key. A loaded runner with room enough is kept: clients that ask for another context each
