@@ -647,6 +647,21 @@ def test_all_requests_that_are_open_are_tainted(fork: Callable[..., Fork], file:
     later(fork, file, tmp_path / "run", body)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/completion"])
+def test_a_prompt_that_quotes_an_error_is_not_tainted(
+    fork: Callable[..., Fork], file: ModelFile, tmp_path: Path, path: str
+) -> None:
+    """Whatever of it the server logs."""
+    text = "why this?\nE RKNN: [17:19:34.670] failed to submit!, op id: 0\nRKNPU: rknn_matmul_run failed ret=-1\n"
+    prompt: Any = {"prompt": text} if path == "/completion" else {"messages": [{"role": "user", "content": text}]}
+
+    async def body(runner: Runner) -> None:
+        async with runner.relay(path, {**prompt, "n_predict": 3, "ignore_eos": True}) as relayed:
+            assert json.loads(await relayed.read())
+
+    later(fork, file, tmp_path / "run", body)
+
+
 # -- how it dies
 
 
