@@ -218,7 +218,7 @@ E Traceback (most recent call last):
             "E RKNN: [16:12:13.845] failed to open rknpu module, need to insmod rknpu dirver!\n",
             "NPU: NPU driver cannot be opened; check that the driver is loaded",
         ),
-        ("E RKNN: [16:12:13.845] something new\n", "cannot be started on the NPU: something new"),
+        ("E RKNN: [16:12:13.845] something new\n", "the NPU runtime reports an error: something new"),
         ("W RKNN: [16:12:13.845] slow\n", "cannot be started on the NPU (code -1); use one for this chip and runtime"),
     ],
 )
