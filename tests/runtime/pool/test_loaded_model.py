@@ -124,6 +124,7 @@ def test_when_it_is_loaded(tmp_path: Path) -> None:
         model.began = model.ready_at - 0.25
         assert model.residency_ends == pytest.approx(model.ready_at + 1)
         assert model.runner is not None
+        os.kill(model.runner.process.pid, signal.SIGSTOP)  # else its memory may change between two looks
         memory = process_memory(model.runner.process.pid)
         assert memory is not None
         assert model.size_bytes == memory.anonymous_bytes + memory.mapped_bytes
@@ -132,6 +133,7 @@ def test_when_it_is_loaded(tmp_path: Path) -> None:
         state = model.describe(pinned=False, waiting=0, crashes=0)
         assert (state.state, state.pid, state.pinned) == ("ready", model.runner.process.pid, False)
         assert state.size_bytes == model.size_bytes
+        os.kill(model.runner.process.pid, signal.SIGCONT)
         assert 100 <= state.idle_seconds < 160
         assert state.expires_in_seconds is not None
         assert 140 < state.expires_in_seconds <= 200
