@@ -225,6 +225,16 @@ def test_a_refusal_comes_before_the_block(tmp_path: Path, content: bytes) -> Non
     asyncio.run(talk())
 
 
+def test_a_route_that_an_engine_lacks_is_named(tmp_path: Path) -> None:
+    async def talk() -> None:
+        async with serving(tmp_path, sends(whole("404 Not Found", b"{}"))) as client:
+            with pytest.raises(EngineError, match="the engine has no /"):
+                async with relayed(client):
+                    raise AssertionError("it was entered")
+
+    asyncio.run(talk())
+
+
 @pytest.mark.parametrize(
     "pieces", [[], [b"HTTP/1.1 200 OK\r\n"], [HEAD, chunk(b"data: 1\n\n")], [HEAD, b"nonsense\r\n"], [b"SSH-2.0\r\n"]]
 )

@@ -216,7 +216,7 @@ class Client:
                     await exchange.wait(limit)
                     content += b"".join(piece for _, piece in exchange.read())
         if exchange.status is None or exchange.status >= 400:
-            raise engine_error(exchange.status or 500, content)
+            raise engine_error(exchange.status or 500, content, path)
         return content
 
 
@@ -246,7 +246,7 @@ class _EventReader:
                     self._timings = Timings.parse(message["timings"]) if message.get("timings") else self._timings
                 self._at_ns = at_ns
         if exchange.complete and exchange.status is not None and exchange.status >= 400:
-            raise engine_error(exchange.status, self._rest)
+            raise engine_error(exchange.status, self._rest, exchange.path)
         return events
 
     def finished(self) -> Finished:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -47,7 +48,7 @@ def well_formed(what: str, answer: Mapping[str, Any]) -> Iterator[None]:
         raise EngineError(
             f"the engine's answer to {what} has another form than llama-server's: {str(answer)[:80]}",
             status=502,
-            cause="bad answer",
+            cause=f"bad answer to {what}",
         ) from error
 
 
@@ -63,7 +64,9 @@ def json_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def engine_error(status: int, body: bytes) -> EngineError:
+def engine_error(status: int, body: bytes, path: str = "") -> EngineError:
+    """The error in an answer. `path` is the request's; leave it out for an error within a stream."""
+    missing = f"the engine has no {path.partition('?')[0]}" if path and status == HTTPStatus.NOT_FOUND else ""
     try:
         error = json.loads(body)
         error = error.get("error", error)
@@ -74,4 +77,5 @@ def engine_error(status: int, body: bytes) -> EngineError:
         status = code if isinstance(code, int) else status  # some engines send a string, or null
     except (ValueError, AttributeError):
         text = body.decode(errors="replace").strip() or "no reason given"
-    return EngineError(f"the engine refused ({status}): {' '.join(text.split())[:500]}", status=status, cause="refused")
+    reason = f"{missing or 'the engine refused'} ({status}): {' '.join(text.split())[:500]}"
+    return EngineError(reason, status=status, cause=missing or "refused")

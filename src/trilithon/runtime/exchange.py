@@ -75,6 +75,7 @@ class Exchange(asyncio.Protocol):
     h11.RemoteProtocolError when the answer is not HTTP."""
 
     def __init__(self) -> None:
+        self.path = ""
         self.status: int | None = None
         self.content_type = ""
         self.complete = False
@@ -98,6 +99,7 @@ class Exchange(asyncio.Protocol):
         """Send the request. Leaving the context closes the connection, which cancels the request."""
         loop = asyncio.get_running_loop()
         transport, exchange = await loop.create_unix_connection(cls, str(socket))
+        exchange.path = path
         try:
             exchange._send(method, path, b"" if body is None else json.dumps(body).encode())
             yield exchange

@@ -127,7 +127,7 @@ class Relayed:
         while not self.status:
             await self._cause(self._wait())
         if self.status >= 400:
-            raise engine_error(self.status, await self.read())
+            raise engine_error(self.status, await self.read(), self._exchange.path)
 
     async def _wait(self, writer: DirectWriter | None = None) -> None:
         """Wait until there is more of the answer. Raises Disconnected, EngineTimeout."""

@@ -3,9 +3,7 @@
 A body without `model` means the model that is loaded, or the only one there is, as llama-server's clients expect."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -14,12 +12,10 @@ from starlette.responses import JSONResponse, Response
 
 from trilithon import __version__
 from trilithon.engines.base import Feature
-from trilithon.errors import EngineError
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import service_of
-from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.openapi import ERRORS, STREAMED
-from trilithon.serve.http.streaming import Outgoing, Reply
+from trilithon.serve.http.streaming import Reply
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
 from trilithon.serve.openai.completions import prompts_of
 from trilithon.serve.openai.routes import broken_stream
@@ -134,20 +130,7 @@ async def _forwarded(
         if name in fields:
             raise wrong(name, f"{name} cannot be set by a client; leave it out")
     model = fields.pop("model", "")
-    answered = passed(request, Generation(model=model, path=path, body=fields, needs=needs), ignored)
-
-    @contextlib.asynccontextmanager
-    async def opening() -> AsyncIterator[Outgoing]:
-        try:
-            async with answered() as outgoing:
-                yield outgoing
-        except EngineError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-            message = f"the engine of this model has no {path.rpartition('/')[2]}; choose another placement"
-            raise ApiError(message, status=HTTPStatus.NOT_IMPLEMENTED, kind="not_supported_error") from error
-
-    return Reply(opening, broken_stream)
+    return Reply(passed(request, Generation(model=model, path=path, body=fields, needs=needs), ignored), broken_stream)
 
 
 @router.get("/health")

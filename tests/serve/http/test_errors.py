@@ -16,6 +16,7 @@ from trilithon.serve.http.errors import ApiError, api_error_of
         (UserError("no"), 400),
         (EngineError("too long", status=400), 400),
         (EngineError("no HTTP status at all", status=7), 502),
+        (EngineError("the engine has no /infill (404)", status=404), 501),
         (EngineError("input is too large to process. increase the physical batch size", status=500), 400),
         (EngineError("vector::_M_range_check: __n (which is 7)", status=500), 400),
         (StartError("not started", advice="free memory"), 500),

@@ -46,10 +46,7 @@ def api_error_of(error: Exception) -> ApiError:
                 str(error), status=503, kind="overloaded_error", retry_after_seconds=error.retry_after_seconds
             )
         case EngineError():
-            known = 400 if _is_the_clients(error) else error.status if 400 <= error.status < 600 else 502
-            return ApiError(
-                _with_advice(error), status=known, kind="invalid_request_error" if known < 500 else "server_error"
-            )
+            return _of_engine(error)
         case StartError():
             return ApiError(_with_advice(error), status=500, kind="server_error")
         case RunError():
@@ -63,6 +60,13 @@ def api_error_of(error: Exception) -> ApiError:
         case TrilithonError():
             return ApiError(str(error), status=500, kind="server_error")
     raise error
+
+
+def _of_engine(error: EngineError) -> ApiError:
+    if error.status == 404:  # it lacks a route of the wire; passed on, a 404 would mean that there is no such model
+        return ApiError(f"{error}; choose another placement", status=501, kind="not_supported_error")
+    known = 400 if _is_the_clients(error) else error.status if 400 <= error.status < 600 else 502
+    return ApiError(str(error), status=known, kind="invalid_request_error" if known < 500 else "server_error")
 
 
 def _is_the_clients(error: EngineError) -> bool:
