@@ -250,6 +250,10 @@ def _severities(found: dict[str, Finding]) -> dict[str, str]:
     return {name: finding.severity for name, finding in found.items()}
 
 
+def test_each_tree_is_listed() -> None:
+    assert set(TREES) == {path.stem for path in (Path(__file__).parent / "trees").glob("*.toml")}
+
+
 @pytest.mark.parametrize("tree", TREES)
 def test_each_tree_has_exactly_its_findings(plant: Plant, tree: str) -> None:
     found = _told(plant(tree))
@@ -294,7 +298,8 @@ def test_each_finding_has_its_paragraph_and_each_paragraph_its_finding() -> None
     text = re.sub(r"^## .*$", "", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
     sections = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
     names = [section.split("\n", 1)[0] for section in sections]
-    assert sorted(names) == sorted(_ids_in_code())
+    assert set(names) == _ids_in_code()
+    assert len(names) == len(set(names))
     for name, section in zip(names, sections, strict=True):
         assert "\n- **Check:** " in section, name
         assert "\n- **Source:** " in section, name

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from trilithon.models.synthetic.tiny import write_tiny_model
-
 ROOT = Path(__file__).parents[2]
 COPIED = ("src", "tests", "docs", "scripts", "packaging", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 FENCE = re.compile(r"(?:^`(?P<path>[^`\n]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,21 +27,21 @@ else:
 
 
 def _sections() -> dict[str, str]:
+    """The text by title, after the page's introduction, whose commands each section needs."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    introduction, *parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)
+    return {title: introduction + text for title, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The repository, with a tiny model and the server that the first example names on PATH."""
+    """The repository, with the server that the first example names on PATH."""
     root = tmp_path / "repository"
     root.mkdir()
     for name in COPIED:
         source = ROOT / name
         copier = shutil.copytree if source.is_dir() else shutil.copy
         copier(source, root / name)
-    write_tiny_model(root / "tiny.gguf")
     program = tmp_path / "bin" / "myfork-server"
     program.parent.mkdir()
     program.write_text(SERVER.format(python=sys.executable, standin=str(STANDIN)))
