@@ -22,7 +22,7 @@ standin = runpy.run_path({standin!r})
 if sys.argv[1] == "--version":
     print("version: 8673 (8df5be13c)")
 else:
-    standin["become_a_server"](standin["options"](sys.argv[1:]))
+    standin["become_a_server"](standin["options"](sys.argv[1:]), set())
 """
 
 
