@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from _mutants import Mutant, mutants_of
@@ -73,11 +73,12 @@ class CoverageMap:
 
     def tests_for(self, mutant: Mutant) -> list[str]:
         """The module's own tests first, then the quickest files, as long as there is time. What runs at import may
-        be noticed by every test that runs anything of the module."""
+        be noticed by every test that runs anything of the module, and by its own tests that only read its tables."""
         lines = range(mutant.first, mutant.last + 1)
         covering = {test for line in lines for test in self._by_line.get((mutant.path, line), ())}
         if mutant.at_import or not self._imported.get(mutant.path, set()).isdisjoint(lines):
             covering |= self._by_path.get(mutant.path, set())
+            covering |= {test for test in self._seconds if _is_own(test.partition("::")[0], mutant.path)}
         files: dict[str, list[str]] = {}
         for test in sorted(covering, key=lambda test: (self._seconds[test], test)):
             files.setdefault(test.partition("::")[0], []).append(test)
@@ -97,7 +98,12 @@ class CoverageMap:
 
     def _order(self, item: tuple[str, list[str]], path: str) -> tuple[bool, float]:
         file, tests = item
-        return not Path(file).stem.startswith(f"test_{Path(path).stem}"), self.seconds(tests) / len(tests)
+        return not _is_own(file, path), self.seconds(tests) / len(tests)
+
+
+def _is_own(file: str, path: str) -> bool:
+    """Whether a file of tests has the name of the module and lies in the folder that mirrors its folder."""
+    return file.startswith(f"tests/{PurePath(path).parent.relative_to('src/trilithon')}/test_{PurePath(path).stem}")
 
 
 def targets(patterns: Iterable[str]) -> list[str]:

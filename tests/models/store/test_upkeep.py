@@ -11,7 +11,7 @@ from trilithon.models.store.locks import try_lock
 from trilithon.models.store.manifest import StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import locate
-from trilithon.models.store.upkeep import STALE_SECONDS, Damage, Pruned, prune, remove_damaged, verify
+from trilithon.models.store.upkeep import Damage, Pruned, prune, remove_damaged, verify
 
 STEMS = [f"sha256-{digit * 64}" for digit in "abcde"]
 
@@ -100,11 +100,11 @@ def test_an_empty_store_has_nothing_to_prune(root: Path, store: ModelStore) -> N
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_which_stopped_downloads_are_pruned(root: Path, store: ModelStore, dry_run: bool) -> None:
-    folder, old = root / "partial", STALE_SECONDS + 60
+    folder, old = root / "partial", 24 * 3600 + 60
     write(folder / f"{STEMS[0]}.txt", age_seconds=old)
     write(folder / f"{STEMS[1]}.data", age_seconds=old)  # still written
     write(folder / f"{STEMS[2]}.data", age_seconds=old)  # its record is new
-    write(folder / f"{STEMS[2]}.json", age_seconds=STALE_SECONDS - 60)
+    write(folder / f"{STEMS[2]}.json", age_seconds=24 * 3600 - 60)
     write(folder / "notes.data", age_seconds=old)
     freed = write(folder / f"{STEMS[3]}.data", bytes(20_000), age_seconds=old)
     freed += write(folder / f"{STEMS[3]}.json", age_seconds=old)
@@ -139,7 +139,7 @@ def test_blobs_that_are_pulled_are_kept(store: ModelStore) -> None:
 def test_no_blob_is_pruned_while_a_manifest_cannot_be_read(root: Path, store: ModelStore) -> None:
     store.add_bytes(b"orphan")
     store.close()
-    freed = write(root / "partial" / f"{STEMS[0]}.data", age_seconds=STALE_SECONDS + 60)
+    freed = write(root / "partial" / f"{STEMS[0]}.data", age_seconds=25 * 3600)
     write(root / "manifests/registry.ollama.ai/library/m/latest.json", b"{")
     (problem,) = store.listing().problems
     expected = Pruned(partials=1, freed_bytes=freed, kept=(f"blobs are kept until this is fixed: {problem}",))
