@@ -31,9 +31,10 @@ static: .venv/dev-installed
 	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=src:scripts $(BIN)/mypy scripts/*.py
 
-docs: .venv/dev-installed  ## the pages that are made from the code
+docs: .venv/dev-installed  ## the pages that are made from the code and the tests
 	$(BIN)/python scripts/commands_page.py > docs/commands.md
 	$(BIN)/python scripts/architecture.py > docs/pictures/architecture.svg
+	$(BIN)/python scripts/evidence_page.py > docs/evidence.md
 
 format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .

@@ -2,10 +2,12 @@
 
 import ast
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -61,6 +63,86 @@ def test_the_picture_of_the_imports_is_fresh() -> None:
     words = [sys.executable, str(ROOT / "scripts" / "architecture.py")]
     drawn = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert (ROOT / "docs" / "pictures" / "architecture.svg").read_text(encoding="utf-8") == drawn, "run: make docs"
+
+
+EVIDENCE = runpy.run_path(str(ROOT / "scripts" / "evidence_page.py"))
+
+
+def test_the_page_of_evidence_is_fresh() -> None:
+    words = [sys.executable, str(ROOT / "scripts" / "evidence_page.py")]
+    made = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8") == made, "run: make docs"
+    kinds = re.findall(r"^\| (\w+) \| ", made, re.MULTILINE)
+    assert [kind for kind, _ in groupby(kinds)] == list(EVIDENCE["KINDS"])
+
+
+@pytest.mark.parametrize("path", EVIDENCE["standins"](), ids=lambda path: str(path.relative_to(ROOT / "tests")))
+def test_a_stand_in_says_where_its_behaviours_are_known_from(path: Path) -> None:
+    assert list(EVIDENCE["read"](path)), "write for each behaviour: known(KIND): ADDRESS: BEHAVIOUR"
+
+
+def test_the_stand_ins_of_foreign_programs_are_noticed() -> None:
+    names = {str(path.relative_to(ROOT / "tests")) for path in EVIDENCE["standins"]()}
+    assert names >= {
+        "engines/rkllm/standin/standin.c",
+        "engines/rkllm/standin/abi.h",
+        "engines/rkllm/child/test_vision.py",
+        "engines/rkllm/test_convert.py",
+        "engines/rk_llamacpp/standin/llama_server.py",
+        "engines/llamacpp/test_convert.py",
+        "engines/llamacpp/test_compile.py",
+        "engines/llamacpp/test_gpu.py",
+        "engines/llamacpp/test_quantize.py",
+        "models/standins/standin_hub.py",
+        "models/standins/standin_registry.py",
+        "models/standins/standin_web.py",
+        "standins/standin_quantizer.py",
+    }
+    assert not names & {"test_docs.py", "standins/device_tree.py", "standins/process_table.py"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "addresses", "behaviour"),
+    [
+        ("# known(guess): it may hang: anywhere", "guess", (), "it may hang: anywhere"),
+        ("/* known(log): a/b#1, c.d/e-f#22: says: no */", "log", ("a/b#1", "c.d/e-f#22"), "says: no"),
+        (" * known(header): x.h 1.2.0 to 1.2.3: sizes", "header", ("x.h 1.2.0 to 1.2.3",), "sizes"),
+        ("// known(source): a/b@0123abc d/e.cpp: text", "source", ("a/b@0123abc d/e.cpp",), "text"),
+        ("    # known(source): a-b_c 2.4.0 d/e.py: x", "source", ("a-b_c 2.4.0 d/e.py",), "x"),
+        ("# known(documentation): Some guide 1.3.0: x", "documentation", ("Some guide 1.3.0",), "x"),
+        ("# known(ran): GLIBC 2.36: x", "ran", ("GLIBC 2.36",), "x"),
+    ],
+)
+def test_a_statement_is_read(tmp_path: Path, text: str, kind: str, addresses: tuple[str, ...], behaviour: str) -> None:
+    (tmp_path / "standin.c").write_text(f"int x;\n{text}\nint y; /* it is not known(guess): here */\n")
+    (statement,) = EVIDENCE["read"](tmp_path / "standin.c")
+    assert (statement.line, statement.kind, statement.addresses) == (2, kind, addresses)
+    assert statement.behaviour == behaviour
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# known(rumour): a/b#1: x",
+        "# known(log): a/b: x",
+        "# known(log): b#1: x",
+        "# known(log): a/b#1 c/d#2: x",
+        "# known(log): a/b#1",
+        "# known(report): x",
+        "# known(report): : x",
+        "# known(header): rkllm.h: x",
+        "# known(source): somewhere: x",
+        "# known(ran): here: x",
+        "# known(documentation): the manual: x",
+        "# known(guess) x",
+        "# known (guess): x",
+        "# known(guess): ",
+    ],
+)
+def test_a_statement_that_is_not_well_formed_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "standin.py").write_text(f"\n{text}\n")
+    with pytest.raises(ValueError, match=r"^standin\.py:2: "):
+        list(EVIDENCE["read"](tmp_path / "standin.py"))
 
 
 def test_the_table_of_packages_is_that_of_the_layers() -> None:

@@ -27,6 +27,7 @@ def own_library(folder: Path) -> Path:
     return path
 
 
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
 def program(folder: Path, script: str = "echo 'version: 1 (abc)'") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "llama-server"

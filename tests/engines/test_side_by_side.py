@@ -38,6 +38,7 @@ RK_STANDIN = Path(__file__).parent / "rk_llamacpp" / "standin" / "llama_server.p
 WHEEL, NATIVE, GPU = "llama.cpp@embedded/cpu", "llama.cpp@native/cpu", "llama.cpp/gpu"
 FORK, RKLLM = "rk-llama.cpp/npu", "rkllm/npu"
 TESTS = (Test(kind="pp", prompt_tokens=16), Test(kind="tg", generated_tokens=8))
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
 # A llama-server as people compile it, as far as Trilithon sees: the wheel's behind the command line of the program.
 NATIVE_PROGRAM = """#!{python} -P
 import runpy, sys

@@ -7,6 +7,10 @@ from pathlib import Path
 
 __all__ = ["QuantizerStandIn"]
 
+# known(source): ggml-org/llama.cpp@007dbbf src/llama-quant.cpp: a line for each tensor, with "converting to"
+# known(log): ggml-org/llama.cpp#6745: lines of llama-quantize with sizes
+# known(documentation): ggml-org/llama.cpp@311c2c9 tools/quantize/README.md: options, then source, target, type
+# known(guess): llama-quantize makes its target at the beginning
 _PROGRAM = """#!{python}
 import os, sys, time
 from pathlib import Path

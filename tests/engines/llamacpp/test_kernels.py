@@ -22,6 +22,9 @@ from trilithon.settings import Configuration
 CORTEX_A72 = frozenset({"fp", "asimd", "evtstrm", "aes", "pmull", "sha1", "sha2", "crc32", "cpuid"})
 CORTEX_A76 = CORTEX_A72 | {"atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "dcpop", "asimddp"}
 CORTEX_A720 = CORTEX_A76 | {"sve", "i8mm", "bf16"}
+# known(ran): xllamacpp 2026.10: instructions of the wheel on aarch64
+# known(ran): Debian llama.cpp 8681: the lines of --version
+# known(guess): instructions of native builds on Arm
 WHEEL = "NEON = 1 | ARM_FMA = 1 | LLAMAFILE = 1 | REPACK = 1"
 NATIVE = "NEON = 1 | ARM_FMA = 1 | FP16_VA = 1 | DOTPROD = 1 | LLAMAFILE = 1 | REPACK = 1"
 NEWEST = "NEON = 1 | ARM_FMA = 1 | FP16_VA = 1 | MATMUL_INT8 = 1 | SVE = 1 | DOTPROD = 1 | SVE_CNT = 16"

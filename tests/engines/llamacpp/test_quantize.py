@@ -9,6 +9,10 @@ from trilithon.errors import TrilithonError, UserError
 from trilithon.models.synthetic.tiny import requantise
 from trilithon.settings import Configuration
 
+# known(source): ggml-org/llama.cpp@007dbbf src/llama-quant.cpp: a line for each tensor, with "converting to"
+# known(log): ggml-org/llama.cpp#6745: lines of llama-quantize with sizes
+# known(source): ggml-org/llama.cpp@007dbbf src/llama-quant.cpp: "failed to quantize", "requires an importance matrix!"
+# known(guess): "invalid ftype", and what else makes llama-quantize fail
 # Says what it does as llama-quantize does, and copies its source.
 PROGRAM = """#!/bin/sh
 [ "$1" = --allow-requantize ] && shift

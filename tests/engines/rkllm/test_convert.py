@@ -17,6 +17,11 @@ from trilithon.engines.rkllm.recipe import RkllmRecipe
 from trilithon.errors import TrilithonError, UserError
 from trilithon.settings import Configuration
 
+# known(report): airockchip/rknn-llm#7: load_huggingface, build, export_rkllm in this order; 0 is success
+# known(guess): other parameters of these calls, load_gguf and -1 for a failure; noted without an address
+# known(log): airockchip/rknn-llm#386: the progress of "Building model"
+# known(guess): rkllm-toolkit's progress goes to stderr, and embedding.bin lies beside the model
+# known(guess): a call that returned 0 may have written no file
 TOOLKIT = """
 import json, os, sys, time
 from pathlib import Path

@@ -7,6 +7,11 @@ from standin_web import Asked, Content, Fault, WebStandIn, as_json
 
 __all__ = ["HubRepository", "HubStandIn"]
 
+# known(source): huggingface_hub 2.4.0 hf_api.py: fields of a repository and its files
+# known(source): huggingface_hub 2.4.0 utils/_http.py: X-Error-Code; 401 without a token
+# known(source): huggingface_hub 2.4.0 errors.py: 403 for a gated repository that the user may not read
+# known(guess): the hub redirects large files (302) to other storage, which refuses a request with a secret
+# known(guess): the hub names the same X-Error-Code in answers to files as to repositories
 _REVISION = "c0ffee" + "0" * 34
 _LFS_BYTES = 2000  # the real hub keeps what is larger than some megabytes there, and what .gitattributes names
 

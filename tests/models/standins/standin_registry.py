@@ -8,6 +8,9 @@ from standin_web import Asked, Content, Fault, WebStandIn, as_json
 
 __all__ = ["RegistryStandIn"]
 
+# known(source): ollama 0.33 server/images.go: paths, media types and what a manifest has
+# known(source): ollama/ollama@01ca4ec server/download.go: blobs by digest, with a redirect (307 or 302) to another host
+# known(guess): a registry answers 406 where Accept lacks the manifest's type, 404 for what is not there
 _LAYER = "application/vnd.ollama.image."
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 __all__ = ["Asked", "Content", "Fault", "WebStandIn", "as_json"]
 
+# known(documentation): RFC 9110: ranges, 206, 416, Content-Range, ETag, Last-Modified
+# known(guess): the ways in which servers cut, stall, spoil or change a file while it is fetched
 _PIECE_BYTES = 16 << 10
 
 

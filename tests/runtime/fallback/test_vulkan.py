@@ -121,6 +121,7 @@ def test_a_real_crash_leads_to_the_next_step(
     assert find(engine, placement, configuration, None).remembered
 
 
+# known(guess): flash attention can kill a driver; seen on one PC and not on another, no address
 def test_a_driver_that_dies_of_flash_attention(
     engine: LlamaCpp,
     file: ModelFile,

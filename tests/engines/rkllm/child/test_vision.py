@@ -27,6 +27,11 @@ from trilithon.errors import RunError, UserError
 
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 FORM = VisionForm(28, 14, QWEN)
+# known(source): rknn-toolkit-lite2 2.3.2 rknnlite/api/rknn_lite.py: NPU_CORE_0_1 is 3, NPU_CORE_0_1_2 is 7
+# known(source): rknn-toolkit-lite2 2.3.2 rknnlite/api/rknn_lite.py: inference gives None where it fails
+# known(ran): rknn-toolkit-lite2 2.5.0: load_rknn returns 0 for any file
+# known(ran): rknn-toolkit-lite2 2.5.0: init_runtime returns -1 for every failure, and the reason is only printed
+# known(guess): outputs of inference on a board are float16 or float32, of the shape (1, tokens, size)
 # A package in rknnlite's place: it notes its calls in a file, and does what a second file says.
 STANDIN = """
 import json
@@ -190,6 +195,9 @@ def test_a_picture_that_would_fill_the_memory(standin: Standin) -> None:
         VisionEncoder(Path("v.rknn"), FORM).picture("", [bytes(33 << 20)])
 
 
+# known(log): airockchip/rknn-toolkit2#254, airockchip/rknn-toolkit2#405: lines that init_runtime prints
+# known(log): rockchip-linux/rknn-toolkit2#16, rockchip-linux/rknn-toolkit2#260: lines that init_runtime prints
+# known(guess): lines of librknnrt with another error, or with none
 # As rknn-toolkit-lite2 and librknnrt print it (airockchip/rknn-toolkit2, issues 254 and 405;
 # rockchip-linux/rknn-toolkit2, issues 16 and 260).
 TRACEBACK = """E Catch exception when init runtime!

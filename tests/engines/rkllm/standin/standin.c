@@ -26,6 +26,7 @@
 
 enum { FIRST_BYTE = 3, END = 1, BEGIN = 2, VOCABULARY = 320, EMBEDDING = 16, LONGEST = 1 << 15 };
 
+/* known(guess): the library holds "RKLLM SDK (version: ..."; others search for it, no address */
 __attribute__((used)) static const char banner[] =
     "RKLLM SDK (version: " VERSION " | target: Linux | build: stand-in)";
 
@@ -58,6 +59,17 @@ static const struct {
     NUMBER(prefill_all),  NUMBER(sticky),
 };
 
+/* known(report): airockchip/rknn-llm#416: "Platform error, must be ... Your platform is lite" on an RK3566 */
+/* known(report): airockchip/rknn-llm#530: "Your platform is unknown" */
+/* known(log): airockchip/rknn-llm#129: "invalid rknn llm model magic" and "load model file error!" */
+/* known(log): radxa-docs/docs#881: the lines of "driver" */
+/* known(log): airockchip/rknn-llm#335: the lines of "memory" */
+/* known(log): airockchip/rknn-llm#62: the lines of "files" */
+/* known(log): airockchip/rknn-llm#68: the lines of "weight" */
+/* known(guess): "target", "runtime", "old": strings of 1.2.x that others list, no address */
+/* known(guess): "prompt", "context", "keep", "image": strings of 1.2.x that others list, no address */
+/* known(report): av1d/rk3588_npu_llm_server#2: 1.0.1 has other words for "target" and "old" */
+/* known(guess): a load that fails prints its reason and returns -1 */
 /* Whole lines of the runtime and of librknnrt: strings published for 1.2.x, and users' reports, times included. */
 static const struct {
     const char *name, *text;
@@ -262,6 +274,10 @@ static void fill_hidden(const int32_t *tokens, int length, float *states) {
 
 /* -- checks */
 
+/* known(source): rknpu 0.9.8: 16 IOMMU domains */
+/* known(header): rkllm.h 1.2.0: eight CPUs have a bit in enabled_cpus_mask */
+/* known(guess): enabled_cpus_num has to be the number of bits in enabled_cpus_mask */
+/* known(guess): reserved bytes of RKLLMExtendParam have to be zero */
 static int check_extend(const ExtendParam *extend) {
     for (size_t at = 0; at < sizeof extend->reserved; at++)
         if (extend->reserved[at]) return violated("reserved bytes of ExtendParam are not zero");
@@ -279,6 +295,7 @@ static int check_extend(const ExtendParam *extend) {
     return 0;
 }
 
+/* known(guess): ranges of the sampling parameters; they hold Trilithon to sensible values, the runtime's are unknown */
 static int check_sampling(int top_k, double top_p, double temperature, double repeat, double frequency,
                           double presence, int mirostat, double tau, double eta) {
     if (!between(top_k, 1, 100000)) return violated("top_k is no number of tokens");
@@ -292,6 +309,7 @@ static int check_sampling(int top_k, double top_p, double temperature, double re
     return 0;
 }
 
+/* known(guess): max_context_len is a multiple of 32, up to 16384; noted without an address */
 static int check_param(const Param *param) {
     if (!readable(param, sizeof *param)) return violated("RKLLMParam cannot be read");
     if (!is_text(param->model_path, 4096)) return violated("model_path is no text");
@@ -325,6 +343,8 @@ static int check_tokens(const TokenInput *input) {
     return 0;
 }
 
+/* known(guess): a prompt beside an image needs the tag <image>: strings of 1.2.x that others list, no address */
+/* known(header): rkllm.h 1.3.0: sizes, marks and number of the images of a request */
 static int check_image(const MultiModalInput *input) {
     if (!is_text(input->prompt, LONGEST)) return violated("the prompt beside the image is no text");
     if (!strstr(input->prompt, "<image>")) return complain("image");
@@ -347,6 +367,7 @@ static int check_image(const MultiModalInput *input) {
     return 0;
 }
 
+/* known(guess): roles of an input are user and tool; noted without an address */
 static int check_input(const Input *input) {
     if (!readable(input, sizeof *input)) return violated("RKLLMInput cannot be read");
 #if STANDIN_ABI >= 121
@@ -364,6 +385,9 @@ static int check_input(const Input *input) {
     return violated("input_type is not one that is used");
 }
 
+/* known(report): airockchip/rknn-llm#432: keep_history 0 with the whole list of tokens is the maintainer's advice */
+/* known(guess): a LoRA adapter has to be loaded before a run names it */
+/* known(guess): how the runtime takes keep_history, batches and cross attention; the stand-in refuses them */
 static int check_infer(const InferParam *infer, const Model *model) {
     if (!readable(infer, sizeof *infer)) return violated("RKLLMInferParam cannot be read");
     if (!between(infer->mode, 0, STANDIN_ABI >= 120 ? 2 : 1)) return violated("mode is not known");
@@ -394,6 +418,8 @@ static int check_infer(const InferParam *infer, const Model *model) {
 
 /* -- the interface: loading */
 
+/* known(documentation): RKLLM SDK guide 1.3.0: defaults of top_k, top_p, temperature, the penalties and mirostat */
+/* known(guess): other defaults of rkllm_createDefaultParam: strings of 1.2.x that others list, no address */
 Param rkllm_createDefaultParam(void) {
     Param param;
     memset(&param, 0, sizeof param);
@@ -442,6 +468,14 @@ static void record_param(const Param *param) {
     );
 }
 
+/* known(log): airockchip/rknn-llm#335: what rkllm_init prints about versions, model and limits */
+/* known(log): NotPunchnox/rkllama#60: "max_context[%d] must be less than the model's max_context_limit[%d]" */
+/* known(report): airockchip/rknn-llm#522: in 1.3.0 a second rkllm_init without enough memory crashes */
+/* known(report): airockchip/rknn-llm#156: older releases return 0 after a failed load */
+/* known(log): airockchip/rknn-llm#129: a load that failed, and the program went on as if it had not */
+/* known(report): airockchip/rknn-llm#287: rkllm_init returns -1 without a reason */
+/* known(guess): a handle is written before the load has worked, and left behind by one that fails */
+/* known(guess): a null handle after a load that returned 0; another project says so, no address */
 static int init(void **handle, const Param *param, ResultCallback callback, void *userdata) {
     if (!readable(handle, sizeof *handle)) return violated("the handle's place cannot be written");
     *handle = NULL;
@@ -484,6 +518,7 @@ static int init(void **handle, const Param *param, ResultCallback callback, void
     return 0;
 }
 
+/* known(header): rkllm.h 1.3.0: rkllm_init takes a structure of three callbacks */
 #if STANDIN_ABI >= 130
 int rkllm_init(void **handle, const Param *param, const Callbacks *callbacks) {
     if (!readable(callbacks, sizeof *callbacks)) return violated("RKLLMCallback cannot be read");
@@ -496,6 +531,7 @@ int rkllm_init(void **handle, const Param *param, ResultCallback callback) {
 }
 #endif
 
+/* known(guess): destroying a handle that runs, loads or is none goes wrong */
 int rkllm_destroy(void *handle) {
     if (!readable(handle, sizeof(Model))) return violated("destroy without a handle");
     if (((Model *)handle)->loading) return violated("destroy of a handle whose load has not worked");
@@ -505,6 +541,7 @@ int rkllm_destroy(void *handle) {
     return 0;
 }
 
+/* known(guess): what rkllm_load_lora prints about a missing file */
 int rkllm_load_lora(void *handle, const LoraAdapter *adapter) {
     Model *model = handle;
     if (!readable(adapter, sizeof *adapter) || !is_text(adapter->path, 4096) || !is_text(adapter->name, 64))
@@ -519,6 +556,8 @@ int rkllm_load_lora(void *handle, const LoraAdapter *adapter) {
     return 0;
 }
 
+/* known(header): rkllm.h 1.2.0: a template has a system prompt, a prefix and a postfix */
+/* known(guess): a new chat template empties the cache; noted without an address of its own */
 #if STANDIN_ABI >= 120
 int rkllm_set_chat_template(void *handle, const char *system, const char *prefix, const char *postfix) {
     Model *model = handle;
@@ -544,6 +583,8 @@ static int clear(Model *model) {
 }
 #endif
 
+/* known(header): rkllm.h 1.2.0: rkllm_clear_kv_cache takes two arguments */
+/* known(header): rkllm.h 1.2.1 to 1.3.0: rkllm_clear_kv_cache takes four arguments */
 #if STANDIN_ABI == 120
 int rkllm_clear_kv_cache(void *handle, int keep_system) {
     (void)keep_system;
@@ -563,6 +604,7 @@ int rkllm_get_kv_cache_size(void *handle, int *sizes) {
 }
 #endif
 
+/* known(guess): what is in a prompt cache's file, and what is printed about one that cannot be used */
 static const char cache_magic[] = "RKCACHE1";
 
 static int save_cache(const Model *model, const char *path) {
@@ -616,6 +658,7 @@ typedef struct {
     double started_ms, first_ms;
 } Run;
 
+/* known(guess): answers of a callback: 0 goes on, 1 pauses, 2 frees; noted without an address */
 static void give(Run *run, Result *result, int state) {
 #if STANDIN_ABI >= 121
     int answer = run->model->callback(result, run->userdata, state);
@@ -626,6 +669,7 @@ static void give(Run *run, Result *result, int state) {
 #endif
 }
 
+/* known(guess): an abort ends a run after its present token; an abort of no run fails, or ends the next run */
 static int halted(Run *run) {
     if (run->model->aborted) {
         run->stopped = 1;
@@ -634,6 +678,9 @@ static int halted(Run *run) {
     return run->stopped || run->paused;
 }
 
+/* known(header): rkllm.h 1.2.0: state WAITING stands for a character that is not whole */
+/* known(guess): the text of a callback in state WAITING: none, or the bytes */
+/* known(guess): one callback for each token; noted without an address */
 static void give_token(Run *run, int32_t token) {
     Result result;
     memset(&result, 0, sizeof result);
@@ -661,6 +708,8 @@ static void give_token(Run *run, int32_t token) {
     if (complete) run->pending_bytes = 0;
 }
 
+/* known(report): airockchip/rknn-llm#432: the matching prefix of the tokens is used again */
+/* known(guess): at least the last token of a prompt is evaluated again */
 static void prefill(Run *run) {
     Model *model = run->model;
     int shared = 0, most = run->length - 1 < model->cached ? run->length - 1 : model->cached;
@@ -680,6 +729,8 @@ static bool asks_for(const Run *run, const char *word) {
     return memmem(run->tokens, run->prompt * sizeof *wanted, wanted, length * sizeof *wanted) != NULL;
 }
 
+/* known(guess): a run may hang, crash or report an error after any token */
+/* known(report): airockchip/rknn-llm#534: 1.3.0 takes a wrong end token from older models and never stops */
 /* What the script wants to go wrong, or the request: "#crash", "#hang" or "#error" in its text, after two tokens. */
 static int go_wrong(const Run *run) {
     const Script *script = &run->model->script;
@@ -708,6 +759,9 @@ static bool prints(const Run *run, const char *what) {
     return !strcmp(run->model->script.prints, what) || asks_for(run, word);
 }
 
+/* known(log): airockchip/rknn-llm#290: "matmul(w8a8) run failed" and "Your rknpu driver version is too low" */
+/* known(log): airockchip/rknn-llm#85: "failed to submit!" with op id, flags and int status 0x200 */
+/* known(report): airockchip/rknn-llm#449: an answer comes beside "matmul(w8a8) run failed" */
 /* What real runtimes print while they return success. "#matmul": RKLLM with an NPU driver that is too old, for every
  * token. "#submit": librknnrt when the NPU refused a job, once in an answer. "#warn": no error. */
 static void print_errors(const Run *run) {
@@ -742,6 +796,8 @@ static int generate(Run *run, int limit) {
     return 0;
 }
 
+/* known(header): rkllm.h 1.2.0: hidden states are num_tokens rows of embd_size */
+/* known(guess): hidden states of all tokens come in one callback of state NORMAL, valid inside it; no address */
 static void give_hidden(Run *run) {
     print_errors(run);
     float *states = malloc(sizeof(float) * EMBEDDING * run->length);
@@ -752,6 +808,8 @@ static void give_hidden(Run *run) {
     free(states);
 }
 
+/* known(header): rkllm.h 1.2.0: logits are num_tokens rows of vocab_size */
+/* known(guess): logits of the last token alone come in one callback; nobody is known to have used it */
 #if STANDIN_ABI >= 120
 static void give_logits(Run *run) {
     print_errors(run);
@@ -764,6 +822,9 @@ static void give_logits(Run *run) {
 }
 #endif
 
+/* known(header): rkllm.h 1.3.0: a result has times, numbers of tokens and memory of a run */
+/* known(guess): times come with FINISH alone; the first token belongs to the prefill */
+/* known(guess): an aborted run gives FINISH, or does not */
 static void finish(Run *run) {
     Result result;
     memset(&result, 0, sizeof result);
@@ -846,6 +907,8 @@ static int execute(Run *run, const Input *input, const InferParam *infer) {
     return status;
 }
 
+/* known(report): airockchip/rknn-llm#383: a handle runs one request at a time */
+/* known(guess): rkllm_run returns after the last callback, and -1 where it refuses */
 int rkllm_run(void *handle, const Input *input, const InferParam *infer, void *userdata) {
     Model *model = handle;
     if (!readable(handle, sizeof *model)) return violated("run without a handle");
@@ -862,6 +925,7 @@ int rkllm_run(void *handle, const Input *input, const InferParam *infer, void *u
     return status;
 }
 
+/* known(report): airockchip/rknn-llm#320: rkllm_run_async hangs in 1.2.1 */
 int rkllm_run_async(void *handle, const Input *input, const InferParam *infer, void *userdata) {
     (void)handle, (void)input, (void)infer, (void)userdata;
     return violated("run_async is used, which hung in 1.2.1");
@@ -876,6 +940,8 @@ int rkllm_abort(void *handle) {
     return 0;
 }
 
+/* known(header): rkllm.h 1.2.0: rkllm_is_running gives 0 while a task runs */
+/* known(header): rkllm.h 1.3.0: rkllm_is_running gives 1 while a task runs */
 int rkllm_is_running(void *handle) {
     int running = ((Model *)handle)->running;
     return STANDIN_ABI >= 130 ? running : !running;
