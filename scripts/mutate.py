@@ -244,12 +244,13 @@ def _with_lines(tree: Path, folder: Path, seconds: dict[str, float]) -> dict[str
 
 
 def independent(modules: Iterable[str], path: str) -> list[str]:
-    """Those that a process may have imported before it imports the mutant: they don't import it, however far down."""
+    """Those that a process may have imported before it imports the mutant: they don't import it, however far down.
+    The C part of a package is left to the package: asyncio does not know its tasks where _asyncio came first."""
     graph = {_module(file): _imports(file) for file in (ROOT / "src" / "trilithon").rglob("*.py")}
     dependent = {_module(ROOT / path)}
     while more := {name for name, needs in graph.items() if needs & dependent} - dependent:
         dependent |= more
-    return [name for name in modules if name not in dependent]
+    return [name for name in modules if name not in dependent and not name.startswith("_")]
 
 
 def _module(file: Path, root: Path = ROOT) -> str:
