@@ -14,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -194,7 +195,7 @@ def spoilt(model: str, folder: Path) -> str:
     return str(path)
 
 
-def become_a_server(told: dict[str, str], refusals: set[str]) -> NoReturn:
+def become_a_server(told: dict[str, str], refusals: Set[str] = frozenset()) -> NoReturn:
     from trilithon.engines.llamacpp.argv import COMMON_PARAMS, FLASH_ATTENTION
 
     # Only a name with this end is a Unix socket to it.
