@@ -1,6 +1,7 @@
 """Things of real boards that Debian and PyPI have: `.ci/fixtures` fetches them into build/fixtures."""
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,25 @@ import pytest
 FIXTURES = Path(__file__).parent.parent.parent / "build" / "fixtures"
 
 
+def fetched(name: str, what: str) -> Path:
+    """A path below the fixtures; skips the test where it is not there."""
+    path = FIXTURES / name
+    if not path.exists():
+        if os.environ.get("TRILITHON_TEST_WITHOUT_FIXTURES"):
+            pytest.skip(f"TRILITHON_TEST_WITHOUT_FIXTURES is set: {what} cannot be fetched here")
+        pytest.skip(f"{what} are missing; run: .ci/fixtures")
+    return path
+
+
 @pytest.fixture(scope="session")
 def device_trees() -> Path:
     """The folder with the .dtb files of Debian's arm64 kernel, in a folder for each maker."""
-    folder = FIXTURES / "dtb"
-    if not folder.is_dir():
-        if os.environ.get("TRILITHON_TEST_WITHOUT_FIXTURES"):
-            pytest.skip("TRILITHON_TEST_WITHOUT_FIXTURES is set: Debian's device trees cannot be fetched here")
-        pytest.skip("Debian's device trees are missing; run: .ci/fixtures")
-    return folder
+    return fetched("dtb", "Debian's device trees")
+
+
+@pytest.fixture(scope="session")
+def rknn_toolkit() -> Path:
+    """The Python of an environment with rknn-toolkit2."""
+    if platform.machine() != "x86_64":
+        pytest.skip("rknn-toolkit2's simulator is for x86-64")
+    return fetched("rknn/bin/python", "rknn-toolkit2 and its packages")

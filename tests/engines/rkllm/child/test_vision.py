@@ -1,9 +1,11 @@
 import base64
 import io
 import json
+import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from trilithon.engines.rkllm.child.vision import (
     read_form,
 )
 from trilithon.errors import RunError, UserError
+from trilithon.models.files.rknn import RknnFacts
 
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 FORM = VisionForm(28, 14, QWEN)
@@ -308,6 +311,26 @@ def test_a_file_of_ones_own_goes_first(model: Callable[..., tuple[Path, ModelTex
     own = {"width": 64, "height": 32, "start": "[", "end": "]", "content": "*"}
     assert read_form(*model(vision=own)) == VisionForm(64, 32, ("[", "]", "*"))
     assert read_form(*model(*QWEN, vision={"width": 64, "height": 32})).marks == QWEN
+
+
+def test_the_encoder_states_the_size_itself(model: Callable[..., tuple[Path, ModelText]]) -> None:
+    facts = RknnFacts(platforms=("rk3588",), toolkit="2.5.0", outputs=1, width=392, height=280)
+    assert read_form(*model(*QWEN, vision={"width": 64, "height": 32}), facts) == VisionForm(392, 280, QWEN)
+    unknown = replace(facts, width=None, height=None)
+    assert read_form(*model(*QWEN, vision={"width": 64, "height": 32}), unknown) == VisionForm(64, 32, QWEN)
+
+
+def test_an_encoder_for_another_chip_is_refused(
+    standin: Standin, model: Callable[..., tuple[Path, ModelText]], tmp_path: Path
+) -> None:
+    facts = {"target_platform": ["rk3576"], "version": "2.5.0", "input_num": 1, "output_num": 1}
+    text = json.dumps(facts | {"norm_tensor": [{"size": [1, 3, 28, 28]}]}).encode()
+    head = (b"RKNN\0\0\0\0" + struct.pack("<2Q", 6, 0)).ljust(64, b"\0")
+    (tmp_path / "e.rknn").write_bytes(head + struct.pack("<Q", len(text)) + text)
+    path, tokens = model(*QWEN)
+    encoder, reason = open_encoder(path, str(tmp_path / "e.rknn"), "RK3588", tokens)
+    assert (encoder, reason) == (None, "e.rknn is for the RK3576, and this is an RK3588; convert it for rk3588")
+    assert open_encoder(path, str(tmp_path / "e.rknn"), "RK3576", tokens)[0] is not None
 
 
 def test_what_is_left_open_is_asked_for(model: Callable[..., tuple[Path, ModelText]]) -> None:

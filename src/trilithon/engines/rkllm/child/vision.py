@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trilithon.board.chips import platforms
+from trilithon.board.chips import platform_of, platforms
 from trilithon.engines.rkllm.child.log import NativeLog, explain, last_error
 from trilithon.engines.rkllm.child.structs import Picture
 from trilithon.engines.rkllm.child.template import IMAGE_TAG, ModelText, plain_prompt
-from trilithon.errors import RunError, UserError
+from trilithon.errors import ModelError, RunError, UserError
 from trilithon.models.files.rkllm import companion
+from trilithon.models.files.rknn import RknnFacts, read_rknn
 
 __all__ = ["VisionEncoder", "VisionForm", "image_bytes", "images_in", "open_encoder", "read_form"]
 
@@ -47,11 +48,13 @@ class VisionForm:
     marks: tuple[str, str, str]
 
 
-def read_form(model: Path, text: ModelText) -> VisionForm:
-    """From vision.json beside the model, else from its preprocessor_config.json and its tokenizer. Raises UserError,
-    naming the file to write, where none of them says it."""
+def read_form(model: Path, text: ModelText, encoder: RknnFacts | None = None) -> VisionForm:
+    """The size is the encoder's, else from vision.json beside the model, else from its preprocessor_config.json. The
+    texts are from vision.json, else from its tokenizer. Raises UserError, naming the file to write, where none says it.
+    """
     settings = _object(companion(model, _SETTINGS))
-    width, height = _size(settings) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
+    stated = (encoder.width, encoder.height) if encoder and encoder.width and encoder.height else None
+    width, height = stated or _size(settings) or _size(_object(companion(model, _PREPROCESSOR))) or (0, 0)
     named = tuple(settings.get(name) for name in ("start", "end", "content"))
     known = next((marks for marks in _MARKS if all(text.token(mark) is not None for mark in marks)), None)
     fix = f'write {_SETTINGS} beside {model.name}: {{"width": 392, "height": 392, "start": …, "end": …, "content": …}}'
@@ -188,9 +191,24 @@ def open_encoder(model: Path, encoder: str, chip: str, text: ModelText) -> tuple
     if not encoder:
         return None, f"images need a vision encoder; put the .rknn file of the model beside {model.name}"
     try:
-        return VisionEncoder(Path(encoder), read_form(model, text), chip), ""
+        facts = _facts_for(Path(encoder), chip)
+        return VisionEncoder(Path(encoder), read_form(model, text, facts), chip), ""
     except UserError as error:
         return None, str(error)
+
+
+def _facts_for(encoder: Path, chip: str) -> RknnFacts | None:
+    """None for a file that cannot be read: the layout is not published, and the runtime decides. Raises UserError for
+    one that was converted for another chip."""
+    try:
+        facts = read_rknn(encoder)
+    except ModelError:
+        return None
+    platform = platform_of(chip).lower()
+    if platform and facts.platforms and platform not in facts.platforms:
+        names = ", ".join(facts.platforms).upper()
+        raise UserError(f"{encoder.name} is for the {names}, and this is an {chip}; convert it for {platform}")
+    return facts
 
 
 def images_in(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
