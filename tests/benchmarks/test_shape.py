@@ -113,7 +113,9 @@ def test_a_handover_that_does_not_happen_says_why(home: Path, tiny: Path) -> Non
     assert {"real (1024, 4) transfer ms", "real (1024, 4) overhead, of what is allowed"} <= missing.keys()
     reason = missing["real (1024, 4) transfer ms"].removeprefix("not measured: ")
     assert reason
-    assert result["figures"]["real (1024, 4) handed over"] == f"0 of 2 rounds; 2: {reason}"
+    figure = result["figures"]["real (1024, 4) handed over"]
+    assert figure.startswith("0 of 2 rounds; ")
+    assert reason in figure  # the times in it may differ from round to round
     assert [bound["holds"] for bound in result["bounds"]] == [False]
 
 

@@ -80,7 +80,7 @@ def test_a_decoder_guesses_on_top_of_a_brought_cache(
     configuration: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The prefiller guesses nothing, and its cache has nothing for the layers that do."""
-    monkeypatch.setattr(handover.Costs, "cheapest", lambda costs, **_: "prefiller")
+    monkeypatch.setattr(handover.Costs, "cheapest", lambda costs, **_: ("prefiller", ""))
     model = read_model_file(write_drafting_model(tmp_path / "m.gguf", right=True), configuration.cache)
     prompt = "the quick brown fox jumps over the lazy dog and then it runs far away. " * 4
 

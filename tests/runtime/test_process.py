@@ -383,7 +383,7 @@ def test_a_real_kill_for_want_of_memory_is_called_one(little_memory: Path, log: 
     # The kernel's own line, where this user may read it.
     printed, *kernel = diagnosis.last_words
     assert printed == "growing"
-    assert all(f"out of memory: Killed process {process.pid} (python)" in line for line in kernel)
+    assert all(f"out of memory: Killed process {process.pid} ({Path(sys.executable).name})" in line for line in kernel)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second CPU is missing")

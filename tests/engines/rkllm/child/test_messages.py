@@ -58,7 +58,11 @@ def start_error(tmp_path: Path, library: Path, script: str) -> StartError:
         ("target", "model converted for another chip", "for this chip"),
         ("runtime", "NPU runtime older than the model", "the toolkit's version"),
         ("old", "model too old for the NPU runtime", "convert the model again"),
-        ("magic", "not an RKLLM model", "fetch the file again"),
+        (
+            "magic",
+            "not an RKLLM model, or one for another generation of the NPU runtime",
+            "take a file that was converted",
+        ),
         ("driver", "NPU driver cannot be opened", "trilithon doctor"),
         ("memory", "out of NPU memory (IOMMU domains full)", "smaller model"),
         ("files", "too many open files", "102400"),

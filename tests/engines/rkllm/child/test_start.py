@@ -27,7 +27,11 @@ def _diagnosis(code, log):
                 ("unknown", "the NPU runtime cannot tell the chip", "the vendor's, 0.9.8 or newer"),
                 ("runtime", "NPU runtime older than the model", "install librkllmrt.so of the toolkit's version"),
                 ("old", "model too old for the NPU runtime", "convert the model again"),
-                ("magic", "not an RKLLM model", "fetch the file again"),
+                (
+                    "magic",
+                    "not an RKLLM model, or one for another generation of the NPU runtime",
+                    "take a file that was converted",
+                ),
                 ("driver", "NPU driver cannot be opened", "`trilithon doctor`"),
                 ("memory", "out of NPU memory (IOMMU domains full)", "choose a smaller model or another domain"),
                 ("files", "too many open files", "ulimit -n 102400"),
