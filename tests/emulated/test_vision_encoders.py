@@ -14,6 +14,7 @@ from trilithon.models.files.rknn import RknnFacts, read_rknn
 
 SCRIPT = Path(__file__).with_name("rknn_toolkit.py")
 MARKS = ("<a>", "<b>", "<c>")
+# known(ran): rknn-toolkit2 2.5.0: the simulator's outputs have the shape (1, tokens, size) and are float32
 # rknn-toolkit-lite2's calls, answered by the simulator of rknn-toolkit2.
 RKNNLITE = """
 import os
