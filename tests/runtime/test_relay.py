@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_placement import scripted_placement
 
-from trilithon.engines.base import Placement, Settings
+from trilithon.engines.base import Settings
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.wire.messages import Timings
 from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError
-from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.relay import Relayed, timings_in
 from trilithon.runtime.runner import Runner
@@ -87,17 +87,8 @@ def relayed(client: Client, body: dict[str, Any] | None = None) -> contextlib.Ab
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path, *, hang_seconds: float = 20.0, **options: str) -> AsyncIterator[Runner]:
-    file = ModelFile(
-        path=Path("any.gguf"),
-        format="gguf",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=0,
-        sha256="",
-    )
     settings = Settings(context=4096, options=tuple((FAST | options).items()))
-    placement = Placement(name="p", file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=settings)
+    placement = scripted_placement("p", settings)
     async with Runner.open(
         ScriptedEngine(), placement, folder, start_seconds=60.0, hang_seconds=hang_seconds
     ) as runner:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from process_table import is_gone
+from scripted_placement import scripted_placement
 
 from trilithon.engines.base import Launch, Placement, Settings
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.wire.messages import Chat, Completion, Finished, Token
 from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError, StartError
-from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime import process as process_module
 from trilithon.runtime.client import Client
 from trilithon.runtime.process import Process
@@ -23,17 +23,8 @@ ASK = Completion(prompt=[5, 6, 7], max_tokens=20, ignore_eos=True)
 
 
 def placement(name: str = "scripted/cpu", **options: str) -> Placement:
-    file = ModelFile(
-        path=Path("any.gguf"),
-        format="gguf",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=0,
-        sha256="",
-    )
     settings = Settings(context=512, options=tuple((FAST | options).items()))
-    return Placement(name=name, file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=settings)
+    return scripted_placement(name, settings)
 
 
 class Command(ScriptedEngine):

@@ -45,7 +45,7 @@ async def run_campaign(prepared: Prepared, store: Store, observer: Observer, res
     finished samples kept and no child alive. Raises Interrupted where it was cancelled before there was a campaign."""
     with workspace() as folder, Sampler() as sampler:
         tally = StoppingRule(prepared.plan, len(prepared.placements))
-        fallback = FallbackState(prepared, folder / "footing", lambda text: observer(tally.step(text)))
+        fallback = FallbackState(prepared, folder / "fallback", lambda text: observer(tally.step(text)))
         try:
             prepared = await fallback.find()
         except asyncio.CancelledError:

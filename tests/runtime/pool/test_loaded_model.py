@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scripted_placement import scripted_placement
 
 from trilithon.engines.base import Launch, Placement, Settings
-from trilithon.engines.scripted.engine import ScriptedEngine
-from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.client import Client
 from trilithon.runtime.pool import loaded_model
 from trilithon.runtime.pool.budget import process_memory
@@ -24,21 +23,7 @@ from trilithon.runtime.process import Process
 from trilithon.runtime.runner import Runner
 
 NEED = 10**9
-CPU = Placement(
-    name="scripted/cpu",
-    file=ModelFile(
-        path=Path("any.rkllm"),
-        format="rkllm",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=1,
-        sha256="",
-    ),
-    build=ScriptedEngine().builds()[0],
-    unit="cpu",
-    settings=Settings(slots=2),
-)
+CPU = scripted_placement(settings=Settings(slots=2))
 NPU = replace(CPU, name="scripted/npu", unit="npu")
 
 

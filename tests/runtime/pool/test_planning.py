@@ -1,29 +1,15 @@
 """The decisions of the pool on snapshots, without any process."""
 
 import math
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_placement import scripted_placement
 
-from trilithon.engines.base import Placement, Settings
-from trilithon.engines.scripted.engine import ScriptedEngine
-from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.pool.budget import Budget
 from trilithon.runtime.pool.planning import Demand, ModelSnapshot, PoolSnapshot, State
 
-_FILE = ModelFile(
-    path=Path("any.rkllm"),
-    format="rkllm",
-    name="any",
-    architecture="none",
-    quantization="none",
-    size_bytes=1,
-    sha256="",
-)
-_PLACEMENT = Placement(
-    name="scripted/cpu", file=_FILE, build=ScriptedEngine().builds()[0], unit="cpu", settings=Settings()
-)
+_PLACEMENT = scripted_placement()
 _NOW = 100.0
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_placement import scripted_placement
 
 from trilithon.engines.base import Launch, Placement, Settings
-from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.wire.messages import Completion
 from trilithon.errors import ChildDied, EngineTimeout, ModelError, StartError
-from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.client import Client
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.pool import history as pool_history
@@ -38,17 +38,8 @@ WHO = contextvars.ContextVar("WHO", default="nobody")
 
 def placement(name: str = "scripted/cpu", *, mib: int = 100, slots: int = 1, **options: str) -> Placement:
     """One that needs `mib` MiB of memory: the size of a file in a format whose caches nobody knows."""
-    file = ModelFile(
-        path=Path("any.rkllm"),
-        format="rkllm",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=mib * MIB,
-        sha256="",
-    )
     settings = Settings(context=512, slots=slots, options=tuple(options.items()))
-    return Placement(name=name, file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=settings)
+    return scripted_placement(name, settings, size_bytes=mib * MIB)
 
 
 def scripted(**options: str) -> Placement:

@@ -1,14 +1,11 @@
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_placement import scripted_placement
 
-from trilithon.engines.base import Placement, Settings
-from trilithon.engines.scripted.engine import ScriptedEngine
-from trilithon.models.files.model_file import ModelFile
 from trilithon.runtime.pool.history import History, backoff_seconds
 from trilithon.runtime.pool.planning import Demand
 from trilithon.runtime.pool.queue import Busy, FairQueue, PendingRequest, RequestQueue
@@ -21,23 +18,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def placement(name: str = "scripted/cpu") -> Placement:
-    file = ModelFile(
-        path=Path("any.rkllm"),
-        format="rkllm",
-        name="any",
-        architecture="none",
-        quantization="none",
-        size_bytes=1,
-        sha256="",
-    )
-    return Placement(name=name, file=file, build=ScriptedEngine().builds()[0], unit="cpu", settings=Settings())
-
-
 def waiter(loop: asyncio.AbstractEventLoop, caller: str, came: float, key: str = "a") -> PendingRequest:
     return PendingRequest(
         key=key,
-        placement=placement(),
+        placement=scripted_placement(),
         need_bytes=1,
         caller=caller,
         keep_alive_seconds=1.0,
@@ -90,7 +74,7 @@ def test_a_queue_demands_its_model_for_the_oldest_request(loop: asyncio.Abstract
     queue = FairQueue()
     for caller, came in (("x", 5.0), ("y", 3.0), ("x", 6.0)):
         queue.add(waiter(loop, caller, came))
-    assert queue.demand() == Demand("a", placement(), 1, 1.0, 3.0)
+    assert queue.demand() == Demand("a", scripted_placement(), 1, 1.0, 3.0)
     assert queue.demand().placement == queue.head.placement
 
 
@@ -133,7 +117,7 @@ def test_rests_double_up_to_a_minute() -> None:
 
 def test_failures_are_of_one_placement_and_forgiven_for_good_work() -> None:
     history = History()
-    one, other = placement(), placement("other")
+    one, other = scripted_placement(), scripted_placement("other")
     history.record_failure(one, "first", 100.0)
     assert history.retry_in_seconds(one, 100.0) == 0
     history.record_failure(one, "second", 100.0)
