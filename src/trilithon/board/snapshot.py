@@ -21,7 +21,7 @@ from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.board.vulkan import VulkanDriver, read_vulkan
 from trilithon.units import format_bytes
 
-__all__ = ["Board", "Clock", "DeviceNode", "Gpu", "Npu", "read_board"]
+__all__ = ["Board", "Clock", "DeviceNode", "Gpu", "Npu", "read_board", "whole_gibibytes"]
 
 _UNNAMED_BOARDS = {"", "Default string", "System Product Name", "To Be Filled By O.E.M.", "To be filled by O.E.M."}
 
@@ -88,7 +88,7 @@ class Board:
 
     def describe(self) -> str:
         """ "Orange Pi 5 Plus · RK3588 · 4×Cortex-A76 + 4×Cortex-A55 · 16 GiB · Linux 6.1.43"."""
-        memory = "" if self.memory_bytes is None else _whole_gibibytes(self.memory_bytes)
+        memory = "" if self.memory_bytes is None else whole_gibibytes(self.memory_bytes)
         chip = "" if self.chip == "unknown" else self.chip
         kernel = f"Linux {self.kernel.split('-')[0]}"
         return " · ".join(part for part in (self.model, chip, self.describe_cores(), memory, kernel) if part)
@@ -203,7 +203,7 @@ def _model(machine: Machine) -> str:
     return next((name for name in names if name not in _UNNAMED_BOARDS), "")
 
 
-def _whole_gibibytes(count: int) -> str:
+def whole_gibibytes(count: int) -> str:
     """What is sold as 16 GiB shows 15.6 of it to the kernel: rounded, except where the half would matter."""
     return f"{count / 2**30:.0f} GiB" if count > 3.5 * 2**30 else f"{count / 2**30:.1f} GiB"
 

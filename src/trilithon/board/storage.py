@@ -1,14 +1,14 @@
 """Disks as far as they matter here: what swap lies on, and how much room the folders have that Trilithon writes to."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from trilithon.board.sysfs import Machine
 
-__all__ = ["Disk", "DiskKind", "Swap", "read_disks", "read_swaps"]
+__all__ = ["Disk", "DiskKind", "Mount", "Swap", "mounts", "read_disks", "read_swaps"]
 
 DiskKind = Literal["SD card", "eMMC", "NVMe", "SSD", "hard disk", "zram", "virtual", "network", "memory", "unknown"]
 
@@ -37,14 +37,41 @@ class Disk:
     free_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of /proc/self/mountinfo, proc(5). `number` is the device's ("8:1"), `root` the part of the file system
+    that is seen at `point`; `options` are those of the mount and of the file system."""
+
+    number: str
+    root: str
+    point: str
+    kind: str
+    source: str
+    options: str
+
+
+def mounts(machine: Machine) -> Iterator[Mount]:
+    """In the kernel's order: a later one at the same point covers the earlier."""
+    for line in (machine.text("/proc/self/mountinfo") or "").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, tail = before.split(), after.split()
+        if len(fields) >= 5 and len(tail) >= 2:
+            options = ",".join((*fields[5:6], *tail[2:3]))
+            yield Mount(fields[2], _plain(fields[3]), _plain(fields[4]), tail[0], _plain(tail[1]), options)
+
+
+def _plain(name: str) -> str:
+    """The kernel writes a space in a name as \\040."""
+    return re.sub(r"\\([0-3][0-7]{2})", lambda code: chr(int(code[1], 8)), name)
+
+
 def read_swaps(machine: Machine) -> tuple[Swap, ...]:
     swaps = []
     for line in (machine.text("/proc/swaps") or "").splitlines():
         match = _ROW.fullmatch(line.strip())
         if match is None:
             continue
-        # The kernel writes a space in a name as \040.
-        path = re.sub(r"\\([0-3][0-7]{2})", lambda code: chr(int(code[1], 8)), match[1])
+        path = _plain(match[1])
         kind = _kind_of_folder(machine, path) if match[2] == "file" else _kind(machine, PurePosixPath(path).name)
         sizes = {"size_bytes": int(match[3]) << 10, "used_bytes": int(match[4]) << 10}
         swaps.append(Swap(path=path, kind=kind, **sizes))
@@ -62,22 +89,17 @@ def read_disks(machine: Machine, folders: Iterable[Path]) -> tuple[Disk, ...]:
 
 
 def _kind_of_folder(machine: Machine, path: str) -> DiskKind:
-    """By the mount with the longest path above it: proc(5), /proc/PID/mountinfo."""
-    best: tuple[str, str, str, str] | None = None
-    for line in (machine.text("/proc/self/mountinfo") or "").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, tail = before.split(), after.split()
-        if len(fields) < 5 or len(tail) < 2:
-            continue
-        if PurePosixPath(path).is_relative_to(fields[4]) and (best is None or len(fields[4]) >= len(best[0])):
-            best = (fields[4], fields[2], tail[0], tail[1])
-    if best is None:
+    """By the mount with the longest path above it."""
+    above = [mount for mount in mounts(machine) if PurePosixPath(path).is_relative_to(mount.point)]
+    if not above:
         return "unknown"
-    _, number, file_system, source = best
-    if file_system in _FILE_SYSTEMS:
-        return _FILE_SYSTEMS[file_system]
-    by_number = machine.link(f"/sys/dev/block/{number}") if re.fullmatch(r"\d+:\d+", number, re.ASCII) else None
-    return _kind(machine, by_number or PurePosixPath(source).name)
+    mount = max(reversed(above), key=lambda mount: len(mount.point))  # the last one covers those before it
+    if mount.kind in _FILE_SYSTEMS:
+        return _FILE_SYSTEMS[mount.kind]
+    by_number = (
+        machine.link(f"/sys/dev/block/{mount.number}") if re.fullmatch(r"\d+:\d+", mount.number, re.ASCII) else None
+    )
+    return _kind(machine, by_number or PurePosixPath(mount.source).name)
 
 
 def _kind(machine: Machine, block_device: str, depth: int = 0) -> DiskKind:

@@ -4,7 +4,7 @@ size or clock may make another placement the best one, or this one wrong."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trilithon.board.snapshot import Board
+from trilithon.board.snapshot import Board, whole_gibibytes
 from trilithon.board.sysfs import format_cpu_list
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import builds_of
@@ -35,7 +35,7 @@ class StaleFact:
 
 def fingerprint_of(placement: str, board: Board, configuration: Configuration) -> dict[str, str]:
     """Facts of this machine by name, for a plan with this placement. Raises PlacementError where its build is gone."""
-    builds = builds_of(parse_placement(placement), configuration)
+    builds, memory = builds_of(parse_placement(placement), configuration), board.usable_memory_bytes
     gpus = {device.driver for build in builds for device in build.devices if device.driver}
     gpus |= {f"{driver.name} {driver.version or ''}".strip() for driver in board.vulkan if driver.serves}
     return {
@@ -45,7 +45,7 @@ def fingerprint_of(placement: str, board: Board, configuration: Configuration) -
         "NPU driver": f"{board.npu.driver} {board.npu.version or ''}".strip() if board.npu else "none",
         "NPU runtime": ", ".join(f"{copy.library} {copy.version or 'unknown'}" for copy in board.runtimes) or "none",
         "build": " + ".join(" ".join(filter(None, (b.engine, b.name, b.version, b.fingerprint))) for b in builds),
-        "memory": _memory(board.usable_memory_bytes),
+        "memory": "unknown" if memory is None else whole_gibibytes(memory),
         "CPU quota": "none" if board.limits.cpu_quota is None else f"{board.limits.cpu_quota:g}",
         "top clocks": ", ".join(f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in _top_clocks(board)) or "unknown",
         "governors": ", ".join(_governors(board)) or "none",
@@ -72,13 +72,6 @@ def _change(name: str, was: str, now: str) -> StaleFact:
     gone = ", ".join(part for part in before if part not in after) or "–"
     new = ", ".join(part for part in after if part not in before) or "–"
     return StaleFact(name, gone, new)
-
-
-def _memory(count: int | None) -> str:
-    """Rounded: the kernel keeps a part for itself, which differs by some megabytes between starts."""
-    if count is None:
-        return "unknown"
-    return f"{count / 2**30:.0f} GiB" if count > 3.5 * 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _top_clocks(board: Board) -> Iterator[tuple[str, float]]:

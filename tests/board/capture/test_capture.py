@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.capture.recorder import Recorder
+from trilithon.board.capture.redaction import Redactor, redacted_capture
 from trilithon.board.capture.replay import CapturedMachine
 from trilithon.board.capture.trees import as_tree
 from trilithon.board.doctor import findings
@@ -15,6 +16,7 @@ from trilithon.board.snapshot import read_board
 from trilithon.board.sysfs import Machine
 
 Plant = Callable[..., Machine]
+NOBODY = Redactor(names=["ann"], home=Path("/srv/people/ann"))
 TREES = sorted(path.stem for path in (Path(__file__).parent.parent / "trees").glob("*.toml"))
 
 
@@ -35,8 +37,28 @@ def test_a_capture_and_its_tree_give_the_same_board_and_findings(plant: Plant, t
     expected = described(machine)
     capture = captured(machine)
     assert described(capture) == expected
+    redacted = redacted_capture(json.loads(capture.capture.model_dump_json(exclude_unset=True)), NOBODY)
+    assert described(CapturedMachine.of(redacted, Path("machine.json"))) == expected
     (tmp_path / "again.toml").write_text(as_tree(capture))
     assert described(plant("again", trees=tmp_path)) == expected
+
+
+def test_a_container_of_docker_with_cgroup_v1_is_told_from_a_redacted_capture(plant: Plant) -> None:
+    mounts = (
+        "900 800 0:61 / / rw - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/A:/var/lib/docker/overlay2/l/B\n"
+        "901 900 0:33 / /limits/mem rw - cgroup cgroup rw,memory\n"
+    )
+    files = {
+        "/proc/self/mountinfo": mounts,
+        "/proc/self/cgroup": "5:memory:/\n",
+        "/limits/mem/memory.limit_in_bytes": "2147483648\n",
+    }
+    machine = plant("rk3588_container", files=files, without=("/.dockerenv",))
+    assert read_board(machine).limits.memory_bytes == 2 << 30
+    recorder = Recorder(machine.root)
+    findings(read_board(recorder), recorder)
+    again = CapturedMachine.of(redacted_capture(recorder.capture(), NOBODY), Path("machine.json"))
+    assert described(again) == described(machine)
 
 
 def test_this_machine_is_captured_with_its_disks(tmp_path: Path) -> None:

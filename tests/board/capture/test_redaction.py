@@ -65,7 +65,7 @@ def test_files_that_hold_serial_numbers_and_variables_lose_their_content() -> No
         "/proc/self/environ": {"access": "readable", "text": "LD_LIBRARY_PATH=/opt/lib\0KUBERNETES_PORT=removed"},
         "/proc/self/mountinfo": {
             "access": "readable",
-            "text": "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / /n rw - nfs4 removed rw\n",
+            "text": "1 0 8:1 / / rw - ext4 /dev/sda rw,x=y\n2 1 0:9 / /n rw - nfs4 removed rw\n",
         },
         "/sys/odd": {"access": "readable", "base64": "/3JlbW92ZWQg"},
     }

@@ -78,9 +78,9 @@ class Redactor:
 
 
 def redacted_capture(capture: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """The values of `Recorder.capture` without what the redactor removes, without environment variables and mount
-    options that no reader uses, and without the content of files that have a serial number or an address by their name.
-    Content that is not UTF-8 is searched as Latin-1."""
+    """The values of `Recorder.capture` without what the redactor removes, without environment variables that no reader
+    uses and the sources of network shares, and without the content of files that have a serial number or an address by
+    their name. Content that is not UTF-8 is searched as Latin-1."""
     paths = {}
     for path, entry in capture["paths"].items():
         if _SERIAL_PATHS.fullmatch(path):
@@ -110,10 +110,8 @@ def _variable(assignment: str) -> str:
 
 
 def _mount(line: str) -> str:
-    """Without the options of the file system, and the source of one from a network: proc(5), /proc/PID/mountinfo."""
+    """Without source and options of a file system from a network, which name its server and user; of the others the
+    options tell which program made a container. proc(5), /proc/PID/mountinfo."""
     before, separator, after = line.partition(" - ")
-    fields = after.split()
-    if not separator or len(fields) < 2:
-        return line
-    source = "removed" if _NETWORK_FILE_SYSTEM.fullmatch(fields[0]) else fields[1]
-    return f"{before} - {fields[0]} {source} rw\n"
+    kind = after.partition(" ")[0]
+    return f"{before} - {kind} removed rw\n" if separator and _NETWORK_FILE_SYSTEM.fullmatch(kind) else line

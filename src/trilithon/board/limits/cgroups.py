@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from trilithon.board.storage import mounts
 from trilithon.board.sysfs import Machine, parse_count, parse_cpu_list, parse_kibibytes
 
-__all__ = ["Limits", "cgroup_paths", "mounts", "read_limits"]
+__all__ = ["Limits", "cgroup_paths", "read_limits"]
 
 # Without limit, v1 shows the largest multiple of the page size below 2^63, which differs by page size.
 _NO_LIMIT_BYTES = 1 << 60
@@ -60,17 +61,6 @@ class _MemoryLevel:
     free_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    """A line of /proc/self/mountinfo, proc(5). `root` is the part of the file system that is seen at `point`."""
-
-    root: str
-    point: str
-    kind: str
-    source: str
-    options: str
-
-
 def read_limits(machine: Machine) -> Limits:
     """Memory limits above what the machine has are none."""
     unified, cpu, cpuset, memory = (_folders(machine, name) for name in ("", "cpu", "cpuset", "memory"))
@@ -111,19 +101,6 @@ def cgroup_paths(machine: Machine, process: str = "self") -> dict[str, str]:
         if separator and second:
             paths |= dict.fromkeys(controllers.split(","), path.removesuffix(" (deleted)"))
     return paths
-
-
-def mounts(machine: Machine) -> Iterator[_Mount]:
-    for line in (machine.text("/proc/self/mountinfo") or "").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, tail = before.split(), after.split()
-        if len(fields) >= 5 and len(tail) >= 2:
-            options = ",".join((*fields[5:6], *tail[2:3]))
-            yield _Mount(_plain(fields[3]), _plain(fields[4]), tail[0], _plain(tail[1]), options)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\\([0-3][0-7]{2})", lambda code: chr(int(code[1], 8)), name)  # a space is written as \040
 
 
 def _folders(machine: Machine, controller: str) -> list[str]:

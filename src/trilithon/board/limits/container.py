@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from trilithon.board.limits.cgroups import cgroup_paths, mounts
+from trilithon.board.limits.cgroups import cgroup_paths
+from trilithon.board.storage import mounts
 from trilithon.board.sysfs import Machine
 from trilithon.tables import table_beside
 
