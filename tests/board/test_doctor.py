@@ -186,7 +186,10 @@ CHANGES = {
         files={f"{COOLING}/stats/time_in_state_ms": "state0\t900000\nstate1\t61000\n"},
     ),
     "slowed under performance": Change(
-        tree="rk3576", adds={"throttled": "note"}, files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"}
+        tree="rk3576",
+        adds={"throttled": "note"},
+        files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"},
+        without=(f"{COOLING}/stats/time_in_state_ms",),
     ),
     "an x86 CPU that counted": Change(
         tree="pc_x86_64",
@@ -491,10 +494,34 @@ def test_a_root_port_is_no_coprocessor_nor_is_a_board_in_download_mode(plant: Pl
 def test_what_is_cooled_is_named_and_fans_are_not(plant: Plant) -> None:
     message = _told(plant("rk3588_throttled"))["throttled"].message
     assert message == "slowed by heat now: cpufreq-cpu4 at step 3, devfreq-fdab0000.npu at step 2"
-    told = _told(plant("rk3576", files={STATES: "408000 10\n1608000 20000\n2208000 40000\n"}))
-    # The governor may have been set a minute ago, by the fix that the doctor itself has given.
-    slowed = "cpu0-3 below its top clock 33% of the time since boot, by heat or before it was pinned"
-    assert told["throttled"].message == f"was slowed: {slowed}"
+    slowed = {STATES: "408000 10\n1608000 20000\n2208000 40000\n", f"{COOLING}/stats/time_in_state_ms": ""}
+    told = _told(plant("rk3576", files=slowed))
+    slowed_text = "cpu0-3 below its top clock 33% of the time since boot, by heat or before it was pinned"
+    assert told["throttled"].message == f"was slowed: {slowed_text}"
+
+
+@pytest.mark.parametrize("statistics", ["", "state0\t600000\nstate1\t0\n"])
+@pytest.mark.parametrize(
+    "ticks",
+    [
+        "408000 20000\n1608000 100\n2208000 40000\n",  # idle under ondemand
+        "408000 30000\n1608000 25000\n2208000 10000\n",  # with something to do at times
+        "408000 3000\n1416000 20000\n2208000 10000\n",  # mostly busy
+        "1008000 30000\n2208000 40000\n",  # a table with two clocks
+    ],
+)
+def test_the_time_before_the_governor_was_set_is_no_heat(plant: Plant, ticks: str, statistics: str) -> None:
+    """The doctor's own advice is to set the governor performance; the kernel's counters begin at boot."""
+    files = {STATES: ticks, f"{COOLING}/stats/time_in_state_ms": statistics}
+    assert "throttled" not in _told(plant("rk3576", files=files))
+
+
+def test_where_the_kernel_counts_the_time_of_cooling_that_decides(plant: Plant) -> None:
+    slowed = {STATES: "408000 10\n1608000 20000\n2208000 40000\n"}
+    assert "throttled" not in _told(plant("rk3576", files=slowed))
+    # A fan has no say in it, nor has what slows another unit.
+    for kind in ("pwm-fan", "devfreq-27800000.gpu"):
+        assert "throttled" in _told(plant("rk3576", files=slowed | {f"{COOLING}/type": f"{kind}\n"}))
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,10 @@ def is_cooled(machine: Machine) -> bool:
 
 
 def _slowed_milliseconds(text: str) -> int:
-    """The time in all states but 0; lines are "state3\t1200". Raises ValueError for anything else."""
+    """The time in all states but 0; lines are "state3\t1200". Raises ValueError for anything else, also
+    for nothing."""
     rows = [re.fullmatch(r"state(\d{1,4})\s+(\d{1,18})", line.strip(), re.ASCII) for line in text.splitlines()]
     states = {int(row[1]): int(row[2]) for row in rows if row}
-    if len(states) != len(rows):
+    if not states or len(states) != len(rows):
         raise ValueError("time_in_state_ms: a line is not a state and a time")
     return sum(spent for state, spent in states.items() if state > 0)

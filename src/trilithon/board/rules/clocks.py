@@ -166,7 +166,9 @@ def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
 def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
     devices = read_cooling(machine)
     now = [f"{device.name} at step {device.step}" for device in devices if device.step]
-    told = (*_cooled_since_boot(devices), *_below_top(machine), *_counted(machine))
+    counted = any("cpufreq" in device.name and device.slowed_milliseconds is not None for device in devices)
+    below_top = () if counted else _below_top(machine)
+    told = (*_cooled_since_boot(devices), *below_top, *_counted(machine))
     if now or told:
         message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(told)}"
         fix = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
@@ -181,14 +183,16 @@ def _cooled_since_boot(devices: Iterable[CoolingDevice]) -> Iterator[str]:
 
 
 def _below_top(machine: Machine) -> Iterator[str]:
-    """Under "performance" a CPU leaves its top clock only when something takes it away."""
+    """Under "performance" a CPU leaves its top clock only when something takes it away: heat, step by step from the
+    top. A CPU that has rested at its lowest clock had another governor before."""
     for policy in machine.glob(f"{_CPUFREQ}/policy*"):
         ticks = machine.parsed(f"{policy}/stats/time_in_state", parse_time_in_state)
         if not ticks or machine.text(f"{policy}/scaling_governor") != "performance" or min(ticks.values()) < 0:
             continue
         total = sum(ticks.values())
         slowed = total - ticks[max(ticks)]
-        if total >= _LEAST_TICKS and slowed > _SLOWED_FRACTION * total:
+        pinned_since_boot = ticks[min(ticks)] <= _SLOWED_FRACTION * total
+        if total >= _LEAST_TICKS and pinned_since_boot and slowed > _SLOWED_FRACTION * total:
             cpus = format_cpu_list(machine.cpus(f"{policy}/related_cpus") or ())
             part = f"{slowed / total:.0%} of the time since boot"
             yield f"cpu{cpus} below its top clock {part}, by heat or before it was pinned"
