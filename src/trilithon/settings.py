@@ -17,8 +17,8 @@ __all__ = ["Configuration", "load_configuration"]
 class Configuration:
     """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
     `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
-    `rkllm_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools. A child must
-    become ready within `start_seconds`, and is given up after `hang_seconds` without progress."""
+    `rkllm_toolkit`, `rknn_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools.
+    A child must become ready within `start_seconds`, and is given up after `hang_seconds` without progress."""
 
     data: Path
     cache: Path
@@ -26,6 +26,7 @@ class Configuration:
     stores: tuple[Path, ...] = field(default=())
     models: tuple[Path, ...] = field(default=())
     rkllm_toolkit: Path | None = None
+    rknn_toolkit: Path | None = None
     gguf_converter: Path | None = None
     start_seconds: float = 300.0
     hang_seconds: float = 60.0
@@ -102,6 +103,7 @@ _CONVERT: Mapping[str, Any] = {
     "stores": _folders,
     "models": _folders,
     "rkllm_toolkit": lambda value: Path(value).expanduser(),
+    "rknn_toolkit": lambda value: Path(value).expanduser(),
     "gguf_converter": lambda value: Path(value).expanduser(),
     "start_seconds": _seconds,
     "hang_seconds": _seconds,

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import pytest
 
+SCRIPT = Path(__file__).with_name("rknn_toolkit.py")
 FIXTURES = Path(__file__).parent.parent.parent / "build" / "fixtures"
 
 
@@ -31,3 +33,11 @@ def rknn_toolkit() -> Path:
     if platform.machine() != "x86_64":
         pytest.skip("rknn-toolkit2's simulator is for x86-64")
     return fetched("rknn/bin/python", "rknn-toolkit2 and its packages")
+
+
+@pytest.fixture(scope="session")
+def encoders(rknn_toolkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """N.onnx with 1 and 4 outputs, and N-CHIP.rknn for each chip."""
+    folder = tmp_path_factory.mktemp("encoders")
+    subprocess.run([rknn_toolkit, SCRIPT, "make", folder], check=True, capture_output=True)
+    return folder

@@ -2,7 +2,11 @@
 
     rknn_toolkit.py make FOLDER
 
-writes a small vision encoder for each chip, with one output and with four, and
+writes a small vision encoder for each chip, with one output and with four,
+
+    rknn_toolkit.py damaged FOLDER
+
+writes ONNX files that cannot be converted, and
 
     rknn_toolkit.py run ENCODER.onnx PIXELS.npy OUT.npz
 
@@ -13,33 +17,15 @@ PIXELS are of the shape (1, rows, columns, 3), 8 bits a value.
 import contextlib
 import os
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
 
+SOURCE = Path(__file__).parents[2] / "src"
+sys.path.insert(0, str(SOURCE / "trilithon/engines/rkllm/child"))
+import toolkit  # noqa: E402
 
-class _Absent(types.ModuleType):
-    """In the place of torch: the toolkit imports it, and for ONNX needs nothing of it."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        module = _Absent(f"{self.__name__}.{name}")
-        sys.modules[module.__name__] = module
-        setattr(self, name, module)
-        return module
-
-    def __call__(self, *_, **__):
-        return self
-
-    def __mro_entries__(self, _):
-        return (object,)
-
-
-for part in ("torch", "torch.nn", "torch.jit", "torch.onnx", "torch.utils", "torch.utils.data", "torchvision"):
-    sys.modules[part] = _Absent(part)
-sys.modules["torch"].__version__ = "2.4.0"
+toolkit.replace_absent_torch()
 
 import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
@@ -94,6 +80,38 @@ def make(folder):
             toolkit.release()
 
 
+def damaged(folder):
+    def write(name, shape=(1, 3, SIDE, SIDE), operator="Relu", domain="", opset=13, location=None):
+        nodes = [helper.make_node(operator, ["x"], ["o"], domain=domain)]
+        picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))
+        result = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+        tensors = []
+        if location:
+            tensors = [numpy_helper.from_array(np.zeros(4, "f"), "w")]
+            onnx.external_data_helper.set_external_data(tensors[0], location)
+            tensors[0].ClearField("raw_data")
+        graph = helper.make_graph(nodes, "damaged", [picture], [result], tensors)
+        versions = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        model = helper.make_model(graph, opset_imports=versions)
+        model.ir_version = 8
+        (Path(folder) / name).write_bytes(model.SerializeToString())
+
+    write("batch.onnx", shape=("batch", 3, SIDE, SIDE))
+    write("sides.onnx", shape=(1, 3, "height", "width"))
+    write("zero.onnx", shape=(1, 3, 0, SIDE))
+    write("operator.onnx", operator="Frobnicate")
+    write("domain.onnx", operator="FusedThing", domain="com.acme")
+    write("unsupported.onnx", operator="Unique")
+    write("opset.onnx", opset=22)
+    write("weights.onnx", location="weights.bin")
+    encoder(Path(folder) / "whole.onnx", 1)
+    whole = (Path(folder) / "whole.onnx").read_bytes()
+    (Path(folder) / "cut.onnx").write_bytes(whole[:-1])
+    (Path(folder) / "half.onnx").write_bytes(whole[: len(whole) // 2])
+    (Path(folder) / "empty.onnx").write_bytes(b"")
+    (Path(folder) / "text.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 3)
+
+
 def run(path, pixels, out):
     pixels = np.load(pixels)
     toolkit = built(path, CHIPS[0])
@@ -105,5 +123,5 @@ def run(path, pixels, out):
 
 
 if __name__ == "__main__":
-    with contextlib.chdir(Path(sys.argv[2]) if sys.argv[1] == "make" else Path(sys.argv[2]).parent):
-        {"make": make, "run": run}[sys.argv[1]](*map(os.path.abspath, sys.argv[2:]))
+    with contextlib.chdir(Path(sys.argv[2]) if Path(sys.argv[2]).is_dir() else Path(sys.argv[2]).parent):
+        {"make": make, "damaged": damaged, "run": run}[sys.argv[1]](*map(os.path.abspath, sys.argv[2:]))

@@ -1,7 +1,6 @@
 """Files of the vendor's converter, and its simulator in place of the NPU."""
 
 import io
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +43,6 @@ class RKNNLite:
     def release(self):
         pass
 """
-
-
-@pytest.fixture(scope="module")
-def encoders(rknn_toolkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoders")
-    subprocess.run([rknn_toolkit, SCRIPT, "make", folder], check=True, capture_output=True)
-    return folder
 
 
 @pytest.mark.slow

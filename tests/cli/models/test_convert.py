@@ -35,6 +35,11 @@ def model(home: Path) -> Path:
         (("--to", "rkllm", "--converter", "x"), "--converter has no effect with --to rkllm; leave it out"),
         (("--to", "gguf", "--hybrid-rate", "0.5"), "--hybrid-rate has no effect with --to gguf; leave it out"),
         (("--to", "gguf", "--quant", "q4_0"), "then use: trilithon quantize"),
+        (("--to", "gguf", "--mean", "0,0,0"), "--mean has no effect with --to gguf; leave it out"),
+        (("--to", "rknn", "--quant", "w8a8"), "--quant has no effect with --to rknn; leave it out"),
+        (("--to", "rknn", "--chip", "rk3568"), "--chip rk3568: encoders are converted for rk3588, rk3576, rk3562"),
+        (("--to", "rknn", "--mean", "1,2"), "--mean 1,2: write three numbers, for red, green and blue"),
+        (("--to", "rknn"), "is a folder; name the ONNX file of the encoder"),
     ],
 )
 def test_words_that_do_not_fit_are_one_line(
@@ -48,6 +53,11 @@ def test_words_that_do_not_fit_are_one_line(
 
 def test_a_source_that_is_not_there(trilithon: Program, home: Path) -> None:
     assert "does not exist; name the folder" in trilithon("convert", home / "none", "--to", "gguf").stderr
+    assert "does not exist; name an ONNX file" in trilithon("convert", home / "none", "--to", "rknn").stderr
+    (home / "v.onnx").write_bytes(b"onnx")
+    done = trilithon("convert", home / "v.onnx", "--to", "rknn", "--chip", "RK3588S", "-o", home / "v.rknn")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "rknn-toolkit2 is not set up here: on x86-64 Linux" in done.stderr
 
 
 # known(source): ggml-org/llama.cpp@007dbbf src/llama-quant.cpp: a line for each tensor, with "converting to"

@@ -23,7 +23,7 @@ from trilithon.errors import UserError
 from trilithon.models.store.staging import publish
 from trilithon.settings import Configuration
 
-__all__ = ["convert_to_rkllm"]
+__all__ = ["convert_to_rkllm", "toolkit_script"]
 
 _STEPS = {
     "start": "starting rkllm-toolkit",
@@ -52,8 +52,10 @@ def convert_to_rkllm(recipe: RkllmRecipe, output: Path, configuration: Configura
     with conversion_dir(output, configuration) as work:
         converted = work.folder / output.name
         calls = work.folder / "calls.json"
-        calls.write_text(json.dumps(toolkit_calls(_absolute(recipe), converted, cuda=cuda)), encoding="utf-8")
-        command = [str(python), str(_toolkit_script()), str(calls)]
+        job = {"name": "rkllm-toolkit", "class": "rkllm.api.RKLLM"}
+        job_calls = toolkit_calls(_absolute(recipe), converted, cuda=cuda)
+        calls.write_text(json.dumps(job | {"calls": job_calls}), encoding="utf-8")
+        command = [str(python), str(toolkit_script()), str(calls)]
         run_tool(command, log, ToolProgress(progress, steps=_STEPS), inherited=[work.lock])
         calls.unlink()
         require_written(converted, "rkllm-toolkit", log)
@@ -71,7 +73,7 @@ def _toolkit_python(configuration: Configuration) -> Path:
 def _has_cuda(python: Path, recipe: RkllmRecipe) -> bool:
     """Whether torch in the toolkit's environment sees a GPU. Raises UserError where the toolkit is missing, or a GPU
     that the recipe needs."""
-    facts = json_output(python, [str(_toolkit_script()), "probe", "cuda"])
+    facts = json_output(python, [str(toolkit_script()), "probe", "rkllm", "rkllm-toolkit", "cuda"])
     if facts.get("toolkit") is None:
         raise UserError(_NO_TOOLKIT.format(f"is not installed in {python.parent.parent}"))
     cuda = facts.get("cuda") is True
@@ -83,7 +85,8 @@ def _has_cuda(python: Path, recipe: RkllmRecipe) -> bool:
     return cuda
 
 
-def _toolkit_script() -> Path:
+def toolkit_script() -> Path:
+    """Run by the Python of a toolkit's environment."""
     return Path(str(files("trilithon").joinpath("engines", "rkllm", "child", "toolkit.py")))
 
 
