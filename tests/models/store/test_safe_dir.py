@@ -122,7 +122,8 @@ def test_only_plain_files_of_the_folder_are_opened(safe_dir: SafeDir, name: str)
     ):
         with pytest.raises(FileNotFoundError) as caught:
             attempt()
-        assert (caught.value.errno, caught.value.filename in (name, "file")) == (errno.ENOENT, True)
+        expected = errno.ELOOP if name == "link" else errno.ENOENT
+        assert (caught.value.errno, caught.value.filename in (name, "file")) == (expected, True)
     if name not in ("a/b", ".", "..", ""):
         with pytest.raises(FileNotFoundError) as caught:
             safe_dir.status((name,))
@@ -260,7 +261,7 @@ def test_a_walk_gives_the_entries_so_many_folders_below(safe_dir: SafeDir) -> No
     assert seen == [(("y", "3"), b"a/y/3"), (("y", "deeper"), b""), (("z", "1"), b"a/z/1"), (("z", "2"), b"a/z/2")]
     assert [relative for relative, _ in safe_dir.walk((), 0, lambda *_: None)] == [("a",), ("b",)]
     assert list(safe_dir.walk(("none",), 1, lambda path, error: errors.append(path))) == []
-    assert (errors, open_files()) == ([], before)
+    assert (errors, open_files()) == ([safe_dir.root / "a/link"], before)
 
 
 def test_a_walk_tells_of_folders_that_cannot_be_read(safe_dir: SafeDir, monkeypatch: pytest.MonkeyPatch) -> None:

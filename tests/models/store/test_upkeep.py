@@ -1,12 +1,15 @@
 import hashlib
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, weights
+from store_samples import CONTENT, DIGEST, add, entries, manifest_of, name_of, refusal, weights
 
+from trilithon.errors import ModelError
 from trilithon.models.store.locks import try_lock
 from trilithon.models.store.manifest import StoredFile
 from trilithon.models.store.model_store import ModelStore
@@ -269,3 +272,63 @@ def test_a_manifest_that_cannot_be_read_is_a_damage(root: Path, store: ModelStor
     (problem,) = store.listing().problems
     assert verify(store) == [Damage(models=(), file="", digest="", problem=problem)]
     assert remove_damaged(store, verify(store)) == 0
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "manifests",
+        "manifests/registry.ollama.ai",
+        "manifests/registry.ollama.ai/library",
+        "manifests/registry.ollama.ai/library/two",
+        "manifests/registry.ollama.ai/library/two/latest.json",
+        "blobs",
+        "partial",
+        "locks",
+        "links",
+    ],
+)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_in_the_store_stops_what_deletes(root: Path, store: ModelStore, place: str, dangling: bool) -> None:
+    """As of somebody who moved a part of the store to another disk."""
+    add(store, "one")
+    add(store, "two", b"two")
+    store.close()
+    moved, elsewhere = root.parent / "moved", root.parent / "elsewhere"
+    if (root / place).exists():
+        (root / place).rename(elsewhere if dangling else moved)
+    (root / place).symlink_to(moved)
+    line = f"{root / place} is a symbolic link, and the store follows none; put what it points to in its place"
+    assert any(damage.problem.startswith(line) for damage in verify(store))
+    calls: list[Callable[[], object]] = [lambda: prune(store, stale_seconds=0), lambda: store.get(name_of("three"))]
+    calls += [lambda: store.remove(name_of("one")), lambda: store.add_bytes(b"three")]
+    outcomes = []
+    for call in calls:
+        try:
+            outcomes.append(str(call()))
+        except ModelError as error:
+            outcomes.append(str(error))
+    if place != "locks":
+        below = place.count("/")
+        assert all("is a symbolic link" in text for text in outcomes[: 3 if below else 4])
+    blobs = (elsewhere if dangling else moved) if place == "blobs" else root / "blobs"
+    assert {path.name for path in blobs.iterdir()} >= {f"sha256-{DIGEST}", f"sha256-{digest_of(b'two')}"}
+
+
+def test_blobs_without_any_manifest_stay(root: Path, store: ModelStore) -> None:
+    """As on a disk whose folder of manifests is not mounted, or was lost; a stopped first pull has one."""
+    add(store, "one")
+    store.close()
+    shutil.rmtree(root / "manifests")
+    assert "manifests is missing" in prune(store, stale_seconds=0).kept[0]
+    assert "manifests is missing" in verify(store)[0].problem
+    assert "manifests is missing" in refusal(store.add_bytes, b"three")
+    assert "manifests is missing" in refusal(store.put, manifest_of("two", weights()))
+    (root / "manifests").write_bytes(b"")
+    assert "manifests is missing" in prune(store, stale_seconds=0).kept[0]
+    (root / "manifests").unlink()
+    (root / "manifests").mkdir()
+    assert prune(store, stale_seconds=0).blobs == 1
+    with ModelStore(root.parent / "first") as first:
+        first.add_bytes(CONTENT)
+    assert prune(first, stale_seconds=0).blobs == 1

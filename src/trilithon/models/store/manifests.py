@@ -7,11 +7,12 @@ from pathlib import Path
 from trilithon.errors import ModelError
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import Manifest, require_name
-from trilithon.models.store.safe_dir import SafeDir, read_at
+from trilithon.models.store.safe_dir import LinkInStore, SafeDir, read_at
 
-__all__ = ["Listing", "exists", "listing", "parts_of", "read", "remove", "stored_name", "write"]
+__all__ = ["Listing", "exists", "listing", "parts_of", "read", "remove", "require_structure", "stored_name", "write"]
 
 _FOLDER, _SUFFIX = "manifests", ".json"
+_OTHER_FOLDERS = ("blobs", "partial", "links", "locks")
 _MOST_BYTES = 16 << 20
 
 _Parts = tuple[str, str, str, str]
@@ -38,9 +39,13 @@ def listing(stores: Sequence[SafeDir]) -> Listing:
     problems: list[str] = []
 
     def on_error(path: Path, error: OSError) -> None:
-        problems.append(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)")
+        if isinstance(error, LinkInStore):
+            problems.append(_link_problem(path))
+        else:
+            problems.append(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)")
 
     for safe_dir in stores:
+        problems += _structure_problems(safe_dir)
         for (*folders, file), descriptor in safe_dir.walk((_FOLDER,), 3, on_error):
             if file.startswith(".") or not file.endswith(_SUFFIX):
                 continue
@@ -50,12 +55,55 @@ def listing(stores: Sequence[SafeDir]) -> Listing:
                 continue
             try:
                 manifests[folded] = _read_at(safe_dir, parts, descriptor), safe_dir.root
+            except LinkInStore:
+                problems.append(_link_problem(safe_dir.path(_path(parts))))
             except FileNotFoundError:  # removed meanwhile
                 continue
             except ModelError as error:
                 problems.append(str(error))
     ordered = [manifests[key] for key in sorted(manifests)]
     return Listing(tuple(manifest for manifest, _ in ordered), tuple(root for _, root in ordered), tuple(problems))
+
+
+def _structure_problems(safe_dir: SafeDir) -> list[str]:
+    """One line each: folders of the store that are links, and a missing folder of manifests beside blobs. Links below
+    `manifests` are found by the walk, as is a root that cannot be read."""
+    try:
+        links = [name for name in _OTHER_FOLDERS if safe_dir.target((name,)) is not None]
+        # In this order: a process that adds the first blob has made the folder before.
+        if safe_dir.names((_OTHER_FOLDERS[0],)) and not _has_folder(safe_dir):
+            path = safe_dir.path((_FOLDER,))
+            missing = (
+                f"{path} is missing, and the files of models are there; restore it. To give them up: mkdir '{path}'"
+            )
+            return [*(_link_problem(safe_dir.path((name,))) for name in links), missing]
+    except OSError:
+        return []
+    return [_link_problem(safe_dir.path((name,))) for name in links]
+
+
+def require_structure(safe_dir: SafeDir) -> None:
+    """Before something is added. Raises ModelError for what `_structure_problems` finds, OSError for a link."""
+    if problems := _structure_problems(safe_dir):
+        raise ModelError(problems[0])
+    with safe_dir.folder((_FOLDER,), create=True):
+        pass
+
+
+def _has_folder(safe_dir: SafeDir) -> bool:
+    """Also for a link, which is a problem of its own."""
+    try:
+        with safe_dir.folder((_FOLDER,)):
+            return True
+    except FileNotFoundError as error:
+        return isinstance(error, LinkInStore)
+
+
+def _link_problem(path: Path) -> str:
+    return (
+        f"{path} is a symbolic link, and the store follows none; put what it points to in its place. The folder of the "
+        "whole store may be a link"
+    )
 
 
 def read(safe_dir: SafeDir, name: ModelName) -> Manifest | None:

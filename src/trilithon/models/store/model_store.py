@@ -118,6 +118,8 @@ class ModelStore:
         an unfinished file is dropped. Raises ModelError, and NoRoom when the disk has no room for it."""
         stem = _stem(digest, key)
         with ExitStack() as stack:
+            with translated(self.local.root):
+                manifest_files.require_structure(self.local)
             stack.callback(wait_for_lock(self.local, f"receive-{stem}", on_wait).release)
             if digest is not None:
                 self._protect(digest)
@@ -216,6 +218,7 @@ class ModelStore:
         `merge` combines it with the one that it replaces. Raises ModelError when a file is not in the store, and with
         `new` when the name is taken."""
         with translated(self.local.root), lock(self.local, "store"):
+            manifest_files.require_structure(self.local)
             if new and manifest_files.exists(self.local, manifest.name):
                 raise ModelError(f"{manifest.name} exists already; remove it first: trilithon rm {manifest.name}")
             if missing := self.missing(manifest):
@@ -320,7 +323,11 @@ class ModelStore:
             return None
 
     def _unknown(self, name: ModelName) -> str:
-        similar = [str(model.name) for model in self.list() if model.name.model.casefold() == name.model.casefold()]
+        listing = self.listing()
+        names = [model.name for model in listing.manifests]
+        similar = [str(other) for other in names if other.model.casefold() == name.model.casefold()]
+        if listing.problems:
+            return f"there is no {name} in the store, as far as it can be read: {listing.problems[0]}"
         if similar:
             return f"there is no {name} in the store; there is {', '.join(similar[:5])}"
         return f"there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from trilithon.errors import ModelError, NoRoom
 from trilithon.files import TEMPORARY, replace_at
 
-__all__ = ["Parts", "SafeDir", "read_at", "translated"]
+__all__ = ["LinkInStore", "Parts", "SafeDir", "read_at", "translated"]
 
 Parts = Sequence[str]
 """A path relative to the root: the names of the folders, and of the file at the end."""
@@ -20,7 +20,13 @@ Parts = Sequence[str]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_NOFOLLOW
 
+_LINK = "is a symbolic link, and the store follows none"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LinkInStore(FileNotFoundError):
+    """A symbolic link in the place of a folder or a file: what it leads to does not exist for the store, but whoever
+    deletes has to know that something may be there."""
 
 
 @contextmanager
@@ -78,14 +84,13 @@ class SafeDir:
         self, parts: Parts, depth: int, on_error: Callable[[Path, OSError], None]
     ) -> Iterator[tuple[tuple[str, ...], int]]:
         """Every entry that is `depth` folders below: its relative path, and a descriptor of its folder, which is
-        closed when the walk goes on. `on_error` is called for folders that cannot be read."""
+        closed when the walk goes on. `on_error` is called for folders that cannot be read and for links."""
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(self.folder(parts))
-            except FileNotFoundError:
-                return
             except OSError as error:
-                on_error(self.path(parts), error)
+                if isinstance(error, LinkInStore) or not isinstance(error, FileNotFoundError):
+                    on_error(self.path(parts), error)
                 return
             yield from _walk(folder, (), depth, lambda relative, error: on_error(self.path((*parts, *relative)), error))
 
@@ -197,10 +202,10 @@ def _walk(
             continue
         try:
             child = _no_link(name, _FOLDER, folder)
-        except FileNotFoundError:  # not a folder, or removed meanwhile
-            continue
         except OSError as error:
-            on_error((*relative, name), error)
+            # Another FileNotFoundError: not a folder, or removed meanwhile.
+            if isinstance(error, LinkInStore) or not isinstance(error, FileNotFoundError):
+                on_error((*relative, name), error)
             continue
         try:
             yield from _walk(child, (*relative, name), depth - 1, on_error)
@@ -231,11 +236,14 @@ def _no_link(name: str, flags: int, parent: int) -> int:
     try:
         return os.open(name, flags, 0o644, dir_fd=parent)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO) and not flags & os.O_CREAT:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a symbolic link, and the store follows none", name) from error
-        raise
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise
+        is_link = stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        if is_link and flags & os.O_CREAT:
+            raise OSError(errno.ELOOP, _LINK, name) from error
+        if is_link:
+            raise LinkInStore(errno.ELOOP, _LINK, name) from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
 
 
 def _message(path: Path, error: OSError) -> str:

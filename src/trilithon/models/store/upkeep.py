@@ -105,7 +105,7 @@ def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     safe_dir = store.local
     listing = manifest_files.listing((safe_dir,))
     partials, partial_bytes = _prune_partials(safe_dir, stale_seconds, dry_run=dry_run)
-    if not dry_run:
+    if not dry_run and not listing.problems:
         _remove_leftovers(safe_dir, {manifest.name.parts for manifest in listing.manifests})
     if listing.problems:
         why = f"blobs are kept until this is fixed: {listing.problems[0]}"
