@@ -184,7 +184,7 @@ def test_a_form_is_held() -> None:
     [
         ("mcp_servers", [{"url": "x"}]),
         ("container", "c"),
-        ("tools", [{"type": "bash_20250124", "name": "bash"}]),
+        ("tools", [{"type": 5, "name": "bash"}]),
         ("thinking", {"type": "perhaps"}),
         ("messages", [{"role": "user", "content": [{"type": "document"}]}]),
         ("messages", [{"role": "tool", "content": "x"}]),

@@ -148,7 +148,7 @@ def test_a_conversation_with_a_call() -> None:
         ("background", True),
         ("prompt", {"id": "p"}),
         ("truncation", "auto"),
-        ("tools", [{"type": "web_search"}]),
+        ("tools", [{"name": "no type"}]),
         ("input", [{"type": "item_reference", "id": "x"}]),
         ("input", [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]),
         ("text", {"format": "json"}),

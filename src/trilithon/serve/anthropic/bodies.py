@@ -126,6 +126,8 @@ def _user(role: str, blocks: _Blocks, ignored: set[str]) -> list[dict[str, Any]]
                 results.append(_result(block, where, ignored))
             case "text":
                 parts.append({"type": "text", "text": _text(block, where, ignored)})
+            case "document":
+                parts.append({"type": "text", "text": _document(block, where, ignored)})
             case "image":
                 parts.append(_image(block, where, ignored))
             case other:
@@ -142,13 +144,33 @@ def _result(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str
     _note_extras(block, ("type", "tool_use_id", "content", "is_error"), ignored)
     if isinstance(content, list):
         content = "\n".join(
-            _text(content_block, f"{where}.content.{at}", ignored) for at, content_block in enumerate(content)
+            _text_or_document(part, f"{where}.content.{position}", ignored) for position, part in enumerate(content)
         )
     if content is not None and not isinstance(content, str):
         raise wrong(f"{where}.content", f"{where}.content must be a string or a list of text blocks")
     # A chat has no field for it, and the model should know.
     failed = "Error: " if block.get("is_error") else ""
     return {"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": failed + (content or "")}
+
+
+def _text_or_document(block: Any, where: str, ignored: set[str]) -> str:
+    is_document = isinstance(block, Mapping) and block.get("type") == "document"
+    return _document(block, where, ignored) if is_document else _text(block, where, ignored)
+
+
+def _document(block: Mapping[str, Any], where: str, ignored: set[str]) -> str:
+    """A document of plain text, after its title and what the client says about it. Raises ApiError for a PDF."""
+    source = block.get("source")
+    _note_extras(block, ("type", "source", "title", "context"), ignored)
+    kind = source.get("type") if isinstance(source, Mapping) else None
+    content = (
+        source.get({"text": "data", "content": "content"}.get(str(kind), "")) if isinstance(source, Mapping) else None
+    )
+    if isinstance(content, list):
+        content = "\n\n".join(_text(part, f"{where}.source.content.{at}", ignored) for at, part in enumerate(content))
+    if not isinstance(content, str):
+        raise wrong(f"{where}.source", f"{where}: only documents of text are supported; send a source of the type text")
+    return "\n\n".join([*(str(block[name]) for name in ("title", "context") if block.get(name)), content])
 
 
 def _image(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, Any]:
@@ -201,15 +223,9 @@ def _use(block: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
 
 
 def _tools(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
-    tools = []
-    for at, tool in enumerate(body.get("tools", [])):
-        if tool.get("type", "custom") not in ("custom", None):
-            raise wrong(f"tools.{at}.type", f"tools.{at}: {str(tool['type'])[:40]} is not supported; use custom")
-        _note_extras(tool, ("type", "name", "description", "input_schema"), ignored)
-        function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
-        if tool.get("description") is not None:
-            function["description"] = tool["description"]
-        tools.append({"type": "function", "function": function})
+    """Tools with a type of their own are run by Anthropic's servers, or known to its models alone: `offer_tools` leaves
+    them out."""
+    tools = [_tool(tool, ignored) for tool in body.get("tools", [])]
     fields: dict[str, Any] = {"tools": tools} if tools else {}
     choice = body.get("tool_choice")
     if choice is None or not tools:
@@ -221,6 +237,15 @@ def _tools(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
     if choice.get("type") not in _CHOICES:
         raise wrong("tool_choice", f"tool_choice.type must be one of {', '.join(_CHOICES)}, tool")
     return fields | {"tool_choice": _CHOICES[choice["type"]]}
+
+
+def _tool(tool: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
+    if tool.get("type") not in ("custom", None):
+        return {"type": tool["type"]}
+    _note_extras(tool, ("type", "name", "description", "input_schema", "strict"), ignored)
+    function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
+    function |= {name: tool[name] for name in ("description", "strict") if tool.get(name) is not None}
+    return {"type": "function", "function": function}
 
 
 def _thinking(given: Mapping[str, Any] | None, ignored: set[str]) -> dict[str, Any]:

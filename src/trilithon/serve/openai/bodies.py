@@ -4,12 +4,16 @@ The engines speak this dialect of chat already (llama-server's), so its fields p
 are of their kind, and that none of them is left out in silence. Fields as in OpenAI's API reference and in
 tools/server/README.md of llama.cpp."""
 
+import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trilithon.engines.base import Feature
+from trilithon.serve.openai.tools import earlier_calls, offer_tools
 from trilithon.serve.validation import (
     MOST_MESSAGES,
     MOST_TOOLS,
@@ -116,8 +120,7 @@ _RULES = Rules(
 )
 
 _FORMS = ("text", "json_object", "json_schema")
-_CHOICES = ("auto", "none", "required")
-_PARTS = ("text", "image_url", "refusal")
+_PARTS = ("text", "image_url", "refusal", "file")
 _ROLES = {"developer": "system"}
 
 
@@ -133,7 +136,8 @@ def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Featu
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise wrong("top_logprobs", "top_logprobs needs logprobs; send logprobs: true too")
     _think(body)
-    _choose_tools(body)
+    left_out = offer_tools(body)
+    admitted = replace(admitted, ignored=(*admitted.ignored, *left_out))
     return admitted, _form_needs(body) | (_LOGPROBS if body.get("logprobs") else frozenset()) | _sees(body)
 
 
@@ -177,7 +181,7 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
     converted = {name: value for name, value in message.items() if name not in ("refusal", "audio", "annotations")}
     converted["role"] = _ROLES.get(role, role)
     if converted.get("tool_calls") is not None:
-        _require_calls(converted["tool_calls"], where)
+        converted["tool_calls"] = earlier_calls(converted["tool_calls"], where)
     if message.get("refusal") and not message.get("content"):
         converted["content"] = message["refusal"]
     content = converted.get("content")
@@ -191,15 +195,6 @@ def _message(message: Mapping[str, Any], at: int) -> dict[str, Any]:
     return converted
 
 
-def _require_calls(calls: Any, where: str) -> None:
-    if not isinstance(calls, list) or len(calls) > MOST_TOOLS:
-        raise wrong(f"{where}.tool_calls", f"{where}.tool_calls must be a list of {MOST_TOOLS} calls at most")
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise wrong(f"{where}.tool_calls", f"{where}.tool_calls: each call has a function with a name")
-
-
 def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _PARTS:
@@ -210,50 +205,31 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         if not isinstance(url, str):
             raise wrong(where, f'{where}: image_url must be {{"url": "data:image/png;base64,…"}}')
         return {"type": "image_url", "image_url": {"url": url}}
-    text = part.get("text" if kind == "text" else "refusal")
+    text = _file_text(part.get("file"), where) if kind == "file" else part.get(kind)
     if not isinstance(text, str):
         raise wrong(where, f"{where}: text must be a string")
     require_short(text, where)
     return {"type": "text", "text": text}
 
 
+def _file_text(file: Any, where: str) -> str:
+    """A document of text, sent as a data URL. Raises ApiError for other documents."""
+    url = file.get("file_data") if isinstance(file, Mapping) else None
+    head, _, content = url.partition(",") if isinstance(url, str) else ("", "", "")
+    try:
+        if not head.startswith("data:text/"):
+            raise ValueError("no text")
+        text = base64.b64decode(content, validate=True).decode() if head.endswith(";base64") else unquote(content)
+    except ValueError as error:
+        message = f"{where}: only files of text are supported; send file_data as data:text/plain;base64,…"
+        raise wrong(where, message) from error
+    return "\n\n".join([*([str(file["filename"])] if file.get("filename") else []), text])
+
+
 def _sees(body: Mapping[str, Any]) -> frozenset[Feature]:
     contents = (message.get("content") for message in body["messages"])
     parts = (part for content in contents if isinstance(content, list) for part in content)
     return _VISION if any(part["type"] == "image_url" for part in parts) else frozenset()
-
-
-def _choose_tools(body: dict[str, Any]) -> None:
-    """A tool that is called for by its name is the only one that is offered, and one must be called: llama-server
-    takes no name."""
-    tools = body.get("tools") or []
-    for at, tool in enumerate(tools):
-        _require_tool(tool, f"tools.{at}")
-    choice = body.get("tool_choice")
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        named = [tool for tool in tools if tool["function"]["name"] == name]
-        if choice.get("type") != "function" or not named:
-            raise wrong("tool_choice", 'tool_choice must name one of the tools: {"type": "function", "function": …}')
-        body["tools"], body["tool_choice"] = named, "required"
-    elif choice is not None and choice not in _CHOICES:
-        raise wrong("tool_choice", f"tool_choice must be one of {', '.join(_CHOICES)}, or name a tool")
-    if body.get("tool_choice") == "required" and not tools:
-        raise wrong("tool_choice", "tool_choice requires a tool, but there are none; send tools")
-    if not tools:
-        for name in ("tools", "tool_choice", "parallel_tool_calls"):
-            body.pop(name, None)
-
-
-def _require_tool(tool: Mapping[str, Any], where: str) -> None:
-    function = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(function, Mapping):
-        raise wrong(where, f"{where}: tools of type {str(tool.get('type'))[:40]} are not supported; use function")
-    if not isinstance(function.get("name"), str) or not function["name"]:
-        raise wrong(where, f"{where}: a function has a name")
-    if function.get("parameters") is not None:
-        require_schema(function["parameters"], f"{where}.function.parameters")
 
 
 def _form_needs(body: Mapping[str, Any]) -> frozenset[Feature]:

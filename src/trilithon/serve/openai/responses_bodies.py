@@ -2,6 +2,7 @@
 
 Nothing is kept between requests, so whatever refers to an earlier one is refused by name."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trilithon.engines.base import Feature
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
+from trilithon.serve.openai.tools import INPUT
 from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, Rules, validate, wrong
 
 __all__ = ["ResponseAsked", "ResponseBody", "response_asked"]
@@ -135,7 +137,9 @@ class _Conversation:
                 self._message(item, where)
             case "function_call":
                 self._call(item, where)
-            case "function_call_output":
+            case "custom_tool_call":
+                self._call({**item, "arguments": json.dumps({INPUT: str(item.get("input") or "")})}, where)
+            case "function_call_output" | "custom_tool_call_output":
                 content = _text_of(item.get("output"), f"{where}.output")
                 self.messages.append({"role": "tool", "tool_call_id": str(item.get("call_id", "")), "content": content})
             case "reasoning":
@@ -160,7 +164,7 @@ class _Conversation:
 
     def _call(self, item: Mapping[str, Any], where: str) -> None:
         name, arguments = item.get("name"), item.get("arguments")
-        if not isinstance(name, str) or not isinstance(arguments, str):
+        if not isinstance(name, str) or not isinstance(arguments, str | None):
             raise wrong(where, f"{where}: a function_call has a name, and arguments as a JSON string")
         if not self.messages or self.messages[-1]["role"] != "assistant" or self.thought:
             self.messages.append(self._with_thought({"role": "assistant", "content": None}))
@@ -182,6 +186,8 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "text", "text": part["refusal"]}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
         return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+    if kind == "input_file" and isinstance(part.get("file_data"), str):
+        return {"type": "file", "file": {name: part[name] for name in ("filename", "file_data") if name in part}}
     raise wrong(where, f"{where}: {str(kind)[:40]} is not supported; use input_text and input_image with image_url")
 
 
@@ -195,16 +201,21 @@ def _text_of(output: Any, where: str) -> str:
 
 
 def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    tools = []
-    for at, tool in enumerate(body.get("tools", [])):
-        if tool.get("type") != "function":
-            raise wrong(f"tools.{at}.type", f"tools.{at}: {str(tool.get('type'))[:40]} is not supported; use function")
-        function = {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
-        tools.append({"type": "function", "function": function})
+    """In the form of chats; tools of other kinds go on as they are, for `offer_tools` to leave out."""
+    tools = [_chat_tool(tool) for tool in body.get("tools", [])]
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping):
-        choice = {"type": choice.get("type"), "function": {"name": choice.get("name")}}
+        kind = choice.get("type")
+        choice = {"type": kind, str(kind): {"name": choice.get("name")}}
     return {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
+
+
+def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    kind = tool.get("type")
+    if kind not in ("function", "custom"):
+        return {"type": kind}
+    names = ("name", "description", "parameters", "strict", "format")
+    return {"type": kind, kind: {name: tool[name] for name in names if tool.get(name) is not None}}
 
 
 def _form(text: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
