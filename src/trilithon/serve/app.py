@@ -57,7 +57,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
         redoc_url=None,
     )
     app.state.service = service
-    for module in (ollama, ollama_models, openai, responses, anthropic, llama, metrics):
+    for module in (openai, ollama, ollama_models, responses, anthropic, llama, metrics):
         app.include_router(module.router)
     app.add_exception_handler(TrilithonError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -144,7 +144,7 @@ async def props(request: Request, model: Name | None = None) -> JSONResponse:
     """What is known of a model as it runs, or would run."""
     service = service_of(request)
     entry = await service.entry(model or "")
-    loaded = {loaded_model.key: loaded_model.placement for loaded_model in service.pool.loaded()}
+    loaded = service.pool.placements()
     placement = loaded[entry.name] if entry.name in loaded else await asyncio.to_thread(service.shelf.placement, entry)
     sees = placement.file.vision_encoder is not None and "vision" in placement.build.features
     return JSONResponse(

@@ -9,6 +9,7 @@ from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
 from trilithon.models.files.model_file import ModelFile
+from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
@@ -162,12 +163,18 @@ class Service:
 
     async def entry(self, model: str) -> CatalogEntry:
         """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
+        # A thread takes 1 to 2 ms, which the first token would come later, and a loaded model's manifest is in memory.
+        if model and str(model_name(model)) in self._loaded_names() and (stored := self.shelf.find_stored(model)):
+            return stored
         return await asyncio.to_thread(self._entry, model)
+
+    def _loaded_names(self) -> set[str]:
+        return {key.partition(" (")[0] for key in self.pool.placements()}
 
     def _entry(self, model: str) -> CatalogEntry:
         if model:
             return self.shelf.find(model)
-        names = {loaded.key.partition(" (")[0] for loaded in self.pool.loaded()}
+        names = self._loaded_names()
         entries = [entry for entry in self.shelf.models() if not names or entry.name in names]
         if len(entries) != 1:
             raise ApiError(
@@ -194,13 +201,11 @@ class Service:
         return entry, pool_key(entry, task, spelled), placement
 
     def _loaded(self, entry: CatalogEntry, task: Task, context: int | None, spelled: str) -> Placement | None:
-        key = pool_key(entry, task, spelled)
-        for loaded in self.pool.loaded():
-            if loaded.key == key and loaded.state != "leaving":
-                has = loaded.placement.settings.context or 0
-                if has >= min(context or 0, loaded.placement.file.context_train or has):
-                    return loaded.placement
-        return None
+        placement = self.pool.placements().get(pool_key(entry, task, spelled))
+        if placement is None:
+            return None
+        has = placement.settings.context or 0
+        return placement if has >= min(context or 0, placement.file.context_train or has) else None
 
 
 # A model that makes vectors is loaded apart: one that answers cannot make them.

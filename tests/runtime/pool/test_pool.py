@@ -495,7 +495,9 @@ def test_unload_waits_for_the_users_and_those_who_wait_load_it_again(tmp_path: P
         assert not await pool.unload("a")
         busy = await Holder(pool, "a", placement()).has_it()
         unloading = asyncio.create_task(pool.unload("a"))
+        assert pool.placements() == {"a": only(pool).placement}
         await until(lambda: only(pool).state == "leaving")
+        assert pool.placements() == {}
         later = Holder(pool, "a", placement())
         await until(lambda: pool.waiting == 1)
         await asyncio.sleep(0.05)

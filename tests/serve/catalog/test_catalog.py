@@ -59,6 +59,23 @@ def test_the_stores_models_are_found_by_their_names(configuration: Configuration
     assert shelf.placement(small).file.sha256 == stored
 
 
+def test_other_programs_models_are_not_searched_for_a_stored_one(
+    configuration: Configuration, tiny: Path, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Catalog(configuration, read_board(), paths=[tiny])
+
+    def searched() -> None:
+        raise AssertionError("other programs' folders were searched")
+
+    monkeypatch.setattr(shelf, "_others", searched)
+    assert shelf.find_stored("TINY") == shelf.find("tiny")
+    entry = shelf.find_stored("small:q4")
+    assert entry is not None and entry == shelf.find("small:q4")
+    assert shelf.find_stored("small:other") is None
+    with pytest.raises(ModelError):
+        shelf.find_stored("../small")
+
+
 @pytest.mark.parametrize("name", ["nobody", "small:other", "/etc/passwd", "../x", "https://example.com/x.gguf", ""])
 def test_what_is_not_here_is_refused_and_no_path_is_a_name(shelf: Catalog, name: str) -> None:
     with pytest.raises(ModelError):

@@ -191,6 +191,11 @@ class Pool:
             return Budget(now=self._budget_bytes, total=self._budget_bytes)
         return measured_budget(self._models.values())
 
+    def placements(self) -> dict[str, Placement]:
+        """By key, of the models that are loaded or are being loaded, except those that leave. `loaded` looks at their
+        processes too, which takes a millisecond."""
+        return {key: model.placement for key, model in self._models.items() if model.state != "leaving"}
+
     def loaded(self) -> tuple[Loaded, ...]:
         return tuple(
             model.describe(

@@ -1,5 +1,6 @@
 """The models that can be served, and the placement that each one runs on: its plan's, or the first that can."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -90,6 +91,7 @@ class Catalog:
         self._slots = slots
         self._lock = threading.Lock()
         self._own = tuple(map(_on_path, paths))
+        self._own_entries = tuple(map(_entry, self._own))
         self._adopted: tuple[float, tuple[Manifest, ...]] = (-_ADOPTED_SECONDS, ())
         self._board_now: tuple[float, Board] = (-_BOARD_SECONDS, board)
         self._files: dict[tuple[str, str], ModelFile] = {}
@@ -115,11 +117,19 @@ class Catalog:
     def find(self, name: str) -> CatalogEntry:
         """Raises ModelError for what is not here, and for what is no name."""
         wanted = model_name(name)
-        for manifest in self._own:
-            if manifest.name.same_as(wanted):
-                return _entry(manifest)
+        if (named := self._named_by_owner(wanted)) is not None:
+            return named
         with ModelStore.open(self._configuration) as store:
             return _entry(find_model(wanted, store, self._others))
+
+    def find_stored(self, name: str) -> CatalogEntry | None:
+        """As `find`, but other programs' folders are not searched: None for their models, and for what is not here."""
+        wanted = model_name(name)
+        if (named := self._named_by_owner(wanted)) is not None:
+            return named
+        with ModelStore.open(self._configuration) as store, contextlib.suppress(ModelError):
+            return _entry(store.get(wanted))
+        return None
 
     def file(self, entry: CatalogEntry) -> ModelFile:
         """The weights that would run here, with what their header says. Raises ModelError."""
@@ -169,6 +179,9 @@ class Catalog:
                 board = now if now.identity() == self._board.identity() else self._board
                 self._board_now = (time.monotonic(), board)
             return board
+
+    def _named_by_owner(self, name: ModelName) -> CatalogEntry | None:
+        return next((entry for entry in self._own_entries if entry.manifest.name.same_as(name)), None)
 
     def _glanced(self, entry: CatalogEntry) -> ModelFile:
         stored = choose(entry.manifest, self._suits())
