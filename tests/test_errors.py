@@ -60,7 +60,7 @@ def test_all_is_every_class_sorted():
 
 def test_kinds_of_failed_runs_differ():
     kinds = [each.kind for each in classes().values() if issubclass(each, RunError)]
-    assert len(set(kinds)) == len(kinds) == 6
+    assert len(set(kinds)) == len(kinds) == 7
 
 
 def test_a_failed_run_carries_what_is_known_of_it():

@@ -13,6 +13,7 @@
     │   ├── ChildDied              the child ended while it had work
     │   ├── EngineTimeout          the child is alive and sent nothing for the stated time
     │   ├── EngineError            the engine answered with an error
+    │   │   ├── ContextExceeded    the input is longer than the context
     │   │   └── TaintedAnswer      the engine answered, and printed an error meanwhile
     │   └── Disconnected           the connection to the child broke (runtime.engine_errors)
     ├── Busy                       try again later: queue full, restart pending (runtime.pool.queue)
@@ -26,6 +27,7 @@ text and status; no module below them exits the process."""
 
 __all__ = [
     "ChildDied",
+    "ContextExceeded",
     "DownloadError",
     "EngineError",
     "EngineTimeout",
@@ -106,6 +108,18 @@ class EngineError(RunError):
     def __init__(self, message: str, *, status: int, cause: str = "", advice: str = ""):
         super().__init__(message, cause=cause, advice=advice)
         self.status = status
+
+
+class ContextExceeded(EngineError):
+    """The input has more tokens than the engine takes: `prompt_tokens` of at most `context`, each None where the engine
+    does not say it."""
+
+    kind = "too long"
+
+    def __init__(self, message: str, *, prompt_tokens: int | None, context: int | None):
+        super().__init__(message, status=400, cause="refused")
+        self.prompt_tokens = prompt_tokens
+        self.context = context
 
 
 class TaintedAnswer(EngineError):

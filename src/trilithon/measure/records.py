@@ -78,7 +78,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a run failed: `kind` (died, hung, refused, start failed), one line, cause, advice, last lines."""
+    """Why a run failed: `kind` (died, hung, refused, too long, start failed), one line, cause, advice, last lines."""
 
     kind: str
     message: str

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -9,9 +10,17 @@ from typing import Any
 import h11
 
 from trilithon.engines.wire.messages import TAINTED
-from trilithon.errors import EngineError, EngineTimeout, RunError, TaintedAnswer
+from trilithon.errors import ContextExceeded, EngineError, EngineTimeout, RunError, TaintedAnswer
 
 __all__ = ["Disconnected", "engine_error", "engine_timeout", "json_object", "translated", "well_formed"]
+
+# llama-server's words, of several versions (tools/server/server-context.cpp of llama.cpp). A text to be pooled must fit
+# into one batch, and its error has status 500.
+_TOO_LONG = re.compile(
+    r"(?:(?:request|input) \((?P<tokens>\d+) tokens\) )?"
+    r"(?:exceeds the available context size|(?:is )?too large to process|is larger than the max context size)"
+    r"(?:.*?\((?:current batch size: )?(?P<context>\d+)(?: tokens)?\))?"
+)
 
 
 class Disconnected(RunError):
@@ -71,11 +80,24 @@ def engine_error(status: int, body: bytes, path: str = "") -> EngineError:
         error = json.loads(body)
         error = error.get("error", error)
         text = str(error.get("message", error) if isinstance(error, dict) else error)
-        if isinstance(error, dict) and error.get("type") == TAINTED:
-            return TaintedAnswer(str(error.get("line", text)), str(error.get("advice", "")))
-        code = error.get("code") if isinstance(error, dict) else None
+        fields = error if isinstance(error, dict) else {}
+        if fields.get("type") == TAINTED:
+            return TaintedAnswer(str(fields.get("line", text)), str(fields.get("advice", "")))
+        code = fields.get("code")
         status = code if isinstance(code, int) else status  # some engines send a string, or null
     except (ValueError, AttributeError):
-        text = body.decode(errors="replace").strip() or "no reason given"
+        text, fields = body.decode(errors="replace").strip() or "no reason given", {}
     reason = f"{missing or 'the engine refused'} ({status}): {' '.join(text.split())[:500]}"
+    words = _TOO_LONG.search(text)
+    if words or fields.get("type") == "exceed_context_size_error":
+        told = words.groupdict() if words else {}
+        return ContextExceeded(
+            reason,
+            prompt_tokens=_count(fields.get("n_prompt_tokens"), told.get("tokens")),
+            context=_count(fields.get("n_ctx"), told.get("context")),
+        )
     return EngineError(reason, status=status, cause=missing or "refused")
+
+
+def _count(field: object, words: str | None) -> int | None:
+    return field if type(field) is int else int(words) if words else None

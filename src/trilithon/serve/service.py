@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
+from trilithon.errors import ContextExceeded
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
@@ -130,10 +131,11 @@ class Service:
                 finally:
                     self._handover_log.note(entry.name, lease.runner.handover)
 
-        async with RetriedRequest(take, generation.path, body) as asking:
-            answer = Answer(entry, placement, started_ns, asking)
-            yield answer
-            answer.note()
+        with _advised(placement):
+            async with RetriedRequest(take, generation.path, body) as asking:
+                answer = Answer(entry, placement, started_ns, asking)
+                yield answer
+                answer.note()
 
     async def ask(self, generation: Generation, caller: str) -> tuple[list[Piece], Answer]:
         """All of a streamed answer at once; `answer.end` says how it ended. The body has to ask for a stream."""
@@ -206,6 +208,22 @@ class Service:
             return None
         has = placement.settings.context or 0
         return placement if has >= min(context or 0, placement.file.context_train or has) else None
+
+
+@contextlib.contextmanager
+def _advised(placement: Placement) -> Iterator[None]:
+    """An input that is too long: the limit as it is served here, and how to raise it."""
+    try:
+        yield
+    except ContextExceeded as error:
+        served, trained = placement.settings.context, placement.file.context_train
+        error.context = min((limit for limit in (error.context, served) if limit), default=None)
+        if served and trained and served >= trained:
+            error.advice = "shorten it, or choose a model that was trained for more"
+        else:
+            most = f", up to {trained}" if trained else ""
+            error.advice = f"shorten it, or serve a longer context (--context, num_ctx in options{most})"
+        raise
 
 
 # A model that makes vectors is loaded apart: one that answers cannot make them.

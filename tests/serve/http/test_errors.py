@@ -2,7 +2,16 @@
 
 import pytest
 
-from trilithon.errors import ChildDied, EngineError, EngineTimeout, ModelError, PlacementError, StartError, UserError
+from trilithon.errors import (
+    ChildDied,
+    ContextExceeded,
+    EngineError,
+    EngineTimeout,
+    ModelError,
+    PlacementError,
+    StartError,
+    UserError,
+)
 from trilithon.runtime.pool.pool import Busy
 from trilithon.serve.http.dialects import error_body
 from trilithon.serve.http.errors import ApiError, api_error_of
@@ -17,7 +26,6 @@ from trilithon.serve.http.errors import ApiError, api_error_of
         (EngineError("too long", status=400), 400),
         (EngineError("no HTTP status at all", status=7), 502),
         (EngineError("the engine has no /infill (404)", status=404), 501),
-        (EngineError("input is too large to process. increase the physical batch size", status=500), 400),
         (EngineError("vector::_M_range_check: __n (which is 7)", status=500), 400),
         (StartError("not started", advice="free memory"), 500),
         (ChildDied("died"), 502),
@@ -57,10 +65,7 @@ def test_each_dialect_has_its_form() -> None:
     [
         (ApiError("no such model", status=404, field="model"), "model_not_found"),
         (ApiError("no such file", status=404), None),
-        (
-            ApiError("request (9 tokens) exceeds the available context size (8 tokens)", status=400),
-            "context_length_exceeded",
-        ),
+        (api_error_of(ContextExceeded("too long", prompt_tokens=9, context=8)), "context_length_exceeded"),
         (ApiError("no key", status=401), "invalid_api_key"),
         (ApiError("too many", status=429), "rate_limit_exceeded"),
         (ApiError("broken", status=500), None),

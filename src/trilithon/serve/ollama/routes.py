@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from trilithon import __version__
-from trilithon.errors import EngineError, ModelError
+from trilithon.errors import ContextExceeded, EngineError, ModelError
 from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.http.dialects import caller_of, service_of
@@ -218,8 +218,8 @@ async def _vectors(
 ) -> tuple[Answer, dict[str, Any]]:
     try:
         return await _posted(service, caller, asked.generation)
-    except EngineError as error:
-        if body.truncate is False or (error.status >= 500 and "too large" not in str(error)):
+    except ContextExceeded:
+        if body.truncate is False:
             raise
         texts = asked.generation.body["input"]
         cut, shorter = await _cut(service, caller, body, asked)
