@@ -14,17 +14,18 @@ from trilithon import __version__
 from trilithon.engines.base import Feature
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import service_of
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.openapi import ERRORS, STREAMED
 from trilithon.serve.http.streaming import Reply
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
 from trilithon.serve.openai.completions import prompts_of
 from trilithon.serve.openai.routes import broken_stream
 from trilithon.serve.passthrough import passed
-from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, require_sound, wrong
+from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, wrong
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["llama-server"])
+router = APIRouter(tags=["llama-server"], route_class=JsonRoute)
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 _MOST_DOCUMENTS = 1024
@@ -125,7 +126,6 @@ async def _forwarded(
     ignored: Sequence[str] = (),
 ) -> Response:
     fields = body.model_dump(exclude_none=True)
-    require_sound(fields)
     for name in _OURS:
         if name in fields:
             raise wrong(name, f"{name} cannot be set by a client; leave it out")

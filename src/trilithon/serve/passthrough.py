@@ -1,6 +1,6 @@
 """Answers on their way through: from the service to the client, in the engine's bytes or one after the other."""
 
-import base64
+import asyncio
 import contextlib
 import functools
 import json
@@ -15,8 +15,7 @@ from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import caller_of, service_of
 from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing, placement_header
-from trilithon.serve.images.kinds import picture_kind
-from trilithon.serve.images.reading import ImagePolicy, fetch_image
+from trilithon.serve.images.reading import ImagePolicy, data_url, fetch_image
 from trilithon.serve.model_names import ModelNames
 from trilithon.serve.service import Answer
 from trilithon.serve.validation import ignoring_header
@@ -111,4 +110,4 @@ async def with_pictures(request: Request, messages: Sequence[Mapping[str, Any]])
                 image = part["image_url"]
                 data = await fetch_image(image["url"], replace(policy, most_bytes=min(policy.most_bytes, left)))
                 left -= len(data)
-                image["url"] = f"data:image/{picture_kind(data)};base64,{base64.b64encode(data).decode('ascii')}"
+                image["url"] = await asyncio.to_thread(data_url, data)

@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 from live_server import Serve, Server
 from small_server import Door, at_the_door
+from uvicorn.server import ServerState
 
 from trilithon.runtime.exchange import ChunkedBody
 from trilithon.serve.access.security import SecurityOptions
@@ -126,3 +130,98 @@ def _asked_raw(server: Server, version: str, body: dict[str, object]) -> tuple[b
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     found = answer.partition(b"\r\n\r\n")
     return found[0], found[2]
+
+
+@pytest.mark.parametrize("closing", ["half", "half later", "whole"])
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_only_a_client_that_reads_on_gets_its_answer(family: str, closing: str, tmp_path: Path) -> None:
+    """Also where it has shut down its own direction, whenever it does so; one that has left ends the work."""
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert not (await receive()).get("more_body")
+        leaving = asyncio.create_task(receive())
+        await asyncio.wait({leaving}, timeout=20 if closing == "whole" else 1.5)
+        ended.append("left" if leaving.done() else "answered")
+        leaving.cancel()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def run() -> bytes:
+        config = uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off")
+        config.load()
+        state, loop = ServerState(), asyncio.get_running_loop()
+        make = functools.partial(PatientProtocol, config, state, {})
+        if family == "unix":
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(str(tmp_path / "socket"))
+            listening.listen()
+        else:
+            listening = socket.create_server(("127.0.0.1", 0))
+        connection = socket.socket(listening.family)
+        connection.connect(listening.getsockname())
+        async with await loop.create_server(make, sock=listening):
+            reader, writer = await asyncio.open_connection(sock=connection)
+            writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+            await asyncio.sleep(1.1 if closing == "half later" else 0)
+            if closing == "whole":
+                await asyncio.sleep(0.1)
+                writer.close()
+            else:
+                writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 30) if closing != "whole" else b""
+            writer.close()
+            while state.tasks:
+                await asyncio.wait(state.tasks)
+        return answer
+
+    answer = asyncio.run(run())
+    assert ended == ["left" if closing == "whole" else "answered"]
+    assert answer.endswith(b"ok") == (closing != "whole")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /" + b"a" * 8000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"414"),
+        (b"GET /?" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"414"),
+        (b"GET /" + b"a" * 300_000, b"414"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 66_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: 1\r\n" * 20_000 + b"\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 300_000, b"431"),
+        (b"NONSENSE\r\n\r\n", b"400"),
+    ],
+)
+def test_a_head_that_is_too_long_is_told_so(request_head: bytes, status: bytes) -> None:
+    async def visit(door: Door) -> None:
+        answer = await door.raw(request_head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert answer.split(b" ", 2)[1] == status
+
+    at_the_door(SecurityOptions(), visit)
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_a_body_in_small_chunks_is_whole(size: int) -> None:
+    content = bytes(range(256)) * 200
+    chunks = (content[at : at + size] for at in range(0, len(content), size))
+    coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    second = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+
+    async def visit(door: Door) -> None:
+        answer = await door.raw(head + coded + second)
+        assert f'"bytes":{len(content)}'.encode() in answer
+        assert b'"bytes":3' in answer
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_compressed_body_is_told_so() -> None:
+    async def visit(door: Door) -> None:
+        for path in ("/api/chat", "/v1/messages", "/api/blobs/x"):
+            answer = await door.http.post(path, content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+            assert (answer.status_code, "Content-Encoding gzip" in answer.text) == (415, True)
+            plain = await door.http.post(path, content=b"{}", headers={"Content-Encoding": "identity"})
+            assert plain.status_code == 200
+
+    at_the_door(SecurityOptions(), visit)

@@ -132,7 +132,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"images": ["bm90IGEgcGljdHVyZQ=="]}, "not an image"),
     ({"template": "{{ range .Messages }}x{{ end }}"}, "not supported in a request"),
     ({"prompt": 3}, "valid string"),
-    ({"prompt": "\ud800"}, "prompt"),
+    ({"prompt": "\ud800"}, "surrogate"),
 ]
 
 

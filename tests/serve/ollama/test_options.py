@@ -100,7 +100,6 @@ def test_what_means_nothing_is_named_and_nulls_are_nothing() -> None:
         {"num_predict": True},
         {"stop": [1]},
         {"stop": [str(number) for number in range(65)]},
-        {"warp": math.nan},
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(options: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from trilithon.serve.access.hosts import HostNames, is_loopback, names_address
 from trilithon.serve.access.keys import Keyring
 from trilithon.serve.access.limits import BodyLimits, BoundedBody, Buckets, caller_at
 from trilithon.serve.access.origins import Origins, answer_headers, preflight_headers
-from trilithon.serve.access.plain_bodies import PlainBodies
 from trilithon.serve.access.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
 from trilithon.serve.http.early_errors import refuse
 from trilithon.serve.http.errors import ApiError
@@ -28,6 +27,8 @@ __all__ = ["Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"
 # What a probe of liveness asks, and Ollama's clients before anything else; neither says anything of this machine.
 _PUBLIC = {("GET", "/health"), ("HEAD", "/health"), ("GET", "/"), ("HEAD", "/")}
 _UPLOADS = "/api/blobs/"
+_LONGEST_PATH = 8000  # RFC 9112, section 3, recommends to take as much
+_LONGEST_HEAD = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,6 @@ def install(app: Starlette, options: SecurityOptions, keys: Keyring | None = Non
     keys = keyring(options) if keys is None else keys
     sessions = Sessions(keys)
     app.state.metrics, app.state.security, app.state.sessions = metrics, options, sessions
-    app.add_middleware(PlainBodies)
     app.add_middleware(Guard, options=options, keys=keys, sessions=sessions)
     app.add_middleware(Observed, metrics=metrics)  # added last, and so outermost: refusals are counted too
 
@@ -98,6 +98,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
+            _require_short_head(scope)
             self._require_known_host(scope, headers)
             origin = self._origin(headers)
             if origin:
@@ -106,6 +107,7 @@ class Guard:
                 await _answer_preflight(send, origin, headers)
                 return
             self._admit(scope, headers)
+            _require_plain_body(headers)
         except ApiError as problem:
             if problem.status == 401 and self._sessions.is_pages(scope) and _goes_there(scope, headers):
                 await _send_to_login(scope, send)
@@ -212,6 +214,24 @@ class Guard:
                 raise
         if body.problem is not None and not begun:
             await refuse(scope, send, body.problem, lingering=receive)
+
+
+def _require_short_head(scope: Scope) -> None:
+    """What arrives at once is not bounded by the reader of heads."""
+    if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > _LONGEST_PATH:
+        raise ApiError(f"the path is longer than {_LONGEST_PATH} bytes; send less", status=414)
+    if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > _LONGEST_HEAD:
+        raise ApiError(f"the headers are longer than {_LONGEST_HEAD >> 10} KiB; send less", status=431)
+
+
+def _require_plain_body(headers: Headers) -> None:
+    """A compressed body could unpack into any size."""
+    encodings = {word.strip().lower() for value in headers.getlist("content-encoding") for word in value.split(",")}
+    if encodings - {"", "identity"}:
+        raise ApiError(
+            f"Content-Encoding {', '.join(sorted(encodings))[:100]} is not supported; send the body uncompressed",
+            status=415,
+        )
 
 
 def _shown_keys(headers: Headers) -> list[str]:

@@ -13,6 +13,7 @@ from trilithon.serve.anthropic.bodies import CountBody, MessageBody, message_ask
 from trilithon.serve.anthropic.events import MessageWriter
 from trilithon.serve.http.dialects import caller_of, error_body, service_of
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.openapi import ERRORS, STREAMED
 from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
 from trilithon.serve.http.typed_events import asked_of, events_of, read
@@ -22,7 +23,7 @@ __all__ = ["router"]
 
 _PROMPT = ("messages", "tools", "chat_template_kwargs")
 
-router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
+router = APIRouter(prefix="/v1/messages", tags=["Anthropic"], route_class=JsonRoute)
 
 
 @router.post("", responses=STREAMED)

@@ -15,6 +15,7 @@ STATUSES: Final = {
     404: "no such model",
     408: "the body did not arrive in time",
     413: "the body is too large",
+    415: "the body is compressed",
     429: "too many requests",
     500: "the model could not be loaded",
     501: "not supported by the engine",
@@ -32,7 +33,8 @@ STREAMED: Final[dict[int | str, dict[str, Any]]] = {
 }
 # Before a route is reached: no key, a foreign host or origin, a body that stops coming or is too long, too many
 # requests. See `security`.
-_AT_THE_DOOR = (401, 403, 408, 413, 429)
+_EVERYWHERE = (414, 431)
+_AT_THE_DOOR = (401, 403, 408, 413, 415, 429)
 _PUBLIC = ("/", "/health")
 # FastAPI's own word for a body that does not fit, which is 400 here, as with the servers whose dialects these are.
 _NEVER = ("422",)
@@ -58,7 +60,7 @@ def _true(document: dict[str, Any]) -> dict[str, Any]:
             answers = operation["responses"]
             for never in _NEVER:
                 answers.pop(never, None)
-            for status in () if path in _PUBLIC else _AT_THE_DOOR:
+            for status in (*_EVERYWHERE, *(() if path in _PUBLIC else _AT_THE_DOOR)):
                 answers.setdefault(str(status), {"description": HTTPStatus(status).phrase})
     for name in _NEVER_NAMED:
         document.get("components", {}).get("schemas", {}).pop(name, None)

@@ -2,14 +2,26 @@
 would otherwise keep its connection for ever."""
 
 import asyncio
+import json
 import socket
+import sys
 from typing import Any, cast
 
 import h11
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from trilithon.serve.http.dialects import error_body
+from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.half_closed import CHECK_AFTER_SECONDS, CHECK_EVERY_SECONDS, reads_on, watch
+
 __all__ = ["OUTLET", "PatientProtocol"]
+
+# A body in chunks of one byte takes microseconds for each: others have their turn after so many bytes.
+_SLICE_BYTES = 8 << 10
+# How long to go on reading what is thrown away: closing at once would reset the connection, and the client would see
+# that in place of the answer.
+_LINGER_SECONDS = 2.0
 
 OUTLET = "trilithon.outlet"
 """In a request's scope, the `Outlet` of its connection: the body of an answer whose length was not announced may go
@@ -21,7 +33,7 @@ class PatientProtocol(H11Protocol):
 
     uvicorn's own limit starts after an answer and falls with the first byte of the next request (uvicorn 0.54,
     protocols/http/h11_impl.py), so half a header would be waited for without end; and it waits for readers without
-    limit."""
+    limit. A client that shuts down its sending direction gets its answer."""
 
     header_seconds = 15.0
     stalled_seconds = 60.0
@@ -33,7 +45,9 @@ class PatientProtocol(H11Protocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
-        self._upgraded = False
+        self._upgraded = self._refused = self._half_closed = False
+        self._unread = bytearray()
+        self._received_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,6 +58,75 @@ class PatientProtocol(H11Protocol):
         self._await_headers()
 
     def data_received(self, data: bytes) -> None:
+        self._received_at = self.loop.time()
+        if self._refused:
+            return
+        if self._unread or len(data) > _SLICE_BYTES:
+            self._unread += data
+            if len(self._unread) == len(data):  # else the next slice is on its way
+                self.transport.pause_reading()
+                self._read_slice()
+        else:
+            self._read(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        while self._unread and not self._refused:
+            self._read_slice_now()
+        if self._refused or not self._at_work() or self.cycle.more_body or self.scheme == "https":
+            return None
+        self._half_closed = True
+        watch(self.transport.get_extra_info("socket"))
+        after_request = self.loop.time() - self._received_at
+        self.loop.call_later(CHECK_AFTER_SECONDS, self._check_half_closed, after_request)
+        return True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and not self._at_work():
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where h11 refuses what was received; its hint tells a head that is too long."""
+        refusal = sys.exc_info()[1]
+        if not isinstance(refusal, h11.RemoteProtocolError) or refusal.error_status_hint != 431:
+            super().send_400_response(msg)
+            return
+        in_line = b"\n" not in self.conn.trailing_data[0]
+        problem = ApiError(
+            f"the {'path is' if in_line else 'headers are'} too long; send less", status=414 if in_line else 431
+        )
+        content = json.dumps(error_body("/v1/", problem)).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content))), ("Connection", "close")]
+        reason = "URI Too Long" if in_line else "Request Header Fields Too Large"
+        for event in (
+            h11.Response(status_code=problem.status, headers=headers, reason=reason),
+            h11.Data(data=content),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self._refused = True
+        self._unread.clear()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _read_slice(self) -> None:
+        """And the next one when others have had their turn."""
+        if self.transport.is_closing() or self._upgraded or self._refused:
+            return
+        if self._unread:
+            self._read_slice_now()
+        if self._unread:
+            self.loop.call_soon(self._read_slice)
+        elif not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    def _read_slice_now(self) -> None:
+        data = bytes(self._unread[:_SLICE_BYTES])
+        del self._unread[:_SLICE_BYTES]
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         super().data_received(data)
         if self._upgraded or self._at_work():
             self._headers_came()
@@ -102,6 +185,14 @@ class PatientProtocol(H11Protocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _check_half_closed(self, after_request: float) -> None:
+        if self.transport.is_closing():
+            return
+        if reads_on(self.transport.get_extra_info("socket"), after_request):
+            self.loop.call_later(CHECK_EVERY_SECONDS, self._check_half_closed, after_request)
+        else:
+            self.transport.abort()
 
     def _check_reader(self) -> None:
         left = self.transport.get_write_buffer_size()

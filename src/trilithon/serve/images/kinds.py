@@ -1,5 +1,6 @@
 """What a picture is by its own bytes, whatever its name or its sender says: PNG, JPEG, WebP or GIF, and how large."""
 
+import re
 from collections.abc import Callable
 
 __all__ = ["picture_kind", "picture_size"]
@@ -7,6 +8,8 @@ __all__ = ["picture_kind", "picture_size"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 # JPEG's frame headers (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FILL = re.compile(rb"\xff+")
+_MOST_MARKERS = 4096  # before the frame's header; profiles and thumbnails come in pieces of 64 KiB
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -64,13 +67,18 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
-    """From marker to marker until the frame's header."""
+    """From marker to marker until the frame's header. Any number of bytes 0xFF may stand before a marker's second one
+    (ITU-T T.81, B.1.1.2)."""
     at = 2
-    while data[at] == 0xFF:
-        marker = data[at + 1]
+    for _ in range(_MOST_MARKERS):
+        begun = _FILL.match(data, at)
+        if begun is None:
+            return None
+        at = begun.end()
+        marker = data[at]
         if marker in _FRAMES:
-            return _big(data, at + 7, 2), _big(data, at + 5, 2)
-        at += 1 if marker == 0xFF else 2 if marker in _WITHOUT_LENGTH else 2 + max(_big(data, at + 2, 2), 2)
+            return _big(data, at + 6, 2), _big(data, at + 4, 2)
+        at += 1 if marker in _WITHOUT_LENGTH else 1 + max(_big(data, at + 1, 2), 2)
     return None
 
 

@@ -18,7 +18,7 @@ from trilithon.units import format_bytes
 if TYPE_CHECKING:  # needed only where fetching is allowed
     import httpx
 
-__all__ = ["ImagePolicy", "decode_image", "fetch_image"]
+__all__ = ["ImagePolicy", "data_url", "decode_image", "fetch_image"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
@@ -44,7 +44,7 @@ async def fetch_image(url: str, policy: ImagePolicy) -> bytes:
     none, too large, too slow, or at an address that is not public."""
     scheme = url[:8].partition(":")[0].lower()
     if scheme == "data":
-        return _checked(_from_data_url(url, policy), policy)
+        return await asyncio.to_thread(decode_image, url, policy)  # some megabytes take a while
     if scheme not in ("http", "https"):
         raise _problem("an image must be a data: URL")  # and never from this machine's files
     if not policy.fetch_remote:
@@ -62,6 +62,11 @@ def decode_image(text: str, policy: ImagePolicy) -> bytes:
     """A picture in base64, as Ollama's clients send it; a data: URL is taken too. Raises Problem (400)."""
     data = _from_data_url(text, policy) if text[:5].lower() == "data:" else _from_base64(text, policy)
     return _checked(data, policy)
+
+
+def data_url(data: bytes) -> str:
+    """Of a picture whose kind is known."""
+    return f"data:image/{picture_kind(data)};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _from_data_url(url: str, policy: ImagePolicy) -> bytes:

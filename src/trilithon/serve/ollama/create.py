@@ -12,7 +12,7 @@ from trilithon.models.store.manifest import FileFormat, PresetMessage, Role, Sto
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, check_parameter
 from trilithon.serve.ollama.bodies import CreateBody
-from trilithon.serve.validation import require_sound, wrong
+from trilithon.serve.validation import wrong
 
 __all__ = ["modelfile_of", "uploaded_files"]
 
@@ -46,7 +46,6 @@ def modelfile_of(body: CreateBody) -> Modelfile:
 
 
 def _parameters(given: Mapping[str, object]) -> dict[str, Parameter]:
-    require_sound(given)
     parameters: dict[str, Parameter] = {}
     for name, value in given.items():
         if value is None or name in IGNORED_PARAMETERS:

@@ -25,6 +25,7 @@ from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.catalog.pulls import local_name, pullable
 from trilithon.serve.http.dialects import service_of
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.ollama.bodies import ERRORS, CreateBody, NamedBody, PullBody
 from trilithon.serve.ollama.convert import not_found
 from trilithon.serve.ollama.create import modelfile_of, uploaded_files
@@ -44,7 +45,7 @@ _NOWHERE = Path(os.devnull)
 """The folder of a Modelfile that came over the network: no path in it leads to a file of this machine."""
 _Digest = Annotated[str, InPath(max_length=80)]
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 
 
 @router.post("/api/pull", response_class=Response, responses=_PROGRESS)

@@ -3,16 +3,14 @@
 Ollama's tool calls have arguments as objects and may lack ids, its tool answers name a tool, and its pictures stand
 beside the text; llama-server wants OpenAI's form of each."""
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from trilithon.models.store.manifest import PresetMessage
-from trilithon.serve.images.kinds import picture_kind
-from trilithon.serve.images.reading import ImagePolicy, decode_image
+from trilithon.serve.images.reading import ImagePolicy, data_url, decode_image
 from trilithon.serve.ollama.bodies import OllamaMessage, OllamaToolCall
-from trilithon.serve.validation import require_few, require_sound, wrong
+from trilithon.serve.validation import require_few, wrong
 
 __all__ = ["conversation", "has_pictures", "question", "tools_of"]
 
@@ -47,7 +45,6 @@ def has_pictures(messages: Sequence[dict[str, Any]]) -> bool:
 
 def tools_of(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """OpenAI's form already; the type may be left out. Raises Problem."""
-    require_sound(tools)
     converted = []
     for at, tool in enumerate(tools):
         function = tool.get("function")
@@ -110,7 +107,6 @@ def _turn(message: OllamaMessage, calls: _Calls, where: str) -> dict[str, Any]:
 
 
 def _call(call: OllamaToolCall, calls: _Calls) -> dict[str, Any]:
-    require_sound(call.function.arguments)
     arguments = json.dumps(call.function.arguments, ensure_ascii=False)
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": calls.add(call), "type": "function", "function": function}
@@ -118,8 +114,5 @@ def _call(call: OllamaToolCall, calls: _Calls) -> dict[str, Any]:
 
 def _with_pictures(text: str, images: Sequence[str]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-    for image in images:
-        data = decode_image(image, _POLICY)
-        url = f"data:image/{picture_kind(data)};base64,{base64.b64encode(data).decode('ascii')}"
-        parts.append({"type": "image_url", "image_url": {"url": url}})
-    return parts
+    urls = (data_url(decode_image(image, _POLICY)) for image in images)
+    return [*parts, *({"type": "image_url", "image_url": {"url": url}} for url in urls)]

@@ -18,6 +18,7 @@ from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Loaded
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.http.dialects import service_of
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.ollama import library
 from trilithon.serve.ollama.about import (
     ModelDescription,
@@ -43,7 +44,7 @@ __all__ = ["router"]
 
 T = TypeVar("T")
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 router.include_router(library.router)
 
 

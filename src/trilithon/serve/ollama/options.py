@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from trilithon.errors import ModelError
 from trilithon.models.store.parameters import check_parameter
-from trilithon.serve.validation import require_sound, wrong
+from trilithon.serve.validation import wrong
 
 __all__ = ["SamplingOptions", "keep_alive_seconds", "sampling_of"]
 
@@ -74,7 +74,6 @@ def sampling_of(given: Mapping[str, Any] | None, model: Mapping[str, Any]) -> Sa
     """`given` are the client's options, `model` what its Modelfile says, which the client's go before. Raises Problem
     for a value that does not fit."""
     asked = {name: value for name, value in (given or {}).items() if value is not None}
-    require_sound(asked)
     checked = {name: _checked(name, value) for name, value in asked.items() if name in _TAKEN}
     options = {name: value for name, value in model.items() if name in _TAKEN} | checked
     body: dict[str, Any] = _DEFAULTS | {name: value for name, value in options.items() if name in _NAMES}

@@ -17,6 +17,7 @@ from trilithon.errors import ContextExceeded, EngineError, ModelError
 from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.http.dialects import caller_of, service_of
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.streaming import Opening, Outgoing, Reply
 from trilithon.serve.ollama.answers import LineWriter, broken, chat_wrapped, durations, generate_wrapped, line
 from trilithon.serve.ollama.bodies import ERRORS, EmbedBody, EmbeddingsBody, GenerateBody, OllamaChatBody
@@ -37,7 +38,7 @@ _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 }
 _NO_SUCH_PATH = (404, 501)
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 
 
 @router.get("/", response_class=PlainTextResponse)
@@ -65,7 +66,8 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     if not (body.prompt or body.suffix or body.images):
         return _loading(request, body, known, LineWriter(body.model, generate_wrapped))
     _require_text(known, body.model, "generate")
-    asked = generate_asked(body, known)
+    # Some megabytes of pictures take a while.
+    asked = await asyncio.to_thread(generate_asked, body, known) if body.images else generate_asked(body, known)
     writer = LineWriter(body.model, generate_wrapped, asked.top_logprobs)
     return _answering(request, asked, writer, stream=body.stream is not False)
 
@@ -76,7 +78,8 @@ async def chat(request: Request, body: OllamaChatBody) -> Response:
     if not body.messages:
         return _loading(request, body, known, LineWriter(body.model, chat_wrapped))
     _require_text(known, body.model, "chat")
-    asked = chat_asked(body, known)
+    pictures = any(message.images for message in body.messages)
+    asked = await asyncio.to_thread(chat_asked, body, known) if pictures else chat_asked(body, known)
     writer = LineWriter(body.model, chat_wrapped, asked.top_logprobs)
     return _answering(request, asked, writer, stream=body.stream is not False)
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from trilithon.errors import TrilithonError
 from trilithon.serve.http.errors import api_error_of
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.openapi import STREAMED
 from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
 from trilithon.serve.http.typed_events import asked_of, events_of, read
@@ -21,7 +22,7 @@ from trilithon.serve.service import Answer
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post("/responses", responses=STREAMED)

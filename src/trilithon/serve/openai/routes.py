@@ -17,6 +17,7 @@ from trilithon.serve.catalog.catalog import CatalogEntry
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import error_body, service_of
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.openapi import ERRORS, STREAMED
 from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing, Reply
 from trilithon.serve.model_names import ModelNames
@@ -30,7 +31,7 @@ from trilithon.serve.service import Answer
 
 __all__ = ["broken_stream", "router"]
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 def broken_stream(problem: ApiError) -> bytes:
