@@ -18,7 +18,7 @@ from trilithon.serve.http.half_closed import CHECK_AFTER_SECONDS, CHECK_EVERY_SE
 __all__ = ["OUTLET", "PatientProtocol"]
 
 # A body in chunks of one byte takes microseconds for each: others have their turn after so many bytes.
-_SLICE_BYTES = 8 << 10
+_SLICE_BYTES, _PLAIN_SLICE_BYTES = 8 << 10, 256 << 10
 # How long to go on reading what is thrown away: closing at once would reset the connection, and the client would see
 # that in place of the answer.
 _LINGER_SECONDS = 2.0
@@ -61,7 +61,7 @@ class PatientProtocol(H11Protocol):
         self._received_at = self.loop.time()
         if self._refused:
             return
-        if self._unread or len(data) > _SLICE_BYTES:
+        if self._unread or len(data) > self._slice_bytes():
             self._unread += data
             if len(self._unread) == len(data):  # else the next slice is on its way
                 self.transport.pause_reading()
@@ -122,9 +122,15 @@ class PatientProtocol(H11Protocol):
             self.transport.resume_reading()
 
     def _read_slice_now(self) -> None:
-        data = bytes(self._unread[:_SLICE_BYTES])
-        del self._unread[:_SLICE_BYTES]
+        length = self._slice_bytes()
+        data = bytes(self._unread[:length])
+        del self._unread[:length]
         self._read(data)
+
+    def _slice_bytes(self) -> int:
+        """Only a body whose length was announced has no chunks."""
+        announced = self._at_work() and any(name == b"content-length" for name, _ in self.headers)
+        return _PLAIN_SLICE_BYTES if announced else _SLICE_BYTES
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)
