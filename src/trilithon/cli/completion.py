@@ -2,6 +2,8 @@
 
 import click
 
+from trilithon.cli.output import say
+
 __all__ = ["completion"]
 
 
@@ -16,4 +18,4 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"no completion for {shell}")
-    click.echo(kind(main, {}, "trilithon", "_TRILITHON_COMPLETE").source())
+    say(kind(main, {}, "trilithon", "_TRILITHON_COMPLETE").source())

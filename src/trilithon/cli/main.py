@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import TrilithonError
 
 __all__ = ["entry", "main"]
@@ -91,7 +92,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     if wanted and not ctx.resilient_parsing:
         from trilithon import __version__
 
-        click.echo(f"trilithon {__version__}")
+        say(f"trilithon {__version__}")
         ctx.exit()
 
 
@@ -120,20 +121,22 @@ def run(arguments: list[str] | None = None) -> int:
         result: Any = main.main(args=arguments, prog_name="trilithon", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        say(shown.getvalue(), err=True, nl=False)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
+        say("stopped", err=True)
         return 130
     except TrilithonError as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         return error.exit_code
     except _ReaderGone:
         _drop_stdout()
         return 0
     except OSError as error:  # a full disk behind our stdout, a file that vanished
         _drop_stdout()
-        click.echo(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", err=True)
+        say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", err=True)
         return 2
 
 

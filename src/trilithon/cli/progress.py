@@ -1,13 +1,13 @@
 """What a user sees on stderr while something takes long: a bar on a terminal, a line per step elsewhere."""
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from trilithon.cli.output import say
+from trilithon.terminal import plain_console
 from trilithon.units import format_bytes, format_duration
 
 __all__ = ["CampaignProgress", "ProgressBar", "reading"]
@@ -29,9 +29,9 @@ class ProgressBar:
         **fields: Any,
     ) -> None:
         self._bar: Progress | None = None
-        console = Console(stderr=True)
+        console = plain_console(stderr=True, markup=False)
         if console.is_terminal and wanted:
-            shown = (TextColumn("{task.description}"), BarColumn(), *columns)
+            shown = (TextColumn("{task.description}", markup=False), BarColumn(), *columns)
             self._bar = Progress(*shown, console=console, transient=True)
             self._task = self._bar.add_task(description, total=None, visible=visible, **fields)
 
@@ -71,7 +71,7 @@ class CampaignProgress(ProgressBar):
             )
         elif step.text != self._last:
             head = f"[{number}/{step.runs_planned}] {step.text}"
-            print(f"{head}, {left}" if left else head, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+            say(f"{head}, {left}" if left else head, err=True)
         self._last = step.text
 
 
@@ -88,6 +88,4 @@ class reading:  # noqa: N801 - used as a function: `progress=reading("the model"
         if now - self._started < 2 or now - self._shown < 1:
             return
         self._shown = now
-        print(  # noqa: T201 - the progress itself
-            f"{self._what}: {format_bytes(done)} of {format_bytes(total)}", file=sys.stderr, flush=True
-        )
+        say(f"{self._what}: {format_bytes(done)} of {format_bytes(total)}", err=True)

@@ -11,6 +11,7 @@ from trilithon.measure.records import QualityRecord
 from trilithon.results.compare import ComparisonRow, Estimate
 from trilithon.results.conditions import Conditions, condition_lines
 from trilithon.results.phrases import ENGLISH, Phrases
+from trilithon.terminal import plain_console
 from trilithon.units import format_number
 
 __all__ = [
@@ -80,7 +81,6 @@ def lacks_results(rows: Iterable[ComparisonRow]) -> bool:
 def render_terminal(rows: Sequence[ComparisonRow], *, width: int, colour: bool) -> str:
     """An aligned table that fits `width` columns. A question's lesser figures share one line."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -97,7 +97,7 @@ def render_terminal(rows: Sequence[ComparisonRow], *, width: int, colour: bool) 
             verdict = Text(cells[4], style=_STYLES.get(quality, ""))
             table.add_row(*map(Text, cells[:4]), verdict, *map(Text, cells[5:] if shows_bandwidth else ()))
         table.add_section()
-    console = Console(
+    console = plain_console(
         file=StringIO(),
         width=width,
         color_system="standard" if colour else None,

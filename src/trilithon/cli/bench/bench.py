@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from trilithon.cli.models.commands import complete_model_or_file
+from trilithon.cli.output import say
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
@@ -105,7 +106,7 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
 
 def _print_step(step: "CampaignStep") -> None:
     """For programs that watch: every step as a JSON line on stderr."""
-    click.echo(json.dumps(asdict(step)), err=True)
+    say(json.dumps(asdict(step)), err=True)
 
 
 def _measure(
@@ -124,14 +125,14 @@ def _measure(
 
     with _pinned(plan, configuration) as pinned:
         prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"), pinned)
-        click.echo(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
+        say(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
         if resume is not None:
-            click.echo(f"resuming campaign {resume}", err=True)
+            say(f"resuming campaign {resume}", err=True)
         as_json = words["progress"] == "json"
         with contextlib.nullcontext(_print_step) if as_json else CampaignProgress() as progress:
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
     if as_json:
-        click.echo(json.dumps({"campaign": number}), err=True)
+        say(json.dumps({"campaign": number}), err=True)
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, plan, words["model"], configuration)
@@ -160,7 +161,7 @@ def _keep_plans(campaign: "Campaign", plan: "CampaignSetup", model: str | None, 
         return also.get(str(record.model.get("file", "")), name)
 
     for line in plan_campaign(campaign, name_of, read_board(), configuration):
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 @contextlib.contextmanager
@@ -173,7 +174,7 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
     from trilithon.board.tuning.pinning import pinned
 
     def tell(line: str) -> None:
-        click.echo(line, err=True)
+        say(line, err=True)
 
     with pinned(configuration.data, tell, idle_states=plan.keep_awake, machine=THIS_MACHINE) as outcomes:
         for outcome in outcomes:
@@ -226,7 +227,7 @@ def _model(text: str | None, placements: Sequence[str], configuration: "Configur
     from trilithon.cli.progress import reading
     from trilithon.models.fetch.demo import DEMO_LICENCE, demo_model
 
-    click.echo(f"No model named: measuring the demo model. {DEMO_LICENCE}", err=True)
+    say(f"No model named: measuring the demo model. {DEMO_LICENCE}", err=True)
     return demo_model(configuration.cache, reading("assembling the demo model"))
 
 

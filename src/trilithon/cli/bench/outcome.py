@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from trilithon.cli.output import say
 from trilithon.errors import StoreError, UserError
 
 if TYPE_CHECKING:
@@ -30,12 +29,12 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     tell_of_runs(campaign)
     as_table = output == "table"
     if as_table:
-        click.echo(f"{verdict_sentence(campaign)}\n")
+        say(f"{verdict_sentence(campaign)}\n")
     if not summarise(campaign):
         return  # the table and the sentence have said why there is nothing to draw
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
-        click.echo(path, err=not as_table)
-    click.echo(f"saved as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+        say(path, err=not as_table)
+    say(f"saved as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
 
 
 def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
@@ -43,9 +42,9 @@ def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
     from trilithon.results.statements import remark_lines, warning_lines
 
     for line in warning_lines(campaign):
-        click.echo(f"warning: {prefix}{line}", err=True)
+        say(f"warning: {prefix}{line}", err=True)
     for line in remark_lines(campaign):
-        click.echo(f"note: {prefix}{line}", err=True)
+        say(f"note: {prefix}{line}", err=True)
 
 
 def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
@@ -56,14 +55,14 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
     if output == "table":
         terminal = sys.stdout.isatty()
         width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
-        click.echo(render_terminal(rows_of(campaigns), width=width, colour=terminal))
+        say(render_terminal(rows_of(campaigns), width=width, colour=terminal), raw=True)
     elif output == "md":
-        click.echo(render_markdown(rows_of(campaigns)))
+        say(render_markdown(rows_of(campaigns)))
     else:
         export = export_campaigns(campaigns, output)  # type: ignore[arg-type] # click offers only its formats
-        click.echo(export.text, nl=False)
+        say(export.text, nl=False)
         if export.note:
-            click.echo(export.note, err=True)
+            say(export.note, err=True)
 
 
 def rows_of(campaigns: "Sequence[Campaign]") -> "list[ComparisonRow]":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trilithon.cli.models.commands import complete_model_or_file
+from trilithon.cli.output import say
 from trilithon.errors import ModelError, TrilithonError, UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -63,12 +64,12 @@ def list_command(as_json: bool) -> None:
 
     plans = _plans(load_configuration())
     if as_json:
-        click.echo(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
+        say(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
     elif plans:
         rows = [(known.name, known.plan.placement, known.plan.origin, known.state) for known in plans]
-        click.echo("\n".join(aligned([_TITLES, *rows])))
+        say("\n".join(aligned([_TITLES, *rows])))
     else:
-        click.echo("there are no plans; make one with: trilithon bench MODEL", err=True)
+        say("there are no plans; make one with: trilithon bench MODEL", err=True)
 
 
 @plan.command("show")
@@ -81,12 +82,12 @@ def show(model: str, as_json: bool) -> None:
 
     known = _known(model, load_configuration())
     if as_json:
-        click.echo(json.dumps(known.as_json(), indent=2, ensure_ascii=False))
+        say(json.dumps(known.as_json(), indent=2, ensure_ascii=False))
         return
     kept = known.plan
     facts = [("placement", kept.placement), ("from", kept.origin), ("state", known.state), ("verdict", kept.sentence)]
     facts += [("SHA-256", kept.sha256), *kept.fingerprint.items()]
-    click.echo("\n".join([known.name, *(f"  {line}" for line in aligned([fact for fact in facts if fact[1]]))]))
+    say("\n".join([known.name, *(f"  {line}" for line in aligned([fact for fact in facts if fact[1]]))]))
 
 
 @plan.command("set")
@@ -123,8 +124,8 @@ def set_command(model: str, placement: str, as_json: bool) -> None:
     )
     keep_plan(configuration.data, kept)
     if as_json:
-        click.echo(json.dumps(KnownPlan(plan=kept).as_json(), indent=2, ensure_ascii=False))
-    click.echo(f"trilithon serve now runs it on {spec.name} (undo: trilithon plan rm {shlex.quote(model)})", err=True)
+        say(json.dumps(KnownPlan(plan=kept).as_json(), indent=2, ensure_ascii=False))
+    say(f"trilithon serve now runs it on {spec.name} (undo: trilithon plan rm {shlex.quote(model)})", err=True)
 
 
 @plan.command("rm")
@@ -139,9 +140,9 @@ def remove(models: tuple[str, ...], as_json: bool) -> None:
     plans = [_known(model, configuration) for model in models]
     for known in plans:
         remove_plan(configuration.data, known.plan.sha256, known.plan.board)
-        click.echo(f"removed the plan {known.plan.placement} of {known.name}", err=True)
+        say(f"removed the plan {known.plan.placement} of {known.name}", err=True)
     if as_json:
-        click.echo(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
+        say(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
 
 
 def _plans(configuration: "Configuration") -> "list[KnownPlan]":

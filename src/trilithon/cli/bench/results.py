@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -36,14 +37,14 @@ def list_command(as_json: bool) -> None:
     if as_json:
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        say(json.dumps([asdict(summary) for summary in summaries], indent=2))
         return
     if not summaries:
-        click.echo("no measurements yet; start with: trilithon bench", err=True)
+        say("no measurements yet; start with: trilithon bench", err=True)
     for campaign in summaries:
         state = "" if campaign.status == "finished" else f" ({campaign.status})"
         models, placements = ", ".join(campaign.models), ", ".join(campaign.placements)
-        click.echo(f"{campaign.id:>4}  {campaign.started}  {models}  {placements}  {', '.join(campaign.tests)}{state}")
+        say(f"{campaign.id:>4}  {campaign.started}  {models}  {placements}  {', '.join(campaign.tests)}{state}")
 
 
 @results.command("show")
@@ -66,16 +67,16 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
     with _store() as store:
         selected = [_campaign(store, campaign) for campaign in campaigns]
     if output == "json":
-        click.echo(export_campaigns(selected, "trilithon").text, nl=False)
+        say(export_campaigns(selected, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
         rows = rows_of(selected)
-        click.echo(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
+        say(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
     else:
         show_campaigns(selected, output)
         for shown in selected:
             prefix = f"{shown.id}: " if len(selected) > 1 else ""
             tell_of_runs(shown, prefix)
-            click.echo(f"{prefix}{verdict_sentence(shown)}")
+            say(f"{prefix}{verdict_sentence(shown)}")
 
 
 @results.command("compare")
@@ -100,10 +101,10 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
     if not comparisons:
         raise UserError(f"{a} and {b} have no test in common")
     if as_json:
-        click.echo(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
+        say(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
         return
     for name, other, comparison in comparisons:
-        click.echo(comparison_text(name, other, comparison))
+        say(comparison_text(name, other, comparison))
 
 
 def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], tuple[Campaign, str]]]":
@@ -169,9 +170,9 @@ def export(campaigns: tuple[str, ...], form: str) -> None:
     with _store() as store:
         selected = [_campaign(store, campaign) for campaign in campaigns]
     exported = export_campaigns(selected, form)  # type: ignore[arg-type] # click offers only its formats
-    click.echo(exported.text, nl=False)
+    say(exported.text, nl=False)
     if exported.note:
-        click.echo(exported.note, err=True)
+        say(exported.note, err=True)
 
 
 @results.command("import")
@@ -187,11 +188,11 @@ def import_command(files: tuple[Path, ...]) -> None:
     with _store() as store:
         for path, campaigns in read:
             for campaign in campaigns:
-                click.echo(f"{path.name}: saved as campaign {store.add(campaign)}")
+                say(f"{path.name}: saved as campaign {store.add(campaign)}")
             imports = [campaign for campaign in campaigns if campaign.source != "trilithon"]
             notes = [note for campaign in imports for note in campaign.plan.get("notes", ())]
             for note in dict.fromkeys(notes):
-                click.echo(note, err=True)
+                say(note, err=True)
 
 
 @results.command("report")
@@ -205,7 +206,7 @@ def report(campaign: str, folder: Path | None) -> None:
     with _store() as store:
         selected = _campaign(store, campaign)
     for path in write_pictures(selected, folder or load_configuration().data / "reports" / str(selected.id)):
-        click.echo(path)
+        say(path)
 
 
 @results.command("rm")
@@ -216,7 +217,7 @@ def remove(campaigns: tuple[str, ...]) -> None:
         for campaign in campaigns:
             number = _campaign(store, campaign).id
             store.remove(number)
-            click.echo(f"removed campaign {number}", err=True)
+            say(f"removed campaign {number}", err=True)
 
 
 def _store() -> "Store":

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import click
-
 from trilithon.cli.chat.conversation import HELP, Subject
+from trilithon.cli.output import say
 from trilithon.models.store.parameters import Parameter
+from trilithon.terminal import plain
 from trilithon.units import format_bytes, format_number
 
 __all__ = ["ChatScreen", "shown_lines", "timing_lines", "waiting"]
@@ -20,8 +20,6 @@ _MOST_REMEMBERED = 1000
 _WORDS = sorted({word for line in HELP.splitlines() for word in line.split() if word.startswith("/") and word[1:]})
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _SILENT_SECONDS = 1.0
-# What a model writes must not command the terminal; a line feed and a tab are text.
-_COMMANDING = dict.fromkeys([*range(9), *range(11, 32), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
 
 
 class ChatScreen:
@@ -69,7 +67,7 @@ class ChatScreen:
     def ask(self, prompt: str) -> str | None:
         """The next line; None at the end of input. Raises KeyboardInterrupt for Ctrl-C."""
         try:
-            return input(prompt)
+            return input(plain(prompt))
         except EOFError:
             self._out.write("\n")
             return None
@@ -79,7 +77,7 @@ class ChatScreen:
 
     def tell(self, text: str) -> None:
         self.end_line()
-        self._notes.write(f"{text}\n")
+        self._notes.write(f"{plain(text) if self._notes.isatty() else text}\n")
         self._notes.flush()
 
     def piece(self, text: str, *, thinking: bool = False) -> None:
@@ -130,11 +128,11 @@ def _tell_waiting(what: str, over: threading.Event) -> None:
     terminal = sys.stderr.isatty()
     while not over.wait(_SILENT_SECONDS):
         seconds = round(time.monotonic() - began)
-        click.echo(f"\r{what}, {seconds} s" if terminal else f"{what} …", err=True, nl=not terminal)
+        say(f"\r{plain(what)}, {seconds} s" if terminal else f"{what} …", err=True, nl=not terminal, raw=True)
         if not terminal:
             return
     if terminal and time.monotonic() - began > _SILENT_SECONDS:
-        click.echo("\r\x1b[K", err=True, nl=False)
+        say("\r\x1b[K", err=True, nl=False, raw=True)
 
 
 def timing_lines(end: Mapping[str, Any], first_token_seconds: float | None) -> list[str]:
@@ -184,11 +182,6 @@ def _info(shown: Mapping[str, Any]) -> list[str]:
         "capabilities": ", ".join(map(str, shown.get("capabilities") or ())),
     }
     return [f"{name + ':':<16}{plain(str(value))}" for name, value in rows.items() if value] or ["unknown"]
-
-
-def plain(text: str) -> str:
-    """Without what would command a terminal."""
-    return text.translate(_COMMANDING)
 
 
 def _rate(count: Any, duration_ns: Any) -> str:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.terminal import plain
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ def board_report(context: click.Context, output: Path | None, with_bench: bool, 
     if not yes and not _confirmed(file):
         raise UserError("nothing was written; add --yes to write without a question")
     write_members(file, texts)
-    click.echo(str(file))
-    click.echo(f"look through it with: trilithon board-report show {file}", err=True)
+    say(str(file))
+    say(f"look through it with: trilithon board-report show {file}", err=True)
 
 
 @board_report.command("show")
@@ -71,7 +73,7 @@ def show(file: Path, member: str | None) -> None:
     if member is None:
         _show_members(texts)
     elif member in texts:
-        click.echo(texts[member], nl=False)
+        say(texts[member], nl=False)
     else:
         raise UserError(f"{file} has no member {member}; it has {', '.join(texts)}")
 
@@ -83,21 +85,21 @@ def tree(file: Path) -> None:
     from trilithon.board.capture.trees import as_tree
     from trilithon.cli.doctor.report_archive import read_report
 
-    click.echo(as_tree(read_report(file).machine), nl=False)
+    say(as_tree(read_report(file).machine), nl=False)
 
 
 def _confirmed(file: Path) -> bool:
-    return sys.stdin.isatty() and click.confirm(f"Write {file}?", default=True, err=True)
+    return sys.stdin.isatty() and click.confirm(plain(f"Write {file}?"), default=True, err=True)
 
 
 def _show_members(texts: Mapping[str, str]) -> None:
     """The size of each member, and each path of the machine with the size of what was read there."""
     for name, text in texts.items():
-        click.echo(f"{name:<16} {len(text.encode()):>9} bytes")
+        say(f"{name:<16} {len(text.encode()):>9} bytes")
     for path, entry in json.loads(texts["machine.json"])["paths"].items():
         content = entry.get("text") or entry.get("base64") or ""
         state = f"{len(content)} characters" if content else entry["access"]
-        click.echo(f"  {path}  {state}")
+        say(f"  {path}  {state}")
 
 
 def _members(configuration: "Configuration", *, check: bool, bench: bool) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _packages() -> dict[str, str]:
 def _output(*words: str) -> str:
     """What a command of this program prints, with its exit code."""
     command = f"trilithon {shlex.join(words)}"
-    click.echo(f"running {command}", err=True)
+    say(f"running {command}", err=True)
     done = subprocess.run([sys.executable, "-m", "trilithon.cli", *words], capture_output=True, check=False)
     printed = (done.stderr + done.stdout).decode(errors="replace")
     return f"$ {command}\n{printed}exit code {done.returncode}\n"

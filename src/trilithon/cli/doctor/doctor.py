@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.terminal import plain_console
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def doctor_command(
             all_findings += stale_findings(board, configuration)
             rows = list(engine_rows(board))
         if as_json:
-            click.echo(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))
+            say(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))
         else:
             print_report(board, all_findings, rows, clocks)
 
@@ -117,10 +119,8 @@ def print_report(
     board: "Board", findings: "Sequence[Finding]", rows: Sequence[EngineRow], clocks: "Sequence[MeasuredClock]" = ()
 ) -> None:
     """For people, on stdout; plain text when that is not a terminal."""
-    from rich.console import Console
-
     # soft_wrap: a fix has to stay one line, so that it can be copied.
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    console = plain_console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     console.print(board.describe(), style="bold")
     for name, text in [*_machine_lines(board), *(("clock", clock.describe()) for clock in clocks)]:
         console.print(f"  {name:<{_MENU_WIDTH}}{text}")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from trilithon.cli.output import say
 from trilithon.errors import TrilithonError, UserError
 
 __all__ = ["restore_clocks", "with_restore"]
@@ -38,12 +39,12 @@ def restore_clocks() -> None:
 
     folder = load_configuration().data
     if tuning_record.load(folder) is None:
-        click.echo("nothing to restore: no clock is pinned")
+        say("nothing to restore: no clock is pinned")
         return
     with tuning_record.lock(folder):
         restored = tuning_record.restore(folder, THIS_MACHINE)
     for line in restored.lines:
-        click.echo(line)
+        say(line)
     if not restored.done:
         raise TrilithonError(f"not everything was restored; run: {tuning_record.restore_command(folder)}")
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.terminal import plain_console
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -68,10 +70,10 @@ def watch(machine: "Machine", *, as_json: bool, period_seconds: float = _PERIOD_
         while True:
             window.wait(period_seconds)
             if as_json:
-                click.echo(json.dumps(frame_json(window), ensure_ascii=False))
+                say(json.dumps(frame_json(window), ensure_ascii=False))
                 sys.stdout.flush()
             elif window.at_ns is not None or not window.can_see:
-                click.echo("\n".join(plain_lines(read_board(machine), window)))
+                say("\n".join(plain_lines(read_board(machine), window)))
                 return
 
 
@@ -89,12 +91,11 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _watch_live(window: "Window", board: "Board", period_seconds: float) -> None:
-    from rich.console import Console
     from rich.live import Live
 
     from trilithon.cli.doctor.watch_screen import screen
 
-    console = Console(highlight=False)
+    console = plain_console(highlight=False)
     with _keys() as pressed, Live(screen(board, window), console=console, screen=True, auto_refresh=False) as picture:
         while not pressed(period_seconds / 5):
             if window.look():

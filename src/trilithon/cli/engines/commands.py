@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import Interrupted, PlacementError, UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -52,11 +53,11 @@ def list_command(as_json: bool) -> None:
 
     rows = engine_rows.build_rows(load_configuration())
     if as_json:
-        click.echo(json.dumps(engine_rows.as_json(rows), indent=2, ensure_ascii=False))
+        say(json.dumps(engine_rows.as_json(rows), indent=2, ensure_ascii=False))
         return
     terminal = sys.stdout.isatty()
     width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
-    click.echo(engine_rows.render(rows, width=width, colour=terminal), nl=False)
+    say(engine_rows.render(rows, width=width, colour=terminal), nl=False, raw=True)
 
 
 @engines.command("add")
@@ -73,8 +74,8 @@ def add(path: Path, name: str | None) -> None:
     name = name or name_for(folder)
     _require_unused(name, folder, configuration)
     registry.add(configuration, registry.Registered(name=name, folder=folder))
-    click.echo(f"added {name}: {folder}")
-    click.echo(f"try it with: trilithon engines check {name}", err=True)
+    say(f"added {name}: {folder}")
+    say(f"try it with: trilithon engines check {name}", err=True)
 
 
 @engines.command("remove")
@@ -92,7 +93,7 @@ def remove(name: str, delete: bool) -> None:
     entry = registry.remove(configuration, name)
     if delete:
         delete_build(entry)
-    click.echo(f"removed {name}" + ("" if delete else f"; its folder stays: {entry.folder}"), err=True)
+    say(f"removed {name}" + ("" if delete else f"; its folder stays: {entry.folder}"), err=True)
 
 
 @engines.command("build")
@@ -119,11 +120,11 @@ def build(version: str | None, **words: Any) -> None:
     with stoppable("stopped; nothing was installed"), CompileProgress() as progress:
         made = compile_llamacpp(recipe, load_configuration(), progress)
     if not made.fresh:
-        click.echo(f"{made.entry.name} exists; to compile it again, add --force", err=True)
+        say(f"{made.entry.name} exists; to compile it again, add --force", err=True)
     for lacking in made.entry.facts.get("without", ()):
-        click.echo(f"note: glslc is too old for {lacking}; a newer one makes faster shaders", err=True)
-    click.echo(f"{made.entry.name}  {made.entry.folder}")
-    click.echo(f"try it with: trilithon engines check {made.entry.name}", err=True)
+        say(f"note: glslc is too old for {lacking}; a newer one makes faster shaders", err=True)
+    say(f"{made.entry.name}  {made.entry.folder}")
+    say(f"try it with: trilithon engines check {made.entry.name}", err=True)
 
 
 @engines.command("check")
@@ -147,7 +148,7 @@ def check(context: click.Context, name: str | None, anew: bool, as_json: bool) -
     except Interrupted:
         raise Interrupted("stopped") from None
     if as_json:
-        click.echo(json.dumps([_trial_json(trial) for trial in trials], indent=2, ensure_ascii=False))
+        say(json.dumps([_trial_json(trial) for trial in trials], indent=2, ensure_ascii=False))
     else:
         _print_trials(trials)
     context.exit(0 if all(trial.works for trial in trials) else 1)
@@ -159,7 +160,7 @@ def _forget(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") 
     for build, unit in wanted:
         if count := forget(configuration, build, unit):
             models = f"{count} kind{'s' * (count > 1)} of model"
-            click.echo(f"{build.engine}@{build.name}/{unit}: forgot the fallback settings for {models}", err=True)
+            say(f"{build.engine}@{build.name}/{unit}: forgot the fallback settings for {models}", err=True)
 
 
 def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Build]":
@@ -196,13 +197,13 @@ async def _try_out(wanted: "list[tuple[Build, Unit]]", configuration: "Configura
     with workspace() as folder:
         reference = await reference_answer(configuration, folder)
         for build, unit in wanted:
-            click.echo(f"trying {build.engine}@{build.name}/{unit}", err=True)
+            say(f"trying {build.engine}@{build.name}/{unit}", err=True)
             trials.append(await try_out(build, unit, reference, configuration, folder, waiting=_tell))
     return trials
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def _trial_json(trial: "Trial") -> dict[str, Any]:
@@ -225,6 +226,6 @@ def _print_trials(trials: "list[Trial]") -> None:
     for trial in trials:
         verdict = "works" if trial.tried else "was not tried"
         verdict = (f"{verdict}, with {trial.fallback}" if trial.fallback else verdict) if trial.works else "fails"
-        click.echo(f"{trial.placement} {verdict}")
+        say(f"{trial.placement} {verdict}")
         for finding in trial.findings:
-            click.echo(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip())
+            say(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip())

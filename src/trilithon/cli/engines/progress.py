@@ -1,10 +1,10 @@
 """How far a compilation is, on stderr: a bar on a terminal, a line for every tenth elsewhere."""
 
-import sys
 import time
 
 from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from trilithon.cli.output import say
 from trilithon.cli.progress import ProgressBar
 from trilithon.units import format_duration
 
@@ -34,7 +34,7 @@ class CompileProgress(ProgressBar):
         if shown != self._shown:
             percent = "" if fraction is None or not shown[1] else f" {fraction:.0%}"
             line = f"{text}{percent}{', ' + left if left else ''}"
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+            say(line, err=True)
         self._shown = shown
 
     def _left(self, text: str, fraction: float | None) -> str:

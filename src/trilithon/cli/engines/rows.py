@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trilithon.engines.base import Build, Device
 from trilithon.engines.registry import Registered, registered
 from trilithon.settings import Configuration
+from trilithon.terminal import plain_console
 from trilithon.units import format_duration
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def as_json(rows: Sequence[BuildRow]) -> list[dict[str, Any]]:
 def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
     """A table for people that fits `width` columns; below it what is missing, each with its fix."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -84,7 +84,7 @@ def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
     for row in rows:
         if row.build is not None:
             table.add_row(*map(Text, _cells(row, row.build)))
-    console = Console(
+    console = plain_console(
         file=StringIO(),
         width=width,
         color_system="standard" if colour else None,

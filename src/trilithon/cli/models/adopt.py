@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.units import format_bytes
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -32,13 +33,13 @@ def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) ->
     configuration = load_configuration()
     for folder in forget:
         forget_folder(configuration, folder)
-        click.echo(f"removed {folder} from the list; its files are unchanged", err=True)
+        say(f"removed {folder} from the list; its files are unchanged", err=True)
     for folder in folders:
         if not remember_folder(configuration, folder):
-            click.echo(f"{folder} is in the list already", err=True)
+            say(f"{folder} is in the list already", err=True)
     adoption = find_adopted(configuration)
     if as_json:
-        click.echo(json.dumps(_as_json(adoption), indent=2, ensure_ascii=False))
+        say(json.dumps(_as_json(adoption), indent=2, ensure_ascii=False))
     else:
         _print(adoption)
 
@@ -67,10 +68,10 @@ def _print(adoption: "Adoption") -> None:
     width = max((len(str(model.manifest.name)) for model in adoption.models), default=0)
     for model in adoption.models:
         size = format_bytes(model.manifest.size_bytes)
-        click.echo(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
+        say(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
     for item in adoption.skipped:
-        click.echo(f"skipped: {plain(f'{item.path} {item.reason}')}", err=True)
+        say(f"skipped: {plain(f'{item.path} {item.reason}')}", err=True)
     searched = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in adoption.places)
     if not adoption.models:
-        click.echo("no model of another program was found; add a folder with models: trilithon adopt FOLDER", err=True)
-    click.echo(f"searched: {searched or 'nothing, as no other program has models here'}", err=True)
+        say("no model of another program was found; add a folder with models: trilithon adopt FOLDER", err=True)
+    say(f"searched: {searched or 'nothing, as no other program has models here'}", err=True)

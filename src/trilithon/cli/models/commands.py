@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from trilithon.cli.output import say
 from trilithon.errors import ModelError, TrilithonError
 from trilithon.units import format_bytes
 
@@ -72,13 +73,13 @@ def list_models(verbose: bool, as_json: bool) -> None:
         models = [*zip(listing.manifests, listing.roots, strict=True), *((manifest, None) for manifest in adopted)]
         rows = [model_rows.model_row(*model, store, places=verbose or as_json) for model in models]
     for problem in listing.problems:
-        click.echo(f"warning: {problem}", err=True)
+        say(f"warning: {problem}", err=True)
     if as_json:
-        click.echo(json.dumps(model_rows.as_json(rows), indent=2, ensure_ascii=False))
+        say(json.dumps(model_rows.as_json(rows), indent=2, ensure_ascii=False))
     elif rows:
-        click.echo(model_rows.render(rows), nl=False)
+        say(model_rows.render(rows), nl=False)
     else:
-        click.echo("there are no models yet; pull one: trilithon pull qwen2.5:0.5b", err=True)
+        say("there are no models yet; pull one: trilithon pull qwen2.5:0.5b", err=True)
 
 
 @click.command("show")
@@ -95,12 +96,12 @@ def show(model: str, modelfile: bool, as_json: bool) -> None:
     with _store() as store:
         reference = find_reference(model, store, _adopted)
         if modelfile:
-            click.echo(model_show.modelfile(reference), nl=False)
+            say(model_show.modelfile(reference), nl=False)
         elif as_json:
             content = model_show.show_json(reference, store, configuration)
-            click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+            say(json.dumps(content, indent=2, ensure_ascii=False))
         else:
-            click.echo("\n".join(model_show.show_lines(reference, store, configuration)))
+            say("\n".join(model_show.show_lines(reference, store, configuration)))
 
 
 @click.command("rm")
@@ -116,9 +117,9 @@ def remove(names: tuple[str, ...]) -> None:
                 _refuse_removal(name, store)
         for name in targets:
             removal = store.remove(name)
-            click.echo(f"removed {name}, {format_bytes(removal.freed_bytes)} freed", err=True)
+            say(f"removed {name}, {format_bytes(removal.freed_bytes)} freed", err=True)
             for reason in removal.kept:
-                click.echo(reason, err=True)
+                say(reason, err=True)
 
 
 @click.command("cp")
@@ -130,7 +131,7 @@ def copy(source: str, target: str) -> None:
 
     with _store() as store:
         added = store.put(replace(_find(source, store), name=model_name(target)), new=True)
-        click.echo(f"{added.name} is the same model as {source}", err=True)
+        say(f"{added.name} is the same model as {source}", err=True)
 
 
 @click.command("verify")
@@ -154,15 +155,15 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
         damages = upkeep.verify(store, targets, reading("reading the models"))
         removed = upkeep.remove_damaged(store, damages) if remove_damaged else 0
     if as_json:
-        click.echo(json.dumps([asdict(damage) for damage in damages], indent=2, ensure_ascii=False))
+        say(json.dumps([asdict(damage) for damage in damages], indent=2, ensure_ascii=False))
     else:
         for damage in damages:
-            click.echo(_sentence(damage))
+            say(_sentence(damage))
     if removed:
-        click.echo(f"removed {_files(removed, 'damaged file')}; pull the models again", err=True)
+        say(f"removed {_files(removed, 'damaged file')}; pull the models again", err=True)
     if damages:
         raise TrilithonError(_verdict(damages, removed))
-    click.echo("every file has the right checksum", err=True)
+    say("every file has the right checksum", err=True)
 
 
 @click.command("prune")
@@ -179,14 +180,14 @@ def prune(dry_run: bool, everything: bool) -> None:
     with _store() as store:
         pruned = upkeep.prune(store, dry_run=dry_run, stale_seconds=0 if everything else upkeep.STALE_SECONDS)
     for reason in pruned.kept:
-        click.echo(reason, err=True)
+        say(reason, err=True)
     conversions_left, conversion_bytes = clear_abandoned(conversions(load_configuration()), dry_run=dry_run)
     what = (
         f"{_files(pruned.blobs, 'file')}, {_files(pruned.partials, 'unfinished download')} and "
         f"{_files(conversions_left, 'unfinished conversion')}"
     )
     freed = format_bytes(pruned.freed_bytes + conversion_bytes)
-    click.echo(f"{'would remove' if dry_run else 'removed'} {what}, {freed}")
+    say(f"{'would remove' if dry_run else 'removed'} {what}, {freed}")
 
 
 def _store() -> "ModelStore":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -70,11 +71,11 @@ def convert(source: Path, target: str, output: Path | None, as_json: bool, **opt
     facts = _rknn_facts(made.path) if target == "rknn" else {}
     if as_json:
         files = {"path": str(made.path), "beside": list(map(str, made.beside)), "log": str(made.log)}
-        click.echo(json.dumps(files | {"size_bytes": made.path.stat().st_size} | facts, indent=2, ensure_ascii=False))
+        say(json.dumps(files | {"size_bytes": made.path.stat().st_size} | facts, indent=2, ensure_ascii=False))
         return
-    click.echo(made.path)
+    say(made.path)
     for line in [*made.beside, *([_rknn_line(facts)] if facts else [])]:
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 @click.command("quantize")
@@ -98,7 +99,7 @@ def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     output = output or Path(f"{read_file_name(path.name).base or path.stem}-{quant.lower()}.gguf")
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
         made = make(path, output, quant, configuration, progress, again=again)
-    click.echo(made)
+    say(made)
 
 
 def _to_rkllm(source: Path, output: Path | None, options: dict[str, Any]) -> "_Maker":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -50,8 +51,8 @@ def create(name: str, file: Path, quant: str | None, copy: bool) -> None:
         stored = store.put(manifest)
     for remark in created.remarks:
         if quant is None or "--copy" not in remark:
-            click.echo(f"note: {remark}", err=True)
-    click.echo(f"created {stored.name}; see trilithon show {stored.name}", err=True)
+            say(f"note: {remark}", err=True)
+    say(f"created {stored.name}; see trilithon show {stored.name}", err=True)
 
 
 def _read(file: Path) -> "Modelfile":

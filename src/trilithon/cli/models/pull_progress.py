@@ -1,14 +1,12 @@
 """The progress of a pull: a bar with rate and time left on a terminal, lines elsewhere, or JSON lines."""
 
 import json
-import sys
 import time
 from typing import Any
 
-import click
-from rich.markup import escape
 from rich.progress import TextColumn
 
+from trilithon.cli.output import say
 from trilithon.cli.progress import ProgressBar
 from trilithon.models.fetch.pull import Pulled, PullStep
 from trilithon.units import format_bytes, format_duration
@@ -36,14 +34,13 @@ class PullProgress(ProgressBar):
             self.kept = _amount(step)
         if self._as_json:
             if self._is_due(step, _JSON_SECONDS):
-                click.echo(json.dumps(_as_json(step), ensure_ascii=False))
+                say(json.dumps(_as_json(step), ensure_ascii=False))
         elif step.progress is None:
             self._say(_sentence(step))
         elif self._bar is not None:
             done, total = step.progress.done_bytes, step.progress.total_bytes
-            text = escape(_doing(step))
             self._bar.update(
-                self._task, description=text, completed=done, total=total, state=_state(step), visible=True
+                self._task, description=_doing(step), completed=done, total=total, state=_state(step), visible=True
             )
         elif self._is_due(step, _LINE_SECONDS):
             self._say(f"{_doing(step)}: {_state(step)}")
@@ -51,7 +48,7 @@ class PullProgress(ProgressBar):
     def finish(self, pulled: Pulled) -> None:
         manifest = pulled.manifest
         if self._as_json:
-            click.echo(json.dumps(_outcome(pulled), ensure_ascii=False))
+            say(json.dumps(_outcome(pulled), ensure_ascii=False))
             return
         for note in pulled.notes:
             self._say(f"note: {note}")
@@ -59,7 +56,7 @@ class PullProgress(ProgressBar):
             self._bar.stop()
         count = len(manifest.files)
         reused = "" if pulled.fetched_bytes else ", all of them present already"
-        click.echo(f"{manifest.name}  {format_bytes(manifest.size_bytes)}  {count} file{'s' * (count != 1)}{reused}")
+        say(f"{manifest.name}  {format_bytes(manifest.size_bytes)}  {count} file{'s' * (count != 1)}{reused}")
 
     def _is_due(self, step: PullStep, seconds: float) -> bool:
         """Whether to print: the first step of each stage of a file, and then once in so many seconds."""
@@ -71,9 +68,9 @@ class PullProgress(ProgressBar):
 
     def _say(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(escape(line), soft_wrap=True, highlight=False)
+            self._bar.console.print(line, soft_wrap=True, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - the progress itself
+            say(line, err=True)
 
 
 def _sentence(step: PullStep) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilithon.cli.output import say
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -69,8 +70,8 @@ def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool)
         else:
             notes = conversions(load_configuration())
             target = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), notes))
-    click.echo(target)
-    click.echo(f"measure it with: trilithon bench {target}", err=True)
+    say(target)
+    say(f"measure it with: trilithon bench {target}", err=True)
 
 
 def _print_architectures(as_json: bool) -> None:
@@ -82,12 +83,12 @@ def _print_architectures(as_json: bool) -> None:
         rows = [
             asdict(architecture) | {"quantizations": list(QUANTIZATIONS)} for architecture in architectures().values()
         ]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for key, architecture in architectures().items():
         parameters = f"{architecture.parameters / 1e9:.2f} billion parameters"
-        click.echo(f"{key:<16}{parameters}, {architecture.layers} layers")
-    click.echo(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)
+        say(f"{key:<16}{parameters}, {architecture.layers} layers")
+    say(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)
 
 
 def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":

@@ -4,6 +4,8 @@ import json
 
 import click
 
+from trilithon.cli.output import say
+
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
 __all__ = ["key"]
@@ -35,8 +37,8 @@ def add(name: str, as_json: bool) -> None:
     from trilithon.settings import load_configuration
 
     secret = add_key(load_configuration(), name)
-    click.echo(json.dumps({"name": name, "key": secret}) if as_json else secret)
-    click.echo(f"key {name} (not shown again). To revoke it: trilithon key rm {name}", err=True)
+    say(json.dumps({"name": name, "key": secret}) if as_json else secret)
+    say(f"key {name} (not shown again). To revoke it: trilithon key rm {name}", err=True)
 
 
 @key.command("list")
@@ -48,13 +50,13 @@ def list_command(as_json: bool) -> None:
 
     known_keys = keys(load_configuration())
     if as_json:
-        click.echo(json.dumps([{"name": known.name, "created": known.created} for known in known_keys], indent=2))
+        say(json.dumps([{"name": known.name, "created": known.created} for known in known_keys], indent=2))
         return
     width = max((len(known.name) for known in known_keys), default=0)
     for known in known_keys:
-        click.echo(f"{known.name:<{width}}  {known.created}")
+        say(f"{known.name:<{width}}  {known.created}")
     if not known_keys:
-        click.echo("there are no keys; create one with: trilithon key add NAME", err=True)
+        say("there are no keys; create one with: trilithon key add NAME", err=True)
 
 
 @key.command("rm")
@@ -67,4 +69,4 @@ def remove(names: tuple[str, ...]) -> None:
     configuration = load_configuration()
     for name in names:
         remove_key(configuration, name)
-        click.echo(f"removed {name}", err=True)
+        say(f"removed {name}", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilithon.cli.models.commands import complete_model
+from trilithon.cli.output import say
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import format_bytes, format_duration
 
@@ -32,12 +33,12 @@ def ps(as_json: bool) -> None:
     with _server() as server:
         models = server.loaded()
     if as_json:
-        click.echo(json.dumps(models, indent=2, ensure_ascii=False))
+        say(json.dumps(models, indent=2, ensure_ascii=False))
     elif models:
         notes = (*handover_lines(models), *plan_lines(models))
-        click.echo("\n".join([*aligned([_TITLES, *map(_row, models)]), *notes]))
+        say("\n".join([*aligned([_TITLES, *map(_row, models)]), *notes]))
     else:
-        click.echo("no model is loaded", err=True)
+        say("no model is loaded", err=True)
 
 
 @click.command("stop")
@@ -52,7 +53,7 @@ def stop(model: str) -> None:
         if not any(model_name(name).same_as(wanted) for name in known):
             raise UserError(f"{wanted} is not loaded; see: trilithon ps")
         server.unload(model)
-    click.echo(f"{wanted} is unloaded", err=True)
+    say(f"{wanted} is unloaded", err=True)
 
 
 def _server() -> "Server":

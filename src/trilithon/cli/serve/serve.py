@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trilithon.cli.models.commands import complete_model
+from trilithon.cli.output import say
 from trilithon.errors import UserError
 from trilithon.units import parse_bytes, parse_duration
 
@@ -131,14 +132,14 @@ def _serve(
             lines += _about_pages(sockets, context, tls=words["tls_cert"] is not None)
 
         def ready() -> None:
-            click.echo("\n".join(lines), err=True)
+            say("\n".join(lines), err=True)
             notify("READY=1")
 
         def ending() -> None:
             notify("STOPPING=1")
             users = sum(model.users for model in service.pool.loaded())
             if users:
-                click.echo(f"waiting for running answers: {users}; press again to stop at once", err=True)
+                say(f"waiting for running answers: {users}; press again to stop at once", err=True)
 
         listening = Listening(
             sockets=sockets,
