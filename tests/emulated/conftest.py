@@ -3,9 +3,11 @@
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from arm64_root import Arm64Root
 
 SCRIPT = Path(__file__).with_name("rknn_toolkit.py")
 FIXTURES = Path(__file__).parent.parent.parent / "build" / "fixtures"
@@ -41,3 +43,31 @@ def encoders(rknn_toolkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("encoders")
     subprocess.run([rknn_toolkit, SCRIPT, "make", folder], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Path:
+    if platform.machine() != "x86_64":
+        pytest.skip("arm64 is emulated on x86-64")
+    return fetched("qemu-aarch64", "qemu and the arm64 programs")
+
+
+@pytest.fixture(scope="session")
+def arm64_llama(qemu: Path) -> Path:
+    """The root with Debian's llama.cpp for arm64."""
+    return fetched("arm64-llama", "Debian's llama.cpp for arm64")
+
+
+@pytest.fixture(scope="session")
+def arm64(qemu: Path, tmp_path_factory: pytest.TempPathFactory) -> Arm64Root:
+    """arm64 Debian with Python, in which the project is installed from its wheel."""
+    root = Arm64Root(fetched("arm64-root", "arm64 Debian and its Python"), qemu, tmp_path_factory.mktemp("arm64"))
+    tried = root.run("true")
+    if tried.returncode:
+        pytest.skip(f"this kernel gives no name space with binary formats of its own: {tried.stderr.strip()}")
+    wheels = root.work / "wheels"
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", wheels, Path(__file__).parent.parent.parent]
+    subprocess.run([sys.executable, "-m", "pip", *build], check=True)
+    (wheel,) = wheels.iterdir()
+    root.install(wheel, sys.executable)
+    return root

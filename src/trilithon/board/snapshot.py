@@ -149,7 +149,7 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
     memory = read_memory(machine, limits)
     open_files = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
-    architecture = machine.text("/proc/sys/kernel/arch") or machine.uname_machine
+    architecture = machine.uname_machine or machine.text("/proc/sys/kernel/arch") or ""
     container = read_container(machine)
     npu = read_npu(machine, npu_cores)
     return Board(

@@ -127,7 +127,7 @@ def test_vulkan_prefills_and_the_cpu_decodes(
     try:
         asyncio.run(scenario())
     except StartError as error:
-        if error.cause != "build made for another CPU":
+        if not error.cause.startswith("illegal instruction"):
             raise
         pytest.skip("the package's program is made for another CPU than this one")
 

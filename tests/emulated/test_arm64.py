@@ -1,0 +1,71 @@
+"""The project on arm64: its wheel with its real dependencies, in Debian 12, on the cores of Rockchip's chips."""
+
+import json
+import re
+import signal
+import subprocess
+from typing import Any
+
+import httpx
+import pytest
+from arm64_root import Arm64Root
+
+from trilithon.models.synthetic.tiny import write_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# Of RK3588 and RK3576; of RK3399 and RK3576; of RK3588, RK3566 and RK3568; of RK3399, RK3328 and RK3562.
+CORES = {"cortex-a76": True, "cortex-a72": False, "cortex-a55": True, "cortex-a53": False}  # with dot product
+
+
+def told(arm64: Arm64Root, *argv: str, cpu: str = "cortex-a76") -> Any:
+    done = arm64.run("trilithon", *argv, cpu=cpu)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def model(arm64: Arm64Root) -> str:
+    write_tiny_model(arm64.work / "tiny.gguf")
+    return "/home/tiny.gguf"
+
+
+@pytest.mark.parametrize("cpu", CORES)
+def test_doctor_names_the_core_and_what_the_package_lacks_on_it(arm64: Arm64Root, cpu: str) -> None:
+    report = told(arm64, "doctor", "--json", cpu=cpu)
+    board = report["board"]
+    assert board["architecture"] == "aarch64"
+    assert {cluster["core_type"] for cluster in board["clusters"]} == {cpu.title()}
+    # The package is compiled for ARMv8.0: that costs speed where the core has dot product, and nothing elsewhere.
+    slow = [finding for finding in report["findings"] if "without dot product" in finding["message"]]
+    assert len(slow) == CORES[cpu]
+    assert all("trilithon engines build" in finding["fix"] for finding in slow)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a76", "cortex-a72", "cortex-a53"])
+def test_the_packaged_engine_works_on_every_core(arm64: Arm64Root, cpu: str) -> None:
+    (trial,) = told(arm64, "engines", "check", "llama.cpp@embedded", "--json", "--anew", cpu=cpu)
+    assert trial["works"], trial
+
+
+def test_a_measurement(arm64: Arm64Root, model: str) -> None:
+    argv = ("--placement", "llama.cpp/cpu", "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json")
+    (row,) = told(arm64, "bench", model, *argv)
+    assert row["n_gen"] == 8 and row["avg_ts"] > 0
+
+
+def test_a_served_answer(arm64: Arm64Root, model: str) -> None:
+    argv = arm64.command("trilithon", "serve", model, "--port", "0", "--no-pages", "--context", "512")
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            url = next(match[0] for line in lines if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=100, trust_env=False)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["completion_tokens"] == 4
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
