@@ -24,6 +24,12 @@ OURS = HostNames(own="rock5")
         "rock5",
         "Rock5:8080",
         "rock5.local",
+        "rock5.lan:11435",
+        "rock5.home",
+        "rock5.home.arpa",
+        "rock5.internal",
+        "rock5.fritz.box",
+        "host.containers.internal",
         "ollama.localhost:1",
         "host.docker.internal:11434",
         "192.168.1.20:11435",
@@ -68,10 +74,24 @@ def test_these_mean_this_machine(header: str) -> None:
         "evil.example#.local",
         "evil.example\\.local",
         "x" * 260 + ".local",
+        "evil.local",
+        "evil.internal",
+        "evil.rock5.local",
+        "rock55.lan",
+        "rock5.box",
+        "lan",
+        "evil.docker.internal",
     ],
 )
 def test_these_do_not(header: str) -> None:
     assert header not in OURS
+
+
+def test_a_long_name_of_this_machine_has_a_short_one() -> None:
+    long = HostNames(own="Rock5.example.org")
+    assert all(name in long for name in ("rock5.example.org", "rock5", "rock5.local"))
+    assert "evil.example.org" not in long
+    assert "localhost.lan" not in HostNames(own="localhost")
 
 
 def test_names_can_be_added() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 from small_server import CHAT, Door, application, at_the_door
+from starlette.datastructures import Headers
 
 from trilithon.errors import UserError
 from trilithon.serve.access.keys import Keyring, add_key, key_store, remove_key
 from trilithon.serve.access.security import Guard, SecurityOptions, install, keyring, require_safe_bind
+from trilithon.serve.access.sessions import COOKIE, Sessions, token_in
 from trilithon.settings import Configuration
 
 SECRET = "a-plain-key-of-many-letters"
@@ -142,7 +145,7 @@ def test_a_page_whose_name_was_made_to_point_here_gets_nothing() -> None:
             answer = await door.http.get(path, headers={"Host": "evil.example"})
             assert answer.status_code == 403
             assert "--host-name" in answer.text
-        for name in (f"localhost:{door.port}", "rock5.local", "npu.lan"):
+        for name in (f"localhost:{door.port}", f"{socket.gethostname().partition('.')[0]}.local", "npu.lan"):
             assert (await door.http.get(CHAT, headers={"Host": name})).status_code == 200
 
     at_the_door(SecurityOptions(host_names=("npu.lan",)), visit)
@@ -189,6 +192,38 @@ def test_odd_host_headers_are_turned_away() -> None:
         assert old.startswith(b"HTTP/1.1 200 ")
 
     at_the_door(SecurityOptions(), visit)
+
+
+def test_apps_of_this_machine_may_use_the_api_and_not_the_pages() -> None:
+    apps = ["http://localhost:3000", "http://127.0.0.1:5173", "https://localhost", "app://obsidian.md"]
+    apps += ["tauri://localhost", "vscode-webview://abc", "vscode-file://vscode-app", "file://"]
+    others = ["http://localhost.evil.example", "http://evil.example:3000", "null", "http://192.168.1.7"]
+
+    async def visit(door: Door) -> None:
+        asked = {"Access-Control-Request-Method": "POST"}
+        door.app.state.sessions.is_pages = lambda scope: scope["path"] == "/careless"
+        for origin in (*apps, *others):
+            statuses = [
+                (await door.http.options(path, headers={"Origin": origin} | asked)).status_code
+                for path in ("/api/chat", "/careless")
+            ]
+            assert statuses == [204 if origin in apps else 403, 403], origin
+
+    at_the_door(SecurityOptions(), visit)
+
+
+@pytest.mark.parametrize(
+    "others",
+    ["", 'prefs={"a":1}; ', "a[b]=1; ", "ключ=1; ", "=; ", "x; ", 'q="a;b"; ', "a=1,b=2; ", "sp ace=1; ", "a/b=c@d; "],
+)
+def test_a_browser_is_known_beside_any_other_cookie(others: str, key_file: Path) -> None:
+    keys = Keyring(plain=key_file)
+    sessions = Sessions(keys)
+    token = sessions.open(BEARER["Authorization"].removeprefix("Bearer "))
+    for cookie in (f"{others}{COOKIE}={token}", f"{COOKIE}={token}; {others}"):
+        raw = [(b"cookie", cookie.encode())]
+        assert token_in(Headers(raw=raw)) == token
+    assert token_in(Headers(raw=[(b"cookie", others.encode()), (b"cookie", f"{COOKIE}={token}".encode())])) == token
 
 
 def test_a_foreign_page_cannot_even_send_a_simple_post() -> None:

@@ -11,8 +11,12 @@ from trilithon.errors import UserError
 
 __all__ = ["HostNames", "host_of", "is_loopback", "names_address"]
 
-# RFC 6761, RFC 6762, and ICANN's reservation of 2024: nobody can register a name below these.
-_NOBODYS = (".localhost", ".local", ".internal")
+_LOOPBACK = ".localhost"  # RFC 6761
+# Where a network gives machines their names: mDNS (RFC 6762), RFC 8375, ICANN's reservation of 2024, and routers' own.
+# Anybody in the network can take another name there, and have it mean this machine.
+_NETWORKS = (".local", ".lan", ".home", ".home.arpa", ".internal", ".fritz.box")
+# What Docker and Podman call the machine that a container runs on.
+_OF_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 _LABELS = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _LONGEST_NAME = 253
 _PORT = re.compile(r"(:\d{1,5})?")
@@ -24,14 +28,16 @@ class HostNames:
     """`more` are names besides those that can only mean this machine: NAME, *.NAME for all below it, * for any."""
 
     def __init__(self, more: Collection[str] = (), own: str | None = None):
-        own = socket.gethostname() if own is None else own
+        own = (socket.gethostname() if own is None else own).lower()
+        label = own.partition(".")[0]
         names = [name.strip().lower() for name in more]
         for name in names:
             if name != "*" and not _is_name(name.removeprefix("*.")) and _address(name.strip("[]")) is None:
                 raise UserError(f"{name!r} is not a host name; write it as in rock5.lan, without scheme and port")
         self._any = "*" in names
-        self._names = frozenset({"localhost", own.lower(), *names})
-        self._endings = (*_NOBODYS, *(name[1:] for name in names if name.startswith("*.")))
+        in_networks = [label + ending for ending in _NETWORKS if label != "localhost"]
+        self._names = frozenset({"localhost", own, label, *in_networks, *_OF_CONTAINERS, *names})
+        self._endings = (_LOOPBACK, *(name[1:] for name in names if name.startswith("*.")))
 
     def __contains__(self, header: object) -> bool:
         """The value of a `Host` header."""

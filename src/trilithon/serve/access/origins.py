@@ -5,10 +5,11 @@ before anything is done for it."""
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from trilithon.errors import UserError
 
-__all__ = ["Origins", "answer_headers", "preflight_headers"]
+__all__ = ["LOCAL_APPS", "Origins", "answer_headers", "preflight_headers"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -18,6 +19,14 @@ _METHODS = re.compile(r"[A-Z]{1,16}")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 _EXPOSED = b"X-Request-Id, X-Trilithon-Ignored, Retry-After"
 _REMEMBERED_SECONDS = b"600"
+_HERE = ("localhost", "127.0.0.1", "0.0.0.0")
+
+
+# As Ollama's AllowedOrigins (envconfig/config.go, v0.33): development servers and desktop programs of this machine.
+LOCAL_APPS: Final = (
+    *(f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _HERE for port in ("", ":*")),
+    *("app://*", "file://*", "file://", "tauri://*", "vscode-webview://*", "vscode-file://*"),
+)
 
 
 class Origins:

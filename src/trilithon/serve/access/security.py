@@ -15,7 +15,7 @@ from trilithon.errors import UserError
 from trilithon.serve.access.hosts import HostNames, is_loopback, names_address
 from trilithon.serve.access.keys import Keyring
 from trilithon.serve.access.limits import BodyLimits, BoundedBody, Buckets, caller_at
-from trilithon.serve.access.origins import Origins, answer_headers, preflight_headers
+from trilithon.serve.access.origins import LOCAL_APPS, Origins, answer_headers, preflight_headers
 from trilithon.serve.access.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
 from trilithon.serve.http.early_errors import refuse
 from trilithon.serve.http.errors import ApiError
@@ -87,7 +87,7 @@ class Guard:
         self._keys = keys
         self._sessions = Sessions(keys) if sessions is None else sessions
         self._hosts = HostNames(options.host_names)
-        self._origins = Origins(options.cors_origins)
+        self._origins, self._local_apps = Origins(options.cors_origins), Origins(LOCAL_APPS)
         self._limits = BodyLimits(most_bytes=options.body_limit_bytes, silence_seconds=options.body_silence_seconds)
         self._upload_limits = replace(self._limits, most_bytes=options.upload_limit_bytes)
         self._buckets = Buckets(options.requests_per_minute) if options.requests_per_minute > 0 else None
@@ -100,7 +100,7 @@ class Guard:
         try:
             _require_short_head(scope)
             self._require_known_host(scope, headers)
-            origin = self._origin(headers)
+            origin = self._origin(scope, headers)
             if origin:
                 send = _with_origin(send, origin)
             if origin and _is_preflight(scope, headers):
@@ -133,12 +133,17 @@ class Guard:
             kind="permission_error",
         )
 
-    def _origin(self, headers: Headers) -> str:
+    def _origin(self, scope: Scope, headers: Headers) -> str:
         """Of the page that asks, empty when none does."""
         given = headers.getlist("origin")
         if not given:
             return ""
-        if len(given) == 1 and self._origins.allows(given[0], headers.get("host", "")):
+        host = headers.get("host", "")
+        if len(given) == 1 and (
+            self._origins.allows(given[0], host)
+            # Not the pages: browsers send their cookie to every port of a host.
+            or (not self._sessions.is_pages(scope) and self._local_apps.allows(given[0], host))
+        ):
             return given[0]
         raise ApiError(
             f"pages of {given[0][:100]!r} are not allowed to send requests; start the server with --cors "

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from trilithon.serve.access.keys import Keyring
@@ -73,8 +73,5 @@ class Sessions:
 
 def token_in(headers: Headers) -> str:
     """Empty where there is no such cookie."""
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie is not None else ""
+    # Other programs of this machine set cookies too, and browsers send what Python's own parser refuses.
+    return cookie_parser("; ".join(headers.getlist("cookie"))).get(COOKIE, "")
