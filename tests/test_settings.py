@@ -46,6 +46,20 @@ def test_file_is_overridden_by_variables(home: Path, monkeypatch: pytest.MonkeyP
     assert found.builds == (Path("/x"), Path("/y"))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [('"auto"', None), ("0", 0), ('"0"', 0), ('"6G"', 6 << 30), ("1048576", 1 << 20)]
+)
+def test_the_memory_of_engines(home: Path, text: str, expected: int | None) -> None:
+    write(home, f"engine_memory = {text}\n")
+    assert load_configuration().engine_memory == expected
+
+
+@pytest.mark.parametrize("text", ["true", '"much"', "-1", "[]"])
+def test_memory_that_is_no_size_is_refused(home: Path, text: str) -> None:
+    write(home, f"engine_memory = {text}\n")
+    assert "engine_memory" in refusal()
+
+
 def test_a_file_can_be_named(home: Path, tmp_path: Path) -> None:
     write(home, "hang_seconds = 1\n")
     named = tmp_path / "other.toml"

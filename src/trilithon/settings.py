@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.errors import UserError
+from trilithon.units import parse_bytes
 
 __all__ = ["Configuration", "load_configuration"]
 
@@ -18,7 +19,8 @@ class Configuration:
     """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
     `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
     `rkllm_toolkit`, `rknn_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools.
-    A child must become ready within `start_seconds`, and is given up after `hang_seconds` without progress."""
+    A child must become ready within `start_seconds`, and is given up after `hang_seconds` without progress.
+    `engine_memory` is the most private memory of a child in bytes: None for what its model needs, 0 for no limit."""
 
     data: Path
     cache: Path
@@ -30,6 +32,7 @@ class Configuration:
     gguf_converter: Path | None = None
     start_seconds: float = 300.0
     hang_seconds: float = 60.0
+    engine_memory: int | None = None
 
     @property
     def results_database(self) -> Path:
@@ -96,6 +99,14 @@ def _seconds(value: str | float) -> float:
     return float(value)
 
 
+def _memory(value: str | int) -> int | None:
+    if value == "auto":
+        return None
+    if isinstance(value, bool):
+        raise TypeError('write "auto", 0 for no limit, or a size such as "6G"')
+    return parse_bytes(str(value), name="engine_memory")
+
+
 _CONVERT: Mapping[str, Any] = {
     "data": lambda value: Path(value).expanduser(),
     "cache": lambda value: Path(value).expanduser(),
@@ -107,4 +118,5 @@ _CONVERT: Mapping[str, Any] = {
     "gguf_converter": lambda value: Path(value).expanduser(),
     "start_seconds": _seconds,
     "hang_seconds": _seconds,
+    "engine_memory": _memory,
 }

@@ -119,6 +119,8 @@ class Launch:
     `environment` is added to the caller's, without variables whose names begin with one of `hidden`; `open_files` is
     the soft limit of open files to set, up to the hard limit. `exclusive` is a device that only one process of the
     machine may use at a time: the runner has its lock while the child loads and during every request.
+    `memory_bytes` is the most private memory of the child (mapped files do not count; None: by the placement's need),
+    `cpu_seconds` the most CPU time. `runs_template`: it executes the chat template of a GGUF, which is tried out first.
     `reports_errors` says that the child itself ends a request with an error when a library prints one meanwhile (see
     `errors.TaintedAnswer`); otherwise Trilithon reads the log for that."""
 
@@ -129,6 +131,9 @@ class Launch:
     cpus: tuple[int, ...] | None = None
     open_files: int | None = None
     exclusive: Literal["npu"] | None = None
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+    runs_template: bool = False
     reports_errors: bool = False
 
 

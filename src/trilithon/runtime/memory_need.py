@@ -1,14 +1,30 @@
-"""The memory that a placement needs, before it is loaded: its weights, and its KV caches at full length."""
+"""The memory that a placement needs, before it is loaded: its weights, and its KV caches at full length; and the most
+that its child may allocate, so that what a model file makes an engine do ends before the machine's memory does."""
+
+import functools
 
 from trilithon.board.limits.memory import read_memory
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Placement
-from trilithon.errors import StartError
+from trilithon.errors import ModelError, StartError
 from trilithon.models.files.gguf import read_gguf
-from trilithon.models.files.memory import kv_cache_bytes
+from trilithon.models.files.memory import compute_bytes, kv_cache_bytes
 from trilithon.units import format_bytes
 
-__all__ = ["available_bytes", "bytes_needed", "cache_bytes", "refuse_without_room"]
+__all__ = [
+    "available_bytes",
+    "bytes_needed",
+    "cache_bytes",
+    "limit_while_loading",
+    "refuse_without_room",
+    "spare_while_running",
+]
+
+# For the program itself: libraries, stacks of threads, buffers of requests. llama.cpp's server has 130 MiB of private
+# memory with a model of 1 MiB, 450 MiB with one of 250 MiB and a vocabulary of 262,144 (xllamacpp 2026.10, x86-64).
+_SPARE_BYTES = 1 << 30
+# For the caches and work buffers of a format whose header does not describe them.
+_UNKNOWN_BYTES = 2 << 30
 
 
 def bytes_needed(placement: Placement) -> int:
@@ -39,6 +55,27 @@ def available_bytes(machine: Machine = THIS_MACHINE) -> int | None:
     return read_memory(machine).available_bytes
 
 
+def limit_while_loading(placement: Placement) -> int | None:
+    """Bytes that one child may allocate until it is ready; None for a file whose header cannot be read (the engine says
+    why). Weights count twice: kernels of the CPU and drivers copy them into another layout. The mapped file does not
+    count (see `engines.wire.guard`)."""
+    file = placement.file
+    beside = [path for path in (file.vision_encoder, *(path for path, _ in file.adapters)) if path is not None]
+    weights = file.size_bytes + sum(path.stat().st_size for path in beside if path.is_file())
+    try:
+        work = _UNKNOWN_BYTES if file.format != "gguf" else cache_bytes(placement) + _work_bytes(placement)
+    except ModelError:
+        return None
+    return 2 * (weights + work) + _SPARE_BYTES
+
+
+def spare_while_running(placement: Placement) -> int:
+    """Bytes that a child may allocate beyond what it has when it is ready: for requests, and for a KV cache that is
+    saved."""
+    return cache_bytes(placement) + _SPARE_BYTES
+
+
+@functools.lru_cache(maxsize=64)
 def cache_bytes(placement: Placement) -> int:
     """The KV caches of all slots; 0 for a file whose header does not describe them."""
     settings = placement.settings
@@ -53,3 +90,17 @@ def cache_bytes(placement: Placement) -> int:
         full_window_cache=settings.full_window_cache,
     )
     return bytes_per_slot * settings.slots
+
+
+@functools.lru_cache(maxsize=64)
+def _work_bytes(placement: Placement) -> int:
+    """The work buffers of a GGUF; one that makes vectors evaluates a whole text at once."""
+    settings = placement.settings
+    context = (settings.context or placement.file.context_train or 0) * settings.slots
+    return compute_bytes(
+        read_gguf(placement.file.path),
+        context,
+        micro_batch=settings.micro_batch if settings.task == "generate" else context,
+        flash_attention=settings.flash_attention != "off",
+        full_window_cache=settings.full_window_cache,
+    )

@@ -28,6 +28,7 @@ async def open_runner(
             start_seconds=configuration.start_seconds,
             hang_seconds=configuration.hang_seconds,
             slots=slots,
+            memory_bytes=configuration.engine_memory,
             tell=tell,
         )
 

@@ -6,25 +6,34 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from trilithon.board.processes import oom_kills, read_process
+from trilithon.board.sysfs import THIS_MACHINE, parse_kibibytes
 from trilithon.engines.base import Launch
 from trilithon.engines.wire import guard
 from trilithon.errors import EngineTimeout, StartError, UserError
 from trilithon.files import try_lock
 from trilithon.runtime.diagnostics import Diagnosis, diagnose
 from trilithon.runtime.kernel_log import KernelLog
+from trilithon.units import format_bytes
 
 __all__ = ["Process", "keep_to_cpus", "workspace"]
 
 _TAIL_BYTES = 1 << 16
+_OUT_OF_MEMORY = "out of memory"  # runtime/causes.toml
+_LIMIT_ADVICE = (
+    "that is its limit, by the size of the model and its settings: choose a smaller quantization or a shorter context; "
+    "if the model is to have more, set engine_memory in config.toml"
+)
 # After SIGKILL, only a driver that never returns keeps a process alive.
 _KILL_SECONDS = 10.0
 
@@ -44,12 +53,20 @@ class Process:
     Await `wait` or `stop` when it is no longer needed: both also end the rest of its process group. The child ends with
     the thread that started it (see `engines.wire.guard`), so that thread must live as long."""
 
-    def __init__(self, child: asyncio.subprocess.Process, log: Path, log_start: int, started_ns: int):
+    def __init__(
+        self,
+        child: asyncio.subprocess.Process,
+        log: Path,
+        log_start: int,
+        started_ns: int,
+        memory_bytes: int | None = None,
+    ):
         self.pid = child.pid
         self.started_ns = started_ns
         self._child = child
         self._log = log
         self._log_start = log_start
+        self._memory_bytes = memory_bytes
         self._sent: set[int] = set()
         self._group_ended = False
         self._oom_kills_before = oom_kills()
@@ -77,7 +94,7 @@ class Process:
                 os.close(stream)
         except OSError as error:
             raise StartError(f"the child with the log {log} cannot be started: {error.strerror}") from error
-        return cls(child, log, log_start, started_ns)
+        return cls(child, log, log_start, started_ns, launch.memory_bytes)
 
     @property
     def returncode(self) -> int | None:
@@ -118,6 +135,17 @@ class Process:
                 f"process {self.pid} does not end: a driver holds it in the kernel; restart the board"
             ) from None
 
+    def limit_memory(self, spare_bytes: int) -> None:
+        """From now on it may allocate so many bytes more than it has, as far as its hard limit allows."""
+        present_bytes = parse_kibibytes(THIS_MACHINE.fields(f"/proc/{self.pid}/status").get("VmData"))
+        if present_bytes is None:  # it has ended
+            return
+        with contextlib.suppress(ProcessLookupError):
+            _, hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)
+            most = present_bytes + spare_bytes
+            self._memory_bytes = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(self.pid, resource.RLIMIT_DATA, (self._memory_bytes, hard))
+
     def diagnose(self) -> Diagnosis:
         """Why it ended; while it runs, what its log shows so far."""
         returncode = self.returncode
@@ -129,6 +157,9 @@ class Process:
             oom_kills_before=self._oom_kills_before,
             oom_kills_after=self._oom_kills_after,
         )
+        if self._memory_bytes and diagnosis.cause == _OUT_OF_MEMORY:
+            cause = f"needs more than {format_bytes(self._memory_bytes)} of memory"
+            diagnosis = replace(diagnosis, cause=cause, advice=_LIMIT_ADVICE)
         return diagnosis if killed_by_us or returncode == 0 else self._kernel.explained(diagnosis, self.pid)
 
     def _has_ended(self) -> bool:
@@ -173,6 +204,10 @@ def _guarded(launch: Launch) -> list[str]:
         arguments += ["--cpus", ",".join(str(cpu) for cpu in cpus)]
     if launch.open_files:
         arguments += ["--open-files", str(launch.open_files)]
+    if launch.memory_bytes:
+        arguments += ["--memory", str(launch.memory_bytes)]
+    if launch.cpu_seconds:
+        arguments += ["--cpu-seconds", str(launch.cpu_seconds)]
     return [*arguments, "--", *launch.argv]
 
 

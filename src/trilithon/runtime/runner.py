@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Comp
 from trilithon.errors import ChildDied, EngineTimeout, RunError, StartError
 from trilithon.runtime.client import Client, Disconnected
 from trilithon.runtime.handover_state import HandoverState
+from trilithon.runtime.memory_need import limit_while_loading, spare_while_running
 from trilithon.runtime.npu import NpuLock, other_npu_users
 from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
@@ -81,10 +82,13 @@ class Runner:
         start_seconds: float,
         hang_seconds: float,
         slots: Path | None = None,
+        memory_bytes: int | None = None,
+        cpu_seconds: int | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> AsyncIterator["Runner"]:
         """Start the placement's child in `folder` (private, emptied by the caller) and wait until it is ready.
         Saved slots go to its folder `slots`, or to the one given here. `tell` gets a line while it waits for the unit.
+        `memory_bytes` and `cpu_seconds` limit the child; without them its memory is limited by what it needs (0: not).
 
         Raises StartError when it dies before, or is not ready after `start_seconds`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +96,14 @@ class Runner:
             (folder / "slots").unlink(missing_ok=True)  # a dangling link of an earlier runner in this folder
             (folder / "slots").symlink_to(slots)
         launch = engine.launch(placement, folder)
+        by_need = memory_bytes is None and launch.memory_bytes is None
+        if by_need:
+            memory_bytes = await asyncio.to_thread(limit_while_loading, placement)
+        launch = replace(
+            launch,
+            memory_bytes=launch.memory_bytes if memory_bytes is None else memory_bytes,
+            cpu_seconds=cpu_seconds or launch.cpu_seconds,
+        )
         launch.socket.unlink(missing_ok=True)  # of an earlier runner in this folder: binding would fail
         log = folder / "log"
         client = Client(launch.socket, hang_seconds=hang_seconds)
@@ -101,6 +113,8 @@ class Runner:
                 process = await Process.start(launch, log)
                 loading.push_async_callback(process.stop)
                 ready_ns = await _until_ready(process, client, placement.name, start_seconds, other_users)
+                if by_need and launch.memory_bytes:
+                    process.limit_memory(spare_while_running(placement))
                 runner = cls(
                     placement,
                     process,

@@ -59,6 +59,28 @@ def test_open_files_are_never_lowered_and_the_shortage_is_said() -> None:
         assert f"{hard} open files allowed, {hard + 1} needed" in ended.stderr
 
 
+LIMITS = "import resource as r; print(r.getrlimit(r.RLIMIT_DATA)[0], r.getrlimit(r.RLIMIT_CPU)[0])"
+
+
+def test_limits_of_memory_and_cpu_time_are_only_lowered() -> None:
+    words = ("--memory", str(300 << 20), "--cpu-seconds", "50", "--", sys.executable, "-c", LIMITS)
+    assert run(*words).stdout.split() == [str(300 << 20), "50"]
+    words = (*words[:3], "70", *words[4:])
+    lower = ["prlimit", f"--data={200 << 20}:", "--cpu=60:", sys.executable, "-m", "trilithon.engines.wire.guard"]
+    ended = subprocess.run([*lower, "--parent", str(os.getpid()), *words], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(200 << 20), "60"]
+
+
+def test_private_memory_is_limited_and_mapped_files_are_not(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    with weights.open("wb") as file:
+        file.truncate(500 << 20)
+    code = f"import mmap; file = open({str(weights)!r}, 'rb'); print(len(mmap.mmap(file.fileno(), 0, access=1)))"
+    limited = ("--memory", str(200 << 20), "--", sys.executable, "-c")
+    assert run(*limited, code).stdout == f"{500 << 20}\n"
+    assert "MemoryError" in run(*limited, "bytearray(500 << 20)").stderr
+
+
 def test_ranges_of_cpus() -> None:
     first = ALLOWED[0]
     ended = run("--cpus", f"{first}-{first}", "--", sys.executable, "-c", WHAT_IT_SEES)

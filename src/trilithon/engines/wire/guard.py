@@ -1,6 +1,7 @@
 """Runs before every engine: ends it with its parent, pins it to CPUs, sets limits, and then executes the engine.
 
-    python -m trilithon.engines.wire.guard --parent PID [--cpus 0,1,4-7] [--open-files N] -- ARGV...
+    python -m trilithon.engines.wire.guard --parent PID [--cpus 0,1,4-7] [--open-files N] [--memory BYTES]
+        [--cpu-seconds N] -- ARGV...
 
 It is a program and not subprocess's `preexec_fn`, because that runs Python between fork and exec: in a parent with
 threads it can deadlock on a lock of another thread. It imports as little as possible."""
@@ -21,7 +22,8 @@ NOT_PREPARED = 125
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
-_USAGE = "usage: --parent PID [--cpus 0,1,4-7] [--open-files N] -- ARGV..."
+_USAGE = "usage: --parent PID [--cpus 0,1,4-7] [--open-files N] [--memory BYTES] [--cpu-seconds N] -- ARGV..."
+_OPTIONS = {"--parent", "--cpus", "--open-files", "--memory", "--cpu-seconds"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # asm-generic/signal.h; the signal module would cost 5 ms (it imports enum).
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
@@ -42,6 +44,11 @@ def main(arguments: Sequence[str]) -> int:
             _pin(_cpus(options["--cpus"]))
         if "--open-files" in options:
             _allow_open_files(_integer(options["--open-files"]))
+        # Not RLIMIT_AS: it counts mapped weights too, which the kernel can drop. RLIMIT_DATA counts private writable
+        # memory, since Linux 4.7. The soft limit alone: the parent lowers it when it knows what the engine takes.
+        for option, kind in (("--memory", resource.RLIMIT_DATA), ("--cpu-seconds", resource.RLIMIT_CPU)):
+            if option in options:
+                _limit(kind, _integer(options[option]))
         # A core dump of a process that maps gigabytes would keep the board busy for minutes.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _prefer_for_oom_kill()
@@ -56,8 +63,7 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     words = list(arguments)
     split = words.index("--") if "--" in words else len(words)
     options, argv = dict(zip(words[:split:2], words[1:split:2], strict=False)), words[split + 1 :]
-    known = options.keys() <= {"--parent", "--cpus", "--open-files"}
-    if split % 2 or not known or "--parent" not in options or not argv:
+    if split % 2 or not options.keys() <= _OPTIONS or "--parent" not in options or not argv:
         raise _GuardError(_USAGE)
     return options, argv
 
@@ -112,6 +118,13 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     if limit < count:
         _print(f"note: {limit} open files allowed, {count} needed; raise the hard limit (systemd: LimitNOFILE={count})")
+
+
+def _limit(kind: int, most: int) -> None:
+    """Never above a limit that is set already."""
+    soft, hard = resource.getrlimit(kind)
+    if soft == resource.RLIM_INFINITY or most < soft:
+        resource.setrlimit(kind, (most, hard))
 
 
 def _prefer_for_oom_kill() -> None:

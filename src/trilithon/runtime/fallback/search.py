@@ -140,6 +140,7 @@ class FallbackSearch:
             folder,
             start_seconds=self._configuration.start_seconds,
             hang_seconds=self._configuration.hang_seconds,
+            memory_bytes=self._configuration.engine_memory,
             tell=self._tell,
         ) as runner:
             result = await probe(runner)
