@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
 from trilithon.runtime.handover.handover import Handover
 from trilithon.runtime.runner import Runner
+from trilithon.runtime.template_trial import try_template
 from trilithon.settings import Configuration
 
 __all__ = ["open_runner"]
@@ -20,9 +20,12 @@ async def open_runner(
 ) -> AsyncIterator[Runner]:
     """Start it in `folder`, which is private to it. `tell` gets lines about waits and memory. Raises StartError."""
 
-    def open_half(half: Placement, place: Path, slots: Path | None = None) -> AbstractAsyncContextManager[Runner]:
-        return Runner.open(
-            engine(half.build.engine, configuration),
+    @contextlib.asynccontextmanager
+    async def open_half(half: Placement, place: Path, slots: Path | None = None) -> AsyncIterator[Runner]:
+        chosen = engine(half.build.engine, configuration)
+        await try_template(chosen, half, place / "template", configuration)
+        async with Runner.open(
+            chosen,
             half,
             place,
             start_seconds=configuration.start_seconds,
@@ -30,7 +33,8 @@ async def open_runner(
             slots=slots,
             memory_bytes=configuration.engine_memory,
             tell=tell,
-        )
+        ) as runner:
+            yield runner
 
     async with (
         open_half(placement, folder)

@@ -96,7 +96,9 @@ class LlamaCpp:
             argv = server_argv(placement, socket, slots, no_gpu_options(placement.build))
             environment = no_gpu_environment()
         cpus = placement.settings.cpus
-        return Launch(argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus)
+        return Launch(
+            argv=argv, socket=socket, environment=environment, hidden=_VARIABLES, cpus=cpus, runs_template=True
+        )
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return tuple(gpu_fallback_steps(placement)) if placement.unit == "gpu" else ()

@@ -103,6 +103,7 @@ class RkLlamaCpp:
             cpus=settings.cpus,
             open_files=facts()["open_files"],
             exclusive="npu",
+            runs_template=True,
         )
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
