@@ -32,7 +32,7 @@ _FORM = re.compile(r"\((\w+)\): (.+)")
 # What shows that a file of the tests plays a foreign program, besides its name: a vendor's class, a source that is
 # compiled or converts, a script in the place of a program of llama.cpp.
 _PLAYS = re.compile(
-    r"^class (?:RKNNLite|RKLLM):|^  add_executable\(|\"convert_hf_to_gguf\.py\"\)\.write_text"
+    r"^class (?:RKNNLite|RKLLM):|^int rknn_init|^  add_executable\(|\"convert_hf_to_gguf\.py\"\)\.write_text"
     r"|#!(?:/bin/sh|\{python\}|\{sys\.executable\})(?s:.*)\"llama-(?:server|quantize|bench)\""
     r"|\"llama-(?:server|quantize|bench)\"(?s:.*)#!(?:/bin/sh|\{python\}|\{sys\.executable\})",
     re.MULTILINE,

@@ -33,6 +33,7 @@ def trilithon(home: Path) -> Trilithon:
     return trilithon
 
 
+# known(ran): llama.cpp 0.7.0: the program is Debian's own for arm64; the script only starts qemu
 def engine(folder: Path, qemu: Path, root: Path) -> Path:
     """A folder with a llama-server that is the one of `root`, under qemu."""
     folder.mkdir()

@@ -1,16 +1,28 @@
 """How the RKLLM server loads its model: its `--options`, written by the engine and read by the child."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
 from trilithon.errors import UserError
 
-__all__ = ["CONTEXT_STEP", "LoadOptions"]
+__all__ = ["CONTEXT_STEP", "LoadOptions", "install_rknnlite"]
 
 # From messages of the runtime 1.2.x: the kernel has 16 domains, and a context is a multiple of 32.
 _DOMAINS = 16
 CONTEXT_STEP = 32
+# The newest Python that rknn-toolkit-lite2 2.5.0 has a wheel for.
+_NEWEST_PYTHON = (3, 12)
+
+
+def install_rknnlite(python: tuple[int, int] = sys.version_info[:2]) -> str:
+    """How to get the package that runs vision encoders, on this version of Python."""
+    command = "run: pip install rknn-toolkit-lite2"
+    if python <= _NEWEST_PYTHON:
+        return command
+    newest, this = (".".join(map(str, version)) for version in (_NEWEST_PYTHON, python))
+    return f"{command} in an environment of Python {newest}, since its release 2.5.0 has nothing for {this}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.elf import foreign_machine
 from trilithon.engines.npu_board import refusal_of_driver
-from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions
+from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions, install_rknnlite
 from trilithon.engines.vendor_log import first_error
 from trilithon.errors import UserError
 from trilithon.models.files.model_file import ModelFile
@@ -211,7 +211,7 @@ def remarks_before(placement: Placement, board: Board) -> Iterator[str]:
     elif any(importlib.util.find_spec(name) is None for name in ("tokenizers", "jinja2")):
         yield "the model's tokenizer cannot be used; run: pip install 'trilithon[rkllm]'"
     if file.vision_encoder and importlib.util.find_spec("rknnlite") is None:
-        yield f"{file.vision_encoder.name} needs the rknnlite package for images; run: pip install rknn-toolkit-lite2"
+        yield f"{file.vision_encoder.name} needs the rknnlite package for images; {install_rknnlite()}"
 
 
 def _remarks_on_toolkit(toolkit: str, runtime: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from trilithon.engines.rkllm.child.vision import (
     open_encoder,
     read_form,
 )
+from trilithon.engines.rkllm.options import install_rknnlite
 from trilithon.errors import RunError, UserError
 from trilithon.models.files.rknn import RknnFacts
 
@@ -198,6 +199,7 @@ def test_a_picture_that_would_fill_the_memory(standin: Standin) -> None:
         VisionEncoder(Path("v.rknn"), FORM).picture("", [bytes(33 << 20)])
 
 
+# known(ran): rknn-toolkit-lite2 2.5.0: what it prints without librknnrt, the device tree or a container's files
 # known(log): airockchip/rknn-toolkit2#254, airockchip/rknn-toolkit2#405: lines that init_runtime prints
 # known(log): rockchip-linux/rknn-toolkit2#16, rockchip-linux/rknn-toolkit2#260: lines that init_runtime prints
 # known(guess): lines of librknnrt with another error, or with none
@@ -216,7 +218,10 @@ E Traceback (most recent call last):
             f"{TRACEBACK}Exception: Can not find dynamic library on RK3588!\nPlease download the librknnrt.so from …\n",
             "cannot be started on the NPU: librknnrt.so is missing; put librknnrt.so into /usr/lib",
         ),
-        (f"{TRACEBACK}OSError: /usr/lib/librknnrt.so: invalid ELF header\n", "librknnrt.so: invalid ELF header"),
+        (
+            f"{TRACEBACK}OSError: /usr/lib/librknnrt.so: invalid ELF header\n",
+            "made for another system: /usr/lib/librknnrt.so; inst",
+        ),
         (
             f"E RKNN: [21:32:53.643] Invalid RKNN model version 6\n{TRACEBACK}Exception: RKNN init failed.\n",
             "NPU: model converted for another version of the NPU runtime; install the runtime",
@@ -228,6 +233,22 @@ E Traceback (most recent call last):
         (
             "E RKNN: [16:12:13.845] failed to open rknpu module, need to insmod rknpu dirver!\n",
             "NPU: NPU driver cannot be opened; check that the driver is loaded",
+        ),
+        (
+            f"{TRACEBACK}AttributeError: /usr/lib/librknnrt.so: undefined symbol: rknn_run\n",
+            "librknnrt.so is older than rknn-toolkit-lite2, or another library: rknn_run; put librknnrt.so",
+        ),
+        (
+            f"{TRACEBACK}Exception: Please specify the target in init_runtime!\n",
+            "NPU: rknn-toolkit-lite2 cannot tell the chip, or does not run on it; it reads /proc/device-tree",
+        ),
+        (
+            f"!!! It is detected that some necessary files are missing in the container.\n{TRACEBACK}RuntimeError\n",
+            "NPU: the container lacks files that rknn-toolkit-lite2 looks for; start it with --device /dev/dri",
+        ),
+        (
+            f"{TRACEBACK}Exception: RKNN init failed. error code: RKNN_ERR_FAIL\n",
+            "the NPU runtime cannot take the model: RKNN_ERR_FAIL; convert it for this chip",
         ),
         ("E RKNN: [16:12:13.845] something new\n", "the NPU runtime reports an error: something new"),
         ("W RKNN: [16:12:13.845] slow\n", "cannot be started on the NPU (code -1); use one for this chip and runtime"),
@@ -269,6 +290,8 @@ def test_an_encoder_that_fails(standin: Standin, script: dict[str, Any], words: 
 def test_without_the_package_the_reason_says_what_to_install() -> None:
     with pytest.raises(UserError, match="run: pip install rknn-toolkit-lite2"):
         VisionEncoder(Path("v.rknn"), FORM)
+    assert install_rknnlite((3, 12)) == "run: pip install rknn-toolkit-lite2"
+    assert "in an environment of Python 3.12, since its release 2.5.0 has nothing for 3.13" in install_rknnlite((3, 13))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from trilithon.board.chips import platform_of, platforms
 from trilithon.engines.rkllm.child.log import NativeLog, explain, last_error
 from trilithon.engines.rkllm.child.structs import Picture
 from trilithon.engines.rkllm.child.template import IMAGE_TAG, ModelText, plain_prompt
+from trilithon.engines.rkllm.options import install_rknnlite
 from trilithon.errors import ModelError, RunError, UserError
 from trilithon.models.files.rkllm import companion
 from trilithon.models.files.rknn import RknnFacts, read_rknn
@@ -73,7 +74,7 @@ class VisionEncoder:
     def __init__(self, path: Path, form: VisionForm, chip: str = ""):
         """Raises UserError where the package that runs it is missing."""
         if importlib.util.find_spec("rknnlite") is None:
-            raise UserError(f"images need rknnlite to run {path.name}; run: pip install rknn-toolkit-lite2")
+            raise UserError(f"images need rknnlite to run {path.name}; {install_rknnlite()}")
         self._path = path
         self._form = form
         self._chip = chip
