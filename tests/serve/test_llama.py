@@ -7,6 +7,22 @@ import pytest
 from live_server import Serve
 
 
+def test_counting_does_not_wait_for_answers(serve: Serve, tiny: Path) -> None:
+    """While the only slot generates for ever; with llama-server too, which answers these between two tokens."""
+    server = serve(tiny, placement="scripted/cpu:prefill=50000,decode=2")
+    messages = [{"role": "user", "content": "hi"}]
+    asked = {"model": server.model, "messages": messages, "stream": True, "max_tokens": 4000}
+    with server.http.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        next(answer.iter_lines())
+        for path, body in {
+            "/tokenize": {"content": "a"},
+            "/detokenize": {"tokens": [1]},
+            "/apply-template": {"messages": messages},
+            "/v1/messages/count_tokens": {"messages": messages},
+        }.items():
+            assert server.http.post(path, json={"model": server.model} | body).status_code == 200
+
+
 def test_tokens_there_and_back(serve: Serve, tiny: Path) -> None:
     http = serve(tiny, placement="llama.cpp/cpu").http
     tokens = http.post("/tokenize", json={"content": "two stones"}).json()["tokens"]

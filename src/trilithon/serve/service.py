@@ -124,7 +124,10 @@ class Service:
         @contextlib.asynccontextmanager
         async def take() -> AsyncIterator[Lease]:
             keep = generation.keep_alive_seconds
-            async with self.pool.lease(key, placement, caller=caller, keep_alive_seconds=keep) as lease:
+            needs_slot = generation.path not in _WITHOUT_SLOT
+            async with self.pool.lease(
+                key, placement, caller=caller, keep_alive_seconds=keep, needs_slot=needs_slot
+            ) as lease:
                 self._handover_log.note(entry.name, lease.runner.handover)
                 try:
                     yield lease
@@ -226,6 +229,8 @@ def _advised(placement: Placement) -> Iterator[None]:
         raise
 
 
+# Engines answer these while they generate.
+_WITHOUT_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 # A model that makes vectors is loaded apart: one that answers cannot make them.
 _SUFFIXES: Mapping[Task, str] = {"generate": "", "embed": " (vectors)", "rank": " (ranks)"}
 _KINDS: Mapping[str, Task] = {"embedding": "embed", "reranker": "rank"}

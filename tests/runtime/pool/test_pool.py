@@ -620,6 +620,27 @@ def test_callers_take_turns(tmp_path: Path) -> None:
     with_pool(tmp_path, body)
 
 
+def test_what_needs_no_slot_waits_for_nobody(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> None:
+        early = Holder(pool, "a", placement(), needs_slot=False)  # loads it
+        at_work = Holder(pool, "a", placement())
+        waiting = Holder(pool, "a", placement())
+        late = Holder(pool, "a", placement(), caller="other", needs_slot=False)
+        for holder in (early, at_work, late):
+            await holder.has_it()
+        assert (waiting.lease, only(pool).users, pool.waiting) == (None, 3, 1)
+        await at_work.end()
+        await waiting.has_it()  # those without a slot take none
+        pool.keep("a", 0.0)
+        await waiting.end()
+        await early.end()
+        assert only(pool).state == "ready"  # and are users all the same
+        await late.end()
+        await until(lambda: not pool.loaded())
+
+    with_pool(tmp_path, body)
+
+
 def test_the_queue_is_bound_and_nobody_fills_it_alone(tmp_path: Path) -> None:
     async def body(pool: Pool) -> None:
         first = await Holder(pool, "a", placement()).has_it()

@@ -66,6 +66,7 @@ class LoadedModel:
         self.state: State = "loading"
         self.runner: Runner | None = None
         self.users = 0
+        self._slots_taken = 0
         self.unload_requested = False
         self.crashed = ""
         self.began = self.ready_at = self.last_used = self.kept_from = time.monotonic()
@@ -152,19 +153,21 @@ class LoadedModel:
         processes = () if self.runner is None else self.runner.processes
         return [memory for process in processes if (memory := process_memory(process.pid))]
 
-    def has_place_for(self, placement: Placement) -> bool:
+    def has_place_for(self, placement: Placement, *, needs_slot: bool = True) -> bool:
         if self.state != "ready" or self.runner is None or placement != self.placement:
             return False
         alive = self.runner.process.returncode is None  # a request may notice a death before `_until_over` does
-        return alive and self.users < self.placement.settings.slots
+        return alive and (not needs_slot or self._slots_taken < self.placement.settings.slots)
 
-    def take(self, keep_alive_seconds: float) -> None:
+    def take(self, keep_alive_seconds: float, *, needs_slot: bool = True) -> None:
         self.users += 1
+        self._slots_taken += needs_slot
         self.keep_alive_seconds = keep_alive_seconds
         self._unused.clear()
 
-    def release(self) -> None:
+    def release(self, *, needs_slot: bool = True) -> None:
         self.users -= 1
+        self._slots_taken -= needs_slot
         self.last_used = self.kept_from = time.monotonic()
         if not self.users:
             self._unused.set()

@@ -78,10 +78,17 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, key: str, placement: Placement, *, caller: str, keep_alive_seconds: float | None = None
+        self,
+        key: str,
+        placement: Placement,
+        *,
+        caller: str,
+        keep_alive_seconds: float | None = None,
+        needs_slot: bool = True,
     ) -> AsyncIterator[Lease]:
         """A runner of `placement` to work with. After the lease, the model is kept for `keep_alive_seconds`: 0 unloads
         it when it is idle, infinity never. None: as the last lease that had a value said, else the pool's own.
+        Without `needs_slot` it waits for the model to be loaded, and for no other request.
 
         Raises Busy, StartError (and whatever else a start fails with), ModelError."""
         request = PendingRequest(
@@ -92,6 +99,7 @@ class Pool:
             keep_alive_seconds=self._kept(key, placement) if keep_alive_seconds is None else keep_alive_seconds,
             arrived=time.monotonic(),
             granted=asyncio.get_running_loop().create_future(),
+            needs_slot=needs_slot,
         )
         self._admit(request)
         model = await self._granted(request)
@@ -101,13 +109,13 @@ class Pool:
             assert model.runner is not None
             waited_seconds = max(0.0, began - request.arrived - load_seconds)
             yield Lease(runner=model.runner, load_seconds=load_seconds, waited_seconds=waited_seconds)
-            if not model.crashed:
+            if needs_slot and not model.crashed:
                 self._histories.of(key).record_success(time.monotonic() - began)
         except EngineTimeout as error:
             model.spoil(str(error))
             raise
         finally:
-            model.release()
+            model.release(needs_slot=needs_slot)
             self._settle()
 
     def _kept(self, key: str, placement: Placement) -> float:
@@ -231,7 +239,8 @@ class Pool:
         retry_in = history.retry_in_seconds(request.placement, time.monotonic())
         if retry_in and model is None:
             raise history.busy(request.key, retry_in)
-        at_once = model is not None and model.has_place_for(request.placement) and not queue.has(request.key)
+        at_once = model is not None and model.has_place_for(request.placement, needs_slot=request.needs_slot)
+        at_once = at_once and not (request.needs_slot and queue.has(request.key))
         if not at_once and len(queue) >= queue.limit:
             displaced = queue.to_displace(request.caller)
             if displaced is None:
@@ -261,7 +270,7 @@ class Pool:
         self._queue.remove(request)
         granted = request.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            granted.result().release()  # it was granted at the same moment
+            granted.result().release(needs_slot=request.needs_slot)  # it was granted at the same moment
         self._settle()
 
     def _retry_after_seconds(self, request: PendingRequest) -> float:
@@ -324,11 +333,14 @@ class Pool:
     def _grant(self, full: set[str]) -> None:
         for key, queue in self._queue.queues():
             model = self._models.get(key)
-            while model is not None and key not in full and queue and model.has_place_for(queue.head.placement):
-                request = self._queue.take(key)
-                if not request.granted.done():  # else it was cancelled just now
-                    model.take(request.keep_alive_seconds)
-                    request.granted.set_result(model)
+            if model is None or key in full:
+                continue
+            for request in self._queue.of(key):
+                if not request.needs_slot and model.has_place_for(request.placement, needs_slot=False):
+                    self._queue.remove(request)
+                    _grant_to(model, request)
+            while queue and model.has_place_for(queue.head.placement):
+                _grant_to(model, self._queue.take(key))
 
     def _unload(self, now: float) -> None:
         for key, model in self._models.items():
@@ -387,6 +399,12 @@ class Pool:
         refusal = error or (history.busy(model.key, retry_in) if retry_in else None)
         if refusal is not None:
             self._queue.refuse(self._queue.of(model.key, model.placement), refusal)
+
+
+def _grant_to(model: LoadedModel, request: PendingRequest) -> None:
+    if not request.granted.done():  # else it was cancelled just now
+        model.take(request.keep_alive_seconds, needs_slot=request.needs_slot)
+        request.granted.set_result(model)
 
 
 def _stopping() -> Busy:
