@@ -53,6 +53,22 @@ def test_what_clients_look_at_first(server: Server) -> None:
     assert server.http.get("/api/status").json()["cloud"]["disabled"] is True
 
 
+def test_a_model_that_is_loaded_twice_is_listed_once(serve: Serve, tiny: Path) -> None:
+    server = serve(tiny, placement=LLAMA)
+    http = server.http
+    assert http.post("/api/chat", json={"model": server.model}).status_code == 200
+    for _ in range(2):
+        answer = http.post("/api/embed", json={"model": server.model, "input": "stone"}).json()
+        assert answer["load_duration"] >= 0  # ollama-ai-provider-v2 needs it
+    assert "load_duration" in http.post("/api/embed", json={"model": server.model, "input": ""}).json()
+    unnamed = http.post("/v1/embeddings", json={"input": "stone"}).json()
+    assert (unnamed["model"], len(unnamed["data"])) == (server.model, 1)
+    assert len(server.pool.loaded()) == 2
+    (row,) = http.get("/api/ps").json()["models"]
+    assert (row["name"], row["placement"], len(row["also_loaded"])) == (server.model, LLAMA, 1)
+    assert row["size"] > row["also_loaded"][0]["size"]
+
+
 def test_a_chat_streams_by_itself(server: Server) -> None:
     asked = {"model": server.model, "messages": [{"role": "user", "content": "hello"}], "options": {"num_predict": 5}}
     *pieces, last = lines_of(server.http.post("/api/chat", json=asked))

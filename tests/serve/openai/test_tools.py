@@ -22,6 +22,38 @@ CUSTOM = {"type": "custom", "custom": {"name": "patch", "description": "edits"}}
 USER = [{"role": "user", "content": "hi"}]
 
 
+def test_a_subset_of_the_tools_may_be_allowed() -> None:
+    named = {"type": "function", "function": {"name": "clock"}}
+    for mode in ("auto", "required"):
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
+        chat, _ = chat_body({"messages": USER, "tools": [CUSTOM, FUNCTION], "tool_choice": choice})
+        assert (chat.body["tools"], chat.body["tool_choice"]) == ([FUNCTION], mode)
+        flat = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "clock"}]}
+        tools = [{"type": "function", **FUNCTION["function"]}, {"type": "custom", "name": "patch"}]  # type: ignore[dict-item]
+        asked = response_asked({"model": "m", "input": "hi", "tools": tools, "tool_choice": flat})
+        assert ([tool["function"]["name"] for tool in asked.chat["tools"]], asked.chat["tool_choice"]) == (
+            ["clock"],
+            mode,
+        )
+    for entry in (
+        {"mode": "any", "tools": []},
+        {"mode": "auto"},
+        None,
+        {"mode": "auto", "tools": [{"type": "function"}]},
+    ):
+        with pytest.raises(ApiError, match="allowed_tools"):
+            offer_tools({"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "allowed_tools": entry}})
+
+
+def test_a_tool_that_is_called_for_goes_before_the_form_of_a_text() -> None:
+    form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+    flat = {"type": "function", **FUNCTION["function"]}  # type: ignore[dict-item]
+    fields = {"model": "m", "input": "hi", "tools": [flat], "text": {"format": form}}
+    forced = response_asked({**fields, "tool_choice": {"type": "function", "name": "clock"}})
+    assert (forced.chat["tool_choice"], "response_format" in forced.chat) == ("required", False)
+    assert "response_format" in response_asked(fields).chat
+
+
 # The kinds of tools that Codex, OpenAI's and Anthropic's clients send beside their functions.
 @pytest.mark.parametrize(
     "kind",

@@ -23,8 +23,9 @@ class Busy(TrilithonError):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PendingRequest:
-    """`arrived` is monotonic, in seconds; `need_bytes` is the memory that its placement needs; `needs_slot`: it evaluates or
-    generates tokens; others are granted whenever the model is loaded. `granted` is set to the model that it may use."""
+    """`arrived` is monotonic, in seconds; `need_bytes` is the memory that its placement needs; `needs_slot`: it
+    evaluates or generates tokens; others are granted whenever the model is loaded. `granted` is set to the
+    model that it may use."""
 
     key: str
     placement: Placement

@@ -2,15 +2,16 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from trilithon.errors import EngineError
+from trilithon.errors import EngineError, TrilithonError
 from trilithon.serve.anthropic.bodies import CountBody, MessageBody, message_asked
 from trilithon.serve.anthropic.events import MessageWriter
+from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import caller_of, error_body, service_of
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.json_bodies import JsonRoute
@@ -18,6 +19,7 @@ from trilithon.serve.http.openapi import ERRORS, STREAMED
 from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
 from trilithon.serve.http.typed_events import asked_of, events_of, read
 from trilithon.serve.passthrough import event, headers_of, in_turn
+from trilithon.serve.service import Answer
 
 __all__ = ["router"]
 
@@ -39,12 +41,35 @@ async def messages(request: Request, body: MessageBody) -> Response:
             thoughtless = asked.thinks and "thinking" not in answer.placement.file.capabilities
             headers = headers_of(answer, (*asked.ignored, "thinking") if thoughtless else asked.ignored)
             if body.stream:
-                yield Outgoing(body=events_of(answer, writer), content_type=EVENTS, headers=headers)
+                counted = _counted_events(request, generation, answer, writer)
+                yield Outgoing(body=counted, content_type=EVENTS, headers=headers)
             else:
                 await read(answer, writer)
                 yield Outgoing(body=json.dumps(writer.message, ensure_ascii=False).encode(), headers=headers)
 
     return Reply(opening, _broken)
+
+
+async def _counted_events(
+    request: Request, generation: Generation, answer: Answer, writer: MessageWriter
+) -> AsyncIterator[bytes]:
+    """The stream begins with the number of the prompt's tokens, which are counted while the engine evaluates them; how
+    many came from its cache is known at the end."""
+    with contextlib.suppress(TrilithonError):  # what is wrong with the engine, the answer itself says
+        tokens, _ = await _prompt_tokens(request, generation.model, generation.body)
+        writer.message["usage"] = {"input_tokens": tokens, "output_tokens": 0}
+    async for events in events_of(answer, writer):
+        yield events
+
+
+async def _prompt_tokens(request: Request, model: str, chat: Mapping[str, Any]) -> tuple[int, Answer]:
+    """By the model's own template and tokenizer."""
+    service, caller = service_of(request), caller_of(request)
+    template = {name: chat[name] for name in _PROMPT if name in chat}
+    _, rendered = await service.forward(model, "/apply-template", template, caller)
+    text = {"content": _field(rendered, "prompt"), "add_special": True, "parse_special": True}
+    answer, tokens = await service.forward(model, "/tokenize", text, caller)
+    return len(_field(tokens, "tokens")), answer
 
 
 def _words(stops: str | list[str] | None) -> list[str]:
@@ -59,15 +84,8 @@ def _broken(problem: ApiError) -> bytes:
 async def count_tokens(request: Request, body: CountBody) -> JSONResponse:
     """How many tokens the prompt would be, by the model's own template and tokenizer."""
     asked = message_asked(body.model_dump(exclude_none=True))
-    service, caller = service_of(request), caller_of(request)
-    said: dict[str, Any] = {
-        name: asked.chat[name] for name in ("messages", "tools", "chat_template_kwargs") if name in asked.chat
-    }
-    _, rendered = await service.forward(body.model, "/apply-template", said, caller)
-    prompt = _field(rendered, "prompt")
-    text = {"content": prompt, "add_special": True, "parse_special": True}
-    answer, tokens = await service.forward(body.model, "/tokenize", text, caller)
-    return JSONResponse({"input_tokens": len(_field(tokens, "tokens"))}, headers=headers_of(answer, asked.ignored))
+    tokens, answer = await _prompt_tokens(request, body.model, asked.chat)
+    return JSONResponse({"input_tokens": tokens}, headers=headers_of(answer, asked.ignored))
 
 
 def _field(content: bytes, name: str) -> Any:

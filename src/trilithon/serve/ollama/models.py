@@ -1,7 +1,7 @@
 """Ollama's API for what there is: list, show, running models, copies and removals."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -149,12 +149,29 @@ def _running(loaded: tuple[Loaded, ...], shelf: Catalog, store: ModelStore) -> l
     """A model that was removed while it is loaded is not named any more."""
     now = datetime.now(UTC)
     by_name = {entry.name: entry for entry in shelf.models()}
-    running = []
-    for model in loaded:
+    running: dict[str, dict[str, Any]] = {}
+    for model in sorted(loaded, key=lambda model: model.key):  # what answers before what makes vectors
         entry = by_name.get(model.key) or by_name.get(model.key.partition(" (")[0])
-        if entry is not None and model.state != "leaving":
-            running.append(_running_row(model, entry, store, now) | _plan_of(model.placement, entry, shelf))
-    return running
+        if entry is None or model.state == "leaving":
+            continue
+        row = _running_row(model, entry, store, now) | _plan_of(model.placement, entry, shelf)
+        running[entry.name] = _together(running[entry.name], row) if entry.name in running else row
+    return list(running.values())
+
+
+def _together(row: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A model that is loaded twice, for text and for vectors, or on two placements: clients know it by its name."""
+    sums = ("size", "size_vram", "requests", "waiting")
+    also = {name: other[name] for name in ("placement", "size", "context_length", "state")}
+    return (
+        row
+        | {name: row[name] + other[name] for name in sums}
+        | {
+            "expires_at": max(row["expires_at"], other["expires_at"]),
+            "pinned": row["pinned"] or other["pinned"],
+            "also_loaded": [*row.get("also_loaded", ()), also],
+        }
+    )
 
 
 def _plan_of(placement: Placement, entry: CatalogEntry, shelf: Catalog) -> dict[str, Any]:

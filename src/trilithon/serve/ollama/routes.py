@@ -36,6 +36,8 @@ _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {NDJSON: {}, "application/json": {}}, "description": "One line per token, or one object"},
     **ERRORS,
 }
+_NO_LOAD: Final = {"load_duration": 0}
+"""ollama-ai-provider-v2 (npm) refuses embeddings without it, whether anything was loaded or not."""
 _NO_SUCH_PATH = (404, 501)
 
 router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
@@ -201,7 +203,7 @@ def _embedded(service: Service, caller: str, body: EmbedBody, asked: OllamaReque
     async def opening() -> AsyncIterator[Outgoing]:
         started_ns = time.monotonic_ns()
         if not asked.generation.body["input"]:
-            empty: dict[str, Any] = {"embedding": []} if one else {"model": body.model, "embeddings": []}
+            empty: dict[str, Any] = {"embedding": []} if one else {"model": body.model, "embeddings": [], **_NO_LOAD}
             yield Outgoing(body=_json(empty), headers=ignoring_header(asked.ignored))
             return
         answer, embeddings = await _vectors(service, caller, body, asked)
@@ -209,7 +211,7 @@ def _embedded(service: Service, caller: str, body: EmbedBody, asked: OllamaReque
             vectors = [_shortened(row["embedding"], body.dimensions) for row in embeddings["data"]]
             count = int(embeddings["usage"]["prompt_tokens"])
         figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=answer.load_seconds)
-        told = {"model": body.model, "embeddings": vectors, **figures, "prompt_eval_count": count}
+        told = {"model": body.model, "embeddings": vectors, **_NO_LOAD, **figures, "prompt_eval_count": count}
         content = {"embedding": vectors[0]} if one else told
         yield Outgoing(body=_json(content), headers=headers_of(answer, asked.ignored))
 

@@ -137,6 +137,8 @@ def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Featu
         raise wrong("top_logprobs", "top_logprobs needs logprobs; send logprobs: true too")
     _think(body)
     left_out = offer_tools(body)
+    if body.get("tool_choice") == "required":
+        body.pop("response_format", None)  # that of a text; the answer is a call
     admitted = replace(admitted, ignored=(*admitted.ignored, *left_out))
     return admitted, _form_needs(body) | (_LOGPROBS if body.get("logprobs") else frozenset()) | _sees(body)
 

@@ -20,11 +20,12 @@ _MOST_INPUTS: Final = 2048
 
 
 class EmbeddingBody(BaseModel):
-    """`dimensions` takes the first so many of each vector, at length 1 again, as models trained for it allow."""
+    """An empty `model` is the only one there is. `dimensions` takes the first so many of each vector, at length 1
+    again, as models trained for it allow."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    model: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=1 << 20)] | None = None

@@ -205,9 +205,17 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
     tools = [_chat_tool(tool) for tool in body.get("tools", [])]
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping):
-        kind = choice.get("type")
-        choice = {"type": kind, str(kind): {"name": choice.get("name")}}
+        choice = _nested(choice)
     return {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
+
+
+def _nested(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What names a tool, or the tools that are allowed, in the form of chats."""
+    kind, tools = choice.get("type"), choice.get("tools")
+    if kind == "allowed_tools":
+        named = [_nested(tool) if isinstance(tool, Mapping) else tool for tool in tools or ()]
+        return {"type": kind, kind: {"mode": choice.get("mode", "auto"), "tools": named}}
+    return {"type": kind, str(kind): {"name": choice.get("name")}}
 
 
 def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:

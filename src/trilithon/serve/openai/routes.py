@@ -135,7 +135,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
         async with in_turn(request, [asked]) as (answer, _):
             answer_body = shaped(
                 await answer.read(),
-                model=body.model,
+                model=body.model or answer.entry.name,
                 dimensions=body.dimensions,
                 base64_wanted=body.encoding_format == "base64",
             )

@@ -42,7 +42,9 @@ def offer_tools(body: dict[str, Any]) -> list[str]:
         else:
             raise wrong(f"{where}.type", f"{where}.type is missing; write function or custom")
     choice = body.get("tool_choice")
-    if isinstance(choice, Mapping):
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        tools, choice = _allowed(choice, tools)
+    elif isinstance(choice, Mapping):
         tools, choice = [_chosen(choice, tools)], "required"
     elif choice is not None and choice not in _CHOICES:
         raise wrong("tool_choice", f"tool_choice must be one of {', '.join(_CHOICES)}, or name a tool")
@@ -57,9 +59,30 @@ def offer_tools(body: dict[str, Any]) -> list[str]:
     return ignored
 
 
-def _chosen(choice: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    entry = choice.get(str(choice.get("type")))
+def _allowed(choice: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The subset of the tools that may be called now, and whether one must be."""
+    entry = choice.get("allowed_tools")
+    entries = entry.get("tools") if isinstance(entry, Mapping) else None
+    mode = entry.get("mode", "auto") if isinstance(entry, Mapping) else None
+    if mode not in ("auto", "required") or not isinstance(entries, list):
+        raise wrong("tool_choice", "tool_choice.allowed_tools must have mode, auto or required, and a list of tools")
+    known = {tool["function"]["name"]: tool for tool in tools}
+    names = [_name_in(allowed) for allowed in entries]
+    for name in names:
+        if name not in known:
+            raise wrong("tool_choice", f"tool_choice.allowed_tools: {str(name)[:64]!r} is none of the tools")
+    return [known[name] for name in dict.fromkeys(names) if name is not None], str(mode)
+
+
+def _name_in(tool: Any) -> str | None:
+    """Of a reference to a tool: {"type": "function", "function": {"name": …}}."""
+    entry = tool.get(str(tool.get("type"))) if isinstance(tool, Mapping) else None
     name = entry.get("name") if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _chosen(choice: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    name = _name_in(choice)
     named = [tool for tool in tools if tool["function"]["name"] == name]
     if choice.get("type") not in ("function", "custom"):
         kind = str(choice.get("type"))[:40]
