@@ -78,6 +78,8 @@ class Kernel(Machine):
     def write(self, path: str, text: str) -> None:
         folder, _, name = path.rpartition("/")
         if name not in ("governor", "scaling_governor"):
+            if name == "set_freq" and not text.strip().isdecimal():
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             Machine.write(self, path, text)
             if name in ("set_freq", "scaling_setspeed"):
                 Machine.write(self, f"{folder.removesuffix('/userspace')}/{self._current(name)}", text)
@@ -178,6 +180,19 @@ def test_a_speed_set_by_hand_keeps_its_governor(board: Machine, tmp_path: Path) 
         assert board.text(f"{DMC}/governor") == "userspace"
         assert board.text(f"{DMC}/cur_freq") == "2112000000"
     assert unclocked(content(board)) == unclocked(before)
+
+
+@pytest.mark.parametrize("governors", ["userspace", "userspace performance"])
+def test_a_clock_that_nobody_has_set_goes_back_to_where_it_was(governors: str, board: Machine, tmp_path: Path) -> None:
+    """As with mainline's drivers of buses, whose governor is userspace from the start."""
+    put(board, f"{DMC}/available_governors", f"{governors}\n")
+    put(board, f"{DMC}/governor", "userspace\n")
+    put(board, f"{DMC}/userspace/set_freq", "undefined\n")
+    put(board, f"{DMC}/cur_freq", "528000000\n")
+    with pinned(tmp_path / "data", quiet, machine=Kernel(board.root)) as outcomes:
+        assert outcomes[1] == Outcome("memory clock", True, "userspace 2112 MHz")
+    assert board.integer(f"{DMC}/cur_freq") == 528_000_000
+    assert board.text(f"{DMC}/governor") == "userspace"
 
 
 def test_without_performance_the_speed_is_set(board: Machine, tmp_path: Path) -> None:

@@ -110,9 +110,12 @@ class _Governed:
         by_hand = machine.integer(speed) if governor == "userspace" else None
         if governor == "performance":
             return
+        if governor == "userspace" and by_hand is None and machine.text(speed) == "undefined":
+            # Nobody has set a speed, and the clock stays where it was: devfreq takes no "undefined" back.
+            by_hand = machine.integer(f"{self.folder}/{self.current}")
         if by_hand is not None and top:
             if by_hand != top and not is_cooled(machine):
-                yield Change(speed, machine.raw(speed), str(top), effective=True)
+                yield Change(speed, f"{by_hand}\n", str(top), effective=True)
         elif "performance" in choices:
             yield from self._governed_by("performance", machine)
         elif "userspace" in choices and top:
