@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilithon.runtime.endpoint import Endpoint
 from trilithon.runtime.exchange import ChunkedBody, Exchange
 
 ANSWER = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
@@ -24,7 +25,7 @@ def test_a_server_that_answers_by_the_head_alone_is_heard(tmp_path: Path) -> Non
             await writer.wait_closed()
 
     async def ask(socket: Path) -> tuple[int | None, bytes]:
-        async with Exchange.open(socket, "POST", "/infill", {"input_prefix": "x" * 500}) as exchange:
+        async with Exchange.open(Endpoint(socket), "POST", "/infill", {"input_prefix": "x" * 500}) as exchange:
             content = b""
             while not exchange.complete:
                 await exchange.wait(10)
@@ -56,7 +57,7 @@ def test_one_alarm_is_put_off_brought_forward_and_goes(tmp_path: Path) -> None:
 
     async def ask() -> bytes:
         content = b""
-        async with Exchange.open(tmp_path / "s", "POST", "/x", {}) as exchange:
+        async with Exchange.open(Endpoint(tmp_path / "s"), "POST", "/x", {}) as exchange:
             limit = 60.0
             with pytest.raises(TimeoutError):
                 while True:

@@ -1,10 +1,14 @@
-"""What the kernel says of processes: whether one lives, when it started, and how many it killed for want of memory."""
+"""What the kernel says of processes: whether one lives, when it started, where it listens, and how many it killed for
+want of memory."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count
 
-__all__ = ["ProcessState", "oom_kills", "read_process"]
+__all__ = ["ProcessState", "listening_port", "oom_kills", "read_process"]
+
+_LISTENING = "0A"  # TCP_LISTEN (include/net/tcp_states.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +37,19 @@ def read_process(pid: int, machine: Machine = THIS_MACHINE) -> ProcessState | No
 def oom_kills(machine: Machine = THIS_MACHINE) -> int | None:
     """How many processes the kernel has killed for want of memory since boot; None where it does not say."""
     return parse_count(machine.fields("/proc/vmstat", None).get("oom_kill"))
+
+
+def listening_port(pid: int) -> int | None:
+    """The TCP port (IPv4) on which the process listens, the lowest of several; None where it listens on none, or may
+    not be looked at."""
+    try:
+        files = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it has ended, closed one of them meanwhile, or belongs to another user
+        return None
+    ports = []
+    # "sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode", addresses as "0100007F:1F90" (proc(5)).
+    for line in (THIS_MACHINE.text(f"/proc/{pid}/net/tcp") or "").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _LISTENING and f"socket:[{fields[9]}]" in files:
+            ports.append(int(fields[1].rpartition(":")[2], 16))
+    return min(ports, default=None)

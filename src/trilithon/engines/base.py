@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from trilithon.engines.wire.dialect import Dialect
 from trilithon.models.files.model_file import ModelFile
 
 __all__ = [
@@ -122,7 +123,9 @@ class Launch:
     `memory_bytes` is the most private memory of the child (mapped files do not count; None: by the placement's need),
     `cpu_seconds` the most CPU time. `runs_template`: it executes the chat template of a GGUF, which is tried out first.
     `reports_errors` says that the child itself ends a request with an error when a library prints one meanwhile (see
-    `errors.TaintedAnswer`); otherwise Trilithon reads the log for that."""
+    `errors.TaintedAnswer`); otherwise Trilithon reads the log for that. With `loopback_key` the child serves on a port
+    of 127.0.0.1 that the kernel chooses instead of on `socket`, and every request carries that key. `dialect` is for a
+    server that does not speak the wire itself."""
 
     argv: tuple[str, ...]
     socket: Path
@@ -135,6 +138,8 @@ class Launch:
     cpu_seconds: int | None = None
     runs_template: bool = False
     reports_errors: bool = False
+    loopback_key: str = ""
+    dialect: Dialect | None = None
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from trilithon.errors import PlacementError
 from trilithon.settings import Configuration
 
 __all__ = [
+    "COMPILED",
     "ENGINES",
     "BrokenEngine",
     "broken_engines",
@@ -30,10 +31,16 @@ __all__ = [
 
 ENGINES: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.engine:LlamaCpp",
+    "ik_llama.cpp": "trilithon.engines.ik_llamacpp.engine:IkLlamaCpp",
     "rk-llama.cpp": "trilithon.engines.rk_llamacpp.engine:RkLlamaCpp",
     "rkllm": "trilithon.engines.rkllm.engine:Rkllm",
     "scripted": "trilithon.engines.scripted.engine:ScriptedEngine",
 }
+COMPILED: Final = {
+    "llama.cpp": "trilithon.engines.llamacpp.source:LLAMA_CPP",
+    "ik": "trilithon.engines.ik_llamacpp.source:IK_LLAMA_CPP",
+}
+"""What `trilithon engines build` compiles, by the words of its `--engine`."""
 _GROUP = "trilithon.engines"
 
 

@@ -1,4 +1,4 @@
-"""The client of a child: llama-server's HTTP API over a Unix socket, as typed events with timestamps."""
+"""The client of a child: llama-server's HTTP API, as typed events with timestamps."""
 
 import asyncio
 import math
@@ -21,6 +21,7 @@ from trilithon.engines.wire.messages import (
     Token,
 )
 from trilithon.errors import EngineError, EngineTimeout
+from trilithon.runtime.endpoint import Endpoint
 from trilithon.runtime.engine_errors import (
     Disconnected,
     engine_error,
@@ -50,8 +51,9 @@ class Client:
     Raises EngineError when the engine answers with an error, EngineTimeout when nothing arrived for `hang_seconds`, and
     Disconnected when the connection broke."""
 
-    def __init__(self, socket: Path, *, hang_seconds: float = 60.0):
-        self._socket = socket
+    def __init__(self, place: Path | Endpoint, *, hang_seconds: float = 60.0):
+        """`place` is a Unix socket or an endpoint."""
+        self.endpoint = Endpoint(place) if isinstance(place, Path) else place
         self.hang_seconds = hang_seconds
 
     async def ready(self) -> bool:
@@ -167,7 +169,7 @@ class Client:
 
     def exchange(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Exchange]:
         """One request, for callers that need the answer's bytes."""
-        return Exchange.open(self._socket, "POST", path, body)
+        return Exchange.open(self.endpoint, "POST", path, body)
 
     async def idle(self) -> bool:
         """Whether no slot is processing; True also when the server does not report it. It answers between two
@@ -211,7 +213,7 @@ class Client:
         limit = allowance or self.hang_seconds
         content = b""
         with translated(limit):
-            async with Exchange.open(self._socket, method, path, body) as exchange, asyncio.timeout(limit):
+            async with Exchange.open(self.endpoint, method, path, body) as exchange, asyncio.timeout(limit):
                 while not exchange.complete:
                     await exchange.wait(limit)
                     content += b"".join(piece for _, piece in exchange.read())

@@ -13,6 +13,7 @@ from trilithon.engines.base import Engine, Launch, Placement
 from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Completion, Event, Finished, Timings
 from trilithon.errors import ChildDied, EngineTimeout, RunError, StartError
 from trilithon.runtime.client import Client, Disconnected
+from trilithon.runtime.endpoint import Endpoint
 from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.memory_need import limit_while_loading, spare_while_running
 from trilithon.runtime.npu import NpuLock, other_npu_users
@@ -106,11 +107,12 @@ class Runner:
         )
         launch.socket.unlink(missing_ok=True)  # of an earlier runner in this folder: binding would fail
         log = folder / "log"
-        client = Client(launch.socket, hang_seconds=hang_seconds)
+        client = Client(Endpoint.of(launch), hang_seconds=hang_seconds)
         unit_lock, other_users = await _unit_lock(launch, placement.name, tell)
         async with contextlib.AsyncExitStack() as running:
             async with unit_lock(), contextlib.AsyncExitStack() as loading:
                 process = await Process.start(launch, log)
+                client.endpoint.pid = process.pid
                 loading.push_async_callback(process.stop)
                 ready_ns = await _until_ready(process, client, placement.name, start_seconds, other_users)
                 if by_need and launch.memory_bytes:

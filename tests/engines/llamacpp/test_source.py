@@ -210,7 +210,7 @@ def test_a_kept_file_that_changed_is_fetched_again(index: Path, tmp_path: Path) 
 
 
 def test_a_file_that_is_not_the_known_one(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(source._SHA256, "0.9.9", "0" * 64)
+    monkeypatch.setitem(source.LLAMA_CPP.sha256, "0.9.9", "0" * 64)
     with pytest.raises(TrilithonError, match=r"has another SHA-256 .* check pip's configuration"):
         fetch("0.9.9", tmp_path / "cache")
     assert list((tmp_path / "cache/sources").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Compiles llama.cpp for this CPU, and for Vulkan.
+"""Compiles llama.cpp or a fork for this CPU, and llama.cpp for Vulkan.
 
 A wheel is built for any CPU: compiled for the CPU itself, prefill was 1.6 and decode 1.2 times as fast on a PC. A
 compilation that fails or is stopped leaves only its log."""
@@ -17,7 +17,7 @@ from typing import Any
 from trilithon.board.snapshot import read_board
 from trilithon.engines.conversion import Progress
 from trilithon.engines.inspection import PROGRAM, check_program
-from trilithon.engines.llamacpp.source import DEFAULT_VERSION, SourceTree, fetch, open_source
+from trilithon.engines.llamacpp.source import LLAMA_CPP, SourcePackage, SourceTree, fetch, open_source
 from trilithon.engines.llamacpp.toolchain import Toolchain, choose_jobs, find_toolchain, require_space
 from trilithon.engines.registry import Registered, add, built_folder, check_name, registered
 from trilithon.engines.toolrun import run_tool
@@ -27,29 +27,18 @@ from trilithon.settings import Configuration
 
 __all__ = ["Compiled", "Recipe", "compile_llamacpp", "delete_build", "require_compiled"]
 
-_TARGETS = (PROGRAM, "llama-bench", "llama-quantize", "llama-perplexity")
 _RPC_TARGET = "ggml-rpc-server"
-_FLAGS = {
-    "CMAKE_BUILD_TYPE": "Release",
-    "GGML_NATIVE": "ON",
-    "BUILD_SHARED_LIBS": "OFF",
-    "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",
-    "LLAMA_CURL": "OFF",
-    "LLAMA_OPENSSL": "OFF",
-    "LLAMA_BUILD_TESTS": "OFF",
-    "LLAMA_BUILD_EXAMPLES": "OFF",
-}
 # Variables with flags for CMake and compilers; they are recorded.
 _VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to compile. `version` is that of llama-cpp-python; `source` is a folder or an archive to use instead of it.
-    `force` compiles a build that exists again."""
+    """What to compile. `version` is that of the package, None for the one that was tested; `source` is a folder or an
+    archive to use instead of it. `force` compiles a build that exists again."""
 
-    version: str = DEFAULT_VERSION
+    package: SourcePackage = LLAMA_CPP
+    version: str | None = None
     source: Path | None = None
     name: str | None = None
     vulkan: bool = False
@@ -62,16 +51,18 @@ class Recipe:
     def flags(self) -> dict[str, str]:
         """For CMake, without those that only label the build."""
         options = {"GGML_VULKAN": self.vulkan, "GGML_RPC": self.rpc, "GGML_CPU_KLEIDIAI": self.kleidiai}
-        return _FLAGS | {name: "ON" for name, enabled in options.items() if enabled}
+        return dict(self.package.flags) | {name: "ON" for name, enabled in options.items() if enabled}
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return (*_TARGETS, _RPC_TARGET) if self.rpc else _TARGETS
+        return (*self.package.targets, _RPC_TARGET) if self.rpc else self.package.targets
 
     def name_of(self, version: str) -> str:
         """The build's name: "native-0.3.36-vulkan", unless the user chose one."""
         options = {"vulkan": self.vulkan, "rpc": self.rpc, "kleidiai": self.kleidiai}
-        return self.name or "-".join(["native", version, *(name for name, enabled in options.items() if enabled)])
+        return self.name or "-".join(
+            [self.package.prefix, version, *(name for name, enabled in options.items() if enabled)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +79,17 @@ def compile_llamacpp(recipe: Recipe, configuration: Configuration, progress: Pro
     compilation, TrilithonError when it fails. It may be interrupted at any time."""
     if recipe.kleidiai and os.uname().machine != "aarch64":
         raise UserError("KleidiAI has kernels for 64-bit Arm only; leave --kleidiai out on this machine")
-    if recipe.source is None and (build := _existing(recipe, recipe.version, configuration)):
+    if not recipe.package.options and (recipe.vulkan or recipe.rpc or recipe.kleidiai):
+        raise UserError(f"{recipe.package.program} is compiled for the CPU; leave --vulkan, --rpc and --kleidiai out")
+    version = recipe.version or recipe.package.version
+    if recipe.source is None and (build := _existing(recipe, version, configuration)):
         return build
     toolchain = find_toolchain(vulkan=recipe.vulkan)
     jobs = choose_jobs(recipe.jobs)
     with _work_folder(configuration, vulkan=recipe.vulkan) as work:
         progress("fetching the source" if recipe.source is None else "unpacking the source", None)
-        place = recipe.source or fetch(recipe.version, configuration.cache)
-        source = open_source(place, work / "source")
+        place = recipe.source or fetch(version, configuration.cache, recipe.package)
+        source = open_source(place, work / "source", recipe.package)
         if recipe.source is not None and (build := _existing(recipe, source.version, configuration)):
             return build
         name = recipe.name_of(source.version)
@@ -232,7 +226,7 @@ def _facts(
     facts = {
         "version": source.version,
         "commit": source.commit,
-        "source": str(recipe.source) if recipe.source else "llama-cpp-python",
+        "source": str(recipe.source) if recipe.source else recipe.package.name,
         "source_sha256": source.sha256,
         "flags": recipe.flags,
         "environment": environment,

@@ -47,8 +47,9 @@ class LlamaCpp:
     def builds(self) -> list[Build]:
         """Builds that were compiled for this CPU, or choose their kernels for it, come first; those of Python packages
         are for the GPU only."""
-        # Those with a back end for the NPU are rk-llama.cpp's.
-        plain = [program for program in programs(self._configuration) if not program.npu_backend]
+        # Those with a back end for the NPU, and forks, are other engines'.
+        every = programs(self._configuration)
+        plain = [program for program in every if not program.npu_backend and not program.fork]
         native = [
             (number, p) for number, p in _numbered([p for p in plain if not p.packaged]) if not p.libraries_missing
         ]

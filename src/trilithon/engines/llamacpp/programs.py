@@ -1,6 +1,7 @@
 """The llama-server programs of this machine, of llama.cpp and its forks: paths, versions and devices."""
 
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -11,13 +12,17 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from trilithon.engines.base import Device
-from trilithon.engines.llamacpp.devices import inventory
+from trilithon.engines.llamacpp.devices import Inventory, inventory
 from trilithon.engines.llamacpp.kernels import loaded_variant
 from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.registry import registered
 from trilithon.settings import Configuration
 
-__all__ = ["Program", "programs"]
+__all__ = ["IK", "Program", "programs"]
+
+IK = "ik_llama.cpp"
+# What the programs of a fork contain, and no other: its name for an option that llama.cpp does not have.
+_FORKS = {IK: b"--run-time-repack"}
 
 _PROBE_SECONDS = 10.0
 _PROGRAM = "llama-server"
@@ -47,7 +52,8 @@ class Program:
     not known, or is empty; `libraries_missing` says which shared libraries the system lacks, and how they are
     installed. A `packaged` program came with a Python package, for the GPU only: it was compiled for another CPU, and
     crashes where that one has more instructions (seen: AVX-VNNI on Zen 4). `variant` is the plug-in that a program
-    with run-time dispatch has loaded for this CPU, or empty."""
+    with run-time dispatch has loaded for this CPU, or empty. `fork` is the name of the fork that the program is of, or
+    empty; those with a back end for the NPU are told apart by it alone."""
 
     path: Path
     name: str
@@ -59,6 +65,7 @@ class Program:
     libraries_missing: str = ""
     packaged: bool = False
     variant: str = ""
+    fork: str = ""
 
     @property
     def npu_backend(self) -> str:
@@ -93,7 +100,9 @@ def _packaged() -> Path | None:
 
 def _program(path: Path, name: str, cache_folder: Path, *, packaged: bool) -> Program:
     fingerprint = _fingerprint(path)
-    listed = inventory(path, fingerprint, cache_folder)
+    fork = _fork(path, fingerprint)
+    # ik_llama.cpp does not know --list-devices; it is used on the CPU.
+    listed = Inventory() if fork else inventory(path, fingerprint, cache_folder)
     stated_version, variant = _statement(path, fingerprint)
     # One that says its version has all libraries: no other one is examined.
     fails = listed.trouble or stated_version.startswith("unknown")
@@ -108,6 +117,7 @@ def _program(path: Path, name: str, cache_folder: Path, *, packaged: bool) -> Pr
         libraries_missing=missing_libraries(path) if fails else "",
         packaged=packaged,
         variant=variant,
+        fork=fork,
     )
 
 
@@ -118,6 +128,16 @@ def _fingerprint(program: Path) -> str:
         files += sorted(_PLUG_INS.glob("*/ggml/backends*/*.so"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:8]
+
+
+@cache
+def _fork(program: Path, fingerprint: str) -> str:
+    """By its content, so that nothing has to run; empty also for what cannot be read."""
+    try:
+        with program.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return next((fork for fork, sign in _FORKS.items() if content.find(sign) >= 0), "")
+    except (OSError, ValueError):  # not readable, or empty
+        return ""
 
 
 @cache

@@ -1,5 +1,6 @@
-"""The source of llama.cpp to compile: from the sdist of `llama-cpp-python`, which pip downloads, or from a folder or
-archive of the user. Archives are checked before they are unpacked, because their content will be run."""
+"""The source of llama.cpp or of a fork to compile: from the sdist of a Python package that carries it, which pip
+downloads, or from a folder or archive of the user. Archives are checked before they are unpacked, because their content
+will be run."""
 
 import collections
 import hashlib
@@ -11,31 +12,70 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from trilithon.engines.toolrun import run_tool
 from trilithon.errors import TrilithonError, UserError
 
-__all__ = ["DEFAULT_VERSION", "SourceTree", "fetch", "open_source"]
+__all__ = ["DEFAULT_VERSION", "LLAMA_CPP", "SourcePackage", "SourceTree", "fetch", "open_source"]
 
 DEFAULT_VERSION = "0.3.36"
 """Of llama-cpp-python; it contains llama.cpp 0c1e570."""
 
-_PACKAGE = "llama-cpp-python"
-# Known in advance; the hash of another version is recorded at its first download.
-_SHA256 = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
 _VERSION = re.compile(r"\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)?")
-_CARRIED = PurePosixPath("vendor/llama.cpp")
 _ARCHIVE_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # what damaged archives raise
 # The real one has 3,700 files and 176 MiB.
 _MOST_FILES, _MOST_BYTES = 50_000, 2 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourcePackage:
+    """A Python package whose sdist carries the source of `program` in the folder `carried`, and what is compiled of it.
+
+    `sha256` are the hashes of versions that are known in advance; that of another version is recorded at its first
+    download. A build is called `prefix`-VERSION. `flags` are for CMake. `generated` are files that the sdist lacks, by
+    their paths in the source; `$VERSION` in their text is the version. With `options` the build may have Vulkan, RPC
+    and KleidiAI."""
+
+    name: str
+    program: str
+    version: str
+    sha256: Mapping[str, str]
+    carried: PurePosixPath
+    prefix: str
+    targets: tuple[str, ...]
+    flags: Mapping[str, str]
+    generated: Mapping[str, str] = field(default_factory=dict)
+    options: bool = True
+
+
+LLAMA_CPP = SourcePackage(
+    name="llama-cpp-python",
+    program="llama.cpp",
+    version=DEFAULT_VERSION,
+    sha256={"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"},
+    carried=PurePosixPath("vendor/llama.cpp"),
+    prefix="native",
+    targets=("llama-server", "llama-bench", "llama-quantize", "llama-perplexity"),
+    flags={
+        "CMAKE_BUILD_TYPE": "Release",
+        "GGML_NATIVE": "ON",
+        "BUILD_SHARED_LIBS": "OFF",
+        "LLAMA_BUILD_UI": "OFF",
+        "LLAMA_USE_PREBUILT_UI": "OFF",
+        "LLAMA_CURL": "OFF",
+        "LLAMA_OPENSSL": "OFF",
+        "LLAMA_BUILD_TESTS": "OFF",
+        "LLAMA_BUILD_EXAMPLES": "OFF",
+    },
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTree:
-    """`folder` has llama.cpp's CMakeLists.txt. `version` is that of llama-cpp-python, or "local"; `commit` is empty
+    """`folder` has the program's CMakeLists.txt. `version` is that of the package, or "local"; `commit` is empty
     where it is unknown, and `sha256` where the source is a folder."""
 
     folder: Path
@@ -44,22 +84,22 @@ class SourceTree:
     sha256: str = ""
 
 
-def fetch(version: str, cache: Path) -> Path:
+def fetch(version: str, cache: Path, package: SourcePackage = LLAMA_CPP) -> Path:
     """The sdist of that version in `cache`/sources; pip downloads it where it is missing or was changed.
 
     pip compares the file with the hash of its index, and Trilithon with the hash that it knows. (pip asks the package's
     build backend for metadata, and downloads that backend for this.) Raises UserError and TrilithonError."""
     if not _VERSION.fullmatch(version):
-        raise UserError(f"{version!r} is not a version of {_PACKAGE}; write for example {DEFAULT_VERSION}")
+        raise UserError(f"{version!r} is not a version of {package.name}; write for example {package.version}")
     folder = cache / "sources"
     folder.mkdir(parents=True, exist_ok=True)
-    sdist = folder / f"llama_cpp_python-{version}.tar.gz"
+    sdist = folder / f"{package.name.replace('-', '_')}-{version}.tar.gz"
     record = sdist.with_suffix(".sha256")
     if sdist.exists() and record.exists() and sha256_of(sdist) == record.read_text(encoding="ascii").strip():
         return sdist
-    expected = _SHA256.get(version) or (record.read_text(encoding="ascii").strip() if record.exists() else "")
+    expected = package.sha256.get(version) or (record.read_text(encoding="ascii").strip() if record.exists() else "")
     with tempfile.TemporaryDirectory(dir=folder, prefix="fetching-") as temporary:
-        download = _download(version, Path(temporary))
+        download = _download(version, Path(temporary), package)
         digest = sha256_of(download)
         if expected and digest != expected:
             raise TrilithonError(
@@ -70,22 +110,34 @@ def fetch(version: str, cache: Path) -> Path:
         return download.replace(sdist)
 
 
-def open_source(place: Path, work: Path) -> SourceTree:
+def open_source(place: Path, work: Path, package: SourcePackage = LLAMA_CPP) -> SourceTree:
     """The source in `place`: a folder, which is used where it is, or a tar archive, which is unpacked into `work`; of
-    llama.cpp or of an sdist that contains it. Raises UserError for anything else."""
-    place = place.expanduser().absolute()
+    the program itself or of an sdist that contains it. Raises UserError for anything else."""
+    tree = _opened(place.expanduser().absolute(), work, package)
+    for path, text in package.generated.items():
+        target = tree.folder / path
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text.replace("$VERSION", tree.version), encoding="utf-8")
+    return tree
+
+
+def _opened(place: Path, work: Path, package: SourcePackage) -> SourceTree:
+    carried = package.carried
     if place.is_dir():
-        for folder in (place, place / _CARRIED):
-            if (folder / "CMakeLists.txt").is_file() and not (folder / _CARRIED / "CMakeLists.txt").is_file():
-                return SourceTree(folder=folder, version=_version_in(place), commit=_commit_in(place, folder))
-        raise UserError(f"{place} is not a source of llama.cpp: it has no CMakeLists.txt; name another folder")
+        for folder in (place, place / carried):
+            if (folder / "CMakeLists.txt").is_file() and not (folder / carried / "CMakeLists.txt").is_file():
+                commit = _commit_in(place, folder, carried)
+                return SourceTree(folder=folder, version=_version_in(place), commit=commit)
+        raise UserError(f"{place} is not a source of {package.program}: it has no CMakeLists.txt; name another folder")
     try:
         with tarfile.open(place) as archive:
-            folder, top = _unpack(archive, work)
+            folder, top = _unpack(archive, work, carried)
     except _ARCHIVE_ERRORS as error:
         why = str(error).partition("\n")[0].rstrip(":")  # the following lines are one per kind of compression
         raise UserError(f"{place} cannot be unpacked: {why}; download it again") from error
-    return SourceTree(folder=folder, version=_version_in(top), commit=_commit_in(top, folder), sha256=sha256_of(place))
+    commit = _commit_in(top, folder, carried)
+    return SourceTree(folder=folder, version=_version_in(top), commit=commit, sha256=sha256_of(place))
 
 
 def sha256_of(path: Path) -> str:
@@ -93,34 +145,34 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(version: str, folder: Path) -> Path:
+def _download(version: str, folder: Path, package: SourcePackage) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"this Python has no pip to download the source with; run: {sys.executable} -m ensurepip, or name a source "
             "with --source"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", _PACKAGE, "--no-input"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), f"{_PACKAGE}=={version}"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", package.name, "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), f"{package.name}=={version}"]
     lines: list[str] = []
     try:
         run_tool(command, folder / "log", lines.append)
         (sdist,) = folder.glob("*.tar.gz")
     except (TrilithonError, ValueError) as error:
-        raise _download_error(version, lines) from error
+        raise _download_error(version, lines, package.name) from error
     return sdist
 
 
-def _download_error(version: str, lines: list[str]) -> TrilithonError:
+def _download_error(version: str, lines: list[str], name: str) -> TrilithonError:
     offered = re.search(r"\(from versions: (.+)\)", "\n".join(lines))
     if offered and offered[1] != "none" and version not in offered[1].split(", "):
-        return UserError(f"there is no {_PACKAGE} {version}; leave --version out, or write another one")
+        return UserError(f"there is no {name} {version}; leave --version out, or write another one")
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     why = errors[-1] if errors else "no reason given"
-    return TrilithonError(f"pip cannot download {_PACKAGE} {version}: {why}; check the network, or use --source")
+    return TrilithonError(f"pip cannot download {name} {version}: {why}; check the network, or use --source")
 
 
-def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
-    """Unpacks what is needed; gives the folder of llama.cpp and the top folder of the archive. Raises TarError."""
+def _unpack(archive: tarfile.TarFile, work: Path, carried: PurePosixPath) -> tuple[Path, Path]:
+    """Unpacks what is needed; gives the folder of the program and the top folder of the archive. Raises TarError."""
     members = archive.getmembers()
     tops = {PurePosixPath(member.name).parts[:1] for member in members}
     if (
@@ -133,20 +185,19 @@ def _unpack(archive: tarfile.TarFile, work: Path) -> tuple[Path, Path]:
     ((name,),) = tops
     top = PurePosixPath(name)
     names = {member.name for member in members}
-    root = top / _CARRIED if str(top / _CARRIED / "CMakeLists.txt") in names else top
+    root = top / carried if str(top / carried / "CMakeLists.txt") in names else top
     if str(root / "CMakeLists.txt") not in names:
         raise tarfile.TarError("there is no CMakeLists.txt in it")
-    for member in _needed(members, root, top):
+    for member in _needed(members, root, top / "PKG-INFO", top / ".git/modules" / carried / "HEAD"):
         _write(archive, member, work)
     if archive.fileobj is not None:  # read to the end: the checksum of the compressed data comes last
         collections.deque(iter(lambda: archive.fileobj.read(1 << 20), b""), maxlen=0)
     return work / root, work / top
 
 
-def _needed(members: list[tarfile.TarInfo], root: PurePosixPath, top: PurePosixPath) -> Iterator[tarfile.TarInfo]:
-    """llama.cpp's files, and those with its version and commit. Raises TarError for a path outside of the archive, a
+def _needed(members: list[tarfile.TarInfo], root: PurePosixPath, *metadata: PurePosixPath) -> Iterator[tarfile.TarInfo]:
+    """The program's files, and those with its version and commit. Raises TarError for a path outside of the archive, a
     link or a device."""
-    metadata = {top / "PKG-INFO", top / ".git/modules" / _CARRIED / "HEAD"}
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
@@ -182,9 +233,9 @@ def _version_in(top: Path) -> str:
     return match[1] if match and _VERSION.fullmatch(match[1]) else "local"
 
 
-def _commit_in(top: Path, folder: Path) -> str:
-    """The commit of llama.cpp in `folder`: an sdist has the HEAD of the git submodule, a checkout its own HEAD."""
-    git = top / ".git/modules" / _CARRIED if folder != top else top / ".git"
+def _commit_in(top: Path, folder: Path, carried: PurePosixPath) -> str:
+    """The commit of the program in `folder`: an sdist has the HEAD of the git submodule, a checkout its own HEAD."""
+    git = top / ".git/modules" / carried if folder != top else top / ".git"
     text = _text_of(git / "HEAD")
     if text.startswith("ref: "):
         text = _text_of(git / text.removeprefix("ref: "))
