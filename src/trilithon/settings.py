@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,14 +14,17 @@ from trilithon.units import parse_bytes
 
 __all__ = ["Configuration", "load_configuration"]
 
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
     `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
     `rkllm_toolkit`, `rknn_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools.
-    A child must become ready within `start_seconds`, and is given up after `hang_seconds` without progress.
-    `engine_memory` is the most private memory of a child in bytes: None for what its model needs, 0 for no limit."""
+    `pull_hosts` may be asked by pulls over the API though their addresses are not public. A child must become ready
+    within `start_seconds`, and is given up after `hang_seconds` without progress. `engine_memory` is the most private
+    memory of a child in bytes: None for what its model needs, 0 for no limit."""
 
     data: Path
     cache: Path
@@ -30,6 +34,7 @@ class Configuration:
     rkllm_toolkit: Path | None = None
     rknn_toolkit: Path | None = None
     gguf_converter: Path | None = None
+    pull_hosts: tuple[str, ...] = field(default=())
     start_seconds: float = 300.0
     hang_seconds: float = 60.0
     engine_memory: int | None = None
@@ -93,6 +98,17 @@ def _folders(value: str | list[str]) -> tuple[Path, ...]:
     return tuple(Path(text).expanduser() for text in names if text != "")
 
 
+def _hosts(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("write one host or a list of hosts")
+    hosts = tuple(name.strip().lower().removesuffix(".").strip("[]") for name in names if name.strip())
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is not a name or an address; leave out the port and https://")
+    return hosts
+
+
 def _seconds(value: str | float) -> float:
     if isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise ValueError("write a number of seconds, more than 0")
@@ -116,6 +132,7 @@ _CONVERT: Mapping[str, Any] = {
     "rkllm_toolkit": lambda value: Path(value).expanduser(),
     "rknn_toolkit": lambda value: Path(value).expanduser(),
     "gguf_converter": lambda value: Path(value).expanduser(),
+    "pull_hosts": _hosts,
     "start_seconds": _seconds,
     "hang_seconds": _seconds,
     "engine_memory": _memory,

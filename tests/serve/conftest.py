@@ -35,9 +35,10 @@ def serve(configuration: Configuration) -> Iterator[Serve]:
             options: ServeOptions | None = None,
             slots: int = 1,
             hang_seconds: float = 60.0,
+            configuration_of_its_own: Configuration | None = None,
             **pool: Any,
         ) -> Server:
-            chosen = replace(configuration, hang_seconds=hang_seconds)
+            chosen = replace(configuration_of_its_own or configuration, hang_seconds=hang_seconds)
             shelf = Catalog(chosen, read_board(), paths=paths, placement=placement, slots=slots)
             folder = live.enter_context(workspace())
             return live.enter_context(running(Service(shelf, Pool(chosen, folder, **pool)), options))

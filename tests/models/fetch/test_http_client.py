@@ -19,6 +19,7 @@ from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.http_client import (
     AccessDenied,
     DownloadSource,
+    PlainHttp,
     RetryPolicy,
     fetch_small,
     is_loopback,
@@ -155,6 +156,16 @@ def test_an_environment_that_is_set_up_wrongly(
     with pytest.raises(DownloadError, match=words) as caught:
         fetch("https://127.0.0.1:1/m")
     assert "word" not in str(caught.value)
+
+
+def test_a_server_without_tls_says_so_at_once(web: WebStandIn) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with answering(answer) as host:
+        for place in (host, web.host):
+            with pytest.raises(PlainHttp, match=r"^127.0.0.1 speaks plain http, not https; add --insecure if nobody"):
+                fetch(f"https://{place}/m", RetryPolicy(attempts=8, first_wait_seconds=60))
 
 
 def test_a_redirect_to_plain_http_elsewhere_has_to_be_wanted(web: WebStandIn) -> None:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 from standin_registry import RegistryStandIn
 from standin_web import Fault, WebStandIn
 
-from trilithon.errors import DownloadError, ModelError
+from trilithon.errors import ModelError
+from trilithon.models.fetch import checked_transport
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
 from trilithon.models.fetch.download_list import PullOptions
-from trilithon.models.fetch.http_client import RetryPolicy
+from trilithon.models.fetch.http_client import PlainHttp, RetryPolicy
+from trilithon.models.fetch.public_hosts import Address, PublicHosts
 from trilithon.models.fetch.pull import Pulled, pull
 from trilithon.models.names import parse_reference
 from trilithon.models.store.manifest import PresetMessage
@@ -50,6 +54,27 @@ def store(tmp_path: Path) -> Iterator[ModelStore]:
 def fetch(store: ModelStore, text: str, *, insecure: bool = True) -> Pulled:
     options = PullOptions(target=Target(chip="unknown"), transfer=QUICK, insecure=insecure)
     return pull(parse_reference(text), store, options, lambda _: None)
+
+
+def test_a_registry_without_tls_needs_insecure(
+    registry: RegistryStandIn, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of another machine: here its name is resolved to this one."""
+
+    async def resolved(host: str, port: int) -> list[Address]:
+        return [ip_address("127.0.0.1")]
+
+    monkeypatch.setattr(checked_transport, "resolved", resolved)
+    registry.add("library/tiny", "1", LAYERS)
+    hosts = PublicHosts(frozenset({"box.lan", "127.0.0.1"}))  # its files lie on a second server
+    options = PullOptions(target=Target(chip="unknown"), transfer=QUICK, hosts=hosts)
+    name = parse_reference(f"box.lan:{registry.host.rpartition(':')[2]}/library/tiny:1")
+    with pytest.raises(PlainHttp, match=r"box.lan speaks plain http, not https; add --insecure"):
+        pull(name, store, options, lambda _: None)
+    pulled = pull(name, store, replace(options, insecure=True), lambda _: None)
+    assert pulled.manifest.of_role("weights")[0].size_bytes == len(WEIGHTS)
+    with pytest.raises(PlainHttp, match=r"127.0.0.1 speaks plain http, not https; add --insecure"):
+        fetch(store, f"{registry.host}/library/tiny:1", insecure=False)
 
 
 def test_a_model_with_everything(registry: RegistryStandIn, store: ModelStore) -> None:
@@ -104,7 +129,7 @@ def test_a_login(registry: RegistryStandIn, store: ModelStore) -> None:
 
 def test_plain_http_is_spoken_with_this_machine_and_when_said(registry: RegistryStandIn, store: ModelStore) -> None:
     registry.add("library/tiny", "latest", [("model", WEIGHTS)])
-    with pytest.raises(DownloadError, match="failed 3 times"):
+    with pytest.raises(PlainHttp, match="speaks plain http, not https; add --insecure"):
         fetch(store, f"{registry.host}/library/tiny", insecure=False)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,13 @@ from trilithon.models.names import parse_reference
 from trilithon.models.store.locks import try_lock
 from trilithon.models.store.model_store import ModelStore
 from trilithon.serve.ollama.library import _CreateReport
-from trilithon.settings import Configuration
+from trilithon.settings import Configuration, load_configuration
+
+
+@pytest.fixture
+def configuration(home: Path) -> Configuration:
+    """Its owner allows pulls from registries on this machine."""
+    return load_configuration({**os.environ, "TRILITHON_PULL_HOSTS": "127.0.0.1"})
 
 
 @pytest.fixture
@@ -158,6 +165,24 @@ def test_an_unknown_model_to_pull_is_a_404(server: Server, registry: RegistrySta
         answer = server.http.post("/api/pull", json=body)
         assert answer.status_code == 404
         assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "10.0.0.1", "169.254.169.254"])
+def test_a_pull_reaches_public_hosts_alone(serve: Serve, registry: RegistryStandIn, host: str) -> None:
+    """Anyone who may use the server could have it ask the owner's network."""
+    server = serve(configuration_of_its_own=load_configuration())
+    port = registry.host.rpartition(":")[2]
+    told = set()
+    for place in (f"{host}:{port}", f"{host}:1", host):
+        for insecure in (True, False):
+            body = {"model": f"{place}/library/m:1", "insecure": insecure, "stream": False}
+            answer = server.http.post("/api/pull", json=body)
+            told.add((answer.status_code, answer.json()["error"]))
+    ((status, message),) = told
+    assert status == 400
+    assert message.startswith(f"{host} is not a public host, and pulls over the API reach no others; ")
+    assert message.endswith("or allow the host with pull_hosts in config.toml")
+    assert registry.asked == []
 
 
 def test_only_names_are_pulled(server: Server) -> None:

@@ -49,7 +49,11 @@ def _complete_chip(_: click.Context, __: click.Parameter, incomplete: str) -> li
     help="Choose files for this chip: rk3588, rk3576, …",
 )
 @click.option("--limit", metavar="RATE", help="Bandwidth limit in bytes per second: 500k, 2M.")
-@click.option("--insecure", is_flag=True, help="Allow plain http for a URL, and use it for a registry on this machine.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow plain http: for a URL, a registry that has no https, or one on this machine.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def pull(model: str, quant: str | None, chip: str | None, limit: str | None, insecure: bool, as_json: bool) -> None:
     """Fetch MODEL: an Ollama name (qwen2.5:0.5b), hf.co/user/repo[:quant], or the URL of a file.

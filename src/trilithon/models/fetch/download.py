@@ -71,7 +71,7 @@ def probe(source: DownloadSource, transfer: Download) -> Remote:
     """Ask about the file, without fetching it. Raises ModelError and DownloadError."""
 
     async def ask() -> Remote:
-        async with new_client(transfer.retry) as client:
+        async with new_client(source, transfer.retry) as client:
             return await _probe(client, source, transfer.retry)
 
     return asyncio.run(ask())
@@ -108,7 +108,7 @@ async def _download(
     source: DownloadSource, partial: Partial, transfer: Download, report: ReportProgress, remote: Remote | None
 ) -> None:
     expected = partial.size_bytes
-    async with new_client(transfer.retry, transfer.connections) as client:
+    async with new_client(source, transfer.retry, transfer.connections) as client:
         if remote is not None:
             _expect(source, partial, remote, expected)
             attempt = _Attempt(client, source, remote, partial, transfer, report, strict=True)

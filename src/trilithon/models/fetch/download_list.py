@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.download import Download
 from trilithon.models.fetch.http_client import DownloadSource
+from trilithon.models.fetch.public_hosts import PublicHosts
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import FileFormat, PresetMessage, Role
 from trilithon.models.store.parameters import Parameter
@@ -15,11 +16,12 @@ __all__ = ["DownloadItem", "DownloadList", "PullOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullOptions:
-    """`insecure` allows plain http to other machines than this one."""
+    """`insecure` allows plain http to other machines than this one. `hosts` restricts the hosts that are asked."""
 
     target: Target
     transfer: Download = field(default_factory=Download)
     insecure: bool = False
+    hosts: PublicHosts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from trilithon.errors import DownloadError, ModelError, TrilithonError
+from trilithon.models.fetch.public_hosts import PublicHosts
 from trilithon.units import format_bytes, format_duration
 
 if TYPE_CHECKING:  # it takes a fifth of a second to import
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # it takes a fifth of a second to import
 __all__ = [
     "AccessDenied",
     "DownloadSource",
+    "PlainHttp",
     "RetryPolicy",
     "RetryableError",
     "body_chunks",
@@ -37,6 +39,8 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
 _STALL_BYTES_PER_SECOND = 100
+# OpenSSL's words for an answer that is not TLS, such as "HTTP/1.1 400".
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _MESSAGES = {
     401: "requires a login; put it into the URL: https://NAME:PASSWORD@HOST/FILE",
     403: "denies access; check your permissions there",
@@ -67,12 +71,14 @@ class RetryPolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadSource:
     """Where a file comes from. `headers` are sent to the host of `url` only; `messages` replace the general errors, by
-    status. Plain http needs `insecure` unless the host is this machine. Raises ModelError for other URLs."""
+    status. Plain http needs `insecure` unless the host is this machine. `hosts` restricts the hosts that are asked,
+    after redirects too; None restricts nothing. Raises ModelError for other URLs."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     messages: Mapping[int, str] = field(default_factory=dict)
     insecure: bool = False
+    hosts: PublicHosts | None = None
 
     def __post_init__(self) -> None:
         parts = _split(self.url)
@@ -90,6 +96,10 @@ class DownloadSource:
 
 class AccessDenied(ModelError):
     """The server has no such file, or denies access to it."""
+
+
+class PlainHttp(DownloadError):
+    """The server does not speak TLS."""
 
 
 class RetryableError(Exception):
@@ -123,17 +133,20 @@ def _split(url: str) -> SplitResult:
         raise ModelError(f"{url[:80]!r} is not a URL of a file: {error}; write https://HOST/FILE") from error
 
 
-def new_client(retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
-    """A client that uses the proxies and certificates of the environment. Raises DownloadError if those are not valid.
-    The caller closes it."""
+def new_client(source: DownloadSource, retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
+    """A client that uses the proxies and certificates of the environment, and reaches the hosts that `source` may ask.
+    Raises DownloadError if those are not valid. The caller closes it."""
     import httpx
 
     from trilithon import __version__
+    from trilithon.models.fetch.checked_transport import CheckedTransport
 
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     try:
         return httpx.AsyncClient(
+            transport=None if source.hosts is None else CheckedTransport(source.hosts, limits),
             timeout=httpx.Timeout(retry.silence_seconds, connect=min(retry.silence_seconds, 15.0), pool=None),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=limits,
             headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
         )
     except ImportError as error:
@@ -174,6 +187,12 @@ async def open_response(
             raise DownloadError(
                 f"{redacted_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
             ) from error
+        if any(sign in str(error) for sign in _NO_TLS):
+            host = url.host[:80]
+            raise PlainHttp(
+                f"{host} speaks plain http, not https; add --insecure if nobody between it and this machine can change "
+                "the data"
+            ) from error
         raise RetryableError(_reason(error)) from error
     except ssl.SSLError as error:  # damaged data, which no layer in between translates
         raise RetryableError(f"the data was damaged on the way ({error.reason or 'TLS'})") from error
@@ -201,7 +220,7 @@ async def fetch_small(
     source: DownloadSource, *, most_bytes: int, retry: RetryPolicy, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """The content of a file of at most `most_bytes`. Raises ModelError and DownloadError."""
-    async with new_client(retry) as client:
+    async with new_client(source, retry) as client:
         failures = 0
         while True:
             try:

@@ -98,7 +98,7 @@ class _Hub:
 
     def __init__(self, options: PullOptions):
         self._patience = options.transfer.retry
-        self._insecure = options.insecure
+        self._insecure, self._hosts = options.insecure, options.hosts
         self._endpoint = _endpoint(insecure=options.insecure)  # first: a broken one ends the library's import
 
         from huggingface_hub import HfApi, get_token
@@ -134,7 +134,13 @@ class _Hub:
         url = hf_hub_url(contents.name, path, revision=contents.revision, endpoint=self._endpoint)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         denied = self._denied(contents.name)
-        return DownloadSource(url=url, headers=headers, messages={401: denied, 403: denied}, insecure=self._insecure)
+        return DownloadSource(
+            url=url,
+            headers=headers,
+            messages={401: denied, 403: denied},
+            insecure=self._insecure,
+            hosts=self._hosts and self._hosts.and_host_of(self._endpoint),  # the owner named it
+        )
 
     @property
     def _timeout(self) -> float:

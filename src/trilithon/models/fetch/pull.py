@@ -302,7 +302,7 @@ def _of_one_version(source: DownloadSource, options: PullOptions, fetch: Callabl
 
 def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
     """A file without a known checksum. A process that waited for another one uses the model that this one made."""
-    source = DownloadSource(url=reference.url, insecure=options.insecure)
+    source = DownloadSource(url=reference.url, insecure=options.insecure, hosts=options.hosts)
     started = datetime.now(UTC).replace(microsecond=0)
 
     def fetch(remote: Remote) -> Pulled:

@@ -12,7 +12,7 @@ from typing import Any
 
 from trilithon.errors import ModelError
 from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
-from trilithon.models.fetch.http_client import DownloadSource, RetryPolicy, fetch_small, is_loopback
+from trilithon.models.fetch.http_client import DownloadSource, PlainHttp, RetryPolicy, fetch_small, is_loopback
 from trilithon.models.files.file_names import quantization_of
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import PresetMessage, Role, safe_file_name
@@ -68,13 +68,17 @@ def plan_from_registry(name: ModelName, options: PullOptions) -> DownloadList:
 class _Registry:
     def __init__(self, name: ModelName, options: PullOptions):
         self._name, self._options = name, options
-        scheme = "http" if options.insecure and is_loopback(f"//{name.host}") else "https"
-        self._base = f"{scheme}://{name.host}/v2/{name.namespace}/{name.model}"
+        self._scheme = "http" if options.insecure and is_loopback(f"//{name.host}") else "https"
+        self._base = f"{name.host}/v2/{name.namespace}/{name.model}"
 
     def manifest(self) -> dict[str, Any]:
-        content = self._get(
-            self._source(f"/manifests/{self._name.tag}"), {"Accept": _MANIFEST_TYPE}, _MOST_MANIFEST_BYTES
-        )
+        try:
+            content = self._manifest_text()
+        except PlainHttp:
+            if not self._options.insecure:
+                raise
+            self._scheme = "http"  # the user allowed it; a registry that speaks https is asked over https all the same
+            content = self._manifest_text()
         try:
             manifest = json.loads(content)
         except (ValueError, RecursionError):
@@ -82,6 +86,10 @@ class _Registry:
         if not isinstance(manifest, dict) or not isinstance(manifest.get("layers"), list):
             raise ModelError(f"{self._name.host} sends no manifest for {self._name}; check that it is a registry")
         return manifest
+
+    def _manifest_text(self) -> bytes:
+        source = self._source(f"/manifests/{self._name.tag}")
+        return self._get(source, {"Accept": _MANIFEST_TYPE}, _MOST_MANIFEST_BYTES)
 
     def texts(self, layers: Sequence[_Layer]) -> dict[str, str]:
         """The small files by digest, each fetched once."""
@@ -144,7 +152,12 @@ class _Registry:
             403: f"{host} denies access to {self._name}; check its name",
             404: f"{host} has no model {self._name}; check its name and tag",
         }
-        return DownloadSource(url=self._base + path, messages=messages)
+        return DownloadSource(
+            url=f"{self._scheme}://{self._base}{path}",
+            messages=messages,
+            insecure=self._scheme == "http" and not is_loopback(f"//{host}"),
+            hosts=self._options.hosts,
+        )
 
     def _get(self, source: DownloadSource, headers: Mapping[str, str], most_bytes: int) -> bytes:
         retry: RetryPolicy = self._options.transfer.retry

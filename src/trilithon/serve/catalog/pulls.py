@@ -10,6 +10,7 @@ from typing import Any, Literal
 from trilithon.engines.placing import download_target
 from trilithon.errors import Interrupted, ModelError, TrilithonError
 from trilithon.models.fetch.download_list import PullOptions
+from trilithon.models.fetch.public_hosts import PublicHosts
 from trilithon.models.fetch.pull import Pulled, PullStep, ReportStep, pull
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference
 from trilithon.models.store.model_store import ModelStore
@@ -121,7 +122,9 @@ class Pulls:
         configuration = self._shelf.configuration
         try:
             options = PullOptions(
-                target=download_target(reference, self._shelf.board, configuration, None), insecure=insecure
+                target=download_target(reference, self._shelf.board, configuration, None),
+                insecure=insecure,
+                hosts=PublicHosts(frozenset(configuration.pull_hosts)),
             )
             with ModelStore.open(configuration) as store:
                 pulled = pull(reference, store, options, told)
