@@ -93,7 +93,7 @@ def test_is_an_engine_of_its_own(ik: tuple[IkLlamaCpp, Build], folder: Path, tmp
     engine, build = ik
     assert (build.engine, build.units, build.name) == ("ik_llama.cpp", ("cpu",), "ik")
     assert build.version == "0 (0.1.5)"
-    assert build.features == {"logprobs", "grammar", "embeddings", "speculation"}
+    assert build.features == {"logprobs", "grammar", "speculation"}
     assert (engine.missing(), engine.problems()) == ("", ())
     others = LlamaCpp(Configuration(builds=(folder,), data=tmp_path, cache=tmp_path))
     assert [other.where for other in others.builds() if other.where == build.where] == []
@@ -108,7 +108,8 @@ def test_without_a_build_it_says_how_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (Settings(task="rank"), "does not rank documents; use llama.cpp/cpu"),
+        (Settings(task="rank"), "is for generating only; use llama.cpp/cpu"),
+        (Settings(task="embed"), "is for generating only; use llama.cpp/cpu"),
         (Settings(kv_type_k="q9"), "unknown KV type q9; there are f32, f16"),
         (Settings(kv_type_v="q8_KV", flash_attention="off"), "needs flash attention; use -fa on"),
         (Settings(speculation="draft-mtp"), "has no draft-mtp; take spec=ngram-mod"),

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trilithon.engines.ik_llamacpp.probabilities import entries_of, set_right
+from trilithon.engines.wire.text_stream import StopFilter
 from trilithon.errors import EngineError
 
 __all__ = ["AnswerTranslator", "ChatAnswers", "CompletionAnswers", "slots_translated"]
@@ -99,8 +100,8 @@ class CompletionAnswers:
     def _from_plain(self, answer: Body) -> Body:
         if not answer.get("stop"):
             return answer
-        kinds = ("eos", "word", "limit")
-        stop_type = next((kind for kind in kinds if answer.pop(f"stopped_{kind}", False)), "none")
+        ends = {kind: answer.pop(f"stopped_{kind}", False) for kind in ("eos", "word", "limit")}
+        stop_type = next((kind for kind, ended in ends.items() if ended), "none")
         timings = _timings(answer["timings"], int(answer["tokens_evaluated"]))
         return answer | {"stop_type": stop_type, "timings": timings, "tokens": []}
 
@@ -122,16 +123,24 @@ class CompletionAnswers:
 @dataclass(slots=True)
 class ChatAnswers:
     """Answers to `/v1/chat/completions`. `prompt_tokens` is what the events so far said; `held` is the event that ends
-    the answer, until the one with the timings follows."""
+    the answer, until the one with the timings follows. `shown` holds back the beginning of a stop string, which this
+    server sends in the events of a chat."""
 
     request: Mapping[str, Any]
     counts_twice: bool = False
     prompt_tokens: int = 0
     held: Body | None = None
+    shown: StopFilter = field(init=False)
+
+    def __post_init__(self) -> None:
+        stop = self.request.get("stop") or []
+        self.shown = StopFilter([stop] if isinstance(stop, str) else stop)
 
     def __call__(self, answer: Body) -> list[Body]:
         if "error" in answer:
             return [answer]
+        if not self._is_shown(answer):
+            return []
         usage, stated = answer.get("usage") or {}, answer.get("timings")
         self.prompt_tokens = int(usage.get("prompt_tokens", self.prompt_tokens))
         self._set_right(answer)
@@ -162,6 +171,15 @@ class ChatAnswers:
         whole = {"index": 0, "message": message, "logprobs": {"content": listed}, "finish_reason": reason}
         return events[-1] | {"object": "chat.completion", "choices": [whole]}
 
+    def _is_shown(self, answer: Body) -> bool:
+        """Takes from an event what may be the beginning of a stop string; False where nothing is left of it."""
+        for choice in answer["choices"]:
+            delta = choice.get("delta") or {}
+            if delta.get("content"):
+                delta["content"] = self.shown.feed(delta["content"])
+                return bool(delta["content"] or choice.get("logprobs"))
+        return True
+
     def _set_right(self, answer: Body) -> None:
         for choice in answer["choices"]:
             entries = (choice.get("logprobs") or {}).get("content")
@@ -169,10 +187,12 @@ class ChatAnswers:
                 choice["logprobs"]["content"] = set_right(entries)
 
     def _end(self, answers: Sequence[Body], timings: Mapping[str, Any]) -> None:
-        """This server says "stop" also where the limit ended the answer."""
+        """This server says "stop" also where the limit ended the answer. There alone what was held back is text."""
         for choice in (choice for answer in answers for choice in answer["choices"]):
             if choice.get("finish_reason") == "stop" and _reached_limit(self.request, timings):
                 choice["finish_reason"] = "length"
+                if "delta" in choice and (rest := self.shown.finish()):
+                    choice["delta"]["content"] = rest
 
 
 def slots_translated(slots: list[Body]) -> list[list[Body]]:

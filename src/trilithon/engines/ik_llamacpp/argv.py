@@ -32,8 +32,6 @@ def server_argv(placement: Placement, key_file: Path, slots: Path) -> tuple[str,
     """On a port that the kernel chooses. The prompt cache in RAM, context checkpoints and shifting of the context are
     off, as with llama.cpp: the first takes up to 8 GiB, the last answers from a prompt without its middle."""
     settings, file = placement.settings, placement.file
-    pools = settings.task != "generate"
-    least_batch = (settings.context or 4096) if pools else 0
     values = {
         "host": "127.0.0.1",
         "port": 0,
@@ -44,18 +42,17 @@ def server_argv(placement: Placement, key_file: Path, slots: Path) -> tuple[str,
         "ctx-size": (settings.context or 4096) * settings.slots,
         "parallel": settings.slots,
         "threads": settings.threads,
-        "batch-size": max(settings.batch, least_batch),
-        "ubatch-size": max(settings.micro_batch, least_batch),
+        "batch-size": settings.batch,
+        "ubatch-size": settings.micro_batch,
         "cache-type-k": settings.kv_type_k,
         "cache-type-v": settings.kv_type_v,
         "flash-attn": settings.flash_attention,
         "cache-ram": 0,
         "ctx-checkpoints": 0,
         "chat-template": file.prompt_form.template if file.prompt_form else None,
-        "pooling": "mean" if pools and not file.pooling else None,
-        "spec-type": None if pools else settings.speculation,
+        "spec-type": settings.speculation,
     }
-    argv = [placement.build.where, "--metrics", "--jinja", "--no-context-shift", *["--embedding"] * pools]
+    argv = [placement.build.where, "--metrics", "--jinja", "--no-context-shift"]
     argv += [word for path, _ in file.adapters for word in ("--lora", str(path))]
     argv += [_SWITCHES[name] for name, value in settings.options if value == "on"]
     return (*argv, *(word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))))

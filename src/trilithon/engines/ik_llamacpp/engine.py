@@ -15,9 +15,11 @@ from trilithon.settings import Configuration
 
 __all__ = ["IkLlamaCpp"]
 
-# Without handover: the answer to saving or restoring a slot gets lost where the slot is quick (the server waits for it
-# only after it has posted the task: handle_slots_save in examples/server/server.cpp).
-_FEATURES: frozenset[Feature] = frozenset({"logprobs", "grammar", "embeddings", "speculation"})
+# Without embeddings: a batch as long as the context needs gigabytes for its logits, which this server computes all the
+# same (seen: 2 GiB at 4,096 tokens). Without handover: the answer to saving or restoring a slot gets lost where the slot
+# is quick, since the server waits for it only once it has posted the task (handle_slots_save in
+# examples/server/server.cpp).
+_FEATURES: frozenset[Feature] = frozenset({"logprobs", "grammar", "speculation"})
 _PREDICTION_LAYERS = "draft-mtp"
 # The server reads these variables of the user after its command line.
 _HIDDEN = ("LLAMA_ARG_", "LLAMA_API_KEY")
@@ -46,8 +48,8 @@ class IkLlamaCpp:
             return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}; use a GGUF file of this model"
         if unit not in build.units:
             return f"build {build.name} has no {unit}; it has {', '.join(build.units)}"
-        if settings.task == "rank":
-            return f"{self.name} does not rank documents; use llama.cpp/cpu"
+        if settings.task != "generate":
+            return f"{self.name} is for generating only; use llama.cpp/cpu"
         for kind in (settings.kv_type_k, settings.kv_type_v):
             if kind not in KV_TYPES:
                 return f"unknown KV type {kind}; there are {', '.join(KV_TYPES)}"

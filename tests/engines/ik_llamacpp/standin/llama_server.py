@@ -31,7 +31,7 @@ from trilithon.engines.wire import guard
 Body = dict[str, Any]
 
 # known(source): ik-llama-cpp-python 0.1.5 common/common.cpp: options; an unknown one ends it with 1 and this line
-FLAGS = ("--metrics", "--jinja", "--no-context-shift", "--embedding", "--run-time-repack", "--k-cache-hadamard")
+FLAGS = ("--metrics", "--jinja", "--no-context-shift", "--run-time-repack", "--k-cache-hadamard")
 # The option → a parameter of the wheel's server, or none.
 VALUES = {
     "--host": "",
@@ -51,7 +51,6 @@ VALUES = {
     "--ctx-checkpoints": "n_ctx_checkpoints",
     "--slot-save-path": "slot_save_path",
     "--chat-template": "chat_template",
-    "--pooling": "",
     "--spec-type": "",
 }
 LOWEST = -3.4028234663852886e38
@@ -69,7 +68,7 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         socket = f"{folder}/wire.sock"
         values: Body = {"socket": socket, "endpoint_slots": True, "endpoint_metrics": True, "use_jinja": True}
-        values |= {"ui": False, "offline": True, "embedding": "--embedding" in options}
+        values |= {"ui": False, "offline": True}
         for name, parameter in VALUES.items():
             if parameter and name in options:
                 values[parameter] = int(options[name]) if options[name].isdecimal() else options[name]
