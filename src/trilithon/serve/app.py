@@ -59,6 +59,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
     app.state.service = service
     for module in (openai, ollama, ollama_models, responses, anthropic, llama, metrics):
         app.include_router(module.router)
+    app.include_router(openai.unversioned)
     app.add_exception_handler(TrilithonError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

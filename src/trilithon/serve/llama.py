@@ -134,6 +134,7 @@ async def _forwarded(
 
 
 @router.get("/health")
+@router.get("/v1/health", include_in_schema=False)
 async def health() -> JSONResponse:
     """The server answers; models are loaded when they are asked for."""
     return JSONResponse({"status": "ok"})

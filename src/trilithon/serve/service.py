@@ -18,6 +18,7 @@ from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.monitoring.handover_log import HandoverLog
+from trilithon.serve.no_tokens import one_token, without_token
 from trilithon.serve.request_defaults import fitted, require_kind
 from trilithon.serve.request_record import note_first_token, note_generated
 from trilithon.serve.retry import RetriedRequest
@@ -34,6 +35,7 @@ class Answer:
     placement: Placement
     started_ns: int
     _asking: RetriedRequest
+    _wants_no_token: bool = False
     end: End | None = field(default=None)
 
     @property
@@ -47,7 +49,9 @@ class Answer:
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:
         """The body's bytes, except those that went to the direct writer. Returns once the body has begun."""
-        return await self._asking.chunks(writer)
+        if not self._wants_no_token:
+            return await self._asking.chunks(writer)
+        return _one_chunk(without_token(b"".join([chunk async for chunk in await self._asking.chunks()])))
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in await self.chunks()])
@@ -60,7 +64,8 @@ class Answer:
                 yield piece
         end = reader.end()
         # Of a handover the stream tells the second half alone; these are of the request as a whole.
-        self.end = replace(end, timings=self._asking.relayed.timings or end.timings)
+        whole = None if self._wants_no_token else self._asking.relayed.timings
+        self.end = replace(end, timings=whole or end.timings)
         yield self.end
 
     def note(self) -> None:
@@ -119,7 +124,8 @@ class Service:
             generation.model, generation.context, _task(generation), generation.path, generation.placement
         )
         _require(generation, placement)
-        body = fitted(generation.path, generation.body, placement.file, generation.model)
+        for_one = one_token(generation.body)
+        body = fitted(generation.path, for_one or generation.body, placement.file, generation.model)
 
         @contextlib.asynccontextmanager
         async def take() -> AsyncIterator[Lease]:
@@ -136,7 +142,7 @@ class Service:
 
         with _advised(placement):
             async with RetriedRequest(take, generation.path, body) as asking:
-                answer = Answer(entry, placement, started_ns, asking)
+                answer = Answer(entry, placement, started_ns, asking, for_one is not None)
                 yield answer
                 answer.note()
 
@@ -227,6 +233,10 @@ def _advised(placement: Placement) -> Iterator[None]:
             most = f", up to {trained}" if trained else ""
             error.advice = f"shorten it, or serve a longer context (--context, num_ctx in options{most})"
         raise
+
+
+async def _one_chunk(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 # Engines answer these while they generate.

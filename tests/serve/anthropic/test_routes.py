@@ -100,7 +100,7 @@ def test_errors(serve: Serve, tiny: Path, clients: Any) -> None:
             model="tiny", max_tokens=1, messages=[{"role": "user", "content": [{"type": "document"}]}]
         )
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
-        client.messages.create(model="tiny", max_tokens=0, messages=USER)
+        client.messages.create(model="tiny", max_tokens=-1, messages=USER)
 
 
 def test_a_crash_in_the_middle(serve: Serve, tiny: Path, clients: Any) -> None:

@@ -91,10 +91,12 @@ def serve(**words: Any) -> None:
     """Serve the local models, and FILES, over Ollama's, OpenAI's and Anthropic's APIs.
 
     Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a key:
-    trilithon key add NAME. Ctrl-C or SIGTERM waits for running answers; a second one stops at once."""
+    trilithon key add NAME. OLLAMA_HOST, OLLAMA_ORIGINS, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH and
+    OLLAMA_NUM_PARALLEL are defaults. Ctrl-C or SIGTERM waits for running answers; a second one stops at once."""
     from trilithon.board.snapshot import read_board
     from trilithon.settings import load_configuration
 
+    words |= _from_ollama(words)
     for file in words["files"]:
         if not file.is_file():
             raise UserError(
@@ -106,6 +108,19 @@ def serve(**words: Any) -> None:
         raise UserError("--tls-cert and --tls-key go together; give both")
     with _sockets(words, options) as (sockets, files):
         _serve(words, wishes, sockets, files, options, configuration, board)
+
+
+def _from_ollama(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that the user has set for Ollama; which ones, is said. A socket that there is needs no address."""
+    import os
+
+    from trilithon.cli.serve.ollama_environment import ollama_defaults
+
+    bound = words["unix"] is not None or "LISTEN_FDS" in os.environ
+    values, used = ollama_defaults(os.environ, lambda option: _named(option) or (option in ("host", "port") and bound))
+    if used:
+        say(f"from the environment: {'; '.join(used)}", err=True)
+    return values
 
 
 def _serve(

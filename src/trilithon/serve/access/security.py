@@ -25,7 +25,7 @@ from trilithon.serve.monitoring.observing import Observed
 __all__ = ["Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"]
 
 # What a probe of liveness asks, and Ollama's clients before anything else; neither says anything of this machine.
-_PUBLIC = {("GET", "/health"), ("HEAD", "/health"), ("GET", "/"), ("HEAD", "/")}
+_PUBLIC = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health", "/v1/health")}
 _UPLOADS = "/api/blobs/"
 _LONGEST_PATH = 8000  # RFC 9112, section 3, recommends to take as much
 _LONGEST_HEAD = 64 << 10

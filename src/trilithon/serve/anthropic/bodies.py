@@ -33,7 +33,7 @@ class CountBody(BaseModel):
 class MessageBody(CountBody):
     """A request to `/v1/messages`."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)]
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -35,7 +35,7 @@ STREAMED: Final[dict[int | str, dict[str, Any]]] = {
 # requests. See `security`.
 _EVERYWHERE = (414, 431)
 _AT_THE_DOOR = (401, 403, 408, 413, 415, 429)
-_PUBLIC = ("/", "/health")
+_PUBLIC = ("/", "/health", "/v1/health")
 # FastAPI's own word for a body that does not fit, which is 400 here, as with the servers whose dialects these are.
 _NEVER = ("422",)
 _NEVER_NAMED = ("HTTPValidationError", "ValidationError")

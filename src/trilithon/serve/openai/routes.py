@@ -29,9 +29,11 @@ from trilithon.serve.openai.texts import CompletionAsked, completed
 from trilithon.serve.passthrough import event, headers_of, in_turn, passed, with_pictures
 from trilithon.serve.service import Answer
 
-__all__ = ["broken_stream", "router"]
+__all__ = ["broken_stream", "router", "unversioned"]
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
+unversioned = APIRouter(include_in_schema=False, route_class=JsonRoute)
+"""As llama-server answers them, for clients whose base URL lacks /v1."""
 
 
 def broken_stream(problem: ApiError) -> bytes:
@@ -40,6 +42,7 @@ def broken_stream(problem: ApiError) -> bytes:
 
 
 @router.post("/chat/completions", responses=STREAMED)
+@unversioned.post("/chat/completions")
 async def chat(request: Request, body: OpenAIChatBody) -> Response:
     """A chat. Tools, JSON and JSON schemas, log-probabilities, images as data URLs, `n` answers, streamed or whole;
     llama-server's own sampling fields too."""
@@ -145,6 +148,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
 
 
 @router.get("/models", responses=ERRORS)
+@unversioned.get("/models")
 async def models(request: Request) -> JSONResponse:
     """Every model that can be served; in Anthropic's form for its clients."""
     entries = await asyncio.to_thread(service_of(request).shelf.models)
