@@ -1,5 +1,6 @@
 """The server: every dialect's routes over one service, each error in the words of the dialect that asked."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from trilithon.errors import TrilithonError
 from trilithon.serve import llama
 from trilithon.serve.access.security import SecurityOptions, install
 from trilithon.serve.anthropic import routes as anthropic
+from trilithon.serve.http.connections import quiet_accept_errors
 from trilithon.serve.http.dialects import error_body
 from trilithon.serve.http.errors import ApiError, api_error_of
 from trilithon.serve.http.openapi import describe
@@ -42,6 +44,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        quiet_accept_errors(asyncio.get_running_loop())
         try:
             yield
         finally:

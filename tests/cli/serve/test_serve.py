@@ -299,6 +299,30 @@ def test_many_clients_need_many_open_files(serving: Serving, tiny: Path) -> None
     assert resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)[0] >= min(most, 1 << 16)
 
 
+@pytest.mark.slow
+def test_idle_connections_take_no_descriptors_from_others(serving: Serving, tiny: Path) -> None:
+    served = serving(tiny, *SLOW)
+    assert served.said("for trilithon run")
+    host, port = served.url.removeprefix("http://").split(":")
+    files = Path(f"/proc/{served.process.pid}/fd")
+    with client(served) as http:
+        assert http.get("/health").status_code == 200
+    before, lines = len(list(files.iterdir())), served.errors.count("\n")
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    with contextlib.ExitStack() as idle:
+        for _ in range(300):
+            idle.enter_context(socket.create_connection((host, int(port)), timeout=60))
+        with client(served) as http:
+            assert [http.get("/health").status_code for _ in range(5)] == [200] * 5
+            assert http.post("/api/chat", json=QUESTION | {"stream": False}).status_code == 200
+        assert len(list(files.iterdir())) < 128
+    assert served.errors.count("\n") <= lines + 2
+    deadline = time.monotonic() + 60
+    while len(list(files.iterdir())) > before + 5 and time.monotonic() < deadline:  # the model, which is loaded now
+        time.sleep(0.05)
+    assert len(list(files.iterdir())) <= before + 5
+
+
 def test_the_server_keeps_to_the_little_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "_cpus_for_children", frozenset())
     first, *others = sorted(os.sched_getaffinity(0))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from trilithon.errors import UserError
 
-__all__ = ["activated_sockets", "listen", "listen_unix", "notify", "url_of"]
+__all__ = ["BACKLOG", "activated_sockets", "listen", "listen_unix", "notify", "url_of"]
 
 OLLAMAS_PORT = 11434
 
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
-_BACKLOG = 2048
+BACKLOG = 2048
 _UNIX_PATH_BYTES = 107
 _OWNER_AND_GROUP = 0o117  # the mask that leaves 660
 _PROBE_SECONDS = 2.0
@@ -81,7 +81,7 @@ def listen_unix(path: Path) -> socket.socket:
             made.bind(str(path))
         finally:
             os.umask(before)
-        made.listen(_BACKLOG)
+        made.listen(BACKLOG)
     except OSError as error:
         made.close()
         raise UserError(f"--unix {path}: {error.strerror}; choose a path in a folder that you can write to") from error
@@ -107,7 +107,7 @@ def _bound(family: int, host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         made.bind((host, port))
-        made.listen(_BACKLOG)
+        made.listen(BACKLOG)
     except OSError:
         made.close()
         raise

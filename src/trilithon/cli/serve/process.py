@@ -17,12 +17,14 @@ import uvicorn
 
 from trilithon.board.snapshot import Board
 from trilithon.board.tuning.pinning import open_files
+from trilithon.cli.serve.listening import BACKLOG
 from trilithon.engines.base import Placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import keep_to_cpus, workspace
 from trilithon.serve.app import ServeOptions, create_app
 from trilithon.serve.catalog.catalog import Catalog
+from trilithon.serve.http.connections import ACCEPTED_AT_ONCE
 from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.serve.service import Service, placed_for, pool_key, task_of
 from trilithon.settings import Configuration
@@ -155,6 +157,8 @@ class _UvicornServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
+        for listening in sockets or ():  # uvicorn listens anew, with the number of connections to accept at once
+            listening.listen(BACKLOG)
         self._up()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -210,6 +214,7 @@ def _config(service: Service, listening: Listening) -> uvicorn.Config:
         lifespan="on",
         loop="asyncio",
         http=PatientProtocol,
+        backlog=ACCEPTED_AT_ONCE,
         ws="none" if listening.context is None else "websockets-sansio",
         log_config=None,
         access_log=False,

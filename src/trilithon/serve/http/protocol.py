@@ -11,6 +11,7 @@ import h11
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from trilithon.serve.http.connections import most_connections, note_full
 from trilithon.serve.http.dialects import error_body
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.half_closed import CHECK_AFTER_SECONDS, CHECK_EVERY_SECONDS, reads_on, watch
@@ -56,6 +57,8 @@ class PatientProtocol(H11Protocol):
         # sslproto compares with >=), and an answer's body would wait for ever.
         transport.set_write_buffer_limits(high=1)
         self._await_headers()
+        self._received_at = self.loop.time()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         self._received_at = self.loop.time()
@@ -92,12 +95,34 @@ class PatientProtocol(H11Protocol):
             super().send_400_response(msg)
             return
         in_line = b"\n" not in self.conn.trailing_data[0]
-        problem = ApiError(
-            f"the {'path is' if in_line else 'headers are'} too long; send less", status=414 if in_line else 431
-        )
+        reason = "URI Too Long" if in_line else "Request Header Fields Too Large"
+        what = "path is" if in_line else "headers are"
+        self._refuse(ApiError(f"the {what} too long; send less", status=414 if in_line else 431), reason)
+
+    def _make_room(self) -> None:
+        """A new connection takes the place of the one that has been idle longest. Where all are at work, it is told to
+        come again."""
+        most = most_connections()
+        if len(self.connections) <= most:
+            return
+        kept = [other for other in self.connections if not other.transport.is_closing()]
+        if len(kept) <= most:
+            return
+        note_full(most)
+        idle = [other for other in kept if isinstance(other, PatientProtocol) and other.is_idle and other is not self]
+        if idle:
+            min(idle, key=lambda other: other._received_at).transport.abort()
+        else:
+            self._refuse(ApiError("too many connections; try again later", status=503), "Service Unavailable")
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._at_work() or self._upgraded or self._refused)
+
+    def _refuse(self, problem: ApiError, reason: str) -> None:
+        """Answer before there is a whole request, and close."""
         content = json.dumps(error_body("/v1/", problem)).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content))), ("Connection", "close")]
-        reason = "URI Too Long" if in_line else "Request Header Fields Too Large"
         for event in (
             h11.Response(status_code=problem.status, headers=headers, reason=reason),
             h11.Data(data=content),
