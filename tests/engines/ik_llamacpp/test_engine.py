@@ -124,6 +124,17 @@ def test_refusals(ik: tuple[IkLlamaCpp, Build], tiny: Path, tmp_path: Path, sett
     assert (reason in refusal) if reason else refusal == ""
 
 
+def test_nothing_is_written_into_the_users_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    async def body(runner: Runner) -> None:
+        assert list(here.iterdir()) == []
+
+    run(body)
+
+
 def test_the_key_is_for_trilithon_alone(run: Run, tmp_path: Path) -> None:
     async def body(runner: Runner) -> None:
         words = Path(f"/proc/{runner.process.pid}/cmdline").read_bytes().split(b"\0")

@@ -52,7 +52,8 @@ def server_argv(placement: Placement, key_file: Path, slots: Path) -> tuple[str,
         "chat-template": file.prompt_form.template if file.prompt_form else None,
         "spec-type": settings.speculation,
     }
-    argv = [placement.build.where, "--metrics", "--jinja", "--no-context-shift"]
+    # Its log goes to stderr all the same; what --log-disable ends is a file llama.log in the user's folder.
+    argv = [placement.build.where, "--metrics", "--jinja", "--no-context-shift", "--log-disable"]
     argv += [word for path, _ in file.adapters for word in ("--lora", str(path))]
     argv += [_SWITCHES[name] for name, value in settings.options if value == "on"]
     return (*argv, *(word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))))

@@ -31,7 +31,7 @@ from trilithon.engines.wire import guard
 Body = dict[str, Any]
 
 # known(source): ik-llama-cpp-python 0.1.5 common/common.cpp: options; an unknown one ends it with 1 and this line
-FLAGS = ("--metrics", "--jinja", "--no-context-shift", "--run-time-repack", "--k-cache-hadamard")
+FLAGS = ("--metrics", "--jinja", "--no-context-shift", "--log-disable", "--run-time-repack", "--k-cache-hadamard")
 # The option → a parameter of the wheel's server, or none.
 VALUES = {
     "--host": "",
@@ -65,6 +65,9 @@ def main(words: list[str]) -> None:
         print("version: 0 (0.1.5)\nbuilt with GNU 12 for this machine", file=sys.stderr)  # noqa: T201
         return None
     options = parsed(words)
+    # known(ran): ik-llama-cpp-python 0.1.5: writes llama.log into the current folder
+    if "--log-disable" not in words:
+        Path("llama.log").touch()
     with tempfile.TemporaryDirectory() as folder:
         socket = f"{folder}/wire.sock"
         values: Body = {"socket": socket, "endpoint_slots": True, "endpoint_metrics": True, "use_jinja": True}
