@@ -18,6 +18,7 @@ from trilithon.serve.anthropic import routes as anthropic
 from trilithon.serve.http.connections import quiet_accept_errors
 from trilithon.serve.http.dialects import error_body
 from trilithon.serve.http.errors import ApiError, api_error_of
+from trilithon.serve.http.keep_alive import StreamTimes
 from trilithon.serve.http.openapi import describe
 from trilithon.serve.monitoring import metrics
 from trilithon.serve.ollama import models as ollama_models
@@ -36,6 +37,7 @@ class ServeOptions:
 
     security: SecurityOptions = field(default_factory=SecurityOptions)
     drain_seconds: float = 30.0
+    stream_times: StreamTimes = field(default_factory=StreamTimes)
 
 
 def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI:
@@ -60,6 +62,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
         redoc_url=None,
     )
     app.state.service = service
+    app.state.stream_times = options.stream_times
     for module in (openai, ollama, ollama_models, responses, anthropic, llama, metrics):
         app.include_router(module.router)
     app.include_router(openai.unversioned)

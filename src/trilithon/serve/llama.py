@@ -19,9 +19,9 @@ from trilithon.serve.http.openapi import ERRORS, STREAMED
 from trilithon.serve.http.streaming import Reply
 from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
 from trilithon.serve.openai.completions import prompts_of
-from trilithon.serve.openai.routes import broken_stream
+from trilithon.serve.openai.routes import STREAM
 from trilithon.serve.passthrough import passed
-from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, require_few, require_short, wrong
+from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, ignoring_header, require_few, require_short, wrong
 
 __all__ = ["router"]
 
@@ -130,7 +130,8 @@ async def _forwarded(
         if name in fields:
             raise wrong(name, f"{name} cannot be set by a client; leave it out")
     model = fields.pop("model", "")
-    return Reply(passed(request, Generation(model=model, path=path, body=fields, needs=needs), ignored), broken_stream)
+    opening = passed(request, Generation(model=model, path=path, body=fields, needs=needs), ignored)
+    return Reply(opening, STREAM if fields.get("stream") else None, ignoring_header(ignored))
 
 
 @router.get("/health")

@@ -14,7 +14,8 @@ from trilithon.engines.wire.bodies import timings_body
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import caller_of, service_of
-from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing, placement_header
+from trilithon.serve.http.keep_alive import EVENTS
+from trilithon.serve.http.streaming import Opening, Outgoing, placement_header
 from trilithon.serve.images.reading import ImagePolicy, data_url, fetch_image
 from trilithon.serve.model_names import ModelNames
 from trilithon.serve.service import Answer

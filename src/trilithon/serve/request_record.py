@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from trilithon.engines.base import Placement
 from trilithon.engines.wire.messages import Timings
 from trilithon.errors import RunError
+from trilithon.serve.http.keep_alive import KEEP_ALIVES
 
 __all__ = [
     "Generated",
@@ -16,7 +18,9 @@ __all__ = [
     "note_broken",
     "note_first_token",
     "note_generated",
+    "note_placed",
     "note_retried",
+    "note_told",
     "recording",
 ]
 
@@ -46,8 +50,9 @@ class Generated:
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """Times are monotonic. `route` is the route's pattern, empty for a request that reached none; `whole` is whether
-    the answer was sent to its end; `retried` how often an engine died before its first word; `error` the kind of what
-    went wrong inside, if anything did."""
+    the answer was sent to its end; `told_status` the status of an error that a stream told, whose head says 200;
+    `placement` what the request waits for; `retried` how often an engine died before its first word; `error` the kind
+    of what went wrong inside, if anything did."""
 
     request_id: str
     method: str
@@ -56,6 +61,8 @@ class RequestRecord:
     key_name: str = ""
     route: str = ""
     status: int = 0
+    told_status: int = 0
+    placement: Placement | None = None
     streamed: bool = False
     sent_bytes: int = 0
     first_token_ns: int | None = None
@@ -65,10 +72,10 @@ class RequestRecord:
     error: str = ""
     generated: list[Generated] = field(default_factory=list)
 
-    def sent(self, size_bytes: int) -> None:
-        """So much of the answer's body; of a stream, the first is the first token."""
-        self.sent_bytes += size_bytes
-        if size_bytes and self.streamed and self.first_token_ns is None:
+    def sent(self, content: bytes) -> None:
+        """A part of the answer's body; of a stream, the first is the first token."""
+        self.sent_bytes += len(content)
+        if self.first_token_ns is None and content and self.streamed and content not in KEEP_ALIVES:
             self.first_token_ns = time.monotonic_ns()
 
     @property
@@ -119,6 +126,20 @@ def note_broken(error: Exception) -> None:
     if record is not None:
         cause = error.cause if isinstance(error, RunError) else ""
         record.error = f"{type(error).__name__}{': ' * bool(cause)}{cause}"
+
+
+def note_told(status: int) -> None:
+    """A stream that was open told an error."""
+    record = _current.get()
+    if record is not None:
+        record.told_status = status
+
+
+def note_placed(placement: Placement) -> None:
+    """Where the answer will come from, before there is one."""
+    record = _current.get()
+    if record is not None:
+        record.placement = placement
 
 
 def note_retried() -> None:

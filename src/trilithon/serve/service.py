@@ -20,7 +20,7 @@ from trilithon.serve.http.errors import ApiError
 from trilithon.serve.monitoring.handover_log import HandoverLog
 from trilithon.serve.no_tokens import one_token, without_token
 from trilithon.serve.request_defaults import fitted, require_kind
-from trilithon.serve.request_record import note_first_token, note_generated
+from trilithon.serve.request_record import note_first_token, note_generated, note_placed
 from trilithon.serve.retry import RetriedRequest
 
 __all__ = ["Answer", "Service", "placed_for", "pool_key", "task_of"]
@@ -126,6 +126,7 @@ class Service:
         _require(generation, placement)
         for_one = one_token(generation.body)
         body = fitted(generation.path, for_one or generation.body, placement.file, generation.model)
+        note_placed(placement)
 
         @contextlib.asynccontextmanager
         async def take() -> AsyncIterator[Lease]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
 from trilithon.serve.http.errors import ApiError
-from trilithon.serve.ollama.answers import LineWriter, broken, chat_wrapped, durations, generate_wrapped, timestamp
+from trilithon.serve.ollama.answers import STREAM, LineWriter, chat_wrapped, durations, generate_wrapped, timestamp
 
 TIMINGS = Timings(cache_n=10, prompt_n=3, prompt_ms=1.5, predicted_n=4, predicted_ms=2.25)
 
@@ -100,4 +100,4 @@ def test_as_many_alternatives_as_asked(top: int | None, expected: int | None) ->
 
 
 def test_an_error_in_the_middle_is_a_line_of_its_own() -> None:
-    assert json.loads(broken(ApiError("it died", status=502))) == {"error": "it died"}
+    assert json.loads(STREAM.broken(ApiError("it died", status=502))) == {"error": "it died"}

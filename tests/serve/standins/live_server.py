@@ -10,10 +10,13 @@ import httpx
 import uvicorn
 
 from trilithon.serve.app import ServeOptions, create_app
+from trilithon.serve.http.keep_alive import StreamTimes
 from trilithon.serve.http.protocol import PatientProtocol
 from trilithon.serve.service import Service
 
 FAST = "scripted/cpu:prefill=50000,decode=5000"
+# A stream's errors have a status of their own, however slow this machine is.
+PATIENT = ServeOptions(stream_times=StreamTimes(open_after_seconds=60.0, silent_seconds=60.0))
 
 
 class Server:
@@ -40,10 +43,14 @@ def running(service: Service, options: ServeOptions | None) -> Iterator[Server]:
     listening = socket.create_server(("127.0.0.1", 0))
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, options), http=PatientProtocol, ws="none", loop="asyncio", log_level="warning",
+            create_app(service, options or PATIENT),
+            http=PatientProtocol,
+            ws="none",
+            loop="asyncio",
+            log_level="warning",
             lifespan="on",
         )
-    )  # fmt: skip
+    )
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listening]}, name="server")
     thread.start()
     server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}", service)

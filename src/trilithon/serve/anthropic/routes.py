@@ -15,11 +15,13 @@ from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import caller_of, error_body, service_of
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.json_bodies import JsonRoute
+from trilithon.serve.http.keep_alive import EVENTS, PING, StreamForm
 from trilithon.serve.http.openapi import ERRORS, STREAMED
-from trilithon.serve.http.streaming import EVENTS, Outgoing, Reply
+from trilithon.serve.http.streaming import Outgoing, Reply
 from trilithon.serve.http.typed_events import asked_of, events_of, read
 from trilithon.serve.passthrough import event, headers_of, in_turn
 from trilithon.serve.service import Answer
+from trilithon.serve.validation import ignoring_header
 
 __all__ = ["router"]
 
@@ -47,7 +49,7 @@ async def messages(request: Request, body: MessageBody) -> Response:
                 await read(answer, writer)
                 yield Outgoing(body=json.dumps(writer.message, ensure_ascii=False).encode(), headers=headers)
 
-    return Reply(opening, _broken)
+    return Reply(opening, _STREAM if body.stream else None, ignoring_header(asked.ignored))
 
 
 async def _counted_events(
@@ -78,6 +80,9 @@ def _words(stops: str | list[str] | None) -> list[str]:
 
 def _broken(problem: ApiError) -> bytes:
     return event(error_body("/v1/messages", problem), "error")
+
+
+_STREAM = StreamForm(broken=_broken, keep_alive=PING)
 
 
 @router.post("/count_tokens", responses=ERRORS)

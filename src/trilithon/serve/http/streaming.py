@@ -1,8 +1,10 @@
 """An HTTP answer that is made while it is sent: the client's leaving ends the work behind it at once, and an error
-is an ordinary one as long as nothing was sent."""
+is an ordinary one as long as nothing was sent. A stream that has to wait is opened all the same, and kept alive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -13,19 +15,18 @@ from trilithon.engines.base import Placement
 from trilithon.engines.wire.http import until_closed
 from trilithon.errors import TrilithonError
 from trilithon.runtime.relay import DirectWriter
-from trilithon.serve.http.errors import ApiError, api_error_of
+from trilithon.serve.http.errors import api_error_of
+from trilithon.serve.http.keep_alive import StreamForm, StreamTimes
 from trilithon.serve.http.protocol import OUTLET
-from trilithon.serve.request_record import note_broken
+from trilithon.serve.request_record import current_record, note_broken, note_told
 
-__all__ = ["EVENTS", "JSON", "Opening", "Outgoing", "Reply", "placement_header"]
+__all__ = ["JSON", "Opening", "Outgoing", "Reply", "placement_header"]
 
-EVENTS, JSON = "text/event-stream", "application/json"
+JSON = "application/json"
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 # More than any answer to a chat, and little beside a model.
 _MOST_AHEAD_BYTES = 4 << 20
-
-Broken = Callable[[ApiError], bytes]
-"""The words of a dialect for what goes wrong in the middle of a stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +43,28 @@ Opening = Callable[[], AbstractAsyncContextManager[Outgoing]]
 
 class Reply(Response):
     """`opening` is entered when the answer is due and left when the engine is done with it, however it ends: a client
-    that reads slowly keeps no engine from others."""
+    that reads slowly keeps no engine from others. `stream` is given where the client asked for a stream, and `headers`
+    are those of a stream that is opened before its answer."""
 
-    def __init__(self, opening: Opening, broken: Broken | None = None) -> None:
+    def __init__(
+        self, opening: Opening, stream: StreamForm | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         self._opening = opening
-        self._broken = broken
+        self._stream = stream
+        self._headers_ahead = headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_closed(receive, self._write(send, scope.get(OUTLET)))
+        state = getattr(scope.get("app"), "state", None)
+        times = getattr(state, "stream_times", None) or StreamTimes()
+        await until_closed(receive, self._write(send, scope.get(OUTLET), times))
 
-    async def _write(self, send: Send, outlet: DirectWriter | None) -> None:
+    async def _write(self, send: Send, outlet: DirectWriter | None, times: StreamTimes) -> None:
         ahead = SendBuffer(send, outlet)
         making = asyncio.create_task(self._make(ahead))
         try:
-            await ahead.send()
+            with self._kept_alive(ahead, times):
+                await ahead.send()
             await making
         finally:
             making.cancel()
@@ -64,27 +72,61 @@ class Reply(Response):
 
     async def _make(self, ahead: "SendBuffer") -> None:
         try:
-            async with self._opening() as outgoing:
-                if isinstance(outgoing.body, bytes):
-                    ahead.begin(outgoing, {"Content-Length": str(len(outgoing.body))})
-                    await ahead.put(outgoing.body)
-                else:
-                    ahead.begin(outgoing, {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-                    chunks = outgoing.body(ahead) if callable(outgoing.body) else outgoing.body
-                    await self._stream(chunks, ahead)
+            try:
+                async with self._opening() as outgoing:
+                    await self._fill(ahead, outgoing)
+            except TrilithonError as error:
+                if self._stream is None or not ahead.begun:
+                    raise
+                problem = api_error_of(error)
+                note_told(problem.status)
+                if problem.status >= 500:
+                    note_broken(error)
+                await ahead.put(self._stream.broken(problem))
             ahead.finish()
         finally:
             ahead.close()
 
-    async def _stream(self, chunks: AsyncIterator[bytes], ahead: "SendBuffer") -> None:
-        try:
-            async for chunk in chunks:
+    async def _fill(self, ahead: "SendBuffer", outgoing: Outgoing) -> None:
+        if isinstance(outgoing.body, bytes):
+            ahead.begin(outgoing, {"Content-Length": str(len(outgoing.body))})
+            await ahead.put(outgoing.body)
+        else:
+            ahead.begin(outgoing, _STREAM_HEADERS)
+            async for chunk in outgoing.body(ahead) if callable(outgoing.body) else outgoing.body:
                 await ahead.put(chunk)
-        except TrilithonError as error:
-            if self._broken is None:
-                raise
-            note_broken(error)
-            await ahead.put(self._broken(api_error_of(error)))
+
+    @contextlib.contextmanager
+    def _kept_alive(self, ahead: "SendBuffer", times: StreamTimes) -> Iterator[None]:
+        """A timer and no task: for each stream there is one."""
+        stream, loop = self._stream, asyncio.get_running_loop()
+        if stream is None:
+            yield
+            return
+        timers: list[asyncio.TimerHandle] = []
+
+        def tick() -> None:
+            wait = times.open_after_seconds
+            # Until the placement is known, the model may be none of this server's, which has a status of its own.
+            if ahead.begun or _placement() or ahead.silent_seconds >= times.silent_seconds:
+                if not ahead.begun:
+                    ahead.begin(self._early(stream), _STREAM_HEADERS)
+                    ahead.keep_alive(stream)
+                elif ahead.silent_seconds >= times.silent_seconds:
+                    ahead.keep_alive(stream)
+                wait = times.silent_seconds - ahead.silent_seconds
+            timers[:] = [loop.call_later(wait, tick)]
+
+        timers.append(loop.call_later(times.open_after_seconds, tick))
+        try:
+            yield
+        finally:
+            timers.pop().cancel()
+
+    def _early(self, stream: StreamForm) -> Outgoing:
+        placement = _placement()
+        placed = placement_header(placement) if placement else {}
+        return Outgoing(body=b"", content_type=stream.content_type, headers={**placed, **self._headers_ahead})
 
 
 class SendBuffer:
@@ -101,10 +143,21 @@ class SendBuffer:
         self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._finished = self._closed = False
+        self._last_seconds = time.monotonic()
+        self._tail = b""
+        self.begun = False
         self._more, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
 
+    @property
+    def silent_seconds(self) -> float:
+        return time.monotonic() - self._last_seconds
+
     def begin(self, outgoing: Outgoing, more: Mapping[str, str]) -> None:
+        """The head of the answer; only the first one counts."""
+        if self.begun or self._closed:
+            return
+        self.begun = True
         headers = {"Content-Type": outgoing.content_type, **more, **outgoing.headers}
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._head = {"type": "http.response.start", "status": 200, "headers": raw}
@@ -117,13 +170,33 @@ class SendBuffer:
 
     def write(self, content: bytes) -> None:
         assert self._outlet is not None
+        self._last_seconds = time.monotonic()
+        self._tail = content
         self._outlet.write(content)
 
     async def put(self, chunk: bytes) -> None:
-        if self.free():
+        if not self.free():
+            await self._room.wait()
+            self._append(chunk)
+            self._last_seconds = time.monotonic()
+            self._tail = chunk
+        elif chunk:
             self.write(chunk)
+
+    def keep_alive(self, stream: StreamForm) -> None:
+        """Not within an event or a line, and not where the reader has something left to read."""
+        self._last_seconds = time.monotonic()
+        if self._closed or self._finished or self._chunks:
             return
-        await self._room.wait()
+        if self._tail and not self._tail.endswith(stream.boundary):
+            return
+        if self.free():
+            assert self._outlet is not None
+            self._outlet.write(stream.keep_alive)
+        else:
+            self._append(stream.keep_alive)
+
+    def _append(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._size_bytes += len(chunk)
         if self._size_bytes >= _MOST_AHEAD_BYTES:
@@ -158,6 +231,11 @@ class SendBuffer:
                 break
         if self._finished:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _placement() -> Placement | None:
+    record = current_record()
+    return record.placement if record else None
 
 
 def placement_header(placement: Placement) -> dict[str, str]:

@@ -92,6 +92,8 @@ def log_request(record: RequestRecord) -> None:
         facts["first_token_seconds"] = round(record.first_token_seconds, 6)
     if record.generated:
         facts |= _answers(record)
+    if record.told_status:
+        facts["told_status"] = record.told_status
     if record.retried:
         facts["retried"] = record.retried
     if record.error:

@@ -60,7 +60,7 @@ class Metrics:
 
     def count(self, record: RequestRecord) -> None:
         route = record.route or "none"
-        self._requests.labels(record.dialect, route, str(record.status)).inc()
+        self._requests.labels(record.dialect, route, str(record.told_status or record.status)).inc()
         self._seconds.labels(record.dialect, route).observe(record.seconds)
         if record.retried:
             self._retried.labels(record.dialect).inc(record.retried)

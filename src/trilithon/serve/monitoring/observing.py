@@ -77,7 +77,7 @@ class _ObservedAnswer:
             record.streamed = _is_stream(headers)
             message = {**message, "headers": [*headers, (b"x-request-id", record.request_id.encode())]}
         elif message["type"] == "http.response.body":
-            record.sent(len(message.get("body", b"")))
+            record.sent(message.get("body", b""))
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             record.whole = True
@@ -92,7 +92,7 @@ class _ObservedWriter:
         return self._outlet.free()
 
     def write(self, content: bytes) -> None:
-        self._record.sent(len(content))
+        self._record.sent(content)
         self._outlet.write(content)
 
 

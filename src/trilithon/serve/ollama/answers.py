@@ -13,9 +13,11 @@ from typing import Any
 
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
+from trilithon.serve.http.dialects import error_body
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.keep_alive import BLANK, NDJSON, StreamForm
 
-__all__ = ["LineWriter", "Wrapped", "broken", "chat_wrapped", "durations", "generate_wrapped", "line", "timestamp"]
+__all__ = ["STREAM", "LineWriter", "Wrapped", "chat_wrapped", "durations", "generate_wrapped", "line", "timestamp"]
 
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
@@ -34,9 +36,11 @@ def line(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def broken(problem: ApiError) -> bytes:
-    """For a stream that has begun."""
-    return line({"error": str(problem)})
+def _broken(problem: ApiError) -> bytes:
+    return line(error_body("/api/", problem))
+
+
+STREAM = StreamForm(broken=_broken, content_type=NDJSON, keep_alive=BLANK, boundary=b"\n")
 
 
 def generate_wrapped(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

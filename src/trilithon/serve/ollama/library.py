@@ -26,10 +26,11 @@ from trilithon.serve.catalog.pulls import local_name, pullable
 from trilithon.serve.http.dialects import service_of
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.json_bodies import JsonRoute
+from trilithon.serve.http.keep_alive import NDJSON
 from trilithon.serve.ollama.bodies import ERRORS, CreateBody, NamedBody, PullBody
 from trilithon.serve.ollama.convert import not_found
 from trilithon.serve.ollama.create import modelfile_of, uploaded_files
-from trilithon.serve.ollama.progress_stream import NDJSON, ProgressStream, Tell, Work, working
+from trilithon.serve.ollama.progress_stream import ProgressStream, Tell, Work, working
 from trilithon.serve.ollama.quantizing import quantized_for
 from trilithon.serve.service import Service
 from trilithon.serve.validation import wrong

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from trilithon.errors import Interrupted
 from trilithon.serve.catalog.threads import in_library_thread
+from trilithon.serve.http.keep_alive import NDJSON
 from trilithon.serve.http.streaming import Outgoing, Reply
-from trilithon.serve.ollama.answers import broken, line
+from trilithon.serve.ollama.answers import STREAM, line
 from trilithon.serve.validation import ignoring_header
 
-__all__ = ["NDJSON", "ProgressStream", "Tell", "Work", "working"]
+__all__ = ["ProgressStream", "Tell", "Work", "working"]
 
-NDJSON: Final = "application/x-ndjson"
 _SUCCESS: Final = {"status": "success"}
 
 Tell = Callable[[dict[str, Any]], None]
@@ -49,7 +49,7 @@ def working(work: Work, done: Callable[[], None], ignored: tuple[str, ...], *, s
             first = await anext(bodies)
             yield Outgoing(body=_lines(first, bodies), content_type=NDJSON, headers=headers)
 
-    return Reply(opening, broken)
+    return Reply(opening, STREAM if stream else None, ignoring_header(ignored))
 
 
 async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

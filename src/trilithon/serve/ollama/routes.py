@@ -18,12 +18,12 @@ from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.http.dialects import caller_of, service_of
 from trilithon.serve.http.json_bodies import JsonRoute
+from trilithon.serve.http.keep_alive import NDJSON
 from trilithon.serve.http.streaming import Opening, Outgoing, Reply
-from trilithon.serve.ollama.answers import LineWriter, broken, chat_wrapped, durations, generate_wrapped, line
+from trilithon.serve.ollama.answers import STREAM, LineWriter, chat_wrapped, durations, generate_wrapped, line
 from trilithon.serve.ollama.bodies import ERRORS, EmbedBody, EmbeddingsBody, GenerateBody, OllamaChatBody
 from trilithon.serve.ollama.convert import KnownModel, OllamaRequest, chat_asked, embed_asked, generate_asked, not_found
 from trilithon.serve.ollama.options import keep_alive_seconds, sampling_of
-from trilithon.serve.ollama.progress_stream import NDJSON
 from trilithon.serve.passthrough import headers_of, timings_of
 from trilithon.serve.service import Answer, Service
 from trilithon.serve.validation import ignoring_header, wrong
@@ -140,7 +140,7 @@ def _answering(request: Request, asked: OllamaRequest, writer: LineWriter, *, st
                     whole = writer.gathered([body async for body in bodies])
                     yield Outgoing(body=_json(whole), headers=headers)
 
-    return Reply(opening, broken)
+    return Reply(opening, STREAM if stream else None, ignoring_header(asked.ignored))
 
 
 async def _bodies(answer: Answer, writer: LineWriter) -> AsyncIterator[dict[str, Any]]:
@@ -185,7 +185,7 @@ def _loading(request: Request, body: GenerateBody | OllamaChatBody, known: Known
         figures = durations(None, total_ns=time.monotonic_ns() - started_ns, load_seconds=load_seconds)
         yield Outgoing(body=_json(writer.empty("unload" if keep == 0 else "load", figures)), headers=headers)
 
-    return Reply(opening)
+    return Reply(opening, STREAM if body.stream is not False else None, headers)
 
 
 # Embeddings

@@ -67,8 +67,8 @@ class ResponseWriter:
         return [*events, self._state("response.incomplete" if cut else "response.completed")]
 
     def failed(self, problem: ApiError) -> list[dict[str, Any]]:
-        """It broke off in the middle."""
-        events = self._leave("incomplete")
+        """It broke off in the middle, or before it began."""
+        events = self._leave("incomplete") if self._number else self.opening()
         self.response |= {"status": "failed", "error": {"code": "server_error", "message": str(problem)}}
         return [*events, self._state("response.failed")]
 

@@ -18,8 +18,9 @@ from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import error_body, service_of
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.json_bodies import JsonRoute
+from trilithon.serve.http.keep_alive import EVENTS, StreamForm
 from trilithon.serve.http.openapi import ERRORS, STREAMED
-from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing, Reply
+from trilithon.serve.http.streaming import Opening, Outgoing, Reply
 from trilithon.serve.model_names import ModelNames
 from trilithon.serve.openai.bodies import OpenAIChatBody, chat_body
 from trilithon.serve.openai.choices import Merging, merged, with_seed
@@ -28,17 +29,21 @@ from trilithon.serve.openai.embeddings import EmbeddingBody, embedding_body, sha
 from trilithon.serve.openai.texts import CompletionAsked, completed
 from trilithon.serve.passthrough import event, headers_of, in_turn, passed, with_pictures
 from trilithon.serve.service import Answer
+from trilithon.serve.validation import ignoring_header
 
-__all__ = ["broken_stream", "router", "unversioned"]
+__all__ = ["STREAM", "router", "unversioned"]
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 unversioned = APIRouter(include_in_schema=False, route_class=JsonRoute)
 """As llama-server answers them, for clients whose base URL lacks /v1."""
 
 
-def broken_stream(problem: ApiError) -> bytes:
-    """What goes wrong in the middle, as OpenAI's clients read it."""
+def _broken(problem: ApiError) -> bytes:
+    """As OpenAI's clients read it."""
     return event(error_body("/v1/", problem))
+
+
+STREAM = StreamForm(broken=_broken)
 
 
 @router.post("/chat/completions", responses=STREAMED)
@@ -55,7 +60,7 @@ async def chat(request: Request, body: OpenAIChatBody) -> Response:
     opening = (
         passed(request, asked[0], admitted.ignored) if len(asked) == 1 else _several(request, asked, admitted.ignored)
     )
-    return Reply(opening, broken_stream)
+    return Reply(opening, STREAM if body.stream else None, ignoring_header(admitted.ignored))
 
 
 def _several(request: Request, asked: Sequence[Generation], ignored: Sequence[str]) -> Opening:
@@ -124,7 +129,8 @@ async def completions(request: Request, body: CompletionBody) -> Response:
         candidates=body.logprobs,
         usage=bool((body.stream_options or {}).get("include_usage")),
     )
-    return Reply(completed(request, whole, admitted.ignored, stream=bool(body.stream)), broken_stream)
+    opening = completed(request, whole, admitted.ignored, stream=bool(body.stream))
+    return Reply(opening, STREAM if body.stream else None, ignoring_header(admitted.ignored))
 
 
 @router.post("/embeddings", responses=ERRORS)

@@ -10,7 +10,8 @@ from fastapi import Request
 
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import Generation, Piece
-from trilithon.serve.http.streaming import EVENTS, Opening, Outgoing
+from trilithon.serve.http.keep_alive import EVENTS
+from trilithon.serve.http.streaming import Opening, Outgoing
 from trilithon.serve.openai.completions import legacy_logprobs, usage_of
 from trilithon.serve.passthrough import event, headers_of, in_turn, timings_of
 from trilithon.serve.service import Answer
