@@ -187,6 +187,17 @@ def test_serving(home: Path, tiny: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_faults(home: Path) -> None:
+    """Nothing here is a matter of speed: every bound holds on any machine."""
+    result = measured("faults", "--requests", "60", "--clients", "8", "--requests-per-kill", "15")
+    assert result["figures"]["requests tried"] == 60
+    assert result["figures"]["engines killed or stopped"] >= 2
+    assert [bound for bound in result["bounds"] if not bound["holds"]] == []
+    assert len(result["bounds"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_overhead(home: Path, tiny: Path) -> None:
     result = measured("overhead", "--runs", "1", "--model", tiny)
     assert not_measured(result) == {}
