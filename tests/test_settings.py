@@ -92,7 +92,7 @@ def test_a_missing_file_is_an_error_only_if_it_was_named(home: Path) -> None:
     [
         ("data = ", "is not TOML"),
         ("\x00", "is not TOML"),
-        ('hnag_seconds = 5\ndata = "x"\n', "unknown setting hnag_seconds; known are builds, cache, data"),
+        ('hnag_seconds = 5\ndata = "x"\n', "unknown setting hnag_seconds; known are aliases, builds, cache, data"),
         ("[data]\nx = 1\n", "data = {'x': 1} does not fit"),
         ("data = 5\n", "data = 5 does not fit"),
         ('data = "~nobody_of_this_name/x"\n', "data = '~nobody_of_this_name/x' does not fit"),

@@ -17,12 +17,30 @@ __all__ = ["Configuration", "load_configuration"]
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name of a model, for clients: `name` may have wildcards (*). A hidden one is not listed."""
+
+    name: str
+    model: str
+    hidden: bool = False
+
+    @classmethod
+    def parse(cls, text: str, *, hidden: bool = False) -> "Alias":
+        """NAME=MODEL. Raises ValueError for other texts."""
+        name, equals, model = (part.strip() for part in text.partition("="))
+        if not (name and equals and model) or not (name + model).isprintable():
+            raise ValueError("write NAME=MODEL; NAME may have wildcards: claude-*=qwen3:4b")
+        return cls(name, model, hidden)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
     `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
     `rkllm_toolkit`, `rknn_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools.
-    `pull_hosts` may be asked by pulls over the API though their addresses are not public. A child must become ready
+    `pull_hosts` may be asked by pulls over the API though their addresses are not public. `aliases` are other names of
+    models for clients of the server. A child must become ready
     within `start_seconds`, and is given up after `hang_seconds` without progress. `engine_memory` is the most private
     memory of a child in bytes: None for what its model needs, 0 for no limit."""
 
@@ -35,6 +53,7 @@ class Configuration:
     rknn_toolkit: Path | None = None
     gguf_converter: Path | None = None
     pull_hosts: tuple[str, ...] = field(default=())
+    aliases: tuple[Alias, ...] = field(default=())
     start_seconds: float = 300.0
     hang_seconds: float = 60.0
     engine_memory: int | None = None
@@ -109,6 +128,22 @@ def _hosts(value: object) -> tuple[str, ...]:
     return hosts
 
 
+def _aliases(value: str | dict[str, Any]) -> tuple[Alias, ...]:
+    """A table of names, each with its model or {model = …, hidden = true}; in the environment NAME=MODEL,NAME=MODEL."""
+    if isinstance(value, str):
+        return tuple(Alias.parse(text) for text in value.split(","))
+    if not isinstance(value, dict):
+        raise TypeError('write a table: "claude-*" = "qwen3:4b"')
+    aliases = []
+    for name, entry in value.items():
+        table = entry if isinstance(entry, dict) else {"model": entry}
+        model, hidden = table.get("model"), table.get("hidden", False)
+        if table.keys() - {"model", "hidden"} or not isinstance(model, str) or not isinstance(hidden, bool):
+            raise ValueError('write "NAME" = "MODEL", or "NAME" = {model = "MODEL", hidden = true}')
+        aliases.append(Alias.parse(f"{name}={model}", hidden=hidden))
+    return tuple(aliases)
+
+
 def _seconds(value: str | float) -> float:
     if isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise ValueError("write a number of seconds, more than 0")
@@ -133,6 +168,7 @@ _CONVERT: Mapping[str, Any] = {
     "rknn_toolkit": lambda value: Path(value).expanduser(),
     "gguf_converter": lambda value: Path(value).expanduser(),
     "pull_hosts": _hosts,
+    "aliases": _aliases,
     "start_seconds": _seconds,
     "hang_seconds": _seconds,
     "engine_memory": _memory,

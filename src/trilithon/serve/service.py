@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trilithon.engines.base import Feature, Placement, Task
-from trilithon.errors import ContextExceeded
+from trilithon.errors import ContextExceeded, ModelError
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
@@ -176,9 +176,16 @@ class Service:
     async def entry(self, model: str) -> CatalogEntry:
         """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
         # A thread takes 1 to 2 ms, which the first token would come later, and a loaded model's manifest is in memory.
-        if model and str(model_name(model)) in self._loaded_names() and (stored := self.shelf.find_stored(model)):
+        named = self.shelf.meant(model)
+        if named and self._is_loaded(named) and (stored := self.shelf.find_stored(named)):
             return stored
         return await asyncio.to_thread(self._entry, model)
+
+    def _is_loaded(self, name: str) -> bool:
+        try:
+            return str(model_name(name)) in self._loaded_names()
+        except ModelError:  # an alias with wildcards may fit all the same
+            return False
 
     def _loaded_names(self) -> set[str]:
         return {key.partition(" (")[0] for key in self.pool.placements()}

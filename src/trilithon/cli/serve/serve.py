@@ -73,6 +73,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Use this placement for every model: ENGINE[@BUILD]/UNIT. [default: its plan]",
 )
 @click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME=MODEL",
+    help="Another name for MODEL; NAME may have wildcards: claude-*.",
+)
+@click.option(
+    "--hidden-alias", "hidden_aliases", multiple=True, metavar="NAME=MODEL", help="The same, but it is not listed."
+)
+@click.option(
     "--pin",
     "pins",
     multiple=True,
@@ -102,12 +112,28 @@ def serve(**words: Any) -> None:
             raise UserError(
                 f"{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
             )
-    configuration, board = load_configuration(), read_board()
+    configuration, board = _with_aliases(load_configuration(), words), read_board()
     options, wishes = _options(words, configuration), _wishes(words)
     if (words["tls_cert"] is None) != (words["tls_key"] is None):
         raise UserError("--tls-cert and --tls-key go together; give both")
     with _sockets(words, options) as (sockets, files):
         _serve(words, wishes, sockets, files, options, configuration, board)
+
+
+def _with_aliases(configuration: "Configuration", words: Mapping[str, Any]) -> "Configuration":
+    """Those of the command line go before those of config.toml."""
+    from dataclasses import replace
+
+    from trilithon.settings import Alias
+
+    try:
+        aliases = [Alias.parse(text) for text in words["aliases"]]
+        aliases += [Alias.parse(text, hidden=True) for text in words["hidden_aliases"]]
+    except ValueError as error:
+        raise UserError(f"--alias: {error}") from error
+    names = {alias.name.casefold() for alias in aliases}
+    kept = (alias for alias in configuration.aliases if alias.name.casefold() not in names)
+    return replace(configuration, aliases=(*aliases, *kept))
 
 
 def _from_ollama(words: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import Suits, choose, find_model, model_name, read_weights, weights_of
 from trilithon.results.plan_list import KnownPlan, known_plan
 from trilithon.results.plans import Plan, read_plan, remove_plan
+from trilithon.serve.catalog.aliases import Aliases
 from trilithon.settings import Configuration
 
 __all__ = ["Catalog", "CatalogEntry", "Outlook"]
@@ -96,6 +97,7 @@ class Catalog:
         self._board_now: tuple[float, Board] = (-_BOARD_SECONDS, board)
         self._files: dict[tuple[str, str], ModelFile] = {}
         self._glances: dict[tuple[str, str, int, int, int], ModelFile] = {}
+        self._aliases = Aliases(configuration.aliases)
         self._reading: dict[tuple[str, str], threading.Lock] = {}
 
     @property
@@ -114,8 +116,41 @@ class Catalog:
         stored += [other for other in self._others() if str(other.name).casefold() not in known]
         return tuple(_entry(model) for model in stored if weights_of(model))
 
+    def listed(self) -> tuple[CatalogEntry, ...]:
+        """`models`, and the aliases that are not hidden, under their own names."""
+        entries = self.models()
+        names = {entry.name.casefold() for entry in entries}
+        aliased = []
+        for alias in self._aliases.listed:
+            with contextlib.suppress(ModelError):  # of a model that is not here yet
+                if alias.name.casefold() not in names:
+                    aliased.append(replace(self.find(alias.name), name=alias.name))
+        return (*entries, *aliased)
+
+    def meant(self, name: str) -> str:
+        """The model's name, where `name` is an alias without wildcard."""
+        return self._aliases.exact(name) or name
+
     def find(self, name: str) -> CatalogEntry:
-        """Raises ModelError for what is not here, and for what is no name."""
+        """By its name or an alias. Raises ModelError for what is not here, and for what is no name."""
+        try:
+            return self.find_named(self.meant(name))
+        except ModelError:
+            model = self._aliases.matching(name)
+            if model is None:
+                raise
+            return self.find_named(model)
+
+    def shown(self, name: str) -> CatalogEntry:
+        """As `find`, under the alias that was asked for: clients compare the two. Raises ModelError."""
+        entry = self.find(name)
+        try:
+            return entry if model_name(name).same_as(entry.manifest.name) else replace(entry, name=name)
+        except ModelError:  # no name of a model, but an alias may be any text
+            return replace(entry, name=name)
+
+    def find_named(self, name: str) -> CatalogEntry:
+        """By its own name. Raises ModelError."""
         wanted = model_name(name)
         if (named := self._named_by_owner(wanted)) is not None:
             return named

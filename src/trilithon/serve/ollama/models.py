@@ -52,7 +52,7 @@ router.include_router(library.router)
 @router.head("/api/tags", include_in_schema=False)
 async def tags(request: Request) -> dict[str, Any]:
     service = service_of(request)
-    return {"models": await _with_store(service, lambda store: _rows(service.shelf.models(), store))}
+    return {"models": await _with_store(service, lambda store: _rows(service.shelf.listed(), store))}
 
 
 @router.get("/api/ps", responses=ERRORS)
@@ -86,7 +86,7 @@ async def copy(request: Request, body: CopyBody) -> Response:
 async def delete(request: Request, body: NamedBody) -> Response:
     """A name of the store, and the files that no other name uses. Another program's models stay."""
     service = service_of(request)
-    entry = await _entry(service, body.model)
+    entry = await _entry(service, body.model, service.shelf.find_named)  # never what an alias means
     await remove(service, entry)
     return Response()
 
@@ -101,12 +101,12 @@ async def _with_store(service: Service, work: Callable[[ModelStore], T]) -> T:
     return await asyncio.to_thread(opened)
 
 
-async def _entry(service: Service, name: str) -> CatalogEntry:
+async def _entry(service: Service, name: str, find: Callable[[str], CatalogEntry] | None = None) -> CatalogEntry:
     """Raises Problem, in Ollama's words, where there is none of that name."""
     if not name:
         raise wrong("model", "model is required")
     try:
-        return await asyncio.to_thread(service.shelf.find, name)
+        return await asyncio.to_thread(find or service.shelf.find, name)
     except ModelError as error:
         raise not_found(name) from error
 

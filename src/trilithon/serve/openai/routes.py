@@ -157,7 +157,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
 @unversioned.get("/models")
 async def models(request: Request) -> JSONResponse:
     """Every model that can be served; in Anthropic's form for its clients."""
-    entries = await asyncio.to_thread(service_of(request).shelf.models)
+    entries = await asyncio.to_thread(service_of(request).shelf.listed)
     if "anthropic-version" in request.headers:
         data = [_anthropic_model(entry) for entry in entries]
         ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
@@ -168,7 +168,7 @@ async def models(request: Request) -> JSONResponse:
 @router.get("/models/{name:path}", responses=ERRORS)
 async def model(request: Request, name: str) -> JSONResponse:
     """One model."""
-    entry = await asyncio.to_thread(service_of(request).shelf.find, name)
+    entry = await asyncio.to_thread(service_of(request).shelf.shown, name)
     return JSONResponse(_anthropic_model(entry) if "anthropic-version" in request.headers else _model(entry))
 
 
