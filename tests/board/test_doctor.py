@@ -320,6 +320,12 @@ def test_fixes_name_what_they_fix(plant: Plant) -> None:
     assert "lavapipe, Mesa 22.3.6" in found["vulkan-software"].message
 
 
+def test_little_cores_alone_are_not_said_to_slow_others(plant: Plant) -> None:
+    """Seen under emulation: the process could use the first two CPUs of eight."""
+    findings = _told(plant("rk3588_vendor"), lambda board: replace(board, big_cpus=(0, 1)))
+    assert findings["little-cores"].message == "this process may use little cores alone, cpu0-1: cpu4-7 are faster"
+
+
 def test_a_memory_clock_at_its_top_is_good(plant: Plant) -> None:
     assert _told(plant("rk3588_vendor", files={f"{DMC}/cur_freq": "2112000000\n"}))["memory-clock"].severity == "good"
 

@@ -53,10 +53,10 @@ def message(case, log, picture):
             text = "no failure"
         except RunError as error:
             text = str(error)
-        log.with_suffix(".told").write_text(text)
+        log.with_suffix(".message").write_text(text)
         os._exit(0)
     os.waitpid(child, 0)
-    return log.with_suffix(".told").read_text()
+    return log.with_suffix(".message").read_text()
 
 
 def main():
@@ -64,12 +64,12 @@ def main():
     Path("/tmp/encoder.rknn").write_bytes(b"RKNN")
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    told = {}
+    outcomes = {}
     for name, case in json.loads(cases.read_text()).items():
         plant(case, standin)
         log = Path("/tmp") / f"{name}.log"
-        told[name] = {"message": message(case, log, buffer.getvalue()), "printed": log.read_text()}
-    out.write_text(json.dumps(told))
+        outcomes[name] = {"message": message(case, log, buffer.getvalue()), "printed": log.read_text()}
+    out.write_text(json.dumps(outcomes))
 
 
 main()

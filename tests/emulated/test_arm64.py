@@ -4,12 +4,15 @@ import json
 import re
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from arm64_root import Arm64Root
+from device_tree import plant_device_tree, read_device_tree
 
+from trilithon.board.snapshot import read_board
 from trilithon.models.synthetic.tiny import write_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -18,8 +21,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CORES = {"cortex-a76": True, "cortex-a72": False, "cortex-a55": True, "cortex-a53": False}  # with dot product
 
 
-def told(arm64: Arm64Root, *argv: str, cpu: str = "cortex-a76") -> Any:
-    done = arm64.run("trilithon", *argv, cpu=cpu)
+# The kernel has no drivers of a board. The others depend on this machine: it may have fewer CPUs, or too little memory.
+POSSIBLE = {"cpufreq-absent", "memory-clock-absent", "little-cores", "npu-driver-none", "cpu-set", "dot-product"}
+POSSIBLE |= {"address-space", "cpu-quota", "disk-low", "memory-limit", "memory-low", "open-files", "swap-slow"}
+
+
+def json_of(arm64: Arm64Root, *argv: str, **options: Any) -> Any:
+    done = arm64.run("trilithon", *argv, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -32,7 +40,7 @@ def model(arm64: Arm64Root) -> str:
 
 @pytest.mark.parametrize("cpu", CORES)
 def test_doctor_names_the_core_and_what_the_package_lacks_on_it(arm64: Arm64Root, cpu: str) -> None:
-    report = told(arm64, "doctor", "--json", cpu=cpu)
+    report = json_of(arm64, "doctor", "--json", cpu=cpu)
     board = report["board"]
     assert board["architecture"] == "aarch64"
     assert {cluster["core_type"] for cluster in board["clusters"]} == {cpu.title()}
@@ -44,13 +52,13 @@ def test_doctor_names_the_core_and_what_the_package_lacks_on_it(arm64: Arm64Root
 
 @pytest.mark.parametrize("cpu", ["cortex-a76", "cortex-a72", "cortex-a53"])
 def test_the_packaged_engine_works_on_every_core(arm64: Arm64Root, cpu: str) -> None:
-    (trial,) = told(arm64, "engines", "check", "llama.cpp@embedded", "--json", "--anew", cpu=cpu)
+    (trial,) = json_of(arm64, "engines", "check", "llama.cpp@embedded", "--json", "--anew", cpu=cpu)
     assert trial["works"], trial
 
 
 def test_a_measurement(arm64: Arm64Root, model: str) -> None:
     argv = ("--placement", "llama.cpp/cpu", "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json")
-    (row,) = told(arm64, "bench", model, *argv)
+    (row,) = json_of(arm64, "bench", model, *argv)
     assert row["n_gen"] == 8 and row["avg_ts"] > 0
 
 
@@ -69,3 +77,23 @@ def test_a_served_answer(arm64: Arm64Root, model: str) -> None:
             assert server.wait(60) == 0
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("name", ["rk3588-rock-5b", "rk3399-rock-pi-4b"])
+def test_doctor_says_of_a_planted_board_what_it_says_of_its_files(
+    arm64: Arm64Root, device_trees: Path, name: str
+) -> None:
+    """qemu looks in the folder first."""
+    tree = read_device_tree(device_trees / "rockchip" / f"{name}.dtb")
+    planted = arm64.work / name
+    outside = read_board(plant_device_tree(tree, planted))
+    report = json_of(arm64, "doctor", "--json", environment={"QEMU_LD_PREFIX": f"/home/{name}"})
+    board = report["board"]
+    assert (board["chip"], board["model"]) == (outside.chip, tree.strings("model")[0])
+    # The types of the cores are qemu's.
+    kinds = {cpu: part["kind"] for part in board["clusters"] for cpu in part["cpus"]}
+    assert kinds == {cpu: part.kind for part in outside.clusters for cpu in part.cpus}
+    assert (board["npu"] and board["npu"]["cores"]) == (outside.npu and outside.npu.cores)
+    messages = {finding["id"]: finding["message"] for finding in report["findings"]}
+    assert messages.keys() >= {"cpufreq-absent", "little-cores", "dot-product"} and messages.keys() <= POSSIBLE
+    assert ("npu-driver-none" in messages) == bool(outside.npu)

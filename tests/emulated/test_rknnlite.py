@@ -79,23 +79,23 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def told(arm64: Arm64Root) -> dict[str, dict[str, str]]:
+def outcomes(arm64: Arm64Root) -> dict[str, dict[str, str]]:
     (arm64.work / "cases.json").write_text(json.dumps({name: case for name, (case, _) in CASES.items()}))
     (arm64.work / "librknnrt.c").write_text(LIBRARY)
     shutil.copy(Path(__file__).with_name("rknnlite_cases.py"), arm64.work)
     built = arm64.run("tcc", "-shared", "-nostdlib", "-o", "/home/librknnrt.so", "/home/librknnrt.c")
     assert built.returncode == 0, built.stderr
     prefix = {"QEMU_LD_PREFIX": "/tmp/planted", "OPENBLAS_NUM_THREADS": "1"}
-    argv = ("python3", "/home/rknnlite_cases.py", "/home/cases.json", "/home/librknnrt.so", "/home/told.json")
+    argv = ("python3", "/home/rknnlite_cases.py", "/home/cases.json", "/home/librknnrt.so", "/home/outcomes.json")
     done = arm64.run(*argv, environment=prefix)
     assert done.returncode == 0, done.stdout + done.stderr
-    told: dict[str, dict[str, str]] = json.loads((arm64.work / "told.json").read_text())
-    return told
+    outcomes: dict[str, dict[str, str]] = json.loads((arm64.work / "outcomes.json").read_text())
+    return outcomes
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_cause_and_its_fix_are_told(told: dict[str, dict[str, str]], name: str) -> None:
+def test_the_cause_and_its_fix_are_told(outcomes: dict[str, dict[str, str]], name: str) -> None:
     _, words = CASES[name]
-    message, printed = told[name]["message"], told[name]["printed"]
+    message, printed = outcomes[name]["message"], outcomes[name]["printed"]
     assert message.startswith(f"the vision encoder encoder.rknn cannot be started on the NPU: {words}"), printed
     assert "; " in message and "\n" not in message

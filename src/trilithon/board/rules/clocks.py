@@ -216,11 +216,13 @@ def _under_voltage(board: Board, machine: Machine) -> Iterator[Finding]:
 
 
 def _little_cores(board: Board, machine: Machine) -> Iterator[Finding]:
-    little = [cluster for cluster in board.clusters if cluster.kind == "little"]
+    little = [cpu for cluster in board.clusters if cluster.kind == "little" for cpu in cluster.cpus]
     if little:
-        cpus = format_cpu_list([cpu for cluster in little for cpu in cluster.cpus])
         used = format_cpu_list(board.big_cpus)
-        message = f"cpu{cpus} are little cores and slow the others: cpu{used} will be used"
+        message = f"cpu{format_cpu_list(little)} are little cores and slow the others: cpu{used} will be used"
+        if set(board.big_cpus) <= set(little):
+            big = [cpu for cluster in board.clusters for cpu in cluster.cpus if cpu not in little]
+            message = f"this process may use little cores alone, cpu{used}: cpu{format_cpu_list(big)} are faster"
         yield Finding("little-cores", "note", "little cores", message)
 
 
