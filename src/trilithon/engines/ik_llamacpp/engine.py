@@ -16,9 +16,8 @@ from trilithon.settings import Configuration
 __all__ = ["IkLlamaCpp"]
 
 # Without embeddings: a batch as long as the context needs gigabytes for its logits, which this server computes all the
-# same (seen: 2 GiB at 4,096 tokens). Without handover: the answer to saving or restoring a slot gets lost where the slot
-# is quick, since the server waits for it only once it has posted the task (handle_slots_save in
-# examples/server/server.cpp).
+# same (seen: 2 GiB at 4,096 tokens). Without handover: the answer to saving or restoring a slot gets lost where work
+# is quick, since the server waits for it only once it has posted the task (handle_slots_save in server.cpp).
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "grammar", "speculation"})
 _PREDICTION_LAYERS = "draft-mtp"
 # The server reads these variables of the user after its command line.
