@@ -14,6 +14,7 @@ import pytest
 
 from trilithon.board.processes import listening_port
 from trilithon.engines.base import Build, Placement, Settings
+from trilithon.engines.ik_llamacpp.dialect import IkDialect
 from trilithon.engines.ik_llamacpp.engine import IkLlamaCpp
 from trilithon.engines.llamacpp.engine import LlamaCpp
 from trilithon.engines.wire.messages import Chat, Completion
@@ -87,6 +88,11 @@ def run(ik: tuple[IkLlamaCpp, Build], tiny: Path, tmp_path: Path) -> Run:
         asyncio.run(whole())
 
     return start
+
+
+def keeps(runner: Runner) -> bool:
+    dialect = runner.client.endpoint.dialect
+    return not isinstance(dialect, IkDialect) or dialect.claims_unread is False
 
 
 def test_is_an_engine_of_its_own(ik: tuple[IkLlamaCpp, Build], folder: Path, tmp_path: Path) -> None:
@@ -172,7 +178,8 @@ def test_answers_are_those_of_llama_cpp(run: Run, tmp_path: Path) -> None:
         lists = [(await runner.distribution(request))[0] for request in (prompt, replace(prompt, forced=forced))]
         reused, timings = await runner.distribution(replace(prompt, prompt=[*tokens, 300], cache_prompt=True))
         again, more = await runner.distribution(replace(prompt, prompt=[*tokens, 300, 301], cache_prompt=True))
-        assert (more.cache_n, more.prompt_n) == (len(tokens) + 1, 1)
+        # Its builds from PyPI's source claim a token too many, and are then asked for no prefix.
+        assert (more.cache_n, more.prompt_n) == ((len(tokens) + 1, 1) if keeps(runner) else (0, len(tokens) + 2))
         assert timings.cache_n + timings.prompt_n == len(tokens) + 1
         _, chat = await runner.complete(Chat(messages=[("user", "hi")], max_tokens=3))
         assert chat.timings is not None

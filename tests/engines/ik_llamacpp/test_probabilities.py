@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.engines.ik_llamacpp.probabilities import counts_the_tail_twice, set_right
+from trilithon.engines.ik_llamacpp.faults import claims_unread_token, counts_the_tail_twice
+from trilithon.engines.ik_llamacpp.probabilities import set_right
 
 LOGITS = st.lists(st.floats(-20, 20), min_size=2, max_size=300)
 
@@ -63,3 +64,18 @@ def test_a_build_that_lists_nothing_is_taken_for_the_known_one() -> None:
         return b'data: {"choices": [{"logprobs": null}]}\n\n'
 
     assert asyncio.run(counts_the_tail_twice(ask)) is True
+
+
+@pytest.mark.parametrize(("evaluated", "claims"), [(1, True), (2, False), (8, True)])
+def test_a_build_tells_whether_it_claims_a_token_that_it_did_not_evaluate(evaluated: int, claims: bool) -> None:
+    """One that keeps no prefix at all is not asked to."""
+    asked: list[Mapping[str, Any]] = []
+
+    async def ask(path: str, body: Mapping[str, Any]) -> bytes:
+        asked.append(body)
+        choice = {"logprobs": {"content": [{"id": 7}]}}
+        event = {"choices": [choice], "timings": {"prompt_n": evaluated}}
+        return f"data: {json.dumps(event)}\n\n".encode()
+
+    assert asyncio.run(claims_unread_token(ask)) is claims
+    assert asked[1]["prompt"] == [*asked[0]["prompt"], 7, 26]

@@ -1,6 +1,8 @@
 import io
+import re
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,25 @@ def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=f"no pip to download the source with; run: {sys.executable} -m ensurepip"):
         fetch("0.9.9", tmp_path)
+
+
+def test_what_is_unpacked_is_completed_and_repaired(tmp_path: Path) -> None:
+    package = replace(
+        source.LLAMA_CPP,
+        generated={"cmake/made.cmake": 'set(VERSION "$VERSION")'},
+        repairs=(("server.cpp", re.compile(r"\n *fault\(\);"), ""), ("absent.cpp", re.compile("x"), "")),
+    )
+    files = {
+        "top/CMakeLists.txt": "x",
+        "top/server.cpp": "a;\n  fault();\nb;\n fault();\n",
+        "top/PKG-INFO": "Version: 1.2",
+    }
+    tree = open_source(archive(tmp_path / "a.tar.gz", files), tmp_path / "work", package)
+    assert (tree.folder / "server.cpp").read_text() == "a;\nb;\n"
+    assert (tree.folder / "cmake/made.cmake").read_text() == 'set(VERSION "1.2")'
+    # A folder is the user's: it gets what it lacks, and is not changed.
+    (tree.folder / "server.cpp").write_text("a;\n  fault();\n")
+    (tree.folder / "cmake/made.cmake").write_text("theirs")
+    open_source(tree.folder, tmp_path / "other", package)
+    assert (tree.folder / "server.cpp").read_text() == "a;\n  fault();\n"
+    assert (tree.folder / "cmake/made.cmake").read_text() == "theirs"

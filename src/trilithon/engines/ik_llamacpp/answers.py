@@ -216,4 +216,4 @@ def _reached_limit(request: Mapping[str, Any], timings: Mapping[str, Any]) -> bo
     that many tokens counts as cut off: the server does not tell the two apart."""
     limits = (request.get(name) for name in ("max_completion_tokens", "max_tokens", "n_predict"))
     limit = next((int(value) for value in limits if value is not None), -1)
-    return bool(timings["n_past"] >= timings["n_ctx"]) or 0 <= limit <= int(timings["predicted_n"])
+    return bool(timings["n_past"] + 1 >= timings["n_ctx"]) or 0 <= limit <= int(timings["predicted_n"])

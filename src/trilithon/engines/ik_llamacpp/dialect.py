@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilithon.engines.ik_llamacpp.answers import AnswerTranslator, ChatAnswers, CompletionAnswers, slots_translated
-from trilithon.engines.ik_llamacpp.probabilities import PLAIN_TEXT, counts_the_tail_twice
+from trilithon.engines.ik_llamacpp.faults import PLAIN_TEXT, claims_unread_token, counts_the_tail_twice
 from trilithon.engines.wire.dialect import Ask, Translation
 from trilithon.errors import EngineError
 
@@ -21,9 +21,10 @@ _FORCING = 100.0  # a bias from here on leaves no choice
 
 @dataclass(slots=True)
 class IkDialect:
-    """`counts_twice` is None until the build was asked (see `probabilities`)."""
+    """Which of its `faults` the build has; None until it was asked."""
 
     counts_twice: bool | None = None
+    claims_unread: bool | None = None
 
     async def translation(self, path: str, body: Mapping[str, Any] | None, ask: Ask) -> Translation:
         if path == _SLOTS:
@@ -32,6 +33,10 @@ class IkDialect:
             raise EngineError("ik_llama.cpp cannot insert text; use llama.cpp/cpu", status=501)
         if body is None or path not in (_COMPLETION, _CHAT):
             return Translation(path, body)
+        if body.get("cache_prompt", True):
+            if self.claims_unread is None:
+                self.claims_unread = await claims_unread_token(ask)
+            body = {**body, "cache_prompt": not self.claims_unread}
         # A slot keeps the biases of its last request, that of `ignore_eos` too, until it is given others.
         body = {**body, "logit_bias": body.get("logit_bias") or []}
         listed = bool(body.get("n_probs") if path == _COMPLETION else body.get("logprobs"))

@@ -78,7 +78,12 @@ class IkLlamaCpp:
         return ()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
-        return ()
+        if not _dialect(placement.build.where, placement.build.fingerprint).claims_unread:
+            return ()
+        remark = (
+            "this build loses the last token of an answer from its KV cache, so every prompt is evaluated in full; "
+        )
+        return (f"{remark}run: trilithon engines build --engine ik",)
 
     def _build(self, program: Program, name: str) -> Build:
         return Build(

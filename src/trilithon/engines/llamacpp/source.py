@@ -36,8 +36,9 @@ class SourcePackage:
 
     `sha256` are the hashes of versions that are known in advance; that of another version is recorded at its first
     download. A build is called `prefix`-VERSION. `flags` are for CMake. `generated` are files that the sdist lacks, by
-    their paths in the source; `$VERSION` in their text is the version. With `options` the build may have Vulkan, RPC
-    and KleidiAI."""
+    their paths in the source; `$VERSION` in their text is the version. `repairs` are faults of the source: a file, the
+    text at fault and what takes its place, wherever it occurs. With `options` the build may have Vulkan, RPC and
+    KleidiAI."""
 
     name: str
     program: str
@@ -48,6 +49,7 @@ class SourcePackage:
     targets: tuple[str, ...]
     flags: Mapping[str, str]
     generated: Mapping[str, str] = field(default_factory=dict)
+    repairs: tuple[tuple[str, re.Pattern[str], str], ...] = ()
     options: bool = True
 
 
@@ -112,8 +114,13 @@ def fetch(version: str, cache: Path, package: SourcePackage = LLAMA_CPP) -> Path
 
 def open_source(place: Path, work: Path, package: SourcePackage = LLAMA_CPP) -> SourceTree:
     """The source in `place`: a folder, which is used where it is, or a tar archive, which is unpacked into `work`; of
-    the program itself or of an sdist that contains it. Raises UserError for anything else."""
+    the program itself or of an sdist that contains it. What is unpacked is repaired. Raises UserError for anything
+    else."""
     tree = _opened(place.expanduser().absolute(), work, package)
+    for path, fault, repaired in package.repairs if tree.sha256 else ():
+        file = tree.folder / path
+        if file.exists():
+            file.write_text(fault.sub(repaired, file.read_text(encoding="utf-8")), encoding="utf-8")
     for path, text in package.generated.items():
         target = tree.folder / path
         if not target.exists():
