@@ -8,7 +8,8 @@ from trilithon.engines.base import Placement
 from trilithon.engines.table import engine
 from trilithon.runtime.handover.handover import Handover
 from trilithon.runtime.runner import Runner
-from trilithon.runtime.template_trial import try_template
+from trilithon.runtime.trials.grammar import GrammarTrial
+from trilithon.runtime.trials.template import try_template
 from trilithon.settings import Configuration
 
 __all__ = ["open_runner"]
@@ -41,4 +42,6 @@ async def open_runner(
         if placement.prefill is None
         else Handover.open_pair(placement, open_half, folder, tell=tell)
     ) as runner:
+        trial = GrammarTrial(engine(placement.build.engine, configuration), placement, folder / "grammar")
+        runner.admission = trial.check
         yield runner

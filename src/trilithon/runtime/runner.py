@@ -24,6 +24,8 @@ from trilithon.runtime.taint import ErrorWatch
 __all__ = ["Runner"]
 
 T = TypeVar("T")
+Admission = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+"""Looks at a request's path and body before the engine gets them. Raises EngineError."""
 UnitLock = Callable[[], AbstractAsyncContextManager[None]]
 
 # Between two health checks: short at first, since the start is itself measured.
@@ -69,6 +71,7 @@ class Runner:
         self._other_users = other_users
         self.reports_errors = reports_errors
         self._watched_log = None if reports_errors else log
+        self.admission: Admission | None = None
         self._releasing: set[asyncio.Task[None]] = set()
         self._erasing: set[asyncio.Task[None]] = set()
 
@@ -162,6 +165,8 @@ class Runner:
         """Run one request in the engine's own format; the answer's bytes as they arrive. Leaving the block cancels it.
 
         Raises EngineError, with the engine's status, instead of entering the block."""
+        if self.admission:
+            await self.admission(path, body)
         max_tokens = self.placement.settings.context
         async with (
             contextlib.nullcontext(_Work(ErrorWatch(None))) if path in _NO_WORK else self._locked() as work,

@@ -71,6 +71,7 @@ class IkLlamaCpp:
             hidden=_HIDDEN,
             cpus=placement.settings.cpus,
             loopback_key=key,
+            runs_template=True,
             dialect=_dialect(placement.build.where, placement.build.fingerprint),
         )
 

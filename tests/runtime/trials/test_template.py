@@ -14,9 +14,9 @@ from trilithon.errors import RunError, StartError
 from trilithon.models.files.model_file import read_model_file
 from trilithon.models.files.prompt_form import BASE_TEMPLATE
 from trilithon.models.synthetic.tiny import write_tiny_model
-from trilithon.runtime import template_trial
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.process import Process
+from trilithon.runtime.trials import template as template_trial
 from trilithon.settings import Configuration
 
 TURNS = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}{% endfor %}"

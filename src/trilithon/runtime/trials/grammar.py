@@ -1,0 +1,111 @@
+"""Tries out the schema or grammar of a request before the engine gets it.
+
+llama.cpp's grammars take time and memory that grow with the square of a pattern or worse, on the thread that serves all
+requests, and nothing there can interrupt it. A small schema is passed on; another one is first given to the engine's
+twin, in a child with limits."""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trilithon.engines.base import Engine, Placement
+from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError
+from trilithon.runtime.trials.twin import MEMORY_BYTES, excess, opened, templates_of, twin_of
+
+__all__ = ["GrammarTrial"]
+
+_CPU_SECONDS = 10  # with the start of the twin, which takes 0.5 s (see trials.template)
+_TOKENS = 128
+_CHAT = "/v1/chat/completions"
+_FIELDS = {
+    _CHAT: ("response_format", "json_schema", "grammar", "tools", "tool_choice"),
+    "/completion": ("json_schema", "grammar"),
+    "/infill": ("json_schema", "grammar"),
+}
+# What may be expensive: patterns, grammars, long repetitions, and very many properties.
+_SUSPICIOUS = re.compile(r'"pattern|"grammar"|"(?:min|max)(?:Items|Length|Properties)":\s*\d{3}')
+_LARGE_LETTERS = 30_000
+_REMEMBERED = 256
+
+
+class GrammarTrial:
+    """Of one runner. `folder` is private to it."""
+
+    def __init__(self, engine: Engine, placement: Placement, folder: Path):
+        self._engine = engine
+        self._placement = placement
+        self._folder = folder
+        self._one_at_a_time = asyncio.Lock()
+        self._results: OrderedDict[str, str] = OrderedDict()
+
+    async def check(self, path: str, body: Mapping[str, Any]) -> None:
+        """Raises EngineError (400) for a schema or grammar that takes too much."""
+        constraint = {name: body[name] for name in _FIELDS.get(path, ()) if body.get(name)}
+        if not constraint:
+            return
+        text = json.dumps(constraint, sort_keys=True, default=str)
+        if len(text) < _LARGE_LETTERS and not _SUSPICIOUS.search(text):
+            return
+        key = hashlib.sha256(f"{path} {text}".encode(errors="replace")).hexdigest()
+        async with self._one_at_a_time:
+            if key not in self._results:
+                self._results[key] = await self._trouble(path, constraint)
+                while len(self._results) > _REMEMBERED:
+                    self._results.popitem(last=False)
+        if reason := self._results[key]:
+            message = f"the schema or grammar {reason}; make its patterns simpler and its repetitions shorter"
+            raise EngineError(message, status=400, cause="refused")
+
+    async def _trouble(self, path: str, constraint: Mapping[str, Any]) -> str:
+        """As the end of a sentence; empty where it can be used, where the engine refuses it itself, and where there is
+        no twin."""
+        twin = await asyncio.to_thread(self._twin)
+        if twin is None:
+            return ""
+        limits = {"memory_bytes": MEMORY_BYTES, "cpu_seconds": _CPU_SECONDS}
+        try:
+            async with opened(self._engine, twin, self._folder / "twin", **limits) as runner:
+                for where, body in _requests(path, constraint):
+                    try:
+                        async with runner.relay(where, body) as answer:
+                            await answer.read()
+                    except EngineError as error:  # the engine itself will refuse it
+                        if reason := excess(error, **limits):
+                            return reason
+        except (ChildDied, EngineTimeout) as error:
+            reason = excess(error, **limits)
+            return reason or f"ends the engine: {error.cause}"
+        except RunError:  # the twin does not start: nothing is known of the grammar
+            return ""
+        return ""
+
+    def _twin(self) -> Placement | None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return twin_of(self._engine, self._placement, self._folder / "twin.gguf", templates_of(self._placement))
+
+
+def _requests(path: str, constraint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The constraint, and its patterns alone: a short answer may end before it reaches them."""
+    chat = {"max_tokens": _TOKENS, "messages": [{"role": "user", "content": "x"}]}
+    if alone := [{"type": "string", "pattern": pattern} for pattern in sorted(set(_patterns(constraint)))]:
+        form = {"type": "json_schema", "json_schema": {"schema": {"anyOf": alone}}}
+        yield _CHAT, chat | {"response_format": form}
+    if path == _CHAT:
+        yield _CHAT, chat | dict(constraint)
+    else:
+        yield "/completion", {"prompt": "x", "n_predict": _TOKENS} | dict(constraint)
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(pattern := value.get("pattern"), str):
+            yield pattern
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _patterns(part)
