@@ -87,6 +87,9 @@ def test_a_missing_file_is_an_error_only_if_it_was_named(home: Path) -> None:
     assert refusal(os.environ | {"TRILITHON_CONFIG": str(missing)}) == f"{missing}: No such file or directory"
 
 
+DEEP = "is longer than 64 KiB or nested too deeply for settings; write NAME = VALUE lines"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -106,6 +109,15 @@ def test_a_missing_file_is_an_error_only_if_it_was_named(home: Path) -> None:
         ("hang_seconds = -1\n", "more than 0"),
         ("hang_seconds = nan\n", "more than 0"),
         ("hang_seconds = inf\n", "more than 0"),
+        ("a = " + "[" * 60_000, DEEP),
+        ("a = " + "{b=" * 20_000, DEEP),
+        ("a" + ".a" * 30_000 + " = 1", DEEP),
+        ("a" + ' . "a"' * 9_000 + " = 1", DEEP),
+        ("[" + "a." * 30_000 + "a]\nb = 1", DEEP),
+        ("#" * 70_000, DEEP),
+        ("hang_seconds = " + "9" * 5_000, "is not TOML"),
+        ("pull_hosts = 5\n", "write one host or a list of hosts"),
+        ("pull_hosts = ['https://a.lan']\n", "'https://a.lan' is not a name or an address; leave out the port"),
     ],
 )
 def test_a_file_that_does_not_fit(home: Path, text: str, said: str) -> None:

@@ -14,6 +14,9 @@ from trilithon.units import parse_bytes
 
 __all__ = ["Configuration", "load_configuration"]
 
+_MOST_BYTES = 64 << 10
+# The time to read a dotted key grows with the square of its parts.
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){50}""")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 
 
@@ -91,10 +94,18 @@ def load_configuration(environment: Mapping[str, str] = os.environ) -> Configura
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode()
+        if len(text) > _MOST_BYTES or _DEEP_KEY.search(text):
+            raise RecursionError
+        return tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(
+            f"{path} is longer than {_MOST_BYTES >> 10} KiB or nested too deeply for settings; write NAME = VALUE lines"
+        ) from None
+    except ValueError as error:  # not TOML, not UTF-8, an endless number
         raise UserError(f"{path} is not TOML: {error}") from error
 
 

@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import subprocess
@@ -173,3 +174,41 @@ def test_variables_with_a_mistake(trilithon: Program, monkeypatch: pytest.Monkey
     assert done.code == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_arguments_and_file_names_that_are_not_utf_8_are_told_in_one_line(
+    trilithon: Program, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is an argument that the shell passed as bytes; of every command that takes any."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "stdin", None)
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(errors="replace")  # as `entry` does
+    odd = os.fsdecode(b"\xff\xfe")
+    file = os.fsdecode(b"m\xff.gguf")
+    Path(file).write_bytes(tiny.read_bytes())
+    Path(os.fsdecode(b"folder\xff")).mkdir()
+    wrong = [
+        [odd],
+        *(["run", "tiny.gguf", odd], ["run", str(tiny), "hi", "--system", odd], ["run", odd, "hi"]),
+        *(["run", str(tiny), "hi", "-p", f"stop={odd}"], ["run", file, "hi"]),
+        *(["run", str(tiny), "hi", "--format", odd], ["serve", odd], ["bench", odd], ["pull", odd]),
+        *(["bench", file, "--placement", f"scripted/cpu:{odd}"], ["pull", f"hf.co/u/{odd}"]),
+        *(["pull", f"https://{odd}/m.gguf"], ["show", odd], ["rm", odd], ["cp", odd, odd], ["verify", odd]),
+        *(["create", odd], ["create", "m", "-f", odd], ["quantize", odd, "Q8_0"], ["stop", odd]),
+        *(["convert", file, "--to", "rknn", "--chip", odd], ["models", "synthesize", odd]),
+        *(["results", command, odd] for command in ("show", "import", "export", "report", "rm")),
+        *(["results", "compare", odd, odd], ["plan", "rm", odd], ["plan", "set", file, odd], ["plan", "show", odd]),
+        *(["engines", command, odd] for command in ("add", "remove", "check")),
+        *(["engines", "build", "--source", odd], ["key", "add", odd], ["key", "rm", odd], ["doctor", "--root", odd]),
+        *(["board-report", "show", odd], ["completion", odd]),
+    ]
+    for words in wrong:
+        done = trilithon(*words)
+        assert done.code == 2, (words, done)
+        assert done.stderr.splitlines()[-1].lower().startswith("error: "), (words, done)
+    for words in (["show", file], ["show", file, "--json"], ["adopt", os.fsdecode(b"folder\xff")], ["adopt", "--json"]):
+        assert trilithon(*words).code == 0, words
+    assert trilithon("plan", "set", file, "scripted/cpu").code == 0
+    assert trilithon("plan", "list").code == trilithon("plan", "show", file).code == 0

@@ -175,6 +175,8 @@ class _Translated:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         match error:
+            case UnicodeEncodeError():  # of bytes on the command line
+                raise UserError("the model's name or the text is not UTF-8; convert it with iconv") from error
             case httpx.ConnectError() | httpx.ConnectTimeout() if "CERTIFICATE" not in str(error).upper():
                 raise NobodyListens(f"no server answers at {self.place}; start one: trilithon serve") from error
             case httpx.ConnectError():
