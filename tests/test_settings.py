@@ -116,6 +116,8 @@ DEEP = "is longer than 64 KiB or nested too deeply for settings; write NAME = VA
         ("[" + "a." * 30_000 + "a]\nb = 1", DEEP),
         ("#" * 70_000, DEEP),
         ("hang_seconds = " + "9" * 5_000, "is not TOML"),
+        ('data = "a\\u0000b"\n', "a path has no NUL character"),
+        ('stores = ["a\\u0000b"]\n', "a path has no NUL character"),
         ("pull_hosts = 5\n", "write one host or a list of hosts"),
         ("pull_hosts = ['https://a.lan']\n", "'https://a.lan' is not a name or an address; leave out the port"),
     ],

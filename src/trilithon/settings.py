@@ -125,7 +125,13 @@ def _folders(value: str | list[str]) -> tuple[Path, ...]:
     if not isinstance(value, str | list):
         raise TypeError("write one folder or a list of folders")
     names = value.split(os.pathsep) if isinstance(value, str) else value
-    return tuple(Path(text).expanduser() for text in names if text != "")
+    return tuple(_path(text) for text in names if text != "")
+
+
+def _path(value: str) -> Path:
+    if "\0" in os.fspath(value):
+        raise ValueError("a path has no NUL character")
+    return Path(value).expanduser()
 
 
 def _hosts(value: object) -> tuple[str, ...]:
@@ -170,14 +176,14 @@ def _memory(value: str | int) -> int | None:
 
 
 _CONVERT: Mapping[str, Any] = {
-    "data": lambda value: Path(value).expanduser(),
-    "cache": lambda value: Path(value).expanduser(),
+    "data": _path,
+    "cache": _path,
     "builds": _folders,
     "stores": _folders,
     "models": _folders,
-    "rkllm_toolkit": lambda value: Path(value).expanduser(),
-    "rknn_toolkit": lambda value: Path(value).expanduser(),
-    "gguf_converter": lambda value: Path(value).expanduser(),
+    "rkllm_toolkit": _path,
+    "rknn_toolkit": _path,
+    "gguf_converter": _path,
     "pull_hosts": _hosts,
     "aliases": _aliases,
     "start_seconds": _seconds,

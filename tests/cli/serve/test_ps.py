@@ -1,6 +1,9 @@
 """`trilithon ps` and `trilithon stop`, with a server in another process."""
 
+import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -80,6 +83,18 @@ def test_without_a_server_it_says_how_to_start_one(
     done = trilithon(*words)
     assert done.code == 1
     assert done.stderr == "error: no server answers at http://127.0.0.1:1; start one: trilithon serve\n"
+
+
+@pytest.mark.parametrize("host", [os.fsdecode(b"\xff"), "a\u2100b", "x" * 300, "[::1", "http://"])
+def test_a_host_that_is_none_is_told_in_one_line(
+    trilithon: Program, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("TRILITHON_HOST", host)
+    assert isinstance(sys.stderr, io.TextIOWrapper)
+    sys.stderr.reconfigure(errors="replace")  # as `entry` does
+    done = trilithon("ps")
+    assert done.code in (1, 2)
+    assert (done.stderr.count("\n"), done.stderr[:7]) == (1, "error: ")
 
 
 @pytest.mark.parametrize(

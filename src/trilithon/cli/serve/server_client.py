@@ -93,8 +93,10 @@ class Server:
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=_BRISK,
             )
-        except (OSError, ValueError, ssl.SSLError) as error:
-            raise UserError(f"{place}: {error}; check TRILITHON_HOST, and the proxy that is set") from error
+        except (OSError, ValueError, ssl.SSLError, httpx.InvalidURL) as error:
+            raise UserError(
+                f"{place}: {error}; check TRILITHON_HOST, TRILITHON_API_KEY, and the proxy that is set"
+            ) from error
 
     def close(self) -> None:
         self._http.close()
@@ -175,6 +177,8 @@ class _Translated:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         match error:
+            case UnicodeError() if "idna" in str(error):
+                raise UserError(f"{self.place} is not an address; check TRILITHON_HOST") from error
             case UnicodeEncodeError():  # of bytes on the command line
                 raise UserError("the model's name or the text is not UTF-8; convert it with iconv") from error
             case httpx.ConnectError() | httpx.ConnectTimeout() if "CERTIFICATE" not in str(error).upper():
