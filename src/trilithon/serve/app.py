@@ -25,6 +25,7 @@ from trilithon.serve.ollama import models as ollama_models
 from trilithon.serve.ollama import routes as ollama
 from trilithon.serve.openai import responses
 from trilithon.serve.openai import routes as openai
+from trilithon.serve.openai.response_store import ResponseStore
 from trilithon.serve.request_record import note_broken
 from trilithon.serve.service import Service
 
@@ -33,10 +34,12 @@ __all__ = ["ServeOptions", "create_app"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """`drain_seconds` is how long requests at work may go on once the server is told to end."""
+    """`drain_seconds` is how long requests at work may go on once the server is told to end. `response_store_bytes`
+    bounds what is kept of OpenAI's responses, 0 for nothing."""
 
     security: SecurityOptions = field(default_factory=SecurityOptions)
     drain_seconds: float = 30.0
+    response_store_bytes: int = 256 << 20
     stream_times: StreamTimes = field(default_factory=StreamTimes)
 
 
@@ -62,6 +65,8 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
         redoc_url=None,
     )
     app.state.service = service
+    store_path = service.shelf.configuration.data / "responses.sqlite"
+    app.state.responses = ResponseStore(store_path, options.response_store_bytes)
     app.state.stream_times = options.stream_times
     for module in (openai, ollama, ollama_models, responses, anthropic, llama, metrics):
         app.include_router(module.router)

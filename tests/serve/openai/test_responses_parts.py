@@ -137,13 +137,12 @@ def test_a_conversation_with_a_call() -> None:
     assert asked.chat["reasoning_effort"] == "low"
     assert asked.chat["stream"] is True
     assert asked.needs == {"grammar"}
-    assert set(asked.ignored) == {"store", "reasoning.summary"}
+    assert set(asked.ignored) == {"reasoning.summary"}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("previous_response_id", "resp_1"),
         ("conversation", "conv_1"),
         ("background", True),
         ("prompt", {"id": "p"}),

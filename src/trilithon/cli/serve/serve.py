@@ -94,6 +94,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--requests-per-minute", type=click.IntRange(0), default=0, help="Rate limit per key. [default: no limit]"
 )
 @click.option("--allow-image-fetch", is_flag=True, help="Fetch images that a request names by URL.")
+@click.option(
+    "--response-store",
+    default="256M",
+    show_default=True,
+    metavar="SIZE",
+    help="Disk space for responses that clients go on from; 0 keeps none.",
+)
 @click.option("--no-pages", is_flag=True, help="Serve the API only, no web pages.")
 @click.option("--drain", default="30s", show_default=True, help="How long running answers may continue at shutdown.")
 @click.option("--verbose", is_flag=True, help="Log every request to stderr, one JSON object per line.")
@@ -237,7 +244,11 @@ def _options(words: Mapping[str, Any], configuration: "Configuration") -> "Serve
         requests_per_minute=words["requests_per_minute"],
         fetch_images=words["allow_image_fetch"],
     )
-    return ServeOptions(security=security, drain_seconds=parse_duration(words["drain"], name="--drain"))
+    return ServeOptions(
+        security=security,
+        drain_seconds=parse_duration(words["drain"], name="--drain"),
+        response_store_bytes=parse_bytes(words["response_store"], name="--response-store"),
+    )
 
 
 def _wishes(words: Mapping[str, Any]) -> "ServeSettings":

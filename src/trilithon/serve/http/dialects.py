@@ -55,4 +55,6 @@ def _code(problem: ApiError) -> str | None:
     """OpenAI's words, where it has one that clients look for."""
     if problem.status == 404 and problem.field == "model":
         return "model_not_found"
+    if problem.field == "previous_response_id":
+        return "previous_response_not_found"
     return {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(problem.status)

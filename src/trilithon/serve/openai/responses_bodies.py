@@ -1,6 +1,4 @@
-"""OpenAI's Responses API: its request body as a chat for the engines. Pure functions.
-
-Nothing is kept between requests, so whatever refers to an earlier one is refused by name."""
+"""OpenAI's Responses API: its request body as a chat for the engines. Pure functions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,6 +35,13 @@ class ResponseBody(BaseModel):
     reasoning: dict[str, Any] | None = None
     include: list[str] | None = None
     metadata: dict[str, Any] | None = None
+    previous_response_id: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
+    store: bool | None = None
+
+    def items(self) -> list[dict[str, Any]]:
+        """The input as items of a conversation."""
+        text = [{"type": "message", "role": "user", "content": self.input}]
+        return text if isinstance(self.input, str) else self.input
 
 
 _SAME = ("temperature", "top_p", "parallel_tool_calls", "top_k", "min_p", "seed", "stop")
@@ -47,15 +52,13 @@ _RULES = Rules(
         "context_management": ([],),
         "conversation": (),
         "moderation": (),
-        "previous_response_id": (),
         "prompt": (),
         "truncation": ("disabled",),
     },
 )
 _LOGPROBS = "message.output_text.logprobs"
 _MEANT = {
-    "previous_response_id": "stored responses are not supported; send the whole conversation as input",
-    "conversation": "stored responses are not supported; send the whole conversation as input",
+    "conversation": "conversations are not supported; use previous_response_id, or send all of it as input",
     "background": "background responses are not supported; leave out background",
     "truncation": "truncation is not supported; send less, or load the model with more context",
 }
@@ -71,8 +74,8 @@ class ResponseAsked:
     settings: dict[str, Any]
 
 
-def response_asked(fields: Mapping[str, Any]) -> ResponseAsked:
-    """Raises Problem, naming the field."""
+def response_asked(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> ResponseAsked:
+    """`earlier` are the items of the response before and of all before that. Raises Problem, naming the field."""
     for name, meant in _MEANT.items():
         if fields.get(name) is not None and fields[name] not in _RULES.neutral[name]:
             raise wrong(name, f"{name}: {meant}")
@@ -81,6 +84,7 @@ def response_asked(fields: Mapping[str, Any]) -> ResponseAsked:
     conversation = _Conversation()
     if body.get("instructions"):
         conversation.messages.append({"role": "system", "content": body["instructions"]})
+    conversation.read(earlier, "previous_response_id")
     conversation.read(body["input"])
     chat: dict[str, Any] = {"messages": conversation.messages, "stream": True}
     chat |= {name: body[name] for name in _SAME if name in body}
@@ -104,9 +108,9 @@ def _settings(body: Mapping[str, Any]) -> dict[str, Any]:
         "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata", {}),
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
-        "previous_response_id": None,
+        "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": reasoning.get("effort"), "summary": None},
-        "store": False,
+        "store": body.get("store", True),
         "temperature": body.get("temperature"),
         "text": {"format": body.get("text", {}).get("format") or {"type": "text"}},
         "tool_choice": body.get("tool_choice", "auto"),
@@ -124,12 +128,12 @@ class _Conversation:
     ignored: list[str] = field(default_factory=list)
     thought: str = ""
 
-    def read(self, given: str | Sequence[Mapping[str, Any]]) -> None:
+    def read(self, given: str | Sequence[Mapping[str, Any]], where: str = "input") -> None:
         if isinstance(given, str):
             self.messages.append({"role": "user", "content": given})
             return
         for at, item in enumerate(given):
-            self._item(item, f"input.{at}")
+            self._item(item, f"{where}.{at}")
 
     def _item(self, item: Mapping[str, Any], where: str) -> None:
         match item.get("type", "message"):
