@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Unit = Literal["cpu", "gpu", "npu"]
-Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation"]
+Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation", "llguidance"]
 FlashAttention = Literal["auto", "on", "off"]
 Task = Literal["generate", "embed", "rank"]
 

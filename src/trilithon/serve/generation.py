@@ -20,7 +20,8 @@ class Generation:
     """`model` is as the client named it; `path` and `body` are what the engine gets (without "model"). `needs` are the
     features without which the body cannot be honoured. `keep_alive_seconds` is None for the server's own, infinite
     for ever; `context` is the least number of tokens that the client asked for, None for the server's own.
-    `placement`, as placements are spelled, is where it has to run; empty for where the model runs best."""
+    `placement`, as placements are spelled, is where it has to run; empty for where the model runs best. `custom_tools`
+    are the names of tools whose calls the client reads in OpenAI's form of custom calls."""
 
     model: str
     path: str
@@ -29,6 +30,7 @@ class Generation:
     keep_alive_seconds: float | None = None
     context: int | None = None
     placement: str = ""
+    custom_tools: frozenset[str] = field(default=frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def event(body: Mapping[str, Any], name: str = "") -> bytes:
 
 
 def headers_of(answer: Answer, ignored: Sequence[str]) -> dict[str, str]:
-    return placement_header(answer.placement) | ignoring_header(ignored)
+    return placement_header(answer.placement) | ignoring_header((*ignored, *answer.ignored))
 
 
 def timings_of(answer: Answer) -> dict[str, Any]:

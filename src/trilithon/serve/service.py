@@ -15,6 +15,8 @@ from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.catalog.pulls import Pulls
+from trilithon.serve.forms.answer_form import AnswerForm
+from trilithon.serve.forms.constraint import Constrained, constrained, is_free
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.monitoring.handover_log import HandoverLog
@@ -36,6 +38,8 @@ class Answer:
     started_ns: int
     _asking: RetriedRequest
     _wants_no_token: bool = False
+    form: AnswerForm | None = None
+    ignored: tuple[str, ...] = ()
     end: End | None = field(default=None)
 
     @property
@@ -49,12 +53,17 @@ class Answer:
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:
         """The body's bytes, except those that went to the direct writer. Returns once the body has begun."""
-        if not self._wants_no_token:
+        if self._wants_no_token:
+            return _one_chunk(without_token(b"".join([chunk async for chunk in await self._asking.chunks()])))
+        if self.form is None:
             return await self._asking.chunks(writer)
-        return _one_chunk(without_token(b"".join([chunk async for chunk in await self._asking.chunks()])))
+        return self.form.streamed(await self._asking.chunks())
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in await self.chunks()])
+        """Of an answer that is not streamed."""
+        if self.form is None or self._wants_no_token:
+            return b"".join([chunk async for chunk in await self.chunks()])
+        return self.form.whole(b"".join([chunk async for chunk in await self._asking.chunks()]))
 
     async def events(self) -> AsyncIterator[Piece | End]:
         """Pieces of a streamed answer, `End` last."""
@@ -126,6 +135,9 @@ class Service:
         _require(generation, placement)
         for_one = one_token(generation.body)
         body = fitted(generation.path, for_one or generation.body, placement.file, generation.model)
+        form = Constrained(body=body)
+        if not is_free(generation.path, body, generation.custom_tools):  # a schema may be large
+            form = await asyncio.to_thread(constrained, generation.path, body, placement, generation.custom_tools)
         note_placed(placement)
 
         @contextlib.asynccontextmanager
@@ -142,8 +154,8 @@ class Service:
                     self._handover_log.note(entry.name, lease.runner.handover)
 
         with _advised(placement):
-            async with RetriedRequest(take, generation.path, body) as asking:
-                answer = Answer(entry, placement, started_ns, asking, for_one is not None)
+            async with RetriedRequest(take, generation.path, form.body) as asking:
+                answer = Answer(entry, placement, started_ns, asking, for_one is not None, form.form, form.ignored)
                 yield answer
                 answer.note()
 
@@ -282,6 +294,7 @@ _WORDS: Mapping[Feature, str] = {
     "embeddings": "returns no embeddings",
     "speculation": "does not speculate",
     "handover": "does not support handover",
+    "llguidance": "has no llguidance",
 }
 
 

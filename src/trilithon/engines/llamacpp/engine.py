@@ -122,7 +122,7 @@ class LlamaCpp:
                 name=_EMBEDDED,
                 version=f"xllamacpp {version('xllamacpp')}",
                 units=("cpu",),
-                features=_FEATURES,
+                features=_FEATURES | {"llguidance"},
                 where="package xllamacpp",
                 lacks=lacking(embedded_system_line(self._configuration.cache, features), "", features),
             )

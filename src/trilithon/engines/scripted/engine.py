@@ -183,8 +183,8 @@ _PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
 
 
 class ScriptedEngine:
-    """Runs any file on any unit, and accepts every kind of request, also with images and grammars: the script decides
-    the answer."""
+    """Runs any file on any unit, and accepts images: the script decides the answer. Tools and grammars are refused: a
+    script does not obey them."""
 
     name = "scripted"
     only_when_named = True
@@ -199,7 +199,7 @@ class ScriptedEngine:
                 name="builtin",
                 version=__version__,
                 units=get_args(Unit),
-                features=frozenset(get_args(Feature)) - {"speculation"},
+                features=frozenset(get_args(Feature)) - {"speculation", "grammar", "llguidance"},
                 where="trilithon",
             )
         ]

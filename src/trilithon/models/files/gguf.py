@@ -74,6 +74,7 @@ class GgufFacts:
     experts_used: int
     chat_template: str
     bos_token: int | None
+    space_prefix: bool
     pooling: str
     synthetic: bool
     tensors: tuple[Tensor, ...]
@@ -180,6 +181,7 @@ def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
         experts_used=metadata.number(prefix + "expert_used_count") or 0,
         chat_template=metadata.text("tokenizer.chat_template"),
         bos_token=metadata.number("tokenizer.ggml.bos_token_id"),
+        space_prefix=_space_prefix(metadata),
         pooling=pooling_of(header.values, names),
         synthetic=metadata.values.get(SYNTHETIC_KEY) is True,
         tensors=tensors,
@@ -193,6 +195,12 @@ def _blocks(tensors: tuple[Tensor, ...]) -> int:
 def _vocabulary(metadata: _Metadata, prefix: str, tensors: tuple[Tensor, ...]) -> int | None:
     rows = next((tensor.shape[-1] for tensor in tensors if tensor.name == _EMBEDDING), None)
     return metadata.length("tokenizer.ggml.tokens") or metadata.number(prefix + "vocab_size") or rows
+
+
+def _space_prefix(metadata: _Metadata) -> bool:
+    """By the key, else by the kind of tokenizer (llama_vocab::impl::load in llama-vocab.cpp)."""
+    by_kind = metadata.text("tokenizer.ggml.model") in ("llama", "t5")
+    return metadata.values.get("tokenizer.ggml.add_space_prefix", by_kind) is True
 
 
 def _quantization(file_type: int | None, tensors: tuple[Tensor, ...]) -> tuple[str, str]:

@@ -34,7 +34,7 @@ class ModelFile:
     A split model has several `parts`: `path` is the first, and size and SHA-256 are of all. `kind` is what the model
     does: it chats, completes text without a chat template, makes vectors of texts, or ranks them; `pooling` is how it
     makes one vector of a text. `synthetic` means random weights: the speed is that of a real model,
-    and the answers mean nothing."""
+    and the answers mean nothing. With `space_prefix` the tokenizer puts a space before every text."""
 
     path: Path
     format: Literal["gguf", "rkllm"]
@@ -62,6 +62,7 @@ class ModelFile:
     kind: Literal["chat", "base", "embedding", "reranker"] = "chat"
     pooling: str = ""
     synthetic: bool = False
+    space_prefix: bool = False
 
 
 def read_model_file(path: Path, cache: Path | None, progress: Progress | None = None) -> ModelFile:
@@ -111,6 +112,7 @@ def _read_gguf(path: Path, cache: Path | None, progress: Progress | None) -> Mod
         kind="chat" if facts.kind == "base" and beside.strip() else facts.kind,  # type: ignore[arg-type] # of a model
         pooling=facts.pooling,
         synthetic=facts.synthetic,
+        space_prefix=facts.space_prefix,
     )
 
 

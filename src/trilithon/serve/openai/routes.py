@@ -27,6 +27,7 @@ from trilithon.serve.openai.choices import Merging, merged, with_seed
 from trilithon.serve.openai.completions import CompletionBody, completion_body, prompts_of
 from trilithon.serve.openai.embeddings import EmbeddingBody, embedding_body, shaped
 from trilithon.serve.openai.texts import CompletionAsked, completed
+from trilithon.serve.openai.tools import custom_names
 from trilithon.serve.passthrough import event, headers_of, in_turn, passed, with_pictures
 from trilithon.serve.service import Answer
 from trilithon.serve.validation import ignoring_header
@@ -52,9 +53,16 @@ async def chat(request: Request, body: OpenAIChatBody) -> Response:
     """A chat. Tools, JSON and JSON schemas, log-probabilities, images as data URLs, `n` answers, streamed or whole;
     llama-server's own sampling fields too."""
     admitted, needs = chat_body(body.model_dump(exclude_none=True))
+    custom = custom_names(body.tools or ())
     await with_pictures(request, admitted.body["messages"])
     asked = [
-        Generation(model=body.model, path="/v1/chat/completions", body=with_seed(admitted.body, choice), needs=needs)
+        Generation(
+            model=body.model,
+            path="/v1/chat/completions",
+            body=with_seed(admitted.body, choice),
+            needs=needs,
+            custom_tools=custom,
+        )
         for choice in range(body.n or 1)
     ]
     opening = (

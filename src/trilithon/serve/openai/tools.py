@@ -32,15 +32,7 @@ def offer_tools(body: dict[str, Any]) -> list[str]:
     A tool that is called for by its name is the only one that is offered, and one must be called: llama-server takes no
     name. Raises ApiError."""
     ignored: list[str] = []
-    tools = []
-    for position, tool in enumerate(body.get("tools") or []):
-        where = f"tools.{position}"
-        if tool.get("type") in ("function", "custom"):
-            tools.append(_function(tool, where, ignored))
-        elif isinstance(tool.get("type"), str):
-            ignored.append(where)
-        else:
-            raise wrong(f"{where}.type", f"{where}.type is missing; write function or custom")
+    tools = _functions(body.get("tools") or [], ignored)
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         tools, choice = _allowed(choice, tools)
@@ -52,11 +44,26 @@ def offer_tools(body: dict[str, Any]) -> list[str]:
         left_out = ", ".join(ignored)
         reason = f"{left_out} cannot run here; send functions too" if left_out else "there are none; send tools"
         raise wrong("tool_choice", f"tool_choice requires a tool, but {reason}")
+    if choice == "none":  # a model that sees tools may write a call all the same
+        tools = []
     for name in ("tools", "tool_choice") if tools else ("tools", "tool_choice", "parallel_tool_calls"):
         body.pop(name, None)
     if tools:
         body |= {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
     return ignored
+
+
+def _functions(tools: Sequence[Mapping[str, Any]], ignored: list[str]) -> list[dict[str, Any]]:
+    functions = []
+    for position, tool in enumerate(tools):
+        where = f"tools.{position}"
+        if tool.get("type") in ("function", "custom"):
+            functions.append(_function(tool, where, ignored))
+        elif isinstance(tool.get("type"), str):
+            ignored.append(where)
+        else:
+            raise wrong(f"{where}.type", f"{where}.type is missing; write function or custom")
+    return functions
 
 
 def _allowed(choice: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:

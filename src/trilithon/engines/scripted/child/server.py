@@ -50,6 +50,8 @@ class ScriptedReader(RequestReader[GenerationRequest]):
         return RenderedPrompt(text, tuple(self.text.tokenize(text, add_special=True)), reasoning_opened=False)
 
     def request(self, body: Mapping[str, Any], common: GenerationRequest) -> GenerationRequest:
+        if common.tools:
+            raise WireError(400, "the scripted engine calls no tools; leave out tools")
         return common
 
 
