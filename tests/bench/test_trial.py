@@ -1,17 +1,20 @@
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilithon.bench import trial as module
 from trilithon.bench.trial import Trial, TrialAnswer, reference_answer, try_out
-from trilithon.engines.base import Build, FallbackStep, Placement
+from trilithon.engines.base import Build, FallbackStep, Launch, Placement
 from trilithon.engines.llamacpp import programs
 from trilithon.engines.llamacpp.engine import LlamaCpp
 from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.table import engine
+from trilithon.engines.wire.dialect import Ask, Translation
 from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
 
@@ -43,8 +46,8 @@ def test_the_packaged_build_works(configuration: Configuration) -> None:
     trial = tried(packaged(configuration), configuration)
     assert trial.placement == "llama.cpp@embedded/cpu"
     assert (trial.works, trial.tried, trial.fallback) == (True, True, "")
-    works = dict.fromkeys(("load", "tokenise", "generate", "log-probabilities", "handover"), "works")
-    assert outcomes(trial) == works
+    parts = ("load", "tokenise", "generate", "log-probabilities", "reused prefixes", "grammar", "handover")
+    assert outcomes(trial) == dict.fromkeys(parts, "works")
     assert "KL divergence 0 " in trial.findings[3].detail
 
 
@@ -57,6 +60,8 @@ def test_another_answer_than_the_reference_fails(configuration: Configuration) -
         "tokenise": "fails",
         "generate": "works",
         "log-probabilities": "fails",
+        "reused prefixes": "works",
+        "grammar": "works",
         "handover": "works",
     }
 
@@ -68,8 +73,44 @@ def test_what_a_build_does_not_claim_is_absent(configuration: Configuration, mon
     assert trial.works
     assert [name for name, outcome in outcomes(trial).items() if outcome == "absent"] == [
         "log-probabilities",
+        "grammar",
         "handover",
     ]
+
+
+class Spoiling:
+    """A server that keeps no grammar, and on a used cache forgets a token that it did not evaluate: as seen in
+    ik_llama.cpp, which forgets the last one of each answer. With `fresh` it evaluates every prompt in full."""
+
+    def __init__(self, *, fresh: bool):
+        self._fresh = fresh
+
+    async def translation(self, path: str, body: Mapping[str, Any] | None, ask: Ask) -> Translation:
+        if path != "/completion" or body is None:
+            return Translation(path, body)
+        prompt = body["prompt"]
+        if body.get("cache_prompt") and len(prompt) > 58 and not self._fresh:
+            prompt = [*prompt[:-3], *prompt[-2:]]
+        kept = {name: value for name, value in body.items() if name != "grammar"}
+        return Translation(
+            path, kept | {"prompt": prompt, "cache_prompt": body.get("cache_prompt") and not self._fresh}
+        )
+
+
+@pytest.mark.parametrize(("fresh", "outcome"), [(False, "fails"), (True, "absent")])
+def test_a_token_that_a_used_cache_lacks_is_noticed(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, fresh: bool, outcome: str
+) -> None:
+    launch = LlamaCpp.launch
+
+    def spoilt(self: LlamaCpp, placement: Placement, folder: Path) -> Launch:
+        return replace(launch(self, placement, folder), dialect=Spoiling(fresh=fresh))
+
+    monkeypatch.setattr(LlamaCpp, "launch", spoilt)
+    build = replace(packaged(configuration), features=frozenset({"logprobs", "grammar"}))
+    monkeypatch.setattr(LlamaCpp, "builds", lambda _: [build])
+    found = outcomes(tried(build, configuration))
+    assert (found["reused prefixes"], found["grammar"]) == (outcome, "fails")
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, **script: str) -> Build:

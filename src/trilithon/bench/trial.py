@@ -1,5 +1,6 @@
 """A build tried out with a tiny model: whether it does here what it says. Speed and quality are the campaign's."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,10 @@ _TEXT = "Two stones stand upright and a third lies across them, as it has for fo
 _OTHER_TEXT = "9 8 7 6 5 4 3 2 1 0"
 _TOKENS = 8
 _CANDIDATES = 64
+_GROWING = 8
+# On a CPU the same kernels compute both, in batches of other sizes.
+_REUSE_DIVERGENCE = 1e-3
+_ONLY_ANSWER = "ab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,13 @@ async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, repo
         report.absent("this build gives none, so its answers were not compared with the reference's")
     else:
         _hold(await _next(runner, prompt), reference, report)
+        report.begin("reused prefixes")
+        await _try_reuse(runner, prompt, report)
+    report.begin("grammar")
+    if "grammar" not in build.features:
+        report.absent("this build knows no grammars")
+    else:
+        await _try_grammar(runner, report)
     report.begin("handover")
     if "handover" not in build.features:
         report.absent("this build cannot save a KV cache")
@@ -177,6 +189,39 @@ def _hold(measured: Mapping[int, float], reference: TrialAnswer | None, report: 
     report.note(
         not divergence <= LIMIT_DIVERGENCE,
         f"KL divergence {divergence:.2g} from the packaged build's, at most {LIMIT_DIVERGENCE:g} is right",
+    )
+
+
+async def _try_reuse(runner: Runner, prompt: Completion, report: _Report) -> None:
+    """Eight prompts, each of which goes on with the answer to the one before: what is answered on top of the KV cache
+    is held against a fresh evaluation."""
+    tokens, forced = list(prompt.prompt), prompt.forced
+    assert forced is not None
+    divergences, reused = [], 0
+    for step in range(_GROWING):
+        await runner.timed(replace(prompt, prompt=tokens, cache_prompt=True))
+        tokens = [*tokens, forced, *prompt.prompt[step : step + 2]]
+        request = replace(prompt, prompt=tokens, cache_prompt=True, candidates=_CANDIDATES)
+        cached, timings = await runner.distribution(request)
+        reused += timings.cache_n > 0
+        fresh = await _next(runner, replace(prompt, prompt=tokens))
+        divergences.append(kl_divergence(fresh, {candidate.token: candidate.logprob for candidate in cached}))
+    if not reused:
+        return report.absent("this build evaluates every prompt in full")
+    limit = _REUSE_DIVERGENCE if runner.placement.unit == "cpu" else LIMIT_DIVERGENCE
+    worst = max(divergences)
+    report.note(not worst <= limit, f"KL divergence {worst:.2g} from a fresh evaluation, at most {limit:g} is right")
+    return None
+
+
+async def _try_grammar(runner: Runner, report: _Report) -> None:
+    body = {"prompt": _TEXT, "n_predict": _TOKENS, "grammar": f'root ::= "{_ONLY_ANSWER}"', "temperature": 0}
+    async with runner.relay("/completion", body) as relayed:
+        answer = json.loads(await relayed.read())
+    text = str(answer.get("content"))
+    report.note(
+        text != _ONLY_ANSWER,
+        "kept" if text == _ONLY_ANSWER else f"answered {text[:20]!r} in place of the only text allowed",
     )
 
 

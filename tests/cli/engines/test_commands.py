@@ -266,6 +266,8 @@ def test_check_says_what_works(trilithon: Program) -> None:
         ["✓", "tokenise"],
         ["✓", "generate"],
         ["✓", "log-probabilities"],
+        ["✓", "reused"],
+        ["✓", "grammar"],
         ["✓", "handover"],
     ]
     assert done.stderr == "trying llama.cpp@embedded/cpu\n"
