@@ -168,7 +168,7 @@ async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, repo
     else:
         _hold(await _next(runner, prompt), reference, report)
         report.begin("reused prefixes")
-        await _try_reuse(runner, prompt, report)
+        await _try_reuse(runner, prompt, tokens, report)
     report.begin("grammar")
     if "grammar" not in build.features:
         report.absent("this build knows no grammars")
@@ -192,15 +192,15 @@ def _hold(measured: Mapping[int, float], reference: TrialAnswer | None, report: 
     )
 
 
-async def _try_reuse(runner: Runner, prompt: Completion, report: _Report) -> None:
+async def _try_reuse(runner: Runner, prompt: Completion, text: Sequence[int], report: _Report) -> None:
     """Eight prompts, each of which goes on with the answer to the one before: what is answered on top of the KV cache
     is held against a fresh evaluation."""
-    tokens, forced = list(prompt.prompt), prompt.forced
+    tokens, forced = list(text), prompt.forced
     assert forced is not None
     divergences, reused = [], 0
     for step in range(_GROWING):
         await runner.timed(replace(prompt, prompt=tokens, cache_prompt=True))
-        tokens = [*tokens, forced, *prompt.prompt[step : step + 2]]
+        tokens = [*tokens, forced, *text[step : step + 2]]
         request = replace(prompt, prompt=tokens, cache_prompt=True, candidates=_CANDIDATES)
         cached, timings = await runner.distribution(request)
         reused += timings.cache_n > 0
