@@ -6,7 +6,7 @@ writes a small vision encoder for each chip, with one output and with four,
 
     rknn_toolkit.py damaged FOLDER
 
-writes ONNX files that cannot be converted, and
+writes ONNX files that cannot be converted, and flat.onnx, which takes no pictures, and
 
     rknn_toolkit.py run ENCODER.onnx PIXELS.npy OUT.npz
 
@@ -96,6 +96,7 @@ def damaged(folder):
         model.ir_version = 8
         (Path(folder) / name).write_bytes(model.SerializeToString())
 
+    write("flat.onnx", shape=(1, 16, 24))
     write("batch.onnx", shape=("batch", 3, SIDE, SIDE))
     write("sides.onnx", shape=(1, 3, "height", "width"))
     write("zero.onnx", shape=(1, 3, 0, SIDE))

@@ -44,8 +44,9 @@ def test_an_encoder_is_converted_and_described(convert: Convert, encoders: Path,
     assert (code, output) == (0, "v.rknn\n")
     facts = RknnFacts(platforms=(chip.lower(),), toolkit="2.5.0", outputs=4, width=32, height=32)
     assert read_rknn(home / "v.rknn") == facts
-    *progress, last = errors.splitlines()
-    assert last == f"for the {chip.upper()}: pictures of 32×32 pixels, 4 outputs, by rknn-toolkit2 2.5.0"
+    *progress, facts_line, note = errors.splitlines()
+    assert facts_line == f"for the {chip.upper()}: pictures of 32×32 pixels, 4 outputs, by rknn-toolkit2 2.5.0"
+    assert note.endswith("(value / 255 - mean) / std, mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5, by the default")
     steps = list(dict.fromkeys(line.partition(" 1")[0].partition(",")[0].rstrip("0123456789% ") for line in progress))
     assert steps == ["starting rknn-toolkit", "loading the encoder", "compiling", "writing the file"]
     assert [path.name for path in home.iterdir() if path.suffix in (".rknn", ".onnx")] == ["v.rknn"]
@@ -57,6 +58,7 @@ def test_the_facts_as_json_and_the_default_name_and_chip(convert: Convert, encod
     facts = json.loads(output)
     assert code == 0
     assert Path(facts.pop("log")).is_file()
+    assert facts.pop("notes")[0].endswith(" mean 0.48, 0.46, 0.41, std 0.5, 0.5, 0.5, by --mean and --std")
     assert facts == {
         "path": "1-rk3588.rknn",
         "beside": [],
@@ -70,6 +72,18 @@ def test_the_facts_as_json_and_the_default_name_and_chip(convert: Convert, encod
     code, _, errors = convert(encoders / "1.onnx")
     assert (code, errors.count("\n")) == (2, 1)
     assert "already exists" in errors
+
+
+@pytest.mark.slow
+def test_an_encoder_of_another_input_is_converted_without_a_scale(convert: Convert, damaged: Path, home: Path) -> None:
+    code, _, errors = convert(damaged / "flat.onnx")
+    assert (code, read_rknn(home / "flat-rk3588.rknn").width) == (0, None)
+    *_, facts_line, note = errors.splitlines()
+    assert facts_line == "for the RK3588: no pictures, 1 output, by rknn-toolkit2 2.5.0"
+    assert note == "pixels are not scaled: flat.onnx has not one input of the shape (1, 3, height, width)"
+    code, _, errors = convert(damaged / "flat.onnx", "--mean", "0,0,0", "-o", "v.rknn")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--mean and --std have no effect: " in errors
 
 
 @pytest.mark.slow

@@ -37,11 +37,12 @@ _BAR = re.compile(r"(?:^|\s)(\d{1,3})%\|")  # a progress bar of tqdm
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """`beside` are further files that belong to `path`, in a folder of its name."""
+    """`beside` are further files that belong to `path`, in a folder of its name; `notes` are lines for the user."""
 
     path: Path
     log: Path
     beside: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class ToolProgress:

@@ -37,7 +37,7 @@ def test_the_scale_of_pixels_is_the_preprocessors(source: Path, folder: str) -> 
     preprocessor.write_text(json.dumps(CLIP), encoding="utf-8")
     expected = PixelScale((0.48, 0.46, 0.41), (0.27, 0.26, 0.28), "preprocessor_config.json")
     assert find_scale(source, None, None) == expected
-    assert find_scale(source, "0,0,0", "1,1,1") == PixelScale((0.0,) * 3, (1.0,) * 3, "the options")
+    assert find_scale(source, "0,0,0", "1,1,1") == PixelScale((0.0,) * 3, (1.0,) * 3, "--mean and --std")
     preprocessor.write_text(json.dumps(CLIP | {"do_normalize": False}), encoding="utf-8")
     assert find_scale(source, None, None) == replace(expected, mean=(0.0,) * 3, std=(1.0,) * 3)
 

@@ -70,11 +70,16 @@ def convert(source: Path, target: str, output: Path | None, as_json: bool, **opt
         made = make(load_configuration(), progress)
     facts = _rknn_facts(made.path) if target == "rknn" else {}
     if as_json:
-        files = {"path": str(made.path), "beside": list(map(str, made.beside)), "log": str(made.log)}
+        files = {
+            "path": str(made.path),
+            "beside": list(map(str, made.beside)),
+            "log": str(made.log),
+            "notes": made.notes,
+        }
         say(json.dumps(files | {"size_bytes": made.path.stat().st_size} | facts, indent=2, ensure_ascii=False))
         return
     say(made.path)
-    for line in [*made.beside, *([_rknn_line(facts)] if facts else [])]:
+    for line in [*made.beside, *([_rknn_line(facts)] if facts else []), *made.notes]:
         say(line, err=True)
 
 

@@ -40,6 +40,8 @@ _NO_TOOLKIT = (
 _PREPROCESSOR = "preprocessor_config.json"
 _CHANNELS = 3
 _LEVELS = 255
+_OPTIONS = "--mean and --std"
+_NO_PICTURES = f"has not one input of the shape (1, {_CHANNELS}, height, width)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class PixelScale:
     mean: tuple[float, ...] = (0.5,) * _CHANNELS
     std: tuple[float, ...] = (0.5,) * _CHANNELS
     source: str = "the default"
+
+    def describe(self) -> str:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"pixels are scaled as (value / {_LEVELS} - mean) / std, mean {mean}, std {std}, by {self.source}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +79,14 @@ def convert_to_rknn(recipe: EncoderRecipe, output: Path, configuration: Configur
         raise ModelError(f"{recipe.source} is a folder; name the ONNX file of the encoder")
     require_new_file(output, ".rknn")
     python = _toolkit_python(configuration)
-    inputs = _checked_inputs(python, recipe.source)
+    pictures = _takes_pictures(_checked_inputs(python, recipe.source))
+    if recipe.scale.source == _OPTIONS and not pictures:
+        raise UserError(f"--mean and --std have no effect: {recipe.source} {_NO_PICTURES}; leave them out")
     log = conversion_log(configuration, output)
     with conversion_dir(output, configuration) as work:
         converted = work.folder / output.name
         job = work.folder / "job.json"
-        calls = _toolkit_calls(recipe, converted, pictures=_takes_pictures(inputs))
+        calls = _toolkit_calls(recipe, converted, pictures=pictures)
         content = {"name": "rknn-toolkit2", "class": "rknn.api.RKNN", "folder": str(work.folder), "calls": calls}
         job.write_text(json.dumps(content), encoding="utf-8")
         command = [str(python), str(toolkit_script()), str(job)]
@@ -89,7 +97,8 @@ def convert_to_rknn(recipe: EncoderRecipe, output: Path, configuration: Configur
             names = ", ".join(facts.platforms) or "no chip"
             raise TrilithonError(f"rknn-toolkit2 wrote a file for {names}, not for {recipe.chip} (log: {log})")
         publish(converted, output)
-    return Converted(output, log)
+    note = recipe.scale.describe() if pictures else f"pixels are not scaled: {recipe.source.name} {_NO_PICTURES}"
+    return Converted(output, log, notes=(note,))
 
 
 def find_scale(source: Path, mean: str | None, std: str | None) -> PixelScale:
@@ -99,7 +108,7 @@ def find_scale(source: Path, mean: str | None, std: str | None) -> PixelScale:
         default = PixelScale()
         means = default.mean if mean is None else _channels("--mean", mean)
         deviations = default.std if std is None else _channels("--std", std)
-        return PixelScale(means, deviations, "the options")
+        return PixelScale(means, deviations, _OPTIONS)
     folder = source.absolute().parent
     for path in (folder / _PREPROCESSOR, folder.parent / _PREPROCESSOR):
         if path.is_file():
