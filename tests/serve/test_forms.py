@@ -290,3 +290,16 @@ def test_a_custom_tool_is_called_with_a_text(server: Server, choice: str, stream
         found = answer.json()["choices"][0]["message"]["tool_calls"]
     (call,) = found
     assert (call["type"], call["custom"]) == ("custom", {"name": "patch", "input": "a"})
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_custom_call_in_the_responses_api(server: Server, choice: str) -> None:
+    body = {"model": "caller", "input": "hi", "temperature": 0, "tools": [{"type": "custom", "name": "patch"}]}
+    body["tool_choice"] = choice
+    (item,) = server.http.post("/v1/responses", json=body).json()["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", "a")
+    stream = server.http.post("/v1/responses", json=body | {"stream": True}).text
+    assert "response.custom_tool_call_input.done" in stream
+    result = {"type": "custom_tool_call_output", "call_id": item["call_id"], "output": "done"}
+    after = server.http.post("/v1/responses", json=body | {"input": [{"role": "user", "content": "hi"}, item, result]})
+    assert after.status_code == 200, after.text

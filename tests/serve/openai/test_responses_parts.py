@@ -39,7 +39,7 @@ PIECES = st.lists(
 def written(pieces: list[Piece], end: End) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The events as they are when they are sent, and the whole."""
     settings = response_asked({"model": "m", "input": "hi"}).settings
-    writer = ResponseWriter(model="m", created=1, settings=settings)
+    writer = ResponseWriter(model="m", created=1, settings=settings, custom=frozenset({"patch"}))
     sent: list[str] = [json.dumps(event) for event in writer.opening()]
     for piece in pieces:
         sent += [json.dumps(event) for event in writer.feed(piece)]
@@ -187,3 +187,18 @@ def test_whatever_comes_it_is_taken_or_refused(items: list[dict[str, Any]], more
         return
     json.dumps(asked.chat)
     json.dumps(asked.settings)
+
+
+@pytest.mark.parametrize("arguments", ['{"input": "x\\ny"}', '{"input": "cut', "[]"])
+def test_the_client_knows_a_custom_call(arguments: str) -> None:
+    halves = [arguments[:4], arguments[4:]]
+    calls = [
+        {"index": 0, "function": {"name": "patch" if at == 0 else None, "arguments": half}}
+        for at, half in enumerate(halves)
+    ]
+    events, response = written([Piece(tool_calls=[call]) for call in calls], End(reason="tool_calls", timings=TIMINGS))
+    for event in events:
+        EVENTS[event["type"]].model_validate(event)
+    (item,) = Response.model_validate(response).output
+    assert item.type == "custom_tool_call"
+    assert item.input == ("x\ny" if arguments.endswith("}") else arguments)

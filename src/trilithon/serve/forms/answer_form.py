@@ -10,7 +10,7 @@ from typing import Any
 
 from trilithon.serve.forms.validation import AnswerSchema
 from trilithon.serve.http.errors import ApiError
-from trilithon.serve.openai.tools import INPUT
+from trilithon.serve.openai.tools import custom_input
 from trilithon.serve.validation import wrong
 
 __all__ = ["AnswerForm"]
@@ -96,14 +96,6 @@ def custom_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     entry = {"name": function["name"], "input": custom_input(str(function.get("arguments") or ""))}
     return {**{name: value for name, value in call.items() if name != "function"}, "type": "custom", "custom": entry}
-
-
-def custom_input(arguments: str) -> str:
-    """The text in the arguments of a function that stands for a custom tool; the arguments where they were cut off."""
-    try:
-        return str(json.loads(arguments)[INPUT])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return arguments
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from trilithon.serve.http.typed_events import asked_of, events_of, read
 from trilithon.serve.openai.response_store import ResponseStore
 from trilithon.serve.openai.responses_bodies import ResponseBody, response_asked
 from trilithon.serve.openai.responses_events import ResponseWriter
+from trilithon.serve.openai.tools import custom_names
 from trilithon.serve.passthrough import event, headers_of, in_turn
 from trilithon.serve.service import Answer
 from trilithon.serve.validation import ignoring_header
@@ -33,9 +34,10 @@ async def respond(request: Request, body: ResponseBody) -> Response:
     earlier = await store.conversation(body.previous_response_id, owner) if body.previous_response_id else []
     asked = response_asked(body.model_dump(exclude_none=True), earlier)
     generation = await asked_of(request, body.model, asked)
+    custom = custom_names(body.tools or ())
 
     settings = asked.settings | {"store": store.keeps and body.store is not False}
-    writer = ResponseWriter(model=body.model, created=int(time.time()), settings=settings)
+    writer = ResponseWriter(model=body.model, created=int(time.time()), settings=settings, custom=custom)
 
     async def keep() -> None:
         if settings["store"]:

@@ -9,19 +9,21 @@ from typing import Any
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import End, Piece
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.openai.tools import custom_input
 
 __all__ = ["ResponseWriter"]
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 _EVENTS = {"message": "response.output_text", "reasoning": "response.reasoning_text"}
 _PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
 class ResponseWriter:
-    """Feed it the pieces; `response` is the whole as far as it has come. `settings` is what it repeats of the
-    request."""
+    """Feed it the pieces; `response` is the whole as far as it has come. `settings` is what it repeats of the request,
+    `custom` are the names of custom tools."""
 
-    def __init__(self, *, model: str, created: int, settings: Mapping[str, Any]):
+    def __init__(self, *, model: str, created: int, settings: Mapping[str, Any], custom: frozenset[str] = frozenset()):
+        self._custom = custom
         self.response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -136,10 +138,15 @@ class ResponseWriter:
         if self._call != index:
             events += self._leave("completed")
             named = {"call_id": call.get("id") or f"call_{uuid.uuid4().hex}", "name": str(function.get("name") or "")}
-            events += self._enter("function_call", named, arguments="")
+            if named["name"] in self._custom:
+                events += self._enter("custom_tool_call", named, input="")
+            else:
+                events += self._enter("function_call", named, arguments="")
             self._call = index
         assert self._item is not None
-        if arguments := function.get("arguments"):
+        if self._item["type"] == "custom_tool_call":  # its text is known once the arguments are whole
+            self._item["input"] += function.get("arguments") or ""
+        elif arguments := function.get("arguments"):
             self._item["arguments"] += arguments
             events.append(self._event("response.function_call_arguments.delta", **self._place(), delta=arguments))
         return events
@@ -153,7 +160,12 @@ class ResponseWriter:
         place = self._place()
         self._item = None
         events: list[dict[str, Any]] = []
-        if item["type"] == "function_call":
+        if item["type"] == "custom_tool_call":
+            item["input"] = custom_input(item["input"])
+            name = "response.custom_tool_call_input"
+            events.append(self._event(f"{name}.delta", **place, delta=item["input"]))
+            events.append(self._event(f"{name}.done", **place, input=item["input"]))
+        elif item["type"] == "function_call":
             done = {"name": item["name"], "arguments": item["arguments"]}
             events.append(self._event("response.function_call_arguments.done", **place, **done))
         else:

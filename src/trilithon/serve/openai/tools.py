@@ -12,7 +12,7 @@ from typing import Any, Final
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.validation import MOST_TOOLS, require_schema, require_sound, wrong
 
-__all__ = ["INPUT", "call_arguments", "custom_names", "earlier_calls", "offer_tools"]
+__all__ = ["INPUT", "call_arguments", "custom_input", "custom_names", "earlier_calls", "offer_tools"]
 
 INPUT: Final = "input"
 """The one parameter of a custom tool that is offered as a function."""
@@ -24,6 +24,14 @@ def custom_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """The names of the custom tools, in the form of chats or of the Responses API."""
     custom = (tool.get("custom") or tool for tool in tools if tool.get("type") == "custom")
     return frozenset(str(tool.get("name")) for tool in custom if isinstance(tool, Mapping))
+
+
+def custom_input(arguments: str) -> str:
+    """The text in the arguments of a function that stands for a custom tool; the arguments where they were cut off."""
+    try:
+        return str(json.loads(arguments)[INPUT])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return arguments
 
 
 def offer_tools(body: dict[str, Any]) -> list[str]:
