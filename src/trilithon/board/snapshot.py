@@ -149,7 +149,9 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
     memory = read_memory(machine, limits)
     open_files = re.search(r"^Max open files\s+(\S+)\s+(\S+)", machine.text("/proc/self/limits") or "", re.MULTILINE)
     physical = physical_cores(machine, [cpu for cluster in clusters for cpu in cluster.cpus])
-    architecture = machine.uname_machine or machine.text("/proc/sys/kernel/arch") or ""
+    # Under emulation the kernel, which has the device tree, is of another architecture than this process.
+    kernel_architecture = machine.text("/proc/sys/kernel/arch") or machine.uname_machine
+    architecture = machine.uname_machine or kernel_architecture
     container = read_container(machine)
     npu = read_npu(machine, npu_cores)
     return Board(
@@ -167,7 +169,7 @@ def read_board(machine: Machine = THIS_MACHINE, folders: Sequence[Path] = ()) ->
         operating_system=machine.fields("/etc/os-release", "=").get("PRETTY_NAME", "").strip("\"'"),
         in_container=bool(container),
         container=container,
-        device_tree_hidden=architecture == "aarch64" and device_tree_hidden(machine),
+        device_tree_hidden=kernel_architecture == "aarch64" and device_tree_hidden(machine),
         gpu=read_gpu(machine, gpu_name),
         vulkan=read_vulkan(machine, gpu_drivers(machine).values()),
         npu=npu,
