@@ -11,7 +11,7 @@ from pathlib import Path
 from _figures import CannotMeasure
 from _timing import TRILITHON
 
-__all__ = ["Server", "private_folders", "resident_megabytes", "serving"]
+__all__ = ["Server", "children", "descriptors", "private_folders", "resident_megabytes", "serving"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,20 @@ def resident_megabytes(process: int) -> float:
     if match is None:
         raise CannotMeasure(f"/proc/{process}/status has no VmRSS; the process has ended")
     return int(match[1]) / 1000
+
+
+def children(process: int) -> list[int]:
+    """Live children of a process, without their own."""
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text(encoding="utf-8").rpartition(")")[2].split()[:2]
+        except OSError:  # it ended
+            continue
+        if int(parent) == process and state != "Z":
+            pids.append(int(stat.parent.name))
+    return pids
+
+
+def descriptors(process: int) -> int:
+    return len(list(Path(f"/proc/{process}/fd").iterdir()))

@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 from _figures import Bound, CannotMeasure, Figure, arguments, count, report, run
-from _server import Server, private_folders, resident_megabytes, serving
+from _server import Server, children, descriptors, private_folders, resident_megabytes, serving
 
 from trilithon.models.synthetic.tiny import write_tiny_model
 
@@ -132,23 +132,6 @@ def strike(server: Server, random_: random.Random, tally: Tally) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(random_.choice(engines), blow)
             tally.blows[blow.name] += 1
-
-
-def children(process: int) -> list[int]:
-    """Those that live, of the server itself."""
-    pids = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text(encoding="utf-8").rpartition(")")[2].split()[:2]
-        except OSError:  # it ended
-            continue
-        if int(parent) == process and state != "Z":
-            pids.append(int(stat.parent.name))
-    return pids
-
-
-def descriptors(process: int) -> int:
-    return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
 def seconds_until_ready(server: Server) -> float:

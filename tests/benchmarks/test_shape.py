@@ -187,6 +187,15 @@ def test_serving(home: Path, tiny: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_attack(home: Path) -> None:
+    """Nothing here is a matter of speed: every bound holds on any machine."""
+    result = measured("attack", "--families", "connections,bodies")
+    assert result["figures"]["attacks tried"] == 5
+    assert [bound for bound in result["bounds"] if not bound["holds"]] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_faults(home: Path) -> None:
     """Nothing here is a matter of speed: every bound holds on any machine."""
     result = measured("faults", "--requests", "60", "--clients", "8", "--requests-per-kill", "15")

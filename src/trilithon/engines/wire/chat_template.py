@@ -5,6 +5,7 @@ templates use, and with limits of time and size."""
 
 import contextlib
 import json
+import resource
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trilithon.board.sysfs import THIS_MACHINE, parse_kibibytes
 from trilithon.errors import ModelError, UserError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 _MOST_SECONDS = 5.0  # of CPU time; a template that ends takes milliseconds
 _MOST_LETTERS = 32 << 20
+_MOST_BYTES = 512 << 20  # a text of _MOST_LETTERS has up to 128 MiB, and its parts as much
 
 # Python's errors in expressions of a template: "x" + 1, a missing key, a division by zero, a text of terabytes.
 _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError)
@@ -64,6 +67,10 @@ class ChatTemplate:
         try:
             with _limited(_MOST_SECONDS):
                 return _joined(template.generate(variables))
+        except MemoryError as error:
+            raise UserError(
+                f"the model's chat template needs more than {_MOST_BYTES >> 20} MiB; use another one"
+            ) from error
         except (TemplateError, *_EXPRESSION_ERRORS) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"the model's chat template rejects this conversation: {reason}; change it") from error
@@ -87,9 +94,10 @@ def _joined(pieces: Iterator[str]) -> str:
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raises _DoesNotEnd in a block that uses more CPU time. Only a signal can interrupt loops in Python's own code,
-    and only the main thread gets signals. A server renders there; in other threads there is no limit. The timer counts
-    the CPU time of all threads, so the handler compares that of this thread."""
+    """Raises _DoesNotEnd in a block that uses more CPU time, and MemoryError where it takes more than _MOST_BYTES. Only
+    a signal can interrupt loops in Python's own code, and only the main thread gets signals. A server renders there; in
+    other threads there is no limit. The timer counts the CPU time of all threads, so the handler compares that of this
+    thread; that of the kernel counts too, which gives the memory."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,14 +107,31 @@ def _limited(seconds: float) -> Iterator[None]:
         if time.thread_time() > end:
             raise _DoesNotEnd
 
-    before = signal.signal(signal.SIGVTALRM, check)
-    signal.siginterrupt(signal.SIGVTALRM, False)  # system calls of other threads must not be interrupted
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds / 10, seconds / 10)
+    before = signal.signal(signal.SIGPROF, check)
+    signal.siginterrupt(signal.SIGPROF, False)  # system calls of other threads must not be interrupted
+    signal.setitimer(signal.ITIMER_PROF, seconds / 10, seconds / 10)
+    try:
+        with _memory_limit():
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextlib.contextmanager
+def _memory_limit() -> Iterator[None]:
+    """Of this process, which may have _MOST_BYTES of private memory more than it has. Under a limit that is lower
+    already, that one counts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    present_bytes = parse_kibibytes(THIS_MACHINE.fields("/proc/self/status").get("VmData"))
+    if present_bytes is not None:
+        most = present_bytes + _MOST_BYTES
+        limits = [limit for limit in (most, soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _compiled(text: str, where: Path) -> "Template":

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ FOR_EVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{%
     [
         (FOR_EVER, "does not end"),
         ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "does not end"),
-        ("{{ messages[0].content * 10 ** 13 }}", "MemoryError"),
+        ("{{ messages[0].content * 10 ** 13 }}", "needs more than 512 MiB"),
         ("{% include '/etc/hostname' %}", "no loader"),
         ("{% import '/etc/hostname' as x %}{{ x }}", "no loader"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
@@ -260,6 +261,25 @@ def test_a_hostile_constant_is_told_or_ended(model: Path, template: str) -> None
     configure(model.parent, chat_template=template)
     with pytest.raises((ModelError, UserError), match="template"):
         ModelText.beside(model).chat(HELLO)
+
+
+def test_a_template_that_doubles_a_text_takes_a_limited_memory(model: Path) -> None:
+    doubled = "{% set ns = namespace(x='aaaa') %}{% for i in range(31) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+    configure(model.parent, chat_template=doubled)
+    with pytest.raises(UserError, match="needs more than 512 MiB"):
+        ModelText.beside(model).chat(HELLO)
+    assert len(bytearray(600 << 20)) == 600 << 20  # the limit was the template's alone
+
+
+def test_the_kernels_time_counts_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New pages are the kernel's work, and a template can ask for them without end."""
+    monkeypatch.setattr(chat_template, "_MOST_SECONDS", 1.0)
+    paged = "{% for i in range(99999) %}{% set x = messages[0].role * 29999999 %}{% endfor %}"
+    configure(model.parent, chat_template=paged)
+    text, before = ModelText.beside(model), time.process_time()
+    with pytest.raises(UserError, match="does not end"):
+        text.chat(HELLO)
+    assert time.process_time() - before < 2.5
 
 
 def test_half_a_surrogate_pair_in_the_arguments_of_an_earlier_call(model: Path) -> None:
