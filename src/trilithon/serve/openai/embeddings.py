@@ -40,10 +40,12 @@ def embedding_body(fields: Mapping[str, Any]) -> ValidatedBody:
     admitted = validate({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
     given = fields["input"]
     inputs = given if isinstance(given, list) else [given]
-    require_few(inputs, 1 << 20 if _is_tokens(inputs) else _MOST_INPUTS, "input")
+    if _is_tokens(inputs):
+        return admitted
+    require_few(inputs, _MOST_INPUTS, "input")
     if not inputs or any(item in ("", []) for item in inputs):
         raise wrong("input", "input is empty; send a text")
-    if not _is_tokens(inputs) and not all(isinstance(item, str) or _is_tokens(item) for item in inputs):
+    if not all(isinstance(item, str) or _is_tokens(item) for item in inputs):
         raise wrong("input", "input must be a string, a list of token ids, or a list of either")
     for item in inputs:
         require_short(item if isinstance(item, str) else "", "input")
