@@ -160,6 +160,15 @@ def test_fidelity_of_a_build_by_any_name(home: Path, tiny: Path, plain_build: Pa
 
 
 @pytest.mark.slow
+def test_engines_cpu(home: Path, tiny: Path, plain_build: Path) -> None:
+    result = measured("engines_cpu", "--build", plain_build, "--rounds", "1", "--model", tiny, "--threads", "1")
+    rates = [name for name in result["figures"] if name.endswith("tokens/s")]
+    assert len(rates) == 4
+    assert result["figures"]["tiny llama.cpp@embedded quality"] == "reference"
+    assert [bound["bound"] for bound in result["bounds"]] == [">= 2.5", ">= 1.3"]
+
+
+@pytest.mark.slow
 def test_builds(home: Path, tiny: Path, plain_build: Path) -> None:
     result = measured("builds", plain_build, "--rounds", "1", "--model", tiny)
     assert [bound["figure"] for bound in result["bounds"]] == ["ratio native pp512", "ratio native tg128"]
