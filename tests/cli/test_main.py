@@ -210,5 +210,9 @@ def test_arguments_and_file_names_that_are_not_utf_8_are_told_in_one_line(
         assert done.stderr.splitlines()[-1].lower().startswith("error: "), (words, done)
     for words in (["show", file], ["show", file, "--json"], ["adopt", os.fsdecode(b"folder\xff")], ["adopt", "--json"]):
         assert trilithon(*words).code == 0, words
+    short = ("-p", "16", "-n", "4", "-r", "1", "--test", "pp", "--placement", "scripted/cpu:prefill=2000,decode=2000")
+    measured = trilithon("bench", file, *short)
+    assert measured.code == 0, measured
+    assert trilithon("results", "report", "1").code == trilithon("results", "show", "1", "-o", "json").code == 0
     assert trilithon("plan", "set", file, "scripted/cpu").code == 0
     assert trilithon("plan", "list").code == trilithon("plan", "show", file).code == 0

@@ -131,6 +131,10 @@ def run(arguments: list[str] | None = None) -> int:
     except TrilithonError as error:
         say(f"error: {error}", err=True)
         return error.exit_code
+    except UnicodeEncodeError as error:
+        piece = error.object[error.start : error.end]
+        say(f"error: a name or text has {piece!r}, which is not UTF-8; rename the file, or write other words", err=True)
+        return 2
     except _ReaderGone:
         _drop_stdout()
         return 0

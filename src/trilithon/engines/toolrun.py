@@ -63,7 +63,7 @@ def run_tool(
     with log.open("ab") as file, _started(command, inherited) as process:
         if low_priority:
             os.setpriority(os.PRIO_PROCESS, process.pid, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-        file.write(f"$ {' '.join(command)}\n".encode())
+        file.write(os.fsencode(f"$ {' '.join(command)}\n"))
         for line in _lines(process, check):
             file.write(line)
             file.flush()

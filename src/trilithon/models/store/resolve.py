@@ -1,6 +1,7 @@
 """From a model name or a path to the file that an engine opens."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def openable_path(manifest: Manifest, file: StoredFile, store: ModelStore) -> Pa
     target, neighbours = store.file_path(file), _neighbours(manifest, file)
     if target.name == file.name and all(other.path or other.role == "license" for other in neighbours.values()):
         return target
-    key = file.digest[:16] or hashlib.sha256(str(file.path).encode()).hexdigest()[:16]
+    key = file.digest[:16] or hashlib.sha256(os.fsencode(str(file.path))).hexdigest()[:16]
     folder = (LINKS_FOLDER, *manifest.name.parts, key)
     links = {name: str(store.file_path(other).absolute()) for name, other in neighbours.items()}
     try:

@@ -66,7 +66,7 @@ def write_report(
     page = render_report(campaign, rows, sentence, comparisons, [as_svg(chart) for chart in drawn.values()])
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / "report.html", folder / f".report.{os.getpid()}.html"
-    part.write_text(page, encoding="utf-8")
+    part.write_text(page, encoding="utf-8", errors="replace")  # a file name may be any bytes
     part.replace(path)
     return path
 
