@@ -28,12 +28,14 @@ NPU = replace(CPU, name="scripted/npu", unit="npu")
 
 
 @contextlib.asynccontextmanager
-async def opening(placement: Placement, folder: Path, begin: asyncio.Event) -> AsyncIterator[Runner]:
+async def opening(
+    placement: Placement, folder: Path, begin: asyncio.Event, argv: tuple[str, ...] = ("sleep", "1000")
+) -> AsyncIterator[Runner]:
     folder.mkdir()
     await begin.wait()
-    process = await Process.start(Launch(argv=("sleep", "1000"), socket=folder / "socket"), folder / "log")
+    process = await Process.start(Launch(argv=argv, socket=folder / "socket"), folder / "log")
     try:
-        await until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+        await until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == f"{argv[0]}\n")
         yield Runner(placement, process, Client(folder / "socket", hang_seconds=20), 0, folder / "log")
     finally:
         await process.stop()
@@ -48,11 +50,11 @@ async def until(true: Callable[[], bool]) -> None:
 class Loading:
     """A model that loads until `finish` is awaited."""
 
-    def __init__(self, folder: Path, placement: Placement = CPU):
+    def __init__(self, folder: Path, placement: Placement = CPU, argv: tuple[str, ...] = ("sleep", "1000")):
         self.loaded: list[State] = []
         self._begin = asyncio.Event()
         demand = Demand("key", placement, NEED, 300.0, 0.0)
-        self.model = LoadedModel(demand, folder, opening(placement, folder, self._begin), self._note)
+        self.model = LoadedModel(demand, folder, opening(placement, folder, self._begin, argv), self._note)
 
     def _note(self) -> None:
         self.loaded.append(self.model.state)
@@ -330,3 +332,28 @@ def test_a_child_that_hangs_is_ended_once_it_has_no_users(tmp_path: Path, childr
         assert model.crashed == "no answer"
 
     run(tmp_path / "r", body)
+
+
+SPINS = ("sh", "-c", "while :; do :; done")
+
+
+@pytest.mark.parametrize("argv", [SPINS, ("sleep", "1000")])
+@pytest.mark.parametrize("in_use", [False, True])
+def test_an_engine_that_computes_without_a_request_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], in_use: bool
+) -> None:
+    monkeypatch.setattr(loaded_model, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(loaded_model, "_BUSY", 0.02)  # of a machine that others use too
+
+    async def whole() -> None:
+        loading = Loading(tmp_path / "m", argv=argv)
+        model = await loading.finish()
+        if in_use:
+            model.take(300.0)
+        ended, _ = await asyncio.wait([model.task], timeout=60 if argv == SPINS and not in_use else 2)
+        assert bool(ended) == (argv == SPINS and not in_use)
+        assert model.crashed == ("it computed without a request" if ended else "")
+        model.task.cancel()
+        await asyncio.wait([model.task])
+
+    asyncio.run(whole())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trilithon.board.processes import read_process
 from trilithon.engines.base import Placement
 from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.pool.budget import ProcessMemory, process_memory
@@ -27,6 +29,11 @@ _DEATH_NOTICE_SECONDS = 5.0
 # Two models that do not fit together would be loaded anew for every request without a minimum residency: so many
 # seconds, or so many times as long as the load took.
 _MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD = 1.0, 2.0
+
+
+# How often an idle engine is looked at, and which part of a CPU is too much for one.
+_LOOK_SECONDS, _BUSY = 10.0, 0.5
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +210,7 @@ class LoadedModel:
     async def _until_over(self, runner: Runner) -> None:
         death = asyncio.create_task(runner.process.wait())
         death.add_done_callback(lambda _: self._leave.set())
+        watch = asyncio.create_task(self._end_a_runaway(runner))
         try:
             await self._leave.wait()
             if self.crashed:
@@ -211,7 +219,20 @@ class LoadedModel:
                 await self._record_death(runner)
         finally:
             death.cancel()
-            await asyncio.wait([death])
+            watch.cancel()
+            await asyncio.wait([death, watch])
+
+    async def _end_a_runaway(self, runner: Runner) -> None:
+        """What a client has left may go on inside the engine for ever, as a chat template does: an engine that computes
+        while no request and no slot is at work is ended."""
+        before = math.inf
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            used = sum(_cpu_seconds(process.pid) for process in runner.processes)
+            is_idle = not self.users and time.monotonic() - self.last_used >= _LOOK_SECONDS
+            if is_idle and used - before > _BUSY * _LOOK_SECONDS and await runner.client.idle() and not self.users:
+                self.spoil("it computed without a request")
+            before = used
 
     async def _record_death(self, runner: Runner) -> None:
         """Keep the log until the requests that use it have read why it died."""
@@ -220,3 +241,8 @@ class LoadedModel:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
                 await self._unused.wait()
+
+
+def _cpu_seconds(pid: int) -> float:
+    state = read_process(pid)
+    return (state.user_ticks + state.system_ticks) / _TICKS if state else 0.0
