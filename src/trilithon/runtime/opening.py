@@ -9,7 +9,7 @@ from trilithon.engines.table import engine
 from trilithon.runtime.handover.handover import Handover
 from trilithon.runtime.runner import Runner
 from trilithon.runtime.trials.grammar import GrammarTrial
-from trilithon.runtime.trials.template import try_template
+from trilithon.runtime.trials.template import TemplateReplay, try_template
 from trilithon.settings import Configuration
 
 __all__ = ["open_runner"]
@@ -42,6 +42,7 @@ async def open_runner(
         if placement.prefill is None
         else Handover.open_pair(placement, open_half, folder, tell=tell)
     ) as runner:
-        trial = GrammarTrial(engine(placement.build.engine, configuration), placement, folder / "grammar")
-        runner.admission = trial.check
+        chosen = engine(placement.build.engine, configuration)
+        runner.admission = GrammarTrial(chosen, placement, folder / "grammar").check
+        runner.post_mortem = TemplateReplay(chosen, placement, folder / "replay").check
         yield runner

@@ -26,6 +26,8 @@ __all__ = ["Runner"]
 T = TypeVar("T")
 Admission = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """Looks at a request's path and body before the engine gets them. Raises EngineError."""
+PostMortem = Callable[[str, Mapping[str, Any], ChildDied], Awaitable[None]]
+"""Looks at a request whose engine died. Raises EngineError, which is not tried again, where the request is why."""
 UnitLock = Callable[[], AbstractAsyncContextManager[None]]
 
 # Between two health checks: short at first, since the start is itself measured.
@@ -72,6 +74,7 @@ class Runner:
         self.reports_errors = reports_errors
         self._watched_log = None if reports_errors else log
         self.admission: Admission | None = None
+        self.post_mortem: PostMortem | None = None
         self._releasing: set[asyncio.Task[None]] = set()
         self._erasing: set[asyncio.Task[None]] = set()
 
@@ -168,12 +171,17 @@ class Runner:
         if self.admission:
             await self.admission(path, body)
         max_tokens = self.placement.settings.context
-        async with (
-            contextlib.nullcontext(_Work(ErrorWatch(None))) if path in _NO_WORK else self._locked() as work,
-            Relayed.open(self.client, path, body, self._answer, work.watch, max_tokens=max_tokens) as relayed,
-        ):
-            yield relayed
-            work.cut_short = not relayed.complete
+        async with contextlib.nullcontext(_Work(ErrorWatch(None))) if path in _NO_WORK else self._locked() as work:
+            opening = Relayed.open(self.client, path, body, self._answer, work.watch, max_tokens=max_tokens)
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    relayed = await stack.enter_async_context(opening)
+                except ChildDied as error:
+                    if self.post_mortem:
+                        await self.post_mortem(path, body, error)
+                    raise
+                yield relayed
+                work.cut_short = not relayed.complete
 
     async def complete(self, request: Completion | Chat) -> tuple[list[Event], Finished]:
         """Run one request to its end; its events, then `Finished`. Takes less CPU time than `stream`."""

@@ -10,7 +10,7 @@ import pytest
 from trilithon.engines.base import Placement, Settings
 from trilithon.engines.llamacpp.engine import LlamaCpp
 from trilithon.engines.wire.messages import Chat
-from trilithon.errors import RunError, StartError
+from trilithon.errors import ChildDied, EngineError, RunError, StartError
 from trilithon.models.files.model_file import read_model_file
 from trilithon.models.files.prompt_form import BASE_TEMPLATE
 from trilithon.models.synthetic.tiny import write_tiny_model
@@ -137,3 +137,24 @@ def test_an_engine_that_does_not_start_is_not_the_templates_fault(
     placement = placed(configuration, tmp_path, TURNS)
     with pytest.raises(RunError, match="did not start: the engine's program cannot be started"):
         answered(replace(placement, build=change(placement.build)), tmp_path, configuration)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_death_at_one_conversation_is_blamed_on_the_template(tmp_path: Path, configuration: Configuration) -> None:
+    late = RECURSIVE + "{% if messages[0]['content'] == 'Go' %}{{ again() }}{% endif %}" + TURNS
+    placement = placed(configuration, tmp_path, late)
+
+    async def whole() -> None:
+        async with open_runner(placement, tmp_path / "run", configuration) as runner:
+            body = {"messages": [{"role": "user", "content": "Go"}], "max_tokens": 4, "stream": True}
+            with pytest.raises(EngineError, match="died: the model's chat template calls itself without end") as caught:
+                async with runner.relay("/v1/chat/completions", body) as answer:
+                    await answer.read()
+            assert caught.value.status == 500
+            with pytest.raises(ChildDied):  # a conversation that the template does not spoil
+                async with runner.relay(
+                    "/v1/chat/completions", body | {"messages": [{"role": "user", "content": "x"}]}
+                ):
+                    pass
+
+    asyncio.run(whole())

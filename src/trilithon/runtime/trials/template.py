@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.engines.base import Engine, Placement
-from trilithon.errors import EngineError, RunError, StartError, UserError
+from trilithon.errors import ChildDied, EngineError, RunError, StartError, UserError
 from trilithon.files import read_text, save_text
 from trilithon.models.files.prompt_form import BASE_TEMPLATE
 from trilithon.runtime.trials.twin import MEMORY_BYTES, TEMPLATE_KEY, excess, opened, templates_of, twin_of
 from trilithon.settings import Configuration
 
-__all__ = ["try_template"]
+__all__ = ["TemplateReplay", "try_template"]
 
 # A template of a known model takes 10 ms and a megabyte for a conversation; the start of llama.cpp's server in Python
 # takes 0.5 s of CPU time on x86-64 and 4 s on a Cortex-A53.
 _CPU_SECONDS = 20
 _MEMORY_BYTES = MEMORY_BYTES
 
+_RENDERING = frozenset({"/v1/chat/completions", "/apply-template"})
+_RENDERED = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt")
 _PLAIN = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}{% endfor %}"
 _PARAMETERS = {"type": "object", "properties": {"x": {"type": "string"}}}
 _TOOL = {"type": "function", "function": {"name": "f", "description": "Doubles.", "parameters": _PARAMETERS}}
@@ -105,3 +107,35 @@ async def _trouble(engine: Engine, twin: Placement, folder: Path) -> str:
     except RunError as error:
         return excess(error, **limits) or f"cannot be used: {error.cause}"
     return ""
+
+
+class TemplateReplay:
+    """Tells whether the chat template is why an engine died at a request: the twin gets the same conversation. `folder`
+    is private to it."""
+
+    def __init__(self, engine: Engine, placement: Placement, folder: Path):
+        self._engine = engine
+        self._placement = placement
+        self._folder = folder
+
+    async def check(self, path: str, body: Mapping[str, Any], error: ChildDied) -> None:
+        """Raises EngineError where the template ends the twin too."""
+        if path not in _RENDERING or self._placement.file.format != "gguf":
+            return
+        templates = await asyncio.to_thread(templates_of, self._placement)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path_of_twin = self._folder / "twin.gguf"
+        twin = await asyncio.to_thread(twin_of, self._engine, self._placement, path_of_twin, templates)
+        if not templates or twin is None:
+            return
+        limits = {"memory_bytes": _MEMORY_BYTES, "cpu_seconds": _CPU_SECONDS}
+        conversation = {name: body[name] for name in _RENDERED if name in body}
+        try:
+            async with opened(self._engine, twin, self._folder / "twin", **limits) as runner:
+                await runner.apply_template(conversation)
+        except EngineError:  # it refuses the conversation, and lives
+            return
+        except ChildDied as death:
+            reason = excess(death, **limits) or f"ends the engine ({death.cause})"
+            message = f"{self._placement.name} died: the model's chat template {reason} with this conversation"
+            raise EngineError(message, status=500, cause=f"the chat template {reason}") from error
