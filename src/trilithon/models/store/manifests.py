@@ -21,11 +21,12 @@ _Parts = tuple[str, str, str, str]
 @dataclass(frozen=True, slots=True)
 class Listing:
     """`roots` has the root of the store of each manifest. `problems` are manifests that cannot be read, one line each
-    that ends with the fix."""
+    that ends with the fix; `broken` are those of them that concern the store's own folders."""
 
     manifests: tuple[Manifest, ...]
     roots: tuple[Path, ...]
     problems: tuple[str, ...]
+    broken: tuple[str, ...] = ()
 
     @property
     def digests(self) -> set[str]:
@@ -37,15 +38,16 @@ def listing(stores: Sequence[SafeDir]) -> Listing:
     """The models of all stores, by name. A name counts in the first store that has it."""
     manifests: dict[tuple[str, ...], tuple[Manifest, Path]] = {}
     problems: list[str] = []
+    broken: list[str] = []
 
     def on_error(path: Path, error: OSError) -> None:
         if isinstance(error, LinkInStore):
-            problems.append(_link_problem(path))
+            broken.append(_link_problem(path))
         else:
             problems.append(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)")
 
     for safe_dir in stores:
-        problems += _structure_problems(safe_dir)
+        broken += _structure_problems(safe_dir)
         for (*folders, file), descriptor in safe_dir.walk((_FOLDER,), 3, on_error):
             if file.startswith(".") or not file.endswith(_SUFFIX):
                 continue
@@ -56,13 +58,18 @@ def listing(stores: Sequence[SafeDir]) -> Listing:
             try:
                 manifests[folded] = _read_at(safe_dir, parts, descriptor), safe_dir.root
             except LinkInStore:
-                problems.append(_link_problem(safe_dir.path(_path(parts))))
+                broken.append(_link_problem(safe_dir.path(_path(parts))))
             except FileNotFoundError:  # removed meanwhile
                 continue
             except ModelError as error:
                 problems.append(str(error))
     ordered = [manifests[key] for key in sorted(manifests)]
-    return Listing(tuple(manifest for manifest, _ in ordered), tuple(root for _, root in ordered), tuple(problems))
+    return Listing(
+        tuple(manifest for manifest, _ in ordered),
+        tuple(root for _, root in ordered),
+        (*broken, *problems),
+        tuple(broken),
+    )
 
 
 def _structure_problems(safe_dir: SafeDir) -> list[str]:

@@ -243,8 +243,11 @@ class ModelStore:
         return self.put(replace(self.get(source), name=target), new=True)
 
     def remove(self, name: ModelName) -> Removal:
-        """Remove a model and the blobs that no other manifest uses. A blob that is being pulled is kept."""
+        """Remove a model and the blobs that no other manifest uses. A blob that is being pulled is kept. Raises
+        ModelError where there is no such model, and as `prune` does."""
         with translated(self.local.root), lock(self.local, "store"):
+            if broken := manifest_files.listing((self.local,)).broken:
+                raise ModelError(f"nothing was removed: {broken[0]}")
             if not manifest_files.exists(self.local, name):
                 raise ModelError(self._not_removable(name))
             manifest = self._readable(name)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trilithon.errors import ModelError
 from trilithon.files import TEMPORARY
 from trilithon.models.files.hashing import Progress
 from trilithon.models.names import ModelName
@@ -90,7 +91,8 @@ def remove_damaged(store: ModelStore, damages: Sequence[Damage]) -> int:
 def prune(store: ModelStore, *, dry_run: bool = False, stale_seconds: float = STALE_SECONDS) -> Pruned:
     """Remove blobs that no manifest uses, stopped downloads, and what killed processes left.
 
-    Nothing is removed that a process works on. No blob is removed while a manifest cannot be read: it may use any."""
+    Nothing is removed that a process works on. No blob is removed while a manifest cannot be read: it may use any.
+    Raises ModelError where a folder or manifest of the store is a link, or its manifests are missing."""
     safe_dir = store.local
     with translated(safe_dir.root):
         if not safe_dir.root.is_dir():
@@ -104,6 +106,8 @@ def prune(store: ModelStore, *, dry_run: bool = False, stale_seconds: float = ST
 def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     safe_dir = store.local
     listing = manifest_files.listing((safe_dir,))
+    if listing.broken:
+        raise ModelError(f"nothing was removed: {listing.broken[0]}")
     partials, partial_bytes = _prune_partials(safe_dir, stale_seconds, dry_run=dry_run)
     if not dry_run and not listing.problems:
         _remove_leftovers(safe_dir, {manifest.name.parts for manifest in listing.manifests})
