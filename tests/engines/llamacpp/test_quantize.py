@@ -1,10 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from trilithon.engines.llamacpp import programs as programs_module
 from trilithon.engines.llamacpp.quantize import find_quantizer, quantize
-from trilithon.engines.registry import Registered, add
+from trilithon.engines.registry import Registered, add, remove
 from trilithon.errors import TrilithonError, UserError
 from trilithon.models.synthetic.tiny import requantise
 from trilithon.settings import Configuration
@@ -54,6 +55,18 @@ def test_it_is_found_beside_a_build_or_on_path(configuration: Configuration, bui
     (tmp_path / "path/llama-quantize").unlink()
     with pytest.raises(UserError, match="no build here has llama-quantize; compile one with: trilithon engines build"):
         find_quantizer(configuration)
+
+
+def test_a_fork_quantises_only_to_what_it_alone_has(configuration: Configuration, build: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="IQ4_K is a quantization of ik_llama"):
+        find_quantizer(configuration, "IQ4_K")
+    fork = shutil.copytree(build, tmp_path / "fork")
+    (fork / "llama-server").write_text("#!/bin/sh\necho 'version: 0 (0.1.5)' >&2 # --run-time-repack\n")
+    remove(configuration, "native")
+    add(configuration, Registered(name="fork", folder=fork))
+    add(configuration, Registered(name="native", folder=build))
+    assert find_quantizer(configuration, "IQ4_K") == fork / "llama-quantize"
+    assert find_quantizer(configuration, "Q4_K_M") == build / "llama-quantize"
 
 
 @pytest.mark.usefixtures("build")

@@ -21,6 +21,7 @@ ROOT = Path(trilithon.__file__).parent
 NAMES = {*PREFERRED, *(row.name for row in TENSOR_TYPES.values())}
 # Values of an option of another program, which takes just these.
 OPTIONS = {
+    "engines/ik_llamacpp/argv.py": "--cache-type-k of ik_llama.cpp's server",
     "engines/llamacpp/convert.py": "--outtype of llama.cpp's converter",
     "engines/llamacpp/engine.py": "--cache-type-k of llama-server",
     "models/synthetic/architectures.py": "what this module can write",

@@ -91,7 +91,8 @@ def convert(source: Path, target: str, output: Path | None, as_json: bool, **opt
 def quantize(source: str, quant: str, output: Path | None, again: bool) -> None:
     """Quantise the model SOURCE, a GGUF or a name, to QUANT: Q4_K_M, Q8_0, …
 
-    Uses the llama-quantize of a build of llama.cpp; `trilithon engines build` compiles one."""
+    Uses the llama-quantize of a build of llama.cpp; `trilithon engines build` compiles one. Q6_0 and IQ2_K to IQ6_K are
+    ik_llama.cpp's, and run there alone."""
     from trilithon.cli.engines.progress import CompileProgress
     from trilithon.cli.models.commands import locate_model
     from trilithon.cli.signals import stoppable

@@ -21,8 +21,9 @@ from trilithon.engines.llamacpp.gpu import (
 )
 from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
 from trilithon.engines.llamacpp.linking import missing_libraries
-from trilithon.engines.llamacpp.programs import Program, programs
+from trilithon.engines.llamacpp.programs import IK, Program, programs
 from trilithon.models.files.model_file import ModelFile
+from trilithon.models.files.quantizations import FORK_ONLY
 from trilithon.settings import Configuration
 
 __all__ = ["LlamaCpp"]
@@ -70,6 +71,8 @@ class LlamaCpp:
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if file.format != "gguf":
             return f"{self.name} runs GGUF files, and {file.path.name} is {file.format}; take a GGUF file of this model"
+        if file.quantization in FORK_ONLY:
+            return f"{file.quantization} is a quantization of {IK} alone; use {IK}/cpu, or take a common quantization"
         if unit not in build.units:
             return f"build {build.name} has no {unit}; it has {', '.join(build.units)}"
         for kind in (settings.kv_type_k, settings.kv_type_v):

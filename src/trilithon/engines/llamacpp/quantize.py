@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trilithon.engines.llamacpp.programs import programs
+from trilithon.engines.llamacpp.programs import IK, programs
 from trilithon.engines.toolrun import conversion_log, conversions, run_tool
 from trilithon.errors import Interrupted, ModelError, NoRoom, TrilithonError, UserError
 from trilithon.models.files.gguf import read_gguf
-from trilithon.models.files.quantizations import FILE_TYPES, UNQUANTISED
+from trilithon.models.files.quantizations import FILE_TYPES, FORK_ONLY, UNQUANTISED
 from trilithon.models.store.staging import publish, staging_dir
 from trilithon.settings import Configuration
 
@@ -31,12 +31,17 @@ _CHOICES = (
 )
 
 
-def find_quantizer(configuration: Configuration) -> Path:
-    """The llama-quantize beside the llama-server of a build, else the one on PATH. Raises UserError."""
+def find_quantizer(configuration: Configuration, kind: str = "") -> Path:
+    """The llama-quantize beside the llama-server of a build that has `kind`, else the one on PATH. Raises UserError."""
+    fork = IK if kind in FORK_ONLY else ""
     for program in programs(configuration):
         quantizer = program.path.with_name(_PROGRAM)
-        if quantizer.is_file() and os.access(quantizer, os.X_OK):
+        if program.fork == fork and quantizer.is_file() and os.access(quantizer, os.X_OK):
             return quantizer
+    if fork:
+        raise UserError(
+            f"{kind} is a quantization of {fork} alone; compile that with: trilithon engines build --engine ik"
+        )
     on_path = shutil.which(_PROGRAM)
     if on_path is None:
         raise UserError(f"no build here has {_PROGRAM}; compile one with: trilithon engines build")
@@ -65,7 +70,7 @@ def quantize(
         )
     if os.path.lexists(output):
         raise UserError(f"{output} already exists; remove it, or name another file with --output")
-    program, log = find_quantizer(configuration), conversion_log(configuration, output)
+    program, log = find_quantizer(configuration, kind), conversion_log(configuration, output)
     watch = _QuantiseProgress(kind, output, progress)
     try:
         with staging_dir(output, conversions(configuration)) as work:

@@ -10,6 +10,7 @@ from trilithon.tables import table_beside
 
 __all__ = [
     "FILE_TYPES",
+    "FORK_ONLY",
     "PREFERRED",
     "PROJECTOR_PREFERRED",
     "TENSOR_TYPES",
@@ -41,6 +42,9 @@ TENSOR_TYPES: Mapping[int, TensorType] = {
 
 FILE_TYPES: Mapping[int, tuple[str, str]] = {int(number): (a, b) for number, (a, b) in _TABLE["file_types"].items()}
 """general.file_type → the name that files carry, and the name that llama-bench prints."""
+
+FORK_ONLY = frozenset(TENSOR_TYPES[number].name for number in TENSOR_TYPES if number > 100)
+"""Quantisations of ik_llama.cpp that llama.cpp does not have. That fork numbers them apart."""
 
 PREFERRED = (
     # The smallest of good quality first, and what is near it; then what is more exact, then what is less so.

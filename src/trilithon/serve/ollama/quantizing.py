@@ -44,7 +44,7 @@ def _plan(manifest: Manifest, kind: str, store: ModelStore, configuration: Confi
     except ModelError as error:  # of a file that is here, and does not fit
         raise wrong("quantize", str(error)) from error
     try:
-        find_quantizer(configuration)
+        find_quantizer(configuration, plan.kind)
     except UserError as error:
         raise ApiError(str(error), status=501, field="quantize") from error
     return plan
