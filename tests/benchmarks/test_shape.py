@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tool_caller import write_tool_caller
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
@@ -212,6 +213,20 @@ def test_faults(home: Path) -> None:
     assert result["figures"]["engines killed or stopped"] >= 2
     assert [bound for bound in result["bounds"] if not bound["holds"]] == []
     assert len(result["bounds"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_schemas(home: Path, tmp_path: Path) -> None:
+    """Files in the form of the JSON-Schema-Test-Suite: what it says of instances is not read."""
+    schemas = [{"type": "integer", "multipleOf": 3}, {"not": {}}, {"type": "nothing"}, True, {"pattern": "^a+$"}]
+    cases = [{"description": str(schema), "schema": schema, "tests": []} for schema in schemas]
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "cases.json").write_text(json.dumps(cases))
+    model = write_tool_caller(tmp_path / "caller.gguf")
+    result = measured("schemas", tmp_path / "suite", "--model", model)
+    assert (result["figures"]["schemas obeyed"], result["figures"]["schemas refused"]) == (2, 3)
+    assert [bound for bound in result["bounds"] if not bound["holds"]] == []
 
 
 @pytest.mark.slow

@@ -63,8 +63,10 @@ class AnswerForm:
             broken = "#" if text.strip() and not text.lstrip().startswith(_STARTS_JSON) else ""
         else:
             broken = self.schema.broken_keyword(text)
+        where = self.schema.where
+        if broken == "#":
+            raise wrong(where, f"{where}: the engine could not hold this schema, and the answer breaks it; simplify it")
         if broken:
-            where = self.schema.where
             raise wrong(where, f"{where}: the answer breaks {broken}, which the engine could not hold; leave it out")
 
     def _call(self, text: str) -> dict[str, Any]:

@@ -21,6 +21,9 @@ Schema = Mapping[str, Any]
 _ONE = ("additionalProperties", "items", "additionalItems", "contains", "propertyNames", "not", "if", "then", "else")
 _MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties")
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+# llguidance refuses a divisor of more digits ("too many digits").
+_MOST_DIGITS = 8
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 # Classes that Rust's regular expressions understand as Unicode's and ECMAScript as ASCII's.
 _CLASSES = {"\\d": "0-9", "\\w": "A-Za-z0-9_"}
@@ -70,6 +73,8 @@ class _Search:
     def _expresses(self, keyword: str, schema: Schema, keywords: frozenset[str]) -> bool:
         """Whether the grammar holds this keyword as it is used in `schema`."""
         value = schema[keyword]
+        if not _is_usable(keyword, value):
+            return False
         match keyword:
             case "$ref":
                 alone = self._grammar == "llguidance" or keywords == {"$ref"}
@@ -80,8 +85,6 @@ class _Search:
                 return value not in _table("formats_unknown")
             case "patternProperties":
                 return len(value) <= 1 and all(regular(name) is not None for name in value)
-            case "exclusiveMinimum" | "exclusiveMaximum" if isinstance(value, bool):
-                return False  # draft 4's
             case "minProperties" | "maxProperties":
                 return set(schema.get("properties") or ()) <= set(schema.get("required") or ())
         return self._grammar == "llguidance" or _chat_expresses(keyword, schema, keywords)
@@ -97,7 +100,9 @@ class _Search:
             target = self._target(reference)
         except LookupError:
             return False
-        return not isinstance(target, Mapping) or all(
+        if not isinstance(target, Mapping):
+            return target is True
+        return all(
             self._resolves(str(inner["$ref"]), seen | {reference})
             for inner in _at_the_same_place(target)
             if "$ref" in inner
@@ -115,6 +120,20 @@ class _Search:
             else:
                 raise KeyError(key)
         return target
+
+
+def _is_usable(keyword: str, value: Any) -> bool:
+    """Whether llguidance takes this value of a keyword that it knows."""
+    match keyword:
+        case "anyOf" | "oneOf":
+            return any(branch is not False for branch in value)
+        case "allOf":
+            return False not in value
+        case "multipleOf":
+            return len(str(value)) <= _MOST_DIGITS
+        case "exclusiveMinimum" | "exclusiveMaximum":
+            return not isinstance(value, bool)  # as in draft 4
+    return keyword not in _COUNTS or isinstance(value, int)  # 2.0 is a number of items too
 
 
 def _chat_expresses(keyword: str, schema: Schema, keywords: frozenset[str]) -> bool:
