@@ -10,14 +10,17 @@ PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: bench test check docs format lowest-versions test-pythons coverage constraints clean
+.PHONY: bench test test-boards check docs format lowest-versions test-pythons coverage constraints clean
 
 bench: .venv/demo-installed  ## measure the demo model on this machine
 	@$(BIN)/trilithon bench
 
 test: .venv/dev-installed  ## everything: lint, format, types, all tests
 	@$(MAKE) --no-print-directory static
-	$(BIN)/pytest -q $(PARALLEL)
+	$(BIN)/pytest -q -m "not boards" $(PARALLEL)
+
+test-boards: .venv/dev-installed  ## the program on a virtual RK3588, which .ci/fixtures fetches
+	$(BIN)/pytest -q -m boards tests/emulated/virtual_board
 
 check: .venv/dev-installed  ## the usual one before a commit: as test, without the slow tests
 	@$(MAKE) --no-print-directory static

@@ -102,3 +102,31 @@ def _cpuinfo(nodes: list[Node]) -> Iterator[str]:
     for number, node in enumerate(nodes):
         part = next((PARTS[name] for name in node.strings("compatible") if name in PARTS), 0)
         yield f"processor\t: {number}\nCPU implementer\t: 0x41\nCPU part\t: 0x{part:03x}\n"
+
+
+def device_tree_bytes(root: Node) -> bytes:
+    """The .dtb of a root node."""
+    names: dict[str, int] = {}
+    strings = bytearray()
+    structure = bytearray()
+
+    def padded(data: bytes) -> bytes:
+        return data + bytes(-len(data) % 4)
+
+    def add(name: str, node: Node) -> None:
+        structure.extend(struct.pack(">I", _BEGIN) + padded(name.encode() + b"\0"))
+        for key, value in node.properties.items():
+            if key not in names:
+                names[key] = len(strings)
+                strings.extend(key.encode() + b"\0")
+            structure.extend(struct.pack(">3I", _PROPERTY, len(value), names[key]) + padded(value))
+        for child_name, child in node.children.items():
+            add(child_name, child)
+        structure.extend(struct.pack(">I", _END))
+
+    add("", root)
+    structure.extend(struct.pack(">I", _LAST))
+    reserved, begin = bytes(16), 40 + 16
+    sizes = (begin + len(structure) + len(strings), begin, begin + len(structure), 40)
+    head = struct.pack(">10I", _MAGIC, *sizes, 17, 16, 0, len(strings), len(structure))
+    return head + reserved + structure + strings
