@@ -10,6 +10,7 @@ import pytest
 
 from trilithon.board.processors import cpu_features
 from trilithon.board.sysfs import Machine
+from trilithon.cli.serve.serve import _about_builds
 from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.build_findings import build_findings
 from trilithon.engines.llamacpp import engine as engine_module
@@ -134,6 +135,8 @@ def test_the_doctor_says_what_the_wheel_lacks(cortex_a76: Configuration) -> None
     assert (finding.id, finding.severity) == ("dot-product", "warning")
     assert "llama.cpp@embedded was compiled without dot product, which this CPU has" in finding.message
     assert finding.fix.startswith("trilithon engines build")
+    (line,) = _about_builds(cortex_a76)  # of `trilithon serve`
+    assert line == f"note: {finding.message}; run: {finding.fix}"
 
 
 def test_a_package_with_run_time_dispatch_goes_before_the_wheel(cortex_a76: Configuration) -> None:

@@ -176,6 +176,7 @@ def _serve(
     with logged_to(sys.stderr, level=level), opened_service(wishes, configuration, board) as (service, folder):
         context = None if words["no_pages"] else _context(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
+        lines += _about_builds(configuration)
         if not words["no_pages"]:
             lines += _about_pages(sockets, context, tls=words["tls_cert"] is not None)
 
@@ -317,6 +318,13 @@ def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list
     if not url.endswith(f"//127.0.0.1:{_PORT}"):
         lines.append(f"for trilithon run, ps and stop: TRILITHON_HOST={places[0]}")
     return lines
+
+
+def _about_builds(configuration: "Configuration") -> list[str]:
+    """A build that is slower here than one compiled for this CPU, with the command."""
+    from trilithon.engines.build_findings import build_findings
+
+    return [f"note: {finding.message}; run: {finding.fix}" for finding in build_findings(configuration)]
 
 
 def _host_and_port(listening: "socket") -> tuple[str, int]:
