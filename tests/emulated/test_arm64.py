@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -78,6 +79,24 @@ def test_a_served_answer(arm64: Arm64Root, model: str) -> None:
             assert server.wait(60) == 0
         finally:
             server.kill()
+
+
+def test_a_build_that_chooses_its_kernels_ends_the_advice(arm64: Arm64Root, arm64_llama: Path) -> None:
+    """Debian's llama.cpp is of a newer release: its own loader and libraries are those of its root."""
+    shutil.copytree(arm64_llama, arm64.work / "llama", symlinks=True)
+    folder = arm64.work / "debian"
+    folder.mkdir()
+    program = folder / "llama-server"
+    program.write_text('#!/bin/sh\nQEMU_LD_PREFIX=/home/llama exec /home/llama/usr/bin/llama-server "$@"\n')
+    program.chmod(0o755)
+    assert arm64.run("trilithon", "engines", "add", "/home/debian", "--name", "debian").returncode == 0
+    try:
+        report = json_of(arm64, "doctor", "--json")
+        (trial,) = json_of(arm64, "engines", "check", "llama.cpp@debian", "--json")
+    finally:
+        assert arm64.run("trilithon", "engines", "remove", "debian").returncode == 0
+    assert "dot-product" not in {finding["id"] for finding in report["findings"]}
+    assert trial["works"], trial
 
 
 @pytest.mark.parametrize("name", ["rk3588-rock-5b", "rk3399-rock-pi-4b"])

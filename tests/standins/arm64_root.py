@@ -63,4 +63,4 @@ class Arm64Root:
         return [*enter, *variables, *map(str, argv)]
 
     def run(self, *argv: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*argv, **options), capture_output=True, text=True, check=False, timeout=110)
+        return subprocess.run(self.command(*argv, **options), capture_output=True, text=True, check=False, timeout=280)
