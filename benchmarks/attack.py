@@ -131,8 +131,8 @@ def main() -> int:
         for model, template in TEMPLATES.items():
             (folder / model).mkdir()
             models.append(write_tiny_model(folder / model / f"{model}.gguf", template=template))
-        words = (*models, "--placement", "llama.cpp@embedded/cpu:t=1", "--context", "512", "--no-pages")
-        with serving(*words, environment=private_folders(folder)) as server:
+        words = ("--placement", "llama.cpp@embedded/cpu:t=1", "--context", "512", "--no-pages")
+        with serving(*models, *words, environment=private_folders(folder)) as server:
             figures = measured(server, options.families)
     return report(figures, _BOUNDS, as_json=options.json)
 
