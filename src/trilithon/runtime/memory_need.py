@@ -2,6 +2,8 @@
 that its child may allocate, so that what a model file makes an engine do ends before the machine's memory does."""
 
 import functools
+import os
+import resource
 
 from trilithon.board.limits.memory import read_memory
 from trilithon.board.sysfs import THIS_MACHINE, Machine
@@ -18,13 +20,16 @@ __all__ = [
     "limit_while_loading",
     "refuse_without_room",
     "spare_while_running",
+    "stack_bytes",
 ]
 
-# For the program itself: libraries, stacks of threads, buffers of requests. llama.cpp's server has 130 MiB of private
+# For the program itself: libraries and buffers of requests. llama.cpp's server has 130 MiB of private
 # memory with a model of 1 MiB, 450 MiB with one of 250 MiB and a vocabulary of 262,144 (xllamacpp 2026.10, x86-64).
 _SPARE_BYTES = 1 << 30
-# For the caches and work buffers of a format whose header does not describe them.
+# For the caches and work buffers of a format whose header does not describe them, and those of a vision encoder.
 _UNKNOWN_BYTES = 2 << 30
+_LEAST_STACK_BYTES = 8 << 20
+_LOGIT_BYTES = 4
 
 
 def bytes_needed(placement: Placement) -> int:
@@ -60,19 +65,31 @@ def limit_while_loading(placement: Placement) -> int | None:
     why). Weights count twice: kernels of the CPU and drivers copy them into another layout. The mapped file does not
     count (see `engines.wire.guard`)."""
     file = placement.file
-    beside = [path for path in (file.vision_encoder, *(path for path, _ in file.adapters)) if path is not None]
-    weights = file.size_bytes + sum(path.stat().st_size for path in beside if path.is_file())
+    adapters = sum(path.stat().st_size for path, _ in file.adapters if path.is_file())
     try:
         work = _UNKNOWN_BYTES if file.format != "gguf" else cache_bytes(placement) + _work_bytes(placement)
     except ModelError:
         return None
-    return 2 * (weights + work) + _SPARE_BYTES
+    return 2 * (file.size_bytes + adapters + work) + _picture_bytes(placement) + _SPARE_BYTES + stack_bytes()
 
 
 def spare_while_running(placement: Placement) -> int:
-    """Bytes that a child may allocate beyond what it has when it is ready: for requests, and for a KV cache that is
-    saved."""
-    return cache_bytes(placement) + _SPARE_BYTES
+    """Bytes that a child may allocate beyond what it has when it is ready: for requests, for a KV cache that is saved,
+    and for a vision encoder, which some engines load with the first picture."""
+    return cache_bytes(placement) + _picture_bytes(placement) + _SPARE_BYTES + stack_bytes()
+
+
+def stack_bytes() -> int:
+    """The stacks of a server's threads, which count in full: for each CPU one that computes and one for requests."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    one = _LEAST_STACK_BYTES if soft == resource.RLIM_INFINITY else max(soft, _LEAST_STACK_BYTES)
+    return 2 * one * (os.cpu_count() or 1)
+
+
+def _picture_bytes(placement: Placement) -> int:
+    """For a vision encoder: its weights, once as read and once in its unit's layout, and its work buffers."""
+    encoder = placement.file.vision_encoder
+    return 2 * encoder.stat().st_size + _UNKNOWN_BYTES if encoder is not None and encoder.is_file() else 0
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,13 +111,17 @@ def cache_bytes(placement: Placement) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _work_bytes(placement: Placement) -> int:
-    """The work buffers of a GGUF; one that makes vectors evaluates a whole text at once."""
-    settings = placement.settings
+    """The work buffers of a GGUF; one that makes vectors evaluates a whole text at once. Forks and older releases of
+    llama.cpp reserve the logits of a whole micro-batch (2 GiB for 4,096 tokens and a vocabulary of 128,256)."""
+    settings, facts = placement.settings, read_gguf(placement.file.path)
     context = (settings.context or placement.file.context_train or 0) * settings.slots
-    return compute_bytes(
-        read_gguf(placement.file.path),
+    micro_batch = settings.micro_batch if settings.task == "generate" else context
+    work = compute_bytes(
+        facts,
         context,
-        micro_batch=settings.micro_batch if settings.task == "generate" else context,
+        micro_batch=micro_batch,
         flash_attention=settings.flash_attention != "off",
         full_window_cache=settings.full_window_cache,
     )
+    logits = min(micro_batch, context) * (facts.vocabulary or 0) * _LOGIT_BYTES if settings.task == "generate" else 0
+    return work + logits

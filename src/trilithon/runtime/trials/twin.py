@@ -3,7 +3,6 @@
 With it is tried out what a model's author, or a client, makes an engine execute."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -14,13 +13,13 @@ from trilithon.errors import EngineTimeout, PlacementError, RunError
 from trilithon.models.files.gguf_parts import read_header
 from trilithon.models.files.model_file import read_model_file
 from trilithon.models.synthetic.twin import write_twin
+from trilithon.runtime.memory_need import stack_bytes
 from trilithon.runtime.runner import Runner
 from trilithon.units import format_bytes
 
 __all__ = ["MEMORY_BYTES", "TEMPLATE_KEY", "excess", "opened", "templates_of", "twin_of"]
 
-# Threads have stacks, and there are some for each CPU.
-MEMORY_BYTES = (512 << 20) + (16 << 20) * (os.cpu_count() or 1)
+MEMORY_BYTES = (512 << 20) + stack_bytes()
 # The CPU time is what counts: this bounds a wait for a machine that others keep busy.
 _SECONDS = 300.0
 _CONTEXT = 2048  # tokens
@@ -40,7 +39,7 @@ def templates_of(placement: Placement) -> dict[str, str]:
 def twin_of(engine: Engine, placement: Placement, path: Path, templates: Mapping[str, str]) -> Placement | None:
     """The placement of a twin with these templates, on the CPU where the engine can; None if it executes none."""
     file = read_model_file(write_twin(path, templates), None)
-    settings = Settings(threads=1, context=_CONTEXT, options=placement.settings.options)
+    settings = Settings(threads=1, context=_CONTEXT)
     for unit, options in (("cpu", ()), (placement.unit, placement.settings.options)):
         twin = replace(placement, file=file, unit=unit, settings=replace(settings, options=options), prefill=None)
         with contextlib.suppress(PlacementError):
