@@ -142,6 +142,10 @@ class Runner:
         """Its live processes, `process` first."""
         return (self.process,)
 
+    async def idle(self) -> bool:
+        """Whether none of its processes works on a request, as far as they report it."""
+        return await self.client.idle()
+
     @property
     def handover(self) -> HandoverState | None:
         """None for a runner of one placement."""

@@ -136,6 +136,11 @@ class Handover(Runner):
         prefiller = self._prefiller.runner
         return (self.process, *(prefiller.processes if prefiller else ()))
 
+    async def idle(self) -> bool:
+        """A prefiller works on what a client has left until the end of the batch."""
+        prefiller = self._prefiller.runner
+        return await self.client.idle() and (prefiller is None or await prefiller.idle())
+
     @property
     def handover(self) -> HandoverState:
         if self._objection:

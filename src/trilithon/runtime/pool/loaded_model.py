@@ -29,8 +29,6 @@ _DEATH_NOTICE_SECONDS = 5.0
 # Two models that do not fit together would be loaded anew for every request without a minimum residency: so many
 # seconds, or so many times as long as the load took.
 _MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD = 1.0, 2.0
-
-
 # How often an idle engine is looked at, and which part of a CPU is too much for one.
 _LOOK_SECONDS, _BUSY = 10.0, 0.5
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -224,15 +222,17 @@ class LoadedModel:
 
     async def _end_a_runaway(self, runner: Runner) -> None:
         """What a client has left may go on inside the engine for ever, as a chat template does: an engine that computes
-        while no request and no slot is at work is ended."""
-        before = math.inf
+        while no request and no slot is at work is ended. A process that is new, as a prefiller that was restarted, has
+        used its time for loading."""
+        before: dict[int, float] = {}
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            used = sum(_cpu_seconds(process.pid) for process in runner.processes)
+            after = {process.pid: _cpu_seconds(process.pid) for process in runner.processes}
+            used = sum(seconds - before[pid] for pid, seconds in after.items() if pid in before)
             is_idle = not self.users and time.monotonic() - self.last_used >= _LOOK_SECONDS
-            if is_idle and used - before > _BUSY * _LOOK_SECONDS and await runner.client.idle() and not self.users:
+            if is_idle and used > _BUSY * _LOOK_SECONDS and await runner.idle() and not self.users:
                 self.spoil("it computed without a request")
-            before = used
+            before = after
 
     async def _record_death(self, runner: Runner) -> None:
         """Keep the log until the requests that use it have read why it died."""
