@@ -43,6 +43,6 @@ async def open_runner(
         else Handover.open_pair(placement, open_half, folder, tell=tell)
     ) as runner:
         chosen = engine(placement.build.engine, configuration)
-        runner.admission = GrammarTrial(chosen, placement, folder / "grammar").check
-        runner.post_mortem = TemplateReplay(chosen, placement, folder / "replay").check
+        runner.admission = GrammarTrial(chosen, placement).check
+        runner.post_mortem = TemplateReplay(chosen, placement).check
         yield runner

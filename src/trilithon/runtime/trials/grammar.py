@@ -15,6 +15,7 @@ from typing import Any
 
 from trilithon.engines.base import Engine, Placement
 from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError
+from trilithon.runtime.process import workspace
 from trilithon.runtime.trials.twin import MEMORY_BYTES, excess, opened, templates_of, twin_of
 
 __all__ = ["GrammarTrial"]
@@ -34,12 +35,11 @@ _REMEMBERED = 256
 
 
 class GrammarTrial:
-    """Of one runner. `folder` is private to it."""
+    """Of one runner."""
 
-    def __init__(self, engine: Engine, placement: Placement, folder: Path):
+    def __init__(self, engine: Engine, placement: Placement):
         self._engine = engine
         self._placement = placement
-        self._folder = folder
         self._one_at_a_time = asyncio.Lock()
         self._results: OrderedDict[str, str] = OrderedDict()
 
@@ -53,23 +53,26 @@ class GrammarTrial:
             return
         key = hashlib.sha256(f"{path} {text}".encode(errors="replace")).hexdigest()
         async with self._one_at_a_time:
-            if key not in self._results:
-                self._results[key] = await self._trouble(path, constraint)
+            reason = self._results.get(key)
+            if reason is None and (reason := await self._trouble(path, constraint)) is not None:
+                self._results[key] = reason
                 while len(self._results) > _REMEMBERED:
                     self._results.popitem(last=False)
-        if reason := self._results[key]:
+        if reason:
             message = f"the schema or grammar {reason}; make its patterns simpler and its repetitions shorter"
             raise EngineError(message, status=400, cause="refused")
 
-    async def _trouble(self, path: str, constraint: Mapping[str, Any]) -> str:
+    async def _trouble(self, path: str, constraint: Mapping[str, Any]) -> str | None:
         """As the end of a sentence; empty where it can be used, where the engine refuses it itself, and where there is
-        no twin."""
-        twin = await asyncio.to_thread(self._twin)
-        if twin is None:
-            return ""
+        no twin; None where the twin does not start. In a folder of its own: the runner's is removed with it."""
+        with workspace() as folder:
+            twin = await asyncio.to_thread(self._twin, folder)
+            return "" if twin is None else await self._trouble_of(twin, folder, path, constraint)
+
+    async def _trouble_of(self, twin: Placement, folder: Path, path: str, constraint: Mapping[str, Any]) -> str | None:
         limits = {"memory_bytes": MEMORY_BYTES, "cpu_seconds": _CPU_SECONDS}
         try:
-            async with opened(self._engine, twin, self._folder / "twin", **limits) as runner:
+            async with opened(self._engine, twin, folder / "twin", **limits) as runner:
                 for where, body in _requests(path, constraint):
                     try:
                         async with runner.relay(where, body) as answer:
@@ -81,12 +84,11 @@ class GrammarTrial:
             reason = excess(error, **limits)
             return reason or f"ends the engine: {error.cause}"
         except RunError:  # the twin does not start: nothing is known of the grammar
-            return ""
+            return None
         return ""
 
-    def _twin(self) -> Placement | None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return twin_of(self._engine, self._placement, self._folder / "twin.gguf", templates_of(self._placement))
+    def _twin(self, folder: Path) -> Placement | None:
+        return twin_of(self._engine, self._placement, folder / "twin.gguf", templates_of(self._placement))
 
 
 def _requests(path: str, constraint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from trilithon.engines.base import Engine, Placement
 from trilithon.errors import ChildDied, EngineError, RunError, StartError, UserError
 from trilithon.files import read_text, save_text
 from trilithon.models.files.prompt_form import BASE_TEMPLATE
+from trilithon.runtime.process import workspace
 from trilithon.runtime.trials.twin import MEMORY_BYTES, TEMPLATE_KEY, excess, opened, templates_of, twin_of
 from trilithon.settings import Configuration
 
@@ -110,32 +111,35 @@ async def _trouble(engine: Engine, twin: Placement, folder: Path) -> str:
 
 
 class TemplateReplay:
-    """Tells whether the chat template is why an engine died at a request: the twin gets the same conversation. `folder`
-    is private to it."""
+    """Tells whether the chat template is why an engine died at a request: the twin gets the same conversation."""
 
-    def __init__(self, engine: Engine, placement: Placement, folder: Path):
+    def __init__(self, engine: Engine, placement: Placement):
         self._engine = engine
         self._placement = placement
-        self._folder = folder
+        self._one_at_a_time = asyncio.Lock()
 
     async def check(self, path: str, body: Mapping[str, Any], error: ChildDied) -> None:
-        """Raises EngineError where the template ends the twin too."""
+        """Raises EngineError where the template ends the twin too. It has a folder of its own: that of a dead engine is
+        removed meanwhile, and several requests may have been at work in it."""
         if path not in _RENDERING or self._placement.file.format != "gguf":
             return
+        async with self._one_at_a_time:
+            with contextlib.suppress(UserError, OSError), workspace() as folder:  # nothing is known of the template
+                await self._replay(folder, body, error)
+
+    async def _replay(self, folder: Path, body: Mapping[str, Any], error: ChildDied) -> None:
         templates = await asyncio.to_thread(templates_of, self._placement)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path_of_twin = self._folder / "twin.gguf"
-        twin = await asyncio.to_thread(twin_of, self._engine, self._placement, path_of_twin, templates)
+        twin = await asyncio.to_thread(twin_of, self._engine, self._placement, folder / "twin.gguf", templates)
         if not templates or twin is None:
             return
         limits = {"memory_bytes": _MEMORY_BYTES, "cpu_seconds": _CPU_SECONDS}
         conversation = {name: body[name] for name in _RENDERED if name in body}
         try:
-            async with opened(self._engine, twin, self._folder / "twin", **limits) as runner:
+            async with opened(self._engine, twin, folder / "twin", **limits) as runner:
                 await runner.apply_template(conversation)
-        except EngineError:  # it refuses the conversation, and lives
-            return
         except ChildDied as death:
             reason = excess(death, **limits) or f"ends the engine ({death.cause})"
             message = f"{self._placement.name} died: the model's chat template {reason} with this conversation"
             raise EngineError(message, status=500, cause=f"the chat template {reason}") from error
+        except RunError:  # it refuses the conversation, and lives; or the twin does not start
+            return
