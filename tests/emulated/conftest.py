@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,8 @@ def arm64_llama(qemu: Path) -> Path:
 @pytest.fixture(scope="session")
 def arm64(qemu: Path, tmp_path_factory: pytest.TempPathFactory) -> Arm64Root:
     """arm64 Debian with Python, in which the project is installed from its wheel."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is missing")
     root = Arm64Root(fetched("arm64-root", "arm64 Debian and its Python"), qemu, tmp_path_factory.mktemp("arm64"))
     tried = root.run("true")
     if tried.returncode:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from standin_rk3588 import MEMORY, REGISTERS, registers, temperature_code, temperature_register, virtual_device_tree
 
-__all__ = ["ASK", "BOOT_SECONDS", "VirtualBoard", "make_disk", "started"]
+__all__ = ["ASK", "BOOT_SECONDS", "PROGRAMS", "VirtualBoard", "make_disk", "started"]
 
 BOOT_SECONDS = 200
+PROGRAMS = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+"""Where this machine's programs are, also those that Debian leaves out of a user's PATH."""
 _MACHINE = ("-machine", "virt,gic-version=3,memory-backend=ram", "-cpu", "cortex-a76", "-smp", "8", "-nic", "none")
 _MODULES = (
     "cpufreq-dt",
@@ -134,9 +136,7 @@ def make_disk(root: Path, disk: Path) -> None:
     """A file system with what the folder `root` has, and 4 GiB more."""
     size = sum(path.lstat().st_size for path in root.rglob("*") if not path.is_symlink()) + (4 << 30)
     command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, disk, f"{size >> 10}k"]
-    subprocess.run(
-        command, check=True, capture_output=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    )
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PATH": PROGRAMS})
 
 
 @contextmanager

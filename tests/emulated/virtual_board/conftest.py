@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from virtual_board import VirtualBoard, make_disk, started
+from virtual_board import PROGRAMS, VirtualBoard, make_disk, started
 
 from trilithon.models.synthetic.tiny import write_tiny_model
 
@@ -28,6 +29,8 @@ def boot(tmp_path_factory: pytest.TempPathFactory) -> Boot:
         if os.environ.get("TRILITHON_TEST_WITHOUT_FIXTURES"):
             pytest.skip("TRILITHON_TEST_WITHOUT_FIXTURES is set: the virtual board's system cannot be fetched here")
         pytest.skip("the virtual board's system is missing; run: .ci/fixtures")
+    if shutil.which("mke2fs", path=PROGRAMS) is None:
+        pytest.skip("mke2fs (e2fsprogs) is missing")
     folder = tmp_path_factory.mktemp("virtual_board")
     make_disk(FIXTURES / "arm64-root", folder / "disk")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
