@@ -1,7 +1,6 @@
 """A build tried out with a tiny model: whether it does here what it says. Speed and quality are the campaign's."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,10 +141,9 @@ async def _findings(
     waiting: Callable[[str], None] | None,
 ) -> tuple[TrialResult, ...]:
     report = _Report()
-    started_ns = time.monotonic_ns()
     try:
         async with open_runner(placement, folder, configuration, waiting) as runner:
-            report.note(False, f"{(time.monotonic_ns() - started_ns) / 1e9:.2f} s")
+            report.note(False, f"{(runner.ready_ns - runner.started_ns) / 1e9:.2f} s")  # without trials and waits
             await _try(runner, placement.build, reference, report)
     except RunError as error:
         report.note(True, f"{error}; {error.advice}" if error.advice else str(error))
