@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from trilithon.board.processes import listening_port
+from trilithon.board.processes import listening_port, read_process
 from trilithon.engines.base import Launch
 from trilithon.engines.wire.dialect import Dialect
 
@@ -18,12 +18,15 @@ class Endpoint:
     """`key` goes with every request: other users of this machine can reach a port, and may not be answered.
 
     A server on the loopback device is started with port 0, so that the kernel chooses one that is free, and the port
-    is that of the socket on which the process `pid` listens. No other program can stand in for it."""
+    is that of the socket on which the process `pid` listens. Once it has ended, another program may have that port:
+    nothing is sent where it does not live after the connection was made."""
 
     def __init__(self, socket: Path, *, key: str = "", dialect: Dialect | None = None):
         self.socket = socket
         self.key = key
         self.dialect = dialect
+        # A dialect's questions follow each other in one slot: requests that arrive together must not ask at once.
+        self.translating = asyncio.Lock()
         self.pid: int | None = None
         self._port: int | None = None
 
@@ -40,4 +43,9 @@ class Endpoint:
             self._port = listening_port(self.pid)
         if self._port is None:
             raise ConnectionRefusedError("the engine does not listen yet")
-        return await loop.create_connection(protocol, "127.0.0.1", self._port)
+        transport, made = await loop.create_connection(protocol, "127.0.0.1", self._port)
+        state = None if self.pid is None else read_process(self.pid)
+        if state is None or state.ended:
+            transport.abort()
+            raise ConnectionRefusedError("the engine has ended")
+        return transport, made

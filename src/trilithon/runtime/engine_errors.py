@@ -90,11 +90,11 @@ def engine_error(status: int, body: bytes, path: str = "") -> EngineError:
     reason = f"{missing or 'the engine refused'} ({status}): {' '.join(text.split())[:500]}"
     words = _TOO_LONG.search(text)
     if words or fields.get("type") == "exceed_context_size_error":
-        told = words.groupdict() if words else {}
+        counts = words.groupdict() if words else {}
         return ContextExceeded(
             reason,
-            prompt_tokens=_count(fields.get("n_prompt_tokens"), told.get("tokens")),
-            context=_count(fields.get("n_ctx"), told.get("context")),
+            prompt_tokens=_count(fields.get("n_prompt_tokens"), counts.get("tokens")),
+            context=_count(fields.get("n_ctx"), counts.get("context")),
         )
     return EngineError(reason, status=status, cause=missing or "refused")
 

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import h11
 
-from trilithon.engines.wire.dialect import Translation, Translator
+from trilithon.engines.wire.dialect import Translation
+from trilithon.errors import EngineError
 from trilithon.runtime.endpoint import Endpoint
 from trilithon.runtime.engine_errors import engine_error
 
@@ -91,7 +92,7 @@ class Exchange(asyncio.Protocol):
         self._last_ns = time.monotonic_ns()
         self._waiting: asyncio.Future[None] | None = None
         self._on_arrival: Callable[[], bool] | None = None
-        self._protocol_error: h11.RemoteProtocolError | None = None
+        self._error: h11.RemoteProtocolError | EngineError | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = asyncio.get_running_loop().create_future()
@@ -107,7 +108,8 @@ class Exchange(asyncio.Protocol):
         connection, which cancels the request."""
         translation = None
         if endpoint.dialect is not None:
-            translation = await endpoint.dialect.translation(path, body, functools.partial(cls._answer, endpoint))
+            async with endpoint.translating if body is not None else contextlib.nullcontext():
+                translation = await endpoint.dialect.translation(path, body, functools.partial(cls._answer, endpoint))
             path, body = translation.path, translation.body
         async with cls._opened(endpoint, method, path, body) as exchange:
             exchange._translation = translation
@@ -208,24 +210,23 @@ class Exchange(asyncio.Protocol):
         """The pieces of the body that have arrived since the last call, each with its arrival time (monotonic ns).
 
         Sets `status` and `content_type` once the head has arrived, and `complete` at the end of the body. Raises
-        ConnectionError when the connection was closed before, after everything that arrived was returned. An error is
-        raised again by later calls."""
-        if self._protocol_error is not None:
-            raise self._protocol_error
+        ConnectionError when the connection was closed before, after everything that arrived was returned, and
+        EngineError for an answer that cannot be translated. An error is raised again by later calls."""
+        if self._error is not None:
+            raise self._error
         was_complete = self.complete
         try:
             pieces = self._read()
-        except h11.RemoteProtocolError as error:
-            self._protocol_error = error
+            return self._translated(pieces, ends=self.complete and not was_complete)
+        except (h11.RemoteProtocolError, EngineError) as error:
+            self._error = error
             raise
-        translation = self._translation
-        if translation is None or translation.translator is None or self.status is None or self.status >= 400:
-            return pieces
-        return self._translated(translation, translation.translator, pieces, ends=self.complete and not was_complete)
 
-    def _translated(
-        self, translation: Translation, translator: Translator, pieces: list[tuple[int, bytes]], *, ends: bool
-    ) -> list[tuple[int, bytes]]:
+    def _translated(self, pieces: list[tuple[int, bytes]], *, ends: bool) -> list[tuple[int, bytes]]:
+        translation = self._translation
+        translator = translation and translation.translator
+        if translation is None or translator is None or self.status is None or self.status >= 400:
+            return pieces
         is_stream = self._stated_type.startswith("text/event-stream")
         self.content_type = translation.content_type or self._stated_type
         translated = [(at_ns, translator.feed(piece, is_stream=is_stream)) for at_ns, piece in pieces]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import h11
 
 from trilithon.engines.wire.messages import NO_PINGS, Finished, HandoverResult, Timings
+from trilithon.errors import EngineError
 from trilithon.runtime.client import Client
 from trilithon.runtime.engine_errors import engine_error, translated
 from trilithon.runtime.exchange import Exchange
@@ -165,7 +166,7 @@ class Relayed:
             return False
         try:
             content = self._take()
-        except (ConnectionError, h11.RemoteProtocolError):  # raised again in the task that waits
+        except (ConnectionError, h11.RemoteProtocolError, EngineError):  # raised again in the task that waits
             return False
         if content:
             writer.write(content)
