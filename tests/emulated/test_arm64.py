@@ -24,7 +24,16 @@ CORES = {"cortex-a76": True, "cortex-a72": False, "cortex-a55": True, "cortex-a5
 
 # The kernel has no drivers of a board. The others depend on this machine: it may have fewer CPUs, or too little memory.
 POSSIBLE = {"cpufreq-absent", "memory-clock-absent", "little-cores", "npu-driver-none", "cpu-set", "dot-product"}
-POSSIBLE |= {"address-space", "cpu-quota", "disk-low", "memory-limit", "memory-low", "open-files", "swap-slow"}
+POSSIBLE |= {
+    "address-space",
+    "cpu-quota",
+    "disk-low",
+    "memory-limit",
+    "memory-low",
+    "open-files",
+    "swap-slow",
+    "swap-used",
+}
 
 
 def json_of(arm64: Arm64Root, *argv: str, **options: Any) -> Any:

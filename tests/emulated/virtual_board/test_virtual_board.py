@@ -46,7 +46,7 @@ def examine(board: VirtualBoard, before: str = "") -> dict[str, Any]:
     return report
 
 
-def told(report: dict[str, Any]) -> dict[str, str]:
+def severities(report: dict[str, Any]) -> dict[str, str]:
     """Findings by id, with their severity."""
     return {finding["id"]: finding["severity"] for finding in report["findings"]}
 
@@ -127,7 +127,7 @@ def test_doctor_says_what_was_planted(board: VirtualBoard, first: dict[str, Any]
     assert {disk["kind"] for disk in facts["disks"]} == {"virtual"}
     assert facts["limits"]["cpus"] == list(range(8))
     assert facts["description"].startswith("Xunlong Orange Pi 5 Plus · RK3588 · 8×Cortex-A76 · 4 GiB · Linux ")
-    assert told(first) == {
+    assert severities(first) == {
         "cpu-governor": "warning",
         "memory-clock": "warning",
         "little-cores": "note",
@@ -163,7 +163,7 @@ def test_the_fix_of_the_governor_fixes_it_and_is_no_heat(board: VirtualBoard) ->
     before, first = board.output(STATE), examine(board)
     (fix,) = (finding["fix"] for finding in first["findings"] if finding["id"] == "cpu-governor")
     after = examine(board, SUDO + f"{{ {fix}; }} > /dev/null")
-    assert told(after) == told(first) | {"cpu-governor": "good"}
+    assert severities(after) == severities(first) | {"cpu-governor": "good"}
     assert [cluster["governor"] for cluster in after["board"]["clusters"]] == ["performance", "performance"]
     board.output(f"echo schedutil | tee {CPUS}/cpufreq/policy*/scaling_governor")
     assert board.output(STATE) == before
@@ -178,15 +178,15 @@ def test_heat_is_told_while_it_lasts_and_afterwards(board: VirtualBoard) -> None
     (finding,) = (finding for finding in hot["findings"] if finding["id"] == "throttled")
     assert finding["message"].startswith("slowed by heat now: cpufreq-cpu6 at step ")
     # The limit is heat's, and nothing for the user to raise.
-    assert told(hot) == told(first) | {"throttled": "warning"}
+    assert severities(hot) == severities(first) | {"throttled": "warning"}
     board.heat("bigcore2", 45)
     wait_until(lambda: board.output(states).split() == ["0", "0", "0"])
     cooled = examine(board)
     (finding,) = (finding for finding in cooled["findings"] if finding["id"] == "throttled")
     assert finding["message"].startswith("was slowed: cpufreq-cpu6 for ")
-    assert told(cooled) == told(first) | {"throttled": "note"}
+    assert severities(cooled) == severities(first) | {"throttled": "note"}
     board.output("echo 1 | tee /sys/class/thermal/cooling_device*/stats/reset")
-    assert told(examine(board)) == told(first)
+    assert severities(examine(board)) == severities(first)
 
 
 def test_pinned_clocks_of_a_killed_campaign_are_restored(board: VirtualBoard) -> None:
@@ -289,7 +289,7 @@ echo $$ > limited/cgroup.procs"""
     limits = report["board"]["limits"]
     assert (limits["cpu_quota"], limits["cpuset"], limits["memory_bytes"]) == (2.5, [0, 1, 4, 5, 6], 1500 << 20)
     assert report["board"]["big_cpus"] == [4, 5]
-    assert told(report).items() >= {"cpu-quota": "warning", "cpu-set": "note", "memory-limit": "warning"}.items()
+    assert severities(report).items() >= {"cpu-quota": "warning", "cpu-set": "note", "memory-limit": "warning"}.items()
     assert 1000 << 20 < report["board"]["memory_available_bytes"] < 1500 << 20
 
 

@@ -168,9 +168,9 @@ def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
     now = [f"{device.name} at step {device.step}" for device in devices if device.step]
     counted = any("cpufreq" in device.name and device.slowed_milliseconds is not None for device in devices)
     below_top = () if counted else _below_top(machine)
-    told = (*_cooled_since_boot(devices), *below_top, *_counted(machine))
-    if now or told:
-        message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(told)}"
+    past = (*_cooled_since_boot(devices), *below_top, *_counted(machine))
+    if now or past:
+        message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(past)}"
         fix = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
         yield Finding("throttled", "warning" if now else "note", "heat", message, fix)
 
