@@ -108,7 +108,10 @@ class Exchange(asyncio.Protocol):
         connection, which cancels the request."""
         translation = None
         if endpoint.dialect is not None:
-            async with endpoint.translating if body is not None else contextlib.nullcontext():
+            turn: contextlib.AbstractAsyncContextManager[None] = endpoint.translating
+            if body is None:  # it asks nothing
+                turn = contextlib.nullcontext()
+            async with turn:
                 translation = await endpoint.dialect.translation(path, body, functools.partial(cls._answer, endpoint))
             path, body = translation.path, translation.body
         async with cls._opened(endpoint, method, path, body) as exchange:
@@ -224,7 +227,7 @@ class Exchange(asyncio.Protocol):
 
     def _translated(self, pieces: list[tuple[int, bytes]], *, ends: bool) -> list[tuple[int, bytes]]:
         translation = self._translation
-        translator = translation and translation.translator
+        translator = None if translation is None else translation.translator
         if translation is None or translator is None or self.status is None or self.status >= 400:
             return pieces
         is_stream = self._stated_type.startswith("text/event-stream")
