@@ -19,6 +19,7 @@ __all__ = ["Constrained", "constrained", "is_free"]
 
 _CHAT = "/v1/chat/completions"
 _GENERATING = (_CHAT, "/completion", "/infill")
+_OF_NAMES = ("properties", "patternProperties", "$defs", "definitions")
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 # A space after a separator, as texts that models learn from have it; and no other, which a model may repeat for ever.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
@@ -35,9 +36,9 @@ class Constrained:
 
 
 def is_free(path: str, body: Mapping[str, Any], custom: frozenset[str]) -> bool:
-    """Whether an answer may be any text, so that `constrained` changes nothing."""
-    shaping = ("tools", "response_format", "json_schema")
-    return path not in _GENERATING or not (custom or any(body.get(name) for name in shaping))
+    """Whether there is no schema and no tool: then `constrained`, which takes a thread, would change nothing."""
+    fields = {name: body[name] for name in ("response_format", "json_schema") if body.get(name)}
+    return path not in _GENERATING or not (custom or _tools(path, body) or _source(path, fields))
 
 
 def constrained(
@@ -45,11 +46,18 @@ def constrained(
 ) -> Constrained:
     """For a request that is not free. `custom` are the names of custom tools, where the client knows such. Raises
     ApiError, naming the keyword, for a schema that nothing here holds."""
-    tools = body.get("tools") or ()
-    if path == _CHAT and tools and body.get("tool_choice") == "required":
+    try:
+        return _constrained(path, body, placement, custom)
+    except RecursionError as error:
+        raise wrong("", "the references of a schema lead too deep; write the schemas in their places") from error
+
+
+def _constrained(path: str, body: Mapping[str, Any], placement: Placement, custom: frozenset[str]) -> Constrained:
+    tools = _tools(path, body)
+    if tools and body.get("tool_choice") == "required":
         return _forced(body, placement, custom)
     ignored = _check_tools(tools)
-    source = _source(body)
+    source = _source(path, body)
     if source is None:
         return Constrained(body=body, form=AnswerForm(custom=custom) if custom else None, ignored=ignored)
     where, schema = source
@@ -59,9 +67,13 @@ def constrained(
     return Constrained(body=_held_body(body, schema, grammar), form=form, ignored=ignored)
 
 
-def _source(body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+def _tools(path: str, body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return body.get("tools") or () if path == _CHAT else ()  # engines pass over them elsewhere
+
+
+def _source(path: str, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     """The schema of the answer, and which field of the body has it."""
-    form = body.get("response_format") or {}
+    form = body.get("response_format") or {} if path == _CHAT else {}
     named = form.get("json_schema") or {}
     for where, schema in (
         ("response_format.json_schema.schema", named.get("schema") if form.get("type") == "json_schema" else None),
@@ -172,6 +184,8 @@ def _moved(schema: Any, place: str) -> Any:
         if name == "$ref" and isinstance(value, str) and value.startswith("#")
         else value
         if name in ("const", "enum", "default", "examples")
+        else {inner_name: _moved(inner, place) for inner_name, inner in value.items()}
+        if name in _OF_NAMES and isinstance(value, Mapping)  # a property may be called "default"
         else _moved(value, place)
         for name, value in schema.items()
         if name not in ("$schema", "$id")

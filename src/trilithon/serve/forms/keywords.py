@@ -4,14 +4,14 @@ before the engine is asked.
 Places are written as JSON pointers in a fragment: `#/properties/a/pattern`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import unquote
 
 from trilithon.tables import table_beside
 
-__all__ = ["Grammar", "first_unheld", "for_llguidance", "regular"]
+__all__ = ["Grammar", "evaluations", "first_unheld", "for_llguidance", "regular"]
 
 Grammar = Literal["chat", "llguidance"]
 """llama.cpp's own grammar of chats, or llguidance's."""
@@ -21,13 +21,17 @@ Schema = Mapping[str, Any]
 _ONE = ("additionalProperties", "items", "additionalItems", "contains", "propertyNames", "not", "if", "then", "else")
 _MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties")
+# What describes parts of a value, and what describes the value itself once more.
+_PARTS = ("additionalProperties", "items", "additionalItems", "contains", "propertyNames", "prefixItems", *_NAMED)
+_ALTERNATIVES = ("not", "if", "then", "else", "anyOf", "oneOf", "allOf")
 _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 # llguidance refuses a divisor of more digits ("too many digits").
 _MOST_DIGITS = 8
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 # Classes that Rust's regular expressions understand as Unicode's and ECMAScript as ASCII's.
 _CLASSES = {"\\d": "0-9", "\\w": "A-Za-z0-9_"}
-_PIECE = re.compile(r"\\.|\[\^?(?:\\.|[^\]\\])*\]|\(\?:?|.", re.DOTALL)
+# A class that is not closed goes on to the end, so that each letter is looked at once.
+_PIECE = re.compile(r"\\.|\[\^?(?:\\.|[^\]\\])*(?:\]|\\?\Z)|\(\?:?|.", re.DOTALL)
 _ESCAPES = re.compile(r"\\(?:[dwsDWStnrfv]|[^A-Za-z0-9])", re.DOTALL)
 
 
@@ -46,6 +50,12 @@ def first_unheld(schema: Any, grammar: Grammar) -> str:
     return next(_Search(schema, grammar).unheld(schema, "#"), "")
 
 
+def evaluations(schema: Any) -> int:
+    """An upper bound of how often one part of an answer is compared with a schema: alternatives within alternatives
+    multiply. A schema that refers to itself counts once."""
+    return _Evaluations(schema).of(schema)
+
+
 class _Search:
     """Definitions are looked at where something refers to them."""
 
@@ -53,6 +63,7 @@ class _Search:
         self._root = root
         self._grammar = grammar
         self._referred: set[str] = set()
+        self._resolved: dict[str, bool] = {}
 
     def unheld(self, schema: Any, place: str) -> Iterator[str]:
         if not isinstance(schema, Mapping):
@@ -68,7 +79,7 @@ class _Search:
         reference = schema.get("$ref")
         if isinstance(reference, str) and reference not in self._referred and self._resolves(reference):
             self._referred.add(reference)
-            yield from self.unheld(self._target(reference), reference)
+            yield from self.unheld(_target(self._root, reference), reference)
 
     def _expresses(self, keyword: str, schema: Schema, keywords: frozenset[str]) -> bool:
         """Whether the grammar holds this keyword as it is used in `schema`."""
@@ -89,46 +100,77 @@ class _Search:
                 return set(schema.get("properties") or ()) <= set(schema.get("required") or ())
         return self._grammar == "llguidance" or _chat_expresses(keyword, schema, keywords)
 
-    def _resolves(self, reference: str, seen: frozenset[str] = frozenset()) -> bool:
+    def _resolves(self, reference: str) -> bool:
         """Whether it points into the document, and not at itself by way of other references."""
-        if reference in seen or not (reference == "#" or reference.startswith("#/")):
+        if reference not in self._resolved:
+            self._resolved[reference] = False  # for a reference that leads back to this one
+            self._resolved[reference] = self._resolves_anew(reference)
+        return self._resolved[reference]
+
+    def _resolves_anew(self, reference: str) -> bool:
+        if not (reference == "#" or reference.startswith("#/")):
             return False
         # llama.cpp knows no root, and does not undo the escapes of a pointer.
         if self._grammar == "chat" and (reference == "#" or "~" in reference or "%" in reference):
             return False
         try:
-            target = self._target(reference)
+            target = _target(self._root, reference)
         except LookupError:
             return False
         if not isinstance(target, Mapping):
             return target is True
-        return all(
-            self._resolves(str(inner["$ref"]), seen | {reference})
-            for inner in _at_the_same_place(target)
-            if "$ref" in inner
-        )
+        return all(self._resolves(str(inner["$ref"])) for inner in _at_the_same_place(target) if "$ref" in inner)
 
-    def _target(self, reference: str) -> Any:
-        """Raises LookupError."""
-        target = self._root
-        for step in unquote(reference).split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list):
-                target = target[int(key) if key.isdecimal() else len(target)]
-            elif isinstance(target, Mapping):
-                target = target[key]
-            else:
-                raise KeyError(key)
-        return target
+
+class _Evaluations:
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._of_references: dict[str, int] = {}
+
+    def of(self, schema: Any) -> int:
+        if not isinstance(schema, Mapping):
+            return 1
+        of_parts, of_alternatives = 1, 0  # in loops: generators would take half of Python's recursion
+        for inner, _ in _inner(schema, "", _PARTS):
+            of_parts = max(of_parts, self.of(inner))
+        for inner, _ in _inner(schema, "", _ALTERNATIVES):
+            of_alternatives += self.of(inner)
+        return of_parts + of_alternatives + self._of_reference(schema.get("$ref"))
+
+    def _of_reference(self, reference: Any) -> int:
+        if not isinstance(reference, str):
+            return 0
+        if reference not in self._of_references:
+            self._of_references[reference] = 1  # for a reference that leads back to this one
+            try:
+                self._of_references[reference] = self.of(_target(self._root, reference))
+            except LookupError:
+                return 1
+        return self._of_references[reference]
+
+
+def _target(root: Any, reference: str) -> Any:
+    """Of a reference into the document. Raises LookupError."""
+    target = root
+    for step in unquote(reference).split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list):
+            is_position = key.isdecimal() and len(key) <= _MOST_DIGITS
+            target = target[int(key) if is_position else len(target)]
+        elif isinstance(target, Mapping):
+            target = target[key]
+        else:
+            raise KeyError(key)
+    return target
 
 
 def _is_usable(keyword: str, value: Any) -> bool:
     """Whether llguidance takes this value of a keyword that it knows."""
     match keyword:
         case "anyOf" | "oneOf":
-            return any(branch is not False for branch in value)
+            return isinstance(value, list) and any(branch is not False for branch in value)
         case "allOf":
-            return False not in value
+            return isinstance(value, list) and False not in value
         case "multipleOf":
             return len(str(value)) <= _MOST_DIGITS
         case "exclusiveMinimum" | "exclusiveMaximum":
@@ -148,7 +190,8 @@ def _chat_expresses(keyword: str, schema: Schema, keywords: frozenset[str]) -> b
         upper = {"maximum", "exclusiveMaximum"} <= keywords
         return schema.get("type") == "integer" and not lower and not upper
     if keyword == "required":
-        return isinstance(value, list) and set(map(str, value)) <= set(schema.get("properties") or ())
+        properties = schema.get("properties") or {}
+        return isinstance(value, list) and isinstance(properties, Mapping) and set(map(str, value)) <= set(properties)
     return True
 
 
@@ -162,8 +205,8 @@ def _assertions(schema: Schema) -> frozenset[str]:
     )
 
 
-def _inner(schema: Schema, place: str) -> Iterator[tuple[Any, str]]:
-    for keyword in (*_ONE, *_NAMED, *_MANY):
+def _inner(schema: Schema, place: str, keywords: Sequence[str] = (*_ONE, *_NAMED, *_MANY)) -> Iterator[tuple[Any, str]]:
+    for keyword in keywords:
         if keyword not in schema:
             continue
         value, there = schema[keyword], f"{place}/{keyword}"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trilithon.serve.forms.keywords import evaluations
 from trilithon.serve.validation import wrong
 
 if TYPE_CHECKING:
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerSchema"]
 
+# An answer is validated on the event loop; each takes some microseconds.
+_MOST_EVALUATIONS = 20_000
+
 
 class AnswerSchema:
     """`where` is the field of the request that has the schema."""
 
     def __init__(self, schema: Mapping[str, Any], where: str) -> None:
-        """Raises ApiError for what is no JSON schema, or refers to other documents."""
+        """Raises ApiError for what is no JSON schema, refers to other documents, or has alternatives that multiply."""
         from jsonschema_rs import ReferencingError, RegexOptions, ValidationError, validator_for
 
         self.schema = schema
         self.where = where
+        if evaluations(schema) > _MOST_EVALUATIONS:
+            raise wrong(where, f"{where}: too many alternatives within alternatives; simplify the schema")
         try:
             self._validator: Validator = validator_for(
                 dict(schema), validate_formats=True, retriever=_no_document, pattern_options=RegexOptions()
