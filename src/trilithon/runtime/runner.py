@@ -21,7 +21,7 @@ from trilithon.runtime.process import Process
 from trilithon.runtime.relay import Relayed
 from trilithon.runtime.taint import ErrorWatch
 
-__all__ = ["Runner"]
+__all__ = ["NO_WORK", "Runner"]
 
 T = TypeVar("T")
 Admission = Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -34,8 +34,8 @@ UnitLock = Callable[[], AbstractAsyncContextManager[None]]
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.1
 # A broken connection usually means that the child is dying; it is waited for so long.
 _DEATH_SECONDS = 5.0
-# Requests that do not use the unit.
-_NO_WORK = frozenset({"/tokenize", "/detokenize", "/apply-template"})
+NO_WORK = frozenset({"/tokenize", "/detokenize", "/apply-template"})
+"""Requests that do not use the unit: engines answer them while they generate."""
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ class Runner:
         if self.admission:
             await self.admission(path, body)
         max_tokens = self.placement.settings.context
-        async with contextlib.nullcontext(_Work(ErrorWatch(None))) if path in _NO_WORK else self._locked() as work:
+        async with contextlib.nullcontext(_Work(ErrorWatch(None))) if path in NO_WORK else self._locked() as work:
             opening = Relayed.open(self.client, path, body, self._answer, work.watch, max_tokens=max_tokens)
             async with contextlib.AsyncExitStack() as stack:
                 try:

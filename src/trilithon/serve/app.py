@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -106,5 +107,5 @@ async def _http(request: Request, error: Exception) -> Response:
 def _answer(request: Request, problem: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     more = dict(headers or {})
     if problem.retry_after_seconds is not None:
-        more["Retry-After"] = str(max(1, round(problem.retry_after_seconds)))
+        more["Retry-After"] = str(max(1, math.ceil(problem.retry_after_seconds)))
     return JSONResponse(error_body(request.url.path, problem), status_code=problem.status, headers=more)

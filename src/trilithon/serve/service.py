@@ -13,12 +13,14 @@ from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
+from trilithon.runtime.runner import NO_WORK
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.forms.answer_form import AnswerForm
 from trilithon.serve.forms.constraint import Constrained, constrained, is_free
 from trilithon.serve.generation import AnswerReader, End, Generation, Piece
 from trilithon.serve.http.errors import ApiError
+from trilithon.serve.http.keep_alive import EVENTS
 from trilithon.serve.monitoring.handover_log import HandoverLog
 from trilithon.serve.no_tokens import one_token, without_token
 from trilithon.serve.request_defaults import fitted, require_kind
@@ -46,10 +48,6 @@ class Answer:
     def load_seconds(self) -> float:
         """What this request waited for the model to be loaded."""
         return self._asking.lease.load_seconds
-
-    @property
-    def content_type(self) -> str:
-        return self._asking.relayed.content_type
 
     async def chunks(self, writer: DirectWriter | None = None) -> AsyncIterator[bytes]:
         """The body's bytes, except those that went to the direct writer. Returns once the body has begun."""
@@ -81,7 +79,7 @@ class Answer:
         """For the log and the metrics of the request that this task works for."""
         if self._asking.relayed.timings is None:
             return
-        if self._asking.relayed.content_type.startswith("text/event-stream"):
+        if self._asking.relayed.content_type.startswith(EVENTS):
             note_first_token(self._asking.relayed.first_ns)
         ran = self.provenance()
         note_generated(
@@ -143,7 +141,7 @@ class Service:
         @contextlib.asynccontextmanager
         async def take() -> AsyncIterator[Lease]:
             keep = generation.keep_alive_seconds
-            needs_slot = generation.path not in _WITHOUT_SLOT
+            needs_slot = generation.path not in NO_WORK
             async with self.pool.lease(
                 key, placement, caller=caller, keep_alive_seconds=keep, needs_slot=needs_slot
             ) as lease:
@@ -259,8 +257,6 @@ async def _one_chunk(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-# Engines answer these while they generate.
-_WITHOUT_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 # A model that makes vectors is loaded apart: one that answers cannot make them.
 _SUFFIXES: Mapping[Task, str] = {"generate": "", "embed": " (vectors)", "rank": " (ranks)"}
 _KINDS: Mapping[str, Task] = {"embedding": "embed", "reranker": "rank"}

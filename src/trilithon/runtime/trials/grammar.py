@@ -52,12 +52,14 @@ class GrammarTrial:
         if len(text) < _LARGE_LETTERS and not _SUSPICIOUS.search(text):
             return
         key = hashlib.sha256(f"{path} {text}".encode(errors="replace")).hexdigest()
-        async with self._one_at_a_time:
-            reason = self._results.get(key)
-            if reason is None and (reason := await self._trouble(path, constraint)) is not None:
-                self._results[key] = reason
-                while len(self._results) > _REMEMBERED:
-                    self._results.popitem(last=False)
+        reason = self._results.get(key)
+        if reason is None:  # else it does not wait for the trial of another one
+            async with self._one_at_a_time:
+                reason = self._results.get(key)
+                if reason is None and (reason := await self._trouble(path, constraint)) is not None:
+                    self._results[key] = reason
+                    while len(self._results) > _REMEMBERED:
+                        self._results.popitem(last=False)
         if reason:
             message = f"the schema or grammar {reason}; make its patterns simpler and its repetitions shorter"
             raise EngineError(message, status=400, cause="refused")

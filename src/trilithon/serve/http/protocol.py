@@ -153,9 +153,10 @@ class PatientProtocol(H11Protocol):
         self._read(data)
 
     def _slice_bytes(self) -> int:
-        """Only a body whose length was announced has no chunks."""
-        announced = self._at_work() and any(name == b"content-length" for name, _ in self.headers)
-        return _PLAIN_SLICE_BYTES if announced else _SLICE_BYTES
+        """Only a body whose length was announced has no chunks; where both are said, h11 reads chunks."""
+        names = {name for name, _ in self.headers} if self._at_work() else set()
+        is_plain = b"content-length" in names and b"transfer-encoding" not in names
+        return _PLAIN_SLICE_BYTES if is_plain else _SLICE_BYTES
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)

@@ -109,9 +109,8 @@ async def known_model(request: Request, name: str) -> KnownModel:
         entry = await service.entry(name)
     except ModelError as error:
         raise not_found(name) from error
-    for loaded in service.pool.loaded():
-        if loaded.key == entry.name:  # its header was read then
-            return KnownModel(manifest=entry.manifest, file=loaded.placement.file)
+    if placement := service.pool.placements().get(entry.name):  # its header was read then
+        return KnownModel(manifest=entry.manifest, file=placement.file)
     return KnownModel(manifest=entry.manifest, file=await asyncio.to_thread(service.shelf.file, entry))
 
 

@@ -25,17 +25,7 @@ from trilithon.serve.validation import (
     wrong,
 )
 
-__all__ = [
-    "LONGEST_NAME",
-    "SAMPLER_OPTIONS",
-    "GenerationBody",
-    "Limits",
-    "OpenAIChatBody",
-    "StopWords",
-    "_form_needs",
-    "_messages",
-    "chat_body",
-]
+__all__ = ["LONGEST_NAME", "SAMPLER_OPTIONS", "GenerationBody", "Limits", "OpenAIChatBody", "StopWords", "chat_body"]
 
 LONGEST_NAME: Final = 512
 MOST_CHOICES: Final = 16

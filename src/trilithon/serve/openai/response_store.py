@@ -22,6 +22,7 @@ __all__ = ["ResponseStore", "StoredResponse"]
 
 _MOST_RESPONSES: Final = 10_000
 _BUSY_SECONDS: Final = 10.0
+_MOST_LETTERS: Final = 64 << 20  # of a conversation, as of a body
 _SCHEMA: Final = """CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, previous TEXT NOT NULL, used REAL NOT NULL, size INTEGER NOT NULL,
     input TEXT NOT NULL, response TEXT NOT NULL)"""
@@ -105,6 +106,8 @@ class ResponseStore:
     def _insert(self, table: sqlite3.Connection, row: tuple[Any, ...]) -> bool:
         table.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         count, size = table.execute("SELECT count(*), sum(size) FROM responses").fetchone()
+        if count <= self._most_responses and size <= self._most_bytes:
+            return True
         for old, old_size in table.execute("SELECT id, size FROM responses ORDER BY used, rowid").fetchall():
             if count <= self._most_responses and size <= self._most_bytes:
                 break
@@ -121,11 +124,14 @@ def _row(table: sqlite3.Connection, response_id: str, owner: str) -> tuple[str, 
 
 def _conversation(table: sqlite3.Connection, response_id: str, owner: str) -> list[dict[str, Any]]:
     turns: list[list[dict[str, Any]]] = []
-    at, seen = response_id, 0
+    at, seen, letters = response_id, 0, 0
     while at:
         row = _row(table, at, owner)
         if row is None:
             raise _missing(at, 400)
+        letters += len(row[1]) + len(row[2])
+        if letters > _MOST_LETTERS:  # before it is parsed
+            raise ApiError(f"the conversation is over {_MOST_LETTERS >> 20} MiB; begin a new one", status=400)
         table.execute("UPDATE responses SET used = ? WHERE id = ?", (time.time(), at))
         turns.append([*json.loads(row[1]), *json.loads(row[2])["output"]])
         seen += len(turns[-1])

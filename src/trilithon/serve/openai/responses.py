@@ -52,10 +52,10 @@ async def respond(request: Request, body: ResponseBody) -> Response:
             headers = headers_of(answer, asked.ignored)
             if body.stream:
                 yield Outgoing(body=_kept_events(answer, writer, keep), content_type=EVENTS, headers=headers)
-            else:
-                await read(answer, writer)
-                await keep()
-                yield Outgoing(body=json.dumps(writer.response, ensure_ascii=False).encode(), headers=headers)
+                return
+            await read(answer, writer)
+        await keep()  # the engine is free meanwhile
+        yield Outgoing(body=json.dumps(writer.response, ensure_ascii=False).encode(), headers=headers)
 
     return Reply(opening, StreamForm(broken=broken) if body.stream else None, ignoring_header(asked.ignored))
 
