@@ -1,20 +1,23 @@
 """Bodies of JSON: whatever they are called, bounded in values and depth, and the same value however they are read."""
 
+import asyncio
 import http.client
 import json
 import random
 import threading
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, FastAPI
 from live_server import Serve, Server
 
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.serve.http import json_bodies
 from trilithon.serve.http.errors import ApiError
-from trilithon.serve.http.json_bodies import read_json
+from trilithon.serve.http.json_bodies import JsonRoute, read_json
 
 DEEP = '{"properties":{"a":' * 400 + "{}" + "}}" * 400
 NESTED = "[" * 900 + "]" * 900
@@ -137,3 +140,25 @@ def _sent(server: Server, body: bytes) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error() -> None:
+    router = APIRouter(route_class=JsonRoute)
+
+    @router.post("/")
+    async def answer(body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+    app, sent = FastAPI(), list[Any]()
+    app.include_router(router)
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 400

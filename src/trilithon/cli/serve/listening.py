@@ -53,14 +53,14 @@ def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> No
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """One socket for each address of the host; port The port; 0 takes a free one. Raises UserError with the fix."""
+    """One socket for each address of the host; port 0 takes a free one. Raises UserError with the fix."""
     try:
-        getaddrinfo = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        rows = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host}: {error}; write an address of this machine, as in: ip addr") from error
     opened: list[socket.socket] = []
     try:
-        for family, place in dict.fromkeys((family, place[:2]) for family, _, _, _, place in getaddrinfo):
+        for family, place in dict.fromkeys((family, place[:2]) for family, _, _, _, place in rows):
             chosen = opened[0].getsockname()[1] if opened else port
             opened.append(_bound(family, str(place[0]), chosen))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`trilithon serve`: the words of a server; the process is made in cli.serving, the answers in trilithon.serve."""
+"""`trilithon serve`: options and greeting; the process is in cli.serve.process, the answers are in trilithon.serve."""
 
 import contextlib
 import math

@@ -240,12 +240,12 @@ def _require_plain_body(headers: Headers) -> None:
 
 
 def _shown_keys(headers: Headers) -> list[str]:
-    getlist = [value.strip() for value in headers.getlist("x-api-key")]
+    shown = [value.strip() for value in headers.getlist("x-api-key")]
     for value in headers.getlist("authorization"):
         scheme, _, secret = value.strip().partition(" ")
         if scheme.lower() == "bearer":
-            getlist.append(secret.strip())
-    return [value for value in getlist if value]
+            shown.append(secret.strip())
+    return [value for value in shown if value]
 
 
 def _goes_there(scope: Scope, headers: Headers) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from trilithon.serve.http.errors import ApiError
@@ -53,7 +54,10 @@ class JsonRoute(APIRoute):
             headers = request.scope["headers"]
             request.scope["headers"] = [*(header for header in headers if header[0] != _JSON[0]), _JSON]
             read = _ReadRequest(request.scope, request.receive)
-            await read.read()
+            try:
+                await read.read()
+            except ClientDisconnect:
+                return Response(status_code=400)  # which nobody hears
             return await handler(read)
 
         return handle
