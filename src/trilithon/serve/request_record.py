@@ -113,10 +113,11 @@ def recording(record: RequestRecord) -> Iterator[RequestRecord]:
 
 
 def note_first_token(at_ns: int) -> None:
-    """The first piece of the answer came from the engine. Not needed where the answer is streamed to the client."""
+    """The first piece of an answer came from the engine. What a stream sent before, such as Anthropic's
+    `message_start`, was no token. Of several answers the first counts."""
     record = _current.get()
-    if record is not None and record.first_token_ns is None:
-        record.first_token_ns = at_ns
+    if record is not None and not record.generated:
+        record.first_token_ns = max(record.first_token_ns or 0, at_ns)
 
 
 def note_broken(error: Exception) -> None:

@@ -26,7 +26,14 @@ from trilithon.serve.access.security import SecurityOptions, install
 from trilithon.serve.monitoring import metrics as module
 from trilithon.serve.monitoring.board_readings import BoardReadings
 from trilithon.serve.monitoring.metrics import Metrics
-from trilithon.serve.request_record import Generated, RequestRecord, note_first_token, note_generated, note_retried
+from trilithon.serve.request_record import (
+    Generated,
+    RequestRecord,
+    note_first_token,
+    note_generated,
+    note_retried,
+    recording,
+)
 
 TIMINGS = Timings(cache_n=100, prompt_n=20, prompt_ms=500.0, predicted_n=11, predicted_ms=400.0)
 
@@ -338,3 +345,15 @@ def test_the_forms_that_can_be_asked_for() -> None:
                 assert (await client.get("/metrics", headers={"Accept": odd})).status_code == 200
 
     asyncio.run(run())
+
+
+def test_what_a_stream_sends_before_the_engine_says_anything_is_no_first_token() -> None:
+    request = RequestRecord(request_id="r", method="POST", path="/v1/messages", began_ns=0, streamed=True)
+    with recording(request):
+        request.sent(b"event: message_start\n\n")
+        first_ns = time.monotonic_ns() + 1000
+        note_first_token(first_ns)
+        assert request.first_token_ns == first_ns
+        request.generated.append(answer())
+        note_first_token(first_ns + 1000)  # of a second answer
+        assert request.first_token_ns == first_ns
