@@ -185,7 +185,8 @@ class Service:
 
     async def entry(self, model: str) -> CatalogEntry:
         """An empty name is the only model there is, or the only one that is loaded. Raises ModelError and Problem."""
-        # A thread takes 1 to 2 ms, which the first token would come later, and a loaded model's manifest is in memory.
+        # A thread takes 1 to 2 ms, which the first token would come later, and to read a loaded model's manifest again
+        # takes 0.15 ms.
         named = self.shelf.meant(model)
         if named and self._is_loaded(named) and (stored := self.shelf.find_stored(named)):
             return stored

@@ -98,6 +98,7 @@ class Catalog:
         self._files: dict[tuple[str, str], ModelFile] = {}
         self._glances: dict[tuple[str, str, int, int, int], ModelFile] = {}
         self._aliases = Aliases(configuration.aliases)
+        self._stored: dict[str, CatalogEntry] = {}
         self._reading: dict[tuple[str, str], threading.Lock] = {}
 
     @property
@@ -163,7 +164,11 @@ class Catalog:
         if (named := self._named_by_owner(wanted)) is not None:
             return named
         with ModelStore.open(self._configuration) as store, contextlib.suppress(ModelError):
-            return _entry(store.get(wanted))
+            manifest = store.get(wanted)
+            entry = self._stored.get(str(manifest.name))
+            if entry is None or entry.manifest != manifest:  # a digest takes as long as the manifest
+                entry = self._stored[str(manifest.name)] = _entry(manifest)
+            return entry
         return None
 
     def file(self, entry: CatalogEntry) -> ModelFile:

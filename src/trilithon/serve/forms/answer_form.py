@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trilithon.runtime.engine_errors import json_object
 from trilithon.serve.forms.validation import AnswerSchema
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.openai.tools import custom_input
@@ -29,8 +30,9 @@ class AnswerForm:
     custom: frozenset[str] = field(default=frozenset())
 
     def whole(self, content: bytes) -> bytes:
-        """An answer that is not streamed. Raises ApiError where it breaks the schema, or has no call."""
-        body = json.loads(content)
+        """An answer that is not streamed. Raises ApiError where it breaks the schema, or has no call, and EngineError for
+        what is no answer."""
+        body = json_object(content)
         if "choices" not in body:
             self._check(str(body.get("content") or ""), cut=body.get("stop_type") == "limit")
             return content
