@@ -186,6 +186,7 @@ def test_a_form_is_held() -> None:
         ("container", "c"),
         ("tools", [{"type": 5, "name": "bash"}]),
         ("thinking", {"type": "perhaps"}),
+        ("seed", "x"),
         ("messages", [{"role": "user", "content": [{"type": "document"}]}]),
         ("messages", [{"role": "tool", "content": "x"}]),
         ("messages", [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "x"}}]}]),

@@ -151,6 +151,8 @@ def test_a_conversation_with_a_call() -> None:
         ("input", [{"type": "item_reference", "id": "x"}]),
         ("input", [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]),
         ("text", {"format": "json"}),
+        ("seed", "x"),
+        ("tool_choice", {"type": "allowed_tools", "tools": 5}),
     ],
 )
 def test_what_cannot_be_honoured_is_named(field: str, value: Any) -> None:

@@ -234,7 +234,7 @@ def _tools(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
         fields["parallel_tool_calls"] = not choice["disable_parallel_tool_use"]
     if choice.get("type") == "tool":
         return fields | {"tool_choice": {"type": "function", "function": {"name": choice.get("name")}}}
-    if choice.get("type") not in _CHOICES:
+    if choice.get("type") not in tuple(_CHOICES):  # a list cannot be looked up
         raise wrong("tool_choice", f"tool_choice.type must be one of {', '.join(_CHOICES)}, tool")
     return fields | {"tool_choice": _CHOICES[choice["type"]]}
 

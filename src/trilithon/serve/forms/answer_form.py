@@ -30,8 +30,8 @@ class AnswerForm:
     custom: frozenset[str] = field(default=frozenset())
 
     def whole(self, content: bytes) -> bytes:
-        """An answer that is not streamed. Raises ApiError where it breaks the schema, or has no call, and EngineError for
-        what is no answer."""
+        """An answer that is not streamed. Raises ApiError where it breaks the schema, or has no call, and EngineError
+        for what is no answer."""
         body = json_object(content)
         if "choices" not in body:
             self._check(str(body.get("content") or ""), cut=body.get("stop_type") == "limit")

@@ -121,6 +121,8 @@ def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Featu
     body = admitted.body
     body["messages"] = _messages(fields["messages"])
     _one_limit(body)
+    if not isinstance(body.get("seed", 0), int):  # other APIs have no such field, and pass it on unseen
+        raise wrong("seed", "seed must be a whole number")
     if "seed" in body and body["seed"] != -1:
         body["seed"] %= _SEEDS
     if body.get("top_logprobs") and not body.get("logprobs"):

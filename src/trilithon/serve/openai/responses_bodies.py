@@ -147,11 +147,12 @@ class _Conversation:
                 content = _text_of(item.get("output"), f"{where}.output")
                 self.messages.append({"role": "tool", "tool_call_id": str(item.get("call_id", "")), "content": content})
             case "reasoning":
-                told = [*(item.get("content") or ()), *(item.get("summary") or ())]
-                self.thought = "\n".join(str(part.get("text", "")) for part in told if isinstance(part, Mapping))
+                lists = [item[name] for name in ("content", "summary") if isinstance(item.get(name), list)]
+                parts = [part for entries in lists for part in entries if isinstance(part, Mapping)]
+                self.thought = "\n".join(str(part.get("text", "")) for part in parts)
                 self.ignored += [] if self.thought else ["input.reasoning"]
             case "item_reference":
-                raise wrong(where, f"{where}: stored responses are not supported; send the item itself")
+                raise wrong(where, f"{where}: references to items are not supported; send the item itself")
             case other:
                 raise wrong(f"{where}.type", f"{where}: items of type {str(other)[:40]} are not supported")
 
@@ -217,7 +218,9 @@ def _nested(choice: Mapping[str, Any]) -> dict[str, Any]:
     """What names a tool, or the tools that are allowed, in the form of chats."""
     kind, tools = choice.get("type"), choice.get("tools")
     if kind == "allowed_tools":
-        named = [_nested(tool) if isinstance(tool, Mapping) else tool for tool in tools or ()]
+        named = tools
+        if isinstance(tools, list):
+            named = [_nested(tool) if isinstance(tool, Mapping) else tool for tool in tools]
         return {"type": kind, kind: {"mode": choice.get("mode", "auto"), "tools": named}}
     return {"type": kind, str(kind): {"name": choice.get("name")}}
 
