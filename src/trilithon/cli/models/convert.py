@@ -25,7 +25,6 @@ _FOR_RKLLM = ("chip", "quant", "algorithm", "hybrid_rate", "context", "cores", "
 # Options of another format are refused, not ignored.
 _OPTIONS = {"rkllm": _FOR_RKLLM, "gguf": ("quant", "converter"), "rknn": ("chip", "mean", "std")}
 _SOURCES = {"rkllm": "the folder of a model, or a GGUF", "gguf": "the folder of a model", "rknn": "an ONNX file"}
-_DEFAULT_CHIP = "rk3588"
 _PATH = click.Path(path_type=Path)
 
 
@@ -130,10 +129,10 @@ def _to_gguf(source: Path, output: Path | None, options: dict[str, Any]) -> "_Ma
 
 
 def _to_rknn(source: Path, output: Path | None, options: dict[str, Any]) -> "_Maker":
-    from trilithon.board.chips import platform_of
+    from trilithon.board.chips import platform_of, platforms
     from trilithon.engines.rkllm.convert_encoder import EncoderRecipe, convert_to_rknn, find_scale
 
-    chip = (options["chip"] or _DEFAULT_CHIP).lower()
+    chip = (options["chip"] or next(iter(platforms()))).lower()
     scale = find_scale(source, options["mean"], options["std"])
     recipe = EncoderRecipe(source=source, chip=platform_of(chip).lower() or chip, scale=scale)
     return partial(convert_to_rknn, recipe, output or Path(recipe.file_name))
