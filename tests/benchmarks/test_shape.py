@@ -192,7 +192,9 @@ def test_serving(home: Path, tiny: Path) -> None:
     result = measured("serving", "--rounds", "1", "--requests", "20", "--streams", "3", "--model", tiny)
     assert result["figures"]["other streams"] == 3
     assert len(result["bounds"]) == 6
-    assert not_measured(result).keys() <= {"llama-cpp-python's server, tokens/s"}
+    # A model of this size may answer in one piece, which has no rate.
+    missing = {name for name in not_measured(result) if not name.startswith("single stream")}
+    assert missing <= {"llama-cpp-python's server, tokens/s"}
 
 
 @pytest.mark.slow
