@@ -149,7 +149,7 @@ def test_a_configuration_that_is_not_toml(trilithon: Program, home: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 1", "unknown setting colour; known are builds, cache, data"),
+        ("colour = 1", "unknown setting colour; known are aliases, builds, cache, data"),
         ('hang_seconds = "soon"', "hang_seconds = 'soon' does not fit"),
         ("start_seconds = -1", "start_seconds = -1 does not fit"),
         ("data = 5", "data = 5 does not fit"),

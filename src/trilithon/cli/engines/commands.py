@@ -98,7 +98,13 @@ def remove(name: str, delete: bool) -> None:
 
 
 @engines.command("build")
-@click.option("--engine", type=click.Choice(["llama.cpp", "ik"]), default="llama.cpp", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["llama.cpp", "ik"]),
+    default="llama.cpp",
+    show_default=True,
+    help="What to compile; ik is ik_llama.cpp.",
+)
 @click.option("--vulkan", is_flag=True, help="Build with Vulkan, for a GPU.")
 @click.option("--rpc", is_flag=True, help="Build with RPC.")
 @click.option("--kleidiai", is_flag=True, help="Build with Arm's KleidiAI kernels (fetched from GitHub).")
