@@ -346,7 +346,7 @@ def test_where_no_test_can_be_done_the_run_failed(bench: Bench) -> None:
     campaign = bench("scripted/cpu:prefill=50000,c=64", tests=(long,), rounds=1)
     (run,) = campaign.runs
     assert run.failure is not None
-    assert run.failure.kind == "refused"
+    assert run.failure.kind == "too long"
 
 
 def test_a_run_that_was_stopped_keeps_its_log(bench: Bench) -> None:

@@ -116,9 +116,14 @@ def test_wrong_words_are_one_line_and_exit_code_2(asked: Program, words: tuple[s
     assert errors.count("\n") == 1
 
 
-def test_json_and_a_schema_are_taken(asked: Program) -> None:
+@pytest.mark.slow
+def test_json_and_a_schema_are_taken_where_the_engine_has_grammars(asked: Program, tiny: Path) -> None:
     for form in ("json", json.dumps({"type": "object"})):
-        assert asked("run", "tiny", "hello", "--format", form, "-p", "num_predict=3").code == 0
+        words = ("hello", "--format", form, "-p", "num_predict=3")
+        assert asked("run", str(tiny), *words, "--placement", "llama.cpp@embedded/cpu:t=1").code == 0
+        code, _, errors = asked("run", "tiny", *words)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "does not support structured output" in errors
 
 
 def test_an_image_for_a_model_that_does_not_see(asked: Program, tmp_path: Path) -> None:

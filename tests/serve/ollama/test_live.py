@@ -188,7 +188,7 @@ def test_whoever_leaves_ends_the_work(serve: Serve, tiny: Path) -> None:
 
 
 def test_what_home_assistant_and_open_webui_ask(serve: Serve, talkers: list[Path]) -> None:
-    server = serve(talkers[0])
+    server = serve(talkers[0], placement=LLAMA)
     http = server.http
     (row,) = http.get("/api/tags").json()["models"]
     asked = {
@@ -197,7 +197,7 @@ def test_what_home_assistant_and_open_webui_ask(serve: Serve, talkers: list[Path
         "tools": [{"type": "function", "function": {"name": "HassTurnOn", "parameters": {"type": "object"}}}],
         "stream": True,
         "keep_alive": "-1s",
-        "options": {"num_ctx": 8192},
+        "options": {"num_ctx": 8192, "num_predict": 10},
         "think": False,
     }
     *_, last = lines_of(http.post("/api/chat", json=asked))
