@@ -10,6 +10,7 @@ from typing import Any
 from trilithon.serve.generation import Generation, Piece
 from trilithon.serve.openai.bodies import chat_body
 from trilithon.serve.service import Answer, Service
+from trilithon.serve.validation import require_sound
 from trilithon.web.chat.energy import EnergyMeter
 from trilithon.web.chat.tree import ChatMessage, ChatSettings
 
@@ -25,6 +26,7 @@ def generation_of(model: str, wishes: ChatSettings, messages: Sequence[ChatMessa
     body |= {name: value for name, value in sampling.items() if value is not None}
     if wishes.max_tokens is not None:
         body["max_tokens"] = wishes.max_tokens
+    require_sound(body)  # the API's bodies are checked as they are read
     admitted, needs = chat_body(body)
     return Generation(
         model=model,
