@@ -20,6 +20,7 @@
     ├── ApiError                   an HTTP status and a message for the client (serve.http.errors)
     ├── NobodyListens              no server answers at the address (cli.serve.server_client)
     ├── DownloadError              a server or the network failed; what was downloaded is kept
+    │   └── PlainHttp              the server does not speak TLS (models.fetch.http_client)
     └── Interrupted                exit code 130: stopped by the user; what was finished is kept
 
 A message is one line, and ends with the fix where there is one. The command line and the HTTP APIs turn these into

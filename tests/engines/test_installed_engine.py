@@ -87,7 +87,7 @@ def test_it_is_listed_checked_and_in_the_doctors_report(tiny: Path, home: Path, 
     assert "sample@only" in run("engines", "list").stdout
     assert "sample@only/npu" in run("doctor").stdout
     unknown = run("bench", str(tiny), "--placement", "other/cpu").stderr
-    assert "unknown engine other; there are llama.cpp, rk-llama.cpp, rkllm, scripted, sample" in unknown
+    assert "unknown engine other; there are llama.cpp, ik_llama.cpp, rk-llama.cpp, rkllm, scripted, sample" in unknown
 
 
 def broken(home: Path, code: str) -> None:
