@@ -53,11 +53,12 @@ def test_what_is_no_page_is_the_apis(site: Callable, tiny: Path) -> None:
     with httpx.Client(base_url=opened.url) as http:
         assert http.get("/").text == "Ollama is running"
         assert http.head("/").status_code == 200
-        assert http.get("/v1/models").json()["data"][0]["id"] == opened.model
+        for path in ("/v1/models", "/models"):
+            assert http.get(path).json()["data"][0]["id"] == opened.model
         for path in ("/", "/models"):
             page = http.get(path, headers={"accept": "text/html,*/*;q=0.8"})
             assert page.headers["content-type"].startswith("text/html"), path
             assert "script-src 'self'" in page.headers["content-security-policy"], path
-        for path, wanted in (("/api/nothing", "text/html"), ("/nothing", "text/html"), ("/models", "*/*")):
+        for path, wanted in (("/api/nothing", "text/html"), ("/nothing", "text/html"), ("/results", "*/*")):
             missing = http.get(path, headers={"accept": wanted})
             assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json"), path
