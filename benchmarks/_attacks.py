@@ -103,10 +103,17 @@ def _connections(server: Server) -> Iterator[Attempt]:
             with contextlib.ExitStack() as idle:
                 for _ in range(_CONNECTIONS):
                     idle.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)).send(head)
-                held = httpx.get(f"{server.url}/health", timeout=60).status_code == 200 and _answers(server)
-                yield Attempt(f"{_CONNECTIONS} connections that send {len(head)} bytes", held)
+                yield Attempt(f"{_CONNECTIONS} connections that send {len(head)} bytes", _answers_when_tried(server))
     finally:
         resource.prlimit(server.process, resource.RLIMIT_NOFILE, before)
+
+
+def _answers_when_tried(server: Server, times: int = 3) -> bool:
+    """A connection may be closed to make room before its request is read, and clients try such a one again."""
+    for _ in range(times):
+        with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+            return httpx.get(f"{server.url}/health", timeout=60).status_code == 200 and _answers(server)
+    return False
 
 
 def _bodies(server: Server) -> Iterator[Attempt]:

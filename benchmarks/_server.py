@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from _figures import CannotMeasure
 from _timing import TRILITHON
 
-__all__ = ["Server", "children", "descriptors", "private_folders", "resident_megabytes", "serving"]
+__all__ = ["Server", "at_rest", "children", "descriptors", "private_folders", "resident_megabytes", "serving"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,14 @@ def children(process: int) -> list[int]:
 
 def descriptors(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
+
+
+def at_rest(server: Server, as_before: tuple[float, int, int] | None = None) -> tuple[float, int, int]:
+    """Resident MB, descriptors and children of the idle server, which has 20 s to let go of what it needs no more."""
+    deadline = time.monotonic() + 20
+    while True:
+        state = resident_megabytes(server.process), descriptors(server.process), len(children(server.process))
+        settled = state[2] == 1 if as_before is None else state[1] <= as_before[1] and state[2] <= as_before[2]
+        if settled or time.monotonic() > deadline:
+            return state
+        time.sleep(0.1)

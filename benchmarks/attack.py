@@ -20,12 +20,11 @@ from pathlib import Path
 import httpx
 from _attacks import FAMILIES, TEMPLATES, Attempt
 from _figures import Bound, CannotMeasure, Figure, arguments, report, run
-from _server import Server, children, descriptors, private_folders, resident_megabytes, serving
+from _server import Server, at_rest, children, private_folders, resident_megabytes, serving
 
 from trilithon.models.synthetic.tiny import write_tiny_model
 
 _PAUSE_SECONDS = 0.1
-_REST_SECONDS = 20.0
 _BOUNDS = [
     Bound("attacks not held", most=0),
     Bound("memory MB of all processes at most", most=1500.0),
@@ -68,26 +67,19 @@ def watched(server: Server) -> Iterator[Watch]:
         thread.join()
 
 
-def at_rest(server: Server, as_before: tuple[float, int, int] | None = None) -> tuple[float, int, int]:
-    """Resident MB, descriptors and children of the idle server with the one good model."""
+def only_the_good_model_stays(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        loaded = [model["name"] for model in client.get("/api/ps").json()["models"]]
-        for name in loaded:
-            client.post("/api/generate", json={"model": name, "keep_alive": 0})
+        for model in client.get("/api/ps").json()["models"]:
+            client.post("/api/generate", json={"model": model["name"], "keep_alive": 0})
         client.post("/api/generate", json={"model": next(iter(TEMPLATES)), "keep_alive": -1})
-    deadline = time.monotonic() + _REST_SECONDS
-    while True:
-        state = resident_megabytes(server.process), descriptors(server.process), len(children(server.process))
-        settled = state[2] == 1 if as_before is None else state[1] <= as_before[1] and state[2] <= as_before[2]
-        if settled or time.monotonic() > deadline:
-            return state
-        time.sleep(_PAUSE_SECONDS)
 
 
 def measured(server: Server, families: list[str]) -> dict[str, Figure]:
     for _ in range(20):  # every code path and pool is warm before the first look
         httpx.get(f"{server.url}/health", timeout=60)
+    only_the_good_model_stays(server)
     at_rest(server)
+    only_the_good_model_stays(server)
     before = at_rest(server)
     attempts: dict[str, list[Attempt]] = {}
     began = time.monotonic()
@@ -95,6 +87,7 @@ def measured(server: Server, families: list[str]) -> dict[str, Figure]:
         for family in families:
             attempts[family] = list(FAMILIES[family](server))
     seconds = time.monotonic() - began
+    only_the_good_model_stays(server)
     after = at_rest(server, before)
     every = [attempt for tried in attempts.values() for attempt in tried]
     for attempt in every:

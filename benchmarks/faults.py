@@ -27,25 +27,25 @@ from typing import Any
 
 import httpx
 from _figures import Bound, CannotMeasure, Figure, arguments, count, report, run
-from _server import Server, children, descriptors, private_folders, resident_megabytes, serving
+from _server import Server, at_rest, children, private_folders, serving
 
 from trilithon.models.synthetic.tiny import write_tiny_model
 
 _PLACEMENT = "scripted/cpu:prefill=20000,decode=300,np=4"
 _HANG_SECONDS = 5
-_BLOWS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
+_SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
 _LEAVING = 0.1
 _PATIENCE_SECONDS = 100.0
 _LONGEST_PAUSE_SECONDS = 2.0
-_SAID = [{"role": "user", "content": "Tell me about stone circles."}]
+_MESSAGES = [{"role": "user", "content": "Tell me about stone circles."}]
 # Path, body, the end of a streamed answer; without one it is never streamed.
 _ROUTES: list[tuple[str, dict[str, Any], str]] = [
-    ("/v1/chat/completions", {"messages": _SAID}, "data: [DONE]"),
-    ("/v1/chat/completions", {"messages": _SAID, "n": 2}, "data: [DONE]"),
+    ("/v1/chat/completions", {"messages": _MESSAGES}, "data: [DONE]"),
+    ("/v1/chat/completions", {"messages": _MESSAGES, "n": 2}, "data: [DONE]"),
     ("/v1/completions", {"prompt": "Stone"}, "data: [DONE]"),
     ("/v1/responses", {"input": "Stone"}, '"type":"response.completed"|"type":"response.incomplete"'),
-    ("/v1/messages", {"messages": _SAID}, '"type":"message_stop"'),
-    ("/api/chat", {"messages": _SAID}, '"done":true'),
+    ("/v1/messages", {"messages": _MESSAGES}, '"type":"message_stop"'),
+    ("/api/chat", {"messages": _MESSAGES}, '"done":true'),
     ("/api/generate", {"prompt": "Stone"}, '"done":true'),
     ("/v1/embeddings", {"input": ["one", "two"]}, ""),
     ("/api/embed", {"input": "one"}, ""),
@@ -65,7 +65,7 @@ _BOUNDS = [
 class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     unanswered: Counter[str] = field(default_factory=Counter)
-    blows: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
 
 
 async def request(client: httpx.AsyncClient, random_: random.Random, tally: Tally) -> None:
@@ -117,21 +117,21 @@ async def campaign(server: Server, requests: int, clients: int, requests_per_kil
         async def one_client() -> None:
             for _ in left:
                 await request(client, random_, tally)
-                whole, blows = tally.outcomes["whole"], tally.blows.total()
-                if requests_per_kill and whole // requests_per_kill > blows:
-                    strike(server, random_, tally)
+                whole, kills = tally.outcomes["whole"], tally.kills.total()
+                if requests_per_kill and whole // requests_per_kill > kills:
+                    kill_engine(server, random_, tally)
 
         await asyncio.gather(*(one_client() for _ in range(clients)))
     return tally
 
 
-def strike(server: Server, random_: random.Random, tally: Tally) -> None:
+def kill_engine(server: Server, random_: random.Random, tally: Tally) -> None:
     engines = children(server.process)
     if engines:
-        blow = random_.choice(_BLOWS)
+        kind = random_.choice(_SIGNALS)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(random_.choice(engines), blow)
-            tally.blows[blow.name] += 1
+            os.kill(random_.choice(engines), kind)
+            tally.kills[kind.name] += 1
 
 
 def seconds_until_ready(server: Server) -> float:
@@ -139,24 +139,11 @@ def seconds_until_ready(server: Server) -> float:
     began = time.monotonic()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         while time.monotonic() - began < 60:
-            body = {"model": "tiny", "messages": _SAID, "max_tokens": 8}
+            body = {"model": "tiny", "messages": _MESSAGES, "max_tokens": 8}
             if client.post("/v1/chat/completions", json=body).status_code == 200:
                 return time.monotonic() - began
             time.sleep(0.1)
     raise CannotMeasure("the server answers no more; see its log with trilithon serve --verbose")
-
-
-def at_rest(server: Server, as_before: tuple[float, int, int] | None = None) -> tuple[float, int, int]:
-    """Resident MB, descriptors and children of the idle server. It has ten seconds to let go of what it needs no
-    more."""
-    deadline = time.monotonic() + 10
-    while True:
-        state = resident_megabytes(server.process), descriptors(server.process), len(children(server.process))
-        if as_before is not None and state[1] <= as_before[1] and state[2] <= as_before[2]:
-            return state
-        if time.monotonic() > deadline or (as_before is None and state[2] == 1):
-            return state
-        time.sleep(0.1)
 
 
 def measured(server: Server, requests: int, clients: int, requests_per_kill: int, seed: int) -> dict[str, Figure]:
@@ -178,8 +165,8 @@ def measured(server: Server, requests: int, clients: int, requests_per_kill: int
         "answered with an error": tally.outcomes["error"],
         "clients that left": tally.outcomes["left"],
         "complete requests without an answer": tally.unanswered.total(),
-        "engines killed or stopped": tally.blows.total(),
-        **{f"by {name}": number for name, number in sorted(tally.blows.items())},
+        "engines killed or stopped": tally.kills.total(),
+        **{f"by {name}": number for name, number in sorted(tally.kills.items())},
         "seconds": seconds,
         "memory MB before": before[0],
         "memory MB more than before": after[0] - before[0],

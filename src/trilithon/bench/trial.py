@@ -191,8 +191,8 @@ def _hold(measured: Mapping[int, float], reference: TrialAnswer | None, report: 
 
 
 async def _try_reuse(runner: Runner, prompt: Completion, text: Sequence[int], report: _Report) -> None:
-    """Eight prompts, each of which goes on with the answer to the one before: what is answered on top of the KV cache
-    is held against a fresh evaluation."""
+    """Eight prompts, each of which goes on with the answer to the one before: an answer that uses the
+    KV cache is compared with one after a fresh evaluation."""
     tokens, forced = list(text), prompt.forced
     assert forced is not None
     divergences, reused = [], 0

@@ -16,7 +16,7 @@ async def remove(service: Service, entry: CatalogEntry) -> Removal:
     name, configuration = entry.manifest.name, service.shelf.configuration
     if not await asyncio.to_thread(_is_own, service, entry):
         raise wrong("model", f"model '{entry.name}' belongs to another program or folder; remove it there")
-    await service.unload(entry.name)
+    await service.unload_entry(entry)
 
     def removed() -> Removal:
         with ModelStore.open(configuration) as store:

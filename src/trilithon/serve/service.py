@@ -178,7 +178,10 @@ class Service:
 
     async def unload(self, model: str) -> bool:
         """As soon as it is idle; False where it was not loaded."""
-        entry = await asyncio.to_thread(self.shelf.find, model)
+        return await self.unload_entry(await asyncio.to_thread(self.shelf.find, model))
+
+    async def unload_entry(self, entry: CatalogEntry) -> bool:
+        """As `unload`, of this model: its name may also be an alias of another one."""
         keys = {loaded.key for loaded in self.pool.loaded()} | {*self.pool.pinned}
         own = [key for key in keys if key == entry.name or key.startswith(f"{entry.name} (")]
         return any([await self.pool.unload(key) for key in own])

@@ -1,5 +1,6 @@
 """Other names for models: exact, with wildcards, listed and hidden; from the command line and config.toml."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,22 @@ def test_what_is_no_alias_is_told(home: Path, tmp_path: Path, text: str) -> None
     file.write_text(text)
     with pytest.raises(UserError, match="aliases"):
         load_configuration({"HOME": str(home), "TRILITHON_CONFIG": str(file)})
+
+
+def test_a_model_is_unloaded_and_not_what_its_name_is_an_alias_of(configuration: Configuration, tmp_path: Path) -> None:
+    paths = [write_tiny_model(tmp_path / f"{name}.gguf", seed=1) for name in ("alpha", "beta")]
+    chosen = replace(configuration, aliases=(Alias("alpha", "beta"),))
+
+    async def body(folder: Path) -> None:
+        catalog = Catalog(chosen, read_board(), paths=paths, placement=FAST)
+        service = Service(catalog, Pool(chosen, folder))
+        (alpha,) = (entry for entry in catalog.models() if entry.digest != catalog.find("beta").digest)
+        await service.load("alpha", "me", None)
+        assert list(service.pool.placements()) == ["beta:latest"]
+        assert not await service.unload_entry(alpha)
+        assert list(service.pool.placements()) == ["beta:latest"]
+        assert await service.unload("alpha")
+        await service.pool.drain(0)
+
+    with workspace() as folder:
+        asyncio.run(body(folder))

@@ -25,8 +25,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class LinkInStore(FileNotFoundError):
-    """A symbolic link in the place of a folder or a file: what it leads to does not exist for the store, but whoever
-    deletes has to know that something may be there."""
+    """A symbolic link in the place of a folder or a file. Reading treats it as missing; deleting stops, because blobs
+    behind the link may be in use."""
 
 
 @contextmanager
