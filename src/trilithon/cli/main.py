@@ -20,6 +20,7 @@ __all__ = ["entry", "main"]
 _COMMANDS = {
     "run": ("chat.run:run", "Chat with a model, or ask one question."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
+    "service": ("service.service:service", "Run the server as a service of systemd."),
     "ps": ("serve.ps:ps", "List the models that the server has loaded."),
     "stop": ("serve.ps:stop", "Unload a model from the server."),
     "bench": ("bench.bench:bench", "Measure a model on every unit this machine has."),
