@@ -10,9 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.errors import UserError
+from trilithon.tables import table_beside
 from trilithon.units import parse_bytes
 
-__all__ = ["Configuration", "load_configuration"]
+__all__ = [
+    "MEANINGS",
+    "SERVE",
+    "Configuration",
+    "check_setting",
+    "configuration_path",
+    "environment_settings",
+    "file_settings",
+    "load_configuration",
+]
+
+MEANINGS: Mapping[str, str] = table_beside(__file__, "settings.toml")
+"""Of each setting but those of `serve`."""
+SERVE = "serve"
+"""The table of config.toml with the options of `trilithon serve`, which `cli.serve.settings` checks."""
 
 _MOST_BYTES = 64 << 10
 # The time to read a dotted key grows with the square of its parts.
@@ -70,26 +85,53 @@ def load_configuration(environment: Mapping[str, str] = os.environ) -> Configura
     """Read `$XDG_CONFIG_HOME/trilithon/config.toml` (or the file in TRILITHON_CONFIG) and the environment.
 
     Raises UserError for a file that is not TOML, an unknown key or a value of the wrong type."""
-    home = Path(environment.get("HOME", "~")).expanduser()
-
-    def folder(variable: str, default: str) -> Path:
-        return Path(environment.get(variable) or home / default) / "trilithon"
-
     values: dict[str, Any] = {
-        "data": folder("XDG_DATA_HOME", ".local/share"),
-        "cache": folder("XDG_CACHE_HOME", ".cache"),
+        "data": _folder(environment, "XDG_DATA_HOME", ".local/share"),
+        "cache": _folder(environment, "XDG_CACHE_HOME", ".cache"),
     }
+    file_values = file_settings(environment)
+    file_values.pop(SERVE, None)
+    values |= _checked(file_values, str(configuration_path(environment)))
+    return Configuration(**(values | _checked(environment_settings(environment), "environment")))
+
+
+def configuration_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Of config.toml, whether it exists or not."""
     named = environment.get("TRILITHON_CONFIG")
-    path = Path(named) if named else folder("XDG_CONFIG_HOME", ".config") / "config.toml"
-    if named or path.exists():
-        values |= _checked(_read(path), str(path))
+    return Path(named) if named else _folder(environment, "XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+def file_settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What config.toml holds, not checked but for the form of its table of `serve`; empty where there is no file.
+
+    Raises UserError for a file that is not TOML, or that is named and missing."""
+    path = configuration_path(environment)
+    if not environment.get("TRILITHON_CONFIG") and not path.exists():
+        return {}
+    values = _read(path)
+    if not isinstance(values.get(SERVE, {}), dict):
+        raise UserError(f"{path}: {SERVE} = {values[SERVE]!r} does not fit: write a table, [{SERVE}]")
+    return values
+
+
+def environment_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The settings of this module among the variables TRILITHON_*, as text."""
     known = {field.name for field in fields(Configuration)}
-    variables = {
+    return {
         name.removeprefix("TRILITHON_").lower(): text
         for name, text in environment.items()
         if text and name.startswith("TRILITHON_") and name.removeprefix("TRILITHON_").lower() in known
     }
-    return Configuration(**(values | _checked(variables, "environment")))
+
+
+def check_setting(name: str, value: Any, source: str) -> Any:
+    """The value as `Configuration` has it. Raises UserError, which begins with `source`."""
+    return _checked({name: value}, source)[name]
+
+
+def _folder(environment: Mapping[str, str], variable: str, default: str) -> Path:
+    home = Path(environment.get("HOME", "~")).expanduser()
+    return Path(environment.get(variable) or home / default) / "trilithon"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,7 +157,9 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         try:
             checked[name] = _CONVERT[name](value)
         except KeyError:
-            raise UserError(f"{source}: unknown setting {name}; known are {', '.join(sorted(_CONVERT))}") from None
+            raise UserError(
+                f"{source}: unknown setting {name}; known are {', '.join(sorted((*_CONVERT, SERVE)))}"
+            ) from None
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody" is no user's home
             raise UserError(f"{source}: {name} = {value!r} does not fit: {error}") from error
     return checked

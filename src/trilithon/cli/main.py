@@ -39,6 +39,7 @@ _COMMANDS = {
     "quantize": ("models.convert:quantize", "Quantise a model."),
     "models": ("models.synthesize:models", "Create models with random weights, to measure speed."),
     "engines": ("engines.commands:engines", "List, add, compile, check and remove engine builds."),
+    "config": ("config:config", "Show and change settings."),
     "key": ("serve.key:key", "Add, list and revoke API keys."),
     "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
     "board-report": (

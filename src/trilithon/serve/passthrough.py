@@ -102,7 +102,7 @@ async def in_turn(
 
 async def with_pictures(request: Request, messages: Sequence[Mapping[str, Any]]) -> None:
     """Look at every picture and put it in place of its address. Raises Problem for what is none."""
-    policy = ImagePolicy(fetch_remote=request.app.state.security.fetch_images)
+    policy = ImagePolicy(fetch_remote=request.app.state.access.fetch_images)
     left = _ALL_PICTURES_BYTES  # a short body can name a thousand addresses
     for message in messages:
         content = message.get("content")

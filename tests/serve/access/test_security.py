@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 
 from trilithon.errors import UserError
 from trilithon.serve.access.keys import Keyring, add_key, key_store, remove_key
-from trilithon.serve.access.security import Guard, SecurityOptions, install, keyring, require_safe_bind
+from trilithon.serve.access.security import AccessRules, Guard, SecurityOptions, install, keyring, require_safe_bind
 from trilithon.serve.access.sessions import COOKIE, Sessions, token_in
 from trilithon.settings import Configuration
 
@@ -166,7 +166,7 @@ def test_a_web_socket_passes_the_same_door(key_file: Path) -> None:
         async def receive() -> Any:
             raise AssertionError
 
-        guard = Guard(reached, options=SecurityOptions(), keys=Keyring(plain=key_file))
+        guard = Guard(reached, rules=AccessRules(SecurityOptions()), keys=Keyring(plain=key_file))
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await guard({"type": "websocket", "path": "/live", "headers": raw, "server": None}, receive, send)
         return seen

@@ -134,7 +134,7 @@ def _form(text: str) -> str | dict[str, Any]:
 
 def _keep_alive(text: str | None) -> str | float | None:
     """As the API takes it: a number is seconds. Raises UserError for what is no time."""
-    from trilithon.cli.serve.serve import keep_alive_seconds
+    from trilithon.cli.serve.settings import keep_alive_seconds
 
     if text is None:
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trilithon.errors import UserError
 
-__all__ = ["BACKLOG", "activated_sockets", "listen", "listen_unix", "notify", "url_of"]
+__all__ = ["BACKLOG", "activated_sockets", "has_terminal", "listen", "listen_unix", "notify", "url_of"]
 
 OLLAMAS_PORT = 11434
 
@@ -22,6 +22,7 @@ BACKLOG = 2048
 _UNIX_PATH_BYTES = 107
 _OWNER_AND_GROUP = 0o117  # the mask that leaves 660
 _PROBE_SECONDS = 2.0
+_TERMINAL = Path("/dev/tty")
 
 
 def activated_sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
@@ -50,6 +51,15 @@ def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> No
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending, contextlib.suppress(OSError):
         sending.connect("\0" + place[1:] if place.startswith("@") else place)
         sending.send(state.encode())
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which it loses when that is closed."""
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -7,22 +7,25 @@ import math
 import os
 import shutil
 import signal
+import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
 
 from trilithon.board.snapshot import Board
 from trilithon.board.tuning.pinning import open_files
-from trilithon.cli.serve.listening import BACKLOG
+from trilithon.cli.serve.listening import BACKLOG, has_terminal
 from trilithon.engines.base import Placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import keep_to_cpus, workspace
+from trilithon.serve.access.security import AccessRules
 from trilithon.serve.app import ServeOptions, create_app
 from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.http.connections import ACCEPTED_AT_ONCE
@@ -33,7 +36,15 @@ from trilithon.settings import Configuration
 if TYPE_CHECKING:
     from trilithon.web.context import AppContext
 
-__all__ = ["Listening", "ServeSettings", "beside", "keep_off_the_models_cpus", "opened_service", "serve_until_told"]
+__all__ = [
+    "Listening",
+    "ServeSettings",
+    "beside",
+    "keep_off_the_models_cpus",
+    "opened_service",
+    "pinned_placement",
+    "serve_until_told",
+]
 
 _KEEP_ALIVE_SECONDS = 75  # as nginx; uvicorn's 5 s would make every chat connect anew
 _AFTER_DRAIN_SECONDS = 5.0
@@ -60,7 +71,8 @@ class ServeSettings:
 class Listening:
     """What the user asked of the network's side. `context` is what the pages show, None for the API alone. `ready` and
     `ending` are called once each, in the server's thread; `leftovers` are what has to go when the process ends at
-    once."""
+    once. `reload` is called at SIGHUP, with what guards the application and the context of TLS; None: SIGHUP ends the
+    server."""
 
     sockets: Sequence[socket]
     options: ServeOptions = field(default_factory=ServeOptions)
@@ -70,6 +82,7 @@ class Listening:
     context: "AppContext | None" = None
     ready: Callable[[], None] = lambda: None
     ending: Callable[[], None] = lambda: None
+    reload: Callable[[AccessRules, ssl.SSLContext | None], Awaitable[None]] | None = None
 
 
 @contextlib.contextmanager
@@ -102,9 +115,10 @@ def keep_off_the_models_cpus(board: Board) -> tuple[int, ...]:
 
 
 def serve_until_told(service: Service, listening: Listening, pins: Sequence[str] = ()) -> None:
-    """Until SIGTERM, SIGINT or SIGHUP: then what is at work may end within the options' limit. A second one ends it
-    at once, with exit code 130. Raises UserError for pins and certificates that are no good."""
-    placements = [_pinned(service, name) for name in pins]
+    """Until SIGTERM, SIGINT or the end of the terminal: then what is at work may end within the options' limit. A
+    second one ends it at once, with exit code 130. Any other SIGHUP reads the settings again. Raises UserError for
+    pins and certificates that are no good."""
+    placements = [pinned_placement(service, name) for name in pins]
     server = _UvicornServer(_config(service, listening), service, listening)
 
     async def run() -> None:
@@ -116,7 +130,7 @@ def serve_until_told(service: Service, listening: Listening, pins: Sequence[str]
         asyncio.run(run())
 
 
-def _pinned(service: Service, name: str) -> tuple[str, Placement]:
+def pinned_placement(service: Service, name: str) -> tuple[str, Placement]:
     """The pool's key, and the placement for what the model does."""
     entry = service.shelf.find(name)
     placement = service.shelf.placement(entry)
@@ -155,6 +169,8 @@ class _UvicornServer(uvicorn.Server):
         self._listening = listening
         self._up = up or listening.ready
         self._drained: asyncio.Task[None] | None = None
+        self._had_terminal = has_terminal()
+        self._reloads: set[asyncio.Future[None]] = set()
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
@@ -186,12 +202,22 @@ class _UvicornServer(uvicorn.Server):
             if signal_number != signal.SIGHUP or signal.getsignal(signal_number) != signal.SIG_IGN
         ]
         for number in ending:
-            loop.add_signal_handler(number, self._asked_to_end)
+            loop.add_signal_handler(number, self._hung_up if number == signal.SIGHUP else self._asked_to_end)
         try:
             yield
         finally:
             for number in ending:
                 loop.remove_signal_handler(number)
+
+    def _hung_up(self) -> None:
+        """SIGHUP comes from who changed the settings, or from the kernel when the terminal was closed."""
+        if self._listening.reload is None or self.should_exit or (self._had_terminal and not has_terminal()):
+            self._asked_to_end()
+            return
+        assert isinstance(self.config.app, FastAPI)
+        task = asyncio.ensure_future(self._listening.reload(self.config.app.state.access, self.config.ssl))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _asked_to_end(self) -> None:
         if self.should_exit:

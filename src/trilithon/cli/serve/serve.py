@@ -1,8 +1,7 @@
 """`trilithon serve`: options and greeting; the process is in cli.serve.process, the answers are in trilithon.serve."""
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +11,18 @@ from click.core import ParameterSource
 from trilithon.cli.models.commands import complete_model
 from trilithon.cli.output import say
 from trilithon.errors import UserError
-from trilithon.units import parse_bytes, parse_duration
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
     from socket import socket
 
     from trilithon.board.snapshot import Board
-    from trilithon.cli.serve.process import ServeSettings
-    from trilithon.serve.app import ServeOptions
+    from trilithon.cli.serve.wanted import Typed, Wanted
     from trilithon.serve.service import Service
     from trilithon.settings import Configuration
     from trilithon.web.context import AppContext
 
-__all__ = ["keep_alive_seconds", "serve"]
+__all__ = ["serve"]
 
 _PORT = 11435
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -109,71 +106,36 @@ def serve(**words: Any) -> None:
 
     Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a key:
     trilithon key add NAME. OLLAMA_HOST, OLLAMA_ORIGINS, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH and
-    OLLAMA_NUM_PARALLEL are defaults. Ctrl-C or SIGTERM waits for running answers; a second one stops at once."""
+    OLLAMA_NUM_PARALLEL are defaults. Every option may also stand in config.toml in the table [serve], see trilithon
+    config. Ctrl-C or SIGTERM waits for running answers; a second one stops at once. SIGHUP reads config.toml again."""
     from trilithon.board.snapshot import read_board
-    from trilithon.settings import load_configuration
+    from trilithon.cli.serve.wanted import Typed, wanted
 
-    words |= _from_ollama(words)
     for file in words["files"]:
         if not file.is_file():
             raise UserError(
                 f"{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
             )
-    configuration, board = _with_aliases(load_configuration(), words), read_board()
-    options, wishes = _options(words, configuration), _wishes(words)
-    if (words["tls_cert"] is None) != (words["tls_key"] is None):
-        raise UserError("--tls-cert and --tls-key go together; give both")
-    with _sockets(words, options) as (sockets, files):
-        _serve(words, wishes, sockets, files, options, configuration, board)
+    context = click.get_current_context()
+    names = frozenset(name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE)
+    typed = Typed(command=context.command, words=words, names=names)
+    wishes, board = wanted(typed), read_board()
+    with _sockets(wishes) as (sockets, files):
+        _serve(typed, wishes, sockets, files, board)
 
 
-def _with_aliases(configuration: "Configuration", words: Mapping[str, Any]) -> "Configuration":
-    """Those of the command line go before those of config.toml."""
-    from dataclasses import replace
-
-    from trilithon.settings import Alias
-
-    try:
-        aliases = [Alias.parse(text) for text in words["aliases"]]
-        aliases += [Alias.parse(text, hidden=True) for text in words["hidden_aliases"]]
-    except ValueError as error:
-        raise UserError(f"--alias: {error}") from error
-    names = {alias.name.casefold() for alias in aliases}
-    kept = (alias for alias in configuration.aliases if alias.name.casefold() not in names)
-    return replace(configuration, aliases=(*aliases, *kept))
-
-
-def _from_ollama(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults that the user has set for Ollama; which ones, is said. A socket that there is needs no address."""
-    import os
-
-    from trilithon.cli.serve.ollama_environment import ollama_defaults
-
-    bound = words["unix"] is not None or "LISTEN_FDS" in os.environ
-    values, used = ollama_defaults(os.environ, lambda option: _named(option) or (option in ("host", "port") and bound))
-    if used:
-        say(f"from the environment: {'; '.join(used)}", err=True)
-    return values
-
-
-def _serve(
-    words: Mapping[str, Any],
-    wishes: "ServeSettings",
-    sockets: "list[socket]",
-    files: list[Path],
-    options: "ServeOptions",
-    configuration: "Configuration",
-    board: "Board",
-) -> None:
+def _serve(typed: "Typed", wishes: "Wanted", sockets: "list[socket]", files: list[Path], board: "Board") -> None:
     import logging
     import sys
 
     from trilithon.cli.serve.listening import notify
     from trilithon.cli.serve.process import Listening, keep_off_the_models_cpus, opened_service, serve_until_told
+    from trilithon.cli.serve.reloading import Reloading
     from trilithon.serve.monitoring.logs import logged_to
 
+    words, configuration = wishes.words, wishes.configuration
     level = logging.INFO if words["verbose"] else logging.WARNING
-    with logged_to(sys.stderr, level=level), opened_service(wishes, configuration, board) as (service, folder):
+    with logged_to(sys.stderr, level=level), opened_service(wishes.settings, configuration, board) as (service, folder):
         context = None if words["no_pages"] else _context(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
         lines += _about_builds(configuration)
@@ -192,16 +154,17 @@ def _serve(
 
         listening = Listening(
             sockets=sockets,
-            options=options,
+            options=wishes.options,
             certificate=words["tls_cert"],
             private_key=words["tls_key"],
             leftovers=(folder, *files),
             context=context,
             ready=ready,
             ending=ending,
+            reload=Reloading(typed, wishes, service).reload,
         )
         keep_off_the_models_cpus(board)
-        serve_until_told(service, listening, words["pins"])
+        serve_until_told(service, listening, wishes.settings.pins)
 
 
 def _context(service: "Service", configuration: "Configuration", board: "Board") -> "AppContext | None":
@@ -224,63 +187,21 @@ def _about_pages(sockets: "list[socket]", context: "AppContext | None", *, tls: 
     return [f"in a browser: {url}/" for url in urls[:1]]
 
 
-def keep_alive_seconds(text: str, *, name: str) -> float:
-    """Of "5m", "0", and "-1" or "forever", which are infinite. Raises UserError for anything else."""
-    if text.strip() in ("-1", "forever"):
-        return math.inf
-    return parse_duration(text, name=name)
-
-
-def _options(words: Mapping[str, Any], configuration: "Configuration") -> "ServeOptions":
-    from trilithon.serve.access.keys import key_store
-    from trilithon.serve.access.security import SecurityOptions
-    from trilithon.serve.app import ServeOptions
-
-    security = SecurityOptions(
-        key_store=key_store(configuration),
-        api_key_file=words["api_key_file"],
-        keys_required=False if words["no_key"] else None,
-        cors_origins=words["cors"],
-        host_names=words["host_names"],
-        requests_per_minute=words["requests_per_minute"],
-        fetch_images=words["allow_image_fetch"],
-    )
-    return ServeOptions(
-        security=security,
-        drain_seconds=parse_duration(words["drain"], name="--drain"),
-        response_store_bytes=parse_bytes(words["response_store"], name="--response-store"),
-    )
-
-
-def _wishes(words: Mapping[str, Any]) -> "ServeSettings":
-    from trilithon.cli.serve.process import ServeSettings
-
-    budget = words["memory_budget"]
-    return ServeSettings(
-        paths=words["files"],
-        placement=words["placement"],
-        context=words["context"],
-        slots=words["parallel"],
-        budget_bytes=parse_bytes(budget, name="--memory-budget") if budget else None,
-        keep_alive_seconds=keep_alive_seconds(words["keep_alive"], name="--keep-alive"),
-    )
-
-
 @contextlib.contextmanager
-def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tuple[list[socket], list[Path]]]":
+def _sockets(wishes: "Wanted") -> "Iterator[tuple[list[socket], list[Path]]]":
     """With the files that they have; both go at the end. Raises UserError where strangers could come in."""
     from socket import AF_UNIX
 
     from trilithon.cli.serve.listening import activated_sockets, listen, listen_unix
     from trilithon.serve.access.security import keyring, require_safe_bind
 
-    keys = keyring(options.security)
+    words, keys = wishes.words, keyring(wishes.options.security)
     sockets, files = activated_sockets(), []
     for listener in sockets:
         if listener.family != AF_UNIX:
             require_safe_bind(listener.getsockname()[0], keys, words["no_key"])
     try:
-        if not sockets and (words["unix"] is None or _named("host") or _named("port")):
+        if not sockets and (words["unix"] is None or {"host", "port"} & wishes.named):
             require_safe_bind(words["host"], keys, words["no_key"])
             sockets = listen(words["host"], words["port"])
         if words["unix"] is not None:
@@ -293,10 +214,6 @@ def _sockets(words: Mapping[str, Any], options: "ServeOptions") -> "Iterator[tup
             listener.close()
         for file in files:
             file.unlink(missing_ok=True)
-
-
-def _named(option: str) -> bool:
-    return click.get_current_context().get_parameter_source(option) != ParameterSource.DEFAULT
 
 
 def _greeting(sockets: "list[socket]", service: "Service", *, tls: bool) -> list[str]:

@@ -41,10 +41,14 @@ class Address:
 
 
 def address(environment: Mapping[str, str] = os.environ) -> Address:
-    """What TRILITHON_HOST says: HOST[:PORT], http(s)://HOST:PORT or unix:PATH. Raises UserError for other words."""
-    text = environment.get("TRILITHON_HOST", "").strip()
+    """What TRILITHON_HOST says: HOST[:PORT], http(s)://HOST:PORT or unix:PATH; without it, where the settings have
+    `trilithon serve` listen. Raises UserError for other words."""
+    named = environment.get("TRILITHON_HOST", "").strip()
+    text = named or _from_settings(environment)
     if text.startswith("unix:"):
-        return Address("http://localhost", Path(text.removeprefix("unix:").removeprefix("//")).expanduser())
+        return Address(
+            "http://localhost", Path(text.removeprefix("unix:").removeprefix("//")).expanduser(), bool(named)
+        )
     wrong = UserError(f"TRILITHON_HOST={text}: write HOST:PORT, http://HOST:PORT or unix:PATH")
     try:
         parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text or _DEFAULT}")
@@ -54,7 +58,22 @@ def address(environment: Mapping[str, str] = os.environ) -> Address:
         raise wrong from error
     if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.username:
         raise wrong
-    return Address(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", named=bool(text))
+    return Address(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", named=bool(named))
+
+
+def _from_settings(environment: Mapping[str, str]) -> str:
+    """In the form of TRILITHON_HOST; empty for the default place."""
+    from trilithon.cli.serve.serve import serve
+    from trilithon.cli.serve.settings import stated
+
+    settings = {name: part.value for name, part in stated(serve, environment).items()}
+    if settings.get("unix") is not None and not {"host", "port"} & settings.keys():
+        return f"unix:{settings['unix']}"
+    if not {"host", "port", "tls_cert"} & settings.keys():
+        return ""
+    host = str(settings.get("host", "127.0.0.1")).strip("[]")
+    scheme = "https" if "tls_cert" in settings else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.get('port', _DEFAULT_PORT)}"
 
 
 def running_server(environment: Mapping[str, str] = os.environ) -> "Server | None":

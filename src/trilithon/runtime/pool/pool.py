@@ -156,6 +156,15 @@ class Pool:
         self.keep(key, self._keep_alive_seconds)
         return True
 
+    def use(self, *, budget_bytes: int | None, keep_alive_seconds: float) -> None:
+        """Another budget and another time of its own, which counts for loaded models that had the old one too."""
+        before, self._keep_alive_seconds = self._keep_alive_seconds, keep_alive_seconds
+        self._budget_bytes = budget_bytes
+        for model in self._models.values():
+            if model.keep_alive_seconds == before:
+                model.keep_alive_seconds = keep_alive_seconds
+        self._settle()
+
     def keep(self, key: str, keep_alive_seconds: float) -> None:
         """Let it expire so many seconds from now, or from the end of its last lease; 0 unloads it when it is idle."""
         model = self._models.get(key)

@@ -22,7 +22,7 @@ from trilithon.serve.http.errors import ApiError
 from trilithon.serve.monitoring.metrics import Metrics
 from trilithon.serve.monitoring.observing import Observed
 
-__all__ = ["Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"]
+__all__ = ["AccessRules", "Guard", "SecurityOptions", "install", "keyring", "require_safe_bind"]
 
 # What a probe of liveness asks, and Ollama's clients before anything else; neither says anything of this machine.
 _PUBLIC = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health", "/v1/health")}
@@ -67,30 +67,41 @@ def require_safe_bind(host: str, keys: Keyring, allow_without_key: bool) -> None
 
 
 def install(app: Starlette, options: SecurityOptions, keys: Keyring | None = None) -> None:
-    """Put the door and the counting in front of the application; `app.state.metrics` counts, `app.state.security` are
-    the options, `app.state.sessions` the browsers that showed a key. Raises UserError for options that are no good."""
-    HostNames(options.host_names), Origins(options.cors_origins)  # now, and not with the first request
-    metrics = Metrics()
+    """Put the door and the counting in front of the application; `app.state.metrics` counts, `app.state.access` are
+    the rules, `app.state.sessions` the browsers that showed a key. Raises UserError for options that are no good."""
+    metrics, rules = Metrics(), AccessRules(options)
     keys = keyring(options) if keys is None else keys
     sessions = Sessions(keys)
-    app.state.metrics, app.state.security, app.state.sessions = metrics, options, sessions
-    app.add_middleware(Guard, options=options, keys=keys, sessions=sessions)
+    app.state.metrics, app.state.access, app.state.sessions = metrics, rules, sessions
+    app.add_middleware(Guard, rules=rules, keys=keys, sessions=sessions)
     app.add_middleware(Observed, metrics=metrics)  # added last, and so outermost: refusals are counted too
+
+
+class AccessRules:
+    """The options that a running server can change, as the guard uses them. Raises UserError for bad ones."""
+
+    def __init__(self, options: SecurityOptions):
+        self.use(options)
+
+    def use(self, options: SecurityOptions) -> None:
+        """From now on. Raises UserError, and changes nothing then."""
+        self.hosts, self.origins = HostNames(options.host_names), Origins(options.cors_origins)
+        self.limits = BodyLimits(most_bytes=options.body_limit_bytes, silence_seconds=options.body_silence_seconds)
+        self.upload_limits = replace(self.limits, most_bytes=options.upload_limit_bytes)
+        self.buckets = Buckets(options.requests_per_minute) if options.requests_per_minute > 0 else None
+        self.fetch_images = options.fetch_images
 
 
 class Guard:
     """Leaves `key_name` in the request's state: the name of the key it came with, or empty. A browser that has none
     and wants a page is sent to where keys are shown."""
 
-    def __init__(self, app: ASGIApp, *, options: SecurityOptions, keys: Keyring, sessions: Sessions | None = None):
+    def __init__(self, app: ASGIApp, *, rules: AccessRules, keys: Keyring, sessions: Sessions | None = None):
         self._app = app
+        self._rules = rules
+        self._local_apps = Origins(LOCAL_APPS)
         self._keys = keys
         self._sessions = Sessions(keys) if sessions is None else sessions
-        self._hosts = HostNames(options.host_names)
-        self._origins, self._local_apps = Origins(options.cors_origins), Origins(LOCAL_APPS)
-        self._limits = BodyLimits(most_bytes=options.body_limit_bytes, silence_seconds=options.body_silence_seconds)
-        self._upload_limits = replace(self._limits, most_bytes=options.upload_limit_bytes)
-        self._buckets = Buckets(options.requests_per_minute) if options.requests_per_minute > 0 else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -125,7 +136,7 @@ class Guard:
         if len(named) > 1 or not scope["path"].startswith("/"):
             raise ApiError("the request is ambiguous; send one Host header, and a path", status=400)
         server = scope.get("server")
-        if not named or named[0] in self._hosts or (server and names_address(named[0], server[0])):
+        if not named or named[0] in self._rules.hosts or (server and names_address(named[0], server[0])):
             return
         raise ApiError(
             f"this server does not accept the host name {named[0][:100]!r}; start it with --host-name NAME to allow it",
@@ -140,7 +151,7 @@ class Guard:
             return ""
         host = headers.get("host", "")
         if len(given) == 1 and (
-            self._origins.allows(given[0], host)
+            self._rules.origins.allows(given[0], host)
             # Not the pages: browsers send their cookie to every port of a host.
             or (not self._sessions.is_pages(scope) and self._local_apps.allows(given[0], host))
         ):
@@ -190,9 +201,9 @@ class Guard:
         raise ApiError("invalid API key" if any(shown) else needed, status=401, kind="authentication_error")
 
     def _require_pace(self, caller: str) -> None:
-        if self._buckets is None:
+        if self._rules.buckets is None:
             return
-        wait_seconds = self._buckets.take(caller, time.monotonic_ns())
+        wait_seconds = self._rules.buckets.take(caller, time.monotonic_ns())
         if wait_seconds > 0:
             raise ApiError(
                 f"too many requests; retry in {wait_seconds:.0f} s",
@@ -202,7 +213,7 @@ class Guard:
             )
 
     async def _within_limits(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        limits = self._upload_limits if scope["path"].startswith(_UPLOADS) else self._limits
+        limits = self._rules.upload_limits if scope["path"].startswith(_UPLOADS) else self._rules.limits
         body = BoundedBody(receive, limits, _announced(headers))
         begun = False
 

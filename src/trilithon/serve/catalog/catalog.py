@@ -26,7 +26,7 @@ from trilithon.models.store.resolve import Suits, choose, find_model, model_name
 from trilithon.results.plan_list import KnownPlan, known_plan
 from trilithon.results.plans import Plan, read_plan, remove_plan
 from trilithon.serve.catalog.aliases import Aliases
-from trilithon.settings import Configuration
+from trilithon.settings import Alias, Configuration
 
 __all__ = ["Catalog", "CatalogEntry", "Outlook"]
 
@@ -100,6 +100,10 @@ class Catalog:
         self._aliases = Aliases(configuration.aliases)
         self._stored: dict[str, CatalogEntry] = {}
         self._reading: dict[tuple[str, str], threading.Lock] = {}
+
+    def use_aliases(self, aliases: Sequence[Alias]) -> None:
+        """In place of those of the configuration. Raises UserError for a name that is given twice."""
+        self._aliases = Aliases(aliases)
 
     @property
     def configuration(self) -> Configuration:

@@ -1,0 +1,238 @@
+"""The options of `trilithon serve` in config.toml and in the environment, and what a running server takes of them."""
+
+import os
+import pty
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.core import ParameterSource
+
+from trilithon.cli.serve.serve import serve
+from trilithon.cli.serve.settings import RELOADED, VARIABLE, options_of, stated
+from trilithon.cli.serve.wanted import Typed, Wanted, wanted
+from trilithon.errors import UserError
+
+Serving = Callable[..., Any]
+TIMEOUT = 60.0
+VALUES: dict[str, tuple[str, Any]] = {
+    "host": ('"::1"', "::1"),
+    "port": ("8080", 8080),
+    "unix": ('"~/wire"', "wire"),
+    "api_key_file": ('"~/keys"', "keys"),
+    "no_key": ("true", True),
+    "cors": ('["https://a.example", "*"]', ("https://a.example", "*")),
+    "host_name": ('["rock5.example"]', ("rock5.example",)),
+    "tls_cert": ('"~/cert"', "cert"),
+    "tls_key": ('"~/key"', "key"),
+    "memory_budget": ('"3G"', "3G"),
+    "keep_alive": ('"-1"', "-1"),
+    "parallel": ("4", 4),
+    "context": ("8192", 8192),
+    "placement": ('"llama.cpp/cpu:t=4"', "llama.cpp/cpu:t=4"),
+    "alias": ('["a=b"]', ("a=b",)),
+    "hidden_alias": ('["c=d"]', ("c=d",)),
+    "pin": ('["tiny"]', ("tiny",)),
+    "requests_per_minute": ("7", 7),
+    "allow_image_fetch": ("true", True),
+    "response_store": ('"1M"', "1M"),
+    "no_pages": ("true", True),
+    "drain": ('"5s"', "5s"),
+    "verbose": ("true", True),
+}
+"""A value of each option other than its default, as TOML and as the command gets it."""
+
+
+def config(home: Path, text: str) -> Path:
+    path = home / "config" / "trilithon" / "config.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def wishes(*typed: str) -> Wanted:
+    context = serve.make_context("serve", list(typed))
+    words = dict(context.params)
+    names = frozenset(name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE)
+    return wanted(Typed(command=serve, words=words, names=names))
+
+
+def as_command_gets(home: Path, name: str) -> Any:
+    wanted_value = VALUES[name][1]
+    return home / wanted_value if name in ("unix", "api_key_file", "tls_cert", "tls_key") else wanted_value
+
+
+def test_every_option_is_a_setting() -> None:
+    assert VALUES.keys() == options_of(serve).keys() - {"help"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_an_option_in_the_file_and_in_the_environment(home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("keys", "cert", "key"):
+        (home / file).touch()
+    path = config(home, f"[serve]\n{name} = {VALUES[name][0]}\n")
+    (from_file,) = stated(serve).values()
+    assert (from_file.value, from_file.source) == (as_command_gets(home, name), str(path))
+    path.unlink()
+    text = VALUES[name][0].strip("[]").replace('"', "")
+    monkeypatch.setenv(VARIABLE + name.upper(), text)
+    (from_variable,) = stated(serve).values()
+    assert (from_variable.value, from_variable.source) == (as_command_gets(home, name), VARIABLE + name.upper())
+
+
+def test_the_order_is_option_variable_file_ollama_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wishes().words["port"] == 11435
+    monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0:1")
+    assert (wishes().words["port"], wishes().words["host"]) == (1, "0.0.0.0")
+    config(home, "[serve]\nport = 2\n")
+    assert (wishes().words["port"], wishes().words["host"]) == (2, "0.0.0.0")
+    monkeypatch.setenv("TRILITHON_SERVE_PORT", "3")
+    assert wishes().words["port"] == 3
+    assert wishes("--port", "4").words["port"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 99999", "serve.port = 99999 does not fit: 99999 is not in the range"),
+        ("port = true", "serve.port = True does not fit: write a whole number"),
+        ('port = "80"', "write a whole number"),
+        ("context = 1", "is not in the range"),
+        ("verbose = 1", "serve.verbose = 1 does not fit: write true or false"),
+        ("host = 5.5\nhots = 1", "unknown setting serve.hots; known are alias, "),
+        ("host = true", "serve.host = True does not fit: write a text"),
+        ("cors = 5", "serve.cors = 5 does not fit: write a list of texts"),
+        ("cors = [5]", "write a list of texts"),
+        ('cors = ["chat.example"]', "is not an origin"),
+        ('host_name = ["https://a"]', "is not a host name"),
+        ('alias = ["a"]', "write NAME=MODEL"),
+        ('keep_alive = "soon"', "serve.keep_alive = 'soon' does not fit"),
+        ('memory_budget = "much"', "does not fit"),
+        ('drain = "1 year"', "does not fit"),
+        ('response_store = "x"', "does not fit"),
+        ('placement = "npu"', "write ENGINE/UNIT"),
+        ('tls_cert = "/nowhere.pem"', "does not exist"),
+        ('unix = "~nobody_of_this_name/x"', "does not fit"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_its_file(home: Path, text: str, said: str) -> None:
+    path = config(home, f"[serve]\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        stated(serve)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("PORT", "http", "TRILITHON_SERVE_PORT: serve.port = 'http' does not fit"),
+        ("HOTS", "1", "TRILITHON_SERVE_HOTS: unknown setting serve.hots"),
+        ("VERBOSE", "loud", "TRILITHON_SERVE_VERBOSE: serve.verbose = 'loud' does not fit"),
+    ],
+)
+def test_a_variable_that_does_not_fit(
+    home: Path, name: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE + name, text)
+    with pytest.raises(UserError) as caught:
+        stated(serve)
+    assert said in str(caught.value)
+
+
+def test_a_table_that_is_none(home: Path) -> None:
+    config(home, "serve = 5\n")
+    with pytest.raises(UserError, match=r"write a table, \[serve\]"):
+        stated(serve)
+
+
+def test_a_bad_setting_ends_the_start_with_one_line(serving: Serving, tmp_path: Path) -> None:
+    served = serving(TRILITHON_SERVE_PARALLEL="0")
+    assert served.ended() == 2
+    assert served.errors.count("\n") == 1
+    assert "TRILITHON_SERVE_PARALLEL: serve.parallel = '0' does not fit" in served.errors
+
+
+@pytest.mark.slow  # a whole server, and seven rounds of signals
+def test_sighup_takes_what_it_can_and_says_what_needs_a_restart(serving: Serving, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    served = serving(tiny, "--placement", "scripted/cpu", "--no-pages", TRILITHON_CONFIG=str(path))
+    served.said("for clients")
+    seen = len(served.errors)
+
+    def reloaded(text: str) -> str:
+        nonlocal seen
+        path.write_text(text)
+        served.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + TIMEOUT
+        while not served.errors[seen:].endswith("\n") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        lines = str(served.errors[seen:])
+        seen = len(served.errors)
+        return lines
+
+    with httpx.Client(base_url=served.url, timeout=TIMEOUT, trust_env=False) as http:
+
+        def status(path: str = "/api/tags", **headers: str) -> int:
+            return http.get(path, headers=headers).status_code
+
+        assert status(host="rock5.example") == 403
+        assert status(origin="https://a.example") == 403
+        text = '[serve]\nhost_name = ["rock5.example"]\ncors = ["https://a.example"]\nalias = ["other=tiny"]\n'
+        said = reloaded(text + "requests_per_minute = 100\nkeep_alive = '1h'\nmemory_budget = '1G'\n")
+        changed = "aliases, cors, host_name, keep_alive, memory_budget, requests_per_minute"
+        assert said == f"settings read again; changed: {changed}\n"
+        assert status(host="rock5.example") == 200
+        assert status(origin="https://a.example") == 200
+        names = [model["name"] for model in http.get("/api/tags").json()["models"]]
+        assert sorted(names) == ["other", "tiny:latest"]
+        assert reloaded("[serve]\nport = 1\nparallel = 2\n").endswith(
+            "; needs a restart: parallel\n"
+        )  # --port was typed
+        assert status(host="rock5.example") == 403
+        assert "settings read again; changed: nothing; needs a restart: parallel" in reloaded("[serve]\nparallel = 2\n")
+        assert reloaded("[serve]\nparallel = 1\n") == "settings read again; changed: nothing\n"
+        assert "settings not changed: " in reloaded('[serve]\ncors = ["x"]\n')
+        assert "settings not changed: " in reloaded('[serve]\npin = ["no_such_model"]\n')
+        assert reloaded('hang_seconds = 9\n[serve]\npin = ["tiny"]\nverbose = true\n').splitlines()[0] == (
+            "settings read again; changed: pin, verbose; needs a restart: hang_seconds"
+        )
+        deadline = time.monotonic() + TIMEOUT
+        while not http.get("/api/ps").json()["models"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    served.said('"route": "/api/ps"')
+    served.process.send_signal(signal.SIGTERM)
+    assert served.ended() == 0
+
+
+def test_the_reloaded_ones_are_options() -> None:
+    assert options_of(serve).keys() >= RELOADED
+
+
+def test_a_closed_terminal_ends_the_server(tiny: Path, home: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["trilithon", "serve", str(tiny), "--placement", "scripted/cpu", "--port", "0", "--no-pages"]
+        os.execv(Path(sys.executable).with_name("trilithon"), words)
+    try:
+        said = b""
+        while b"for clients" not in said:
+            said += os.read(terminal, 4096)
+        os.kill(pid, signal.SIGHUP)
+        while b"settings read again" not in said:
+            said += os.read(terminal, 4096)
+    finally:
+        os.close(terminal)
+    deadline = time.monotonic() + TIMEOUT
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
