@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilithon.web import login
 from trilithon.web.context import AppContext, PageSession
+from trilithon.web.elements import at
 from trilithon.web.frame import APPEARANCES, PATHS, Appearance, frame
+from trilithon.web.proxy import lacks_upgrade, proxy_hint, refuse_upgrade
 from trilithon.web.results import downloads
 from trilithon.web.texts import Texts, language_of, texts_for
 
@@ -92,12 +94,18 @@ def _with_policy(app: ASGIApp) -> ASGIApp:
     makes functions of its templates."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if lacks_upgrade(scope):
+            await refuse_upgrade(scope, receive, send)
+            return
+
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
-        await app(scope, receive, sending)
+        # Mounts within NiceGUI's application find their files below the whole path alone.
+        root = scope.get("root_path", "")
+        await app({**scope, "path": root + scope["path"]} if root else scope, receive, sending)
 
     return guarded
 
@@ -147,8 +155,9 @@ def _set_out(name: str, text: Texts, appearance: Appearance) -> None:
     client.page.language = _QUASAR_LANGUAGES[text.language]  # type: ignore[assignment]
     client.page.dark = None if appearance == "auto" else appearance == "dark"
     client.title = f"{text(f'frame.{name}')} - Trilithon"
-    ui.add_head_html(f'<link rel="stylesheet" href="{_ASSETS}/pages.css">')
-    ui.add_head_html(f'<script defer src="{_ASSETS}/pages.js"></script>')
+    ui.add_head_html(f'<link rel="stylesheet" href="{at(_ASSETS)}/pages.css">')
+    ui.add_head_html(f'<script defer src="{at(_ASSETS)}/pages.js"></script>')
+    ui.add_head_html(proxy_hint(client.request, text))
 
 
 def _session(request: Request) -> PageSession:

@@ -7,9 +7,14 @@ from typing import Any
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-__all__ = ["Words", "box", "folded", "icon_button", "words"]
+__all__ = ["Words", "at", "box", "folded", "icon_button", "words"]
 
 Words = TextElement
+
+
+def at(path: str) -> str:
+    """A path of this server as the browser asks for it, for what NiceGUI does not put its prefix in front of."""
+    return f"{ui.context.client.request.scope.get('root_path', '')}{path}"
 
 
 def words(tag: str, text: str = "", classes: str = "") -> Words:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from nicegui import ui
 
-from trilithon.web.elements import box
+from trilithon.web.elements import at, box
 from trilithon.web.texts import LANGUAGES, Texts
 
 __all__ = ["APPEARANCES", "CONTENT", "PATHS", "Appearance", "frame"]
@@ -86,7 +86,7 @@ def _choice(title: str, cookie: str, value: str, *, chosen: bool) -> None:
 
 def _way_out(text: Texts) -> None:
     title = text("frame.leave")
-    form = box("form").props('method="post" action="/logout"')
+    form = box("form").props(f'method="post" action="{at("/logout")}"')
     with form, box("button").props('type="submit"').classes("leave") as button:
         button.props["aria-label"] = title
         button.props["title"] = title

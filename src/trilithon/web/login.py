@@ -40,20 +40,20 @@ def router_of(sessions: Sessions) -> APIRouter:
 
     @router.get(LOGIN_PATH)
     async def form(request: Request) -> Response:
-        return _page(_text(request), _target(request.query_params.get("next", "")))
+        return _page(_text(request), _target(request.query_params.get("next", "")), _root(request))
 
     @router.post(LOGIN_PATH)
     async def enter(request: Request) -> Response:
         text, fields = _text(request), await _fields(request)
-        target = _target(fields.get("next", ""))
+        target, root = _target(fields.get("next", "")), _root(request)
         address = caller_at(request.client.host) if request.client else "local"
         wait_seconds = sessions.tries.take(address, time.monotonic_ns())
         if wait_seconds > 0:
-            return _page(text, target, text("frame.login_slow", seconds=f"{wait_seconds:.0f}"), 429)
+            return _page(text, target, root, text("frame.login_slow", seconds=f"{wait_seconds:.0f}"), 429)
         token = sessions.open(fields.get("key", "").strip())
         if token is None:
-            return _page(text, target, text("frame.login_wrong"), 401)
-        answer = RedirectResponse(target, status_code=303)
+            return _page(text, target, root, text("frame.login_wrong"), 401)
+        answer = RedirectResponse(root + target, status_code=303)
         secure = request.url.scheme == "https"
         answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, max_age=30 * 24 * 3600)
         return answer
@@ -61,7 +61,7 @@ def router_of(sessions: Sessions) -> APIRouter:
     @router.post(LOGOUT_PATH)
     async def leave(request: Request) -> Response:
         sessions.close(token_in(request.headers))
-        answer = RedirectResponse(LOGIN_PATH, status_code=303)
+        answer = RedirectResponse(_root(request) + LOGIN_PATH, status_code=303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
 
@@ -71,6 +71,11 @@ def router_of(sessions: Sessions) -> APIRouter:
 def _text(request: Request) -> Texts:
     chosen = request.cookies.get("trilithon-language", "")
     return texts_for(language_of(chosen, request.headers.get("accept-language", "")))
+
+
+def _root(request: Request) -> str:
+    """The path of the pages at a reverse proxy."""
+    return str(request.scope.get("root_path", ""))
 
 
 def _target(path: str) -> str:
@@ -88,14 +93,14 @@ async def _fields(request: Request) -> Mapping[str, str]:
     return {name: values[0] for name, values in parse_qs(content.decode("utf-8", "replace")).items()}
 
 
-def _page(text: Texts, target: str, problem: str = "", status: int = 200) -> HTMLResponse:
+def _page(text: Texts, target: str, root: str, problem: str = "", status: int = 200) -> HTMLResponse:
     says = {name: html.escape(text(f"frame.login_{name}")) for name in ("title", "lead", "key", "enter", "how")}
     told = f'<p class="bad" role="alert">{html.escape(problem)}</p>' if problem else ""
     content = f"""<!doctype html>
 <html lang="{text.language}"><head><meta charset="utf-8"><title>{says["title"]} - Trilithon</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>
 <body><main><h1>{says["title"]}</h1><p>{says["lead"]}</p>{told}
-<form method="post" action="{LOGIN_PATH}"><input type="hidden" name="next" value="{quote(target)}">
+<form method="post" action="{root}{LOGIN_PATH}"><input type="hidden" name="next" value="{quote(target)}">
 <label for="key">{says["key"]}</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
 <button type="submit">{says["enter"]}</button></form>

@@ -5,7 +5,7 @@ import pty
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "no_key": ("true", True),
     "cors": ('["https://a.example", "*"]', ("https://a.example", "*")),
     "host_name": ('["rock5.example"]', ("rock5.example",)),
+    "trusted_proxy": ('["10.0.0.0/8", "unix"]', ("10.0.0.0/8", "unix")),
+    "root_path": ('"/trilithon"', "/trilithon"),
     "tls_cert": ('"~/cert"', "cert"),
     "tls_key": ('"~/key"', "key"),
     "memory_budget": ('"3G"', "3G"),
@@ -46,6 +48,14 @@ VALUES: dict[str, tuple[str, Any]] = {
     "verbose": ("true", True),
 }
 """A value of each option other than its default, as TOML and as the command gets it."""
+
+
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """The tests may run under nohup, and programs would go on to ignore the signal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def config(home: Path, text: str) -> Path:
@@ -110,6 +120,9 @@ def test_the_order_is_option_variable_file_ollama_default(home: Path, monkeypatc
         ("cors = [5]", "write a list of texts"),
         ('cors = ["chat.example"]', "is not an origin"),
         ('host_name = ["https://a"]', "is not a host name"),
+        ('trusted_proxy = ["nginx"]', "write the proxy's address"),
+        ('root_path = "trilithon"', "write a path such as /trilithon"),
+        ('root_path = "/api/x"', "the server has a path of this name"),
         ('alias = ["a"]', "write NAME=MODEL"),
         ('keep_alive = "soon"', "serve.keep_alive = 'soon' does not fit"),
         ('memory_budget = "much"', "does not fit"),
@@ -229,10 +242,13 @@ def test_a_closed_terminal_ends_the_server(tiny: Path, home: Path) -> None:
         os.kill(pid, signal.SIGHUP)
         while b"settings read again" not in said:
             said += os.read(terminal, 4096)
-    finally:
         os.close(terminal)
-    deadline = time.monotonic() + TIMEOUT
-    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        deadline = time.monotonic() + TIMEOUT
+        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     assert os.waitstatus_to_exitcode(ended[1]) == 0

@@ -212,6 +212,41 @@ def test_apps_of_this_machine_may_use_the_api_and_not_the_pages() -> None:
     at_the_door(SecurityOptions(), visit)
 
 
+LOCAL_PAGE = {"Origin": "http://localhost:3000"}
+
+
+def test_apps_of_this_machine_need_a_server_without_keys(key_file: Path) -> None:
+    async def visit(door: Door) -> None:
+        refused = await door.http.post(CHAT, json={}, headers=LOCAL_PAGE | BEARER)
+        assert refused.status_code == 403
+        assert "--cors http://localhost:3000" in refused.text
+        own = {"Origin": f"http://127.0.0.1:{door.port}"}
+        assert (await door.http.post(CHAT, json={}, headers=own | BEARER)).status_code == 200
+
+    at_the_door(SecurityOptions(api_key_file=key_file), visit)
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "Forwarded"])
+def test_apps_of_another_machine_are_not_let_in_by_a_proxy(name: str) -> None:
+    async def visit(door: Door) -> None:
+        assert (await door.http.post(CHAT, json={}, headers=LOCAL_PAGE)).status_code == 200
+        assert (await door.http.post(CHAT, json={}, headers=LOCAL_PAGE | {name: "192.168.1.9"})).status_code == 403
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_changed_host_header_is_told_from_a_strangers_page() -> None:
+    async def visit(door: Door) -> None:
+        page = {"Origin": "https://ai.example", "Sec-Fetch-Site": "same-origin"}
+        answer = await door.http.post(CHAT, json={}, headers=page)
+        assert answer.status_code == 403
+        assert "proxy_set_header Host $http_host;" in answer.text
+        answer = await door.http.post(CHAT, json={}, headers=page | {"Sec-Fetch-Site": "cross-site"})
+        assert "--cors https://ai.example" in answer.text
+
+    at_the_door(SecurityOptions(), visit)
+
+
 @pytest.mark.parametrize(
     "others",
     ["", 'prefs={"a":1}; ', "a[b]=1; ", "ключ=1; ", "=; ", "x; ", 'q="a;b"; ', "a=1,b=2; ", "sp ace=1; ", "a/b=c@d; "],

@@ -45,6 +45,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--host-name", "host_names", multiple=True, metavar="NAME", help="Accept another host name for this machine."
 )
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Believe X-Forwarded-For and -Proto of this reverse proxy: an address, a network, or unix.",
+)
+@click.option(
+    "--root-path", default="", metavar="PATH", help="The path of pages and API at the reverse proxy: /trilithon."
+)
 @click.option("--tls-cert", type=_FILE, help="Serve HTTPS with this certificate (PEM).")
 @click.option("--tls-key", type=_FILE, help="The private key of the certificate (PEM).")
 @click.option(

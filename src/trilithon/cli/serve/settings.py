@@ -141,6 +141,18 @@ def _check_host_name(text: str) -> None:
     HostNames((text,))
 
 
+def _check_proxy(text: str) -> None:
+    from trilithon.serve.access.proxies import checked_proxies
+
+    checked_proxies((text,))
+
+
+def _check_root_path(text: str) -> None:
+    from trilithon.serve.access.proxies import checked_root_path
+
+    checked_root_path(text)
+
+
 def _check_placement(text: str) -> None:
     from trilithon.engines.placement_spec import parse_placement
 
@@ -157,5 +169,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "keep_alive": lambda text: keep_alive_seconds(text, name="keep_alive"),
     "memory_budget": lambda text: parse_bytes(text, name="memory_budget"),
     "placement": _check_placement,
+    "root_path": _check_root_path,
+    "trusted_proxy": _check_proxy,
     "response_store": lambda text: parse_bytes(text, name="response_store"),
 }

@@ -90,6 +90,8 @@ def _serve_options(words: Mapping[str, Any], configuration: Configuration) -> Se
         keys_required=False if words["no_key"] else None,
         cors_origins=words["cors"],
         host_names=words["host_names"],
+        trusted_proxies=words["trusted_proxies"],
+        root_path=words["root_path"],
         requests_per_minute=words["requests_per_minute"],
         fetch_images=words["allow_image_fetch"],
     )

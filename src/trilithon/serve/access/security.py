@@ -16,6 +16,7 @@ from trilithon.serve.access.hosts import HostNames, is_loopback, names_address
 from trilithon.serve.access.keys import Keyring
 from trilithon.serve.access.limits import BodyLimits, BoundedBody, Buckets, caller_at
 from trilithon.serve.access.origins import LOCAL_APPS, Origins, answer_headers, preflight_headers
+from trilithon.serve.access.proxies import BehindProxies, checked_proxies, checked_root_path, is_forwarded
 from trilithon.serve.access.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
 from trilithon.serve.http.early_errors import refuse
 from trilithon.serve.http.errors import ApiError
@@ -35,6 +36,7 @@ _LONGEST_HEAD = 64 << 10
 class SecurityOptions:
     """`key_store` is where `trilithon key` keeps keys, `api_key_file` a plain file of them. `keys_required` None asks
     for a key as soon as there is one. `host_names` and `cors_origins` come besides this machine's own.
+    `trusted_proxies` and `root_path` are for reverse proxies, see `serve.access.proxies`.
     `requests_per_minute` is for each key (each address where none is asked for), 0 without limit. `fetch_images` lets
     answers fetch pictures from the internet. `upload_limit_bytes` is for the files of models, which go to the disk
     while they come."""
@@ -44,6 +46,8 @@ class SecurityOptions:
     keys_required: bool | None = None
     cors_origins: tuple[str, ...] = ()
     host_names: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    root_path: str = ""
     body_limit_bytes: int = 64 << 20
     upload_limit_bytes: int = 1 << 40
     body_silence_seconds: float = 30.0
@@ -74,7 +78,9 @@ def install(app: Starlette, options: SecurityOptions, keys: Keyring | None = Non
     sessions = Sessions(keys)
     app.state.metrics, app.state.access, app.state.sessions = metrics, rules, sessions
     app.add_middleware(Guard, rules=rules, keys=keys, sessions=sessions)
-    app.add_middleware(Observed, metrics=metrics)  # added last, and so outermost: refusals are counted too
+    app.add_middleware(Observed, metrics=metrics)  # around the guard: refusals are counted too
+    proxies, root_path = checked_proxies(options.trusted_proxies), checked_root_path(options.root_path)
+    app.add_middleware(BehindProxies, trusted=proxies, root_path=root_path)
 
 
 class AccessRules:
@@ -153,15 +159,20 @@ class Guard:
         if len(given) == 1 and (
             self._rules.origins.allows(given[0], host)
             # Not the pages: browsers send their cookie to every port of a host.
-            or (not self._sessions.is_pages(scope) and self._local_apps.allows(given[0], host))
+            or (
+                self._is_free_here(scope)
+                and not self._sessions.is_pages(scope)
+                and self._local_apps.allows(given[0], host)
+            )
         ):
             return given[0]
-        raise ApiError(
-            f"pages of {given[0][:100]!r} are not allowed to send requests; start the server with --cors "
-            f"{given[0][:100]} to allow them",
-            status=403,
-            kind="permission_error",
-        )
+        raise ApiError(_about_origin(given[0][:100], host[:100], headers), status=403, kind="permission_error")
+
+    def _is_free_here(self, scope: Scope) -> bool:
+        """Whether the request comes from this machine, and needs no key."""
+        server, client = scope.get("server"), scope.get("client")
+        is_near = all(is_loopback(end[0]) for end in (server, client) if end)
+        return is_near and not is_forwarded(scope) and not self._keys.required
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         state = scope.setdefault("state", {})
@@ -232,6 +243,18 @@ class Guard:
             await refuse(scope, send, body.problem, lingering=receive)
 
 
+def _about_origin(origin: str, host: str, headers: Headers) -> str:
+    if headers.get("sec-fetch-site") == "same-origin":  # which no page can claim
+        return (
+            f"a reverse proxy changed the Host header of {origin} into {host!r}; have it pass on the header, in nginx: "
+            "proxy_set_header Host $http_host;"
+        )
+    return (
+        f"pages of {origin!r} are not allowed to send requests; start the server with --cors {origin} to allow them, "
+        "or have the reverse proxy pass on the Host header"
+    )
+
+
 def _require_short_head(scope: Scope) -> None:
     """What arrives at once is not bounded by the reader of heads."""
     if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > _LONGEST_PATH:
@@ -264,7 +287,7 @@ def _goes_there(scope: Scope, headers: Headers) -> bool:
 
 
 async def _send_to_login(scope: Scope, send: Send) -> None:
-    place = f"{LOGIN_PATH}?next={quote(scope['path'])}".encode()
+    place = f"{scope.get('root_path', '')}{LOGIN_PATH}?next={quote(scope['path'])}".encode()
     headers = [(b"location", place), (b"cache-control", b"no-store"), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -18,7 +18,7 @@ from trilithon.web.chat.sidebar import Sidebar
 from trilithon.web.chat.streaming import stream
 from trilithon.web.chat.tree import ROOT, ChatMessage, Conversation, as_markdown
 from trilithon.web.context import AppContext, PageSession
-from trilithon.web.elements import box, icon_button, words
+from trilithon.web.elements import at, box, icon_button, words
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
@@ -42,7 +42,7 @@ _COPY = """
 
 
 async def build(context: AppContext, session: PageSession, text: Texts) -> None:
-    ui.add_head_html('<link rel="stylesheet" href="/_pages/chat.css">')
+    ui.add_head_html(f'<link rel="stylesheet" href="{at("/_pages/chat.css")}">')
     page = _ChatPage(context, session, text)
     await page.open()
 

@@ -9,7 +9,7 @@ from trilithon.serve.catalog.pulls import PullState
 from trilithon.serve.http.errors import api_error_of
 from trilithon.serve.removal import remove
 from trilithon.web.context import AppContext, PageSession
-from trilithon.web.elements import box, words
+from trilithon.web.elements import at, box, words
 from trilithon.web.models.acts import ACTS, Act
 from trilithon.web.models.details_view import DetailsView
 from trilithon.web.models.library import ModelListRow
@@ -39,7 +39,7 @@ class _ModelsPage:
         self._service, self._session, self._text = context.service, session, text
         self._live: Live | None = None
         self._pulls: tuple[PullState, ...] = ()
-        ui.add_head_html('<link rel="stylesheet" href="/_pages/models.css">')
+        ui.add_head_html(f'<link rel="stylesheet" href="{at("/_pages/models.css")}">')
         with box(classes="models-page") as self._root:
             words("h1", text("models.title"))
             self._told = words("p", classes="visually-hidden").props('role="status"')

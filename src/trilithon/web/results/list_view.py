@@ -9,7 +9,7 @@ from nicegui import ui
 
 from trilithon.errors import TrilithonError
 from trilithon.results.report.markup import Html
-from trilithon.web.elements import box, words
+from trilithon.web.elements import at, box, words
 from trilithon.web.results.downloads import FORMS, export_path
 from trilithon.web.results.elements import button, downloads, markup
 from trilithon.web.results.listing import ResultsScreen, read_screen
@@ -132,7 +132,7 @@ class ResultList:
     async def _go(self) -> None:
         """The address follows, so that it can be kept and sent."""
         address = self._query.address()
-        ui.navigate.history.replace("/results" + (f"?{address}" if address else ""))
+        ui.navigate.history.replace(at("/results") + (f"?{address}" if address else ""))
         await self.reload()
 
     def _ticked(self, event: Any) -> None:

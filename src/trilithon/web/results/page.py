@@ -3,7 +3,7 @@
 from nicegui import ui
 
 from trilithon.web.context import AppContext, PageSession
-from trilithon.web.elements import box, words
+from trilithon.web.elements import at, box, words
 from trilithon.web.results.bench_view import BenchView
 from trilithon.web.results.campaign_view import show_campaign, show_comparison
 from trilithon.web.results.elements import way
@@ -16,7 +16,7 @@ __all__ = ["build"]
 
 
 async def build(context: AppContext, session: PageSession, text: Texts) -> None:
-    ui.add_head_html('<link rel="stylesheet" href="/_pages/results.css">')
+    ui.add_head_html(f'<link rel="stylesheet" href="{at("/_pages/results.css")}">')
     request = ui.context.client.request
     parameters = dict(request.query_params) if request else {}
     calculator = results_service_of(context).calculator

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from trilithon.results.llama_bench.rows import TABLE_SOURCE
 from trilithon.results.report.markup import Html, element, joined
+from trilithon.web.elements import at
 from trilithon.web.quantities import number
 from trilithon.web.results.listing import Result, ResultsScreen
 from trilithon.web.results.query import Chosen
@@ -83,7 +84,7 @@ def _cells(result: Result, chosen: Container[Chosen], text: Texts) -> dict[str, 
     label = text("results.choose_of", campaign=result.campaign, placement=result.placement)
     tick = element("input", type="checkbox", value=str(this), aria_label=label, checked="" if this in chosen else None)
     label = text("results.campaign_of", campaign=result.campaign)
-    link = element("a", str(result.campaign), href=campaign_address(result.campaign), aria_label=label)
+    link = element("a", str(result.campaign), href=at(campaign_address(result.campaign)), aria_label=label)
     return {
         "choose": tick,
         "campaign": link,
