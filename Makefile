@@ -38,6 +38,7 @@ docs: .venv/dev-installed  ## the pages that are made from the code and the test
 	$(BIN)/python scripts/commands_page.py > docs/commands.md
 	$(BIN)/python scripts/architecture.py > docs/pictures/architecture.svg
 	$(BIN)/python scripts/evidence_page.py > docs/evidence.md
+	$(BIN)/python scripts/catalogues.py
 
 format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .

@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 __all__ = ["format_bytes", "format_duration", "format_number", "parse_bytes", "parse_duration", "parse_integers"]
 
@@ -12,6 +13,7 @@ _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _MAX_VALUES = 1000
+_BYTE_UNITS = (Message("B"), Message("KiB"), Message("MiB"), Message("GiB"), Message("TiB"))
 _NEXT_UNIT_FROM = 1023.95  # with one decimal, this would be written as 1024.0
 
 
@@ -63,9 +65,11 @@ def parse_bytes(text: str, *, name: str) -> int:
 
 def format_bytes(count: float) -> str:
     """ "234.5 MiB": binary units, one decimal from KiB on."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+    for unit in _BYTE_UNITS:
         if abs(count) < _NEXT_UNIT_FROM or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+            if unit == "B":
+                return Message("{count:.0f} {unit}", count=count, unit=unit)
+            return Message("{count:.1f} {unit}", count=count, unit=unit)
         count /= 1024
     raise AssertionError("unreachable")
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from trilithon.board.devfreq import devfreq_entries
 from trilithon.board.sysfs import Machine
+from trilithon.language import Message
 from trilithon.tables import table_beside
 
 __all__ = ["DeviceNode", "Gpu", "Npu", "NpuDriver", "gpu_drivers", "read_gpu", "read_npu", "read_other_npus"]
@@ -83,17 +84,19 @@ def read_other_npus(machine: Machine, npu: Npu | None) -> tuple[str, ...]:
     """NPUs and coprocessors that no engine supports, each by its name and where it shows; `npu` is the one that is
     supported, or None."""
     tables = table_beside(__file__, "accelerators.toml")
-    shown = [
-        f"{name} (driver {key})" for key, name in tables["modules"].items() if machine.exists(f"/sys/module/{key}")
-    ]
+    shown = [_with_driver(name, key) for key, name in tables["modules"].items() if machine.exists(f"/sys/module/{key}")]
     shown += [f"{name} ({node})" for node, name in tables["nodes"].items() if machine.exists(node)]
     shown += [*_pci_devices(machine, tables["pci"]), *_usb_devices(machine, tables["usb"])]
     drivers = (machine.link(f"{entry}/device/driver") for entry in machine.glob("/sys/class/accel/accel[0-9]*"))
-    shown += [f"NPU (driver {driver})" for driver in drivers if driver not in (None, "rocket")]
+    shown += [_with_driver("NPU", driver) for driver in drivers if driver not in (None, "rocket")]
     if not shown and npu is None:
         shown += [f"NPU ({Path(entry.folder).name})" for entry in devfreq_entries(machine) if entry.unit == "npu"]
         shown = shown or [f"NPU ({' '.join(names)})" for names in _device_tree_npus(machine)]
     return tuple(dict.fromkeys(shown))
+
+
+def _with_driver(name: str, driver: str | None) -> Message:
+    return Message("{name} (driver {driver})", name=name, driver=driver)
 
 
 def _pci_devices(machine: Machine, makers: dict[str, str]) -> Iterator[str]:

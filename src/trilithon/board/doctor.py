@@ -13,6 +13,7 @@ from trilithon.board.rules import npu as npu_rules
 from trilithon.board.rules import system as system_rules
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
+from trilithon.language import changed
 
 __all__ = ["Finding", "Severity", "findings"]
 
@@ -26,7 +27,8 @@ def findings(board: Board, machine: Machine) -> list[Finding]:
 
 def _in_one_line(finding: Finding) -> Finding:
     """A garbled file must not break the output, nor send a terminal control characters."""
-    message, fix = (
-        "".join(letter if letter.isprintable() else " " for letter in text) for text in (finding.message, finding.fix)
-    )
-    return replace(finding, message=message, fix=fix)
+    return replace(finding, message=changed(finding.message, _printable), fix=changed(finding.fix, _printable))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

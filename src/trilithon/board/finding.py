@@ -15,7 +15,8 @@ Severity = Literal["good", "note", "warning", "problem"]
 @dataclass(frozen=True, slots=True)
 class Finding:
     """`id` names its paragraph in docs/doctor.md. `message` is one line; `fix` is the command that puts it right, or
-    shows where to look, empty where no single command does."""
+    shows where to look, empty where no single command does. Message and fix are in English; a Message can be
+    `translated`."""
 
     id: str
     severity: Severity

@@ -19,6 +19,7 @@ from trilithon.board.processors import Cluster, big_cpus, physical_cores, read_c
 from trilithon.board.storage import Disk, Swap, read_disks, read_swaps
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.board.vulkan import VulkanDriver, read_vulkan
+from trilithon.language import Message, listed
 from trilithon.units import format_bytes
 
 __all__ = ["Board", "Clock", "DeviceNode", "Gpu", "Npu", "read_board", "whole_gibibytes"]
@@ -91,7 +92,7 @@ class Board:
         memory = "" if self.memory_bytes is None else whole_gibibytes(self.memory_bytes)
         chip = "" if self.chip == "unknown" else self.chip
         kernel = f"Linux {self.kernel.split('-')[0]}"
-        return " · ".join(part for part in (self.model, chip, self.describe_cores(), memory, kernel) if part)
+        return listed((part for part in (self.model, chip, self.describe_cores(), memory, kernel) if part), " · ")
 
     def describe_cores(self) -> str:
         """ "4×Cortex-A76 + 4×Cortex-A55", or "8 cores, 16 threads" where the cores have no name."""
@@ -101,7 +102,10 @@ class Board:
         if None not in types:
             return " + ".join(f"{count}×{name}" for name, count in types.items())
         cores, threads = self.physical_cores, types.total()
-        return f"{cores} core{'s' * (cores != 1)}" + (f", {threads} threads" if threads != cores else "")
+        text = Message("{count} core", plural="{count} cores", count=cores)
+        if threads == cores:
+            return text
+        return listed((text, Message("{count} thread", plural="{count} threads", count=threads)))
 
     def identity(self) -> str:
         """The same for the same machine whatever it runs: model, chip, cores."""
@@ -207,7 +211,8 @@ def _model(machine: Machine) -> str:
 
 def whole_gibibytes(count: int) -> str:
     """What is sold as 16 GiB shows 15.6 of it to the kernel: rounded, except where the half would matter."""
-    return f"{count / 2**30:.0f} GiB" if count > 3.5 * 2**30 else f"{count / 2**30:.1f} GiB"
+    size = count / 2**30
+    return Message("{size:.0f} GiB", size=size) if count > 3.5 * 2**30 else Message("{size:.1f} GiB", size=size)
 
 
 def _limit(text: str) -> int | None:

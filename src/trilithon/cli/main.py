@@ -10,14 +10,16 @@ from typing import Any
 
 import click
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.errors import TrilithonError
+from trilithon.language import LANGUAGES, Message, use_language
 
 __all__ = ["entry", "main"]
 
 # command → module:attribute below trilithon.cli, and the short help. A module is imported only when its command runs,
 # so that `--help` stays instant.
 _COMMANDS = {
+<<<<<<< HEAD
     "run": ("chat.run:run", "Chat with a model, or ask one question."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
     "service": ("service.service:service", "Run the server as a service of systemd."),
@@ -42,11 +44,35 @@ _COMMANDS = {
     "config": ("config:config", "Show and change settings."),
     "key": ("serve.key:key", "Add, list and revoke API keys."),
     "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
+=======
+    "run": ("chat.run:run", Message("Chat with a model, or ask one question.")),
+    "serve": ("serve.serve:serve", Message("Serve models over Ollama's, OpenAI's and Anthropic's APIs.")),
+    "ps": ("serve.ps:ps", Message("List the models that the server has loaded.")),
+    "stop": ("serve.ps:stop", Message("Unload a model from the server.")),
+    "bench": ("bench.bench:bench", Message("Measure a model on every unit this machine has.")),
+    "results": ("bench.results:results", Message("List, show, compare, export and import measurements.")),
+    "plan": ("bench.plan:plan", Message("List, show, set and remove the placements that models run on.")),
+    "pull": ("models.pull:pull", Message("Fetch a model from Hugging Face, an Ollama registry or an address.")),
+    "list": ("models.commands:list_models", Message("List the models that are here.")),
+    "show": ("models.commands:show", Message("Show a model's details, and what can run it here.")),
+    "rm": ("models.commands:remove", Message("Remove models.")),
+    "cp": ("models.commands:copy", Message("Give a model a second name.")),
+    "verify": ("models.commands:verify", Message("Check the files of models against their SHA-256.")),
+    "prune": ("models.commands:prune", Message("Remove unused files and stopped downloads.")),
+    "adopt": ("models.adopt:adopt", Message("List models of other programs, and add folders to search.")),
+    "create": ("models.create:create", Message("Create a model from a Modelfile.")),
+    "convert": ("models.convert:convert", Message("Turn a model into a file for an NPU, or into a GGUF.")),
+    "quantize": ("models.convert:quantize", Message("Quantise a model.")),
+    "models": ("models.synthesize:models", Message("Create models with random weights, to measure speed.")),
+    "engines": ("engines.commands:engines", Message("List, add, compile, check and remove engine builds.")),
+    "key": ("serve.key:key", Message("Add, list and revoke API keys.")),
+    "doctor": ("doctor.rows:doctor", Message("Describe this machine, and what would make it faster.")),
+>>>>>>> 01d5594 (The command line speaks Russian: doctor with its fixes, the list of commands, usage errors)
     "board-report": (
         "doctor.board_report:board_report",
-        "Write an archive that describes this board, for a bug report.",
+        Message("Write an archive that describes this board, for a bug report."),
     ),
-    "completion": ("completion:completion", "Print a shell completion script."),
+    "completion": ("completion:completion", Message("Print a shell completion script.")),
 }
 
 
@@ -86,8 +112,12 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, short_help) for name, (_, short_help) in _COMMANDS.items()])
+        with formatter.section(shown(Message("Commands"))):
+            formatter.write_dl([(name, shown(short_help)) for name, (_, short_help) in _COMMANDS.items()])
+
+
+def _set_language(ctx: click.Context, _: click.Parameter, language: str | None) -> None:
+    use_language(language)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -99,6 +129,14 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--lang",
+    type=click.Choice(LANGUAGES),
+    is_eager=True,
+    expose_value=False,
+    callback=_set_language,
+    help="The language of the output. [default: that of the locale]",
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="The version."
 )
@@ -123,15 +161,15 @@ def run(arguments: list[str] | None = None) -> int:
         result: Any = main.main(args=arguments, prog_name="trilithon", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(file=shown)
-        say(shown.getvalue(), err=True, nl=False)
+        text = io.StringIO()
+        error.show(file=text)
+        say(text.getvalue(), err=True, nl=False)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        say("stopped", err=True)
+        say(shown(Message("stopped")), err=True)
         return 130
     except TrilithonError as error:
-        say(f"error: {error}", err=True)
+        say(shown(Message("error: {error}", error=error.args[0] if error.args else "")), err=True)
         return error.exit_code
     except UnicodeEncodeError as error:
         piece = error.object[error.start : error.end]

@@ -9,6 +9,7 @@ from trilithon.board.sysfs import format_cpu_list
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import builds_of
 from trilithon.errors import PlacementError
+from trilithon.language import Message
 from trilithon.results.plans import Plan
 from trilithon.settings import Configuration
 
@@ -27,10 +28,16 @@ class StaleFact:
     after: str = ""
 
     def __str__(self) -> str:
+        return str(self.text)
+
+    @property
+    def text(self) -> Message:
         """ "kernel 6.1.43 → 6.1.75"."""
         if self.fact == "version":
-            return "made by an older version"
-        return f"cannot run: {self.after}" if self.fact == "gone" else f"{self.fact} {self.before} → {self.after}"
+            return Message("made by an older version")
+        if self.fact == "gone":
+            return Message("cannot run: {reason}", reason=self.after)
+        return Message("{fact} {before} → {after}", fact=self.fact, before=self.before, after=self.after)
 
 
 def fingerprint_of(placement: str, board: Board, configuration: Configuration) -> dict[str, str]:

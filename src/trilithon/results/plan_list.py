@@ -8,6 +8,7 @@ from typing import Any
 from trilithon.board.finding import Finding
 from trilithon.board.snapshot import Board
 from trilithon.errors import ModelError, StoreError
+from trilithon.language import Message, listed
 from trilithon.models.adopt.places import find_adopted
 from trilithon.models.files.hashing import known_sha256
 from trilithon.models.store.manifest import Manifest, StoredFile
@@ -54,7 +55,7 @@ class KnownPlan:
 
     @property
     def changes(self) -> str:
-        return ", ".join(map(str, self.stale))
+        return listed(fact.text for fact in self.stale)
 
     @property
     def text(self) -> str:
@@ -96,7 +97,13 @@ def stale_findings(board: Board, configuration: Configuration) -> Iterator[Findi
         return
     for known in plans:
         if known.stale:
-            message = f"{known.name} still runs on {known.plan.placement}, {known.plan.origin}: {known.changes}"
+            message = Message(
+                "{model} still runs on {placement}, {origin}: {changes}",
+                model=known.name,
+                placement=known.plan.placement,
+                origin=known.plan.origin,
+                changes=listed(fact.text for fact in known.stale),
+            )
             yield Finding("plan-stale", "warning", "plan", message, known.renewal)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trilithon.errors import StoreError
 from trilithon.files import JsonStore
+from trilithon.language import Message, listed
 
 __all__ = ["Plan", "change_plan", "keep_plan", "plans_path", "read_plan", "read_plans", "remove_plan"]
 
@@ -43,9 +44,11 @@ class Plan:
     def origin(self) -> str:
         """ "set by hand", or "campaign 3, 7 rounds"."""
         if self.by_hand:
-            return "set by hand"
-        rounds = f", {self.rounds} round{'s' * (self.rounds != 1)}" if self.rounds else ""
-        return f"campaign {self.campaign}{rounds}"
+            return Message("set by hand")
+        campaign = Message("campaign {number}", number=str(self.campaign))
+        if not self.rounds:
+            return campaign
+        return listed((campaign, Message("{count} round", plural="{count} rounds", count=self.rounds)))
 
 
 def plans_path(data: Path) -> Path:

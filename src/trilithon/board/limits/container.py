@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trilithon.board.limits.cgroups import cgroup_paths
 from trilithon.board.storage import mounts
 from trilithon.board.sysfs import Machine
+from trilithon.language import Message
 from trilithon.tables import table_beside
 
 __all__ = ["Remedy", "confined_by", "device_tree_hidden", "device_tree_mask", "read_container", "remedy"]
@@ -74,14 +75,14 @@ def device_tree_mask(machine: Machine) -> str:
     """What covers it: "/sys/firmware is masked", or "" where that is not to be seen."""
     seen = {mount.point: mount.options for mount in mounts(machine)}
     if "subset=pid" in seen.get("/proc", "").split(","):
-        return "/proc is mounted with subset=pid"
-    return next((f"{path} is masked" for path in _MASKS if path in seen), "")
+        return Message("/proc is mounted with subset=pid")
+    return next((Message("{path} is masked", path=path) for path in _MASKS if path in seen), "")
 
 
 def confined_by(machine: Machine, container: str, source: str = "") -> str:
     """Who set the limits, as a phrase: "the Docker container", "the systemd unit trilithon.service"."""
     path = _path(machine, source)
-    return str(_table()[_kind(container, path)]["name"]).format(unit=_unit(path))
+    return Message(_table()[_kind(container, path)]["name"], unit=_unit(path))
 
 
 def remedy(machine: Machine, container: str, what: Remedy, source: str = "") -> str:
@@ -90,9 +91,10 @@ def remedy(machine: Machine, container: str, what: Remedy, source: str = "") -> 
     kind, unit = _kind(container, path), _unit(path)
     text = str(_table()[kind][what])
     if kind == container:
-        return text
+        return Message(text)
     user = "/user@" in path and not unit.startswith("user@")
-    return text.format(
+    return Message(
+        text,
         unit=shlex.quote(unit),
         systemctl="systemctl --user" if user else "sudo systemctl",
         source=shlex.quote(source),

@@ -9,6 +9,7 @@ from trilithon.board.cooling import CoolingDevice, is_cooled, read_cooling
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.snapshot import Board, Clock
 from trilithon.board.sysfs import Machine, format_cpu_list, parse_time_in_state
+from trilithon.language import Message, all_of, listed
 
 __all__ = ["RULES"]
 
@@ -39,14 +40,15 @@ def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
         slow = [] if driver is None or _OWN_WILL.search(driver) else [c for c in slow if c.governor == "powersave"]
         governed = []
     if held:
-        message = f"held low by the governor userspace: {', '.join(held)}"
+        message = Message("held low by the governor userspace: {clocks}", clocks=listed(held))
         yield Finding("cpu-clock", "warning", "CPU clocks", message, fix)
     if slow:
         which = ", ".join(f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor}" for cluster in slow)
-        message = f"the governor is not performance: {which}; rates vary and fall"
+        message = Message("the governor is not performance: {governors}; rates vary and fall", governors=which)
         yield Finding("cpu-governor", "warning", "CPU clocks", message, fix)
     elif governed and not held:
-        yield Finding("cpu-governor", "good", "CPU clocks", "no governor lowers the CPUs' clocks")
+        message = Message("no governor lowers the CPUs' clocks")
+        yield Finding("cpu-governor", "good", "CPU clocks", message)
 
 
 def _held_policies(machine: Machine) -> Iterator[str]:
@@ -58,14 +60,22 @@ def _held_policies(machine: Machine) -> Iterator[str]:
         if userspace and current and top and current < _LIMITED_FRACTION * top:
             clocks.setdefault((current, top), []).extend(machine.cpus(f"{policy}/related_cpus") or ())
     for (current, top), cpus in clocks.items():
-        yield f"cpu{format_cpu_list(cpus)} {current / 1e3:.0f} of {top / 1e3:.0f} MHz"
+        yield _low_clock(cpus, current, top)
+
+
+def _low_clock(cpus: Iterable[int], khz: int, top_khz: int) -> Message:
+    """ "cpu4-7 1200 of 2400 MHz"."""
+    clock, top = khz / 1e3, top_khz / 1e3
+    return Message("cpu{cpus} {clock:.0f} of {top:.0f} MHz", cpus=format_cpu_list(sorted(cpus)), clock=clock, top=top)
 
 
 def _no_cpufreq(board: Board, machine: Machine) -> Iterator[Finding]:
     """/sys is absent from some containers, and then says nothing about the kernel."""
     folder = _CPUFREQ.rpartition("/")[0]
     if machine.exists(folder) and not machine.glob(f"{_CPUFREQ}/policy*"):
-        message = "the kernel does not control them (no cpufreq): they are what the firmware or a hypervisor has set"
+        message = Message(
+            "the kernel does not control them (no cpufreq): they are what the firmware or a hypervisor has set"
+        )
         yield Finding("cpufreq-absent", "note", "CPU clocks", message, "trilithon doctor --measure-clocks")
 
 
@@ -76,12 +86,11 @@ def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
         limit, top = (machine.integer(f"{policy}/{name}") for name in ("scaling_max_freq", "cpuinfo_max_freq"))
         if limit and top and limit < _LIMITED_FRACTION * top:
             limited.setdefault((limit, top), []).extend(machine.cpus(f"{policy}/related_cpus") or ())
-    low = [
-        f"cpu{format_cpu_list(cpus)} {limit / 1e3:.0f} of {top / 1e3:.0f} MHz" for (limit, top), cpus in limited.items()
-    ]
+    low = [_low_clock(cpus, limit, top) for (limit, top), cpus in limited.items()]
     if low and not is_cooled(machine):
         loop = f"for p in {_CPUFREQ}/policy*; do cat $p/cpuinfo_max_freq > $p/scaling_max_freq; done"
-        yield Finding("cpu-limit", "warning", "CPU clocks", f"limited to {', '.join(low)}", f"sudo sh -c '{loop}'")
+        message = Message("limited to {clocks}", clocks=listed(low))
+        yield Finding("cpu-limit", "warning", "CPU clocks", message, f"sudo sh -c '{loop}'")
 
 
 def _held_units(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -91,13 +100,14 @@ def _held_units(board: Board, machine: Machine) -> Iterator[Finding]:
     if npu and "npu" in usable and (message := _held(npu, machine)):
         yield Finding("npu-clock", "warning", "NPU clock", message, _raising(npu, machine))
     elif npu and "npu" in usable and npu.governor and npu.governor not in _PINNED_GOVERNORS:
-        message = f"the governor is {npu.governor}; it can halve the NPU's rate"
+        message = Message("the governor is {governor}; it can halve the NPU's rate", governor=npu.governor)
         yield Finding("npu-governor", "warning", "NPU clock", message, _raising(npu, machine))
     if gpu and board.gpu and (message := _held(gpu, machine)):
         if "gpu" in usable:
             yield Finding("gpu-clock", "warning", "GPU clock", message, _raising(gpu, machine))
         else:
-            yield Finding("gpu-clock", "note", "GPU clock", f"{message}; no engine here can use this GPU")
+            message = Message("{clock}; no engine here can use this GPU", clock=message)
+            yield Finding("gpu-clock", "note", "GPU clock", message)
 
 
 def _usable_units(board: Board) -> set[str]:
@@ -121,11 +131,13 @@ def _held(clock: Clock, machine: Machine) -> str:
     low = top
     if limit and limit < _LIMITED_FRACTION * top and not is_cooled(machine):
         low = limit
-        held_by.append("max_freq allows no more")
+        held_by.append(Message("max_freq allows no more"))
     if clock.governor in _HOLDING_GOVERNORS and current and current < _LIMITED_FRACTION * top:
         low = min(low, current)
-        held_by.insert(0, f"the governor {clock.governor} holds it there")
-    return f"{low / 1e6:.0f} of {top / 1e6:.0f} MHz: {' and '.join(held_by)}" if held_by else ""
+        held_by.insert(0, Message("the governor {governor} holds it there", governor=clock.governor))
+    if not held_by:
+        return ""
+    return Message("{clock:.0f} of {top:.0f} MHz: {reasons}", clock=low / 1e6, top=top / 1e6, reasons=all_of(held_by))
 
 
 def _raising(clock: Clock, machine: Machine) -> str:
@@ -146,11 +158,19 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
     clock = board.clock("memory")
     if clock is None or not clock.current_hz or not clock.max_hz:
         return
-    speeds = f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f} MHz (governor {clock.governor or 'unknown'})"
+    speeds = Message(
+        "{clock:.0f} of {top:.0f} MHz (governor {governor})",
+        clock=clock.current_hz / 1e6,
+        top=clock.max_hz / 1e6,
+        governor=clock.governor or Message("unknown"),
+    )
     if clock.current_hz < _PARKED_FRACTION * clock.max_hz or _held(clock, machine):
-        effect = "it hardly rises for the NPU, whose decode it can halve" if board.npu else "decode waits for memory"
+        effect = Message("decode waits for memory")
+        if board.npu:
+            effect = Message("it hardly rises for the NPU, whose decode it can halve")
+        message = Message("parked at {speeds}: {effect}", speeds=speeds, effect=effect)
         fix = _raising(clock, machine) or f"grep . /sys/class/devfreq/{shlex.quote(clock.device)}/*_freq"
-        yield Finding("memory-clock", "warning", "memory clock", f"parked at {speeds}: {effect}", fix)
+        yield Finding("memory-clock", "warning", "memory clock", message, fix)
     else:
         yield Finding("memory-clock", "good", "memory clock", speeds)
 
@@ -158,20 +178,26 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
 def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
     chip = find_chip(board.chip)
     if board.clock("memory") is None and chip and chip.npu_cores:
-        message = "the kernel offers no control over it (no devfreq/dmc): it is what the firmware set at boot"
-        fix = "sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now"
+        message = Message("the kernel offers no control over it (no devfreq/dmc): it is what the firmware set at boot")
+        fix = Message("sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now")
         yield Finding("memory-clock-absent", "note", "memory clock", message, fix)
 
 
 def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
     devices = read_cooling(machine)
-    now = [f"{device.name} at step {device.step}" for device in devices if device.step]
+    now = [
+        Message("{device} at step {step}", device=device.name, step=device.step) for device in devices if device.step
+    ]
     counted = any("cpufreq" in device.name and device.slowed_milliseconds is not None for device in devices)
     below_top = () if counted else _below_top(machine)
     past = (*_cooled_since_boot(devices), *below_top, *_counted(machine))
     if now or past:
-        message = f"slowed by heat now: {', '.join(now)}" if now else f"was slowed: {'; '.join(past)}"
-        fix = "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
+        message = Message("was slowed: {devices}", devices=listed(past, "; "))
+        if now:
+            message = Message("slowed by heat now: {devices}", devices=listed(now))
+        fix = Message(
+            "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
+        )
         yield Finding("throttled", "warning" if now else "note", "heat", message, fix)
 
 
@@ -179,7 +205,8 @@ def _cooled_since_boot(devices: Iterable[CoolingDevice]) -> Iterator[str]:
     for device in devices:
         slowed = device.slowed_milliseconds
         if slowed is not None and slowed >= _COOLED_MILLISECONDS:
-            yield f"{device.name} for {slowed // 1000:,} s since boot, by heat"
+            seconds = slowed // 1000
+            yield Message("{device} for {seconds:,} s since boot, by heat", device=device.name, seconds=seconds)
 
 
 def _below_top(machine: Machine) -> Iterator[str]:
@@ -194,8 +221,11 @@ def _below_top(machine: Machine) -> Iterator[str]:
         pinned_since_boot = ticks[min(ticks)] <= _SLOWED_FRACTION * total
         if total >= _LEAST_TICKS and pinned_since_boot and slowed > _SLOWED_FRACTION * total:
             cpus = format_cpu_list(machine.cpus(f"{policy}/related_cpus") or ())
-            part = f"{slowed / total:.0%} of the time since boot"
-            yield f"cpu{cpus} below its top clock {part}, by heat or before it was pinned"
+            yield Message(
+                "cpu{cpus} below its top clock {part:.0%} of the time since boot, by heat or before it was pinned",
+                cpus=cpus,
+                part=slowed / total,
+            )
 
 
 def _counted(machine: Machine) -> Iterator[str]:
@@ -203,15 +233,22 @@ def _counted(machine: Machine) -> Iterator[str]:
     paths = machine.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
     most = max((machine.integer(path) or 0 for path in paths), default=0)
     if most > 0:
-        yield f"the CPU counted {most:,} times since boot, by heat"
+        yield Message(
+            "the CPU counted {count:,} time since boot, by heat",
+            plural="the CPU counted {count:,} times since boot, by heat",
+            count=most,
+        )
 
 
 def _under_voltage(board: Board, machine: Machine) -> Iterator[Finding]:
     """The Raspberry Pi's firmware keeps the alarm until the next boot (drivers/hwmon/raspberrypi-hwmon.c)."""
     for folder in machine.glob("/sys/class/hwmon/hwmon*"):
         if machine.text(f"{folder}/name") == "rpi_volt" and machine.integer(f"{folder}/in0_lcrit_alarm"):
-            message = "the supply fell under 4.63 V since boot, and the firmware lowers clocks when it does"
-            fix = f"cat {folder}/in0_lcrit_alarm  # 1 again after a new boot: take a stronger supply or a better cable"
+            message = Message("the supply fell under 4.63 V since boot, and the firmware lowers clocks when it does")
+            fix = Message(
+                "cat {folder}/in0_lcrit_alarm  # 1 again after a new boot: take a stronger supply or a better cable",
+                folder=folder,
+            )
             yield Finding("under-voltage", "warning", "power", message, fix)
 
 
@@ -219,10 +256,18 @@ def _little_cores(board: Board, machine: Machine) -> Iterator[Finding]:
     little = [cpu for cluster in board.clusters if cluster.kind == "little" for cpu in cluster.cpus]
     if little:
         used = format_cpu_list(board.big_cpus)
-        message = f"cpu{format_cpu_list(little)} are little cores and slow the others: cpu{used} will be used"
+        message = Message(
+            "cpu{little} are little cores and slow the others: cpu{used} will be used",
+            little=format_cpu_list(little),
+            used=used,
+        )
         if set(board.big_cpus) <= set(little):
             big = [cpu for cluster in board.clusters for cpu in cluster.cpus if cpu not in little]
-            message = f"this process may use little cores alone, cpu{used}: cpu{format_cpu_list(big)} are faster"
+            message = Message(
+                "this process may use little cores alone, cpu{used}: cpu{big} are faster",
+                used=used,
+                big=format_cpu_list(big),
+            )
         yield Finding("little-cores", "note", "little cores", message)
 
 

@@ -6,6 +6,7 @@ from trilithon.board.finding import Finding, Rule
 from trilithon.board.limits.container import confined_by, device_tree_mask, remedy
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine, format_cpu_list
+from trilithon.language import Message
 from trilithon.units import format_bytes
 
 __all__ = ["RULES"]
@@ -17,9 +18,15 @@ def _quota(board: Board, machine: Machine) -> Iterator[Finding]:
     if quota is not None and (quota < online or not online):
         count = len(board.big_cpus)
         who = confined_by(machine, board.container, source)
-        message = (
-            f"{who} gets the time of {quota:g} CPUs ({source}): models run on {count} thread{'s' * (count != 1)}; "
-            "with more, all of them are stopped in every tenth of a second"
+        message = Message(
+            "{who} gets the time of {quota:g} CPUs ({source}): models run on {count} thread; with more, all of them "
+            "are stopped in every tenth of a second",
+            plural="{who} gets the time of {quota:g} CPUs ({source}): models run on {count} threads; with more, all of "
+            "them are stopped in every tenth of a second",
+            who=who,
+            quota=quota,
+            source=source,
+            count=count,
         )
         yield Finding("cpu-quota", "warning", "CPU", message, remedy(machine, board.container, "quota", source))
 
@@ -31,42 +38,55 @@ def _cpus(board: Board, machine: Machine) -> Iterator[Finding]:
     cpuset, allowed = set(board.limits.cpuset or online), set(board.limits.cpus or online)
     if online - cpuset:
         who = confined_by(machine, board.container)
-        message = f"{who} may use cpu{format_cpu_list(sorted(cpuset))} of cpu{format_cpu_list(sorted(online))}"
+        message = Message(
+            "{who} may use cpu{cpus} of cpu{online}",
+            who=who,
+            cpus=format_cpu_list(sorted(cpuset)),
+            online=format_cpu_list(sorted(online)),
+        )
         yield Finding("cpu-set", "note", "CPU", message, remedy(machine, board.container, "cpus"))
     elif online - allowed and allowed != little:
-        message = (
-            f"this process may use cpu{format_cpu_list(sorted(allowed))} of cpu{format_cpu_list(sorted(online))}: "
-            "taskset, or CPUAffinity= of a systemd unit"
+        message = Message(
+            "this process may use cpu{cpus} of cpu{online}: taskset, or CPUAffinity= of a systemd unit",
+            cpus=format_cpu_list(sorted(allowed)),
+            online=format_cpu_list(sorted(online)),
         )
-        yield Finding("cpu-set", "note", "CPU", message, "taskset -cp $$  # the CPUs that this shell may use")
+        fix = Message("taskset -cp $$  # the CPUs that this shell may use")
+        yield Finding("cpu-set", "note", "CPU", message, fix)
 
 
 def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
     limit, source = board.limits.memory_bytes, board.limits.memory_source
     if limit is not None:
         free = board.memory_available_bytes
-        left = "" if free is None else f", {format_bytes(free)} of it are left"
-        who = confined_by(machine, board.container, source)
-        message = f"{who} may use {format_bytes(limit)} ({source}){left}: models have to fit into that"
+        left = "" if free is None else Message(", {size} of it are left", size=format_bytes(free))
+        message = Message(
+            "{who} may use {size} ({source}){left}: models have to fit into that",
+            who=confined_by(machine, board.container, source),
+            size=format_bytes(limit),
+            source=source,
+            left=left,
+        )
         fix = remedy(machine, board.container, "memory", source)
         yield Finding("memory-limit", "warning", "memory", message, fix)
     if board.limits.address_space_bytes is not None:
-        message = (
-            f"a process may have {format_bytes(board.limits.address_space_bytes)} of addresses (ulimit -v): a larger "
-            "model cannot be mapped"
+        message = Message(
+            "a process may have {size} of addresses (ulimit -v): a larger model cannot be mapped",
+            size=format_bytes(board.limits.address_space_bytes),
         )
-        fix = "ulimit -v unlimited  # a systemd unit: LimitAS=infinity"
+        fix = Message("ulimit -v unlimited  # a systemd unit: LimitAS=infinity")
         yield Finding("address-space", "warning", "memory", message, fix)
 
 
 def _hidden(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.device_tree_hidden:
         mask = device_tree_mask(machine)
-        message = (
-            f"{confined_by(machine, board.container)} hides the device tree{f' ({mask})' * bool(mask)}: chip and NPU "
-            "cannot be told, and the vendor runtimes fail"
+        message = Message(
+            "{who} hides the device tree{mask}: chip and NPU cannot be told, and the vendor runtimes fail",
+            who=confined_by(machine, board.container),
+            mask=Message(" ({mask})", mask=mask) if mask else "",
         )
-        subject = "container" if board.container else "device tree"
+        subject = Message("container") if board.container else Message("device tree")
         fix = remedy(machine, board.container, "device_tree")
         yield Finding("container-hidden", "warning", subject, message, fix)
 

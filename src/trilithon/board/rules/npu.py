@@ -9,6 +9,7 @@ from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, followed_rele
 from trilithon.board.limits.container import remedy
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
+from trilithon.language import Message, listed
 
 __all__ = ["RULES"]
 
@@ -17,7 +18,7 @@ _DRIVER = "0.9.8"
 # The NPU back end of llama.cpp opens one file per buffer, some 1,500 per prompt, and crashes at the usual 1,024.
 _OPEN_FILES = 65_536
 # Keys in chips.toml, and what is to be said of a chip that they do not know.
-_ENGINES = {"rkllm": "RKLLM refuses it", "rk_llama_cpp": "rk-llama.cpp has no configuration for it"}
+_ENGINES = {"rkllm": Message("RKLLM refuses it"), "rk_llama_cpp": Message("rk-llama.cpp has no configuration for it")}
 
 _VENDOR_KERNEL = "linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx"  # Armbian's packages
 
@@ -27,10 +28,15 @@ def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
     if npu is None or npu.driver == "rknpu":
         return
     mainline = npu.driver == "rocket"
-    lacks = (
-        f"mainline's driver {npu.driver} cannot run language models" if mainline else "the kernel has no driver for it"
+    lacks = Message("the kernel has no driver for it")
+    if mainline:
+        lacks = Message("mainline's driver {driver} cannot run language models", driver=npu.driver)
+    message = Message(
+        "Linux {kernel}: {lacks}; boot a system with the vendor kernel (rknpu {driver})",
+        kernel=board.kernel,
+        lacks=lacks,
+        driver=_DRIVER,
     )
-    message = f"Linux {board.kernel}: {lacks}; boot a system with the vendor kernel (rknpu {_DRIVER})"
     armbian = machine.exists("/etc/armbian-release")
     fix = f"sudo apt install {_VENDOR_KERNEL} && sudo reboot" if armbian else ""
     yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, fix)
@@ -41,7 +47,11 @@ def _old_driver(board: Board, machine: Machine) -> Iterator[Finding]:
     if npu is None or npu.driver != "rknpu" or npu.version is None:
         return
     if parse_version(npu.version) < parse_version(_DRIVER):
-        message = f"driver {npu.version}: the runtimes ask for {_DRIVER}, which comes with a newer vendor kernel"
+        message = Message(
+            "driver {version}: the runtimes ask for {least}, which comes with a newer vendor kernel",
+            version=npu.version,
+            least=_DRIVER,
+        )
         armbian = machine.exists("/etc/armbian-release")
         upgrade = f"sudo apt install {_VENDOR_KERNEL}" if armbian else "sudo apt full-upgrade"
         yield Finding("npu-driver-old", "warning", "NPU", message, f"sudo apt update && {upgrade} && sudo reboot")
@@ -54,22 +64,26 @@ def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
     there = [node for node in npu.nodes if machine.exists(node.path)]
     closed = [node.path for node in there if not node.usable]
     if (len(there) < len(npu.nodes) or not there) and board.in_container:
-        message = "the driver is there and its device nodes are not: they are not passed into this container"
+        message = Message("the driver is there and its device nodes are not: they are not passed into this container")
         yield Finding("npu-nodes-absent", "problem", "NPU", message, remedy(machine, board.container, "devices"))
     elif not there:
-        message = "the driver is there and has made no device node: it found no NPU in the device tree, or failed"
-        yield Finding("npu-nodes-absent", "problem", "NPU", message, "sudo dmesg | grep -i rknpu  # what it says")
+        message = Message(
+            "the driver is there and has made no device node: it found no NPU in the device tree, or failed"
+        )
+        fix = Message("sudo dmesg | grep -i rknpu  # what it says")
+        yield Finding("npu-nodes-absent", "problem", "NPU", message, fix)
     elif closed:
-        message = f"this user may not open {', '.join(closed)}"
+        message = Message("this user may not open {nodes}", nodes=listed(closed))
         yield Finding("npu-permission", "problem", "NPU", message, _node_fix(closed))
     else:
-        message = f"vendor driver {npu.version or 'of unknown version'}, open to this user"
+        version = npu.version or Message("of unknown version")
+        message = Message("vendor driver {version}, open to this user", version=version)
         yield Finding("npu-ready", "good", "NPU", message)
 
 
 def _node_fix(closed: list[str]) -> str:
     if all(path.startswith("/dev/dri/") for path in closed):
-        return "sudo usermod -aG render,video $USER  # then log in again"
+        return Message("sudo usermod -aG render,video $USER  # then log in again")
     rule = 'SUBSYSTEM=="misc|dma_heap", KERNEL=="rknpu|cma*|system*", GROUP="video", MODE="0660"'
     return f"echo '{rule}' | sudo tee /etc/udev/rules.d/99-npu.rules && sudo usermod -aG video $USER && sudo reboot"
 
@@ -78,18 +92,24 @@ def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
     chip = find_chip(board.chip)
     lacking = [text for key, text in _ENGINES.items() if chip and getattr(chip, key) is False]
     if board.npu and lacking:
-        rest = "; language models run on the CPU here" if len(lacking) == len(_ENGINES) else ""
-        yield Finding("chip-unsupported", "note", "NPU", f"{board.chip}: {', '.join(lacking)}{rest}")
+        rest = Message("; language models run on the CPU here") if len(lacking) == len(_ENGINES) else ""
+        message = Message("{chip}: {lacking}{rest}", chip=board.chip, lacking=listed(lacking), rest=rest)
+        yield Finding("chip-unsupported", "note", "NPU", message)
 
 
 def _unknown(board: Board, machine: Machine) -> Iterator[Finding]:
     """A chip or a coprocessor of Rockchip's that is newer than the table."""
-    shown = ", ".join(board.other_npus)
+    shown = listed(board.other_npus)
     if is_unknown_rockchip(board.chip):
-        message = f"unknown chip {board.chip}: which NPU it has, and what runs on it, is not known here"
-        yield Finding("chip-unknown", "note", "NPU", f"{message} (it shows {shown})" if shown else message)
+        message = Message(
+            "unknown chip {chip}: which NPU it has, and what runs on it, is not known here{shows}",
+            chip=board.chip,
+            shows=Message(" (it shows {npus})", npus=shown) if shown else "",
+        )
+        yield Finding("chip-unknown", "note", "NPU", message)
     elif any("coprocessor" in name for name in board.other_npus):
-        yield Finding("chip-unknown", "note", "NPU", f"unknown chip: {shown}; no engine here supports it")
+        message = Message("unknown chip: {npus}; no engine here supports it", npus=shown)
+        yield Finding("chip-unknown", "note", "NPU", message)
 
 
 def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -99,16 +119,32 @@ def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
     if not runtimes:
         chip = find_chip(board.chip)
         if chip and chip.rkllm:
-            message = f"{RKLLM} is in none of the system's library folders: the RKLLM engine needs it"
-            fix = f"sudo cp {RKLLM} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64"
+            message = Message(
+                "{library} is in none of the system's library folders: the RKLLM engine needs it", library=RKLLM
+            )
+            fix = Message(
+                "sudo cp {library} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64",
+                library=RKLLM,
+            )
             yield Finding("runtime-missing", "note", "NPU runtime", message, fix)
         return
     first = runtimes[0]
     if followed_release(first.version) is None:
         known = ", ".join(sorted(KNOWN_RKLLM_VERSIONS))
-        version = f"version {first.version}" if first.version else "no version in it"
-        message = f"{first.path}: {version}; its structures are known of {known} alone, and others would crash"
-        fix = f"sudo cp {RKLLM} {shlex.quote(first.path)} && sudo ldconfig  # of a version that is known"
+        version = Message("no version in it")
+        if first.version:
+            version = Message("version {version}", version=first.version)
+        message = Message(
+            "{path}: {version}; its structures are known of {known} alone, and others would crash",
+            path=first.path,
+            version=version,
+            known=known,
+        )
+        fix = Message(
+            "sudo cp {library} {path} && sudo ldconfig  # of a version that is known",
+            library=RKLLM,
+            path=shlex.quote(first.path),
+        )
         yield Finding("runtime-unknown", "warning", "NPU runtime", message, fix)
 
 
@@ -117,11 +153,18 @@ def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.npu is None or board.npu.driver != "rknpu" or soft is None or hard is None or soft >= _OPEN_FILES:
         return
     if hard >= _OPEN_FILES:
-        message = f"limit {soft:,}; NPU engines need {_OPEN_FILES:,}, which the hard limit allows"
+        message = Message(
+            "limit {soft:,}; NPU engines need {needed:,}, which the hard limit allows", soft=soft, needed=_OPEN_FILES
+        )
         yield Finding("open-files", "note", "open files", message, f"ulimit -n {_OPEN_FILES}")
     else:
-        message = f"limit {hard:,}; NPU engines need {_OPEN_FILES:,} and crash without"
-        fix = f"echo '* - nofile {_OPEN_FILES}' | sudo tee /etc/security/limits.d/npu.conf  # then log in again"
+        message = Message(
+            "limit {hard:,}; NPU engines need {needed:,} and crash without", hard=hard, needed=_OPEN_FILES
+        )
+        fix = Message(
+            "echo '* - nofile {needed}' | sudo tee /etc/security/limits.d/npu.conf  # then log in again",
+            needed=str(_OPEN_FILES),
+        )
         yield Finding("open-files", "warning", "open files", message, fix)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from trilithon.board.finding import Finding, Rule
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
+from trilithon.language import Message
 from trilithon.units import format_bytes
 
 __all__ = ["RULES"]
@@ -17,7 +18,7 @@ _LITTLE_MEMORY_BYTES = 2**30
 # A 1B model at 8 bits, or a 3B model at 4, has to be kept as a file.
 _LITTLE_DISK_BYTES = 2 * 2**30
 
-_LARGEST_PROGRAMS = "ps -eo rss,comm --sort=-rss | head  # and close what is not needed"
+_LARGEST_PROGRAMS = Message("ps -eo rss,comm --sort=-rss | head  # and close what is not needed")
 
 
 def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -26,9 +27,8 @@ def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
         return
     fits = available is not None and available - used > _LITTLE_MEMORY_BYTES
     fix = _emptied(board) if fits else _LARGEST_PROGRAMS
-    yield Finding(
-        "swap-used", "warning", "swap", f"{format_bytes(used)} are in swap; reading them back slows a run", fix
-    )
+    message = Message("{size} are in swap; reading them back slows a run", size=format_bytes(used))
+    yield Finding("swap-used", "warning", "swap", message, fix)
 
 
 def _emptied(board: Board) -> str:
@@ -40,8 +40,13 @@ def _emptied(board: Board) -> str:
 def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:
     for swap in board.swaps:
         if swap.kind == "SD card":
-            message = f"{swap.path} is on an SD card: a model that spills into it all but stands still"
-            fix = f"sudo swapoff {shlex.quote(swap.path)}  # compressed memory instead: sudo apt install zram-tools"
+            message = Message(
+                "{path} is on an SD card: a model that spills into it all but stands still", path=swap.path
+            )
+            fix = Message(
+                "sudo swapoff {path}  # compressed memory instead: sudo apt install zram-tools",
+                path=shlex.quote(swap.path),
+            )
             yield Finding("swap-slow", "warning", "swap", message, fix)
 
 
@@ -49,8 +54,10 @@ def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
     available = board.memory_available_bytes
     limited = board.limits.memory_available_bytes == available  # told by its own finding, with another fix
     if available is not None and available < _LITTLE_MEMORY_BYTES and not limited:
-        message = (
-            f"{format_bytes(available)} available; a 1B model at 4 bits takes about {_LITTLE_MEMORY_BYTES >> 30} GiB"
+        message = Message(
+            "{size} available; a 1B model at 4 bits takes about {needed} GiB",
+            size=format_bytes(available),
+            needed=_LITTLE_MEMORY_BYTES >> 30,
         )
         yield Finding("memory-low", "warning", "memory", message, _LARGEST_PROGRAMS)
 
@@ -60,8 +67,14 @@ def _disk(board: Board, machine: Machine) -> Iterator[Finding]:
     for disk in board.disks:
         if disk.free_bytes is not None and disk.free_bytes < _LITTLE_DISK_BYTES and disk.free_bytes not in told:
             told.add(disk.free_bytes)  # both folders are mostly on one disk
-            message = f"{format_bytes(disk.free_bytes)} free for {disk.folder}; models and results are kept there"
-            fix = "du -xh --max-depth=3 ~ | sort -h | tail  # and delete, or name another disk in TRILITHON_DATA"
+            message = Message(
+                "{size} free for {folder}; models and results are kept there",
+                size=format_bytes(disk.free_bytes),
+                folder=disk.folder,
+            )
+            fix = Message(
+                "du -xh --max-depth=3 ~ | sort -h | tail  # and delete, or name another disk in TRILITHON_DATA"
+            )
             yield Finding("disk-low", "warning", "disk", message, fix)
 
 

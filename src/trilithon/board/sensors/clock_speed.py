@@ -21,6 +21,7 @@ from trilithon.board.finding import Finding
 from trilithon.board.processors import Cluster
 from trilithon.board.sysfs import THIS_MACHINE, Machine, format_cpu_list
 from trilithon.errors import UserError
+from trilithon.language import Message, listed
 
 __all__ = [
     "MeasuredClock",
@@ -63,10 +64,16 @@ class MeasuredClock:
 
     def describe(self) -> str:
         """ "cpu4-5 measured 1.41 GHz, claimed 2.35 GHz (-40%)"."""
-        measured = f"cpu{format_cpu_list(self.cpus)} measured {self.measured_hz / 1e9:.2f} GHz"
+        cpus, measured = format_cpu_list(self.cpus), self.measured_hz / 1e9
         if self.claimed_hz is None or self.difference is None:
-            return f"{measured}; nothing claims one"
-        return f"{measured}, claimed {self.claimed_hz / 1e9:.2f} GHz ({self.difference:+.0%})"
+            return Message("cpu{cpus} measured {measured:.2f} GHz; nothing claims one", cpus=cpus, measured=measured)
+        return Message(
+            "cpu{cpus} measured {measured:.2f} GHz, claimed {claimed:.2f} GHz ({difference:+.0%})",
+            cpus=cpus,
+            measured=measured,
+            claimed=self.claimed_hz / 1e9,
+            difference=self.difference,
+        )
 
 
 def measure_clocks(
@@ -95,8 +102,10 @@ def clock_findings(clocks: Sequence[MeasuredClock]) -> list[Finding]:
     far = far_clocks(clocks)
     if not far:
         return []
-    message = f"{'; '.join(far)}: other work, heat, the power supply or the firmware may set it"
-    fix = "trilithon doctor --measure-clocks  # again, while nothing else runs"
+    message = Message(
+        "{clocks}: other work, heat, the power supply or the firmware may set it", clocks=listed(far, "; ")
+    )
+    fix = Message("trilithon doctor --measure-clocks  # again, while nothing else runs")
     return [Finding("clock-measured", "warning", "CPU clocks", message, fix)]
 
 

@@ -18,6 +18,7 @@ from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.board.tuning.changes import Change, put_back
 from trilithon.errors import UserError
 from trilithon.files import JsonStore, file_lock, sync
+from trilithon.language import Message
 
 __all__ = ["Record", "Restored", "drop", "findings", "load", "lock", "new_record", "restore", "restore_command", "save"]
 
@@ -105,13 +106,15 @@ def restore(folder: Path, machine: Machine = THIS_MACHINE) -> Restored:
         return Restored(True, ())
     if not record.is_of_this_boot(machine):
         drop(folder)
-        return Restored(True, ("the machine was started anew since, and has the kernel's own clocks: nothing to do",))
+        return Restored(
+            True, (Message("the machine was started anew since, and has the kernel's own clocks: nothing to do"),)
+        )
     undone = put_back(record.changes, machine)
     if undone.failed:
         save(new_record(undone.failed, machine), folder)
         return Restored(False, undone.lines)
     drop(folder)
-    return Restored(True, (*undone.lines, f"put back what process {record.pid} had left"))
+    return Restored(True, (*undone.lines, Message("put back what process {pid} had left", pid=str(record.pid))))
 
 
 def findings(folder: Path, machine: Machine = THIS_MACHINE) -> Iterator[Finding]:
@@ -124,12 +127,17 @@ def findings(folder: Path, machine: Machine = THIS_MACHINE) -> Iterator[Finding]
     if record is None:
         return
     if not record.is_of_this_boot(machine):
-        message = "a record of pinned clocks is left from before the machine was started anew; they are as usual"
+        message = Message(
+            "a record of pinned clocks is left from before the machine was started anew; they are as usual"
+        )
         yield Finding("clocks-left", "note", "clocks", message, "trilithon doctor --restore")
     elif record.owner_lives():
-        yield Finding("clocks-left", "note", "clocks", f"process {record.pid} keeps them at their top until it ends")
+        message = Message("process {pid} keeps them at their top until it ends", pid=str(record.pid))
+        yield Finding("clocks-left", "note", "clocks", message)
     else:
-        message = f"process {record.pid} has pinned them and was killed; they are not as they were"
+        message = Message(
+            "process {pid} has pinned them and was killed; they are not as they were", pid=str(record.pid)
+        )
         yield Finding("clocks-left", "warning", "clocks", message, restore_command(folder))
 
 
@@ -149,8 +157,10 @@ def _boot_id(machine: Machine) -> str | None:
 
 
 def _in_use(record: Record | None) -> str:
-    who = f"process {record.pid}" if record else "another process"
-    return f"{who} has set the clocks and still runs: it puts them back when it ends; wait for it, or stop it"
+    who = Message("process {pid}", pid=str(record.pid)) if record else Message("another process")
+    return Message(
+        "{who} has set the clocks and still runs: it puts them back when it ends; wait for it, or stop it", who=who
+    )
 
 
 def _store(folder: Path) -> JsonStore[Record]:

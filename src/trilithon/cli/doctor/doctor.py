@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown, speaks_utf8
 from trilithon.errors import UserError
+from trilithon.language import Message, listed
 from trilithon.terminal import plain_console
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineRow", "doctor_command", "print_report", "report"]
 
-_MARKS = {"good": ("✓", "green"), "note": ("i", "cyan"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
-_MENU_WIDTH = 14
+_STYLES = {"good": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
+_MARKS = {"good": "✓", "note": "i", "warning": "!", "problem": "✗"}
+_PLAIN_MARKS = {"good": "ok", "note": "i", "warning": "!", "problem": "no"}  # on terminals without UTF-8
+_LEAST_WIDTH = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ def doctor_command(
         clocks: Sequence[MeasuredClock] = ()
         if root is not None:
             if measure_clocks:
-                raise UserError("--measure-clocks measures this machine, and --root names another; leave one out")
+                raise UserError(
+                    Message("--measure-clocks measures this machine, and --root names another; leave one out")
+                )
             board, all_findings, rows = _examined(root)
         else:
             configuration = load_configuration()
@@ -99,7 +104,10 @@ def _examined(root: Path) -> "tuple[Board, list[Finding], list[EngineRow]]":
         other = [Finding(**printable(finding)) for finding in stored.other_findings]
         rows = [EngineRow(**printable(row)) for row in stored.doctor["engines"]]
     except (KeyError, TypeError):
-        raise UserError(f"{root} was written by another version; ask for a new one: trilithon board-report") from None
+        message = Message(
+            "{file} was written by another version; ask for a new one: trilithon board-report", file=str(root)
+        )
+        raise UserError(message) from None
     return board, [*findings(board, stored.machine), *other], rows
 
 
@@ -121,84 +129,135 @@ def print_report(
     """For people, on stdout; plain text when that is not a terminal."""
     # soft_wrap: a fix has to stay one line, so that it can be copied.
     console = plain_console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    console.print(board.describe(), style="bold")
-    for name, text in [*_machine_lines(board), *(("clock", clock.describe()) for clock in clocks)]:
-        console.print(f"  {name:<{_MENU_WIDTH}}{text}")
+    lines = [*_machine_lines(board), *((Message("clock"), clock.describe()) for clock in clocks)]
+    names = [shown(name) for name, _ in lines] + [shown(finding.subject) for finding in findings]
+    width = max(_LEAST_WIDTH, *(len(name) + 2 for name in names))
+    console.print(shown(board.describe()), style="bold")
+    for name, text in lines:
+        _print_line(console, "  ", shown(name), width, shown(text))
     if rows:
-        console.print("\nEngines", style="bold")
-        width = max(len(row.placement) for row in rows) + 2
+        console.print(f"\n{shown(Message('Engines'))}", style="bold")
+        row_width = max(len(row.placement) for row in rows) + 2
         for row in rows:
-            _print_item(console, "good" if row.usable else "problem", row.placement, width, row.why, row.fix)
-    console.print("\nFindings", style="bold")
+            _print_item(console, "good" if row.usable else "problem", row.placement, row_width, row.why, row.fix)
+    console.print(f"\n{shown(Message('Findings'))}", style="bold")
     if not findings:
-        console.print("  nothing found that slows this machine")
+        console.print(f"  {shown(Message('nothing found that slows this machine'))}")
     for finding in findings:
-        _print_item(console, finding.severity, finding.subject, _MENU_WIDTH, finding.message, finding.fix)
+        _print_item(console, finding.severity, shown(finding.subject), width, finding.message, finding.fix)
     explained = dict.fromkeys(f"#{finding.id}" for finding in findings if finding.severity != "good")
     if explained:
-        console.print(f"\n  explained in docs/doctor.md: {' '.join(explained)}", style="dim")
+        text = shown(Message("explained in docs/doctor.md: {paragraphs}", paragraphs=" ".join(explained)))
+        console.print(f"\n  {text}", style="dim")
 
 
 def _print_item(console: "Console", severity: str, name: str, width: int, text: str, fix: str) -> None:
-    mark, style = _MARKS[severity]
-    console.print(f"  {mark} ", style=style, end="")
-    console.print(f"{name:<{width}}{text}".rstrip())
+    marks, arrow = (_MARKS, "→") if speaks_utf8() else (_PLAIN_MARKS, "->")
+    mark_width = max(map(len, marks.values()))
+    console.print(f"  {marks[severity]:<{mark_width}} ", style=_STYLES[severity], end="")
+    _print_line(console, " " * (mark_width + 3), name, width, shown(text), begun=True)
     if fix:
-        console.print(f"    {'':<{width}}→ {fix}", style="dim")
+        # One line, however long: it has to stay copyable.
+        console.print(f"{' ' * (mark_width + 3)}{'':<{width}}{arrow} {shown(fix)}", style="dim")
+
+
+def _print_line(console: "Console", indent: str, name: str, width: int, text: str, *, begun: bool = False) -> None:
+    """The text in lines of a terminal's width beside the name; elsewhere in one line. With `begun` the indent of the
+    first line is there already."""
+    import textwrap
+
+    start = "" if begun else indent
+    room = console.width - len(indent) - width
+    lines = [text]
+    if console.is_terminal:
+        # Beside so long a name no word fits: the text begins below it.
+        lines = textwrap.wrap(text, max(room, 20), break_long_words=False, break_on_hyphens=False) or [""]
+    console.print(f"{start}{name:<{width}}{lines[0]}".rstrip())
+    for line in lines[1:]:
+        console.print(f"{indent}{'':<{width}}{line}")
 
 
 def _machine_lines(board: "Board") -> list[tuple[str, str]]:
     from trilithon.board.sysfs import format_cpu_list
 
-    lines = [("CPU", _cluster_text(cluster, board.chip)) for cluster in board.clusters]
-    quota = "" if board.limits.cpu_quota is None else f", with the time of {board.limits.cpu_quota:g} CPUs"
-    lines.append(("runs on", f"cpu{format_cpu_list(board.big_cpus)}{quota}, {board.architecture}"))
-    lines.append(("memory", _memory_text(board)))
+    lines: list[tuple[str, str]] = [("CPU", _cluster_text(cluster, board.chip)) for cluster in board.clusters]
+    runs_on = [f"cpu{format_cpu_list(board.big_cpus)}"]
+    if board.limits.cpu_quota is not None:
+        runs_on.append(Message("with the time of {quota:g} CPUs", quota=board.limits.cpu_quota))
+    lines.append((Message("runs on"), listed([*runs_on, board.architecture])))
+    lines.append((Message("memory"), _memory_text(board)))
     if board.gpu:
-        lines.append(("GPU", f"{board.gpu.name + ', ' if board.gpu.name else ''}driver {board.gpu.driver}"))
+        driver = Message("driver {driver}", driver=board.gpu.driver)
+        lines.append(("GPU", listed([board.gpu.name, driver] if board.gpu.name else [driver])))
     lines += [("Vulkan", _vulkan_text(driver)) for driver in board.vulkan if driver.serves or driver.software]
     if board.npu:
-        cores = f"{board.npu.cores} core{'s' * (board.npu.cores != 1)}, " if board.npu.cores else ""
-        lines.append(("NPU", f"{cores}driver {board.npu.driver} {board.npu.version or ''}".rstrip()))
-    lines += [("NPU", f"{name}, not supported") for name in board.other_npus]
+        driver = Message("driver {driver}", driver=f"{board.npu.driver} {board.npu.version or ''}".rstrip())
+        cores = board.npu.cores
+        count = [Message("{count} core", plural="{count} cores", count=cores)] if cores else []
+        lines.append(("NPU", listed([*count, driver])))
+    lines += [("NPU", Message("{npu}, not supported", npu=name)) for name in board.other_npus]
+    unknown = Message("of unknown version")
     lines += [
-        ("NPU runtime", f"{runtime.path} {runtime.version or 'of unknown version'}") for runtime in board.runtimes
+        (Message("NPU runtime"), listed((runtime.path, runtime.version or unknown), " ")) for runtime in board.runtimes
     ]
-    lines += [(f"{swap.kind} swap", f"{swap.path}, {_size(swap.size_bytes)}") for swap in board.swaps]
-    lines += [("disk", f"{disk.folder}: {_size(disk.free_bytes)} free, {disk.kind}") for disk in board.disks]
-    container = f", container ({board.container})" if board.container else ""
-    lines.append(("system", f"{board.operating_system}, Linux {board.kernel}{container}"))
+    lines += [
+        (Message("{disk} swap", disk=swap.kind), listed((swap.path, _size(swap.size_bytes)))) for swap in board.swaps
+    ]
+    lines += [
+        (
+            Message("disk"),
+            Message("{folder}: {size} free, {disk}", folder=disk.folder, size=_size(disk.free_bytes), disk=disk.kind),
+        )
+        for disk in board.disks
+    ]
+    system = [board.operating_system, f"Linux {board.kernel}"]
+    if board.container:
+        system.append(Message("container ({container})", container=board.container))
+    lines.append((Message("system"), listed(system)))
     return lines
 
 
-def _vulkan_text(driver: "VulkanDriver") -> str:
-    version = f", Mesa {driver.version}" if driver.version else ""
-    return f"{driver.name}{version}{', software' * driver.software}"
+def _vulkan_text(driver: "VulkanDriver") -> Message:
+    parts = [
+        driver.name,
+        f"Mesa {driver.version}" if driver.version else "",
+        Message("software") if driver.software else "",
+    ]
+    return listed(filter(None, parts))
 
 
-def _cluster_text(cluster: "Cluster", chip: str) -> str:
+def _cluster_text(cluster: "Cluster", chip: str) -> Message:
     from trilithon.board.sysfs import format_cpu_list
 
-    clock = f", up to {cluster.max_khz / 1e6:.2f} GHz" if cluster.max_khz else ""
-    clock += f", now {cluster.current_khz / 1e6:.2f}" if clock and cluster.current_khz else ""
-    governor = f", governor {cluster.governor}" if cluster.governor else ""
-    kind = "" if cluster.kind == "all" else f" ({cluster.kind})"
-    return f"cpu{format_cpu_list(cluster.cpus)} {cluster.core_type or chip}{kind}{clock}{governor}"
+    name: str = f"cpu{format_cpu_list(cluster.cpus)} {cluster.core_type or chip}"
+    if cluster.kind != "all":
+        name = Message("{cluster} ({kind})", cluster=name, kind=cluster.kind)
+    parts = [name]
+    if cluster.max_khz:
+        parts.append(Message("up to {top:.2f} GHz", top=cluster.max_khz / 1e6))
+        if cluster.current_khz:
+            parts.append(Message("now {clock:.2f}", clock=cluster.current_khz / 1e6))
+    if cluster.governor:
+        parts.append(Message("governor {governor}", governor=cluster.governor))
+    return listed(parts)
 
 
-def _memory_text(board: "Board") -> str:
-    text = f"{_size(board.memory_bytes)}, {_size(board.memory_available_bytes)} available"
+def _memory_text(board: "Board") -> Message:
+    available = Message("{size} available", size=_size(board.memory_available_bytes))
+    parts = [listed((_size(board.memory_bytes), available))]
     if board.limits.memory_bytes is not None:
-        text += f"; limited to {_size(board.limits.memory_bytes)}"
+        parts.append(Message("limited to {size}", size=_size(board.limits.memory_bytes)))
     if board.swap_bytes:
-        text += f"; swap {_size(board.swap_bytes)}, {_size(board.swap_used_bytes)} used"
+        size, used = _size(board.swap_bytes), _size(board.swap_used_bytes)
+        parts.append(Message("swap {size}, {used} used", size=size, used=used))
     clock = board.clock("memory")
     if clock and clock.current_hz and clock.max_hz:
-        text += f"; clock {clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f} MHz"
-    return text
+        now, top = clock.current_hz / 1e6, clock.max_hz / 1e6
+        parts.append(Message("clock {clock:.0f} of {top:.0f} MHz", clock=now, top=top))
+    return listed(parts, "; ")
 
 
 def _size(count: int | None) -> str:
     from trilithon.units import format_bytes
 
-    return "unknown" if count is None else format_bytes(count)
+    return Message("unknown") if count is None else format_bytes(count)

@@ -6,8 +6,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.errors import TrilithonError, UserError
+from trilithon.language import Message
 
 __all__ = ["restore_clocks", "with_restore"]
 
@@ -39,14 +40,15 @@ def restore_clocks() -> None:
 
     folder = load_configuration().data
     if tuning_record.load(folder) is None:
-        say("nothing to restore: no clock is pinned")
+        say(shown(Message("nothing to restore: no clock is pinned")))
         return
     with tuning_record.lock(folder):
         restored = tuning_record.restore(folder, THIS_MACHINE)
     for line in restored.lines:
-        say(line)
+        say(shown(line))
     if not restored.done:
-        raise TrilithonError(f"not everything was restored; run: {tuning_record.restore_command(folder)}")
+        command = tuning_record.restore_command(folder)
+        raise TrilithonError(Message("not everything was restored; run: {command}", command=command))
 
 
 def _refuse_others() -> None:
@@ -54,4 +56,6 @@ def _refuse_others() -> None:
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if given and parameter.name != "restore":
-            raise UserError(f"--restore restores clocks and does nothing else; leave {parameter.opts[0]} out")
+            raise UserError(
+                Message("--restore restores clocks and does nothing else; leave {option} out", option=parameter.opts[0])
+            )

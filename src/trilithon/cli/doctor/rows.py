@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from trilithon.cli.doctor.doctor import EngineRow, doctor_command
 from trilithon.cli.doctor.restore import with_restore
 from trilithon.cli.doctor.watch import with_watch
+from trilithon.language import Message, all_of, listed
 
 if TYPE_CHECKING:
     from trilithon.board.doctor import Finding
@@ -37,12 +38,13 @@ def _rows_of(engine: "Engine", configuration: "Configuration") -> Iterator[Engin
         why, _, fix = problem.partition("; run: ")
         yield EngineRow(f"{engine.name}/…", usable=False, why=why, fix=fix)
     for build in engine.builds():
-        told = f"{build.version}, {build.where}"
+        version = listed((build.version, build.where))
         if engine.only_when_named:
-            yield EngineRow(f"{engine.name}/{build.units[0]}", usable=True, why=f"{told}; only when named")
+            why = listed((version, Message("only when named")), "; ")
+            yield EngineRow(f"{engine.name}/{build.units[0]}", usable=True, why=why)
             continue
         for unit in build.units:
-            why = "; ".join((told, *_particulars(build, unit, configuration)))
+            why = listed((version, *_particulars(build, unit, configuration)), "; ")
             yield EngineRow(f"{engine.name}@{build.name}/{unit}", usable=True, why=why)
 
 
@@ -51,17 +53,19 @@ def _particulars(build: "Build", unit: "Unit", configuration: "Configuration") -
     from trilithon.runtime.fallback.store import known_of
 
     if build.kernels:
-        yield f"kernels chosen for this CPU: {build.kernels}"
+        yield Message("kernels chosen for this CPU: {kernels}", kernels=build.kernels)
     if build.lacks and unit == "cpu":
-        yield f"compiled without {' and '.join(build.lacks)}"
+        yield Message("compiled without {lacks}", lacks=all_of(build.lacks))
     for device in build.devices:
         if device.unit == unit:
-            driver = f", {device.driver}" if device.driver else ""
-            yield f"{device.id}: {device.name}{driver}{', software: only when named' * device.software}"
+            software = Message("software: only when named") if device.software else ""
+            yield listed(filter(None, (f"{device.id}: {device.name}", device.driver, software)))
     for known in known_of(configuration, build, unit):
         if known.step:
-            cause = f", because it failed {known.failed[-1]}" if known.failed else ""
-            yield f"{known.architecture} {known.quantization} runs with {known.step}{cause}"
+            model = f"{known.architecture} {known.quantization}"
+            runs = Message("{model} runs with {step}", model=model, step=known.step)
+            cause = [Message("because it failed {cause}", cause=known.failed[-1])] if known.failed else []
+            yield listed([runs, *cause])
 
 
 def rows_of_missing_units(units: "Collection[Unit]", board: "Board") -> list[EngineRow]:
@@ -73,14 +77,14 @@ def _why_none(unit: str, board: "Board") -> str:
     from trilithon.board.chips import is_unknown_rockchip
 
     if unit == "npu" and board.device_tree_hidden:
-        return "the device tree is hidden here, and the chip cannot be told: see the findings"
-    others = ", ".join(board.other_npus) if unit == "npu" else ""
+        return Message("the device tree is hidden here, and the chip cannot be told: see the findings")
+    others = listed(board.other_npus) if unit == "npu" else ""
     if unit == "npu" and not board.npu and is_unknown_rockchip(board.chip):
-        shown = f" with {others}" if others else ""
-        return f"unknown chip {board.chip}{shown}: no engine here is known to support its NPU"
+        chip = Message("{chip} with {npus}", chip=board.chip, npus=others) if others else board.chip
+        return Message("unknown chip {chip}: no engine here is known to support its NPU", chip=chip)
     if (board.gpu if unit == "gpu" else board.npu) or others:
-        return f"no engine here supports the {others or unit.upper()}"
-    return f"the kernel shows no {unit.upper()} here"
+        return Message("no engine here supports the {unit}", unit=others or unit.upper())
+    return Message("the kernel shows no {unit} here", unit=unit.upper())
 
 
 def engine_findings() -> "list[Finding]":

@@ -14,6 +14,7 @@ import click
 
 from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.terminal import plain_console
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -38,7 +39,9 @@ def with_watch(command: click.Command) -> click.Command:
             report(**words)
             return
         if words.get("measure_clocks"):
-            raise UserError("--watch shows the clocks that the kernel claims; leave --measure-clocks out, or --watch")
+            raise UserError(
+                Message("--watch shows the clocks that the kernel claims; leave --measure-clocks out, or --watch")
+            )
         from trilithon.board.sysfs import THIS_MACHINE
 
         watch(THIS_MACHINE, as_json=bool(words.get("as_json")))

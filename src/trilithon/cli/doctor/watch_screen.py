@@ -12,13 +12,21 @@ from trilithon.board.sensors.probes import Reading
 from trilithon.board.sensors.window import Window
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import parse_cpu_list
+from trilithon.cli.output import shown
+from trilithon.language import Message, listed
 from trilithon.units import format_bytes
 
 __all__ = ["frame_json", "plain_lines", "screen"]
 
 # Two columns of 39 stand beside each other on a terminal of 80.
 _COLUMNS = (("load", "temperature"), ("clock", "memory", "power"))
-_TITLES = {"load": "Load", "clock": "Clocks", "temperature": "Temperatures", "memory": "Memory", "power": "Power"}
+_TITLES = {
+    "load": Message("Load"),
+    "clock": Message("Clocks"),
+    "temperature": Message("Temperatures"),
+    "memory": Message("Memory"),
+    "power": Message("Power"),
+}
 _NAME_WIDTH, _VALUE_WIDTH, _BAR_WIDTH = 18, 11, 8
 _HOT_CELSIUS = 80.0  # as the bench warns: boards lose 15-20% to throttling from about there
 
@@ -31,16 +39,16 @@ def frame_json(window: Window) -> dict[str, Any]:
 
 def plain_lines(board: Board, window: Window) -> list[str]:
     """A line per reading, with its source."""
-    lines = [board.describe(), _units(board)]
+    lines = [shown(board.describe()), shown(_units(board))]
     readings = window.readings()
     width = max((len(reading.name) for reading in readings), default=0)
     for quantity, title in _TITLES.items():
         lines += [
-            f"{title:<13} {reading.name:<{width}} {_value(reading):>{_VALUE_WIDTH}}  {reading.source}"
+            f"{shown(title):<13} {reading.name:<{width}} {_value(reading):>{_VALUE_WIDTH}}  {reading.source}"
             for reading in readings
             if reading.quantity == quantity
         ]
-    return [*lines, *_remarks(window, readings)]
+    return [*lines, *map(shown, _remarks(window, readings))]
 
 
 def screen(board: Board, window: Window) -> Group:
@@ -49,24 +57,27 @@ def screen(board: Board, window: Window) -> Group:
     grid = Table.grid(padding=(0, 2, 0, 0))
     columns = [Text("\n").join(_blocks(readings, quantities, board)) for quantities in _COLUMNS]
     grid.add_row(*columns)
-    head = [Text(board.describe(), style="bold"), Text(_units(board)), Text()]
-    return Group(*head, grid, *(Text(remark, style="dim") for remark in _remarks(window, readings)))
+    head = [Text(shown(board.describe()), style="bold"), Text(shown(_units(board))), Text()]
+    return Group(*head, grid, *(Text(shown(remark), style="dim") for remark in _remarks(window, readings)))
 
 
 def _blocks(readings: list[Reading], quantities: tuple[str, ...], board: Board) -> Iterator[Text]:
     for quantity in quantities:
-        shown = [reading for reading in readings if reading.quantity == quantity]
-        if shown:
-            yield Text(_TITLES[quantity], style="bold")
-            yield from (_line(reading, board) for reading in shown)
+        block = [reading for reading in readings if reading.quantity == quantity]
+        if block:
+            yield Text(shown(_TITLES[quantity]), style="bold")
+            yield from (_line(reading, board) for reading in block)
             yield Text()
 
 
 def _units(board: Board) -> str:
-    gpu = " ".join(part for part in ("GPU", board.gpu.name, f"({board.gpu.driver})") if part) if board.gpu else "no GPU"
-    others = ", ".join(board.other_npus)
-    npu = " ".join(part for part in ("NPU", board.npu.driver, board.npu.version) if part) if board.npu else others
-    return f"{gpu} · {npu or 'no NPU'}"
+    gpu: str = Message("no GPU")
+    if board.gpu:
+        gpu = " ".join(part for part in ("GPU", board.gpu.name, f"({board.gpu.driver})") if part)
+    npu: str = listed(board.other_npus) or Message("no NPU")
+    if board.npu:
+        npu = " ".join(part for part in ("NPU", board.npu.driver, board.npu.version) if part)
+    return listed((gpu, npu), " · ")
 
 
 def _line(reading: Reading, board: Board) -> Text:
@@ -83,15 +94,15 @@ def _line(reading: Reading, board: Board) -> Text:
 def _value(reading: Reading) -> str:
     match reading.quantity:
         case "load":
-            return f"{reading.value:.0%}"
+            return shown(Message("{share:.0%}", share=reading.value))
         case "clock":
-            return f"{reading.value / 1e6:.0f} MHz"
+            return shown(Message("{clock:.0f} MHz", clock=reading.value / 1e6))
         case "temperature":
-            return f"{reading.value:.1f} °C"
+            return shown(Message("{celsius:.1f} °C", celsius=reading.value))
         case "memory":
-            return format_bytes(reading.value)
+            return shown(format_bytes(reading.value))
         case _:
-            return f"{reading.value:.2f} W"
+            return shown(Message("{watts:.2f} W", watts=reading.value))
 
 
 def _fraction(reading: Reading, board: Board) -> float | None:
@@ -122,10 +133,10 @@ def _bar(fraction: float) -> str:
 
 def _remarks(window: Window, readings: list[Reading]) -> Iterator[str]:
     if not readings:
-        yield "no reading yet"
+        yield Message("no reading yet")
     elif not any(reading.quantity == "power" for reading in readings):
-        yield "no power meter readable by this user"
+        yield Message("no power meter readable by this user")
     if window.closed:
-        yield f"only root may read: {', '.join(window.closed)}"
+        yield Message("only root may read: {files}", files=listed(window.closed))
     if window.hung:
-        yield f"left out, no answer: {window.hung}"
+        yield Message("left out, no answer: {file}", file=window.hung)

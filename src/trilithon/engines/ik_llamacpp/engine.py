@@ -10,6 +10,7 @@ from trilithon.engines.ik_llamacpp.argv import KV_TYPES, refusal_of_options, ser
 from trilithon.engines.ik_llamacpp.dialect import IkDialect
 from trilithon.engines.llamacpp.gpu import PLAIN_V_TYPES
 from trilithon.engines.llamacpp.programs import IK, Program, programs
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
@@ -20,6 +21,7 @@ __all__ = ["IkLlamaCpp"]
 # is quick, since the server waits for it only once it has posted the task (handle_slots_save in server.cpp).
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "grammar", "speculation"})
 _PREDICTION_LAYERS = "draft-mtp"
+_MISSING = Message("no ik_llama.cpp is installed")
 # The server reads these variables of the user after its command line.
 _HIDDEN = ("LLAMA_ARG_", "LLAMA_API_KEY")
 
@@ -37,7 +39,7 @@ class IkLlamaCpp:
         return [self._build(program, program.name or f"ik{number if number > 1 else ''}") for program, number in named]
 
     def missing(self) -> str:
-        return "" if self.builds() else "no ik_llama.cpp is installed; run: trilithon engines build --engine ik"
+        return "" if self.builds() else f"{_MISSING}; run: trilithon engines build --engine ik"
 
     def problems(self) -> tuple[str, ...]:
         return ()  # llama.cpp's engine reports on all llama-server programs

@@ -22,6 +22,7 @@ from trilithon.engines.llamacpp.gpu import (
 from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
 from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.llamacpp.programs import IK, Program, programs
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.files.quantizations import FORK_ONLY
 from trilithon.settings import Configuration
@@ -30,6 +31,7 @@ __all__ = ["LlamaCpp"]
 
 _EMBEDDED = "embedded"
 _PACKAGED = "vulkan"
+_MISSING = Message("the xllamacpp package is not installed")
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "vision", "embeddings", "speculation"})
 
 # The KV types that llama-server takes (common/arg.cpp).
@@ -62,7 +64,7 @@ class LlamaCpp:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return _package_trouble() or "the xllamacpp package is not installed; run: pip install xllamacpp"
+        return _package_trouble() or f"{_MISSING}; run: pip install xllamacpp"
 
     def problems(self) -> tuple[str, ...]:
         package = _package_trouble() if self.builds() else ""  # without any build, `missing` says it
@@ -126,7 +128,7 @@ class LlamaCpp:
                 version=f"xllamacpp {version('xllamacpp')}",
                 units=("cpu",),
                 features=_FEATURES | {"llguidance"},
-                where="package xllamacpp",
+                where=Message("package {name}", name="xllamacpp"),
                 lacks=lacking(embedded_system_line(self._configuration.cache, features), "", features),
             )
         ]

@@ -20,6 +20,7 @@ from trilithon.engines.rk_llamacpp.backend import Backend, facts, read_backend
 from trilithon.engines.rk_llamacpp.options import RkOptions, choice, refusal_of_options, with_option
 from trilithon.engines.rk_llamacpp.remarks import remarks_before, remarks_on_log
 from trilithon.errors import PlacementError
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
@@ -28,6 +29,7 @@ __all__ = ["RkLlamaCpp"]
 # Without vision: pictures would be encoded on the CPU, 12.5 s each on an RK3588, and plain llama.cpp does that too.
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "embeddings", "speculation"})
 _DEVICE = "RKNPU"
+_MISSING = Message("no llama-server with libggml-rknpu2.so beside it; compile rk-llama.cpp on the board")
 # Variables of the user would change settings without a record, and some have an effect when they are set at all.
 _HIDDEN = ("RKNPU_", "GGML_RKNPU", "LLAMA_ARG_", "LLAMA_API_KEY")
 _PLAIN_V_TYPES = ("f32", "f16", "bf16")
@@ -71,10 +73,7 @@ class RkLlamaCpp:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return (
-            "no llama-server with libggml-rknpu2.so beside it; compile rk-llama.cpp on the board and run: "
-            "trilithon engines add FOLDER"
-        )
+        return f"{_MISSING}; run: trilithon engines add FOLDER"
 
     def problems(self) -> tuple[str, ...]:
         return ()  # llama.cpp's engine reports on all llama-server programs

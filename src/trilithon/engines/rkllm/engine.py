@@ -26,12 +26,16 @@ from trilithon.engines.rkllm.rules import (
     remarks_on_log,
 )
 from trilithon.errors import PlacementError, UserError
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
 __all__ = ["Rkllm"]
 
 _STATED = b"RKLLM SDK (version: "
+_MISSING = Message(
+    "librkllmrt.so is missing; take it from rkllm-runtime/Linux/librkllm_api/aarch64 in airockchip/rknn-llm on GitHub"
+)
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without the suffix of a test release: 1.2.1b1
 # Logits came with 1.2.0, and the size of pictures, which is needed for positions, with 1.2.1 (structs of rkllm.h).
 _WITHOUT_LOGITS, _WITHOUT_PICTURES = ("1.1.4",), ("1.1.4", "1.2.0")
@@ -77,10 +81,7 @@ class Rkllm:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return (
-            f"{RKLLM} is missing; take it from rkllm-runtime/Linux/librkllm_api/aarch64 in airockchip/rknn-llm "
-            "on GitHub and run: trilithon engines add FOLDER"
-        )
+        return f"{_MISSING}; run: trilithon engines add FOLDER"
 
     def problems(self) -> tuple[str, ...]:
         return ()

@@ -10,6 +10,7 @@ from trilithon.board.doctor import Finding, findings
 from trilithon.board.snapshot import read_board
 from trilithon.board.tuning import record as tuning_record
 from trilithon.engines.build_findings import build_findings
+from trilithon.language import translated
 from trilithon.results.plan_list import stale_findings
 from trilithon.web.board.readings import Watch
 from trilithon.web.context import AppContext
@@ -80,13 +81,16 @@ class FindingsList:
             with box("span", f"severity {_COLOURS[finding.severity]}"):
                 ui.icon(_ICONS[finding.severity]).props('aria-hidden="true"')
                 ui.label(self._text(f"board.{finding.severity}"))
-            with box(classes="said").props('lang="en"'):
-                ui.label(finding.subject).classes("subject")
-                ui.label(finding.message)
-            if finding.fix:
+            subject, message, fix = (
+                translated(text, self._text.language) for text in (finding.subject, finding.message, finding.fix)
+            )
+            with box(classes="said"):
+                ui.label(subject).classes("subject")
+                ui.label(message)
+            if fix:
                 with box(classes="fix"):
-                    words("code", finding.fix).props('lang="en" tabindex="0"')
-                    self._copying(finding.fix)
+                    words("code", fix).props('tabindex="0"')
+                    self._copying(fix)
 
     def _copying(self, command: str) -> None:
         with ui.button(icon="content_copy", color=None).props("flat round dense").classes("board-again") as button:

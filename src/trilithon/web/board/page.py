@@ -2,6 +2,7 @@
 
 from nicegui import events, ui
 
+from trilithon.language import translated
 from trilithon.web.board.chip import ChipView, read_chip
 from trilithon.web.board.findings import FindingsList
 from trilithon.web.board.history import HistoryChart, charts
@@ -49,7 +50,7 @@ class _View:
         self._shown: tuple[str, ...] = ()
         self._drawings: list[ui.html] = []
         words("h1", text("frame.board"))
-        ui.label(watch.board.describe()).classes("muted").props('lang="en"')
+        ui.label(translated(watch.board.describe(), text.language)).classes("muted")
         ui.label(text("board.lead")).classes("muted")
         self._picture = ui.html("", sanitize=False).classes("board-picture")
         self._remarks = ui.label().classes("muted")
