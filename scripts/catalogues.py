@@ -14,6 +14,7 @@ from typing import get_args
 
 from trilithon.board.processors import ClusterKind
 from trilithon.board.storage import DiskKind
+from trilithon.cli.main import _COMMANDS
 from trilithon.tables import table_beside
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ class CatalogueEntry:
 
 def texts() -> dict[str, str]:
     """Every text that can be translated, with its plural or "". Raises ValueError for a Message without a literal."""
-    collected = dict.fromkeys((*CLICK, *_of_tables()), "")
+    collected = dict.fromkeys((*CLICK, *(short_help for _, short_help in _COMMANDS.values()), *_of_tables()), "")
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -19,7 +19,6 @@ __all__ = ["entry", "main"]
 # command → module:attribute below trilithon.cli, and the short help. A module is imported only when its command runs,
 # so that `--help` stays instant.
 _COMMANDS = {
-<<<<<<< HEAD
     "run": ("chat.run:run", "Chat with a model, or ask one question."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
     "service": ("service.service:service", "Run the server as a service of systemd."),
@@ -44,35 +43,11 @@ _COMMANDS = {
     "config": ("config:config", "Show and change settings."),
     "key": ("serve.key:key", "Add, list and revoke API keys."),
     "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
-=======
-    "run": ("chat.run:run", Message("Chat with a model, or ask one question.")),
-    "serve": ("serve.serve:serve", Message("Serve models over Ollama's, OpenAI's and Anthropic's APIs.")),
-    "ps": ("serve.ps:ps", Message("List the models that the server has loaded.")),
-    "stop": ("serve.ps:stop", Message("Unload a model from the server.")),
-    "bench": ("bench.bench:bench", Message("Measure a model on every unit this machine has.")),
-    "results": ("bench.results:results", Message("List, show, compare, export and import measurements.")),
-    "plan": ("bench.plan:plan", Message("List, show, set and remove the placements that models run on.")),
-    "pull": ("models.pull:pull", Message("Fetch a model from Hugging Face, an Ollama registry or an address.")),
-    "list": ("models.commands:list_models", Message("List the models that are here.")),
-    "show": ("models.commands:show", Message("Show a model's details, and what can run it here.")),
-    "rm": ("models.commands:remove", Message("Remove models.")),
-    "cp": ("models.commands:copy", Message("Give a model a second name.")),
-    "verify": ("models.commands:verify", Message("Check the files of models against their SHA-256.")),
-    "prune": ("models.commands:prune", Message("Remove unused files and stopped downloads.")),
-    "adopt": ("models.adopt:adopt", Message("List models of other programs, and add folders to search.")),
-    "create": ("models.create:create", Message("Create a model from a Modelfile.")),
-    "convert": ("models.convert:convert", Message("Turn a model into a file for an NPU, or into a GGUF.")),
-    "quantize": ("models.convert:quantize", Message("Quantise a model.")),
-    "models": ("models.synthesize:models", Message("Create models with random weights, to measure speed.")),
-    "engines": ("engines.commands:engines", Message("List, add, compile, check and remove engine builds.")),
-    "key": ("serve.key:key", Message("Add, list and revoke API keys.")),
-    "doctor": ("doctor.rows:doctor", Message("Describe this machine, and what would make it faster.")),
->>>>>>> 01d5594 (The command line speaks Russian: doctor with its fixes, the list of commands, usage errors)
     "board-report": (
         "doctor.board_report:board_report",
-        Message("Write an archive that describes this board, for a bug report."),
+        "Write an archive that describes this board, for a bug report.",
     ),
-    "completion": ("completion:completion", Message("Print a shell completion script.")),
+    "completion": ("completion:completion", "Print a shell completion script."),
 }
 
 
