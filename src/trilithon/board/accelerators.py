@@ -84,7 +84,9 @@ def read_other_npus(machine: Machine, npu: Npu | None) -> tuple[str, ...]:
     """NPUs and coprocessors that no engine supports, each by its name and where it shows; `npu` is the one that is
     supported, or None."""
     tables = table_beside(__file__, "accelerators.toml")
-    shown = [_with_driver(name, key) for key, name in tables["modules"].items() if machine.exists(f"/sys/module/{key}")]
+    shown: list[str] = [
+        _with_driver(name, key) for key, name in tables["modules"].items() if machine.exists(f"/sys/module/{key}")
+    ]
     shown += [f"{name} ({node})" for node, name in tables["nodes"].items() if machine.exists(node)]
     shown += [*_pci_devices(machine, tables["pci"]), *_usb_devices(machine, tables["usb"])]
     drivers = (machine.link(f"{entry}/device/driver") for entry in machine.glob("/sys/class/accel/accel[0-9]*"))
