@@ -12,6 +12,7 @@ from nicegui import ui
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trilithon.serve.access.scopes import is_allowed, scope_of_page
 from trilithon.web import login
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import at
@@ -144,7 +145,8 @@ def _add_page(name: str, context: AppContext) -> None:
         _set_out(name, text, appearance)
         build = _builder(name)
         leaving = bool(session.key_name)
-        with frame(text, active=name, appearance=appearance, leaving=leaving):
+        pages = [page for page, path in PATHS.items() if is_allowed(session.key_scope, scope_of_page(path))]
+        with frame(text, active=name, appearance=appearance, leaving=leaving, pages=pages):
             await build(context, session, text)
 
 
@@ -164,6 +166,7 @@ def _session(request: Request) -> PageSession:
     chosen = request.cookies.get("trilithon-language", "")
     return PageSession(
         key_name=getattr(request.state, "key_name", ""),
+        key_scope=getattr(request.state, "key_scope", "admin"),
         address=request.client.host if request.client else "local",
         language=language_of(chosen, request.headers.get("accept-language", "")),
     )

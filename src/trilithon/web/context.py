@@ -26,6 +26,7 @@ class PageSession:
     `texts.LANGUAGES`."""
 
     key_name: str = ""
+    key_scope: str = "admin"
     address: str = "local"
     language: str = "en"
 

@@ -4,7 +4,7 @@ Pages are laid out with Quasar's classes and those of static/pages.css; Tailwind
 through the whole page again with every change, and an answer that streams is many."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from nicegui import ui
@@ -25,13 +25,20 @@ _APPEARANCE_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "
 
 
 @contextlib.contextmanager
-def frame(text: Texts, *, active: str, appearance: Appearance = "auto", leaving: bool = False) -> Iterator[None]:
+def frame(
+    text: Texts,
+    *,
+    active: str,
+    appearance: Appearance = "auto",
+    leaving: bool = False,
+    pages: Collection[str] = PATHS.keys(),
+) -> Iterator[None]:
     """What is built inside is the content of the page `active`, one of PATHS. With `leaving` there is a way to log
-    out."""
+    out. `pages` are those that the reader may go to."""
     with ui.header().classes("frame"):
         ui.link(text("frame.skip"), f"#{CONTENT}").classes("skip")
         ui.link("Trilithon", "/").classes("brand").props('aria-hidden="true" tabindex="-1"')
-        _ways(text, active)
+        _ways(text, active, pages)
         with box(classes="choices"):
             _appearances(text, appearance)
             _languages(text)
@@ -41,10 +48,10 @@ def frame(text: Texts, *, active: str, appearance: Appearance = "auto", leaving:
         yield
 
 
-def _ways(text: Texts, active: str) -> None:
+def _ways(text: Texts, active: str, pages: Collection[str]) -> None:
     with box("nav") as ways:
         ways.props["aria-label"] = text("frame.pages")
-        for name, path in PATHS.items():
+        for name, path in ((name, path) for name, path in PATHS.items() if name in pages):
             with ui.link(target=path).classes("way") as way:
                 ui.icon(_ICONS[name]).props('aria-hidden="true"')
                 ui.label(text(f"frame.{name}"))

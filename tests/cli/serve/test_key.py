@@ -46,7 +46,7 @@ def test_list(trilithon: Program, home: Path) -> None:
     found = json.loads(trilithon("key", "list", "--json").stdout)
     assert [each["name"] for each in found] == ["a", "longer"]
     assert [each["created"] for each in found] == [row[1] for row in rows]
-    assert all(set(each) == {"name", "created"} for each in found)  # the hash is nobody's business either
+    assert all(set(each) == {"name", "created", "scope"} for each in found)  # the hash is nobody's business either
 
 
 def test_rm_takes_several_back(trilithon: Program, home: Path) -> None:
@@ -69,3 +69,30 @@ def test_wrong_words(trilithon: Program, home: Path) -> None:
         assert done.code == 2
         assert told in done.stderr
         assert done.stdout == ""
+
+
+def test_a_scope_is_kept_and_listed(trilithon: Program, home: Path) -> None:
+    secret = json.loads(trilithon("key", "add", "tablet", "--scope", "chat", "--json").stdout)["key"]
+    trilithon("key", "add", "owner")
+    assert [row.split()[0::2] for row in trilithon("key", "list").stdout.splitlines()] == [
+        ["tablet", "chat"],
+        ["owner", "admin"],
+    ]
+    key = Keyring(store(home)).key_of(secret)
+    assert key is not None
+    assert key.scope == "chat"
+    assert trilithon("key", "add", "x", "--scope", "root").code == 2
+
+
+def test_keys_of_an_older_file_are_for_everything(trilithon: Program, home: Path) -> None:
+    secret = trilithon("key", "add", "old").stdout.strip()
+    rows = json.loads(store(home).read_text())
+    text = json.dumps([{name: text for name, text in row.items() if name != "scope"} for row in rows])
+    store(home).write_text(text)
+    assert trilithon("key", "list").stdout.split()[2] == "admin"
+    assert store(home).read_text() == text
+    key = Keyring(store(home)).key_of(secret)
+    assert key is not None
+    assert key.scope == "admin"
+    store(home).write_text(text.replace('"name"', '"scope": "owner", "name"'))
+    assert "scope 'owner' is unknown" in trilithon("key", "list").stderr

@@ -30,31 +30,39 @@ def key() -> None:
 
 @key.command("add")
 @click.argument("name")
+@click.option(
+    "--scope",
+    type=click.Choice(["chat", "models", "metrics", "admin"]),
+    default="admin",
+    show_default=True,
+    help="chat: ask models. models: pull and remove them too. metrics: read /metrics. admin: everything.",
+)
 @_JSON
-def add(name: str, as_json: bool) -> None:
+def add(name: str, scope: str, as_json: bool) -> None:
     """Create a key and print it once: only its hash is stored. NAME identifies the client, in logs too."""
     from trilithon.serve.access.keys import add_key
     from trilithon.settings import load_configuration
 
-    secret = add_key(load_configuration(), name)
-    say(json.dumps({"name": name, "key": secret}) if as_json else secret)
+    secret = add_key(load_configuration(), name, scope)
+    say(json.dumps({"name": name, "key": secret, "scope": scope}) if as_json else secret)
     say(f"key {name} (not shown again). To revoke it: trilithon key rm {name}", err=True)
 
 
 @key.command("list")
 @_JSON
 def list_command(as_json: bool) -> None:
-    """List the names of the keys, and when they were created."""
+    """List the names of the keys, when they were created, and what they are for."""
     from trilithon.serve.access.keys import keys
     from trilithon.settings import load_configuration
 
     known_keys = keys(load_configuration())
     if as_json:
-        say(json.dumps([{"name": known.name, "created": known.created} for known in known_keys], indent=2))
+        rows = [{"name": known.name, "created": known.created, "scope": known.scope} for known in known_keys]
+        say(json.dumps(rows, indent=2))
         return
     width = max((len(known.name) for known in known_keys), default=0)
     for known in known_keys:
-        say(f"{known.name:<{width}}  {known.created}")
+        say(f"{known.name:<{width}}  {known.created}  {known.scope}")
     if not known_keys:
         say("there are no keys; create one with: trilithon key add NAME", err=True)
 

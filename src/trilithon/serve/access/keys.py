@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trilithon.errors import UserError
 from trilithon.files import JsonStore, read_text
+from trilithon.serve.access.scopes import SCOPES
 from trilithon.settings import Configuration
 
 __all__ = ["Key", "Keyring", "add_key", "key_store", "keys", "read_key_file", "remove_key"]
@@ -33,11 +34,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """`digest` is the SHA-256 of the key in hex, `created` in RFC 3339 (empty for one of a plain file)."""
+    """`digest` is the SHA-256 of the key in hex, `created` in RFC 3339 (empty for one of a plain file), `scope` one of
+    `serve.access.scopes`; keys of older files and of plain files are for everything."""
 
     name: str
     digest: str
     created: str = ""
+    scope: str = "admin"
 
 
 def key_store(configuration: Configuration) -> Path:
@@ -49,7 +52,7 @@ def keys(configuration: Configuration) -> list[Key]:
     return _read_store(key_store(configuration))
 
 
-def add_key(configuration: Configuration, name: str) -> str:
+def add_key(configuration: Configuration, name: str, scope: str = "admin") -> str:
     """The new key itself, which is kept nowhere. Raises UserError for a name that is taken or cannot be spelled."""
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} is not a valid key name: write letters, digits, dot, dash and underscore")
@@ -62,7 +65,7 @@ def add_key(configuration: Configuration, name: str) -> str:
             raise UserError(f"a key {name} already exists; choose another name, or run: trilithon key rm {name}")
         if len(known) >= _MOST_KEYS:
             raise UserError(f"there are already {_MOST_KEYS} keys; remove some with: trilithon key rm NAME")
-        store.write(_packed([*known, Key(name=name, digest=_digest(secret), created=created)]))
+        store.write(_packed([*known, Key(name=name, digest=_digest(secret), created=created, scope=scope)]))
     return secret
 
 
@@ -115,7 +118,7 @@ class Keyring:
         self._sources = [_Source(store, _read_store)] if store is not None else []
         self._sources += [_Source(plain, read_key_file)] if plain is not None else []
         self._required = required
-        self._known: tuple[tuple[str, bytes], ...] = ()
+        self._known: tuple[tuple[Key, bytes], ...] = ()
         for source in self._sources:
             source.read()
         self._gather()
@@ -131,12 +134,17 @@ class Keyring:
 
     def name_of(self, secret: str) -> str | None:
         """The name of the key; None for one that is not (or no more) known."""
+        key = self.key_of(secret)
+        return None if key is None else key.name
+
+    def key_of(self, secret: str) -> Key | None:
+        """None for one that is not (or no more) known."""
         self._look()
         digest = _digest(secret).encode()
         matched = None
-        for name, known in self._known:
+        for key, known in self._known:
             if hmac.compare_digest(digest, known):
-                matched = name
+                matched = key
         return matched
 
     def _look(self) -> None:
@@ -145,7 +153,7 @@ class Keyring:
             self._gather()
 
     def _gather(self) -> None:
-        self._known = tuple((key.name, key.digest.encode()) for source in self._sources for key in source.keys)
+        self._known = tuple((key, key.digest.encode()) for source in self._sources for key in source.keys)
         if self._known and self._required is None:
             self._required = True
 
@@ -206,8 +214,11 @@ def _parsed(entries: list[dict[str, str]]) -> list[Key]:
 def _key(entry: dict[str, str]) -> Key:
     if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
         raise ValueError("a hash that is none")
-    return Key(name=str(entry["name"]), digest=entry["sha256"], created=str(entry["created"]))
+    scope = entry.get("scope", "admin")
+    if scope not in SCOPES:
+        raise ValueError(f"the scope {scope!r} is unknown")
+    return Key(name=str(entry["name"]), digest=entry["sha256"], created=str(entry["created"]), scope=scope)
 
 
 def _packed(known: Sequence[Key]) -> list[dict[str, str]]:
-    return [{"name": key.name, "sha256": key.digest, "created": key.created} for key in known]
+    return [{"name": key.name, "sha256": key.digest, "created": key.created, "scope": key.scope} for key in known]

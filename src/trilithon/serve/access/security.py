@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilithon.errors import UserError
 from trilithon.serve.access.hosts import HostNames, is_loopback, names_address
-from trilithon.serve.access.keys import Keyring
+from trilithon.serve.access.keys import Key, Keyring
 from trilithon.serve.access.limits import BodyLimits, BoundedBody, Buckets, caller_at
 from trilithon.serve.access.origins import LOCAL_APPS, Origins, answer_headers, preflight_headers
 from trilithon.serve.access.proxies import BehindProxies, checked_proxies, checked_root_path, is_forwarded
+from trilithon.serve.access.scopes import is_allowed, scope_of_page, scope_of_request
 from trilithon.serve.access.sessions import LOGIN_PATH, LOGOUT_PATH, Sessions
 from trilithon.serve.http.early_errors import refuse
 from trilithon.serve.http.errors import ApiError
@@ -99,8 +100,8 @@ class AccessRules:
 
 
 class Guard:
-    """Leaves `key_name` in the request's state: the name of the key it came with, or empty. A browser that has none
-    and wants a page is sent to where keys are shown."""
+    """Leaves `key_name` and `key_scope` in the request's state: of the key it came with, or empty and "admin". A
+    browser that has none for a page is sent to where keys are shown."""
 
     def __init__(self, app: ASGIApp, *, rules: AccessRules, keys: Keyring, sessions: Sessions | None = None):
         self._app = app
@@ -126,7 +127,7 @@ class Guard:
             self._admit(scope, headers)
             _require_plain_body(headers)
         except ApiError as problem:
-            if problem.status == 401 and self._sessions.is_pages(scope) and _goes_there(scope, headers):
+            if self._is_for_login(scope, problem) and _goes_there(scope, headers):
                 await _send_to_login(scope, send)
             else:
                 await refuse(scope, send, problem)
@@ -135,6 +136,13 @@ class Guard:
             await self._app(scope, self._as_long_as_allowed(receive, headers), send)
         else:
             await self._within_limits(scope, receive, send, headers)
+
+    def _is_for_login(self, scope: Scope, problem: ApiError) -> bool:
+        """Whether another key would help: there is none, or it is for less than this page."""
+        key_scope = scope.get("state", {}).get("key_scope", "admin")
+        return self._sessions.is_pages(scope) and (
+            problem.status == 401 or (problem.status == 403 and not is_allowed(key_scope, scope_of_page(scope["path"])))
+        )
 
     def _require_known_host(self, scope: Scope, headers: Headers) -> None:
         """No browser leaves `Host` out, so who does is no page of a stranger's."""
@@ -176,12 +184,15 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         state = scope.setdefault("state", {})
-        state["key_name"] = ""
+        state["key_name"], state["key_scope"] = "", "admin"
         is_pages = self._sessions.is_pages(scope)
         is_public = (scope.get("method"), scope["path"]) in _PUBLIC and not is_pages
         if is_public or scope["path"] in (LOGIN_PATH, LOGOUT_PATH):
             return
-        state["key_name"] = self._key_name(headers, is_pages=is_pages)
+        key = self._key(headers, is_pages=is_pages)
+        if key is not None:
+            state["key_name"], state["key_scope"] = key.name, key.scope if self._keys.required else "admin"
+        _require_scope(state["key_scope"], scope["path"], is_pages=is_pages)
         if is_pages:  # one page is a hundred requests
             return
         client = scope.get("client")
@@ -193,21 +204,21 @@ class Guard:
         async def receiving() -> Message:
             message = await receive()
             try:
-                self._key_name(headers, is_pages=True)
+                self._key(headers, is_pages=True)
             except ApiError:
                 return {"type": "websocket.disconnect", "code": 1008}
             return message
 
         return receiving
 
-    def _key_name(self, headers: Headers, *, is_pages: bool) -> str:
+    def _key(self, headers: Headers, *, is_pages: bool) -> Key | None:
         shown = _shown_keys(headers) or ([self._sessions.key_of(headers)] if is_pages else [])
         for secret in shown:
-            name = self._keys.name_of(secret)
-            if name is not None:
-                return name
+            key = self._keys.key_of(secret)
+            if key is not None:
+                return key
         if not self._keys.required:
-            return ""  # clients that insist on a key send a made-up one
+            return None  # clients that insist on a key send a made-up one
         needed = "an API key is required: Authorization: Bearer KEY, or x-api-key: KEY"
         raise ApiError("invalid API key" if any(shown) else needed, status=401, kind="authentication_error")
 
@@ -241,6 +252,16 @@ class Guard:
                 raise
         if body.problem is not None and not begun:
             await refuse(scope, send, body.problem, lingering=receive)
+
+
+def _require_scope(scope: str, path: str, *, is_pages: bool) -> None:
+    needed = scope_of_page(path) if is_pages else scope_of_request(path)
+    if not is_allowed(scope, needed):
+        raise ApiError(
+            f"this key is for {scope} only; create one for this with: trilithon key add NAME --scope {needed}",
+            status=403,
+            kind="permission_error",
+        )
 
 
 def _about_origin(origin: str, host: str, headers: Headers) -> str:
