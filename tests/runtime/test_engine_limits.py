@@ -68,3 +68,32 @@ def test_a_loaded_engine_may_take_little_more_than_it_has(tmp_path: Path) -> Non
 
 def test_the_user_sets_the_limit(tmp_path: Path) -> None:
     assert asyncio.run(opened(tmp_path, ScriptedEngine(), 700 * MIB))[0] == 700 * MIB
+
+
+@pytest.mark.parametrize(
+    ("line", "is_own"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'", True),
+        ("ggml_aligned_malloc: insufficient memory (attempted to allocate 11718.75 MB)", True),
+        ("memory allocation of 4294967296 bytes failed", True),
+        ("llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache", False),
+        ("ggml_vulkan: vk::Device::createBuffer: ErrorOutOfHostMemory", False),
+        ("ggml_new_object: not enough space in the context's memory pool (needed 10, available 8)", False),
+        ("E RKNN: rknn_create_mem: cannot allocate memory", False),
+        ("DRM_IOCTL_RKNPU_MEM_CREATE failed: Cannot allocate memory", False),
+        ("dma_heap: ioctl alloc failed: Cannot allocate memory", False),
+        ("failed to map GEM object: out of memory", False),
+    ],
+)
+def test_only_what_the_process_itself_did_not_get_is_over_its_limit(tmp_path: Path, line: str, is_own: bool) -> None:
+    async def whole() -> str:
+        program = (sys.executable, "-c", "import sys; sys.exit(sys.argv[1])", line)
+        process = await Process.start(
+            Launch(argv=program, socket=tmp_path / "s", memory_bytes=900 * MIB), tmp_path / "l"
+        )
+        await process.wait()
+        return process.diagnose().cause
+
+    cause = asyncio.run(whole())
+    assert "memory" in cause
+    assert cause.startswith("needs more than") is is_own, cause

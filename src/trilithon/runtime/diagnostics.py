@@ -39,15 +39,28 @@ class Diagnosis:
     """`cause` and `advice` are short and may be empty (nothing went wrong, or nothing is known).
 
     `signal` is "segmentation fault (SIGSEGV)" or empty; `exit_code` is None when a signal ended the child or when
-    it is still alive. `last_words` are the last lines of its log, and the one that says why, cleaned and bounded."""
+    it is still alive. `last_words` are the last lines of its log, and the one that says why, cleaned and bounded.
+    `own_memory`: the process itself got no more memory; a device or a driver may be out of memory without that."""
 
     cause: str
     advice: str
     last_words: tuple[str, ...]
     signal: str
     exit_code: int | None
+    own_memory: bool = False
 
 
+_OUT_OF_MEMORY = "out of memory"  # causes.toml
+# What allocators of C, C++, Rust, Python and of llama.cpp's CPU buffers print, and what names other memory than theirs.
+_ALLOCATOR = re.compile(
+    r"bad_alloc|memoryerror|cannot allocate memory|insufficient memory|\bcpu\S* buffer|memory allocation of \d+ bytes",
+    re.IGNORECASE,
+)
+_DEVICE = re.compile(
+    r"vulkan|opencl|rknn|rkllm|rknpu|iommu|panthor|panfrost|device|ioctl|rga|"
+    r"\b(?:vk|cl|gpu|npu|mali|drm|dma|gem|cma)(?![a-z])",
+    re.IGNORECASE,
+)
 _MEMORY_ADVICE = "choose a smaller quantization or a shorter context, or end other programs"
 _STOPS: frozenset[int] = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP})
 _SIGNAL_ADVICE: dict[int, str] = {
@@ -88,7 +101,13 @@ def diagnose(
         last_words=_last_words(lines, reason),
         signal=_signal_name(number),
         exit_code=None if returncode is None or returncode < 0 else returncode,
+        own_memory=reason is not None and _is_own_memory(reason),
     )
+
+
+def _is_own_memory(reason: LogCause) -> bool:
+    line = reason.line
+    return reason.cause == _OUT_OF_MEMORY and bool(_ALLOCATOR.search(line)) and not _DEVICE.search(line)
 
 
 def _killed(before: int | None, after: int | None) -> tuple[str, str]:

@@ -29,7 +29,6 @@ from trilithon.units import format_bytes
 __all__ = ["Process", "keep_to_cpus", "workspace"]
 
 _TAIL_BYTES = 1 << 16
-_OUT_OF_MEMORY = "out of memory"  # runtime/causes.toml
 _LIMIT_ADVICE = (
     "that is its limit, by the size of the model and its settings: choose a smaller quantization or a shorter context; "
     "if the model is to have more, set engine_memory in config.toml"
@@ -157,7 +156,7 @@ class Process:
             oom_kills_before=self._oom_kills_before,
             oom_kills_after=self._oom_kills_after,
         )
-        if self._memory_bytes and diagnosis.cause == _OUT_OF_MEMORY:
+        if self._memory_bytes and diagnosis.own_memory:
             cause = f"needs more than {format_bytes(self._memory_bytes)} of memory"
             diagnosis = replace(diagnosis, cause=cause, advice=_LIMIT_ADVICE)
         return diagnosis if killed_by_us or returncode == 0 else self._kernel.explained(diagnosis, self.pid)

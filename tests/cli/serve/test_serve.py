@@ -258,6 +258,10 @@ def test_a_key_lets_in_beyond_this_machine(serving: Serving, tiny: Path, tmp_pat
         (("--drain", "never"), "--drain never: write"),
         (("--memory-budget", "much"), "--memory-budget much: write 4096M"),
         (("--placement", "nonsense"), "write ENGINE/UNIT"),
+        (("--placement", "rkllm/npu"), "placement rkllm/npu: librkllmrt.so is missing"),
+        (("--placement", "rk-llama.cpp/npu"), "placement rk-llama.cpp/npu: "),
+        (("--placement", "llama.cpp@none/cpu"), "there is no such build; there are "),
+        (("--placement", "llama.cpp/cpu+llama.cpp/npu"), "there is no such build; there are "),
         (("--pin", "no-such-model"), "no-such-model"),
         (("--port", "70000"), "70000"),
         (("--host-name", "http://x"), "is not a host name"),
@@ -270,6 +274,15 @@ def test_wrong_words_are_one_line_and_exit_code_2(trilithon: Program, words: tup
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"), [("scripted/cpu:t=0", "threads is a number from 1"), ("scripted/cpu:x=1", "x")]
+)
+def test_a_placement_that_runs_none_of_the_files(trilithon: Program, tiny: Path, placement: str, message: str) -> None:
+    done = trilithon("serve", "--port", "0", tiny, "--placement", placement)
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
 
 
 def test_a_port_that_is_taken(trilithon: Program) -> None:

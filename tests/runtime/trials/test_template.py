@@ -1,6 +1,7 @@
 """A chat template that takes too much is found out before its model is loaded, on the real llama.cpp."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_an_engine_that_does_not_start_is_not_the_templates_fault(
     placement = placed(configuration, tmp_path, TURNS)
     with pytest.raises(RunError, match="did not start: the engine's program cannot be started"):
         answered(replace(placement, build=change(placement.build)), tmp_path, configuration)  # type: ignore[arg-type]
+
+
+def test_an_engine_that_fails_with_a_good_template_is_not_tried_each_time(
+    tmp_path: Path, configuration: Configuration, children: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_trial, "_MEMORY_BYTES", 1 << 20)
+    for expected, template in ((3, TURNS), (4, TURNS), (5, "x" + TURNS)):  # the first: its template, a good one, itself
+        assert answered(placed(configuration, tmp_path, template), tmp_path, configuration)
+        assert len(children) == expected
+    for remembered in (configuration.cache / "templates").iterdir():
+        os.utime(remembered, (0, 0))
+    assert answered(placed(configuration, tmp_path, TURNS), tmp_path, configuration)
+    assert len(children) == 8
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import resource
+import socket
 
 import pytest
 from small_server import Door, at_the_door
@@ -58,6 +59,24 @@ def test_where_all_are_at_work_a_new_one_is_told_to_come_again(few: None) -> Non
                 await asyncio.sleep(0.01)
         for _, writer in busy:
             writer.close()
+
+    at_the_door(SecurityOptions(), visit)
+
+
+def test_a_request_that_waits_to_be_read_is_answered(few: None) -> None:
+    """More connections than there is room for are accepted in one round of the loop, before any of them is read."""
+
+    async def visit(door: Door) -> None:
+        clients = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(3 * MOST)]
+        for client in clients:
+            client.sendall(CLOSING)
+        answers = []
+        for client in clients:
+            reader, writer = await asyncio.open_connection(sock=client)
+            answers.append((await asyncio.wait_for(reader.read(), 20))[:12])
+            writer.close()
+        assert set(answers) == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        assert answers.count(b"HTTP/1.1 200") >= MOST
 
     at_the_door(SecurityOptions(), visit)
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import stat
+import threading
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,24 @@ def test_the_file_is_bound(tmp_path: Path) -> None:
     path = tmp_path / "store"
     run(work, path)
     assert path.stat().st_size < 1.3 * (1 << 20)
+
+
+def test_a_large_response_is_not_made_into_text_on_the_event_loop(tmp_path: Path) -> None:
+    readers = set()
+
+    class Response(UserDict[str, Any]):
+        def keys(self) -> Any:
+            readers.add(threading.get_ident())
+            return super().keys()
+
+    async def work(store: ResponseStore) -> None:
+        assert await store.put(Response(made("a")), [{"content": "1"}], "")
+        stored = await store.get("a", "")
+        assert json.loads(stored.response) == made("a") | {"store": True}
+        assert json.loads(stored.items) == [{"content": "1"}]
+        assert readers and threading.get_ident() not in readers
+
+    run(work, tmp_path / "store")
 
 
 def test_a_damaged_file_is_told_and_ends_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

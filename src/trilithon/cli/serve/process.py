@@ -97,6 +97,7 @@ def opened_service(wishes: ServeSettings, configuration: Configuration, board: B
             context=wishes.context,
             slots=wishes.slots,
         )
+        shelf.check_placement()
         pool = Pool(
             configuration, folder, budget_bytes=wishes.budget_bytes, keep_alive_seconds=wishes.keep_alive_seconds
         )

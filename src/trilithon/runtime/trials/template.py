@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ __all__ = ["TemplateReplay", "try_template"]
 # takes 0.5 s of CPU time on x86-64 and 4 s on a Cortex-A53.
 _CPU_SECONDS = 20
 _MEMORY_BYTES = MEMORY_BYTES
+# How long no template is tried after the engine has failed with a good one.
+_FAILED_SECONDS = 3600.0
 
 _RENDERING = frozenset({"/v1/chat/completions", "/apply-template"})
 _RENDERED = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt")
@@ -64,13 +67,17 @@ async def try_template(engine: Engine, placement: Placement, folder: Path, confi
         return
     remembered = _remembered(configuration.cache, placement, templates)
     reason = await asyncio.to_thread(_read, remembered)
+    plain_failed = _remembered(configuration.cache, placement, {})
+    if reason is None and await asyncio.to_thread(_is_recent, plain_failed):
+        return
     if reason is None:
         tried = await asyncio.to_thread(twin_of, engine, placement, folder / "twin.gguf", templates)
         reason = await _trouble(engine, tried or twin, folder / "trial")
-        if reason and await _trouble(engine, twin, folder / "again"):
-            return  # the engine does not even run a good template; its own start will say why
-        with contextlib.suppress(UserError):  # a cache that cannot be written: tried again the next time
-            await asyncio.to_thread(save_text, remembered, reason)
+        if reason and (trouble := await _trouble(engine, twin, folder / "again")):
+            # The engine does not even run a good template; its own start will say why.
+            await _keep(plain_failed, trouble)
+            return
+        await _keep(remembered, reason)
     if reason:
         raise StartError(
             f"{placement.name} is not started: the model's chat template {reason}",
@@ -80,10 +87,24 @@ async def try_template(engine: Engine, placement: Placement, folder: Path, confi
 
 
 def _remembered(cache: Path, placement: Placement, templates: Mapping[str, str]) -> Path:
-    """The file with the result: an empty one for a good template, else what is wrong with it."""
+    """The file with the result: an empty one for a good template, else what is wrong with it. Without templates: why
+    the engine does not run a good one."""
     build = placement.build
     tried = [build.engine, build.version, build.fingerprint, _CPU_SECONDS, _MEMORY_BYTES, _conversations(), templates]
     return cache / "templates" / hashlib.sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest()
+
+
+async def _keep(path: Path, reason: str) -> None:
+    with contextlib.suppress(UserError):  # a cache that cannot be written: tried again the next time
+        await asyncio.to_thread(save_text, path, reason)
+
+
+def _is_recent(path: Path) -> bool:
+    """The machine's memory may have been full for a moment, or its clock have been set."""
+    try:
+        return abs(time.time() - path.stat().st_mtime) < _FAILED_SECONDS
+    except OSError:  # the good template has not failed
+        return False
 
 
 def _read(path: Path) -> str | None:

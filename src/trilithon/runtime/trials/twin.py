@@ -64,7 +64,8 @@ def opened(
 
 def excess(error: RunError, *, memory_bytes: int, cpu_seconds: int) -> str:
     """Which limit a twin exceeded, as the end of a sentence; empty where it failed for another reason."""
-    if error.cause.startswith("needs more than") or "bad_alloc" in str(error):
+    # A twin is on the CPU where its engine can: its memory is what this process may have.
+    if error.cause.startswith(("needs more than", "out of memory")) or "bad_alloc" in str(error):
         return f"needs more than {format_bytes(memory_bytes)} of memory"
     if "SIGXCPU" in error.cause or isinstance(error, EngineTimeout) or error.cause == "not ready in time":
         return f"takes more than {cpu_seconds} s of CPU time"

@@ -14,7 +14,7 @@ from pathlib import Path
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, first_with_options, parse_placement
-from trilithon.engines.placing import Need, nothing_runs, place, suits_placements, usable_here
+from trilithon.engines.placing import Need, builds_of, nothing_runs, place, suits_placements, usable_here
 from trilithon.errors import ModelError, PlacementError
 from trilithon.models.adopt.places import find_adopted
 from trilithon.models.files.hashing import known_sha256
@@ -112,6 +112,16 @@ class Catalog:
     @property
     def board(self) -> Board:
         return self._board
+
+    def check_placement(self) -> None:
+        """Raises PlacementError where the placement for every model has no build here, or runs none of the owner's
+        files. Those of the store may be for other engines."""
+        if self._spelling is None:
+            return
+        builds_of(self._spelling, self._configuration)
+        refusals = [self.outlook(entry).refusal for entry in self._own_entries]
+        if refusals and all(refusals):
+            raise PlacementError(refusals[0])
 
     def models(self) -> tuple[CatalogEntry, ...]:
         """Everything that has weights; a store's model hides another program's of the same name."""

@@ -2,9 +2,11 @@
 would otherwise keep its connection for ever."""
 
 import asyncio
+import fcntl
 import json
 import socket
 import sys
+import termios
 from typing import Any, cast
 
 import h11
@@ -100,8 +102,8 @@ class PatientProtocol(H11Protocol):
         self._refuse(ApiError(f"the {what} too long; send less", status=414 if in_line else 431), reason)
 
     def _make_room(self) -> None:
-        """A new connection takes the place of the one that has been idle longest. Where all are at work, it is told to
-        come again."""
+        """A new connection takes the place of the one that has been idle longest. Where all are at work, or have sent
+        what is not read yet, it is told to come again."""
         most = most_connections()
         if len(self.connections) <= most:
             return
@@ -110,8 +112,10 @@ class PatientProtocol(H11Protocol):
             return
         note_full(most)
         idle = [other for other in kept if isinstance(other, PatientProtocol) and other.is_idle and other is not self]
-        if idle:
-            min(idle, key=lambda other: other._received_at).transport.abort()
+        idle.sort(key=lambda other: other._received_at)
+        longest = next((other for other in idle if not _has_unread(other.transport)), None)
+        if longest is not None:
+            longest.transport.abort()
         else:
             self._refuse(ApiError("too many connections; try again later", status=503), "Service Unavailable")
 
@@ -253,6 +257,14 @@ class _Chunks:
     def write(self, content: bytes) -> None:
         if content:  # an empty chunk would be the end
             self._transport.write(b"%x\r\n%b\r\n" % (len(content), content))
+
+
+def _has_unread(transport: asyncio.Transport) -> bool:
+    """Whether bytes wait in the kernel: a connection that was just accepted is read in the loop's next round."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    return any(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)))
 
 
 def _send_at_once(transport: asyncio.Transport) -> None:

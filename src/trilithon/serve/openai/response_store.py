@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """`items` are the items of its own input."""
+    """As JSON: both may be megabytes, which are passed on unread. `items` are the items of its own input."""
 
-    items: list[dict[str, Any]]
-    response: dict[str, Any]
+    items: bytes
+    response: bytes
 
 
 class ResponseStore:
@@ -54,14 +54,8 @@ class ResponseStore:
     async def put(self, response: Mapping[str, Any], items: Sequence[Mapping[str, Any]], owner: str) -> bool:
         """Whether it is kept: not where it would take more than a quarter of the store, nor where the disk is full,
         which the log says."""
-        texts = json.dumps(items), json.dumps({**response, "store": True})
-        size = sum(map(len, texts))
-        if size > self._most_bytes // 4:
-            return False
-        previous = response.get("previous_response_id") or ""
-        row = (response["id"], owner, previous, time.time(), size, *texts)
         try:
-            return await asyncio.to_thread(self._with_table, lambda table: self._insert(table, row))
+            return await asyncio.to_thread(self._put, response, items, owner)
         except (OSError, sqlite3.Error) as error:
             _log.warning("a response was not stored in %s: %s", self._path, error)
             return False
@@ -75,7 +69,7 @@ class ResponseStore:
         row = await self._read(lambda table: _row(table, response_id, owner))
         if row is None:
             raise _missing(response_id, 404)
-        return StoredResponse(json.loads(row[1]), json.loads(row[2]))
+        return StoredResponse(items=row[1].encode(), response=row[2].encode())
 
     async def remove(self, response_id: str, owner: str) -> None:
         """Raises ApiError for one that is not kept."""
@@ -89,6 +83,15 @@ class ResponseStore:
         except (OSError, sqlite3.Error) as error:
             message = f"the stored responses in {self._path.name} cannot be read: {error}; remove that file"
             raise ApiError(message, status=500, kind="server_error") from error
+
+    def _put(self, response: Mapping[str, Any], items: Sequence[Mapping[str, Any]], owner: str) -> bool:
+        texts = json.dumps(items), json.dumps({**response, "store": True})
+        size = sum(map(len, texts))
+        if size > self._most_bytes // 4:
+            return False
+        previous = response.get("previous_response_id") or ""
+        row = (response["id"], owner, previous, time.time(), size, *texts)
+        return self._with_table(lambda table: self._insert(table, row))
 
     def _with_table(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._opened() as table, table:

@@ -61,17 +61,18 @@ async def respond(request: Request, body: ResponseBody) -> Response:
 
 
 @router.get("/responses/{response_id}", responses=ERRORS)
-async def response(request: Request, response_id: str) -> JSONResponse:
+async def response(request: Request, response_id: str) -> Response:
     """A stored response."""
     stored = await _store_of(request).get(response_id, _owner_of(request))
-    return JSONResponse(stored.response)
+    return Response(stored.response, media_type="application/json")
 
 
 @router.get("/responses/{response_id}/input_items", responses=ERRORS)
-async def input_items(request: Request, response_id: str) -> JSONResponse:
+async def input_items(request: Request, response_id: str) -> Response:
     """The input of a stored response, without that of the responses before it."""
     stored = await _store_of(request).get(response_id, _owner_of(request))
-    return JSONResponse({"object": "list", "data": stored.items, "has_more": False})
+    content = b'{"object":"list","data":%b,"has_more":false}' % stored.items
+    return Response(content, media_type="application/json")
 
 
 @router.delete("/responses/{response_id}", responses=ERRORS)
