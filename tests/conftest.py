@@ -9,8 +9,10 @@ import pytest
 from hypothesis import settings
 from process_table import started_here
 
+from trilithon.engines.base import Launch
 from trilithon.models.fetch.demo import demo_model, has_demo_package
 from trilithon.models.synthetic.tiny import write_tiny_model
+from trilithon.runtime.process import Process
 
 # No deadline: a busy machine is not a fault. `make test` takes the hundred examples that are the default.
 settings.register_profile("full", deadline=None)
@@ -32,6 +34,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     write_tiny_model(path)
     return path
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Every child that the runtime starts, also those that nobody ever held."""
+    started: list[Process] = []
+    start = Process.start
+
+    async def noted(launch: Launch, log: Path) -> Process:
+        started.append(await start(launch, log))
+        return started[-1]
+
+    monkeypatch.setattr(Process, "start", noted)
+    return started
 
 
 @pytest.fixture(scope="module", autouse=True)

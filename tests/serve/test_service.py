@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from process_table import living_children
 
 from trilithon.board.snapshot import read_board
 from trilithon.errors import ModelError
 from trilithon.runtime.pool.pool import Pool
-from trilithon.runtime.process import workspace
+from trilithon.runtime.process import Process, workspace
+from trilithon.runtime.trials import grammar
 from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.generation import Generation
 from trilithon.serve.http.errors import ApiError
@@ -43,6 +45,41 @@ def within(configuration: Configuration, tiny: Path) -> Callable[..., None]:
 def chat(words: str = "hello", tokens: int = 8, **more: object) -> Generation:
     body = {"messages": [{"role": "user", "content": words}], "max_tokens": tokens, "stream": True}
     return Generation(model="tiny", path="/v1/chat/completions", body=body | more)
+
+
+def test_a_grammars_trial_keeps_nobody_waiting(within: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only slot is free meanwhile, and the next load of the model needs no trial of the same grammar."""
+    monkeypatch.setattr(grammar, "_CPU_SECONDS", 600)
+
+    async def scenario(service: Service) -> None:
+        await service.ask(chat(), "somebody")
+        engine = living_children()
+        many = chat(grammar="root ::= " + '("a" | "b")* ' * 600)
+        trial = asyncio.create_task(service.ask(many, "another"))
+        while living_children() == engine and not trial.done():  # noqa: ASYNC110 (nothing tells it)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            _, answer = await service.ask(chat(), "somebody")
+        assert answer.end is not None
+        assert not trial.done()
+        trial.cancel()
+        await asyncio.wait([trial])
+
+    within(scenario, placement="llama.cpp@embedded/cpu:t=1")
+
+
+def test_a_trial_is_remembered_when_the_model_is_loaded_again(
+    within: Callable[..., None], children: list[Process]
+) -> None:
+    async def scenario(service: Service) -> None:
+        form = {"type": "json_schema", "json_schema": {"schema": {"type": "string", "maxLength": 120}}}
+        for expected in (2, 3):  # the model, its trial; the model again
+            _, answer = await service.ask(chat(response_format=form), "somebody")
+            assert answer.load_seconds > 0
+            assert len(children) == expected
+            await service.unload("tiny")
+
+    within(scenario, placement="llama.cpp@embedded/cpu:t=1")
 
 
 def test_pieces_and_how_it_ended(within: Callable[..., None]) -> None:

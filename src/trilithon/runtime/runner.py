@@ -167,13 +167,17 @@ class Runner:
         except (Disconnected, EngineTimeout) as error:
             raise await self._cause_of(error) from error
 
+    async def admit(self, path: str, body: Mapping[str, Any]) -> None:
+        """As `relay` does first. What was admitted is remembered. Raises EngineError."""
+        if self.admission:
+            await self.admission(path, body)
+
     @contextlib.asynccontextmanager
     async def relay(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Relayed]:
         """Run one request in the engine's own format; the answer's bytes as they arrive. Leaving the block cancels it.
 
         Raises EngineError, with the engine's status, instead of entering the block."""
-        if self.admission:
-            await self.admission(path, body)
+        await self.admit(path, body)
         max_tokens = self.placement.settings.context
         async with contextlib.nullcontext(_Work(ErrorWatch(None))) if path in NO_WORK else self._locked() as work:
             opening = Relayed.open(self.client, path, body, self._answer, work.watch, max_tokens=max_tokens)

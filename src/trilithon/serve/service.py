@@ -14,6 +14,7 @@ from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
 from trilithon.runtime.runner import NO_WORK
+from trilithon.runtime.trials.grammar import is_tried
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.catalog.pulls import Pulls
 from trilithon.serve.forms.answer_form import AnswerForm
@@ -142,12 +143,17 @@ class Service:
         async def take() -> AsyncIterator[Lease]:
             keep = generation.keep_alive_seconds
             needs_slot = generation.path not in NO_WORK
+            load_seconds = 0.0
+            if needs_slot and is_tried(generation.path, form.body):  # others have the slot meanwhile
+                async with self.pool.lease(key, placement, caller=caller, needs_slot=False) as lease:
+                    load_seconds = lease.load_seconds
+                    await lease.runner.admit(generation.path, form.body)
             async with self.pool.lease(
                 key, placement, caller=caller, keep_alive_seconds=keep, needs_slot=needs_slot
             ) as lease:
                 self._handover_log.note(entry.name, lease.runner.handover)
                 try:
-                    yield lease
+                    yield replace(lease, load_seconds=load_seconds + lease.load_seconds)
                 finally:
                     self._handover_log.note(entry.name, lease.runner.handover)
 

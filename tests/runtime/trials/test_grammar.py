@@ -88,8 +88,10 @@ def test_a_small_schema_takes_no_trial_and_a_good_pattern_one(
     good = [
         (form({"type": "object", "properties": {"a": {"type": "integer"}}}), 1),
         (tool({"type": "object", "properties": {"a": {"type": "string"}}}), 1),
+        (tool({"type": "object", "properties": {"pattern": {"type": "string", "description": "x" * 40_000}}}), 1),
         (form({"type": "string", "pattern": "^[a-z]{3}$"}), 2),
         (form({"type": "string", "pattern": "^[a-z]{3}$"}), 2),
+        (tool({"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{3}$"}}}), 3),
     ]
 
     async def whole() -> None:

@@ -2,12 +2,11 @@
 
 llama.cpp's grammars take time and memory that grow with the square of a pattern or worse, on the thread that serves all
 requests, and nothing there can interrupt it. A small schema is passed on; another one is first given to the engine's
-twin, in a child with limits."""
+twin, in a child with limits. Results are remembered, whether the model stays loaded or not."""
 
 import asyncio
 import hashlib
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from trilithon.errors import ChildDied, EngineError, EngineTimeout, RunError
 from trilithon.runtime.process import workspace
 from trilithon.runtime.trials.twin import MEMORY_BYTES, excess, opened, templates_of, twin_of
 
-__all__ = ["GrammarTrial"]
+__all__ = ["GrammarTrial", "is_tried"]
 
 _CPU_SECONDS = 10  # with the start of the twin, which takes 0.5 s (see trials.template)
 _TOKENS = 128
@@ -28,10 +27,21 @@ _FIELDS = {
     "/completion": ("json_schema", "grammar"),
     "/infill": ("json_schema", "grammar"),
 }
-# What may be expensive: patterns, grammars, long repetitions, and very many properties.
-_SUSPICIOUS = re.compile(r'"pattern|"grammar"|"(?:min|max)(?:Items|Length|Properties)":\s*\d{3}')
+# What may be expensive: patterns, grammars, long repetitions, and very many properties. What describes is no part of a
+# grammar, and most of what an agent sends.
+_TEXTS = ("pattern", "grammar")
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_LONG = 100
+_DESCRIBING = ("description", "title", "$comment")
 _LARGE_LETTERS = 30_000
 _REMEMBERED = 256
+# By what is tried, and where: how it ended.
+_results: OrderedDict[str, str] = OrderedDict()
+
+
+def is_tried(path: str, body: Mapping[str, Any]) -> bool:
+    """Whether the request's schema or grammar is one that is tried out first, which takes seconds."""
+    return _is_expensive(_constraint(path, body))
 
 
 class GrammarTrial:
@@ -41,28 +51,30 @@ class GrammarTrial:
         self._engine = engine
         self._placement = placement
         self._one_at_a_time = asyncio.Lock()
-        self._results: OrderedDict[str, str] = OrderedDict()
 
     async def check(self, path: str, body: Mapping[str, Any]) -> None:
         """Raises EngineError (400) for a schema or grammar that takes too much."""
-        constraint = {name: body[name] for name in _FIELDS.get(path, ()) if body.get(name)}
-        if not constraint:
+        constraint = _constraint(path, body)
+        if not _is_expensive(constraint):
             return
-        text = json.dumps(constraint, sort_keys=True, default=str)
-        if len(text) < _LARGE_LETTERS and not _SUSPICIOUS.search(text):
-            return
-        key = hashlib.sha256(f"{path} {text}".encode(errors="replace")).hexdigest()
-        reason = self._results.get(key)
+        key = self._key(path, constraint)
+        reason = _results.get(key)
         if reason is None:  # else it does not wait for the trial of another one
             async with self._one_at_a_time:
-                reason = self._results.get(key)
+                reason = _results.get(key)
                 if reason is None and (reason := await self._trouble(path, constraint)) is not None:
-                    self._results[key] = reason
-                    while len(self._results) > _REMEMBERED:
-                        self._results.popitem(last=False)
+                    _results[key] = reason
+                    while len(_results) > _REMEMBERED:
+                        _results.popitem(last=False)
         if reason:
             message = f"the schema or grammar {reason}; make its patterns simpler and its repetitions shorter"
             raise EngineError(message, status=400, cause="refused")
+
+    def _key(self, path: str, constraint: Mapping[str, Any]) -> str:
+        build, file = self._placement.build, self._placement.file
+        where = [build.engine, build.name, build.fingerprint, self._placement.unit, str(file.path), file.sha256]
+        tried = json.dumps([path, _CPU_SECONDS, *where, constraint], sort_keys=True, default=str)
+        return hashlib.sha256(tried.encode(errors="replace")).hexdigest()
 
     async def _trouble(self, path: str, constraint: Mapping[str, Any]) -> str | None:
         """As the end of a sentence; empty where it can be used, where the engine refuses it itself, and where there is
@@ -91,6 +103,38 @@ class GrammarTrial:
 
     def _twin(self, folder: Path) -> Placement | None:
         return twin_of(self._engine, self._placement, folder / "twin.gguf", templates_of(self._placement))
+
+
+def _constraint(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in _FIELDS.get(path, ()) if body.get(name)}
+
+
+def _is_expensive(constraint: Mapping[str, Any]) -> bool:
+    """A property may be called "pattern": what counts is the pattern's text."""
+    letters, waiting = 0, list[Any]([constraint])
+    while waiting and letters < _LARGE_LETTERS:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                if isinstance(inner, str) and name in _DESCRIBING:
+                    continue
+                if _costs_much(name, inner):
+                    return True
+                letters += len(name)
+                waiting.append(inner)
+        elif isinstance(value, list | tuple):
+            waiting += value
+        else:
+            letters += len(str(value))
+    return letters >= _LARGE_LETTERS
+
+
+def _costs_much(keyword: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return keyword in _TEXTS
+    if isinstance(value, int | float):
+        return keyword in _COUNTS and value >= _LONG
+    return keyword == "patternProperties" and bool(value)
 
 
 def _requests(path: str, constraint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
