@@ -1,9 +1,12 @@
 """Schemas of strangers: the look at their keywords ends soon, and what is refused is named."""
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
 
+from trilithon.serve.forms import validation
 from trilithon.serve.forms.constraint import _moved, is_free
 from trilithon.serve.forms.keywords import evaluations, first_unheld, regular
 from trilithon.serve.forms.validation import AnswerSchema
@@ -30,6 +33,32 @@ def test_alternatives_that_multiply_are_counted_and_refused(keyword: str) -> Non
 def test_a_schema_that_refers_to_itself_is_counted_once() -> None:
     tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
     assert evaluations(tree) < 10
+
+
+def nested(levels: int, value: Any) -> str:
+    for _ in range(levels):
+        value = {"a": value}
+    return json.dumps(value)
+
+
+def test_alternatives_that_refer_to_themselves_multiply_with_the_answers_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+    schema = {"anyOf": [inner, inner | {"required": ["b"]}, inner | {"maxProperties": 3}, {"type": "integer"}]}
+    counts = [evaluations(schema, levels) for levels in (0, 2, 4, 8)]
+    assert counts[0] < 50 and counts[3] > 3**8 > counts[1]
+    known = AnswerSchema(schema, "schema")
+    for levels, value, broken in ((1, 3, ""), (7, 3, ""), (1, "x", "#/anyOf"), (4, "x", "#/anyOf")):
+        assert asyncio.run(known.check(nested(levels, value))) == broken
+    assert asyncio.run(known.check("{" * 100)) == "#"
+    monkeypatch.setattr(validation, "_CPU_SECONDS", 1)
+    with pytest.raises(ApiError, match="schema: an answer takes over 1 s to compare with this schema"):
+        asyncio.run(known.check(nested(40, "x")))
+
+
+def test_a_long_answer_is_compared_elsewhere_too() -> None:
+    words = AnswerSchema({"type": "array", "items": {"type": "integer"}}, "schema")
+    assert asyncio.run(words.check(json.dumps([1] * 100_000))) == ""
+    assert asyncio.run(words.check(json.dumps(["é"] * 100_000))) == "#/items/type"
 
 
 def test_a_reference_that_leads_back_to_itself() -> None:

@@ -21,7 +21,8 @@ class Generation:
     features without which the body cannot be honoured. `keep_alive_seconds` is None for the server's own, infinite
     for ever; `context` is the least number of tokens that the client asked for, None for the server's own.
     `placement`, as placements are spelled, is where it has to run; empty for where the model runs best. `custom_tools`
-    are the names of tools whose calls the client reads in OpenAI's form of custom calls."""
+    are the names of tools whose calls the client reads in OpenAI's form of custom calls. `counted` is a chat whose
+    tokens the engine counts meanwhile, for `Answer.prompt_tokens`."""
 
     model: str
     path: str
@@ -31,6 +32,7 @@ class Generation:
     context: int | None = None
     placement: str = ""
     custom_tools: frozenset[str] = field(default=frozenset())
+    counted: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from trilithon.models.files.model_file import ModelFile
 from trilithon.models.store.resolve import model_name
 from trilithon.runtime.pool.pool import Lease, Pool
 from trilithon.runtime.relay import DirectWriter
-from trilithon.runtime.runner import NO_WORK
+from trilithon.runtime.runner import NO_WORK, Runner
 from trilithon.runtime.trials.grammar import is_tried
 from trilithon.serve.catalog.catalog import Catalog, CatalogEntry
 from trilithon.serve.catalog.pulls import Pulls
@@ -44,6 +44,7 @@ class Answer:
     form: AnswerForm | None = None
     ignored: tuple[str, ...] = ()
     end: End | None = field(default=None)
+    _counts: Sequence["asyncio.Task[int]"] = ()
 
     @property
     def load_seconds(self) -> float:
@@ -62,7 +63,7 @@ class Answer:
         """Of an answer that is not streamed."""
         if self.form is None or self._wants_no_token:
             return b"".join([chunk async for chunk in await self.chunks()])
-        return self.form.whole(b"".join([chunk async for chunk in await self._asking.chunks()]))
+        return await self.form.whole(b"".join([chunk async for chunk in await self._asking.chunks()]))
 
     async def events(self) -> AsyncIterator[Piece | End]:
         """Pieces of a streamed answer, `End` last."""
@@ -75,6 +76,10 @@ class Answer:
         whole = None if self._wants_no_token else self._asking.relayed.timings
         self.end = replace(end, timings=whole or end.timings)
         yield self.end
+
+    async def prompt_tokens(self) -> int:
+        """Where the generation said what to count. Raises RunError."""
+        return await self._counts[-1]
 
     def note(self) -> None:
         """For the log and the metrics of the request that this task works for."""
@@ -138,6 +143,7 @@ class Service:
         if not is_free(generation.path, body, generation.custom_tools):  # a schema may be large
             form = await asyncio.to_thread(constrained, generation.path, body, placement, generation.custom_tools)
         note_placed(placement)
+        counts: list[asyncio.Task[int]] = []
 
         @contextlib.asynccontextmanager
         async def take() -> AsyncIterator[Lease]:
@@ -152,14 +158,21 @@ class Service:
                 key, placement, caller=caller, keep_alive_seconds=keep, needs_slot=needs_slot
             ) as lease:
                 self._handover_log.note(entry.name, lease.runner.handover)
+                if generation.counted:
+                    counts.append(asyncio.create_task(_count(lease.runner, generation.counted)))
                 try:
                     yield replace(lease, load_seconds=load_seconds + lease.load_seconds)
                 finally:
+                    for count in counts:
+                        count.cancel()
+                    await asyncio.gather(*counts, return_exceptions=True)
                     self._handover_log.note(entry.name, lease.runner.handover)
 
         with _advised(placement):
             async with RetriedRequest(take, generation.path, form.body) as asking:
-                answer = Answer(entry, placement, started_ns, asking, for_one is not None, form.form, form.ignored)
+                answer = Answer(
+                    entry, placement, started_ns, asking, for_one is not None, form.form, form.ignored, _counts=counts
+                )
                 yield answer
                 answer.note()
 
@@ -261,6 +274,10 @@ def _advised(placement: Placement) -> Iterator[None]:
             most = f", up to {trained}" if trained else ""
             error.advice = f"shorten it, or serve a longer context (--context, num_ctx in options{most})"
         raise
+
+
+async def _count(runner: Runner, chat: Mapping[str, Any]) -> int:
+    return len(await runner.tokenize(await runner.apply_template(chat)))
 
 
 async def _one_chunk(content: bytes) -> AsyncIterator[bytes]:

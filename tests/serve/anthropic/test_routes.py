@@ -77,14 +77,20 @@ def test_counted_tokens_are_those_of_the_prompt(serve: Serve, tmp_path: Path, cl
     assert counted == usage.input_tokens + usage.cache_read_input_tokens
 
 
-def test_a_stream_begins_with_the_tokens_of_the_prompt(serve: Serve, tmp_path: Path, clients: Any) -> None:
+def test_a_stream_begins_with_the_tokens_of_the_prompt(
+    serve: Serve, tmp_path: Path, clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = serve(write_tiny_model(tmp_path / "tiny.gguf", seed=1))
     client = clients(server)
     asked = {"model": server.model, "messages": [{"role": "user", "content": "hello there, stones"}]}
     counted = client.messages.count_tokens(**asked).input_tokens
+    leases = []
+    lease = server.pool.lease
+    monkeypatch.setattr(server.pool, "lease", lambda *words, **more: leases.append(words) or lease(*words, **more))
     for _ in range(2):  # the second time they come from the cache
         first = next(iter(client.messages.create(**asked, max_tokens=3, stream=True)))
         assert (first.type, first.message.usage.input_tokens) == ("message_start", counted)
+    assert len(leases) == 2  # they are counted by the engine that answers, while it works
 
 
 def test_errors(serve: Serve, tiny: Path, clients: Any) -> None:

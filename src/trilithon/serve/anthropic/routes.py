@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from trilithon.errors import EngineError, TrilithonError
 from trilithon.serve.anthropic.bodies import CountBody, MessageBody, message_asked
 from trilithon.serve.anthropic.events import MessageWriter
-from trilithon.serve.generation import Generation
 from trilithon.serve.http.dialects import caller_of, error_body, service_of
 from trilithon.serve.http.errors import ApiError
 from trilithon.serve.http.json_bodies import JsonRoute
@@ -35,6 +35,8 @@ async def messages(request: Request, body: MessageBody) -> Response:
     """An answer as blocks: thoughts, text, uses of tools; streamed as events, or whole."""
     asked = message_asked(body.model_dump(exclude_none=True))
     generation = await asked_of(request, body.model, asked)
+    if body.stream:
+        generation = replace(generation, counted=_prompt_of(asked.chat))
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
@@ -43,7 +45,7 @@ async def messages(request: Request, body: MessageBody) -> Response:
             thoughtless = asked.thinks and "thinking" not in answer.placement.file.capabilities
             headers = headers_of(answer, (*asked.ignored, "thinking") if thoughtless else asked.ignored)
             if body.stream:
-                counted = _counted_events(request, generation, answer, writer)
+                counted = _counted_events(answer, writer)
                 yield Outgoing(body=counted, content_type=EVENTS, headers=headers)
             else:
                 await read(answer, writer)
@@ -52,13 +54,11 @@ async def messages(request: Request, body: MessageBody) -> Response:
     return Reply(opening, _STREAM if body.stream else None, ignoring_header(asked.ignored))
 
 
-async def _counted_events(
-    request: Request, generation: Generation, answer: Answer, writer: MessageWriter
-) -> AsyncIterator[bytes]:
+async def _counted_events(answer: Answer, writer: MessageWriter) -> AsyncIterator[bytes]:
     """The stream begins with the number of the prompt's tokens, which are counted while the engine evaluates them; how
     many came from its cache is known at the end."""
     with contextlib.suppress(TrilithonError):  # what is wrong with the engine, the answer itself says
-        tokens, _ = await _prompt_tokens(request, generation.model, generation.body)
+        tokens = await answer.prompt_tokens()
         writer.message["usage"] = {"input_tokens": tokens, "output_tokens": 0}
     async for events in events_of(answer, writer):
         yield events
@@ -67,11 +67,14 @@ async def _counted_events(
 async def _prompt_tokens(request: Request, model: str, chat: Mapping[str, Any]) -> tuple[int, Answer]:
     """By the model's own template and tokenizer."""
     service, caller = service_of(request), caller_of(request)
-    template = {name: chat[name] for name in _PROMPT if name in chat}
-    _, rendered = await service.forward(model, "/apply-template", template, caller)
+    _, rendered = await service.forward(model, "/apply-template", _prompt_of(chat), caller)
     text = {"content": _field(rendered, "prompt"), "add_special": True, "parse_special": True}
     answer, tokens = await service.forward(model, "/tokenize", text, caller)
     return len(_field(tokens, "tokens")), answer
+
+
+def _prompt_of(chat: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: chat[name] for name in _PROMPT if name in chat}
 
 
 def _words(stops: str | list[str] | None) -> list[str]:

@@ -29,17 +29,17 @@ class AnswerForm:
     forced: bool = False
     custom: frozenset[str] = field(default=frozenset())
 
-    def whole(self, content: bytes) -> bytes:
+    async def whole(self, content: bytes) -> bytes:
         """An answer that is not streamed. Raises ApiError where it breaks the schema, or has no call, and EngineError
         for what is no answer."""
         body = json_object(content)
         if "choices" not in body:
-            self._check(str(body.get("content") or ""), cut=body.get("stop_type") == "limit")
+            await self._check(str(body.get("content") or ""), cut=body.get("stop_type") == "limit")
             return content
         for choice in body["choices"]:
             message = choice["message"]
             text, cut = message.get("content") or "", choice.get("finish_reason") == "length"
-            self._check(text, cut=cut)
+            await self._check(text, cut=cut)
             if self.forced:
                 message |= {"content": None, "tool_calls": [self._call(text)]}
                 choice["finish_reason"] = "length" if cut else "tool_calls"
@@ -51,12 +51,12 @@ class AnswerForm:
         stream, rest = _Stream(self), b""
         async for chunk in chunks:
             *lines, rest = (rest + chunk).split(b"\n")
-            if passed := b"".join(stream.line(line) for line in lines):
+            if passed := b"".join([await stream.line(line) for line in lines]):
                 yield passed
         if rest:
             yield rest
 
-    def _check(self, text: str, *, cut: bool) -> None:
+    async def _check(self, text: str, *, cut: bool) -> None:
         """The limit of tokens may cut an answer off; it then has to begin as JSON does: an engine that could not use
         the grammar writes anything."""
         if self.schema is None:
@@ -64,7 +64,7 @@ class AnswerForm:
         if cut:
             broken = "#" if text.strip() and not text.lstrip().startswith(_STARTS_JSON) else ""
         else:
-            broken = self.schema.broken_keyword(text)
+            broken = await self.schema.check(text)
         where = self.schema.where
         if broken == "#":
             raise wrong(where, f"{where}: the engine could not hold this schema, and the answer breaks it; simplify it")
@@ -111,7 +111,7 @@ class _Stream:
     text: str = ""
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def line(self, line: bytes) -> bytes:
+    async def line(self, line: bytes) -> bytes:
         name, _, value = line.strip().partition(b":")
         if name != b"data" or not value.strip().startswith(b"{"):
             return line + b"\n"
@@ -121,11 +121,11 @@ class _Stream:
         if "choices" not in message:
             self.text += str(message.get("content") or "")
             if message.get("stop") is True:
-                self.form._check(self.text, cut=message.get("stop_type") == "limit")
+                await self.form._check(self.text, cut=message.get("stop_type") == "limit")
             return line + b"\n"
         before = b""
         for choice in message["choices"]:
-            before += self._choice(message, choice)
+            before += await self._choice(message, choice)
         if self._says_nothing(message):
             return before
         body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
@@ -139,7 +139,7 @@ class _Stream:
             choice.get("delta") or choice.get("finish_reason") for choice in choices
         )
 
-    def _choice(self, message: Mapping[str, Any], choice: dict[str, Any]) -> bytes:
+    async def _choice(self, message: Mapping[str, Any], choice: dict[str, Any]) -> bytes:
         """Changes the choice; returns an event that goes before it."""
         delta = choice.get("delta") or {}
         self.text += delta.get("content") or ""
@@ -149,7 +149,7 @@ class _Stream:
         reason = choice.get("finish_reason")
         if not reason:
             return b""
-        self.form._check(self.text, cut=reason == "length")
+        await self.form._check(self.text, cut=reason == "length")
         calls = list(self.calls.values())
         if self.form.forced:
             calls.append({"index": 0, **self.form._call(self.text)})

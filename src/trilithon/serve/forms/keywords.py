@@ -50,10 +50,10 @@ def first_unheld(schema: Any, grammar: Grammar) -> str:
     return next(_Search(schema, grammar).unheld(schema, "#"), "")
 
 
-def evaluations(schema: Any) -> int:
+def evaluations(schema: Any, levels: int = 0) -> int:
     """An upper bound of how often one part of an answer is compared with a schema: alternatives within alternatives
-    multiply. A schema that refers to itself counts once."""
-    return _Evaluations(schema).of(schema)
+    multiply. A schema that refers to itself counts once, or as often as `levels` of an answer allow."""
+    return _Evaluations(schema).of(schema, levels)
 
 
 class _Search:
@@ -125,28 +125,29 @@ class _Search:
 class _Evaluations:
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._of_references: dict[str, int] = {}
+        self._of_references: dict[tuple[str, int], int] = {}
 
-    def of(self, schema: Any) -> int:
+    def of(self, schema: Any, levels: int) -> int:
         if not isinstance(schema, Mapping):
             return 1
         of_parts, of_alternatives = 1, 0  # in loops: generators would take half of Python's recursion
         for inner, _ in _inner(schema, "", _PARTS):
-            of_parts = max(of_parts, self.of(inner))
+            of_parts = max(of_parts, self.of(inner, max(levels - 1, 0)))
         for inner, _ in _inner(schema, "", _ALTERNATIVES):
-            of_alternatives += self.of(inner)
-        return of_parts + of_alternatives + self._of_reference(schema.get("$ref"))
+            of_alternatives += self.of(inner, levels)
+        return of_parts + of_alternatives + self._of_reference(schema.get("$ref"), levels)
 
-    def _of_reference(self, reference: Any) -> int:
+    def _of_reference(self, reference: Any, levels: int) -> int:
         if not isinstance(reference, str):
             return 0
-        if reference not in self._of_references:
-            self._of_references[reference] = 1  # for a reference that leads back to this one
+        key = (reference, levels)
+        if key not in self._of_references:
+            self._of_references[key] = 1  # for a reference that leads back to this one
             try:
-                self._of_references[reference] = self.of(_target(self._root, reference))
+                self._of_references[key] = self.of(_target(self._root, reference), levels)
             except LookupError:
                 return 1
-        return self._of_references[reference]
+        return self._of_references[key]
 
 
 def _target(root: Any, reference: str) -> Any:
