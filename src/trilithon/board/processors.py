@@ -1,7 +1,7 @@
 """Which CPUs there are, of what kind, and which of them to run on: big clusters, one CPU per physical core."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,9 +153,15 @@ def _little(cpus: list[_Cpu], efficiency: tuple[int, ...]) -> set[int]:
     return little if len(little) < len(cpus) else set()
 
 
-def cpu_features(machine: Machine) -> frozenset[str]:
-    """The instruction sets that every CPU has, as the kernel calls them ("asimddp"); x86 calls them flags."""
-    lines = re.findall(r"^(?:Features|flags)\s*:(.*)$", machine.text("/proc/cpuinfo") or "", re.MULTILINE)
+def cpu_features(machine: Machine, cpus: Collection[int] | None = None) -> frozenset[str]:
+    """The instruction sets that every CPU has, or every one of `cpus` where each of them is listed, as the kernel calls
+    them ("asimddp"); x86 calls them flags."""
+    text = machine.text("/proc/cpuinfo") or ""
+    pairs = re.findall(r"^processor\s*:\s*(\d{1,5})$(?:\n.+)*?\n(?:Features|flags)\s*:(.*)$", text, re.MULTILINE)
+    of_cpu = {int(number): frozenset(words.split()) for number, words in pairs}
+    if cpus and of_cpu.keys() >= set(cpus):
+        return frozenset.intersection(*(of_cpu[cpu] for cpu in cpus))
+    lines = re.findall(r"^(?:Features|flags)\s*:(.*)$", text, re.MULTILINE)
     return frozenset.intersection(*(frozenset(line.split()) for line in lines)) if lines else frozenset()
 
 

@@ -37,6 +37,8 @@ IK_LLAMA_CPP = SourcePackage(
         "LLAMA_BUILD_EXAMPLES": "ON",
         "LLAMA_BUILD_SERVER": "ON",
     },
+    # On Arm its CMake project knows no native: without a -march none of the faster kernels is compiled (iqk_config.h).
+    instructions=("GGML_ARCH_FLAGS", "-march=$MARCH"),
     generated={"common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO},
     repairs=(("examples/server/server-context.cpp", _UNREAD_TOKEN, ""),),
     options=False,

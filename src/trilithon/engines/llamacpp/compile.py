@@ -9,16 +9,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trilithon.board.snapshot import read_board
+from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.conversion import Progress
 from trilithon.engines.inspection import PROGRAM, check_program
+from trilithon.engines.llamacpp.instructions import target_of
 from trilithon.engines.llamacpp.source import LLAMA_CPP, SourcePackage, SourceTree, fetch, open_source
-from trilithon.engines.llamacpp.toolchain import Toolchain, choose_jobs, find_toolchain, require_space
+from trilithon.engines.llamacpp.toolchain import Toolchain, choose_jobs, compiler_accepts, find_toolchain, require_space
 from trilithon.engines.registry import Registered, add, built_folder, check_name, registered
 from trilithon.engines.toolrun import run_tool
 from trilithon.errors import TrilithonError, UserError
@@ -35,7 +37,8 @@ _VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What to compile. `version` is that of the package, None for the one that was tested; `source` is a folder or an
-    archive to use instead of it. `force` compiles a build that exists again."""
+    archive to use instead of it. `march` are the instructions on Arm, "" for GGML_NATIVE. `force` compiles a build that
+    exists again."""
 
     package: SourcePackage = LLAMA_CPP
     version: str | None = None
@@ -44,6 +47,7 @@ class Recipe:
     vulkan: bool = False
     rpc: bool = False
     kleidiai: bool = False
+    march: str = ""
     jobs: int | None = None
     force: bool = False
 
@@ -51,7 +55,11 @@ class Recipe:
     def flags(self) -> dict[str, str]:
         """For CMake, without those that only label the build."""
         options = {"GGML_VULKAN": self.vulkan, "GGML_RPC": self.rpc, "GGML_CPU_KLEIDIAI": self.kleidiai}
-        return dict(self.package.flags) | {name: "ON" for name, enabled in options.items() if enabled}
+        flags = dict(self.package.flags) | {name: "ON" for name, enabled in options.items() if enabled}
+        if self.march:
+            flag, value = self.package.instructions
+            flags |= {"GGML_NATIVE": "OFF", flag: value.replace("$MARCH", self.march)}
+        return flags
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -74,18 +82,25 @@ class Compiled:
     log: Path
 
 
-def compile_llamacpp(recipe: Recipe, configuration: Configuration, progress: Progress) -> Compiled:
+def compile_llamacpp(
+    recipe: Recipe, configuration: Configuration, progress: Progress, machine: Machine = THIS_MACHINE
+) -> Compiled:
     """Downloads, compiles, installs and registers a build. Raises UserError for problems that are found before the
-    compilation, TrilithonError when it fails. It may be interrupted at any time."""
+    compilation, TrilithonError when it fails. It may be interrupted at any time. `machine` says for which
+    instructions."""
     if recipe.kleidiai and os.uname().machine != "aarch64":
         raise UserError("KleidiAI has kernels for 64-bit Arm only; leave --kleidiai out on this machine")
     if not recipe.package.options and (recipe.vulkan or recipe.rpc or recipe.kleidiai):
         raise UserError(f"{recipe.package.program} is compiled for the CPU; leave --vulkan, --rpc and --kleidiai out")
     version = recipe.version or recipe.package.version
+    target = target_of(machine, compiler_accepts)
+    recipe = replace(recipe, march=target.march)
     if recipe.source is None and (build := _existing(recipe, version, configuration)):
         return build
     toolchain = find_toolchain(vulkan=recipe.vulkan)
     jobs = choose_jobs(recipe.jobs)
+    if target.words:
+        progress(target.words, None)
     with _work_folder(configuration, vulkan=recipe.vulkan) as work:
         progress("fetching the source" if recipe.source is None else "unpacking the source", None)
         place = recipe.source or fetch(version, configuration.cache, recipe.package)

