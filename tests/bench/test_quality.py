@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilithon.bench.quality import POSITIONS, QualityReading, judge, judge_answer, read_quality
+from trilithon.bench.quality import (
+    POSITIONS,
+    POSITIONS_OF_ANOTHER_ENGINE,
+    QualityReading,
+    decode_positions,
+    judge,
+    judge_answer,
+    read_quality,
+)
 from trilithon.bench.setup import CampaignSetup, resolve
 from trilithon.board.snapshot import read_board
 from trilithon.engines.table import engine
@@ -172,7 +180,9 @@ def configuration(tmp_path: Path) -> Configuration:
     return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", hang_seconds=20.0)
 
 
-def read(names: Mapping[str, str], tiny: Path, configuration: Configuration) -> dict[str, QualityReading]:
+def read(
+    names: Mapping[str, str], tiny: Path, configuration: Configuration, by_decode: int = POSITIONS
+) -> dict[str, QualityReading]:
     """By label, what the placement of that spelling says."""
     file = read_model_file(tiny, configuration.cache)
     plan = CampaignSetup(model=tiny, tests=(Test(kind="pp", prompt_tokens=16),), placements=tuple(names.values()))
@@ -190,7 +200,7 @@ def read(names: Mapping[str, str], tiny: Path, configuration: Configuration) -> 
                     hang_seconds=20,
                 )
                 async with runner as opened:
-                    found[label] = await read_quality(opened, "tell me about openai")
+                    found[label] = await read_quality(opened, "tell me about openai", by_decode)
         return found
 
     return asyncio.run(work())
@@ -251,5 +261,13 @@ def test_an_engine_that_keeps_no_prefix_is_judged_by_prefill_alone() -> None:
 
 @pytest.mark.slow
 def test_every_position_by_decode_was_evaluated_alone(tiny: Path, configuration: Configuration) -> None:
-    (found,) = read({"real": "llama.cpp@embedded/cpu"}, tiny, configuration).values()
-    assert (len(found.prefill), len(found.decode)) == (POSITIONS, POSITIONS)
+    more = POSITIONS_OF_ANOTHER_ENGINE - POSITIONS
+    (found,) = read({"real": "llama.cpp@embedded/cpu:t=1"}, tiny, configuration, more).values()
+    assert (len(found.prefill), len(found.decode)) == (POSITIONS, more)
+
+
+def test_another_engine_is_compared_at_more_positions(tiny: Path, configuration: Configuration) -> None:
+    plan = CampaignSetup(model=tiny, tests=(), placements=("llama.cpp@embedded/cpu", "scripted/cpu", "scripted/gpu"))
+    real, one, other = resolve(plan, read_model_file(tiny, configuration.cache), read_board(), configuration)
+    assert decode_positions(one, real) + POSITIONS == decode_positions(real, one) + POSITIONS == 256
+    assert decode_positions(one, other) == decode_positions(real, real) == POSITIONS

@@ -10,6 +10,7 @@ from importlib.resources import files
 from statistics import fmean
 
 from trilithon.bench.workloads import ask
+from trilithon.engines.base import Placement
 from trilithon.engines.wire.messages import Completion
 from trilithon.errors import RunError
 from trilithon.measure.divergence import SAME_DIVERGENCE, agreement, kl_divergence, surprise
@@ -17,10 +18,23 @@ from trilithon.measure.metrics import split_words
 from trilithon.measure.records import QualityRecord
 from trilithon.runtime.runner import Runner
 
-__all__ = ["POSITIONS", "QualityReading", "judge", "judge_answer", "not_judged", "read_quality"]
+__all__ = [
+    "POSITIONS",
+    "POSITIONS_OF_ANOTHER_ENGINE",
+    "QualityReading",
+    "decode_positions",
+    "judge",
+    "judge_answer",
+    "not_judged",
+    "read_quality",
+]
 
 POSITIONS = 32
 """Positions by prefill, and as many by step-by-step decode."""
+
+POSITIONS_OF_ANOTHER_ENGINE = 256
+"""In all, where two engines are compared: their kernels have nothing in common. The additional ones are by decode,
+which costs one step each."""
 
 _CANDIDATES = 64
 _STEP_TOKENS = 32  # the smallest batch that the NPU forks evaluate as a prefill
@@ -47,12 +61,20 @@ class QualityReading:
     answer: str
 
 
-async def read_quality(runner: Runner, question: str) -> QualityReading:
+def decode_positions(placement: Placement, reference: Placement) -> int:
+    """How many positions by decode it takes to compare the two."""
+    if placement.build.engine == reference.build.engine:
+        return POSITIONS
+    return POSITIONS_OF_ANOTHER_ENGINE - POSITIONS
+
+
+async def read_quality(runner: Runner, question: str, by_decode: int = POSITIONS) -> QualityReading:
     """Ask the placement for its next-token distributions along the fixed text, and for a short answer.
 
     By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and is at
     last evaluated whole, from an empty cache. By decode: the text grows by one token a request, so that each is
-    evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted."""
+    evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted, and
+    POSITIONS are enough to see that."""
     text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
     if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
@@ -69,9 +91,11 @@ async def read_quality(runner: Runner, question: str) -> QualityReading:
     for count in range(_FIRST_TOKENS + step, whole, step):
         prefill[count], _ = await distribution(count)
     prefill[whole], _ = await distribution(whole, cache_prompt=False)
-    decode = {}
+    decode: dict[int, Mapping[int, float]] = {}
     await distribution(_FIRST_TOKENS)  # the beginning, by prefill
-    for count in range(_FIRST_TOKENS + 1, _FIRST_TOKENS + POSITIONS + 1):
+    for count in range(_FIRST_TOKENS + 1, min(_FIRST_TOKENS + by_decode, len(tokens)) + 1):
+        if count > _FIRST_TOKENS + POSITIONS and not decode:
+            break
         candidates, evaluated = await distribution(count)
         if evaluated == 1:
             decode[count] = candidates

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Literal
 
-from trilithon.bench.quality import QualityReading, judge, not_judged, read_quality
+from trilithon.bench.quality import QualityReading, decode_positions, judge, not_judged, read_quality
 from trilithon.bench.workloads import DEFAULT_QUESTION
 from trilithon.engines.base import Placement
 from trilithon.errors import RunError, TaintedAnswer
@@ -38,7 +38,9 @@ class QualityCheck:
             for placement in placements:
                 yield placement, record
             return
-        reading = await self._read(self._reference)
+        # Those of the first placements are among those that the others need.
+        most = max((decode_positions(placement, self._reference) for placement in placements), default=0)
+        reading = await self._read(self._reference, most)
         own = self._verdict(reading, None)
         if own.verdict == "broken":
             reading = RunError(f"{self._reference.name}, the reference, is itself broken: {'; '.join(own.reasons)}")
@@ -65,14 +67,15 @@ class QualityCheck:
             return failed_quality(reading, self._reference.name)
         return judge(reading, reference, self._reference.name)
 
-    async def _read(self, placement: Placement) -> QualityReading | RunError:
+    async def _read(self, placement: Placement, by_decode: int = 0) -> QualityReading | RunError:
         self._tell(f"{placement.name}: quality")
         # The text grows request by request on top of the KV cache, which a model with a sliding window else drops.
         windowed = placement.file.sliding_window is not None
         placement = replace(placement, settings=replace(placement.settings, full_window_cache=windowed))
         try:
             async with self._open(placement) as runner:
-                return await read_quality(runner, DEFAULT_QUESTION)
+                count = by_decode or decode_positions(placement, self._reference)
+                return await read_quality(runner, DEFAULT_QUESTION, count)
         except RunError as error:
             return error
 
