@@ -1,5 +1,6 @@
 import asyncio
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from trilithon.bench import trial as module
+from trilithon.bench.exactness import Reading, kinds
 from trilithon.bench.trial import Trial, TrialAnswer, reference_answer, try_out
 from trilithon.engines.base import Build, FallbackStep, Launch, Placement
 from trilithon.engines.llamacpp import programs
@@ -29,10 +31,16 @@ def packaged(configuration: Configuration) -> Build:
     return next(build for build in engine("llama.cpp", configuration).builds() if build.name == "embedded")
 
 
-def tried(build: Build, configuration: Configuration, *, reference: TrialAnswer | None = None) -> Trial:
+def tried(
+    build: Build,
+    configuration: Configuration,
+    *,
+    reference: TrialAnswer | None = None,
+    architectures: tuple[str, ...] = (),
+) -> Trial:
     async def act() -> Trial:
         with workspace() as folder:
-            found = reference or await reference_answer(configuration, folder)
+            found = reference or await reference_answer(configuration, folder, architectures)
             return await try_out(build, "cpu", found, configuration, folder)
 
     return asyncio.run(act())
@@ -49,6 +57,39 @@ def test_the_packaged_build_works(configuration: Configuration) -> None:
     parts = ("load", "tokenise", "generate", "log-probabilities", "reused prefixes", "grammar", "handover")
     assert outcomes(trial) == dict.fromkeys(parts, "works")
     assert "KL divergence 0 " in trial.findings[3].detail
+
+
+@pytest.mark.slow  # eight models are loaded
+def test_the_logits_of_every_architecture_are_those_in_f32(configuration: Configuration) -> None:
+    assert kinds() == ("qwen2", "qwen3", "llama", "gemma3")
+    trial = tried(packaged(configuration), configuration, architectures=kinds())
+    findings = [finding for finding in trial.findings if finding.capability.startswith("logits of ")]
+    assert [finding.capability for finding in findings] == [f"logits of {kind}" for kind in kinds()]
+    assert trial.works
+    for finding in findings:
+        match = re.fullmatch(
+            r"within 0.0\d+ nats of F32, KL divergence \S+, at most 0.03 is right; top-1 100%", finding.detail
+        )
+        assert match, finding
+
+
+def test_logits_far_from_those_in_f32_fail(configuration: Configuration) -> None:
+    even: Reading = {
+        (road, length): dict.fromkeys(range(512), -math.log(512))
+        for road in ("prefill", "decode")
+        for length in (8, 200)
+    }
+
+    async def act() -> Trial:
+        with workspace() as folder:
+            answer = await reference_answer(configuration, folder, ())
+            assert answer is not None
+            wrong = replace(answer, exact={"llama": even})
+            return await try_out(packaged(configuration), "cpu", wrong, configuration, folder)
+
+    trial = asyncio.run(act())
+    assert outcomes(trial)["logits of llama"] == "fails"
+    assert not trial.works
 
 
 def test_another_answer_than_the_reference_fails(configuration: Configuration) -> None:

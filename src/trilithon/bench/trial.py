@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from trilithon.bench.exactness import Reading, compare, kinds, read_exactly, write_pair
 from trilithon.bench.setup import CampaignSetup, resolve
 from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Build, FallbackStep, Placement, Unit
 from trilithon.engines.table import engine, engines
 from trilithon.engines.wire.messages import Completion
-from trilithon.errors import PlacementError, RunError
-from trilithon.measure.divergence import kl_divergence
+from trilithon.errors import PlacementError, RunError, StartError
+from trilithon.measure.divergence import SAME_DIVERGENCE, kl_divergence
 from trilithon.models.files.model_file import read_model_file
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.opening import open_runner
@@ -34,6 +35,8 @@ _GROWING = 8
 # On a CPU the same kernels compute both, in batches of other sizes.
 _REUSE_DIVERGENCE = 1e-3
 _ONLY_ANSWER = "ab"
+_UNKNOWN_ARCHITECTURE = "model architecture unknown to this build"  # a cause of llama.cpp's, as of its forks
+_EXACT_QUANTIZATION, _EXACT_LENGTHS = "Q8_0", (8, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialAnswer:
-    """What a placement says to the fixed text: its tokens, and the log-probabilities of the next one by token id."""
+    """What a placement says to the fixed text: its tokens, and the log-probabilities of the next one by token id.
+    `exact` are readings of tiny models in F32, by architecture."""
 
     tokens: tuple[int, ...]
     next: Mapping[int, float]
+    exact: Mapping[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,8 +95,11 @@ class _Report:
         self.findings.append(TrialResult(self.step, "absent", detail))
 
 
-async def reference_answer(configuration: Configuration, folder: Path) -> TrialAnswer | None:
-    """What the build that came as a package says on the CPU; None where there is none."""
+async def reference_answer(
+    configuration: Configuration, folder: Path, architectures: Sequence[str] | None = None
+) -> TrialAnswer | None:
+    """What the build that came as a package says on the CPU; None where there is none. `architectures` None: all."""
+    wanted = kinds() if architectures is None else architectures
     for known_engine in engines(configuration):
         for build in known_engine.builds():
             if known_engine.only_when_named or "cpu" not in build.units or Path(build.where).is_absolute():
@@ -99,8 +107,21 @@ async def reference_answer(configuration: Configuration, folder: Path) -> TrialA
             placement = _placement(build, "cpu", configuration, folder)
             async with open_runner(placement, folder / "reference", configuration) as runner:
                 tokens = await runner.tokenize(_TEXT)
-                return TrialAnswer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
+                answer = TrialAnswer(tuple(tokens), await _next(runner, await _prompt(runner, tokens)))
+            return replace(answer, exact=await _exact_readings(build, wanted, configuration, folder))
     return None
+
+
+async def _exact_readings(
+    build: Build, architectures: Sequence[str], configuration: Configuration, folder: Path
+) -> Mapping[str, Reading]:
+    readings = {}
+    for kind in architectures:
+        _, plain = write_pair(folder, kind, _EXACT_QUANTIZATION)
+        placement = _placement(build, "cpu", configuration, folder, plain)
+        async with open_runner(placement, folder / f"reference-{kind}", configuration) as runner:
+            readings[kind] = await read_exactly(runner, _EXACT_LENGTHS)
+    return readings
 
 
 async def try_out(
@@ -145,9 +166,35 @@ async def _findings(
         async with open_runner(placement, folder, configuration, waiting) as runner:
             report.note(False, f"{(runner.ready_ns - runner.started_ns) / 1e9:.2f} s")  # without trials and waits
             await _try(runner, placement.build, reference, report)
+        if placement.unit == "cpu" and reference is not None and "logprobs" in placement.build.features:
+            for kind, expected in reference.exact.items():
+                await _try_exactness(placement, kind, expected, configuration, folder, report)
     except RunError as error:
         report.note(True, f"{error}; {error.advice}" if error.advice else str(error))
     return tuple(report.findings)
+
+
+async def _try_exactness(
+    placement: Placement, kind: str, expected: Reading, configuration: Configuration, folder: Path, report: _Report
+) -> None:
+    """The weights in 8 bits, against the same ones in F32 on the packaged build."""
+    report.begin(f"logits of {kind}")
+    quantized, _ = write_pair(folder.parent, kind, _EXACT_QUANTIZATION)
+    settings = replace(placement.settings, full_window_cache=True)  # a used cache has to hold the whole prompt
+    placement = replace(placement, file=read_model_file(quantized, folder), settings=settings)
+    try:
+        async with open_runner(placement, folder / kind, configuration) as runner:
+            exactness = compare(expected, await read_exactly(runner, _EXACT_LENGTHS))
+    except StartError as error:
+        if error.cause != _UNKNOWN_ARCHITECTURE:
+            raise
+        return report.absent(f"this build does not know {kind}")
+    report.note(
+        not exactness.divergence <= SAME_DIVERGENCE,
+        f"within {exactness.largest:.2g} nats of F32, KL divergence {exactness.divergence:.2g}, at most "
+        f"{SAME_DIVERGENCE:g} is right; top-1 {exactness.top1:.0%}",
+    )
+    return None
 
 
 async def _try(runner: Runner, build: Build, reference: TrialAnswer | None, report: _Report) -> None:
@@ -250,8 +297,10 @@ async def _next(runner: Runner, prompt: Completion) -> Mapping[int, float]:
     return {candidate.token: candidate.logprob for candidate in candidates}
 
 
-def _placement(build: Build, unit: Unit, configuration: Configuration, folder: Path) -> Placement:
-    path = folder / "tiny.gguf"
+def _placement(
+    build: Build, unit: Unit, configuration: Configuration, folder: Path, model: Path | None = None
+) -> Placement:
+    path = model or folder / "tiny.gguf"
     if not path.exists():
         write_tiny_model(path)
     plan = CampaignSetup(model=path, tests=(), placements=(f"{build.engine}@{build.name}/{unit}",))

@@ -4,7 +4,7 @@ With them everything that needs a real engine is tested in milliseconds, and als
 
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +24,13 @@ __all__ = ["requantise", "scramble_block", "write_tiny_model"]
 _HEADS, _KV_HEADS = 4, 2
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _ROWS_AT_ONCE = 4096
-_EXTRA_NORMS = {"llama": (), "gemma3": ("post_attention_norm", "post_ffw_norm")}
+_EXTRA_NORMS: Mapping[str, tuple[str, ...]] = {
+    "llama": (),
+    "qwen2": (),
+    "qwen3": (),
+    "gemma3": ("post_attention_norm", "post_ffw_norm"),
+}
+_HEAD_NORMS = ("qwen3", "gemma3")  # of Q and K
 
 
 def write_tiny_model(
@@ -41,7 +47,8 @@ def write_tiny_model(
 ) -> Path:
     """A GGUF that llama.cpp runs: random F16 weights, a SentencePiece vocabulary with all bytes.
 
-    `architecture` is "llama" or "gemma3" (windowed attention, tied output); `embedding` a multiple of 32;
+    `architecture` is "llama", "qwen2", "qwen3" or "gemma3" (windowed attention); of the latter three the output is
+    tied to the embedding. `embedding` is a multiple of 32;
     `vocabulary` at least 300. With `pooling` (llama.cpp's llama_pooling_type) it makes vectors. The same arguments give
     the same bytes."""
     if architecture not in _EXTRA_NORMS or embedding % 32 or vocabulary < 300:
@@ -79,15 +86,15 @@ def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> 
 
 
 def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
-    """A copy with every matrix in `quantization`: one that the gguf library can write (Q8_0, Q4_0, Q5_0, F16 …).
+    """A copy with every matrix in `quantization`: one that the gguf library can write (Q8_0, Q4_0, Q5_0, F16, F32 …).
 
     Vectors (norms, biases) are unchanged. Takes seconds for the demo model. Raises ModelError for other quantisations.
     """
     try:
-        file_type = LlamaFileType[f"MOSTLY_{quantization}"]
+        file_type = LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]
         quants.quantize(np.zeros((1, 256), np.float32), GGMLQuantizationType[quantization])
     except (KeyError, NotImplementedError):
-        raise ModelError(f"cannot requantise to {quantization}; choose Q8_0, Q5_0, Q4_0 or F16") from None
+        raise ModelError(f"cannot requantise to {quantization}; choose Q8_0, Q5_0, Q4_0, F16 or F32") from None
     _read_single(source)
     with HeaderReader(source) as header:
         values = header.values()
@@ -169,15 +176,18 @@ def _random_weights(
     hidden, keys = 3 * embedding, embedding // _HEADS * _KV_HEADS
     yield "token_embd.weight", matrix(vocabulary, embedding)
     yield "output_norm.weight", norm()
-    if architecture == "llama":  # gemma3's output matrix is its embedding
+    if architecture == "llama":  # the others' output matrix is their embedding
         yield "output.weight", matrix(vocabulary, embedding)
     for layer in range(layers):
         block = f"blk.{layer}."
         for name in ("attn_norm", "ffn_norm", *_EXTRA_NORMS[architecture]):
             yield f"{block}{name}.weight", norm()
-        if architecture == "gemma3":
+        if architecture in _HEAD_NORMS:
             yield f"{block}attn_q_norm.weight", norm(embedding // _HEADS)
             yield f"{block}attn_k_norm.weight", norm(embedding // _HEADS)
+        if architecture == "qwen2":
+            for name, length in (("attn_q", embedding), ("attn_k", keys), ("attn_v", keys)):
+                yield f"{block}{name}.bias", (random.standard_normal(length) / 10).astype(np.float32)
         yield f"{block}attn_q.weight", matrix(embedding, embedding)
         yield f"{block}attn_k.weight", matrix(keys, embedding)
         yield f"{block}attn_v.weight", matrix(keys, embedding)
