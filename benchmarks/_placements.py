@@ -87,12 +87,14 @@ async def opened(placement: Placement, configuration: Configuration) -> AsyncIte
             yield runner
 
 
-async def rates_of(placement: Placement, configuration: Configuration) -> dict[str, float]:
-    """Tokens per second of each of TESTS, by its name."""
+async def rates_of(
+    placement: Placement, configuration: Configuration, tests: Sequence[Test] = TESTS
+) -> dict[str, float]:
+    """Tokens per second of each test, by its name."""
     rates = {}
     async with opened(placement, configuration) as runner:
         await warm_up(runner, TESTS)
-        for test in TESTS:
+        for test in tests:
             rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
     return rates
 

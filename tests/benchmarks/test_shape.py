@@ -162,11 +162,34 @@ def test_fidelity_of_a_build_by_any_name(home: Path, tiny: Path, plain_build: Pa
 
 @pytest.mark.slow
 def test_engines_cpu(home: Path, tiny: Path, plain_build: Path) -> None:
-    result = measured("engines_cpu", "--build", plain_build, "--rounds", "1", "--model", tiny, "--threads", "1")
-    rates = [name for name in result["figures"] if name.endswith("tokens/s")]
-    assert len(rates) == 4
-    assert result["figures"]["tiny llama.cpp@embedded quality"] == "reference"
-    assert [bound["bound"] for bound in result["bounds"]] == [">= 2.5", ">= 1.3"]
+    options = ("--rounds", "1", "--threads", "1", "--part", "rates", "--part", "served")
+    result = measured("engines_cpu", "--build", plain_build, "--model", tiny, *options)
+    figures = result["figures"]
+    assert len([name for name in figures if name.endswith("tokens/s")]) == 4
+    assert len([name for name in figures if name.endswith((" served s", " direct s"))]) == 5
+    assert figures["tiny llama.cpp@embedded quality"] == "reference"
+    assert not_measured(result).keys() <= {name for name in figures if name.endswith((" low", " high"))}
+    assert [bound["bound"] for bound in result["bounds"]] == [">= 1.5", ">= 0.98"]  # the file is F16
+
+
+@pytest.mark.slow
+def test_logits(home: Path, plain_build: Path) -> None:
+    options = ("--architecture", "qwen2", "--quant", "F16", "--most", "8", "--build", plain_build)
+    result = measured("logits", *options)
+    labels = ("llama.cpp@native", "llama.cpp@embedded")
+    assert [bound["figure"] for bound in result["bounds"]] == [f"qwen2 F16 {label} largest KL" for label in labels]
+    assert all(bound["holds"] for bound in result["bounds"])
+
+
+@pytest.mark.slow
+def test_instructions(home: Path, tiny: Path) -> None:
+    root = ROOT / "build" / "fixtures" / "arm64-llama"
+    if not root.exists() or shutil.which("qemu-aarch64") is None:
+        pytest.skip("Debian's llama.cpp for arm64 or qemu-aarch64 is missing; run: .ci/fixtures")
+    result = measured("instructions", root, "--model", tiny, "--core", "cortex-a76", "--core", "cortex-a72")
+    assert result["figures"]["cortex-a72 plug-in"] == "libggml-cpu-armv8.0_1.so"
+    assert result["bounds"][-1]["figure"] == "instructions per token, cortex-a76 over cortex-a72"
+    assert not_measured(result).keys() <= {"cortex-a76 dot products", "cortex-a72 dot products"}
 
 
 @pytest.mark.slow
