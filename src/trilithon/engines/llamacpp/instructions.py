@@ -10,7 +10,7 @@ from trilithon.board.limits.cgroups import read_limits
 from trilithon.board.processors import big_cpus, cpu_features, read_clusters
 from trilithon.board.sysfs import Machine, format_cpu_list
 
-__all__ = ["Target", "target_of"]
+__all__ = ["ArmTarget", "target_of"]
 
 # What Armv8.2-A requires, by the kernel's names (arch/arm64/kernel/cpufeature.c).
 _ARMV8_2 = frozenset({"atomics", "asimdrdm", "crc32"})
@@ -25,21 +25,21 @@ _EXTENSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ArmTarget:
     """`march` is the compiler's -march, empty where the compiler is left to find out: not on 64-bit Arm."""
 
     march: str = ""
     words: str = ""
 
 
-def target_of(machine: Machine, accepts: Callable[[str], bool]) -> Target:
+def target_of(machine: Machine, accepts: Callable[[str], bool]) -> ArmTarget:
     """`accepts` tells whether the compiler knows a -march; what it does not know is left out, from the end."""
     clusters = read_clusters(machine)
     pinned = any(cluster.kind == "little" for cluster in clusters)
     cpus = big_cpus(machine, clusters, read_limits(machine)) if pinned else ()
     features = cpu_features(machine, cpus)
     if "asimd" not in features:
-        return Target()
+        return ArmTarget()
     names = [name for name, needed in _EXTENSIONS if needed <= features]
     base = "armv8.2-a" if names and features >= _ARMV8_2 else "armv8-a"
     known = len(names)
@@ -49,4 +49,4 @@ def target_of(machine: Machine, accepts: Callable[[str], bool]) -> Target:
     types = {c.core_type or "unknown" for c in clusters if not cpus or set(cpus) & set(c.cpus)}
     where = f"CPU {format_cpu_list(cpus)}" if cpus else "every CPU"
     lost = f"; the compiler is too old for {' and '.join(names[known:])}" if known < len(names) else ""
-    return Target(march, f"compiling for {march}, which {where} has ({', '.join(sorted(types))}){lost}")
+    return ArmTarget(march, f"compiling for {march}, which {where} has ({', '.join(sorted(types))}){lost}")
