@@ -24,6 +24,8 @@ from trilithon.engines.base import Build, Placement
 from trilithon.engines.table import engines
 from trilithon.errors import RunError
 from trilithon.measure.divergence import SAME_DIVERGENCE
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.files.quantizations import FORK_ONLY
 from trilithon.models.synthetic.tiny import requantise
 from trilithon.settings import Configuration
 
@@ -55,6 +57,8 @@ def pair_of(folder: Path, architecture: str, quantization: str, quantizer: Path 
     _, plain = write_pair(folder, architecture, "F16")
     quantized = folder / f"{architecture}-{quantization.lower()}.gguf"
     subprocess.run([quantizer, plain, quantized, quantization], check=True, capture_output=True)
+    if others := {tensor.type for tensor in read_gguf(quantized).tensors} & FORK_ONLY:
+        raise CannotMeasure(f"this llama-quantize takes {', '.join(sorted(others))} for some tensors; use llama.cpp's")
     return quantized, requantise(quantized, quantized.with_suffix(".f32.gguf"), "F32")
 
 
@@ -104,8 +108,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for architecture in options.architecture or kinds():
             for quantization in quantizations:
-                pair = pair_of(Path(name), architecture, quantization, quantizer)
-                figures |= figures_of(pair, f"{architecture} {quantization}", list(builds), lengths, configuration)
+                label = f"{architecture} {quantization}"
+                try:
+                    pair = pair_of(Path(name), architecture, quantization, quantizer)
+                except CannotMeasure as error:
+                    figures[label] = not_measured(error)
+                    continue
+                figures |= figures_of(pair, label, list(builds), lengths, configuration)
     bounds = [Bound(figure, most=SAME_DIVERGENCE) for figure in figures if figure.endswith(" largest KL")]
     return report(figures, bounds, as_json=options.json)
 
