@@ -8,6 +8,7 @@ from pathlib import Path
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.ik_llamacpp.argv import KV_TYPES, refusal_of_options, server_argv
 from trilithon.engines.ik_llamacpp.dialect import IkDialect
+from trilithon.engines.ik_llamacpp.wheel import WHEEL, refusal_of_wheel, wheel_build, wheel_launch, wheel_trouble
 from trilithon.engines.llamacpp.gpu import PLAIN_V_TYPES
 from trilithon.engines.llamacpp.programs import IK, Program, programs
 from trilithon.language import Message
@@ -36,13 +37,19 @@ class IkLlamaCpp:
     def builds(self) -> list[Build]:
         usable = [program for program in programs(self._configuration) if program.fork == IK]
         named = [(program, number) for number, program in enumerate(usable, 1) if not program.libraries_missing]
-        return [self._build(program, program.name or f"ik{number if number > 1 else ''}") for program, number in named]
+        native = [
+            self._build(program, program.name or f"ik{number if number > 1 else ''}") for program, number in named
+        ]
+        return [*native, *wheel_build(self.name)]
 
     def missing(self) -> str:
-        return "" if self.builds() else f"{_MISSING}; run: trilithon engines build --engine ik"
+        if self.builds():
+            return ""
+        return wheel_trouble() or f"{_MISSING}; run: trilithon engines build --engine ik"
 
     def problems(self) -> tuple[str, ...]:
-        return ()  # llama.cpp's engine reports on all llama-server programs
+        """llama.cpp's engine reports on all llama-server programs."""
+        return tuple(filter(None, [wheel_trouble()])) if self.builds() else ()  # without any build, `missing` says it
 
     def refusal(self, file: ModelFile, build: Build, unit: Unit, settings: Settings) -> str:
         if file.format != "gguf":
@@ -56,11 +63,15 @@ class IkLlamaCpp:
                 return f"unknown KV type {kind}; there are {', '.join(KV_TYPES)}"
         if settings.kv_type_v not in PLAIN_V_TYPES and settings.flash_attention == "off":
             return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
+        if build.name == WHEEL and (refused := refusal_of_wheel(settings)):
+            return refused
         if settings.speculation == _PREDICTION_LAYERS:
             return f"{self.name} has no {_PREDICTION_LAYERS}; take spec=ngram-mod"
         return refusal_of_options(settings)
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
+        if placement.build.name == WHEEL:
+            return wheel_launch(placement, folder)
         slots, key_file, key = folder / "slots", folder / "key", secrets.token_hex(16)
         slots.mkdir(exist_ok=True)
         # In a file of its own: other users can read the command line.
@@ -81,7 +92,10 @@ class IkLlamaCpp:
         return ()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
-        if not _dialect(placement.build.where, placement.build.fingerprint).claims_unread:
+        if (
+            placement.build.name == WHEEL
+            or not _dialect(placement.build.where, placement.build.fingerprint).claims_unread
+        ):
             return ()
         remark = (
             "this build loses the last token of an answer from its KV cache, so every prompt is evaluated in full; "

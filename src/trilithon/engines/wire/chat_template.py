@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
-__all__ = ["ChatTemplate", "read_chat_template"]
+__all__ = ["ChatTemplate", "for_template", "read_chat_template"]
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -181,6 +181,26 @@ def _tojson(
 ) -> str:
     """Without the escapes for HTML of Jinja's filter, which models do not know."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def for_template(message: Mapping[str, Any], content: str) -> dict[str, Any]:
+    """The message with `content` as its text, and the arguments of calls as objects: requests have them as JSON in a
+    text, which templates would quote again. Raises UserError for arguments that are not JSON."""
+    converted = dict(message) | {"content": content}
+    if calls := message.get("tool_calls"):
+        converted["tool_calls"] = [_call(call) for call in calls]
+    return converted
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the arguments of a call of {function.get('name')} are not JSON: {error}") from error
+    return dict(call) | {"function": function}
 
 
 def read_chat_template(folder: Path) -> ChatTemplate | None:

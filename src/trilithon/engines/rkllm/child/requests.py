@@ -8,17 +8,16 @@ from trilithon.engines.rkllm.child.answering import RkllmRequest
 from trilithon.engines.rkllm.child.structs import GREEDY, Picture, RkllmSampling
 from trilithon.engines.rkllm.child.template import ModelText
 from trilithon.engines.rkllm.child.vision import VisionEncoder, images_in
-from trilithon.engines.wire.bodies import NUMBER_LIMIT, field_of
+from trilithon.engines.wire.bodies import field_of
 from trilithon.engines.wire.generation import GenerationRequest
 from trilithon.engines.wire.http import WireError
 from trilithon.engines.wire.requests import RenderedPrompt, RequestReader, chat_messages, offered_tools
+from trilithon.engines.wire.sampling_fields import UNSUPPORTED, biases, refuse_unknown, within
 
 __all__ = ["RkllmReader", "Vision"]
 
 Vision = tuple[VisionEncoder | None, str]
 """The vision encoder, or the reason why there is none."""
-
-_UNSUPPORTED = "not_supported_error"
 
 # Fields that the runtime does not support, with the values that have no effect: some clients send these every time.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -41,7 +40,6 @@ _WINDOWS = (64, -1)  # llama-server's, and "the whole context"; how far the runt
 _DEFAULT = RkllmSampling(top_k=40, top_p=0.9, temperature=0.8, repeat_penalty=1.1)
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-3, 10.0
 _ALL_TOKENS = 100_000
-_MOST_DIGITS = 11
 _GREEDY_WORDS = ("n_probs", "logprobs", "logit_bias")
 
 
@@ -65,17 +63,15 @@ class RkllmReader(RequestReader[RkllmRequest]):
         return replace(self.chat_of(body, rendered), thinking=self._thinks(body), picture=picture)
 
     def request(self, body: Mapping[str, Any], common: GenerationRequest) -> RkllmRequest:
-        sampling, bias = _sampling(body), _bias(body, self._model_text)
+        sampling, bias = _sampling(body), biases(body, self._model_text.token)
         _refuse_unsupported(body, greedy=sampling.top_k == 1)
         if (common.candidates or bias) and sampling != GREEDY:
             # The runtime gives scores instead of an answer; the token is then chosen here, which is only done greedily.
             name = next((name for name in _GREEDY_WORDS if body.get(name)), "top_logprobs")
-            raise WireError(
-                400, f'"{name}" needs "temperature" 0 and no penalties with the RKLLM runtime', _UNSUPPORTED
-            )
+            raise WireError(400, f'"{name}" needs "temperature" 0 and no penalties with the RKLLM runtime', UNSUPPORTED)
         if (common.candidates or bias or common.ignore_eos) and common.prompt_tokens is None:
             name = next((name for name in (*_GREEDY_WORDS, "ignore_eos") if body.get(name)), "prompt")
-            raise WireError(400, f'"{name}" needs token ids; {self.text.note or "send them"}', _UNSUPPORTED)
+            raise WireError(400, f'"{name}" needs token ids; {self.text.note or "send them"}', UNSUPPORTED)
         fields = {name: getattr(common, name) for name in GenerationRequest.__slots__}
         return RkllmRequest(**fields, sampling=sampling, bias=bias)
 
@@ -86,73 +82,46 @@ class RkllmReader(RequestReader[RkllmRequest]):
             return None
         encoder, reason = self._vision
         if encoder is None:
-            raise WireError(501, reason, _UNSUPPORTED)
+            raise WireError(501, reason, UNSUPPORTED)
         if offered_tools(body):
             message = '"tools" and pictures do not go together in the RKLLM runtime; leave out one'
-            raise WireError(400, message, _UNSUPPORTED)
+            raise WireError(400, message, UNSUPPORTED)
         return lambda: encoder.chat(messages)
 
     def _thinks(self, body: Mapping[str, Any]) -> bool:
         settings = field_of(body, "chat_template_kwargs", dict, {})
         if unknown := settings.keys() - {"enable_thinking"}:
             message = f'"chat_template_kwargs" takes enable_thinking alone; leave out {", ".join(sorted(unknown))}'
-            raise WireError(400, message, _UNSUPPORTED)
+            raise WireError(400, message, UNSUPPORTED)
         enabled = settings.get("enable_thinking", body.get("enable_thinking"))
         return self._thinking if enabled is None else bool(enabled)
 
 
 def _refuse_unsupported(body: Mapping[str, Any], *, greedy: bool) -> None:
-    for name, neutral in _NEUTRAL.items():
-        if body.get(name) is not None and body[name] not in neutral:
-            raise WireError(400, f'"{name}" is not supported by the RKLLM runtime; leave it out', _UNSUPPORTED)
+    refuse_unknown(body, _NEUTRAL, "the RKLLM runtime")
     if not greedy and body.get("seed") is not None and body["seed"] not in _RANDOM_SEEDS:
         message = '"seed" is not supported by the RKLLM runtime; leave it out, or set "temperature" to 0'
-        raise WireError(400, message, _UNSUPPORTED)
+        raise WireError(400, message, UNSUPPORTED)
     if body.get("repeat_last_n") is not None and body["repeat_last_n"] not in _WINDOWS:
-        raise WireError(400, '"repeat_last_n" cannot be set in the RKLLM runtime; leave it out', _UNSUPPORTED)
+        raise WireError(400, '"repeat_last_n" cannot be set in the RKLLM runtime; leave it out', UNSUPPORTED)
 
 
 def _sampling(body: Mapping[str, Any]) -> RkllmSampling:
-    temperature = _within(body, "temperature", _DEFAULT.temperature, 0, _MOST_TEMPERATURE)
+    temperature = within(body, "temperature", _DEFAULT.temperature, 0, _MOST_TEMPERATURE)
     top_k = field_of(body, "top_k", int, _DEFAULT.top_k)
     plain = RkllmSampling(
-        repeat_penalty=_within(body, "repeat_penalty", _DEFAULT.repeat_penalty, 0.1, 10),
-        frequency_penalty=_within(body, "frequency_penalty", 0.0, -2, 2),
-        presence_penalty=_within(body, "presence_penalty", 0.0, -2, 2),
+        repeat_penalty=within(body, "repeat_penalty", _DEFAULT.repeat_penalty, 0.1, 10),
+        frequency_penalty=within(body, "frequency_penalty", 0.0, -2, 2),
+        presence_penalty=within(body, "presence_penalty", 0.0, -2, 2),
     )
     if temperature < _LEAST_TEMPERATURE or top_k == 1:
         return plain
     return replace(
         plain,
         top_k=min(top_k, _ALL_TOKENS) if top_k > 0 else _ALL_TOKENS,
-        top_p=_within(body, "top_p", _DEFAULT.top_p, 0, 1),
+        top_p=within(body, "top_p", _DEFAULT.top_p, 0, 1),
         temperature=temperature,
-        mirostat=int(_within(body, "mirostat", 0, 0, 2)),
-        mirostat_tau=_within(body, "mirostat_tau", GREEDY.mirostat_tau, 0.01, 100),
-        mirostat_eta=_within(body, "mirostat_eta", GREEDY.mirostat_eta, 0.001, 10),
+        mirostat=int(within(body, "mirostat", 0, 0, 2)),
+        mirostat_tau=within(body, "mirostat_tau", GREEDY.mirostat_tau, 0.01, 100),
+        mirostat_eta=within(body, "mirostat_eta", GREEDY.mirostat_eta, 0.001, 10),
     )
-
-
-def _within(body: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    value = field_of(body, name, float, float(default))
-    if not low <= value <= high:
-        raise WireError(400, f'"{name}" must be from {low:g} to {high:g}')
-    return value
-
-
-def _bias(body: Mapping[str, Any], text: ModelText) -> dict[int, float]:
-    """llama-server's pairs, or OpenAI's object; a text stands for its token, False for never."""
-    given = body.get("logit_bias") or []
-    pairs = list(given.items()) if isinstance(given, dict) else given
-    bias = {}
-    for pair in pairs if isinstance(pairs, list) else [None]:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[1], int | float):
-            raise WireError(400, '"logit_bias" must be a list of pairs of a token and a number')
-        named = str(pair[0])
-        token = int(named) if named.isdecimal() and len(named) < _MOST_DIGITS else text.token(named)
-        if token is None:
-            raise WireError(400, f'"logit_bias" names {named[:99]!r}, which is no token of this model')
-        if not abs(pair[1]) <= NUMBER_LIMIT:
-            raise WireError(400, f'"logit_bias" must have numbers up to {NUMBER_LIMIT:g}')
-        bias[token] = -NUMBER_LIMIT if pair[1] is False else float(pair[1])
-    return bias

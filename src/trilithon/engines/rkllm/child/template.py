@@ -2,12 +2,11 @@
 
 Nothing that comes with a model is executed, except for the template in its sandbox."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trilithon.engines.wire.chat_template import ChatTemplate, read_chat_template
+from trilithon.engines.wire.chat_template import ChatTemplate, for_template, read_chat_template
 from trilithon.engines.wire.requests import RenderedPrompt
 from trilithon.engines.wire.text_stream import opens_reasoning
 from trilithon.errors import ModelError, UserError
@@ -83,7 +82,7 @@ class ModelText:
                 raise UserError(f"tools need the model's template; {self.note}")
             return RenderedPrompt(plain_prompt(messages), None, False)
         text = self._template.render(
-            [_for_template(message) for message in messages],
+            [for_template(message, _content(message)) for message in messages],
             tools=list(tools),
             enable_thinking=enable_thinking,
             generation_prompt=generation_prompt,
@@ -170,26 +169,6 @@ def _part(part: Mapping[str, Any]) -> str:
     if kind == "image_url":
         return IMAGE_TAG
     raise UserError(f"content of the type {kind} is unknown; there are text and image_url")
-
-
-def _for_template(message: Mapping[str, Any]) -> dict[str, Any]:
-    """With the content as one text, and the arguments of calls as objects: requests have them as JSON in a text, which
-    templates would quote again."""
-    converted = dict(message) | {"content": _content(message)}
-    if calls := message.get("tool_calls"):
-        converted["tool_calls"] = [_call(call) for call in calls]
-    return converted
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"the arguments of a call of {function.get('name')} are not JSON: {error}") from error
-    return dict(call) | {"function": function}
 
 
 def _read_tokenizer(path: Path) -> "Tokenizer":
