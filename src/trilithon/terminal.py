@@ -1,5 +1,8 @@
-"""What a stranger's text must not do to a terminal: move the cursor, write the clipboard, change the title."""
+"""What a stranger's text must not do to a terminal: move the cursor, write the clipboard, change the title. And what a
+terminal cannot show: signs beyond ASCII, on old ones."""
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,10 +11,58 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-__all__ = ["plain", "plain_console"]
+__all__ = ["ascii_signs", "plain", "plain_console", "shows_signs"]
 
 # All control characters but line feeds and tabs, which are text: C0, DEL and C1.
 _COMMANDING = dict.fromkeys([*range(9), *range(11, 32), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
+
+# Signs of our texts on terminals that have ASCII alone; their letters are printed as they are.
+_ASCII_SIGNS = str.maketrans(
+    {
+        "✓": "ok",
+        "✗": "no",
+        "→": "->",
+        "·": "-",
+        "×": "x",
+        "…": "...",
+        "–": "-",
+        "—": "-",
+        "±": "+/-",
+        "≥": ">=",
+        "≤": "<=",
+    }
+    | {
+        "─": "-",
+        "━": "-",
+        "═": "=",
+        "│": "|",
+        "█": "#",
+        "░": ".",
+        "▲": "^",
+        "«": '"',
+        "»": '"',
+        "°": "",
+        "\N{NO-BREAK SPACE}": " ",
+    }
+)
+_OLD_TERMINALS = ("dumb", "linux", "vt100", "vt102", "vt220")
+
+
+def shows_signs(stream: Any = None) -> bool:
+    """Whether a stream, by default stdout, takes signs such as ✓: not one that has another encoding than UTF-8, nor a
+    terminal in the C locale (which Python writes UTF-8 to), nor the kernel's console, whose font lacks them."""
+    stream = stream or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if not encoding.lower().replace("-", "").startswith("utf"):
+        return False
+    if not getattr(stream, "isatty", bool)():
+        return True
+    locale, terminal = os.environ.get("LC_ALL", ""), os.environ.get("TERM", "")
+    return locale not in ("C", "POSIX") and terminal not in _OLD_TERMINALS
+
+
+def ascii_signs(text: str) -> str:
+    return text.translate(_ASCII_SIGNS)
 
 
 def plain(text: str) -> str:
@@ -28,10 +79,12 @@ def plain_console(**options: Any) -> "Console":
 
     class PlainConsole(Console):
         def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            with_signs = shows_signs(self.file)
             for segment in super().render(renderable, options):
-                if segment.control or not self.is_terminal:
+                if segment.control or (with_signs and not self.is_terminal):
                     yield segment
-                else:
-                    yield Segment(plain(segment.text), segment.style)
+                    continue
+                text = plain(segment.text) if self.is_terminal else segment.text
+                yield Segment(text if with_signs else ascii_signs(text), segment.style)
 
     return PlainConsole(**options)

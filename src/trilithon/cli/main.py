@@ -92,7 +92,8 @@ class _Commands(click.Group):
 
 
 def _set_language(ctx: click.Context, _: click.Parameter, language: str | None) -> None:
-    use_language(language)
+    if not ctx.resilient_parsing:
+        use_language(language)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -5,9 +5,9 @@ import sys
 import click
 
 from trilithon.language import language_of_environment, translated
-from trilithon.terminal import plain
+from trilithon.terminal import ascii_signs, plain, shows_signs
 
-__all__ = ["say", "shown", "speaks_utf8"]
+__all__ = ["say", "shown"]
 
 
 def say(text: object = "", *, err: bool = False, nl: bool = True, raw: bool = False) -> None:
@@ -16,15 +16,11 @@ def say(text: object = "", *, err: bool = False, nl: bool = True, raw: bool = Fa
     stream = sys.stderr if err else sys.stdout
     if not raw and stream is not None and stream.isatty():
         text = plain(str(text))
+    if not raw and stream is not None and not shows_signs(stream):
+        text = ascii_signs(str(text))
     click.echo(text, err=err, nl=nl, color=True)  # with color=None, click would drop escape sequences before a pipe
 
 
 def shown(text: str) -> str:
     """In the user's language."""
     return translated(text, language_of_environment())
-
-
-def speaks_utf8() -> bool:
-    """Whether stdout takes more than ASCII; a stream without an encoding takes any text."""
-    encoding = getattr(sys.stdout, "encoding", None)
-    return encoding is None or encoding.lower().replace("-", "").startswith("utf")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say, shown, speaks_utf8
+from trilithon.cli.output import say, shown
 from trilithon.errors import UserError
 from trilithon.language import Message, listed
-from trilithon.terminal import plain_console
+from trilithon.terminal import plain_console, shows_signs
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def print_report(
 
 
 def _print_item(console: "Console", severity: str, name: str, width: int, text: str, fix: str) -> None:
-    marks, arrow = (_MARKS, "→") if speaks_utf8() else (_PLAIN_MARKS, "->")
+    marks, arrow = (_MARKS, "→") if shows_signs() else (_PLAIN_MARKS, "->")
     mark_width = max(map(len, marks.values()))
     console.print(f"  {marks[severity]:<{mark_width}} ", style=_STYLES[severity], end="")
     _print_line(console, " " * (mark_width + 3), name, width, shown(text), begun=True)
