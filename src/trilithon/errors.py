@@ -3,6 +3,7 @@
     TrilithonError                 exit code 1
     ├── UserError                  exit code 2: what was wrong with the input, and the fix
     │   ├── ModelError             a file that is missing, truncated, or not a model
+    │   │   ├── NoSuchModel        no model of this name is here; it can be pulled
     │   │   ├── NotAModel          an adapter, a projector or another file that no engine runs alone
     │   │   ├── NoRoom             the disk is too full for it
     │   │   └── AccessDenied       the server of the model refuses it (models.fetch.http_client)
@@ -35,6 +36,7 @@ __all__ = [
     "Interrupted",
     "ModelError",
     "NoRoom",
+    "NoSuchModel",
     "NotAModel",
     "PlacementError",
     "RunError",
@@ -55,6 +57,10 @@ class UserError(TrilithonError):
 
 
 class ModelError(UserError):
+    pass
+
+
+class NoSuchModel(ModelError):
     pass
 
 

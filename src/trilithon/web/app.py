@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilithon.serve.access.scopes import is_allowed, scope_of_page
+from trilithon.serve.http.bare_page import wants_page
 from trilithon.web import login
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import at
@@ -128,12 +129,7 @@ def _is_pages(scope: Scope) -> bool:
     path = scope["path"]
     if path.startswith(_OWN_PREFIXES) or path == "/favicon.ico":
         return True
-    return path in PATHS.values() and scope["type"] == "http" and scope["method"] == "GET" and _wants_page(scope)
-
-
-def _wants_page(scope: Scope) -> bool:
-    """Browsers name HTML in `Accept` when they go to a page; clients of the API, which share some paths, do not."""
-    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
+    return path in PATHS.values() and scope["type"] == "http" and scope["method"] == "GET" and wants_page(scope)
 
 
 def _add_page(name: str, context: AppContext) -> None:

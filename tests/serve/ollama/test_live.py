@@ -53,6 +53,18 @@ def test_what_clients_look_at_first(server: Server) -> None:
     assert server.http.get("/api/status").json()["cloud"]["disabled"] is True
 
 
+@pytest.mark.parametrize(("language", "title"), [("en-GB,ru;q=0.5", "is running"), ("ru-RU,en;q=0.5", "работает")])
+def test_a_person_is_told_more_than_clients_are(server: Server, language: str, title: str) -> None:
+    """Without web pages; with them, the chat is at this address."""
+    page = server.http.get("/", headers={"accept": "text/html,*/*;q=0.8", "accept-language": language})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert f"<h1>Trilithon {title}</h1>" in page.text
+    assert "Ollama is running" not in page.text
+    assert f"OPENAI_BASE_URL={str(server.http.base_url).rstrip('/')}/v1" in page.text
+    assert "<code>make install</code>" in page.text
+    assert server.http.get("/", headers={"accept": "*/*"}).text == "Ollama is running"
+
+
 def test_a_model_that_is_loaded_twice_is_listed_once(serve: Serve, tiny: Path) -> None:
     server = serve(tiny, placement=LLAMA)
     http = server.http

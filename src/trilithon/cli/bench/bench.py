@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
 from trilithon.errors import TrilithonError, UserError
@@ -34,6 +35,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 
 @click.command("bench")
 @click.argument("model", required=False, shell_complete=complete_model_or_file)
+@YES
 @click.option("-p", "--n-prompt", default="512", show_default=True, help="Prompt lengths for pp, 0 for none.")
 @click.option("-n", "--n-gen", default="128", show_default=True, help="Generated tokens for tg, 0 for none.")
 @click.option("-pg", "pg", multiple=True, metavar="P,N", help="A prompt of P tokens, then N generated, as one figure.")
@@ -86,7 +88,7 @@ def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
 
     plan = _plan(words, configuration)
     with Store.open(configuration.results_database) as store:
-        _measure(plan, store, configuration, words, resume=None)
+        _measure(plan, store, configuration, {**words, "model": words["model"] or "demo"}, resume=None)
 
 
 def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
@@ -94,7 +96,7 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.results.store.database import Store
 
     _refuse_beside(
-        "--resume keeps the original options", set(words) - {"resume", "output", "progress", "report_folder"}
+        "--resume keeps the original options", set(words) - {"resume", "output", "progress", "report_folder", "yes"}
     )
     with Store.open(configuration.results_database) as store:
         number = store.last_interrupted()
@@ -193,17 +195,17 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
         _refuse_beside("--no-quality makes no use of a reference", {"reference"})
     if not words["pin_clocks"]:
         _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
-    budget = words["time_budget"]
+    budget, yes = words["time_budget"], words["yes"]
     return CampaignSetup(
         # With other forms beside it, no single file has to suit all placements.
-        model=_model(words["model"], () if words["also"] else words["placement"], configuration),
+        model=_model(words["model"], () if words["also"] else words["placement"], configuration, yes=yes),
         tests=tuple(_tests(words)),
-        also=tuple(_model(text, (), configuration) for text in words["also"]),
+        also=tuple(_model(text, (), configuration, yes=yes) for text in words["also"]),
         placements=tuple(words["placement"]),
         variants=tuple(_variants(words)),
         rounds=words["repetitions"],
         budget_seconds=None if budget is None else parse_duration(budget, name="--time-budget"),
-        reference=None if words["reference"] is None else _model(words["reference"], (), configuration),
+        reference=None if words["reference"] is None else _model(words["reference"], (), configuration, yes=yes),
         quality=not words["no_quality"],
         pin_clocks=words["pin_clocks"],
         keep_awake=words["keep_awake"],
@@ -219,16 +221,16 @@ def _refuse_beside(reason: str, names: AbstractSet[str]) -> None:
             raise UserError(f"{reason}; leave {word} out")
 
 
-def _model(text: str | None, placements: Sequence[str], configuration: "Configuration") -> Path:
+def _model(text: str | None, placements: Sequence[str], configuration: "Configuration", *, yes: bool) -> Path:
     if text is not None:
         from trilithon.cli.models.commands import locate_model
 
-        return locate_model(text, placements, configuration)
+        return locate_model(text, placements, configuration, yes=yes)
     from trilithon.cli.progress import reading
-    from trilithon.models.fetch.demo import DEMO_LICENCE, demo_model
+    from trilithon.models.fetch.demo import DEMO_NOTES, demo_model
 
-    say(f"No model named: measuring the demo model. {DEMO_LICENCE}", err=True)
-    return demo_model(configuration.cache, reading("assembling the demo model"))
+    say("\n".join(("no model named: measuring the demo model", *DEMO_NOTES)), err=True)
+    return demo_model(configuration, reading("putting the demo model into the store"))
 
 
 def _tests(words: Mapping[str, Any]) -> "list[Test]":

@@ -4,12 +4,13 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.models.absent import YES, or_pulled, pulled_here
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.errors import Interrupted, ModelError, UserError
 
@@ -48,11 +49,13 @@ _FILE_SUFFIXES = (".gguf", ".rkllm")
     "--placement", default="", metavar="P", help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT."
 )
 @click.option("--verbose", is_flag=True, help="Show the timings of each answer.")
+@YES
 def run(model: str, prompt: tuple[str, ...], **words: Any) -> None:
     """Chat with MODEL (a name as in trilithon list, or a file), or ask it PROMPT.
 
     Piped input is appended to PROMPT. The server at TRILITHON_HOST answers (default 127.0.0.1:11435); if none runs
-    there, one is started for the duration of this command. In a chat, /? lists the commands."""
+    there, one is started for the duration of this command. A model that is not here is pulled, once you agree. In a
+    chat, /? lists the commands."""
     from trilithon.cli.chat.files import history_path
     from trilithon.cli.chat.screen import ChatScreen
     from trilithon.cli.chat.session import Session
@@ -61,13 +64,17 @@ def run(model: str, prompt: tuple[str, ...], **words: Any) -> None:
     configuration = load_configuration()
     question = _question(prompt)
     talk = _conversation(model, words)
-    with _ended_by_signals(), _server(talk, words, configuration) as (server, talk):
+    with _ended_by_signals(), _server(talk, words, configuration) as (server, talk, pull):
         screen = ChatScreen(history_path(configuration))
         session = Session(server, screen, configuration, _keep_alive(words["keepalive"]))
-        if question is None:
-            session.converse(talk)
-        else:
-            session.answer(talk, question)
+
+        def speak() -> None:
+            if question is None:
+                session.converse(talk)
+            else:
+                session.answer(talk, question)
+
+        or_pulled(talk.model, speak, pull, yes=words["yes"])
 
 
 def _question(prompt: Sequence[str]) -> str | None:
@@ -145,8 +152,9 @@ def _keep_alive(text: str | None) -> str | float | None:
 @contextlib.contextmanager
 def _server(
     talk: "TerminalChat", words: Mapping[str, Any], configuration: "Configuration"
-) -> "Iterator[tuple[Server, TerminalChat]]":
-    """The one that runs, unless the user wants what only a server of its own can do; with its name for the model."""
+) -> "Iterator[tuple[Server, TerminalChat, Callable[[], None]]]":
+    """The one that runs, unless the user wants what only a server of its own can do; with its name for the model, and
+    what pulls the model for it."""
     from dataclasses import replace
 
     from trilithon.cli.serve.server_client import running_server
@@ -156,10 +164,30 @@ def _server(
         running = running_server()
         if running is not None:
             with running:
-                yield running, talk
+                yield running, talk, _pulled_by(talk.model, running)
             return
     with _own_server(file, words, configuration) as (server, name):
-        yield server, replace(talk, model=name or talk.model)
+        yield server, replace(talk, model=name or talk.model), pulled_here(talk.model, configuration)
+
+
+def _pulled_by(model: str, server: "Server") -> Callable[[], None]:
+    """What makes a running server pull it: its store may be another user's or another machine's."""
+
+    def pull() -> None:
+        from trilithon.cli.models.pull_progress import PullProgress
+        from trilithon.models.fetch.pull import PullStep
+        from trilithon.models.fetch.transfer_rate import TransferProgress
+
+        with PullProgress(as_json=False) as progress:
+            for line in server.pull(model):
+                status, done, total = str(line.get("status", "")), line.get("completed"), line.get("total")
+                if isinstance(done, int):
+                    amount = TransferProgress(done, total if isinstance(total, int) else None)
+                    progress(PullStep("fetching", model, progress=amount))
+                elif status:
+                    progress(PullStep("chosen", status))
+
+    return pull
 
 
 @contextlib.contextmanager

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
+from trilithon.cli.models.absent import YES, or_pulled, pulled_here
 from trilithon.cli.output import say
 from trilithon.errors import ModelError, TrilithonError
 from trilithon.units import format_bytes
@@ -48,15 +50,17 @@ def complete_model_or_file(context: click.Context, parameter: click.Parameter, i
     return [*names, CompletionItem(incomplete, type="file")]
 
 
-def locate_model(text: str, placements: Sequence[str], configuration: "Configuration") -> Path:
+def locate_model(text: str, placements: Sequence[str], configuration: "Configuration", *, yes: bool = False) -> Path:
     """The file that `text` (a path or a name) refers to: of several, the first that the placements can run. The path is
-    absolute, because a campaign may be resumed in another folder. Raises ModelError."""
+    absolute, because a campaign may be resumed in another folder. A model that is not here is pulled once the user
+    agrees, with `yes` at once. Raises ModelError."""
     from trilithon.engines.placing import suits_placements
     from trilithon.models.store.model_store import ModelStore
     from trilithon.models.store.resolve import locate
 
     with ModelStore.open(configuration) as store:
-        return locate(text, store, suits_placements(placements, configuration), _adopted)
+        look = partial(locate, text, store, suits_placements(placements, configuration), _adopted)
+        return or_pulled(text, look, pulled_here(text, configuration), yes=yes)
 
 
 @click.command("list")
@@ -79,14 +83,18 @@ def list_models(verbose: bool, as_json: bool) -> None:
     elif rows:
         say(model_rows.render(rows), nl=False)
     else:
-        say("there are no models yet; pull one: trilithon pull qwen2.5:0.5b", err=True)
+        say(
+            "there are no models yet; try the demo model: trilithon run demo; or pull one: trilithon pull qwen2.5:0.5b",
+            err=True,
+        )
 
 
 @click.command("show")
 @click.argument("model", shell_complete=complete_model_or_file)
 @click.option("--modelfile", is_flag=True, help="Print a Modelfile for `trilithon create`.")
+@YES
 @_JSON
-def show(model: str, modelfile: bool, as_json: bool) -> None:
+def show(model: str, modelfile: bool, yes: bool, as_json: bool) -> None:
     """Show MODEL (a name or a file): its properties, the memory that it needs, and what can run it here."""
     from trilithon.cli.models import show as model_show
     from trilithon.models.store.resolve import find_reference
@@ -94,7 +102,8 @@ def show(model: str, modelfile: bool, as_json: bool) -> None:
 
     configuration = load_configuration()
     with _store() as store:
-        reference = find_reference(model, store, _adopted)
+        look = partial(find_reference, model, store, _adopted)
+        reference = or_pulled(model, look, pulled_here(model, configuration), yes=yes)
         if modelfile:
             say(model_show.modelfile(reference), nl=False)
         elif as_json:

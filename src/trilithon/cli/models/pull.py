@@ -15,8 +15,9 @@ from trilithon.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from trilithon.cli.models.pull_progress import PullProgress
     from trilithon.models.names import Reference
+    from trilithon.settings import Configuration
 
-__all__ = ["pull"]
+__all__ = ["pull", "pull_model"]
 
 
 def _known_chip(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -60,19 +61,36 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
 
     Of several files the best for this board is chosen. A stopped download resumes. HF_TOKEN (or hf auth login) and
     HF_ENDPOINT are used."""
+    from trilithon.models.fetch.transfer_rate import parse_rate
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    rate = parse_rate(limit, name="--limit") if limit else None
+    pull_model(model, configuration, quant=quant, chip=chip, rate=rate, insecure=insecure, as_json=as_json)
+
+
+def pull_model(
+    model: str,
+    configuration: "Configuration",
+    *,
+    quant: str | None = None,
+    chip: str | None = None,
+    rate: float | None = None,
+    insecure: bool = False,
+    as_json: bool = False,
+    aside: bool = False,
+) -> None:
+    """With its progress on stderr, and its result too where `aside` is set. Raises as `pull` of models.fetch does, and
+    Interrupted."""
     from trilithon.board.snapshot import read_board
     from trilithon.cli.models.pull_progress import PullProgress
     from trilithon.engines.placing import download_target
     from trilithon.models.fetch.download import Download
     from trilithon.models.fetch.download_list import PullOptions
     from trilithon.models.fetch.pull import pull as fetch
-    from trilithon.models.fetch.transfer_rate import parse_rate
     from trilithon.models.names import parse_reference
     from trilithon.models.store.model_store import ModelStore
-    from trilithon.settings import load_configuration
 
-    configuration = load_configuration()
-    rate = parse_rate(limit, name="--limit") if limit else None
     reference = _with_choice(parse_reference(model), quant)
     options = PullOptions(
         target=download_target(reference, read_board(), configuration, chip),
@@ -84,7 +102,7 @@ def pull(model: str, quant: str | None, chip: str | None, limit: str | None, ins
         PullProgress(as_json=as_json) as progress,
         _stoppable(model, progress),
     ):
-        progress.finish(fetch(reference, store, options, progress))
+        progress.finish(fetch(reference, store, options, progress), aside=aside)
 
 
 def _with_choice(reference: "Reference", quant: str | None) -> "Reference":
@@ -116,10 +134,11 @@ def _stoppable(model: str, progress: "PullProgress") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f" ({progress.kept})" if progress.kept else ""
-        raise Interrupted(
-            f"stopped; the received data is kept{kept}. Resume with: trilithon pull {shlex.quote(model)}"
-        ) from None
+        command = f"trilithon pull {shlex.quote(model)}"
+        if not progress.kept:
+            why = f" ({progress.trouble})" if progress.trouble else ""
+            raise Interrupted(f"stopped before any data came{why}. Try again with: {command}") from None
+        raise Interrupted(f"stopped; the received data is kept ({progress.kept}). Resume with: {command}") from None
     finally:
         for number, previous_handler in previous.items():
             signal.signal(number, previous_handler)

@@ -19,19 +19,21 @@ _WORDS = {"waiting": "another process fetches", "fetching": "fetching", "checkin
 
 
 class PullProgress(ProgressBar):
-    """A context manager that is called with every step; `finish` prints the result. `kept` is the amount received."""
+    """A context manager that is called with every step; `finish` prints the result. `kept` is the amount received,
+    `trouble` why nothing comes now; both are empty where there is none."""
 
     def __init__(self, *, as_json: bool) -> None:
         state = TextColumn("{task.fields[state]}")
         super().__init__(state, description="", wanted=not as_json, visible=False, state="")
-        self.kept = ""
+        self.kept = self.trouble = ""
         self._as_json = as_json
         self._shown: tuple[str, str] = ("", "")
         self._shown_at = 0.0
 
     def __call__(self, step: PullStep) -> None:
         if step.stage == "fetching" and step.progress is not None:
-            self.kept = _amount(step)
+            self.kept = _amount(step) if step.progress.done_bytes else ""
+        self.trouble = step.text if step.stage == "retrying" else ""
         if self._as_json:
             if self._is_due(step, _JSON_SECONDS):
                 say(json.dumps(_as_json(step), ensure_ascii=False))
@@ -45,7 +47,8 @@ class PullProgress(ProgressBar):
         elif self._is_due(step, _LINE_SECONDS):
             self._say(f"{_doing(step)}: {_state(step)}")
 
-    def finish(self, pulled: Pulled) -> None:
+    def finish(self, pulled: Pulled, *, aside: bool = False) -> None:
+        """`aside`: on stderr, where stdout is for something else."""
         manifest = pulled.manifest
         if self._as_json:
             say(json.dumps(_outcome(pulled), ensure_ascii=False))
@@ -56,7 +59,8 @@ class PullProgress(ProgressBar):
             self._bar.stop()
         count = len(manifest.files)
         reused = "" if pulled.fetched_bytes else ", all of them present already"
-        say(f"{manifest.name}  {format_bytes(manifest.size_bytes)}  {count} file{'s' * (count != 1)}{reused}")
+        size = format_bytes(manifest.size_bytes)
+        say(f"{manifest.name}  {size}  {count} file{'s' * (count != 1)}{reused}", err=aside)
 
     def _is_due(self, step: PullStep, seconds: float) -> bool:
         """Whether to print: the first step of each stage of a file, and then once in so many seconds."""

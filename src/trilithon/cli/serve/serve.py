@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from trilithon.cli.models.commands import complete_model
 from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.packages import install_line
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _about_pages(sockets: "list[socket]", context: "AppContext | None", *, tls: 
     from trilithon.cli.serve.listening import url_of
 
     if context is None:
-        return ["no web pages: they need pip install 'trilithon[web]'"]
+        return [f"no web pages: their packages are missing; run: {install_line('nicegui')}"]
     urls = [url for listener in sockets if (url := url_of(listener, tls=tls)).startswith("http")]
     return [f"in a browser: {url}/" for url in urls[:1]]
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-from trilithon.errors import TrilithonError, UserError
+from trilithon.errors import NoSuchModel, TrilithonError, UserError
 
 __all__ = ["Address", "Server", "address", "running_server"]
 
@@ -149,6 +149,20 @@ class Server:
     def unload(self, model: str) -> None:
         self._json("POST", "/api/generate", {"model": model, "keep_alive": 0, "stream": False}, _PATIENT)
 
+    def pull(self, model: str) -> Iterator[dict[str, Any]]:
+        """Ollama's lines of progress, until the model is there."""
+        with (
+            self._translated(),
+            self._http.stream("POST", "/api/pull", json={"model": model}, timeout=_PATIENT) as answer,
+        ):
+            if answer.status_code >= 400:
+                raise self._refusal(answer.status_code, answer.read())
+            for line in _lines(answer.iter_bytes()):
+                message = _object(line, self.place)
+                if "error" in message:
+                    raise TrilithonError(str(message["error"]))
+                yield message
+
     def chat(self, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """Ollama's streamed messages, the one with "done" last. Closing it cancels the answer."""
         with self._translated(), self._http.stream("POST", "/api/chat", json=body, timeout=_PATIENT) as answer:
@@ -181,7 +195,7 @@ class Server:
         if status == 401:
             return UserError(f"{text}; set TRILITHON_API_KEY")
         if status == 404:
-            return UserError(f"{text}; see trilithon list for what is here, and trilithon pull for more")
+            return NoSuchModel(f"{text}; see trilithon list for what is here, and trilithon pull for more")
         return (UserError if status in _USER_ERRORS else TrilithonError)(text)
 
 

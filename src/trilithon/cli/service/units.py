@@ -126,6 +126,6 @@ def _require_readable() -> None:
     if inside:
         raise UserError(
             f"{inside} lies in a home folder, which a system service may not read; install Trilithon from its folder "
-            "with: sudo python3 -m venv /opt/trilithon && sudo /opt/trilithon/bin/pip install . ; then run: "
-            "sudo /opt/trilithon/bin/trilithon service install --system"
+            "with: sudo python3 -m venv /opt/trilithon && sudo /opt/trilithon/bin/pip install -c constraints.txt . ; "
+            "then run: sudo /opt/trilithon/bin/trilithon service install --system"
         )

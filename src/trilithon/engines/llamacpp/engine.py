@@ -25,6 +25,7 @@ from trilithon.engines.llamacpp.programs import IK, Program, programs
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.files.quantizations import FORK_ONLY
+from trilithon.packages import install_line
 from trilithon.settings import Configuration
 
 __all__ = ["LlamaCpp"]
@@ -64,7 +65,7 @@ class LlamaCpp:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return _package_trouble() or f"{_MISSING}; run: pip install xllamacpp"
+        return _package_trouble() or f"{_MISSING}; run: {install_line('xllamacpp')}"
 
     def problems(self) -> tuple[str, ...]:
         package = _package_trouble() if self.builds() else ""  # without any build, `missing` says it

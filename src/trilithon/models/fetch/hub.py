@@ -143,8 +143,10 @@ class _Hub:
         )
 
     @property
-    def _timeout(self) -> float:
-        return min(self._patience.silence_seconds, 30.0)
+    def _timeout(self) -> Any:
+        """For connecting, reading, writing and the pool, as the HTTP library of the hub's takes it."""
+        silence_seconds = min(self._patience.silence_seconds, 30.0)
+        return (self._patience.connect_limit_seconds, silence_seconds, silence_seconds, None)
 
     def _denied(self, name: str) -> str:
         return (
@@ -193,7 +195,9 @@ class _Hub:
             raise DownloadError(
                 f"{self._host} asks to wait {format_duration(asked)} ({what}); run the same command again then"
             ) from error
-        time.sleep(self._patience.wait_seconds(failures, asked))
+        wait_seconds = self._patience.wait_seconds(failures, asked)
+        self._patience.announce(self._host, what, failures, wait_seconds)
+        time.sleep(wait_seconds)
 
     @property
     def _host(self) -> str:

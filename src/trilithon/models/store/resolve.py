@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, NoSuchModel
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
@@ -71,7 +71,7 @@ def find_model(name: ModelName, store: ModelStore, adopted: Adopted | None = Non
                 return manifest
         similar = [str(model.name) for model in others if model.name.model.casefold() == name.model.casefold()]
         if similar:
-            raise ModelError(f"there is no {name}; other programs have {', '.join(similar[:5])}") from None
+            raise NoSuchModel(f"there is no {name}; other programs have {', '.join(similar[:5])}") from None
         raise
 
 

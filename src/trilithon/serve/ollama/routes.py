@@ -16,6 +16,7 @@ from trilithon import __version__
 from trilithon.errors import ContextExceeded, EngineError, ModelError
 from trilithon.runtime.engine_errors import json_object, well_formed
 from trilithon.serve.generation import Generation, Piece
+from trilithon.serve.http.bare_page import bare_page, wants_page
 from trilithon.serve.http.dialects import caller_of, service_of
 from trilithon.serve.http.json_bodies import JsonRoute
 from trilithon.serve.http.keep_alive import NDJSON
@@ -45,7 +46,10 @@ router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 
 @router.get("/", response_class=PlainTextResponse)
 @router.head("/", response_class=PlainTextResponse, include_in_schema=False)
-async def root() -> PlainTextResponse:
+async def root(request: Request) -> Response:
+    """Clients look for these words; a person is told more."""
+    if wants_page(request.scope):
+        return bare_page(request)
     return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
 

@@ -33,7 +33,7 @@ def progress_of(state: PullState, text: Texts) -> ShownProgress:
 
 
 def _doing(step: PullStep, text: Texts) -> str:
-    if step.stage == "chosen":
+    if step.stage in ("chosen", "retrying"):
         return step.text
     doing = text(f"models.pull.{step.stage}", what=step.text)
     return f"{doing} ({step.number}/{step.count})" if step.count > 1 else doing

@@ -288,9 +288,9 @@ def test_an_encoder_that_fails(standin: Standin, script: dict[str, Any], words: 
 
 
 def test_without_the_package_the_reason_says_what_to_install() -> None:
-    with pytest.raises(UserError, match="run: pip install rknn-toolkit-lite2"):
+    with pytest.raises(UserError, match=r"run: .*pip install rknn-toolkit-lite2"):
         VisionEncoder(Path("v.rknn"), FORM)
-    assert install_rknnlite((3, 12)) == "run: pip install rknn-toolkit-lite2"
+    assert install_rknnlite((3, 12)).endswith("pip install rknn-toolkit-lite2")
     assert "in an environment of Python 3.12, since its release 2.5.0 has nothing for 3.13" in install_rknnlite((3, 13))
 
 

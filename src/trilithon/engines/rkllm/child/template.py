@@ -11,6 +11,7 @@ from trilithon.engines.wire.requests import RenderedPrompt
 from trilithon.engines.wire.text_stream import opens_reasoning
 from trilithon.errors import ModelError, UserError
 from trilithon.models.files.rkllm import companion
+from trilithon.packages import install_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,7 +46,7 @@ class ModelText:
         try:
             tokenizer, template = _read_tokenizer(path), read_chat_template(path.parent)
         except ImportError as error:
-            fix = "pip install 'trilithon[rkllm]'"
+            fix = install_line("jinja2", "tokenizers")
             return cls(None, None, f"{error.name} is missing: chat uses the runtime's template; run: {fix}")
         if template is None:
             return cls(tokenizer, None, f"no chat template beside {model.name}: chat uses the runtime's template")
