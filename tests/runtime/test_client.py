@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -613,6 +616,42 @@ def test_a_prompt_in_long_batches_is_no_hang(tmp_path: Path) -> None:
 
     assert asyncio.run(talk()) == "length"
     assert looks >= 3
+
+
+async def computing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """No answer, but CPU time of this process."""
+    end = time.process_time() + 0.02
+    while time.process_time() < end:
+        pass
+    await silent(reader, writer)
+
+
+@pytest.mark.parametrize("call_name", ["timed", "distribution"])
+def test_a_device_that_is_slow_computes_and_one_that_hangs_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_name: str
+) -> None:
+    """Twice the time that a prompt may take at most passes without a sign: shaders are compiled, for example."""
+    # On a busy machine neither computes much.
+    monkeypatch.setattr("trilithon.runtime.client._BUSY", 0.0001)
+    monkeypatch.setattr("trilithon.runtime.client._BUSY_FACTOR", 1000.0)
+    reply = {**END, "completion_probabilities": [{"top_logprobs": [{"id": 1, "logprob": 0.0}]}]}
+    late = sends(b"", whole("200 OK", json.dumps(reply).encode()), pause_seconds=1.2)
+
+    async def talk(pid: int) -> None:
+        async with Server(tmp_path, routed({b"/completion": late, b"/slots": computing})) as server:
+            client = Client(server.socket, hang_seconds=0.1)
+            client.endpoint.pid = pid
+            await getattr(client, call_name)(Completion(prompt=[1], max_tokens=1))
+
+    asyncio.run(talk(os.getpid()))
+    sleeps = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+    with subprocess.Popen(sleeps, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline()
+            with pytest.raises(EngineTimeout, match=r"no response for 0\.6 s"):
+                asyncio.run(talk(child.pid))
+        finally:
+            child.kill()
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 """What the kernel says of processes: whether one lives, when it started, where it listens, and how many it killed for
 want of memory."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from trilithon.board.sysfs import THIS_MACHINE, Machine, parse_count
 
-__all__ = ["ProcessState", "listening_port", "oom_kills", "read_process"]
+__all__ = ["ProcessState", "cpu_seconds", "listening_port", "oom_kills", "read_process"]
 
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _LISTENING = "0A"  # TCP_LISTEN (include/net/tcp_states.h)
 
 
@@ -32,6 +34,12 @@ def read_process(pid: int, machine: Machine = THIS_MACHINE) -> ProcessState | No
     counts = [parse_count(field) for number, field in enumerate(fields, start=3) if number in (14, 15, 22, 24)]
     known = [count for count in counts if count is not None]
     return ProcessState(fields[0] in ("Z", "X"), *known) if len(known) == 4 else None
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads so far; 0 when there is no such process."""
+    state = read_process(pid)
+    return (state.user_ticks + state.system_ticks) / _TICKS_PER_SECOND if state else 0.0
 
 
 def oom_kills(machine: Machine = THIS_MACHINE) -> int | None:

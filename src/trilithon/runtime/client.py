@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+from trilithon.board.processes import cpu_seconds
 from trilithon.engines.wire.messages import (
     CacheTransfer,
     Candidate,
@@ -37,6 +38,9 @@ __all__ = ["Client", "Disconnected"]
 # An engine sends nothing during prefill, so the time limit grows with the prompt: 2 tokens per second is slower than
 # any prefill published for these boards (the slowest is 3.3).
 _SECONDS_PER_PROMPT_TOKEN = 0.5
+# A slower device, or one that first compiles its shaders, is told from a driver that hangs by the CPU time of its
+# process: one that uses this part of a core gets so many times as long.
+_BUSY, _BUSY_FACTOR = 0.1, 6.0
 # A chat template may add so many tokens to the messages.
 _TEMPLATE_TOKENS = 512
 # Status requests within `hang_seconds`; and no limit, for a request that `watch` limits.
@@ -101,9 +105,8 @@ class Client:
 
     async def distribution(self, request: Completion) -> tuple[list[Candidate], Timings]:
         """The most probable next tokens after `request.prompt`, `request.candidates` of them, best first."""
-        allowance = self._allowance(request)
-        reply = await self._call("POST", "/completion", request.body(stream=False), allowance=allowance)
-        with well_formed("/completion", reply):
+        reply = await self._answered(request)
+        with well_formed(request.path, reply):
             entries = reply["completion_probabilities"][0]["top_logprobs"]
             return [_candidate(entry) for entry in entries], Timings.parse(reply["timings"])
 
@@ -136,7 +139,13 @@ class Client:
 
     async def timed(self, request: Completion) -> Finished:
         """Run one request without a stream, only for its timings. Nothing is sent per token, which would take CPU time
-        from the child (3% of decode on two cores). `/slots` is polled to see whether the child is alive."""
+        from the child (3% of decode on two cores)."""
+        reply = await self._answered(request)
+        with well_formed(request.path, reply):
+            return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
+
+    async def _answered(self, request: Completion) -> dict[str, Any]:
+        """The whole answer, without a stream. `/slots` is polled to see whether the child is alive."""
         answer = asyncio.create_task(
             self._call("POST", request.path, request.body(stream=False), allowance=_NO_LIMIT_SECONDS)
         )
@@ -146,26 +155,32 @@ class Client:
 
         try:
             await self.watch(arrived, self._allowance(request))
-            reply = await answer
+            return await answer
         finally:
             answer.cancel()
             await asyncio.wait([answer])
-        with well_formed(request.path, reply):
-            return Finished(time.monotonic_ns(), _finish_reason(reply), Timings.parse(reply["timings"]))
 
     async def watch(self, arrived: Callable[[float], Awaitable[bool]], limit: float) -> None:
         """Await `arrived(seconds)` until it returns True. Raises EngineTimeout when no slot made progress for `limit`
-        seconds during prefill (one batch may take that long), or for `hang_seconds` during decode."""
+        seconds during prefill (one batch may take that long, and six times as long while the child computes), or for
+        `hang_seconds` during decode."""
         loop, allowed = asyncio.get_running_loop(), limit
-        state, since = None, loop.time()
+        state, since, cpu_before = None, loop.time(), self._cpu_seconds()
         while not await arrived(self.hang_seconds / _POLLS):
             slots = await self._slots()
             if slots is not None and slots != state:
                 allowed = self.hang_seconds if _DECODING.search(slots) else limit
-                since = since if state is None else loop.time()
+                if state is not None:
+                    since, cpu_before = loop.time(), self._cpu_seconds()
                 state = slots
-            if loop.time() - since > allowed:
-                raise engine_timeout(f"{allowed:g}")
+            silent = loop.time() - since
+            computes = allowed > self.hang_seconds and self._cpu_seconds() - cpu_before >= _BUSY * silent
+            if silent > allowed * (_BUSY_FACTOR if computes else 1.0):
+                raise engine_timeout(f"{silent:.0f}" if computes else f"{allowed:g}")
+
+    def _cpu_seconds(self) -> float:
+        """CPU time of the child so far; 0 where its process is not known."""
+        return cpu_seconds(self.endpoint.pid) if self.endpoint.pid else 0.0
 
     def exchange(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Exchange]:
         """One request, for callers that need the answer's bytes."""

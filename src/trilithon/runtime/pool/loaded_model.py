@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trilithon.board.processes import read_process
+from trilithon.board.processes import cpu_seconds
 from trilithon.engines.base import Placement
 from trilithon.runtime.handover_state import HandoverState
 from trilithon.runtime.pool.budget import ProcessMemory, process_memory
@@ -31,7 +30,6 @@ _DEATH_NOTICE_SECONDS = 5.0
 _MIN_RESIDENCY_SECONDS, _RESIDENCY_PER_LOAD = 1.0, 2.0
 # How often an idle engine is looked at, and which part of a CPU is too much for one.
 _LOOK_SECONDS, _BUSY = 10.0, 0.5
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +225,7 @@ class LoadedModel:
         before: dict[int, float] = {}
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            after = {process.pid: _cpu_seconds(process.pid) for process in runner.processes}
+            after = {process.pid: cpu_seconds(process.pid) for process in runner.processes}
             used = sum(seconds - before[pid] for pid, seconds in after.items() if pid in before)
             is_idle = not self.users and time.monotonic() - self.last_used >= _LOOK_SECONDS
             if is_idle and used > _BUSY * _LOOK_SECONDS and await runner.idle() and not self.users:
@@ -241,8 +239,3 @@ class LoadedModel:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DEATH_NOTICE_SECONDS):
                 await self._unused.wait()
-
-
-def _cpu_seconds(pid: int) -> float:
-    state = read_process(pid)
-    return (state.user_ticks + state.system_ticks) / _TICKS if state else 0.0
