@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from parsed_source import parsed
 
 from trilithon.cli.main import main
 
@@ -151,7 +152,7 @@ def test_the_table_of_packages_is_that_of_the_layers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.partition("| packages | purpose |\n|---|---|\n")[2].partition("\n\n")[0]
     rows = [set(re.findall(r"`(\w+)`", line.split("|")[1])) for line in table.splitlines()]
-    layers = ast.parse((ROOT / "tests" / "test_layers.py").read_text(encoding="utf-8"))
+    layers = parsed(ROOT / "tests" / "test_layers.py")
     floors = next(
         ast.literal_eval(node.value)
         for node in layers.body

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from parsed_source import parsed
 
 from trilithon import errors
 from trilithon.errors import EngineError, RunError, TrilithonError, UserError
@@ -31,7 +32,7 @@ def elsewhere() -> dict[str, str]:
     parents = {}
     root = Path(errors.__file__).parent
     for path in set(root.rglob("*.py")) - {Path(errors.__file__)}:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             bases = [base.id for base in getattr(node, "bases", ()) if isinstance(base, ast.Name)]
             if isinstance(node, ast.ClassDef) and set(bases) & classes().keys():
                 parents[node.name] = bases[0]

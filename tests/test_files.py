@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parsed_source import parsed
 
 import trilithon
 from trilithon.errors import ModelError, UserError
@@ -255,7 +256,7 @@ def test_no_other_module_locks_files() -> None:
     locking = [
         str(path.relative_to(root))
         for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute) and node.attr in ("flock", "lockf")
     ]
     assert set(locking) == {"files.py"}

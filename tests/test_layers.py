@@ -1,9 +1,11 @@
 """A package imports only packages above it, and no module takes part in a circle of imports."""
 
 import ast
+import gc
 from pathlib import Path
 
 import pytest
+from parsed_source import parsed
 
 import trilithon
 
@@ -38,7 +40,7 @@ def _module(path: Path) -> str:
 def _imports(path: Path) -> set[str]:
     """Every module of Trilithon that a file imports, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -119,7 +121,7 @@ def test_no_folder_is_flat_and_large() -> None:
 def test_a_class_name_means_one_thing() -> None:
     modules: dict[str, list[str]] = {}
     for name, path in FILES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef):
                 modules.setdefault(node.name, []).append(name)
     assert {name: places for name, places in modules.items() if len(places) > 1 and name not in PAIRS} == {}
@@ -133,9 +135,34 @@ def test_nothing_outside_its_own_module_names_an_engine() -> None:
     for name, path in FILES.items():
         if name.startswith("trilithon.engines."):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Compare):
                 constants = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
                 if constants & set(ENGINES):
                     offenders.append(f"{name}:{node.lineno}")
     assert offenders == []
+
+
+def test_a_finalizer_that_parses_spoils_no_source() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            _parse_below(30)
+
+    before = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for _ in range(3):
+            Cycle()
+            assert parsed(Path(__file__)).body
+    finally:
+        gc.set_threshold(*before)
+
+
+def _parse_below(frames: int) -> None:
+    if frames:
+        _parse_below(frames - 1)
+    else:
+        ast.parse("1")

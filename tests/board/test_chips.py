@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from parsed_source import parsed
 
 import trilithon
 from trilithon.board.chips import chip_of_device_tree, chips, core_of, find_chip, platform_of, platforms, target_names
@@ -19,7 +20,7 @@ def test_nothing_else_lists_chips() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
         for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and CHIP.fullmatch(node.value)
     ]
     assert offenders == []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parsed_source import parsed
 
 import trilithon
 from trilithon.board.doctor import Finding, findings
@@ -280,7 +281,7 @@ def _ids_in_code(folder: str = "") -> set[str]:
     """The first argument of every Finding that is made there."""
     found = set()
     for path in Path(trilithon.__path__[0], folder).glob("**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)

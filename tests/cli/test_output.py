@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from other_ggufs import write_gguf
+from parsed_source import parsed
 from standin_hub import HubRepository, HubStandIn
 from standin_web import WebStandIn, as_json
 from store_samples import manifest_of
@@ -205,7 +206,7 @@ def test_nothing_else_in_the_command_line_writes() -> None:
     calls = []
     for path in sorted(folder.rglob("*.py")):
         name = str(path.relative_to(folder))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call):
                 text = ast.unparse(node.func)
                 if text in ("print", "Console", "input") or text.endswith(WRITERS):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+from parsed_source import parsed
 
 import trilithon
 from trilithon.models.files.file_names import quantization_of
@@ -76,7 +77,7 @@ def test_unknown_names_come_last() -> None:
 def test_no_other_module_lists_quantisations() -> None:
     listing = {}
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
                 items = node.keys if isinstance(node, ast.Dict) else node.elts
                 names = {str(item.value).upper() for item in items if isinstance(item, ast.Constant)} & NAMES
