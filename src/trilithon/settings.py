@@ -57,10 +57,10 @@ class Configuration:
     """`data` has results and models, `cache` files that can be created again. `builds` are folders with a llama-server,
     `stores` other folders of models in Trilithon's layout, `models` folders of any models; the last two are only read.
     `rkllm_toolkit`, `rknn_toolkit` and `gguf_converter` are virtual environments (or their Python) of conversion tools.
-    `pull_hosts` may be asked by pulls over the API though their addresses are not public. `aliases` are other names of
-    models for clients of the server. A child must become ready
-    within `start_seconds`, and is given up after `hang_seconds` without progress. `engine_memory` is the most private
-    memory of a child in bytes: None for what its model needs, 0 for no limit."""
+    `engine_table` replaces the table of what can be installed. `pull_hosts` may be asked by pulls over the API though
+    their addresses are not public. `aliases` are other names of models for clients of the server. A child must become
+    ready within `start_seconds`, and is given up after `hang_seconds` without progress. `engine_memory` is the most
+    private memory of a child in bytes: None for what its model needs, 0 for no limit."""
 
     data: Path
     cache: Path
@@ -70,6 +70,7 @@ class Configuration:
     rkllm_toolkit: Path | None = None
     rknn_toolkit: Path | None = None
     gguf_converter: Path | None = None
+    engine_table: Path | None = None
     pull_hosts: tuple[str, ...] = field(default=())
     aliases: tuple[Alias, ...] = field(default=())
     start_seconds: float = 300.0
@@ -228,6 +229,7 @@ _CONVERT: Mapping[str, Any] = {
     "rkllm_toolkit": _path,
     "rknn_toolkit": _path,
     "gguf_converter": _path,
+    "engine_table": _path,
     "pull_hosts": _hosts,
     "aliases": _aliases,
     "start_seconds": _seconds,

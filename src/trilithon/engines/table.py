@@ -39,6 +39,7 @@ ENGINES: Final = {
 COMPILED: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.source:LLAMA_CPP",
     "ik": "trilithon.engines.ik_llamacpp.source:IK_LLAMA_CPP",
+    "rk": "trilithon.engines.rk_llamacpp.source:RK_LLAMA_CPP",
 }
 """What `trilithon engines build` compiles, by the words of its `--engine`."""
 _GROUP = "trilithon.engines"

@@ -56,15 +56,17 @@ def run_tool(
     inherited: Sequence[int] = (),
     check: Callable[[], None] | None = None,
     low_priority: bool = False,
+    in_place: bool = False,
 ) -> None:
     """Run `command` to its end; each line of its output goes to `log` and to `on_line`. Raises TrilithonError when it
     fails. All processes that it started are ended, however this function ends. `inherited` are file descriptors that
-    it keeps open, even if it outlives Trilithon. `check` is called at least twice a second, and may raise to end it."""
+    it keeps open, even if it outlives Trilithon. `check` is called at least twice a second, and may raise to end it.
+    With `in_place` a carriage return ends a line too."""
     with log.open("ab") as file, _started(command, inherited) as process:
         if low_priority:
             os.setpriority(os.PRIO_PROCESS, process.pid, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         file.write(os.fsencode(f"$ {' '.join(command)}\n"))
-        for line in _lines(process, check):
+        for line in _lines(process, check, in_place=in_place):
             file.write(line)
             file.flush()
             on_line(line.decode(errors="replace").rstrip())
@@ -73,7 +75,7 @@ def run_tool(
         raise TrilithonError(f"{Path(command[0]).name} failed: {_why(log, returncode)} (log: {log})")
 
 
-def _lines(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -> Iterator[bytes]:
+def _lines(process: subprocess.Popen[bytes], check: Callable[[], None] | None, *, in_place: bool) -> Iterator[bytes]:
     """The lines of the output with their line ends. A tool may print nothing for any time."""
     assert process.stdout is not None
     poll = select.poll()
@@ -87,6 +89,8 @@ def _lines(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -
         piece = os.read(process.stdout.fileno(), _PIECE_BYTES)
         if not piece:
             break
+        if in_place:
+            piece = piece.replace(b"\r", b"\n")
         *lines, line_start = (line_start + piece).split(b"\n")
         yield from (line + b"\n" for line in lines)
     if line_start:
@@ -132,7 +136,7 @@ def _why(log: Path, returncode: int) -> str:
     for pattern, cause in _CAUSES:
         if re.search(pattern, text, re.IGNORECASE):
             return cause
-    error = re.search(r"^.*(?:\berror: |CMake Error[^\n]*\n\s*).*$", text, re.MULTILINE)
+    error = re.search(r"^.*(?:\b(?:error|fatal): |CMake Error[^\n]*\n\s*).*$", text, re.MULTILINE)
     if error:
         return " ".join(error[0].split())[:300]
     if returncode < 0:

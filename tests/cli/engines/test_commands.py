@@ -301,7 +301,7 @@ def test_check_fails_with_what_fails(trilithon: Program, home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("trilithon engines ", {"list", "add", "remove", "build", "check"}),
+        ("trilithon engines ", {"list", "add", "remove", "build", "install", "check"}),
         ("trilithon engines build --v", {"--vulkan", "--version"}),
         ("trilithon engines remove o", {"other"}),
         ("trilithon engines check e", {"embedded"}),

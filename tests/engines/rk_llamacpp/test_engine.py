@@ -193,7 +193,7 @@ def test_it_is_not_taken_for_plain_llama_cpp(fork: Callable[..., Fork], tmp_path
     assert where not in {build.where for build in LlamaCpp(configuration).builds()}
     none = RkLlamaCpp(Configuration(data=tmp_path, cache=tmp_path))
     assert none.builds() == []
-    assert none.missing().endswith("trilithon engines add FOLDER")
+    assert none.missing().endswith("trilithon engines install rk-llama.cpp")
 
 
 def test_two_of_one_lineage_have_two_names(tmp_path: Path, board: Board) -> None:

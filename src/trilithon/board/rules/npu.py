@@ -122,11 +122,7 @@ def _runtime(board: Board, machine: Machine) -> Iterator[Finding]:
             message = Message(
                 "{library} is in none of the system's library folders: the RKLLM engine needs it", library=RKLLM
             )
-            fix = Message(
-                "sudo cp {library} /usr/lib/ && sudo ldconfig  # from rknn-llm's rkllm-runtime/Linux/…/aarch64",
-                library=RKLLM,
-            )
-            yield Finding("runtime-missing", "note", "NPU runtime", message, fix)
+            yield Finding("runtime-missing", "note", "NPU runtime", message, "trilithon engines install rkllm")
         return
     first = runtimes[0]
     if followed_release(first.version) is None:

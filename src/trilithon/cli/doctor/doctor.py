@@ -78,6 +78,7 @@ def doctor_command(
             clocks = clock_speed.measure_clocks(board.clusters) if measure_clocks else ()
             all_findings += [*clock_speed.clock_findings(clocks), *engine_findings()]
             all_findings += stale_findings(board, configuration)
+            all_findings = _without_installed_runtime(all_findings)
             rows = list(engine_rows(board))
         if as_json:
             say(json.dumps(report(board, all_findings, rows, clocks), indent=2, ensure_ascii=False))
@@ -85,6 +86,16 @@ def doctor_command(
             print_report(board, all_findings, rows, clocks)
 
     return doctor
+
+
+def _without_installed_runtime(findings: "list[Finding]") -> "list[Finding]":
+    """The system's folders have no runtime, and Trilithon was given one elsewhere: then none is missing."""
+    from trilithon.board.libraries import RKLLM
+    from trilithon.engines.registry import registered
+    from trilithon.settings import load_configuration
+
+    installed = any((entry.folder / RKLLM).is_file() for entry in registered(load_configuration()))
+    return [finding for finding in findings if not (installed and finding.id == "runtime-missing")]
 
 
 def _examined(root: Path) -> "tuple[Board, list[Finding], list[EngineRow]]":

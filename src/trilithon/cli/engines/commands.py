@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.engines.install import install
 from trilithon.cli.output import say
 from trilithon.errors import Interrupted, PlacementError, UserError
 
@@ -40,7 +41,7 @@ def _complete_builds(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 @click.group("engines")
 def engines() -> None:
-    """List, add, compile, check and remove engine builds.
+    """List, add, install, compile, check and remove engine builds.
 
     A build is one installed copy of an engine; a placement names it as ENGINE@BUILD/UNIT."""
 
@@ -79,6 +80,9 @@ def add(path: Path, name: str | None) -> None:
     say(f"try it with: trilithon engines check {name}", err=True)
 
 
+engines.add_command(install)
+
+
 @engines.command("remove")
 @click.argument("name", shell_complete=_complete_registered)
 @click.option("--delete", is_flag=True, help="Also remove its folder, if it was compiled here.")
@@ -100,10 +104,10 @@ def remove(name: str, delete: bool) -> None:
 @engines.command("build")
 @click.option(
     "--engine",
-    type=click.Choice(["llama.cpp", "ik"]),
+    type=click.Choice(["llama.cpp", "ik", "rk"]),
     default="llama.cpp",
     show_default=True,
-    help="What to compile; ik is ik_llama.cpp.",
+    help="What to compile; ik is ik_llama.cpp, rk is a fork for Rockchip's NPU (with --source).",
 )
 @click.option("--vulkan", is_flag=True, help="Build with Vulkan, for a GPU.")
 @click.option("--rpc", is_flag=True, help="Build with RPC.")

@@ -1,4 +1,4 @@
-"""How far a compilation is, on stderr: a bar on a terminal, a line for every tenth elsewhere."""
+"""How far a compilation or a download is, on stderr: a bar on a terminal, a line for every tenth elsewhere."""
 
 import time
 
@@ -6,9 +6,10 @@ from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from trilithon.cli.output import say
 from trilithon.cli.progress import ProgressBar
-from trilithon.units import format_duration
+from trilithon.models.fetch.transfer_rate import TransferProgress
+from trilithon.units import format_bytes, format_duration
 
-__all__ = ["CompileProgress"]
+__all__ = ["CompileProgress", "FetchProgress"]
 
 # The first files are small: what they took says little about the rest.
 _LEAST_FRACTION = 0.03
@@ -45,3 +46,16 @@ class CompileProgress(ProgressBar):
         if fraction is None or fraction - first < _LEAST_FRACTION or fraction >= 1:
             return ""
         return f"about {format_duration((now - began) / (fraction - first) * (1 - fraction))} left"
+
+
+class FetchProgress(CompileProgress):
+    """The same for bytes: a callback of a download of `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def report(self, progress: TransferProgress) -> None:
+        done, total = progress.done_bytes, progress.total_bytes
+        text = f"fetching {self._name}" + (f", {format_bytes(total)}" if total else "")
+        self(text, done / total if total else None)

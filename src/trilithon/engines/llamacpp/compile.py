@@ -27,7 +27,7 @@ from trilithon.errors import TrilithonError, UserError
 from trilithon.files import file_lock, sync
 from trilithon.settings import Configuration
 
-__all__ = ["Compiled", "Recipe", "compile_llamacpp", "delete_build", "require_compiled"]
+__all__ = ["Compiled", "Recipe", "compile_llamacpp", "delete_build", "replace_build", "require_compiled"]
 
 _RPC_TARGET = "ggml-rpc-server"
 # Variables with flags for CMake and compilers; they are recorded.
@@ -37,12 +37,13 @@ _VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What to compile. `version` is that of the package, None for the one that was tested; `source` is a folder or an
-    archive to use instead of it. `march` are the instructions on Arm, "" for GGML_NATIVE. `force` compiles a build that
-    exists again."""
+    archive to use instead of it, and `origin` where that is from. `march` are the instructions on Arm, "" for
+    GGML_NATIVE. `force` compiles a build that exists again."""
 
     package: SourcePackage = LLAMA_CPP
     version: str | None = None
     source: Path | None = None
+    origin: str = ""
     name: str | None = None
     vulkan: bool = False
     rpc: bool = False
@@ -92,6 +93,8 @@ def compile_llamacpp(
         raise UserError("KleidiAI has kernels for 64-bit Arm only; leave --kleidiai out on this machine")
     if not recipe.package.options and (recipe.vulkan or recipe.rpc or recipe.kleidiai):
         raise UserError(f"{recipe.package.program} is compiled for the CPU; leave --vulkan, --rpc and --kleidiai out")
+    if recipe.source is None and not recipe.package.name:
+        raise UserError(f"{recipe.package.program} is fetched with: trilithon engines install {recipe.package.program}")
     version = recipe.version or recipe.package.version
     target = target_of(machine, compiler_accepts)
     recipe = replace(recipe, march=target.march)
@@ -116,13 +119,16 @@ def compile_llamacpp(
         seconds = (time.monotonic_ns() - started_ns) / 1e9
         facts = _facts(recipe, source, toolchain, seconds, unsupported)
         progress("installing", 1.0)
-        return Compiled(_install(name, work / "build/bin", facts, recipe, configuration), fresh=True, log=log)
+        bundled = [source.folder / path for path in recipe.package.bundled]
+        return Compiled(_install(name, work / "build/bin", bundled, facts, recipe, configuration), fresh=True, log=log)
 
 
 def require_compiled(name: str, configuration: Configuration) -> None:
     """Raises UserError when there is a build of that name that was not compiled here."""
     for entry in registered(configuration):
-        compiled_here = entry.folder == _built_folder(configuration, name) and "flags" in entry.facts
+        compiled_here = (
+            entry.folder == _built_folder(configuration, name) and {"flags", "installed"} & entry.facts.keys()
+        )
         if entry.name == name and not compiled_here:
             raise UserError(f"{name} was not compiled here, so its folder {entry.folder} is kept; leave --delete out")
 
@@ -182,7 +188,7 @@ def _clean_up(base: Path, builds: Path) -> None:
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            old.rename(target)  # `_replace` was cut short between its two renames
+            old.rename(target)  # `replace_build` was cut short between its two renames
 
 
 def _compile(
@@ -241,7 +247,7 @@ def _facts(
     facts = {
         "version": source.version,
         "commit": source.commit,
-        "source": str(recipe.source) if recipe.source else recipe.package.name,
+        "source": recipe.origin or (str(recipe.source) if recipe.source else recipe.package.name),
         "source_sha256": source.sha256,
         "flags": recipe.flags,
         "environment": environment,
@@ -258,9 +264,10 @@ def _facts(
 
 
 def _install(
-    name: str, programs: Path, facts: dict[str, Any], recipe: Recipe, configuration: Configuration
+    name: str, programs: Path, bundled: list[Path], facts: dict[str, Any], recipe: Recipe, configuration: Configuration
 ) -> Registered:
-    """Copies the programs to their folder, all or none, and registers the build when the server has run once."""
+    """Copies the programs and their libraries to their folder, all or none, and registers the build when the server has
+    run once."""
     target = _built_folder(configuration, name)
     new = target.with_name(f".new-{name}")
     entry = Registered(name=name, folder=target, facts=facts)
@@ -268,17 +275,20 @@ def _install(
         new.mkdir()
         for program in recipe.targets:
             _copy(programs / program, new / program)
+        libraries = sorted(programs.glob(recipe.package.libraries)) if recipe.package.libraries else []
+        for library in (*libraries, *bundled):
+            _copy(library, new / library.name)
         try:
             check_program(new / PROGRAM)
         except UserError as error:
             raise TrilithonError(f"the compiled server does not work: {error}") from error
-        _replace(new, target, lambda: add(configuration, entry))
+        replace_build(new, target, lambda: add(configuration, entry))
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return entry
 
 
-def _replace(new: Path, target: Path, register: Callable[[], None]) -> None:
+def replace_build(new: Path, target: Path, register: Callable[[], None]) -> None:
     """Moves `new` to `target` and registers it; an earlier `target` is restored when that fails."""
     old = target.with_name(f".old-{target.name}")
     had_old = target.exists()
@@ -299,7 +309,9 @@ def _replace(new: Path, target: Path, register: Callable[[], None]) -> None:
 def _copy(source: Path, target: Path) -> None:
     if not source.is_file():
         raise TrilithonError(f"the compilation wrote no {source.name}; use another --version")
-    shutil.copy2(source, target)
+    shutil.copy2(source, target, follow_symlinks=False)
+    if target.is_symlink():  # of a library's name without its version
+        return
     sync(target)  # before the registry names it: after a power cut, what it names must exist
 
 

@@ -39,7 +39,8 @@ class SourcePackage:
     GGML_NATIVE: a flag and its value, in which `$MARCH` is the compiler's -march. `generated` are files that the sdist
     lacks, by their paths in the source; `$VERSION` in their text is the version. `repairs` are faults of the source: a
     file, the text at fault and what takes its place, wherever it occurs. With `options` the build may have Vulkan, RPC
-    and KleidiAI."""
+    and KleidiAI. `libraries` is the pattern of shared libraries beside the compiled programs, and `bundled` are files
+    of the source that are installed with them. A package without a `name` is compiled from a folder or archive only."""
 
     name: str
     program: str
@@ -53,6 +54,8 @@ class SourcePackage:
     generated: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[tuple[str, re.Pattern[str], str], ...] = ()
     options: bool = True
+    libraries: str = ""
+    bundled: tuple[str, ...] = ()
 
 
 LLAMA_CPP = SourcePackage(

@@ -29,7 +29,7 @@ __all__ = ["RkLlamaCpp"]
 # Without vision: pictures would be encoded on the CPU, 12.5 s each on an RK3588, and plain llama.cpp does that too.
 _FEATURES: frozenset[Feature] = frozenset({"logprobs", "handover", "grammar", "embeddings", "speculation"})
 _DEVICE = "RKNPU"
-_MISSING = Message("no llama-server with libggml-rknpu2.so beside it; compile rk-llama.cpp on the board")
+_MISSING = Message("no llama-server with libggml-rknpu2.so beside it")
 # Variables of the user would change settings without a record, and some have an effect when they are set at all.
 _HIDDEN = ("RKNPU_", "GGML_RKNPU", "LLAMA_ARG_", "LLAMA_API_KEY")
 _PLAIN_V_TYPES = ("f32", "f16", "bf16")
@@ -73,7 +73,7 @@ class RkLlamaCpp:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return f"{_MISSING}; run: trilithon engines add FOLDER"
+        return f"{_MISSING}; run: trilithon engines install rk-llama.cpp"
 
     def problems(self) -> tuple[str, ...]:
         return ()  # llama.cpp's engine reports on all llama-server programs

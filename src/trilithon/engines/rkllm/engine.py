@@ -33,9 +33,7 @@ from trilithon.settings import Configuration
 __all__ = ["Rkllm"]
 
 _STATED = b"RKLLM SDK (version: "
-_MISSING = Message(
-    "librkllmrt.so is missing; take it from rkllm-runtime/Linux/librkllm_api/aarch64 in airockchip/rknn-llm on GitHub"
-)
+_MISSING = Message("librkllmrt.so is missing")
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without the suffix of a test release: 1.2.1b1
 # Logits came with 1.2.0, and the size of pictures, which is needed for positions, with 1.2.1 (structs of rkllm.h).
 _WITHOUT_LOGITS, _WITHOUT_PICTURES = ("1.1.4",), ("1.1.4", "1.2.0")
@@ -81,7 +79,7 @@ class Rkllm:
     def missing(self) -> str:
         if self.builds():
             return ""
-        return f"{_MISSING}; run: trilithon engines add FOLDER"
+        return f"{_MISSING}; run: trilithon engines install rkllm"
 
     def problems(self) -> tuple[str, ...]:
         return ()
