@@ -1,8 +1,8 @@
 """A new user in an empty Debian types the lines of README.md's "Quick start", and nothing else.
 
-It takes many minutes and root, so it runs where TRILITHON_TEST_EMPTY_DEBIAN=1 is set:
+It takes many minutes and root, so it runs only where a folder for the empty systems is named, which are used again:
 
-    sudo TRILITHON_TEST_EMPTY_DEBIAN=1 .venv/bin/pytest -m slow tests/emulated/test_empty_debian.py"""
+    TRILITHON_TEST_EMPTY_DEBIAN=FOLDER .venv/bin/pytest -m slow tests/emulated/test_empty_debian.py"""
 
 import os
 import re
@@ -48,29 +48,34 @@ def test_the_readme_has_the_lines() -> None:
 @pytest.fixture(params=["bookworm", "trixie"])
 def debian(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The root of that release, with the clone in the home of `user`."""
-    if os.environ.get("TRILITHON_TEST_EMPTY_DEBIAN") != "1":
-        pytest.skip("TRILITHON_TEST_EMPTY_DEBIAN=1 is not set: it downloads 2 GB and takes many minutes")
-    if os.getuid() != 0 or shutil.which("debootstrap") is None:
-        pytest.skip("an empty Debian is made by root, with debootstrap")
-    root = tmp_path / "root"
-    sites = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True)
-    mirror = next(line for line in sites.stdout.splitlines() if line.rstrip("/").endswith("/debian"))
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", request.param, root, mirror],
-        check=True,
-        capture_output=True,
-        timeout=1500,
-    )
+    folder = os.environ.get("TRILITHON_TEST_EMPTY_DEBIAN")
+    if not folder:
+        pytest.skip("TRILITHON_TEST_EMPTY_DEBIAN names no folder: it downloads 2 GB and takes many minutes")
+    if os.getuid() != 0 or shutil.which("mmdebstrap") is None:
+        pytest.skip("an empty Debian is made by root, with mmdebstrap")
+    empty, root = Path(folder, request.param), tmp_path / "root"
+    if not empty.exists():
+        make_empty_system(request.param, empty)
+    subprocess.run(["cp", "-a", empty, root], check=True)
     for name in ("resolv.conf", "ssl/certs/ca-certificates.crt"):  # how this machine reaches the world
         shutil.copy(Path("/etc", name).resolve(), root / "etc" / name)
     (root / "etc/sudoers.d/user").write_text("user ALL=(ALL) NOPASSWD: ALL\n")
     (root / "etc/apt/apt.conf.d/90yes").write_text('APT::Get::Assume-Yes "true";\n')  # the user says yes
     subprocess.run(["chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "user"], check=True)
-    home = root / "home/user/trilithon"
     left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, home, symlinks=True, ignore=left_out)
+    shutil.copytree(ROOT, root / "home/user/trilithon", symlinks=True, ignore=left_out)
     subprocess.run(["chroot", root, "chown", "-R", "user:user", "/home/user"], check=True)
     return root
+
+
+def make_empty_system(release: str, folder: Path) -> None:
+    sites = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True)
+    mirror = next(line for line in sites.stdout.splitlines() if line.rstrip("/").endswith("/debian"))
+    unfinished = folder.with_suffix(".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = ("--variant=minbase", f"--include={PACKAGES}")
+    subprocess.run(["mmdebstrap", *options, release, unfinished, mirror], check=True, capture_output=True)
+    unfinished.rename(folder)
 
 
 def script(port: int) -> str:
