@@ -31,6 +31,12 @@ def device_trees() -> Path:
 
 
 @pytest.fixture(scope="session")
+def ik_library_arm64() -> Path:
+    """The folder with the package ik-llama-cpp-python for arm64."""
+    return fetched("ik-library-arm64", "ik-llama-cpp-python for arm64")
+
+
+@pytest.fixture(scope="session")
 def rknn_toolkit() -> Path:
     """The Python of an environment with rknn-toolkit2."""
     if platform.machine() != "x86_64":

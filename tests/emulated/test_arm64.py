@@ -67,6 +67,19 @@ def test_the_packaged_engine_works_on_every_core(arm64: Arm64Root, cpu: str) -> 
     assert trial["works"], trial
 
 
+def test_the_wheel_of_ik_llama_cpp_works_where_its_instructions_are(
+    arm64: Arm64Root, model: str, ik_library_arm64: Path
+) -> None:
+    """It is compiled with dot product: the fast engine for a Cortex-A76 without a compiler."""
+    shutil.copytree(ik_library_arm64, arm64.work / "ik", dirs_exist_ok=True)
+    environment = {"PYTHONPATH": "/home/site:/home/ik"}
+    argv = ("--placement", "ik_llama.cpp@wheel/cpu", "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json")
+    (row,) = json_of(arm64, "bench", model, *argv, environment=environment)
+    assert row["n_gen"] == 8 and row["avg_ts"] > 0
+    listed = arm64.run("trilithon", "engines", "list", cpu="cortex-a72", environment=environment)
+    assert "compiled for asimddp, which this CPU lacks" in listed.stdout + listed.stderr
+
+
 def test_a_measurement(arm64: Arm64Root, model: str) -> None:
     argv = ("--placement", "llama.cpp/cpu", "--test", "tg", "-n", "8", "-r", "1", "--no-quality", "-o", "json")
     (row,) = json_of(arm64, "bench", model, *argv)
