@@ -24,7 +24,6 @@ LENGTHS = (8, 32, 128, 512, 2000)
 
 TINY_VOCABULARY = 512
 _CONTROL_TOKENS = 259  # of `write_tiny_model`: three special ones and the bytes
-_BLOCK = 256  # rows of K-quants are multiples of it
 # The last of six layers has no window; without it ik_llama.cpp 0.1.5 crashes (the mask of such layers has no buffer).
 _LAYERS = {"gemma3": 6}
 _LEAST_LOGPROB = -20.0  # less is one in 10^9: no sampler sees it
@@ -50,8 +49,9 @@ def kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys(model.architecture for model in architectures().values()))
 
 
-def write_pair(folder: Path, architecture: str, quantization: str) -> tuple[Path, Path]:
-    """A tiny model in that quantisation, one that `requantise` writes, and the same weights in F32. Written once."""
+def write_pair(folder: Path, architecture: str, quantization: str, embedding: int = 256) -> tuple[Path, Path]:
+    """A tiny model in that quantisation, one that `requantise` writes, and the same weights in F32. Written once. Rows
+    of K-quants are multiples of 256 long, those of others of 32."""
     stem = f"{architecture}-{quantization.lower()}"
     pair = folder / f"{stem}.gguf", folder / f"{stem}-f32.gguf"
     if pair[1].exists():
@@ -60,7 +60,7 @@ def write_pair(folder: Path, architecture: str, quantization: str) -> tuple[Path
         folder / f"{architecture}.gguf",
         architecture=architecture,
         layers=_LAYERS.get(architecture, 2),
-        embedding=_BLOCK,
+        embedding=embedding,
         vocabulary=TINY_VOCABULARY,
     )
     return requantise(plain, pair[0], quantization), requantise(pair[0], pair[1], "F32")

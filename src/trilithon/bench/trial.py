@@ -36,7 +36,7 @@ _GROWING = 8
 _REUSE_DIVERGENCE = 1e-3
 _ONLY_ANSWER = "ab"
 _UNKNOWN_ARCHITECTURE = "model architecture unknown to this build"  # a cause of llama.cpp's, as of its forks
-_EXACT_QUANTIZATION, _EXACT_LENGTHS = "Q8_0", (8, 200)
+_EXACT_QUANTIZATION, _EXACT_EMBEDDING, _EXACT_LENGTHS = "Q8_0", 64, (8, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ async def _exact_readings(
 ) -> Mapping[str, Reading]:
     readings = {}
     for kind in architectures:
-        _, plain = write_pair(folder, kind, _EXACT_QUANTIZATION)
+        _, plain = write_pair(folder, kind, _EXACT_QUANTIZATION, _EXACT_EMBEDDING)
         placement = _placement(build, "cpu", configuration, folder, plain)
         async with open_runner(placement, folder / f"reference-{kind}", configuration) as runner:
             readings[kind] = await read_exactly(runner, _EXACT_LENGTHS)
@@ -179,7 +179,7 @@ async def _try_exactness(
 ) -> None:
     """The weights in 8 bits, against the same ones in F32 on the packaged build."""
     report.begin(f"logits of {kind}")
-    quantized, _ = write_pair(folder.parent, kind, _EXACT_QUANTIZATION)
+    quantized, _ = write_pair(folder.parent, kind, _EXACT_QUANTIZATION, _EXACT_EMBEDDING)
     settings = replace(placement.settings, full_window_cache=True)  # a used cache has to hold the whole prompt
     placement = replace(placement, file=read_model_file(quantized, folder), settings=settings)
     try:
