@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.sysfs import Machine
+from trilithon.cli.engines.rows import _made_text
 from trilithon.engines.ik_llamacpp.source import IK_LLAMA_CPP
 from trilithon.engines.llamacpp.compile import Recipe, compile_llamacpp
 from trilithon.engines.llamacpp.instructions import target_of
@@ -123,6 +124,8 @@ def test_a_build_for_other_cores_is_another_one(tmp_path: Path, home: Path) -> N
         here = machine(folder, core)
         made.append(compile_llamacpp(Recipe(source=source), configuration, lambda text, _: lines.append(text), here))
     assert [done.fresh for done in made] == [True, False, False, False]  # the instructions are the same
-    assert made[0].entry.facts["flags"]["GGML_CPU_ARM_ARCH"] == "armv8-a"
+    facts = made[0].entry.facts
+    assert facts["flags"]["GGML_CPU_ARM_ARCH"] == facts["march"] == "armv8-a"
+    assert " as armv8-a, in " in _made_text(facts)
     assert "-DGGML_CPU_ARM_ARCH=armv8-a" in made[0].log.read_text()
     assert "compiling for armv8-a, which every CPU has (Cortex-A72)" in lines

@@ -118,11 +118,12 @@ def _device_text(device: Device) -> str:
 
 
 def _made_text(facts: Mapping[str, Any]) -> str:
-    """ "c++ (Debian 12.2.0) 12.2.0, for 4×Cortex-A76, in 7:50; GGML_VULKAN"."""
+    """ "c++ (Debian 12.2.0) 12.2.0, for 4×Cortex-A76 as armv8.2-a+dotprod+fp16, in 7:50; GGML_VULKAN"."""
     if "flags" not in facts:
         return ""
     extra = [name for name in ("GGML_VULKAN", "GGML_RPC", "GGML_CPU_KLEIDIAI") if facts["flags"].get(name) == "ON"]
-    parts = [facts.get("compiler", ""), f"for {facts['cpu']}" if facts.get("cpu") else ""]
+    cpu = " as ".join(filter(None, (facts.get("cpu"), facts.get("march"))))
+    parts = [facts.get("compiler", ""), f"for {cpu}" if cpu else ""]
     parts += [f"in {format_duration(facts['seconds'])}"] if "seconds" in facts else []
     return "; ".join(filter(None, [", ".join(filter(None, parts)), ", ".join(extra)]))
 

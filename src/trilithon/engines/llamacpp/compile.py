@@ -250,6 +250,7 @@ def _facts(
         "source": recipe.origin or (str(recipe.source) if recipe.source else recipe.package.name),
         "source_sha256": source.sha256,
         "flags": recipe.flags,
+        "march": recipe.march,
         "environment": environment,
         "compiler": toolchain.compiler,
         "cmake": toolchain.cmake,
