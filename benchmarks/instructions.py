@@ -61,12 +61,21 @@ def dot_products(plug_in: Path) -> int | None:
     return len(re.findall(r"\t[su]dot\t", listing))
 
 
+def known_cores() -> list[str]:
+    listed = subprocess.run(["qemu-aarch64", "-cpu", "help"], capture_output=True, text=True, check=False).stdout
+    return [core for core in _CORES if core in listed.split()]
+
+
 def counter_in(folder: Path) -> Path:
     source, counter = Path(__file__).with_suffix(".c"), folder / "instructions.so"
     compiler = shutil.which("cc")
     if compiler is None:
         raise CannotMeasure("there is no C compiler; run: sudo apt install gcc")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", counter, source], check=True)
+    said = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"version (\d+)", said)
+    version = 2 if match and int(match[1]) >= 9 else 1  # of the interface; QEMU 9 takes 1 no longer
+    flags = ["-shared", "-fPIC", "-O2", f"-DPLUGIN_VERSION={version}"]
+    subprocess.run([compiler, *flags, "-o", counter, source], check=True)
     return counter
 
 
@@ -74,7 +83,7 @@ def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--model", type=Path, metavar="FILE")
-    parser.add_argument("--core", choices=_CORES, action="append", default=[], help="default: all")
+    parser.add_argument("--core", choices=_CORES, action="append", default=[], help="default: all that this qemu knows")
     options = parser.parse_args()
     if shutil.which("qemu-aarch64") is None:
         raise CannotMeasure("there is no qemu-aarch64; run: sudo apt install qemu-user")
@@ -85,7 +94,7 @@ def main() -> int:
     bounds = []
     with tempfile.TemporaryDirectory() as folder:
         counter = counter_in(Path(folder))
-        for core in options.core or _CORES:
+        for core in options.core or known_cores():
             (short, plug_in), (long, _) = (counted(root, counter, core, model, n) for n in (_SHORT, _LONG))
             per_token[core] = (long - short) / (_LONG - _SHORT)
             count = dot_products(plug_in)
