@@ -256,10 +256,6 @@ def test_progress_off_a_terminal_is_a_line_for_every_tenth(capsys: pytest.Captur
 # -- check
 
 
-# Slow: each check loads nine tiny models.
-
-
-@pytest.mark.slow
 def test_check_says_what_works(trilithon: Program) -> None:
     done = trilithon("engines", "check", "embedded")
     assert done.code == 0
@@ -273,12 +269,10 @@ def test_check_says_what_works(trilithon: Program) -> None:
         ["✓", "reused"],
         ["✓", "grammar"],
         ["✓", "handover"],
-        *[["✓", "logits"]] * 4,
     ]
     assert done.stderr == "trying llama.cpp@embedded/cpu\n"
 
 
-@pytest.mark.slow
 def test_check_anew_forgets_what_was_found(trilithon: Program, tiny: Path) -> None:
     configuration = load_configuration()
     file = read_model_file(tiny, configuration.cache)
@@ -289,7 +283,7 @@ def test_check_anew_forgets_what_was_found(trilithon: Program, tiny: Path) -> No
     assert done.stderr.startswith("llama.cpp@embedded/cpu: forgot the fallback settings for 1 kind of model\n")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # loads a tiny model of every architecture
 def test_check_fails_with_what_fails(trilithon: Program, home: Path) -> None:
     trilithon("engines", "add", server(home / "other"))  # it ends at once
     done = trilithon("engines", "check", "llama.cpp@other", "--json")
