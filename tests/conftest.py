@@ -1,5 +1,6 @@
 """What all tests share: the demo model where its package is installed, and skips that count as failures in CI."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -49,6 +50,18 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
 
     monkeypatch.setattr(Process, "start", noted)
     return started
+
+
+@pytest.fixture
+def shaders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Mesa's software device compiles its shaders on the CPU, for 50 seconds of its time. They are kept, and one test
+    uses the device at a time: several that begin together would each compile all of them."""
+    folder = Path(__file__).parent.parent / ".pytest_cache" / "shaders"
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(folder))
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

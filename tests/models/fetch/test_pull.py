@@ -172,16 +172,10 @@ def _require_all(root: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_cuts_and_kills_end_with_the_right_bytes(registry: RegistryStandIn, root: Path) -> None:
-    assert _kill_again_and_again(root, registry, 4, seed=1) > 0
-    _require_all(root, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_two_hundred_downloads_with_cuts_and_kills(registry: RegistryStandIn, root: Path) -> None:
-    assert _kill_again_and_again(root, registry, 200, seed=2) > 50
-    _require_all(root, 200)
+@pytest.mark.timeout(600)
+def test_fifty_downloads_with_cuts_and_kills(registry: RegistryStandIn, root: Path) -> None:
+    assert _kill_again_and_again(root, registry, 50, seed=2) > 15
+    _require_all(root, 50)
 
 
 def test_two_processes_download_it_once(registry: RegistryStandIn, root: Path) -> None:

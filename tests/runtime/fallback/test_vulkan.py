@@ -24,16 +24,16 @@ from trilithon.settings import Configuration
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),  # the driver compiles its shaders on the CPU, the first time
+    pytest.mark.timeout(900),  # the driver compiles its shaders on the CPU, the first time
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the package has its program for x86-64 only"),
 ]
+LIMITS = {"start_seconds": 600.0, "hang_seconds": 600.0}
 
 
 @pytest.fixture
-def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
+def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shaders: None) -> Configuration:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(Path(__file__).parents[3] / ".pytest_cache" / "shaders"))
-    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=150.0, hang_seconds=100.0)
+    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", **LIMITS)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def find(
 
 def said_by(engine: LlamaCpp, placement: Placement) -> FallbackProbe:
     async def ask(folder: Path) -> FallbackProbe:
-        async with Runner.open(engine, placement, folder, start_seconds=150, hang_seconds=100) as runner:
+        async with Runner.open(engine, placement, folder, **LIMITS) as runner:
             return await probe(runner)
 
     with workspace() as folder:
@@ -159,7 +159,7 @@ def test_the_cpu_of_such_a_build_stays_on_the_cpu(
     async def threads(unit: str) -> int:
         placement = replace(a_placement(file, native), unit=unit)
         with workspace() as place:
-            async with Runner.open(engine, placement, place, start_seconds=150, hang_seconds=100) as runner:
+            async with Runner.open(engine, placement, place, **LIMITS) as runner:
                 await runner.complete(Completion(prompt=[1, 2, 3], max_tokens=2, ignore_eos=True, forced=300))
                 children = Path(f"/proc/{runner.process.pid}/task").iterdir()
                 names = [(task / "comm").read_text() for task in children]

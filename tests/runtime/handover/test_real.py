@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
-import numpy
 import pytest
 
 from trilithon.engines.base import Build, Placement, Settings
@@ -17,13 +15,16 @@ from trilithon.engines.wire.messages import Chat, Completion, Token
 from trilithon.errors import StartError
 from trilithon.measure.divergence import SAME_DIVERGENCE, kl_divergence
 from trilithon.models.files.model_file import read_model_file
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.runtime.handover import handover as handover_module
 from trilithon.runtime.handover.handover import Handover
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+# A machine with more work than cores may take long for anything.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LIMIT_SECONDS = 600.0
 
 TEXT = "The stones stand in a circle on the plain, and nobody remembers who brought them here. " * 4
 
@@ -31,13 +32,14 @@ TEXT = "The stones stand in a circle on the plain, and nobody remembers who brou
 @pytest.fixture
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(Path(__file__).parents[3] / ".pytest_cache" / "shaders"))
     monkeypatch.setattr(handover_module.Costs, "cheapest", lambda costs, **_: ("prefiller", ""))
-    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache", start_seconds=150.0, hang_seconds=100.0)
+    monkeypatch.setattr(handover_module, "_MIN_PATIENCE_SECONDS", LIMIT_SECONDS)
+    folders = {"data": tmp_path / "data", "cache": tmp_path / "cache"}
+    return Configuration(**folders, start_seconds=LIMIT_SECONDS, hang_seconds=LIMIT_SECONDS)
 
 
 @pytest.fixture
-def packaged(configuration: Configuration) -> Build:
+def packaged(configuration: Configuration, shaders: None) -> Build:
     for build in LlamaCpp(configuration).builds():
         if build.only_when_named("gpu"):
             return build
@@ -66,62 +68,33 @@ async def distribution(runner: Runner, tokens: tuple[int, ...], plain: int) -> M
     return {candidate.token: candidate.logprob for candidate in (await runner.distribution(question))[0]}
 
 
-@pytest.fixture
-def unquantized(demo: Path, tmp_path: Path) -> Path:
-    """The demo model in F16: the package's program has no code for quantized weights that every CPU understands."""
-    source, target = gguf.GGUFReader(demo), tmp_path / "demo-f16.gguf"
-    writer = gguf.GGUFWriter(target, source.get_field("general.architecture").contents())
-    for name, field in source.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":  # the writer has its own
-            continue
-        kind, inner = field.types[0], field.types[-1]
-        value = int(gguf.LlamaFileType.MOSTLY_F16) if name == "general.file_type" else field.contents()
-        writer.add_key_value(name, value, kind, sub_type=inner if kind == gguf.GGUFValueType.ARRAY else None)
-    for tensor in source.tensors:
-        values = gguf.dequantize(tensor.data, tensor.tensor_type)
-        writer.add_tensor(tensor.name, values if len(tensor.shape) == 1 else values.astype(numpy.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", ["tiny", "unquantized"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_vulkan_prefills_and_the_cpu_decodes(
-    request: pytest.FixtureRequest, model: str, configuration: Configuration, packaged: Build, tmp_path: Path
+    architecture: str, configuration: Configuration, packaged: Build, tmp_path: Path
 ) -> None:
-    """One program on both sides, so that both write a KV cache alike: once with the device, once without any."""
-    file: Path = request.getfixturevalue(model)
+    """One program on both sides, so that both write a KV cache alike: once with the device, once without any. Gemma's
+    has windows. What a model says is random here, and rounding may choose it: the probabilities are compared."""
+    file = write_tiny_model(tmp_path / "tiny.gguf", architecture=architecture)
     on_gpu = half(file, packaged, "gpu", tmp_path, flash_attention="off")
     on_cpu = half(file, replace(packaged, units=("cpu",)), "cpu", tmp_path, flash_attention="off")
-    question = Chat(messages=[("user", "What is the capital of France? Answer in one sentence.")], max_tokens=24)
 
     async def scenario() -> None:
-        expected = ""
-        if model == "unquantized":  # the other one talks nonsense, and rounding may choose which
-            async with open_runner(on_cpu, tmp_path / "alone", configuration) as alone:
-                expected = await text_of(alone, question)
         async with open_runner(handed_over(on_gpu, on_cpu), tmp_path / "r", configuration) as pair:
             assert isinstance(pair, Handover)
             assert (pair.handover.state, pair.notices) == ("active", ())
             tokens = tuple(await pair.tokenize(TEXT))
             plain = (await pair.tokenize(" a", add_special=False))[-1]
-            own = await distribution(pair._decoder, tokens, plain)
-            brought = await distribution(pair, tokens, plain)
-            assert kl_divergence(own, brought) <= SAME_DIVERGENCE
+            decoders = await distribution(pair._decoder, tokens, plain)
+            transferred = await distribution(pair, tokens, plain)
+            assert kl_divergence(decoders, transferred) <= SAME_DIVERGENCE
             finished = await pair.timed(Completion(prompt=tokens, max_tokens=8, ignore_eos=True, forced=plain))
             assert finished.handover is not None and finished.timings is not None
             assert finished.handover.prefill == on_gpu.name and finished.handover.decode == on_cpu.name
             assert finished.handover.prefill_tokens == len(tokens) - 1
             assert finished.timings.prompt_n == len(tokens)  # each once: nothing was evaluated again
-            if expected:
-                events, finished = await pair.complete(question)
-                text = "".join(event.text for event in events if isinstance(event, Token))
-                assert finished.handover is not None and finished.handover.prefill_tokens > 0
-                assert "Paris" in text and text.partition(".")[0] == expected.partition(".")[0]
-            assert pair.misses == 0 and pair.handover.state == "active"
+            _, finished = await pair.complete(Chat(messages=[("user", "Where does the river end?")], max_tokens=8))
+            assert finished.handover is not None and finished.handover.prefill_tokens > 0
+            assert (pair.misses, pair.handover.state, pair.notices) == (0, "active", ())
             assert list(pair._transfer.folder.iterdir()) == []
 
     try:
@@ -148,8 +121,8 @@ def test_caches_of_another_version_are_used_where_they_fit_and_refused_where_not
             assert isinstance(pair, Handover)
             tokens = tuple(await pair.tokenize(TEXT))
             plain = (await pair.tokenize(" a", add_special=False))[-1]
-            own = await distribution(pair._decoder, tokens, plain)
-            assert kl_divergence(own, await distribution(pair, tokens, plain)) <= SAME_DIVERGENCE
+            decoders = await distribution(pair._decoder, tokens, plain)
+            assert kl_divergence(decoders, await distribution(pair, tokens, plain)) <= SAME_DIVERGENCE
             finished = await pair.timed(Completion(prompt=tokens, max_tokens=8, ignore_eos=True, forced=plain))
             assert finished.handover is not None and finished.timings is not None
             assert finished.timings.prompt_n == len(tokens)
@@ -161,14 +134,14 @@ def test_caches_of_another_version_are_used_where_they_fit_and_refused_where_not
 
 @pytest.mark.demo
 def test_the_demo_models_answers_are_its_own(demo: Path, configuration: Configuration, tmp_path: Path) -> None:
-    """Twenty prompts, greedy: to the last character what the decoder says that evaluated the prompt in the same two
+    """Four prompts, greedy: to the last character what the decoder says that evaluated the prompt in the same two
     pieces, all but the last token and the last. In one piece it rounds otherwise, and once in a while says so."""
     embedded = next(build for build in LlamaCpp(configuration).builds() if build.name == "embedded")
     side = half(demo, embedded, "cpu", tmp_path)
-    topics = ["bread", "rivers", "the moon", "a harbour", "winter", "bees", "old maps", "rain", "salt", "a clock"]
+    topics = ["bread", "old maps"]
     requests: list[Chat | Completion] = [
-        *(Chat(messages=[("user", f"Tell me something about {topic}.")], max_tokens=12) for topic in topics),
-        *(Completion(prompt=f"In a book about {topic} I read that", max_tokens=12) for topic in topics),
+        *(Chat(messages=[("user", f"Tell me something about {topic}.")], max_tokens=8) for topic in topics),
+        *(Completion(prompt=f"In a book about {topic} I read that", max_tokens=8) for topic in topics),
     ]
 
     async def in_two_pieces(alone: Runner, request: Chat | Completion) -> str:
@@ -186,7 +159,7 @@ def test_the_demo_models_answers_are_its_own(demo: Path, configuration: Configur
             assert pair.handover.state == "active"
             texts = [await text_of(pair, request) for request in requests]
             assert texts == expected
-            assert sum(map(str.__eq__, texts, in_one)) >= 10
+            assert sum(map(str.__eq__, texts, in_one)) >= 2
             assert pair.misses == 0 and pair.notices == ()
 
     asyncio.run(scenario())
