@@ -17,7 +17,8 @@ from standin_rk3588 import MEMORY, REGISTERS, registers, temperature_code, tempe
 
 __all__ = ["ASK", "BOOT_SECONDS", "PROGRAMS", "VirtualBoard", "make_disk", "started"]
 
-BOOT_SECONDS = 200
+# Of a machine with much else to do.
+BOOT_SECONDS, RUN_SECONDS = 800, 1500
 PROGRAMS = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 """Where this machine's programs are, also those that Debian leaves out of a user's PATH."""
 _MACHINE = ("-machine", "virt,gic-version=3,memory-backend=ram", "-cpu", "cortex-a76", "-smp", "8", "-nic", "none")
@@ -73,7 +74,7 @@ import json, sys, time, urllib.error, urllib.request
 def ask(path, body=None):
     head = {"Content-Type": "application/json"}
     request = urllib.request.Request("http://127.0.0.1:8123" + path, body and json.dumps(body).encode(), head)
-    for attempt in range(200):
+    for attempt in range(2000):
         try:
             with urllib.request.urlopen(request) as answer:
                 return json.load(answer)
@@ -94,7 +95,7 @@ class VirtualBoard:
     memory: Path
     _count: int = 0
 
-    def run(self, script: str, *, timeout: float = 400) -> "subprocess.CompletedProcess[str]":
+    def run(self, script: str, *, timeout: float = RUN_SECONDS) -> "subprocess.CompletedProcess[str]":
         """A script of bash. Raises TimeoutError."""
         self._count += 1
         base = self.folder / f"{self._count}"
@@ -105,7 +106,7 @@ class VirtualBoard:
         code = int(base.with_suffix(".done").read_text())
         return subprocess.CompletedProcess(script, code, output, errors)
 
-    def output(self, script: str, *, timeout: float = 400) -> str:
+    def output(self, script: str, *, timeout: float = RUN_SECONDS) -> str:
         """What it prints; raises AssertionError, with all it said, when it fails."""
         done = self.run(script, timeout=timeout)
         assert done.returncode == 0, (
@@ -113,7 +114,7 @@ class VirtualBoard:
         )
         return done.stdout
 
-    def trilithon(self, *words: str, timeout: float = 400) -> str:
+    def trilithon(self, *words: str, timeout: float = RUN_SECONDS) -> str:
         return self.output(shlex.join(["trilithon", *words]), timeout=timeout)
 
     def heat(self, zone: str, celsius: float) -> None:

@@ -15,7 +15,7 @@ from virtual_board import ASK, VirtualBoard
 
 from trilithon.cli.main import main
 
-pytestmark = [pytest.mark.boards, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.boards, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CPUS = "/sys/devices/system/cpu"
 # What sudo stands for where one is root.
@@ -52,7 +52,7 @@ def severities(report: dict[str, Any]) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.3)
@@ -213,7 +213,7 @@ def test_pinned_clocks_of_a_killed_campaign_are_restored(board: VirtualBoard) ->
 
 
 def test_the_engine_works_and_answers_on_the_big_cores(board: VirtualBoard) -> None:
-    assert "llama.cpp@embedded/cpu works" in board.trilithon("engines", "check", timeout=600)
+    assert "llama.cpp@embedded/cpu works" in board.trilithon("engines", "check")
     script = ASK + (
         'print(json.dumps(ask("/v1/chat/completions", {"model": "tiny", "max_tokens": 4, '
         '"messages": [{"role": "user", "content": "Hi"}]})))'
@@ -225,8 +225,7 @@ def test_the_engine_works_and_answers_on_the_big_cores(board: VirtualBoard) -> N
         "grep -h Cpus_allowed_list /proc/${engine:?}/task/*/status | cut -f 2 | sort -u\n"
         "tr '\\0' '\\n' < /proc/$engine/cmdline | tail -n 1\n"
         "grep -h Cpus_allowed_list /proc/$server/status | cut -f 2\n"
-        "kill $server; wait $server",
-        timeout=600,
+        "kill $server; wait $server"
     )
     answer, *placement = output.splitlines()
     usage = json.loads(answer)["usage"]
