@@ -16,6 +16,7 @@ PURPOSES = {
     "web": "web pages",
     "bench": "campaigns, quality checks",
     "serve": "HTTP server and APIs",
+    "estimate": "published measurements, estimates",
     "results": "database, comparison, reports",
     "runtime": "child processes, pool, handover",
     "measure": "records and statistics",

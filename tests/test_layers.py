@@ -19,6 +19,7 @@ FLOORS = [
     {"measure"},
     {"runtime"},
     {"results"},
+    {"estimate"},
     {"bench", "serve"},
     {"web"},
     {"cli"},

@@ -1,0 +1,188 @@
+"""`trilithon estimate`: how fast a model will be, and whether it fits, before it is downloaded."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilithon.cli.output import say, shown
+from trilithon.errors import UserError
+from trilithon.language import Message
+from trilithon.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trilithon.board.chips import Chip
+    from trilithon.estimate.answer import Range, SpeedEstimate, Subject
+    from trilithon.estimate.local import Shift
+    from trilithon.settings import Configuration
+
+__all__ = ["chosen_chips", "estimate", "figure", "range_json", "room_bytes", "shift_here"]
+
+_TITLES = (
+    *(Message("chip"), Message("engine"), Message("quantisation"), Message("decode, tok/s"), "80%", "95%"),
+    *(Message("prefill, tok/s"), "80%", Message("first token, s"), Message("memory")),
+)
+_NOT_MODELLED = Message(
+    "Vulkan on the GPU of a board, speculation and models larger than memory are not estimated: measure them."
+)
+
+
+@click.command("estimate")
+@click.argument("model")
+@click.option("--chip", "chip_name", help="A chip (rk3588), or all; without it, this machine.")
+@click.option("--here", is_flag=True, help="This machine, with what was measured on it.")
+@click.option("--engine", help="rkllm, rk-llama.cpp, llama.cpp or ik_llama.cpp; without it, all that run the model.")
+@click.option("--quant", help="The quantisation, as Q4_K_M or w8a8; without it, what is usual for the engine.")
+@click.option("--prompt", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="Prompt tokens.")
+@click.option(
+    "--context", type=click.IntRange(1, 10_000_000), default=4096, show_default=True, help="Tokens of the KV cache."
+)
+@click.option("--memory", help="Memory of the board, as 8GB: whether the model fits; without it, this machine's.")
+@click.option("--min-tokens-per-second", type=click.FloatRange(0), default=0, help="Leave out what decodes slower.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def estimate(
+    model: str,
+    chip_name: str | None,
+    here: bool,
+    engine: str | None,
+    quant: str | None,
+    prompt: int,
+    context: int,
+    memory: str | None,
+    min_tokens_per_second: float,
+    as_json: bool,
+) -> None:
+    """Estimate the speed and the memory of MODEL (a file, a name of `trilithon list`, or a name with its size such as
+    qwen2.5-1.5b), with intervals that 80% and 95% of new models stay within."""
+    from trilithon.estimate.answer import estimates
+    from trilithon.estimate.subject import subject_of
+    from trilithon.models.store.model_store import ModelStore
+    from trilithon.settings import load_configuration
+
+    if here and chip_name:
+        raise UserError("--here and --chip name different machines; leave out one of them")
+    configuration = load_configuration()
+    with ModelStore.open(configuration) as store:
+        subject = subject_of(model, store)
+    rows = estimates(
+        subject,
+        chosen_chips(chip_name),
+        engine=engine,
+        quantization=quant,
+        prompt=prompt,
+        context=context,
+        shift=shift_here(configuration, chip_name),
+    )
+    rows = [row for row in rows if row.decode.value >= min_tokens_per_second]
+    room = room_bytes(memory, chip_name)
+    if as_json:
+        rows_shown = [_json(row, room) for row in rows]
+        say(json.dumps({"model": subject.size.key, "estimates": rows_shown}, indent=2, ensure_ascii=False))
+    elif rows:
+        say("\n".join(_lines(subject, rows, room, prompt, context)))
+    else:
+        text = Message("nothing decodes {least} tokens/s or more; try a smaller model", least=min_tokens_per_second)
+        say(shown(text), err=True)
+
+
+def chosen_chips(name: str | None) -> "Sequence[Chip]":
+    """Of `--chip`; without it, this machine's, which need not be in the table. Raises UserError."""
+    from trilithon.board.chips import Chip, chips, find_chip
+    from trilithon.board.snapshot import read_board
+
+    if name is None:
+        board = read_board()
+        return (find_chip(board.chip) or Chip(name="this machine", compatible="", npu_cores=0),)
+    if name.lower() == "all":
+        from trilithon.estimate.terms import machine_rates
+
+        return tuple(chip for chip in chips().values() if machine_rates(chip.name))
+    if (chip := find_chip(name)) is None:
+        raise UserError(f"unknown chip {name[:40]!r}; write all, or one of {', '.join(chips())}")
+    return (chip,)
+
+
+def shift_here(configuration: "Configuration", chip_name: str | None) -> "Shift":
+    """What was measured on this machine; nothing for another one."""
+    from trilithon.board.snapshot import read_board
+    from trilithon.estimate.local import measured_shift
+
+    if chip_name is not None:
+        return {}
+    return measured_shift(configuration.results_database, read_board(), chosen_chips(None)[0].name)
+
+
+def room_bytes(memory: str | None, chip_name: str | None) -> int | None:
+    """The memory that a model may take; None where it is not known."""
+    from trilithon.board.limits.memory import read_memory
+
+    if memory is not None:
+        return parse_bytes(memory, name="--memory")
+    return None if chip_name else read_memory().total_bytes
+
+
+def _lines(
+    subject: "Subject", rows: "Sequence[SpeedEstimate]", room: int | None, prompt: int, context: int
+) -> list[str]:
+    from trilithon.cli.models.rows import aligned
+    from trilithon.estimate.recommend import fits
+
+    cells = [tuple(shown(title) for title in _TITLES)]
+    for row in rows:
+        need = shown(format_bytes(row.memory.total))
+        if fits(row, room) is False:
+            need = shown(Message("{size} (does not fit)", size=need))
+        first = f"{row.first_token.value:.2g}"
+        speeds = (*_cells(row.decode, 2), *_cells(row.prefill, 1), first, need)
+        cells.append((row.chip, f"{row.engine}/{row.unit}", row.quantization, *speeds))
+    head = Message(
+        "{model}: {billions} billion parameters, prompt of {prompt} tokens, context of {context}",
+        model=subject.size.key,
+        billions=f"{subject.size.parameters / 1e9:.3g}",
+        prompt=prompt,
+        context=context,
+    )
+    bases = dict.fromkeys(f"{row.chip} {row.engine}: {shown(row.basis)}" for row in rows)
+    verify = Message("to verify: {command}", command=rows[0].verify)
+    return [shown(head), *aligned(cells), "", *bases, shown(_NOT_MODELLED), shown(verify)]
+
+
+def _cells(seen: "Range", intervals: int) -> tuple[str, ...]:
+    pairs = (seen.within_80, seen.within_95)[:intervals]
+    return (figure(seen.value), *(f"{figure(low)}–{figure(high)}" for low, high in pairs))
+
+
+def figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _json(row: "SpeedEstimate", room: int | None) -> dict[str, Any]:
+    from trilithon.estimate.recommend import fits
+
+    ranges = {"prefill_tps": row.prefill, "decode_tps": row.decode, "first_token_seconds": row.first_token}
+    return {
+        "chip": row.chip,
+        "engine": row.engine,
+        "unit": row.unit,
+        "quantization": row.quantization,
+        **{name: range_json(seen) for name, seen in ranges.items()},
+        "memory_bytes": {
+            "weights": round(row.memory.weights),
+            "cache": round(row.memory.cache),
+            "buffers": round(row.memory.buffers),
+            "total": round(row.memory.total),
+        },
+        "fits": fits(row, room),
+        "basis": row.basis,
+        "verify": row.verify,
+    }
+
+
+def range_json(seen: "Range") -> dict[str, Any]:
+    return {
+        "value": float(f"{seen.value:.4g}"),
+        "within_80": [float(f"{bound:.4g}") for bound in seen.within_80],
+        "within_95": [float(f"{bound:.4g}") for bound in seen.within_95],
+    }

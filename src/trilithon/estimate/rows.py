@@ -1,0 +1,149 @@
+"""Published measurements: rows of a table with one measurement each, and what their words say about how it was made."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trilithon.errors import UserError
+from trilithon.tables import table_beside
+
+__all__ = ["COLUMNS", "Family", "Measurement", "atlas", "family_of", "read_rows", "source_address", "why_dropped"]
+
+COLUMNS = (
+    *("source", "date", "soc", "board", "engine", "unit", "model", "params_b", "quant", "threads_or_cores"),
+    *("prompt_tokens", "gen_tokens", "prefill_tps", "decode_tps", "ttft_ms", "memory_mb", "notes"),
+)
+_NUMBERS = ("params_b", "prompt_tokens", "gen_tokens", "prefill_tps", "decode_tps", "ttft_ms", "memory_mb")
+_UNITS = {"cpu", "gpu", "npu", "hybrid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How an engine computes: `unit` for prefill; `decode` is where decode runs, if elsewhere; `fork` tells builds of
+    one family apart."""
+
+    name: str
+    unit: str
+    fork: str
+    decode: str = ""
+    pipeline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One row. Speeds in tokens per second, `ttft_ms` in milliseconds, `memory_mb` in MiB; None where not published.
+    `chip` is empty for machines that `board` names."""
+
+    source: str
+    date: str
+    chip: str
+    board: str
+    engine: str
+    unit: str
+    model: str
+    params_b: float | None
+    quant: str
+    threads_or_cores: str
+    prompt_tokens: float | None
+    gen_tokens: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+    ttft_ms: float | None
+    memory_mb: float | None
+    notes: str
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.engine, self.unit)
+
+    @property
+    def machine(self) -> str:
+        return self.chip or self.board
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return table_beside(__file__, "families.toml")
+
+
+@cache
+def family_of(engine: str, unit: str) -> Family:
+    """Raises UserError for a unit that does not exist."""
+    words = f"{engine} / {unit}".lower()
+    for row in _table()["families"]:
+        if re.search(row["match"], words):
+            fork = " ".join(re.findall(r"\(([^)]*)\)", engine)) or engine.partition(" ")[0]
+            values = {key: value for key, value in row.items() if key != "match"}
+            return Family(fork=fork.lower(), **values)
+    raise UserError(f"unknown unit {unit!r}; write one of {', '.join(sorted(_UNITS))}")
+
+
+@cache
+def atlas() -> Sequence[Measurement]:
+    """The rows of the package."""
+    return tuple(read_rows(Path(__file__).with_name("atlas.csv")))
+
+
+def read_rows(path: Path) -> Iterator[Measurement]:
+    """The rows of a CSV file with `COLUMNS` (more are ignored). Raises UserError with the line of what is wrong."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+                raise UserError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(COLUMNS)}")
+            for line, row in enumerate(reader, 2):
+                yield _measurement(row, f"{path}:{line}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def why_dropped(row: Measurement) -> str:
+    """Why a row is no point for a model of speed; empty when it is one."""
+    words = f"{row.threads_or_cores}; {row.notes}"
+    for reason, pattern in _table()["notes"]["drop"]:
+        if re.search(pattern, words):
+            return str(reason)
+    if not row.quant:
+        return "no quantisation"
+    return ""
+
+
+def _measurement(row: Mapping[str, str | None], place: str) -> Measurement:
+    values: dict[str, Any] = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    for name in _NUMBERS:
+        values[name] = _number(values[name], name, place)
+    for name in ("source", "model", "engine"):
+        if not values[name]:
+            raise UserError(f"{place}: {name} is empty; every measurement states it")
+    if values["unit"] not in _UNITS:
+        raise UserError(f"{place}: unit {values['unit']!r}; write one of {', '.join(sorted(_UNITS))}")
+    if not (values["soc"] or values["board"]):
+        raise UserError(f"{place}: soc and board are empty; state at least one")
+    return Measurement(chip=values.pop("soc"), **values)
+
+
+def _number(text: str, name: str, place: str) -> float | None:
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1e9:
+        raise UserError(f"{place}: {name} {text[:40]!r} is not a positive number")
+    return number
+
+
+@cache
+def _sources() -> Mapping[str, str]:
+    sources: Mapping[str, str] = table_beside(__file__, "sources.toml")["sources"]
+    return sources
+
+
+def source_address(source: str) -> str:
+    """Where a row was published; empty for one that is not of the package."""
+    return _sources().get(source, "")

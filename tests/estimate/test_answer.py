@@ -1,0 +1,97 @@
+"""Estimates: what they say, their order, and that the fitted file is that of the atlas."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from trilithon.board.chips import chips
+from trilithon.errors import UserError
+from trilithon.estimate.answer import Subject, estimates
+from trilithon.estimate.fit import fit
+from trilithon.estimate.predict import PHASES, Phase, fitted, log_seconds
+from trilithon.estimate.rows import atlas
+from trilithon.estimate.sizes import size_named
+from trilithon.estimate.training import training_rows
+
+
+def subject(name: str) -> Subject:
+    size = size_named(name)
+    assert size is not None
+    return Subject(reference=name, size=size)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_fitted_file_is_that_of_the_atlas(phase: Phase) -> None:
+    points = training_rows(atlas(), phase)
+    again = fit([point.observation for point in points], fitted()[phase].effects)
+    for point in points:
+        terms, whole = list(point.observation.terms), point.observation.whole
+        stored, _ = log_seconds(terms, whole, fitted()[phase].effects)
+        assert log_seconds(terms, whole, again)[0] == pytest.approx(stored, abs=0.02), "run scripts/fit_estimates.py"
+    assert {point.group for point in points} == set(fitted()[phase].multiples)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "form", "slowest", "fastest"),
+    [  # published by the maker (w8a8, RKLLM 1.3.0): 16.7 and 6.2; users get up to a third less
+        ("qwen2.5-1.5b", "rkllm", "w8a8", 11, 17.5),
+        ("qwen3.5-4b", "rkllm", "w8a8", 4.2, 6.6),
+        # gregordinary/rockchip-npu-notes: 7.9 with 8 threads
+        ("llama-3.2-3b", "llama.cpp", "Q4_K_M", 6, 10),
+    ],
+)
+def test_what_is_published_is_estimated(name: str, engine: str, form: str, slowest: float, fastest: float) -> None:
+    (row,) = estimates(subject(name), [chips()["RK3588"]], engine=engine, quantization=form)
+    assert slowest < row.decode.value < fastest
+    assert "of this model" in row.basis and "none" not in row.basis
+
+
+@pytest.mark.parametrize("chip", list(chips().values()), ids=lambda chip: chip.name)
+def test_every_estimate_is_ordered(chip: object) -> None:
+    small = {row.engine: row for row in estimates(subject("qwen3-0.6b"), [chip])}  # type: ignore[list-item]
+    large = {row.engine: row for row in estimates(subject("qwen3-8b"), [chip])}  # type: ignore[list-item]
+    for engine, row in small.items():
+        assert row.decode.value > large[engine].decode.value
+        assert row.prefill.value > large[engine].prefill.value
+        assert row.memory.total < large[engine].memory.total
+        for seen in (row.decode, row.prefill, row.first_token):
+            (low, high), (lowest, highest) = seen.within_80, seen.within_95
+            assert 0 < lowest <= low <= seen.value <= high <= highest
+            assert math.isfinite(highest)
+
+
+def test_a_longer_prompt_takes_longer_and_a_longer_context_needs_more() -> None:
+    short, long = (
+        estimates(subject("qwen3-1.7b"), [chips()["RK3588"]], prompt=prompt, context=16 * prompt)
+        for prompt in (256, 2048)
+    )
+    for one, other in zip(short, long, strict=True):
+        assert one.first_token.value < other.first_token.value
+        assert one.memory.cache < other.memory.cache
+
+
+def test_the_interval_is_wider_where_less_is_known() -> None:
+    known, unknown = (
+        estimates(subject("qwen3-1.7b"), [chips()[chip]], engine="llama.cpp")[0].decode for chip in ("RK3588", "A733")
+    )
+    assert known.within_80[1] / known.within_80[0] < unknown.within_80[1] / unknown.within_80[0]
+
+
+def test_chips_without_an_npu_have_no_estimate_of_one() -> None:
+    assert {row.unit for row in estimates(subject("qwen3-1.7b"), [chips()["BCM2712"]])} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "form", "word"),
+    [("ollama", None, "no estimates for"), (None, "Q9_Z", "unknown quantisation"), ("rkllm", "Q4_0", "no engine")],
+)
+def test_what_does_not_exist_is_refused(engine: str | None, form: str | None, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        estimates(subject("qwen3-1.7b"), [chips()["RK3588"]], engine=engine, quantization=form)
+
+
+def test_no_numpy_is_loaded_to_estimate() -> None:
+    code = "import sys, trilithon.estimate.answer; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
