@@ -60,6 +60,7 @@ def test_the_packaged_build_works(configuration: Configuration) -> None:
 
 
 @pytest.mark.slow  # eight models are loaded
+@pytest.mark.timeout(400)
 def test_the_logits_of_every_architecture_are_those_in_f32(configuration: Configuration) -> None:
     assert kinds() == ("qwen2", "qwen3", "llama", "gemma3")
     trial = tried(packaged(configuration), configuration, architectures=kinds())
