@@ -10,7 +10,7 @@ PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: bench install uninstall test test-boards test-emulated check docs format lowest-versions test-pythons coverage constraints clean
+.PHONY: bench install uninstall test test-boards test-emulated check docs site format lowest-versions test-pythons coverage constraints clean
 
 bench: .venv/demo-installed  ## measure the demo model on this machine, and put trilithon on PATH
 	@scripts/install.sh --link
@@ -49,6 +49,10 @@ docs: .venv/dev-installed  ## the pages that are made from the code and the test
 	$(BIN)/python scripts/architecture.py > docs/pictures/architecture.svg
 	$(BIN)/python scripts/evidence_page.py > docs/evidence.md
 	$(BIN)/python scripts/catalogues.py
+
+site: .venv/dev-installed  ## the documentation as a site, in build/site
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
 
 format: .venv/dev-installed
 	$(BIN)/ruff check -q --fix .

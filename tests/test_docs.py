@@ -7,12 +7,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from parsed_source import parsed
+import yaml
 
 from trilithon.cli.main import main
 
@@ -204,6 +207,16 @@ def test_pictures_and_links_exist(document: Path) -> None:
         linked = (document.parent / path) if path else document
         assert linked.exists(), target
         assert not anchor or anchor in _anchors(linked), target
+
+
+def test_the_site_has_every_page() -> None:
+    def pages(entries: list[Any]) -> Iterator[str]:
+        for entry in entries:
+            yield from [entry] if isinstance(entry, str) else pages([*entry.values()][0])
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = [*pages(site["nav"])]
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_the_index_links_every_page() -> None:
