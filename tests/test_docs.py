@@ -212,7 +212,7 @@ def test_pictures_and_links_exist(document: Path) -> None:
 def test_the_site_has_every_page() -> None:
     def pages(entries: list[Any]) -> Iterator[str]:
         for entry in entries:
-            yield from [entry] if isinstance(entry, str) else pages([*entry.values()][0])
+            yield from [entry] if isinstance(entry, str) else pages(next(iter(entry.values())))
 
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     named = [*pages(site["nav"])]

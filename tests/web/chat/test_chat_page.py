@@ -66,6 +66,22 @@ def test_a_question_is_answered_and_kept(site: Site, browser_page: Pages, tiny: 
 
 
 @pytest.mark.slow
+def test_a_reload_keeps_the_open_conversation(site: Site, browser_page: Pages, tiny: Path) -> None:
+    opened = site(tiny)
+    page = browser_page()
+    page.goto(opened.url)
+    ask(page, "tell me about stones")
+    answered(page)
+    page.wait_for_url(re.compile(r"/\?conversation=[0-9a-f]{16}$"))
+    page.reload()
+    expect(page.locator(".message.user")).to_contain_text("tell me about stones")
+    page.get_by_role("button", name="New conversation").first.click()
+    page.wait_for_url(re.compile(r"/$"))
+    page.goto(f"{opened.url}/?conversation=../../x")
+    expect(page.get_by_text("there is no such conversation")).to_be_visible()
+
+
+@pytest.mark.slow
 def test_it_streams_and_escape_stops_it_and_what_came_stays(site: Site, browser_page: Pages, tiny: Path) -> None:
     opened = site(tiny, placement=SLOW)
     page = browser_page()

@@ -19,10 +19,12 @@ from trilithon.web.chat.streaming import stream
 from trilithon.web.chat.tree import ROOT, ChatMessage, Conversation, as_markdown
 from trilithon.web.context import AppContext, PageSession
 from trilithon.web.elements import at, box, icon_button, words
+from trilithon.web.frame import PATHS
 from trilithon.web.texts import Texts
 
 __all__ = ["build"]
 
+_PARAMETER = "conversation"
 _SHOWN = 30
 """Messages drawn at first, and with each look further back."""
 # Browsers lend the clipboard itself to https and to localhost alone; a board is mostly asked by http.
@@ -52,6 +54,7 @@ class _ChatPage:
         self._context, self._session, self._text = context, session, text
         self._kept = Conversations(context.configuration.data, session.key_name)
         self._conversation = self._kept.begin()
+        self._query = ""  # of the page's address
         self._first = 0  # of the branch: what is drawn first
         self._keeping = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
@@ -70,14 +73,24 @@ class _ChatPage:
         ui.context.client.on_delete(self._stop)
 
     async def open(self) -> None:
+        """With the conversation that the address names, if there is one."""
         await self._controls.load()
-        await self._list()
-        self._draw()
+        id_ = ui.context.client.request.query_params.get(_PARAMETER, "")
+        if id_:
+            await self._show(id_)
+        if self._conversation.id != id_:
+            await self._list()
+            self._draw()
 
     # -- conversations
 
     async def _list(self) -> None:
+        """The list, and the address, by which a reload finds the conversation again."""
         self._side.draw(await asyncio.to_thread(self._kept.headings), self._conversation.id)
+        query = f"?{_PARAMETER}={self._conversation.id}" if self._conversation.messages else ""
+        if query != self._query:
+            self._query = query
+            ui.run_javascript(f"history.replaceState(history.state, '', {json.dumps(at(PATHS['chat']) + query)})")
 
     async def _begin(self) -> None:
         await self._halt()
