@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 import pytest
-from parsed_source import parsed
 import yaml
+from parsed_source import parsed
 
 from trilithon.cli.main import main
 

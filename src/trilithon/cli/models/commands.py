@@ -75,6 +75,7 @@ def list_models(verbose: bool, as_json: bool) -> None:
         known = {str(manifest.name).casefold() for manifest in listing.manifests}
         adopted = [manifest for manifest in _adopted() if str(manifest.name).casefold() not in known]
         models = [*zip(listing.manifests, listing.roots, strict=True), *((manifest, None) for manifest in adopted)]
+        models.sort(key=lambda model: model[0].synthetic)
         rows = [model_rows.model_row(*model, store, places=verbose or as_json) for model in models]
     for problem in listing.problems:
         say(f"warning: {problem}", err=True)

@@ -124,12 +124,13 @@ class Catalog:
             raise PlacementError(refusals[0])
 
     def models(self) -> tuple[CatalogEntry, ...]:
-        """Everything that has weights; a store's model hides another program's of the same name."""
+        """Everything that has weights, models with random weights last; a store's model hides another program's of the
+        same name."""
         with ModelStore.open(self._configuration) as store:
             stored = [*self._own, *(model for model in store.list() if not store.missing(model))]
         known = {str(model.name).casefold() for model in stored}
         stored += [other for other in self._others() if str(other.name).casefold() not in known]
-        return tuple(_entry(model) for model in stored if weights_of(model))
+        return tuple(_entry(model) for model in sorted(stored, key=lambda model: model.synthetic) if weights_of(model))
 
     def listed(self) -> tuple[CatalogEntry, ...]:
         """`models`, and the aliases that are not hidden, under their own names."""

@@ -69,7 +69,8 @@ class Controls:
         entries = await asyncio.to_thread(self._context.service.shelf.models)
         self._entries = {entry.name: entry for entry in entries}
         loaded = [model.key for model in self._context.service.pool.loaded() if model.key in self._entries]
-        self._model.set_options(list(self._entries), value=next(iter([*loaded, *self._entries]), None))
+        offered = [name for name in (*loaded, *self._entries) if not self._entries[name].manifest.synthetic]
+        self._model.set_options(list(self._entries), value=next(iter(offered), None))
         if not self._entries:
             self._line.set_text(self._text("chat.no_models"))
 

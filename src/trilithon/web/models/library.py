@@ -106,7 +106,8 @@ def _each(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def selected(rows: Collection[ModelListRow], words: str, order: Order) -> list[ModelListRow]:
-    """Those that have every word of the filter in them, in this order; names decide between equals."""
+    """Those that have every word of the filter in them, in this order, models with random weights last; names decide
+    between equals."""
     wanted = words.casefold().split()
     matching = sorted((row for row in rows if all(word in row.searched for word in wanted)), key=_by_name)
     match order:
@@ -116,6 +117,7 @@ def selected(rows: Collection[ModelListRow], words: str, order: Order) -> list[M
             matching.sort(key=lambda row: row.entry.size_bytes, reverse=True)
         case "name":
             pass
+    matching.sort(key=lambda row: row.entry.manifest.synthetic)  # random weights are no model to choose
     return matching
 
 
