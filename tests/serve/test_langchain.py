@@ -1,6 +1,7 @@
 """LangChain's standard integration tests for its clients of Ollama, OpenAI and Anthropic, against a server of ours.
 
-They run in an environment of their own, because LangChain's packages bring a hundred others:
+They run in an environment of their own, because LangChain's packages bring a hundred others
+(50 s to install, so `.ci/fixtures` does not; the tests take a minute on an idle machine):
 
     python -m venv FOLDER
     FOLDER/bin/pip install langchain-tests langchain-ollama langchain-openai langchain-anthropic
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from live_server import Serve
+from tool_caller import write_tool_caller
 
 PYTHON = os.environ.get("TRILITHON_TEST_LANGCHAIN")
 SUITE = Path(__file__).parent / "standins" / "langchain_suite.py"
@@ -22,9 +24,9 @@ SUITE = Path(__file__).parent / "standins" / "langchain_suite.py"
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON, reason="TRILITHON_TEST_LANGCHAIN names no Python; see this file's first lines")
 @pytest.mark.timeout(600)
-def test_langchains_standard_tests(serve: Serve, tiny: Path, tmp_path: Path) -> None:
+def test_langchains_standard_tests(serve: Serve, tmp_path: Path) -> None:
     assert PYTHON is not None
-    server = serve(tiny)
+    server = serve(write_tool_caller(tmp_path / "caller.gguf"), placement="llama.cpp@embedded/cpu:t=1")
     # The clients keep connections from one test to the next, which belong to the loop that they were opened in.
     loop = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=session")
     done = subprocess.run(
