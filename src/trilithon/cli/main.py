@@ -20,6 +20,7 @@ __all__ = ["entry", "main"]
 # so that `--help` stays instant.
 _COMMANDS = {
     "run": ("chat.run:run", "Chat with a model, or ask one question."),
+    "setup": ("setup.setup:setup", "Set this machine up: runtime, model, build and service."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
     "service": ("service.service:service", "Run the server as a service of systemd."),
     "ps": ("serve.ps:ps", "List the models that the server has loaded."),

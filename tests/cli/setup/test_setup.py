@@ -1,0 +1,130 @@
+"""`trilithon setup` on a terminal: asked, stopped, resumed, undone; and what it offers on a board."""
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_tree import plant_tree
+from standin_web import WebStandIn
+
+from trilithon.models.synthetic.tiny import write_tiny_model
+
+Program = Callable[..., Any]
+
+PROGRAM = str(Path(sys.executable).with_name("trilithon"))
+UNIT = "config/systemd/user/trilithon.service"
+# Where systemd runs, and everything succeeds.
+SYSTEMCTL = '#!/bin/sh\ncase "$*" in *is-system-running) echo running ;; esac\n'
+
+
+class Terminal:
+    """The program on a pseudo-terminal; `shown` is all that it printed."""
+
+    def __init__(self, *words: str):
+        self._master, slave = pty.openpty()
+        environment = os.environ | {"TERM": "dumb", "COLUMNS": "1000"}
+        self._child = subprocess.Popen(
+            [PROGRAM, "setup", *words], stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def until(self, words: str) -> None:
+        deadline = time.monotonic() + 100
+        while words not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self._master], [], [], 0.2)[0]:
+                try:
+                    self.shown += os.read(self._master, 1 << 16).decode()
+                except OSError:  # it has ended
+                    assert words in self.shown, self.shown
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def stop(self) -> int:
+        """Signals again where nothing comes of it: one between the prompt and the wait for a key is heard of later."""
+        deadline = time.monotonic() + 60
+        while self._child.poll() is None:
+            assert time.monotonic() < deadline
+            os.killpg(self._child.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(2)
+        os.close(self._master)
+        return self._child.returncode
+
+    def ended(self) -> int:
+        code = self._child.wait(100)
+        os.close(self._master)
+        return code
+
+
+@pytest.fixture
+def machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebStandIn]:
+    tools = home / "tools"
+    tools.mkdir()
+    for name, script in {"systemctl": SYSTEMCTL, "loginctl": "#!/bin/sh\n"}.items():
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    write_tiny_model(home / "tiny.gguf")
+    with WebStandIn() as web:
+        web.put("/tiny.gguf", (home / "tiny.gguf").read_bytes())
+        yield web
+
+
+@pytest.mark.slow
+def test_asked_stopped_resumed_undone(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    """Every step is a process of its own."""
+    words = ("--model", f"{machine.url}/tiny.gguf")
+    terminal = Terminal(*words)
+    terminal.until(f"Fetch the model {machine.url}/tiny.gguf? [Y/n]")
+    terminal.type("y\n")
+    terminal.until("Run the server from boot on")
+    assert terminal.stop() == 130
+    assert len(machine.asked) > 0
+    assert not (home / UNIT).exists()
+
+    terminal = Terminal(*words)
+    terminal.until("Run the server from boot on")
+    assert "Fetch the model" not in terminal.shown
+    terminal.type("\n")
+    terminal.until("done. To take it back: trilithon setup --undo")
+    assert terminal.ended() == 0
+    assert (home / UNIT).exists()
+
+    done = subprocess.run([PROGRAM, "setup"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "nothing else is missing; talk to a model with: trilithon run\n")
+    done = subprocess.run([PROGRAM, "setup", "--undo"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = re.findall(r"^\$ trilithon (\w+ \w+)", done.stderr, re.MULTILINE)
+    assert calls == ["service uninstall", "rm url"]
+    assert not (home / UNIT).exists()
+    assert trilithon("list").stdout.strip() == ""
+    assert "setup changed nothing that is still there" in trilithon("setup", "--undo").stderr
+
+
+def test_without_a_terminal_nothing_is_done(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    done = trilithon("setup")
+    assert done.code == 2
+    assert "there is no terminal to ask on; add --yes" in done.stderr
+    assert not (home / "data/trilithon/setup.json").exists()
+
+
+def test_a_board_is_offered_its_runtime(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    root = plant_tree(home / "boards", "rk3588_vendor", without=("/usr/lib/librkllmrt.so",)).root
+    done = trilithon("setup", "--root", root)
+    assert done.code == 0
+    assert "for models on the NPU (https://github.com/airockchip/rknn-llm/raw/release-v1.2.3/" in done.stdout
+    assert "\n  trilithon engines install rkllm --yes\n" in done.stdout
+    assert not (home / "data/trilithon/setup.json").exists()
