@@ -45,6 +45,8 @@ _COMMANDS = {
     "models": ("models.synthesize:models", "Create models with random weights, to measure speed."),
     "engines": ("engines.commands:engines", "List, add, compile, check and remove engine builds."),
     "config": ("config:config", "Show and change settings."),
+    "backup": ("backup.backup:backup", "Write everything but models into one file."),
+    "restore": ("backup.backup:restore", "Put back what a backup holds."),
     "key": ("serve.key:key", "Add, list and revoke API keys."),
     "doctor": ("doctor.rows:doctor", "Describe this machine, and what would make it faster."),
     "board-report": (

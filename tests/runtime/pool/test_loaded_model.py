@@ -189,7 +189,7 @@ def test_place_for_as_many_requests_as_it_has_slots(tmp_path: Path) -> None:
         for _ in range(3):
             model.release()
         assert model.has_place_for(CPU)
-        model.leave()
+        model.leave("a test")
         assert not model.has_place_for(CPU)
 
     run(tmp_path / "r", body)
@@ -244,7 +244,7 @@ def test_the_snapshot_for_decisions(tmp_path: Path, users: int) -> None:
 def test_a_load_is_given_up(tmp_path: Path) -> None:
     async def body(loading: Loading) -> None:
         await until((tmp_path / "r").exists)
-        loading.model.leave()
+        loading.model.leave("a test")
         assert loading.model.state == "leaving"
         await asyncio.wait([loading.model.task])
         assert loading.model.task.cancelled()
@@ -258,7 +258,7 @@ def test_it_leaves_after_its_last_user(tmp_path: Path, children: list[Process]) 
         model = await loading.finish()
         model.take(1.0)
         model.take(1.0)
-        model.leave()
+        model.leave("a test")
         model.release()
         await asyncio.sleep(0.05)
         assert not model.task.done()

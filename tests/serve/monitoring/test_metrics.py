@@ -52,6 +52,7 @@ class Figures:
     """A pool's counts, as they might be."""
 
     loads, unloads, crashes, evictions, waiting = 5, 3, 2, 1, 7
+    failed_loads, load_seconds = 4, 12.5
 
     def loaded(self) -> list[Model]:
         paused = HandoverState(state="paused", reason="a miss", retry_in_seconds=9.5, misses=3)

@@ -71,7 +71,7 @@ class LoadedModel:
         self.users = 0
         self._slots_taken = 0
         self.unload_requested = False
-        self.crashed = ""
+        self.crashed = self.left_because = self.evicted_for = ""
         self.began = self.ready_at = self.last_used = self.kept_from = time.monotonic()
         self._folder = folder
         self._opening = opening
@@ -177,8 +177,12 @@ class LoadedModel:
             if self.state == "leaving":
                 self._leave.set()
 
-    def leave(self) -> None:
-        """Grant no more leases, and end once the present ones are released."""
+    def leave(self, reason: str, *, evicted_for: str = "") -> None:
+        """Grant no more leases, and end once the present ones are released. `evicted_for` is the model that needs its
+        memory. The first reason counts."""
+        self.left_because = self.left_because or reason
+        if self.left_because == reason:
+            self.evicted_for = self.evicted_for or evicted_for
         if self.state == "loading":
             self.task.cancel()
         if not self.users:
@@ -188,7 +192,7 @@ class LoadedModel:
     def spoil(self, reason: str) -> None:
         """It lives but is of no use: treat it as dead, once the present leases are released."""
         self.crashed = self.crashed or reason
-        self.leave()
+        self.leave(reason)
 
     async def _run(self) -> None:
         try:

@@ -52,12 +52,13 @@ class ModelSnapshot:
 
 @dataclass(slots=True)
 class LoadDecisions:
-    """`full` are keys of models that get no new requests, so that they become idle and can be evicted; `next_at` is
-    when a decision may change without an event."""
+    """`evict_for` is the model that `evict` makes room for. `full` are keys of models that get no new requests, so that
+    they become idle and can be evicted; `next_at` is when a decision may change without an event."""
 
     load: list[Demand] = field(default_factory=list)
     refuse: list[tuple[Demand, StartError]] = field(default_factory=list)
     evict: list[str] = field(default_factory=list)
+    evict_for: str = ""
     full: set[str] = field(default_factory=set)
     next_at: float = math.inf
 
@@ -85,6 +86,7 @@ class PoolSnapshot:
             missing_bytes = 0 if self.budget is None else demand.need_bytes + counted - self.budget.now
             missing_places = len(self.models) + len(decisions.load) + 1 - self.max_loaded
             if missing_bytes > 0 or missing_places > 0:
+                decisions.evict_for = demand.key
                 self._make_room(decisions, missing_bytes, missing_places)
                 break
             decisions.load.append(demand)

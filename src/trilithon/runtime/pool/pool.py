@@ -18,6 +18,7 @@ from trilithon.errors import EngineTimeout, TrilithonError
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.pool.budget import Budget, measured_budget
 from trilithon.runtime.pool.history import Histories
+from trilithon.runtime.pool.life import log_crashed, log_failed, log_leaving, log_loaded, log_loading
 from trilithon.runtime.pool.loaded_model import Loaded, LoadedModel, Open
 from trilithon.runtime.pool.planning import Demand, PoolSnapshot
 from trilithon.runtime.pool.queue import Busy, PendingRequest, RequestQueue
@@ -45,7 +46,8 @@ class Pool:
 
     A key names a model; it has one runner at most. `budget_bytes` None: measured whenever a model is to be loaded.
     A pin reserves memory, and overrides every keep-alive. `max_wait_seconds` bounds the wait for a lease, loading
-    included. `loads`, `unloads`, `crashes` and `evictions` count from the start."""
+    included. `loads`, `unloads`, `crashes`, `evictions`, `failed_loads` and
+    `load_seconds` count from the start."""
 
     def __init__(
         self,
@@ -59,7 +61,8 @@ class Pool:
         max_wait_seconds: float | None = None,
         open_one: Open = open_runner,
     ):
-        self.loads = self.unloads = self.crashes = self.evictions = 0
+        self.loads = self.unloads = self.crashes = self.evictions = self.failed_loads = 0
+        self.load_seconds = 0.0
         self._configuration = configuration
         self._folder = folder
         self._budget_bytes = budget_bytes
@@ -308,7 +311,7 @@ class Pool:
         for key, model in self._models.items():
             head = self._queue.head(key)
             if head is not None and head.placement != model.placement and model.state != "leaving":
-                model.leave()
+                model.leave(f"a request needs {head.placement.name} with other settings")
 
     def _demands(self, now: float) -> list[Demand]:
         demands = [queue.demand() for key, queue in self._queue.queues() if key not in self._models]
@@ -335,7 +338,7 @@ class Pool:
             self._start(demand)
         for key in decisions.evict:
             self.evictions += 1
-            self._models[key].leave()
+            self._models[key].leave("room is needed", evicted_for=decisions.evict_for)
         self._next_at = min(self._next_at, decisions.next_at)
         return decisions.full
 
@@ -355,7 +358,8 @@ class Pool:
         for key, model in self._models.items():
             unload_at = model.unload_at(needed=key in self._pins or self._queue.has(key))
             if self._draining or unload_at <= now:
-                model.leave()
+                asked = "unload was requested" if model.unload_requested else "it was idle"
+                model.leave("the server ends" if self._draining else asked)
             else:
                 self._next_at = min(self._next_at, unload_at)
 
@@ -375,14 +379,17 @@ class Pool:
     def _start(self, demand: Demand) -> None:
         folder = self._folder / str(next(self._folder_numbers))
         opening = self._open_runner(demand.placement, folder, self._configuration, None)
-        model = LoadedModel(demand, folder, opening, self._on_loaded)
+        model = LoadedModel(demand, folder, opening, lambda: self._on_loaded(demand.key))
         if demand.key in self._pins:
             self._pins[demand.key] = demand.placement, demand.need_bytes
         self._models[demand.key] = model
+        log_loading(model, pinned=demand.key in self._pins, waiting=len(self._queue.of(demand.key)))
         model.task.add_done_callback(lambda task: self._on_ended(model, task))
 
-    def _on_loaded(self) -> None:
+    def _on_loaded(self, key: str) -> None:
         self.loads += 1
+        self.load_seconds += self._models[key].load_seconds
+        log_loaded(self._models[key])
         self._settle()
 
     def _on_ended(self, model: LoadedModel, task: asyncio.Task[None]) -> None:
@@ -393,11 +400,13 @@ class Pool:
             self._histories.of(model.key).crashes += 1
             self._failed(model, model.crashed, None)
         elif error is not None:
+            self.failed_loads += 1
             self._failed(model, str(error) or repr(error), error)
             if not isinstance(error, TrilithonError | OSError):  # a defect of Trilithon
                 task.get_loop().call_exception_handler({"message": f"{model.key} failed", "exception": error})
-        elif model.runner is not None:
-            self.unloads += 1
+        else:
+            self.unloads += model.runner is not None
+            log_leaving(model)
         self._settle()
 
     def _failed(self, model: LoadedModel, reason: str, error: BaseException | None) -> None:
@@ -405,6 +414,7 @@ class Pool:
         history, now = self._histories.of(model.key), time.monotonic()
         history.record_failure(model.placement, reason, now)
         retry_in = history.retry_in_seconds(model.placement, now)
+        (log_failed if error else log_crashed)(model, reason, retry_in)
         refusal = error or (history.busy(model.key, retry_in) if retry_in else None)
         if refusal is not None:
             self._queue.refuse(self._queue.of(model.key, model.placement), refusal)

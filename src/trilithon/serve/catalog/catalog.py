@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import threading
 import time
@@ -35,6 +36,7 @@ __all__ = ["Catalog", "CatalogEntry", "Outlook"]
 _ADOPTED_SECONDS = _BOARD_SECONDS = 10.0
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _SHORTEST_CONTEXT = 256
+_log = logging.getLogger("trilithon.model")
 _MOST_GLANCES = 512  # headers of models that somebody only looked at
 
 
@@ -194,8 +196,24 @@ class Catalog:
         """`context` tokens are asked for; fewer where the model was trained for fewer. `spelled` is a client's choice:
         one of those that are offered, with other settings at most. Raises ModelError and PlacementError."""
         file = self.file(entry)
-        chosen = self._allowed(spelled, file) if spelled else self._chosen(entry, file, self._plan(file))
-        return self._placed(chosen, file, self._need(entry, context))
+        plan = None if spelled else self._plan(file)
+        chosen = self._allowed(spelled, file) if spelled else self._chosen(entry, file, plan)
+        placed = self._placed(chosen, file, self._need(entry, context))
+        facts = {"model": entry.name, "placement": placed.name, "why": self._reason(file, plan, spelled)}
+        settings = {"context": placed.settings.context, "slots": placed.settings.slots}
+        _log.info("placement chosen", extra={"facts": facts | settings})
+        return placed
+
+    def _reason(self, file: ModelFile, plan: Plan | None, spelled: str) -> str:
+        if spelled:
+            return "the request names it"
+        if self._spelling is not None:
+            return "--placement names it"
+        if plan is not None:
+            return f"its plan ({plan.origin})"
+        unusable = read_plan(self._configuration.data, file.sha256, self._board.identity())
+        first = "the first that can run it"
+        return f"{first}: the plan {unusable.placement} cannot run here now" if unusable else f"{first}; it has no plan"
 
     def offered(self, entry: CatalogEntry) -> tuple[str, ...]:
         """Every placement that can be asked for, what would run it first. Raises ModelError."""

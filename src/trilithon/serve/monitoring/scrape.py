@@ -23,6 +23,8 @@ _POOL = {
     "loads": ("trilithon_loads", "Models loaded"),
     "unloads": ("trilithon_unloads", "Models unloaded"),
     "crashes": ("trilithon_crashes", "Runners that died"),
+    "failed_loads": ("trilithon_failed_loads", "Loads that failed"),
+    "load_seconds": ("trilithon_load_seconds", "Time that loads took"),
     "evictions": ("trilithon_evictions", "Models unloaded to make room"),
 }
 
@@ -53,6 +55,10 @@ class PoolFigures(Protocol):
     def crashes(self) -> int: ...
     @property
     def evictions(self) -> int: ...
+    @property
+    def failed_loads(self) -> int: ...
+    @property
+    def load_seconds(self) -> float: ...
     @property
     def waiting(self) -> int: ...
     def loaded(self) -> Sequence[LoadedFigures]: ...

@@ -1,0 +1,91 @@
+"""`trilithon backup` and `trilithon restore`: everything that Trilithon keeps, except models."""
+
+import json
+from pathlib import Path
+
+import click
+
+from trilithon.cli.output import say
+
+# Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
+
+__all__ = ["backup", "restore"]
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def backup(file: Path, as_json: bool) -> None:
+    """Write settings, keys, results, plans, conversations and builds into FILE, a tar.gz. Models are not in it.
+
+    A server may run meanwhile."""
+    from datetime import UTC, datetime
+
+    from trilithon import __version__
+    from trilithon.cli.backup.archive import write_backup
+    from trilithon.models.store.model_store import ModelStore
+    from trilithon.settings import configuration_path, load_configuration
+    from trilithon.units import format_bytes
+
+    configuration = load_configuration()
+    with ModelStore.open(configuration) as store:
+        names = [str(manifest.name) for manifest in store.list()]
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    count, left_out = write_backup(
+        file, configuration.data, configuration_path(), created=created, version=__version__, models=names
+    )
+    for line in left_out:
+        say(f"left out: {line}", err=True)
+    size = file.stat().st_size
+    if as_json:
+        say(
+            json.dumps(
+                {"file": str(file), "files": count, "bytes": size, "left_out": left_out, "models": names}, indent=2
+            )
+        )
+        return
+    say(
+        f"{file}: {count} files, {format_bytes(size)}. It has conversations and hashes of keys: keep it private",
+        err=True,
+    )
+
+
+@click.command("restore")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-y", "--yes", is_flag=True, help="Replace files that differ without asking.")
+def restore(file: Path, yes: bool) -> None:
+    """Put back what trilithon backup wrote into FILE. Files that are replaced are kept in a folder beside the data."""
+    from datetime import UTC, datetime
+
+    from trilithon.cli.backup.archive import extracted, move_into_place
+    from trilithon.errors import UserError
+    from trilithon.settings import configuration_path, load_configuration
+
+    data, config = load_configuration().data, configuration_path()
+    _require_no_server()
+    with extracted(file, data.parent) as (known, folder):
+        if not yes and any(data.glob("*")):
+            question = f"{data} is not empty; replace what differs by the backup of {known.created}?"
+            if not click.confirm(question, err=True):
+                raise UserError("nothing was changed; run it again with -y to replace what differs")
+        kept = data.parent / f"{data.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        replaced = move_into_place(known, folder, data, config, kept)
+    say(f"restored {len(known.digests)} files of {known.created} (Trilithon {known.version})", err=True)
+    if replaced:
+        say(f"what was there is in {kept}", err=True)
+    if known.models:
+        say(f"models are not in a backup; there were: {', '.join(known.models)}", err=True)
+
+
+def _require_no_server() -> None:
+    """Raises UserError where one runs: it would go on to write into the files that were replaced."""
+    from trilithon.cli.serve.server_client import address, running_server
+    from trilithon.errors import TrilithonError, UserError
+
+    try:
+        server = running_server()
+    except TrilithonError:  # none at the named place
+        return
+    if server is not None:
+        server.close()
+        raise UserError(f"a server runs at {address()}; stop it first (trilithon service, or Ctrl-C)")
