@@ -10,9 +10,11 @@ from parsed_source import parsed
 
 import trilithon
 from trilithon.board.doctor import Finding, findings
+from trilithon.board.explanations import explained_ids, explanation
 from trilithon.board.snapshot import Board, DeviceNode, read_board
 from trilithon.board.storage import Disk
 from trilithon.board.sysfs import THIS_MACHINE, Machine
+from trilithon.errors import UserError
 
 Plant = Callable[..., Machine]
 
@@ -265,6 +267,58 @@ def test_each_tree_has_exactly_its_findings(plant: Plant, tree: str) -> None:
     for finding in found.values():
         assert (finding.message + finding.fix).isprintable()
         assert finding.fix or finding.severity not in ("warning", "problem")
+
+
+WRITES = re.compile(r"\btee\b|\bapt\b|\bswapoff\b|\bulimit\b|\busermod\b|\bcp\b|>")
+
+
+def _all_findings(plant: Plant) -> list[Finding]:
+    """Of every tree, and of every change of one."""
+    told = [finding for tree in TREES for finding in _told(plant(tree)).values()]
+    for change in CHANGES.values():
+        machine = plant(change.tree, without=change.without, files=change.files)
+        told += _told(machine, change.board).values()
+    return told
+
+
+def test_every_command_is_a_fix_or_a_look_and_says_until_when(plant: Plant) -> None:
+    told = _all_findings(plant)
+    assert {finding.look for finding in told if finding.fix} == {True, False}
+    for finding in told:
+        assert "reboot" not in finding.fix + finding.lasting, finding
+        assert "linux-image" not in finding.fix + finding.lasting, finding
+        command = finding.fix.partition("  #")[0]
+        if finding.look:
+            assert not WRITES.search(command), finding
+        of_kernel = re.search(r"tee /sys/|> \$p/", command)
+        of_shell = command.startswith(("ulimit", "sudo swapoff")) and " && " not in command
+        assert bool(finding.until) == bool(of_kernel or of_shell), finding
+        assert bool(finding.lasting) >= bool(of_kernel and "cgroup" not in command), finding
+
+
+def test_what_lasts_is_a_file_of_systemd_or_udev_with_the_same_values(plant: Plant) -> None:
+    told = _told(plant("rk3588_vendor"))
+    assert told["cpu-governor"].until == "until the next boot"
+    assert told["cpu-governor"].lasting == (
+        f"printf '%s\\n' 'w {CPUFREQ}/policy*/scaling_governor - - - - performance' | "
+        "sudo tee /etc/tmpfiles.d/cpu-governor.conf"
+    )
+    rule = 'SUBSYSTEM=="devfreq", KERNEL=="fdab0000.npu", ATTR{governor}="performance"'
+    file = "/etc/udev/rules.d/99-devfreq-fdab0000.npu.rules"
+    assert told["npu-governor"].lasting == f"echo '{rule}' | sudo tee {file}"
+    assert told["open-files"].lasting.endswith("/etc/security/limits.d/npu.conf")
+    path = f"{CPUFREQ}/policy4/scaling_max_freq"
+    limit = _told(plant("rk3576", files={path: "1416000\n"}))["cpu-limit"]
+    assert re.search(rf"'w {path} - - - - \d+'", limit.lasting)
+
+
+def test_every_finding_is_explained(plant: Plant) -> None:
+    assert {finding.id for finding in _all_findings(plant)} <= set(explained_ids())
+    for name in explained_ids():
+        assert explanation(name).startswith(f"{name}\n\n")
+        assert "\n## " not in explanation(name)
+    with pytest.raises(UserError, match=r"did you mean cpu-governor\?"):
+        explanation("cpu-governer")
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -550,16 +604,14 @@ def test_a_runtime_whose_structures_are_known(plant: Plant, version: str) -> Non
     assert "runtime-unknown" not in _told(plant("rk3562", files={"/usr/lib/librkllmrt.so": text}))
 
 
-def test_mainline_names_the_vendor_kernel_s_package_only_on_armbian(plant: Plant) -> None:
-    finding = _told(plant("rk3588_mainline"))["npu-driver-mainline"]
+@pytest.mark.parametrize("without", [[], ["/etc/armbian-release"]])
+def test_another_kernel_is_never_a_command_to_copy(plant: Plant, without: list[str]) -> None:
+    finding = _told(plant("rk3588_mainline", without=without))["npu-driver-mainline"]
     assert "rocket cannot run language models" in finding.message
-    assert "linux-image-vendor-rk35xx" in finding.fix
-
-
-def test_mainline_elsewhere_says_what_to_do_in_words(plant: Plant) -> None:
-    finding = _told(plant("rk3588_mainline", without=["/etc/armbian-release"]))["npu-driver-mainline"]
-    assert finding.fix == ""
-    assert finding.message.endswith("boot a system with the vendor kernel (rknpu 0.9.8)")
+    assert finding.message.endswith("need the vendor kernel (rknpu 0.9.8), where Mesa's Vulkan is lost")
+    assert (finding.look, finding.fix) == (True, "trilithon doctor --explain npu-driver-mainline")
+    told = explanation("npu-driver-mainline")
+    assert all(words in told for words in ("linux-image-vendor-rk35xx", "Vulkan", "Way back", "second SD card"))
 
 
 def test_a_mali_g52_is_hidden_unless_asked_for(plant: Plant) -> None:

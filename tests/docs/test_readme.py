@@ -90,7 +90,7 @@ def test_no_word_is_broken_on_a_narrow_terminal(tree: str, tmp_path: Path) -> No
     words = ["--lang", "en", "doctor", "--root", str(tmp_path / tree)]
     narrow, wide = terminal_output(words, 60), terminal_output(words, 400)
     assert narrow.split() == wide.split()
-    fixes = re.compile(r"\s+(→|explained)")
+    fixes = re.compile(r"\s+(→|\?|explained)")
     assert [line for line in narrow.splitlines()[1:] if len(line) > 60 and not fixes.match(line)] == []
 
 

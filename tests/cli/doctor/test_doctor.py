@@ -48,7 +48,7 @@ def test_findings_stand_with_their_fixes_on_one_line(tmp_path: Path, capsys: pyt
     output = capsys.readouterr().out
     assert "  ! memory clock  parked\n" in output
     assert fix in output
-    assert "docs/doctor.md: #memory-clock\n" in output
+    assert "explained by trilithon doctor --explain: memory-clock\n" in output
     assert "Engines" not in output
 
 

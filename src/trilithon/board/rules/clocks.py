@@ -3,10 +3,11 @@
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from typing import TypedDict
 
 from trilithon.board.chips import find_chip
 from trilithon.board.cooling import CoolingDevice, is_cooled, read_cooling
-from trilithon.board.finding import Finding, Rule
+from trilithon.board.finding import UNTIL_BOOT, Finding, Rule
 from trilithon.board.snapshot import Board, Clock
 from trilithon.board.sysfs import Machine, format_cpu_list, parse_time_in_state
 from trilithon.language import Message, all_of, listed
@@ -32,6 +33,7 @@ _LEAST_TICKS = 60 * 100
 
 def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
     fix = f"echo performance | sudo tee {_CPUFREQ}/policy*/scaling_governor"
+    lasting = _at_boot([(f"{_CPUFREQ}/policy*/scaling_governor", "performance")], "governor")
     held = [*_held_policies(machine)]
     governed = [cluster for cluster in board.clusters if cluster.governor]
     slow = [cluster for cluster in governed if cluster.governor not in _PINNED_GOVERNORS]
@@ -41,11 +43,11 @@ def _governors(board: Board, machine: Machine) -> Iterator[Finding]:
         governed = []
     if held:
         message = Message("held low by the governor userspace: {clocks}", clocks=listed(held))
-        yield Finding("cpu-clock", "warning", "CPU clocks", message, fix)
+        yield Finding("cpu-clock", "warning", "CPU clocks", message, fix, until=UNTIL_BOOT, lasting=lasting)
     if slow:
         which = ", ".join(f"cpu{format_cpu_list(cluster.cpus)} {cluster.governor}" for cluster in slow)
         message = Message("the governor is not performance: {governors}; rates vary and fall", governors=which)
-        yield Finding("cpu-governor", "warning", "CPU clocks", message, fix)
+        yield Finding("cpu-governor", "warning", "CPU clocks", message, fix, until=UNTIL_BOOT, lasting=lasting)
     elif governed and not held:
         message = Message("no governor lowers the CPUs' clocks")
         yield Finding("cpu-governor", "good", "CPU clocks", message)
@@ -76,21 +78,24 @@ def _no_cpufreq(board: Board, machine: Machine) -> Iterator[Finding]:
         message = Message(
             "the kernel does not control them (no cpufreq): they are what the firmware or a hypervisor has set"
         )
-        yield Finding("cpufreq-absent", "note", "CPU clocks", message, "trilithon doctor --measure-clocks")
+        yield Finding("cpufreq-absent", "note", "CPU clocks", message, "trilithon doctor --measure-clocks", look=True)
 
 
 def _limits(board: Board, machine: Machine) -> Iterator[Finding]:
     """Heat lowers the same limit: what is being cooled is told by `_throttled`."""
     limited: dict[tuple[int, int], list[int]] = {}
+    tops: list[tuple[str, str]] = []
     for policy in machine.glob(f"{_CPUFREQ}/policy*"):
         limit, top = (machine.integer(f"{policy}/{name}") for name in ("scaling_max_freq", "cpuinfo_max_freq"))
         if limit and top and limit < _LIMITED_FRACTION * top:
             limited.setdefault((limit, top), []).extend(machine.cpus(f"{policy}/related_cpus") or ())
+            tops.append((f"{policy}/scaling_max_freq", str(top)))
     low = [_low_clock(cpus, limit, top) for (limit, top), cpus in limited.items()]
     if low and not is_cooled(machine):
         loop = f"for p in {_CPUFREQ}/policy*; do cat $p/cpuinfo_max_freq > $p/scaling_max_freq; done"
         message = Message("limited to {clocks}", clocks=listed(low))
-        yield Finding("cpu-limit", "warning", "CPU clocks", message, f"sudo sh -c '{loop}'")
+        fix, lasting = f"sudo sh -c '{loop}'", _at_boot(tops, "limit")
+        yield Finding("cpu-limit", "warning", "CPU clocks", message, fix, until=UNTIL_BOOT, lasting=lasting)
 
 
 def _held_units(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -98,13 +103,13 @@ def _held_units(board: Board, machine: Machine) -> Iterator[Finding]:
     usable = _usable_units(board)
     npu, gpu = board.clock("npu"), board.clock("gpu")
     if npu and "npu" in usable and (message := _held(npu, machine)):
-        yield Finding("npu-clock", "warning", "NPU clock", message, _raising(npu, machine))
+        yield Finding("npu-clock", "warning", "NPU clock", message, **_raised(npu, machine))
     elif npu and "npu" in usable and npu.governor and npu.governor not in _PINNED_GOVERNORS:
         message = Message("the governor is {governor}; it can halve the NPU's rate", governor=npu.governor)
-        yield Finding("npu-governor", "warning", "NPU clock", message, _raising(npu, machine))
+        yield Finding("npu-governor", "warning", "NPU clock", message, **_raised(npu, machine))
     if gpu and board.gpu and (message := _held(gpu, machine)):
         if "gpu" in usable:
-            yield Finding("gpu-clock", "warning", "GPU clock", message, _raising(gpu, machine))
+            yield Finding("gpu-clock", "warning", "GPU clock", message, **_raised(gpu, machine))
         else:
             message = Message("{clock}; no engine here can use this GPU", clock=message)
             yield Finding("gpu-clock", "note", "GPU clock", message)
@@ -140,18 +145,40 @@ def _held(clock: Clock, machine: Machine) -> str:
     return Message("{clock:.0f} of {top:.0f} MHz: {reasons}", clock=low / 1e6, top=top / 1e6, reasons=all_of(held_by))
 
 
-def _raising(clock: Clock, machine: Machine) -> str:
-    """The commands that keep a devfreq clock at its top."""
+class _Cure(TypedDict, total=False):
+    fix: str
+    look: bool
+    until: str
+    lasting: str
+
+
+def _at_boot(values: Iterable[tuple[str, str]], name: str) -> str:
+    """The command that has systemd write values at each boot: tmpfiles.d(5), where paths may have wildcards."""
+    lines = " ".join(shlex.quote(f"w {path} - - - - {value}") for path, value in values)
+    return f"printf '%s\\n' {lines} | sudo tee /etc/tmpfiles.d/cpu-{name}.conf"
+
+
+def _raised(clock: Clock, machine: Machine) -> _Cure:
+    """What keeps a devfreq clock at its top: the commands, and udev's rule for each boot."""
     folder = f"/sys/class/devfreq/{shlex.quote(clock.device)}"
     governors = (machine.text(f"{folder}/available_governors") or "performance").split()
-    commands = []
+    values: list[tuple[str, str]] = []
     if clock.limit_hz and clock.max_hz and clock.limit_hz < clock.max_hz:
-        commands.append(f"echo {clock.max_hz} | sudo tee {folder}/max_freq")
+        values.append(("max_freq", str(clock.max_hz)))
     if "performance" in governors and clock.governor != "performance":
-        commands.append(f"echo performance | sudo tee {folder}/governor")
+        values.append(("governor", "performance"))
     elif clock.governor == "userspace":
-        commands.append(f"echo {clock.max_hz} | sudo tee {folder}/userspace/set_freq")
-    return " && ".join(commands)
+        values.append(("userspace/set_freq", str(clock.max_hz)))
+    if not values:
+        return {"fix": ""}
+    rule = ", ".join(f'ATTR{{{name}}}="{value}"' for name, value in values)
+    rule = f'SUBSYSTEM=="devfreq", KERNEL=="{clock.device}", {rule}'
+    file = f"/etc/udev/rules.d/99-devfreq-{shlex.quote(clock.device)}.rules"
+    return {
+        "fix": " && ".join(f"echo {value} | sudo tee {folder}/{name}" for name, value in values),
+        "until": UNTIL_BOOT,
+        "lasting": f"echo {shlex.quote(rule)} | sudo tee {file}",
+    }
 
 
 def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -169,8 +196,10 @@ def _memory_clock(board: Board, machine: Machine) -> Iterator[Finding]:
         if board.npu:
             effect = Message("it hardly rises for the NPU, whose decode it can halve")
         message = Message("parked at {speeds}: {effect}", speeds=speeds, effect=effect)
-        fix = _raising(clock, machine) or f"grep . /sys/class/devfreq/{shlex.quote(clock.device)}/*_freq"
-        yield Finding("memory-clock", "warning", "memory clock", message, fix)
+        cure = _raised(clock, machine)
+        if not cure["fix"]:
+            cure = {"fix": f"grep . /sys/class/devfreq/{shlex.quote(clock.device)}/*_freq", "look": True}
+        yield Finding("memory-clock", "warning", "memory clock", message, **cure)
     else:
         yield Finding("memory-clock", "good", "memory clock", speeds)
 
@@ -180,7 +209,7 @@ def _memory_clock_absent(board: Board, machine: Machine) -> Iterator[Finding]:
     if board.clock("memory") is None and chip and chip.npu_cores:
         message = Message("the kernel offers no control over it (no devfreq/dmc): it is what the firmware set at boot")
         fix = Message("sudo grep -i ddr /sys/kernel/debug/clk/clk_summary  # what it is now")
-        yield Finding("memory-clock-absent", "note", "memory clock", message, fix)
+        yield Finding("memory-clock-absent", "note", "memory clock", message, fix, look=True)
 
 
 def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -198,7 +227,7 @@ def _throttled(board: Board, machine: Machine) -> Iterator[Finding]:
         fix = Message(
             "grep . /sys/class/thermal/thermal_zone*/temp  # 75000 and more under load: add a heat sink or a fan"
         )
-        yield Finding("throttled", "warning" if now else "note", "heat", message, fix)
+        yield Finding("throttled", "warning" if now else "note", "heat", message, fix, look=True)
 
 
 def _cooled_since_boot(devices: Iterable[CoolingDevice]) -> Iterator[str]:
@@ -249,7 +278,7 @@ def _under_voltage(board: Board, machine: Machine) -> Iterator[Finding]:
                 "cat {folder}/in0_lcrit_alarm  # 1 again after a new boot: take a stronger supply or a better cable",
                 folder=folder,
             )
-            yield Finding("under-voltage", "warning", "power", message, fix)
+            yield Finding("under-voltage", "warning", "power", message, fix, look=True)
 
 
 def _little_cores(board: Board, machine: Machine) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trilithon.board.finding import Finding, Rule
+from trilithon.board.finding import UNTIL_BOOT, UNTIL_LOGOUT, Finding, Rule
 from trilithon.board.limits.container import confined_by, device_tree_mask, remedy
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine, format_cpu_list
@@ -10,6 +10,11 @@ from trilithon.language import Message
 from trilithon.units import format_bytes
 
 __all__ = ["RULES"]
+
+
+def _until(fix: str) -> str:
+    """A cgroup is made anew at each boot; runtimes and systemd keep what they are told."""
+    return UNTIL_BOOT if " tee /sys/" in fix else ""
 
 
 def _quota(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -28,7 +33,8 @@ def _quota(board: Board, machine: Machine) -> Iterator[Finding]:
             source=source,
             count=count,
         )
-        yield Finding("cpu-quota", "warning", "CPU", message, remedy(machine, board.container, "quota", source))
+        fix = remedy(machine, board.container, "quota", source)
+        yield Finding("cpu-quota", "warning", "CPU", message, fix, until=_until(fix))
 
 
 def _cpus(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -44,7 +50,8 @@ def _cpus(board: Board, machine: Machine) -> Iterator[Finding]:
             cpus=format_cpu_list(sorted(cpuset)),
             online=format_cpu_list(sorted(online)),
         )
-        yield Finding("cpu-set", "note", "CPU", message, remedy(machine, board.container, "cpus"))
+        fix = remedy(machine, board.container, "cpus")
+        yield Finding("cpu-set", "note", "CPU", message, fix, until=_until(fix))
     elif online - allowed and allowed != little:
         message = Message(
             "this process may use cpu{cpus} of cpu{online}: taskset, or CPUAffinity= of a systemd unit",
@@ -52,7 +59,7 @@ def _cpus(board: Board, machine: Machine) -> Iterator[Finding]:
             online=format_cpu_list(sorted(online)),
         )
         fix = Message("taskset -cp $$  # the CPUs that this shell may use")
-        yield Finding("cpu-set", "note", "CPU", message, fix)
+        yield Finding("cpu-set", "note", "CPU", message, fix, look=True)
 
 
 def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -68,14 +75,14 @@ def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
             left=left,
         )
         fix = remedy(machine, board.container, "memory", source)
-        yield Finding("memory-limit", "warning", "memory", message, fix)
+        yield Finding("memory-limit", "warning", "memory", message, fix, until=_until(fix))
     if board.limits.address_space_bytes is not None:
         message = Message(
             "a process may have {size} of addresses (ulimit -v): a larger model cannot be mapped",
             size=format_bytes(board.limits.address_space_bytes),
         )
         fix = Message("ulimit -v unlimited  # a systemd unit: LimitAS=infinity")
-        yield Finding("address-space", "warning", "memory", message, fix)
+        yield Finding("address-space", "warning", "memory", message, fix, until=UNTIL_LOGOUT)
 
 
 def _hidden(board: Board, machine: Machine) -> Iterator[Finding]:

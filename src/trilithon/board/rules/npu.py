@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 
 from trilithon.board.chips import find_chip, is_unknown_rockchip
-from trilithon.board.finding import Finding, Rule
+from trilithon.board.finding import UNTIL_LOGOUT, Finding, Rule
 from trilithon.board.libraries import KNOWN_RKLLM_VERSIONS, RKLLM, followed_release, parse_version
 from trilithon.board.limits.container import remedy
 from trilithon.board.snapshot import Board
@@ -17,10 +17,9 @@ __all__ = ["RULES"]
 _DRIVER = "0.9.8"
 # The NPU back end of llama.cpp opens one file per buffer, some 1,500 per prompt, and crashes at the usual 1,024.
 _OPEN_FILES = 65_536
+_LIMITS = "/etc/security/limits.d/npu.conf"
 # Keys in chips.toml, and what is to be said of a chip that they do not know.
 _ENGINES = {"rkllm": Message("RKLLM refuses it"), "rk_llama_cpp": Message("rk-llama.cpp has no configuration for it")}
-
-_VENDOR_KERNEL = "linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx"  # Armbian's packages
 
 
 def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -32,14 +31,14 @@ def _driver(board: Board, machine: Machine) -> Iterator[Finding]:
     if mainline:
         lacks = Message("mainline's driver {driver} cannot run language models", driver=npu.driver)
     message = Message(
-        "Linux {kernel}: {lacks}; boot a system with the vendor kernel (rknpu {driver})",
+        "Linux {kernel}: {lacks}; language models need the vendor kernel (rknpu {driver}), where Mesa's Vulkan is lost",
         kernel=board.kernel,
         lacks=lacks,
         driver=_DRIVER,
     )
-    armbian = machine.exists("/etc/armbian-release")
-    fix = f"sudo apt install {_VENDOR_KERNEL} && sudo reboot" if armbian else ""
-    yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, fix)
+    # No command: another kernel may leave a board without screen unreachable. The paragraph has the way, and back.
+    fix = f"trilithon doctor --explain npu-driver-{'mainline' if mainline else 'none'}"
+    yield Finding("npu-driver-mainline" if mainline else "npu-driver-none", "warning", "NPU", message, fix, look=True)
 
 
 def _old_driver(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -52,9 +51,9 @@ def _old_driver(board: Board, machine: Machine) -> Iterator[Finding]:
             version=npu.version,
             least=_DRIVER,
         )
-        armbian = machine.exists("/etc/armbian-release")
-        upgrade = f"sudo apt install {_VENDOR_KERNEL}" if armbian else "sudo apt full-upgrade"
-        yield Finding("npu-driver-old", "warning", "NPU", message, f"sudo apt update && {upgrade} && sudo reboot")
+        yield Finding(
+            "npu-driver-old", "warning", "NPU", message, "trilithon doctor --explain npu-driver-old", look=True
+        )
 
 
 def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -71,7 +70,7 @@ def _nodes(board: Board, machine: Machine) -> Iterator[Finding]:
             "the driver is there and has made no device node: it found no NPU in the device tree, or failed"
         )
         fix = Message("sudo dmesg | grep -i rknpu  # what it says")
-        yield Finding("npu-nodes-absent", "problem", "NPU", message, fix)
+        yield Finding("npu-nodes-absent", "problem", "NPU", message, fix, look=True)
     elif closed:
         message = Message("this user may not open {nodes}", nodes=listed(closed))
         yield Finding("npu-permission", "problem", "NPU", message, _node_fix(closed))
@@ -85,7 +84,11 @@ def _node_fix(closed: list[str]) -> str:
     if all(path.startswith("/dev/dri/") for path in closed):
         return Message("sudo usermod -aG render,video $USER  # then log in again")
     rule = 'SUBSYSTEM=="misc|dma_heap", KERNEL=="rknpu|cma*|system*", GROUP="video", MODE="0660"'
-    return f"echo '{rule}' | sudo tee /etc/udev/rules.d/99-npu.rules && sudo usermod -aG video $USER && sudo reboot"
+    return Message(
+        "echo '{rule}' | sudo tee /etc/udev/rules.d/99-npu.rules && sudo udevadm control --reload && "
+        "sudo udevadm trigger && sudo usermod -aG video $USER  # then log in again",
+        rule=rule,
+    )
 
 
 def _chip(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -152,7 +155,8 @@ def _open_files(board: Board, machine: Machine) -> Iterator[Finding]:
         message = Message(
             "limit {soft:,}; NPU engines need {needed:,}, which the hard limit allows", soft=soft, needed=_OPEN_FILES
         )
-        yield Finding("open-files", "note", "open files", message, f"ulimit -n {_OPEN_FILES}")
+        fix, lasting = f"ulimit -n {_OPEN_FILES}", f"echo '* - nofile {_OPEN_FILES}' | sudo tee {_LIMITS}"
+        yield Finding("open-files", "note", "open files", message, fix, until=UNTIL_LOGOUT, lasting=lasting)
     else:
         message = Message(
             "limit {hard:,}; NPU engines need {needed:,} and crash without", hard=hard, needed=_OPEN_FILES

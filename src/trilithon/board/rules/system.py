@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
-from trilithon.board.finding import Finding, Rule
+from trilithon.board.finding import UNTIL_BOOT, Finding, Rule
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import Machine
 from trilithon.language import Message
@@ -28,7 +28,7 @@ def _swap(board: Board, machine: Machine) -> Iterator[Finding]:
     fits = available is not None and available - used > _LITTLE_MEMORY_BYTES
     fix = _emptied(board) if fits else _LARGEST_PROGRAMS
     message = Message("{size} are in swap; reading them back slows a run", size=format_bytes(used))
-    yield Finding("swap-used", "warning", "swap", message, fix)
+    yield Finding("swap-used", "warning", "swap", message, fix, look=not fits)
 
 
 def _emptied(board: Board) -> str:
@@ -47,7 +47,7 @@ def _slow_swap(board: Board, machine: Machine) -> Iterator[Finding]:
                 "sudo swapoff {path}  # compressed memory instead: sudo apt install zram-tools",
                 path=shlex.quote(swap.path),
             )
-            yield Finding("swap-slow", "warning", "swap", message, fix)
+            yield Finding("swap-slow", "warning", "swap", message, fix, until=UNTIL_BOOT)
 
 
 def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def _memory(board: Board, machine: Machine) -> Iterator[Finding]:
             size=format_bytes(available),
             needed=_LITTLE_MEMORY_BYTES >> 30,
         )
-        yield Finding("memory-low", "warning", "memory", message, _LARGEST_PROGRAMS)
+        yield Finding("memory-low", "warning", "memory", message, _LARGEST_PROGRAMS, look=True)
 
 
 def _disk(board: Board, machine: Machine) -> Iterator[Finding]:

@@ -106,7 +106,7 @@ def clock_findings(clocks: Sequence[MeasuredClock]) -> list[Finding]:
         "{clocks}: other work, heat, the power supply or the firmware may set it", clocks=listed(far, "; ")
     )
     fix = Message("trilithon doctor --measure-clocks  # again, while nothing else runs")
-    return [Finding("clock-measured", "warning", "CPU clocks", message, fix)]
+    return [Finding("clock-measured", "warning", "CPU clocks", message, fix, look=True)]
 
 
 def machine_code(architecture: str) -> bytes:

@@ -30,6 +30,7 @@ _STYLES = {"good": "green", "note": "cyan", "warning": "yellow", "problem": "red
 _MARKS = {"good": "✓", "note": "i", "warning": "!", "problem": "✗"}
 _PLAIN_MARKS = {"good": "ok", "note": "i", "warning": "!", "problem": "no"}  # on terminals without UTF-8
 _LEAST_WIDTH = 14
+_EXPLAIN = "trilithon doctor --explain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,18 @@ def doctor_command(
     @click.option("--measure-clocks", is_flag=True, help="Measure the CPUs' clocks too: 50 ms for each cluster.")
     @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
     @click.option(
+        "--explain", metavar="ID", shell_complete=_complete_ids, help="Print the paragraph on a finding and its fix."
+    )
+    @click.option(
         "--root", type=click.Path(path_type=Path), help="Describe the machine in this board report or folder instead."
     )
-    def doctor(measure_clocks: bool, as_json: bool, root: Path | None) -> None:
+    def doctor(measure_clocks: bool, as_json: bool, explain: str | None, root: Path | None) -> None:
         """Describe this machine, the engines it can run, and what slows it."""
+        if explain is not None:
+            from trilithon.board.explanations import explanation
+
+            say(explanation(explain.removeprefix("#")))
+            return
         from trilithon.board.doctor import findings
         from trilithon.board.sensors import clock_speed
         from trilithon.board.snapshot import read_board
@@ -96,6 +105,12 @@ def _without_installed_runtime(findings: "list[Finding]") -> "list[Finding]":
 
     installed = any((entry.folder / RKLLM).is_file() for entry in registered(load_configuration()))
     return [finding for finding in findings if not (installed and finding.id == "runtime-missing")]
+
+
+def _complete_ids(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from trilithon.board.explanations import explained_ids
+
+    return [name for name in explained_ids() if name.startswith(incomplete)]
 
 
 def _examined(root: Path) -> "tuple[Board, list[Finding], list[EngineRow]]":
@@ -150,26 +165,36 @@ def print_report(
         console.print(f"\n{shown(Message('Engines'))}", style="bold")
         row_width = max(len(row.placement) for row in rows) + 2
         for row in rows:
-            _print_item(console, "good" if row.usable else "problem", row.placement, row_width, row.why, row.fix)
+            _print_item(console, "good" if row.usable else "problem", row.placement, row_width, row.why)
+            _print_command(console, row_width, row.fix)
     console.print(f"\n{shown(Message('Findings'))}", style="bold")
     if not findings:
         console.print(f"  {shown(Message('nothing found that slows this machine'))}")
     for finding in findings:
-        _print_item(console, finding.severity, shown(finding.subject), width, finding.message, finding.fix)
-    explained = dict.fromkeys(f"#{finding.id}" for finding in findings if finding.severity != "good")
+        _print_item(console, finding.severity, shown(finding.subject), width, finding.message)
+        _print_command(console, width, finding.fix, looks=finding.look, until=finding.until)
+        _print_command(console, width, finding.lasting, until=Message("from the next boot on"))
+    explained = dict.fromkeys(finding.id for finding in findings if finding.severity != "good")
     if explained:
-        text = shown(Message("explained in docs/doctor.md: {paragraphs}", paragraphs=" ".join(explained)))
+        text = shown(Message("explained by {command}: {paragraphs}", command=_EXPLAIN, paragraphs=" ".join(explained)))
         console.print(f"\n  {text}", style="dim")
 
 
-def _print_item(console: "Console", severity: str, name: str, width: int, text: str, fix: str) -> None:
-    marks, arrow = (_MARKS, "→") if shows_signs() else (_PLAIN_MARKS, "->")
+def _print_item(console: "Console", severity: str, name: str, width: int, text: str) -> None:
+    marks = _MARKS if shows_signs() else _PLAIN_MARKS
     mark_width = max(map(len, marks.values()))
     console.print(f"  {marks[severity]:<{mark_width}} ", style=_STYLES[severity], end="")
     _print_line(console, " " * (mark_width + 3), name, width, shown(text), begun=True)
-    if fix:
-        # One line, however long: it has to stay copyable.
-        console.print(f"{' ' * (mark_width + 3)}{'':<{width}}{arrow} {shown(fix)}", style="dim")
+
+
+def _print_command(console: "Console", width: int, command: str, *, looks: bool = False, until: str = "") -> None:
+    """In one line, however long: it has to stay copyable. A fix has an arrow, and what only looks a question mark."""
+    if command:
+        marks, arrow = (_MARKS, "→") if shows_signs() else (_PLAIN_MARKS, "->")
+        indent = " " * (max(map(len, marks.values())) + 3 + width)
+        mark = "?".ljust(len(arrow)) if looks else arrow
+        remark = f"  # {shown(until)}" if until else ""
+        console.print(f"{indent}{mark} {shown(command)}{remark}", style="dim")
 
 
 def _print_line(console: "Console", indent: str, name: str, width: int, text: str, *, begun: bool = False) -> None:

@@ -79,7 +79,8 @@ def _look(
 def _print_findings(findings: "list[Finding]") -> None:
     """What a setup without root cannot change. Nothing of it is run."""
     for finding in findings:
-        say(f"{finding.subject}: {shown(finding.message)}" + (f"\n  → {shown(finding.fix)}" if finding.fix else ""))
+        fix = f"\n  {'?' if finding.look else '→'} {shown(finding.fix)}" if finding.fix else ""
+        say(f"{finding.subject}: {shown(finding.message)}{fix}")
 
 
 def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> None:

@@ -87,10 +87,17 @@ class FindingsList:
             with box(classes="said"):
                 ui.label(subject).classes("subject")
                 ui.label(message)
-            if fix:
-                with box(classes="fix"):
-                    words("code", fix).props('tabindex="0"')
-                    self._copying(fix)
+            look = self._text("board.command_look" if finding.look else "board.command_fix")
+            self._command(fix, look, translated(finding.until, self._text.language))
+            self._command(finding.lasting, self._text("board.command_lasting"))
+
+    def _command(self, command: str, title: str, until: str = "") -> None:
+        """With what it does, and until when."""
+        if command:
+            with box(classes="fix"):
+                ui.label(f"{title} ({until}):" if until else f"{title}:").classes("muted")
+                words("code", command).props('tabindex="0"')
+                self._copying(command)
 
     def _copying(self, command: str) -> None:
         with ui.button(icon="content_copy", color=None).props("flat round dense").classes("board-again") as button:
