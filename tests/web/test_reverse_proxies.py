@@ -56,6 +56,8 @@ def proxies(tmp_path: Path) -> Iterator[dict[str, Start]]:
         def start(program: str, template: str, *words: str) -> Start:
             def begin(location: str) -> str:
                 path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+                if path is None and os.environ.get("TRILITHON_TEST_WITHOUT_PROXIES"):
+                    pytest.skip(f"TRILITHON_TEST_WITHOUT_PROXIES is set: no {program} to be had here")
                 if path is None:
                     pytest.skip(f"{program} is missing; as root: apt-get install nginx-light caddy")
                 port = free_port()
