@@ -10,7 +10,10 @@ PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: bench install uninstall test test-boards test-emulated check docs site format lowest-versions test-pythons coverage constraints clean
+# The tests of what .ci/fixtures fetches.
+FETCHED := tests/emulated tests/engines/ik_llamacpp/test_library.py
+
+.PHONY: bench install uninstall test test-boards test-unfetched test-fetched check docs site format lowest-versions test-pythons coverage constraints clean
 
 bench: .venv/demo-installed  ## measure the demo model on this machine, and put trilithon on PATH
 	@scripts/install.sh --link
@@ -26,8 +29,11 @@ test: .venv/dev-installed  ## everything: lint, format, types, all tests
 	@$(MAKE) --no-print-directory static
 	$(BIN)/pytest -q -m "not boards" $(PARALLEL) $(WITHOUT)
 
-test-emulated: .venv/dev-installed  ## what needs .ci/fixtures: the virtual RK3588, and arm64 programs beside it
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/emulated
+test-unfetched:  ## as test, without what .ci/fixtures fetches
+	@$(MAKE) --no-print-directory test WITHOUT='$(FETCHED:%=--ignore=%)'
+
+test-fetched: .venv/dev-installed  ## what needs .ci/fixtures: the virtual RK3588, and arm64 programs beside it
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(FETCHED)
 
 test-boards: .venv/dev-installed  ## the program on a virtual RK3588, which .ci/fixtures fetches
 	$(BIN)/pytest -q -m boards tests/emulated/virtual_board

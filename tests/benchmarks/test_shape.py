@@ -185,7 +185,7 @@ def test_logits(home: Path, plain_build: Path) -> None:
 def test_instructions(home: Path, tiny: Path) -> None:
     root = ROOT / "build" / "fixtures" / "arm64-llama"
     if not root.exists() or shutil.which("qemu-aarch64") is None:
-        pytest.skip("Debian's llama.cpp for arm64 or qemu-aarch64 is missing; run: .ci/fixtures")
+        pytest.skip("it needs .ci/fixtures and Debian's qemu-aarch64 with plug-ins on PATH (package qemu-user)")
     result = measured("instructions", root, "--model", tiny, "--core", "cortex-a76", "--core", "cortex-a72")
     assert result["figures"]["cortex-a72 plug-in"] == "libggml-cpu-armv8.0_1.so"
     assert result["bounds"][-1]["figure"] == "instructions per token, cortex-a76 over cortex-a72"
