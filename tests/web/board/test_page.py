@@ -146,7 +146,7 @@ def test_an_rk3588_wide_and_its_finding_with_the_command(rk3588_site, work, brow
     finding = page.locator(".finding-warning").filter(has=page.locator("code")).first
     command = finding.locator("code").inner_text()
     assert command
-    finding.get_by_role("button", name="Copy the command").click()
+    finding.get_by_role("button", name="Copy the command").first.click()
     expect(page.get_by_text("Copied.")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == command
 
