@@ -144,7 +144,7 @@ def test_an_rk3588_wide_and_its_finding_with_the_command(rk3588_site, work, brow
     (tmp_path / NPU_LOAD).write_text("NPU load:  Core0: 33%, Core1: 68%, Core2: 64%,\n", encoding="utf-8")
     expect(picture).to_contain_text("33%")
     finding = page.locator(".finding-warning").filter(has=page.locator("code")).first
-    command = finding.locator("code").inner_text()
+    command = finding.locator("code").first.inner_text()
     assert command
     finding.get_by_role("button", name="Copy the command").first.click()
     expect(page.get_by_text("Copied.")).to_be_visible()
