@@ -41,6 +41,7 @@ from trilithon.measure.metrics import fraction_of_bandwidth
 from trilithon.measure.records import QualityRecord, Test
 from trilithon.models.synthetic.architectures import find_architecture
 from trilithon.models.synthetic.true_size import plan_synthetic, write_synthetic
+from trilithon.packages import install_line
 from trilithon.settings import Configuration
 
 _WHEEL = "embedded"
@@ -59,7 +60,7 @@ def builds_here(folders: Sequence[Path], configuration: Configuration) -> list[B
     builds = [build for maker in makers for build in maker.builds() if "cpu" in build.units]
     wheel = [build for build in builds if build.name == _WHEEL]
     if not wheel:
-        raise CannotMeasure("the wheel's llama.cpp is missing; run: pip install xllamacpp")
+        raise CannotMeasure(f"the wheel's llama.cpp is missing; run: {install_line('xllamacpp')}")
     wanted = {(folder / "llama-server").resolve() for folder in folders}
     others = [build for build in builds if build.name != _WHEEL and (not wanted or Path(build.where) in wanted)]
     if len(others) < max(len(wanted), 1):

@@ -27,6 +27,7 @@ from trilithon.measure.divergence import SAME_DIVERGENCE
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.quantizations import FORK_ONLY
 from trilithon.models.synthetic.tiny import requantise
+from trilithon.packages import install_line
 from trilithon.settings import Configuration
 
 _WRITTEN = ("F16", "Q8_0", "Q5_0", "Q4_0")  # by Python
@@ -39,7 +40,7 @@ def builds_here(configuration: Configuration) -> dict[str, Build]:
     builds = [build for maker in makers for build in maker.builds() if "cpu" in build.units]
     named = {f"{build.engine}@{build.name}": build for build in builds if "logprobs" in build.features}
     if _WHEEL not in named:
-        raise CannotMeasure("the wheel's llama.cpp is missing; run: pip install xllamacpp")
+        raise CannotMeasure(f"the wheel's llama.cpp is missing; run: {install_line('xllamacpp')}")
     return named
 
 

@@ -30,6 +30,7 @@ from _server import private_folders, resident_megabytes, serving
 from web_results import MOST_SECONDS, fill_store, page_seconds
 
 from trilithon.board.snapshot import read_board
+from trilithon.packages import install_line
 from trilithon.runtime.pool.pool import Pool
 from trilithon.runtime.process import workspace
 from trilithon.serve.app import create_app
@@ -195,7 +196,7 @@ def browser_page() -> Iterator["Page"]:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
-        raise CannotMeasure("playwright is not installed; run: pip install playwright") from error
+        raise CannotMeasure(f"playwright is not installed; run: {install_line('playwright')}") from error
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         try:

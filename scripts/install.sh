@@ -31,7 +31,7 @@ by_uv() {
 }
 
 by_pipx() {
-  PIPX_BIN_DIR=$programs pipx install --quiet --force --python "$python" --pip-args "--constraint $PWD/constraints.txt" '.[demo]' > /dev/null
+  PIPX_BIN_DIR=$programs pipx install --quiet --force --python "$python" --pip-args "--constraint '$PWD/constraints.txt'" '.[demo]' > /dev/null
   echo "trilithon is installed by pipx; this folder is not needed any more." >&2
 }
 
@@ -54,7 +54,9 @@ case $how in
   --remove)
     if is_link_to_a_clone; then rm "$link"
     elif command -v uv > /dev/null && uv tool list 2> /dev/null | grep -q '^trilithon '; then uv tool uninstall --quiet trilithon
-    elif command -v pipx > /dev/null; then pipx uninstall trilithon > /dev/null; fi
+    elif command -v pipx > /dev/null && pipx list --short 2> /dev/null | grep -q '^trilithon '; then
+      pipx uninstall trilithon > /dev/null
+    fi
     rm -f "${XDG_DATA_HOME:-$HOME/.local/share}/bash-completion/completions/trilithon" \
       "${XDG_DATA_HOME:-$HOME/.local/share}/zsh/site-functions/_trilithon" \
       "${XDG_CONFIG_HOME:-$HOME/.config}/fish/completions/trilithon.fish"

@@ -38,6 +38,15 @@ def test_there_is_something_called() -> None:
     assert len(called()) >= 4
 
 
+def test_everything_that_a_link_of_the_sources_leads_to_is_copied() -> None:
+    root = CONTAINER.parent.parent
+    copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).*", CONTAINER.read_text("utf-8"), re.MULTILINE)]
+    places = [root / word for words in copied for word in words]
+    links = [path for path in (root / "src").rglob("*") if path.is_symlink()]
+    assert links
+    assert [link for link in links if not any(link.resolve().is_relative_to(place) for place in places)] == []
+
+
 def test_the_container_is_no_root() -> None:
     text = CONTAINER.read_text(encoding="utf-8")
     assert re.findall(r"^USER (\d+)", text, re.MULTILINE) == ["10001"]

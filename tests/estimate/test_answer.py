@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,13 @@ def test_chips_without_an_npu_have_no_estimate_of_one() -> None:
 def test_what_does_not_exist_is_refused(engine: str | None, form: str | None, word: str) -> None:
     with pytest.raises(UserError, match=word):
         estimates(subject("qwen3-1.7b"), [chips()["RK3588"]], engine=engine, quantization=form)
+
+
+def test_a_file_has_one_quantisation() -> None:
+    file = replace(subject("qwen3-4b"), quantization="Q4_K_M")
+    assert estimates(file, [chips()["RK3588"]], engine="llama.cpp", quantization="q4_k_m")
+    with pytest.raises(UserError, match="is Q4_K_M; leave --quant out"):
+        estimates(file, [chips()["RK3588"]], engine="llama.cpp", quantization="Q8_0")
 
 
 def test_no_numpy_is_loaded_to_estimate() -> None:

@@ -67,6 +67,11 @@ def test_an_unknown_name_is_estimated_by_its_parameters() -> None:
     assert size_named("some-new-model", 2.0) is not None
 
 
+@pytest.mark.parametrize("name", ["a-0b", "a-0.0m", "a-3b-a0b", "a-1b-a100b", f"a-{'9' * 400}b", "a-0.0001b"])
+def test_an_impossible_size_is_no_size(name: str) -> None:
+    assert size_named(name) is None
+
+
 def test_sizes_are_possible() -> None:
     for name, size in known_sizes().items():
         assert 0 < size.body < size.parameters, name

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,29 @@ def test_another_installation_stays(clone: Path, tools: Path) -> None:
     assert done.returncode == 0
     assert f"{theirs} is another installation and stays; this folder's program is {clone}/.venv/bin/" in done.stderr
     assert not theirs.is_symlink()
+
+
+def test_pipx_gets_the_constraints_of_a_clone_with_spaces(clone: Path, tools: Path) -> None:
+    """It splits --pip-args as a shell does."""
+    clone = clone.rename(clone.with_name("my boards"))
+    (tools / "python3").symlink_to(sys.executable)
+    program = '[ "$1" = list ] || { for last in "$@"; do printf "%s\\n" "$last"; done > "$HOME/words"; }'
+    link = 'mkdir -p "$PIPX_BIN_DIR"; ln -sf "$(dirname "$0")/true" "$PIPX_BIN_DIR/trilithon"'
+    (tools / "true").symlink_to(shutil.which("true") or "")
+    stand_in(tools / "pipx", f"#!/bin/sh\n{program}\n[ $1 != install ] || {{ {link}; }}\n")
+    done = run(clone, tools, "scripts/install.sh")
+    assert done.returncode == 0, done.stderr
+    words = (clone.parent / "home/words").read_text().splitlines()
+    assert shlex.split(words[words.index("--pip-args") + 1]) == ["--constraint", f"{clone}/constraints.txt"]
+
+
+def test_a_removal_without_an_installation_removes_the_completion(clone: Path, tools: Path) -> None:
+    stand_in(tools / "pipx", "#!/bin/sh\n[ $1 = list ]\n")  # it uninstalls what is there alone
+    completion = clone.parent / "home/.local/share/bash-completion/completions/trilithon"
+    completion.parent.mkdir(parents=True)
+    completion.write_text("")
+    done = run(clone, tools, "scripts/install.sh", "--remove")
+    assert (done.returncode, completion.exists()) == (0, False), done.stderr
 
 
 def test_an_unknown_option_is_named(clone: Path, tools: Path) -> None:

@@ -76,6 +76,10 @@ def estimates(
 ) -> list[SpeedEstimate]:
     """For every engine that can run the model on each chip. `shift` has, per engine and phase, the logarithm by which
     the user's own measurements differ. Raises UserError for an engine or a quantisation that does not exist."""
+    if quantization and subject.quantization and quantization.lower() != subject.quantization.lower():
+        raise UserError(
+            f"{subject.reference} is {subject.quantization}; leave --quant out, or name the model without it"
+        )
     if engine is not None and engine not in known_engines():
         raise UserError(f"there are no estimates for {engine!r}; choose one of {', '.join(known_engines())}")
     rows = []
@@ -114,8 +118,7 @@ def _is_gguf(quantization: str) -> bool:
     try:
         bits_of(quantization, 256)
     except KeyError:
-        known = "see `trilithon estimate --help`"
-        raise UserError(f"unknown quantisation {quantization!r}; write one as Q4_K_M or w8a8, {known}") from None
+        raise UserError(f"unknown quantisation {quantization[:40]!r}; write one as Q4_K_M or w8a8") from None
     return not quantization.lower().startswith("w")
 
 

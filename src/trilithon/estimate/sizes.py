@@ -18,6 +18,7 @@ _MILLION = 1e6
 _TABLE = table_beside(__file__, "quantizations.toml")
 _VERSIONS = re.compile(r"-(instruct|it|chat|base|thinking|qat|text|hf|gguf|\d{4}|v\d+(\.\d+)?|[24]k|128k)(?=-|$)")
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+_POSSIBLE = (0.001, 10_000)  # billions of parameters of a language model
 _ACTIVE = re.compile(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])")
 
 
@@ -95,9 +96,13 @@ def size_named(name: str, billions: float | None = None) -> ModelSize | None:
             return known_sizes()[candidate]
     if billions is None and (stated := _BILLIONS.search(plain)):
         billions = float(stated[1]) / (1 if stated[2] == "b" else 1000)
+        if not _POSSIBLE[0] <= billions <= _POSSIBLE[1]:
+            return None
     if billions is None:
         return None
     active = _ACTIVE.search(plain)
+    if active and not 0 < float(active[1]) <= billions:
+        return None
     return _typical(short, billions, float(active[1]) if active else None)
 
 

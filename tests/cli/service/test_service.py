@@ -1,5 +1,6 @@
 """`trilithon service`: with a real systemd of a user where one can be started, and what is told without."""
 
+import getpass
 import json
 import os
 import shlex
@@ -108,6 +109,21 @@ def test_a_server_that_does_not_start_is_told(trilithon: Program, home: Path, to
     assert "start at boot" in (home / UNITS / "trilithon.service").read_text().partition("\n")[0]
 
 
+def test_a_change_keeps_what_an_uninstallation_has_to_undo(
+    trilithon: Program, home: Path, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second installation meets the lingering that the first one has asked for."""
+    program(tools / "systemctl", "echo running")
+    program(tools / "loginctl", f'echo "$1" >> {home}/calls; : > {home}/linger/$USER')
+    (home / "linger").mkdir()
+    monkeypatch.setenv("USER", getpass.getuser())
+    monkeypatch.setattr(manager, "_LINGER", home / "linger")
+    for port in ("8080", "8081"):
+        assert trilithon("service", "install", "--user", "--port", port).code == 0
+    assert trilithon("service", "uninstall", "--user").code == 0
+    assert (home / "calls").read_text().split() == ["enable-linger", "disable-linger"]
+
+
 def test_the_system_needs_root(trilithon: Program, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tools / "systemctl", "echo running")
     for name in ("prefix", "base_prefix"):
@@ -144,6 +160,8 @@ $T service status || echo "not running: $?"
 $T service install --user --port {port} --on-demand --json
 {python} -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/api/version').read().decode())"
 $T service status
+$T service install --user --port {port} --on-demand > out 2>&1 && echo "changed while it runs" || cat out
+ls {units}/*.wants
 $T service uninstall
 ls {units} {units}/*.wants || true
 systemctl --user show trilithon.service -p ActiveState -p LoadState
@@ -167,6 +185,9 @@ def test_installed_used_killed_changed_and_removed(home: Path) -> None:
     assert "not running: 1" in shown  # it is started again after five seconds
     assert '"on_demand": true' in shown
     assert "at boot   enabled, starts with its first client" in shown
+    assert "changed while it runs" in shown
+    assert "\ntrilithon.socket\n" in shown
+    assert "default.target.wants" not in shown  # which would start the server at boot
     assert f"removed {home}/{UNITS}/trilithon.service\nremoved {home}/{UNITS}/trilithon.socket\n" in shown
     assert "LoadState=not-found\nActiveState=inactive" in shown
     assert not list((home / UNITS).rglob("trilithon.*"))

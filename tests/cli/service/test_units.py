@@ -78,6 +78,12 @@ def test_a_socket_has_the_address_instead_of_the_server() -> None:
     assert settings(unit(SOCKET, host="fd00::1", on_demand=True))["ListenStream"] == ["[fd00::1]:11435"]
 
 
+@pytest.mark.parametrize("host", ["rock5.lan", "1.2.3.4\nExecStartPre=/bin/true", "fe80::1%eth0", "", "1.2.3.4 x"])
+def test_a_socket_listens_on_addresses_alone(host: str) -> None:
+    with pytest.raises(UserError, match=r"is no address for --on-demand|has a zone"):
+        unit(SOCKET, host=host, on_demand=True)
+
+
 @pytest.mark.parametrize("scope", ["system", "user"])
 def test_nothing_is_left_of_the_template(scope: str) -> None:
     for name in (SERVICE, SOCKET):

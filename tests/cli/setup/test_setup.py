@@ -1,6 +1,7 @@
 """`trilithon setup` on a terminal: asked, stopped, resumed, undone; and what it offers on a board."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,13 @@ import pytest
 from board_tree import plant_tree
 from standin_web import WebStandIn
 
+from trilithon.board.processes import read_process
+from trilithon.board.snapshot import read_board
+from trilithon.cli.setup.steps import offered_steps
+from trilithon.estimate.recommend import candidates
+from trilithon.estimate.sizes import size_named
 from trilithon.models.synthetic.tiny import write_tiny_model
+from trilithon.settings import load_configuration
 
 Program = Callable[..., Any]
 
@@ -128,3 +136,71 @@ def test_a_board_is_offered_its_runtime(trilithon: Program, home: Path, machine:
     assert "for models on the NPU (https://github.com/airockchip/rknn-llm/raw/release-v1.2.3/" in done.stdout
     assert "\n  trilithon engines install rkllm --yes\n" in done.stdout
     assert not (home / "data/trilithon/setup.json").exists()
+
+
+def changes(home: Path, *rows: dict[str, Any]) -> Path:
+    file = home / "data/trilithon/setup.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows))
+    return file
+
+
+def test_what_cannot_be_taken_back_is_told_and_kept(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    """`service uninstall` refuses a unit of somebody else with 2, as it does one that is not there."""
+    (home / UNIT).parent.mkdir(parents=True)
+    (home / UNIT).write_text("[Service]\n")
+    row = {"name": "service", "command": ["service", "install"], "undo": ["service", "uninstall", "--user"]}
+    file = changes(home, row)
+    done = trilithon("setup", "--undo")
+    assert done.code == 1
+    assert "service could not be taken back; run trilithon setup --undo again" in done.stderr
+    assert json.loads(file.read_text())[0]["name"] == "service"
+    (home / UNIT).unlink()
+    assert trilithon("setup", "--undo").code == 0
+    assert json.loads(file.read_text()) == []
+
+
+def test_what_was_never_finished_needs_no_undo(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    model = {"name": "model", "command": ["pull", "qwen3:4b"], "undo": ["rm", "qwen3:4b"]}
+    address = {"name": "model", "command": ["pull", "http://h/m.gguf"], "undo": ["rm", "http://h/m.gguf"]}
+    none = {"name": "model", "command": ["pull", "http://h/m.gguf"], "undo": ["rm"]}
+    build = {"name": "build", "command": ["engines", "build"], "undo": ["engines", "remove", "--delete", "native-1"]}
+    file = changes(home, model, address, none, build)
+    done = trilithon("setup", "--undo")
+    assert (done.code, done.stderr) == (0, "")
+    assert json.loads(file.read_text()) == []
+
+
+def test_a_running_compilation_is_stopped(trilithon: Program, home: Path, machine: WebStandIn) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as child:
+        row = {"name": "build", "command": ["engines", "build"], "undo": ["engines", "remove", "--delete", "native-1"]}
+        state = read_process(child.pid)
+        assert state
+        changes(home, row | {"process": [child.pid, state.start_ticks + 1]})  # another one had this number
+        assert trilithon("setup", "--undo").code == 0
+        assert child.poll() is None
+        changes(home, row | {"process": [child.pid, state.start_ticks]})
+        done = trilithon("setup", "--undo")
+        assert (done.code, done.stderr) == (0, "stopping trilithon engines build\n")
+        assert child.wait(10) == -signal.SIGTERM
+
+
+def test_the_model_fits_the_free_memory_and_its_licence_is_told(home: Path) -> None:
+    pulled = {candidate.pull: candidate for candidate in candidates().values()}
+    parameters = []
+    for gibibytes in (0, 3, 12):
+        board = replace(read_board(), chip="RK3588", memory_available_bytes=gibibytes << 30)
+        (offer,) = (step for step in offered_steps(board, load_configuration(), None) if step.name == "model")
+        chosen = pulled[offer.command[1]]
+        assert chosen.licence in offer.question
+        size = size_named(chosen.name)
+        assert size
+        parameters.append(size.parameters)
+    assert parameters[0] < parameters[1] < parameters[2]
+    assert parameters[1] / 2 < 3 << 30  # bytes, at 4 bits
+
+
+def test_a_folder_that_is_not_there_is_no_machine(trilithon: Program, home: Path) -> None:
+    done = trilithon("setup", "--root", home / "nothing")
+    assert done.code == 2
+    assert "does not exist" in done.stderr

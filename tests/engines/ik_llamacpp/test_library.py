@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_what_cannot_run_here_is_told(ik: tuple[IkLlamaCpp, Build], monkeypatch:
     assert engine.missing().endswith("which this CPU lacks; run: trilithon engines build --engine ik")
     monkeypatch.setattr(wheel, "cpu_features", lambda _: frozenset({"avx2", "fma", "f16c", "asimddp"}))
     monkeypatch.setattr(wheel, "_VERSIONS", ("9.9.9",))
-    assert engine.missing().startswith("ik-llama-cpp-python 0.1.5 was not tried; run: pip install ")
+    assert engine.missing().startswith("ik-llama-cpp-python 0.1.5 was not tried; run: ")
+    assert f"{sys.executable} -m pip install ik-llama-cpp-python==" in engine.missing()
 
 
 def test_answers_are_those_of_llama_cpp(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pwd
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,14 @@ def planned(plan: ServicePlan) -> ServiceChange:
         preparations.append(
             ("useradd", "--system", "--user-group", "--home-dir", STATE, "--shell", _NO_SHELL, *more, USER)
         )
-    if plan.scope == "user" and not (_LINGER / getpass.getuser()).exists():
-        plan = replace(plan, lingers=True)
-        preparations.append(("loginctl", "enable-linger"))
-    commands = ((*control, "daemon-reload"), (*control, "enable", unit), (*control, "restart", unit))
-    return ServiceChange(plan=plan, preparations=tuple(preparations), files=unit_files(plan), commands=commands)
+    if plan.scope == "user":
+        absent = not (_LINGER / getpass.getuser()).exists()
+        plan = replace(plan, lingers=absent or _made_linger(unit_paths("user")))
+        preparations += [("loginctl", "enable-linger")] * absent
+    commands = [(*control, "daemon-reload"), (*control, "enable", unit), (*control, "restart", unit)]
+    if plan.on_demand:  # systemd starts no socket of a running service, nor may that start at boot besides
+        commands.insert(1, (*control, "disable", "--now", SERVICE, SOCKET))
+    return ServiceChange(plan=plan, preparations=tuple(preparations), files=unit_files(plan), commands=tuple(commands))
 
 
 def install(change: ServiceChange, configuration: Configuration) -> list[str]:
@@ -120,7 +123,7 @@ def uninstall(scope: Scope) -> list[str]:
     paths = [path for path in unit_paths(scope) if path.exists()]
     for path in paths:
         _require_ours(path)
-    lingers = any("start at boot" in path.read_text(encoding="utf-8").partition("\n")[0] for path in paths)
+    lingers = _made_linger(paths)
     control = _control(scope)
     for path in reversed(paths):  # the socket first: a client would start the server again
         if failure := _call((*control, "disable", "--now", path.name)):
@@ -193,6 +196,12 @@ def _control(scope: Scope) -> tuple[str, ...]:
 def unit_paths(scope: Scope) -> tuple[Path, Path]:
     folder = ServicePlan(scope=scope, host="", port=0).folder
     return folder / SERVICE, folder / SOCKET
+
+
+def _made_linger(paths: Iterable[Path]) -> bool:
+    """Whether an installation of these units made the user's services start at boot."""
+    heads = (path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for path in paths if path.exists())
+    return any(head.startswith(MARK) and "start at boot" in head for head in heads)
 
 
 def _require_ours(path: Path) -> None:

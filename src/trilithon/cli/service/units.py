@@ -1,6 +1,7 @@
 """The texts of systemd's units: templates beside this module, filled in for one program, address and scope."""
 
 import grp
+import ipaddress
 import os
 import shlex
 import sys
@@ -78,8 +79,9 @@ def unit_files(plan: ServicePlan, environment: Mapping[str, str] = os.environ) -
         "@USER@": USER,
         "@GROUPS@": " ".join(existing_groups()),
         "@ENVIRONMENT@": _environment_lines(plan.scope, environment),
-        "@LISTEN@": "\n".join(f"ListenStream={address}" for address in _addresses(plan.host, plan.port)),
     }
+    if plan.on_demand:
+        values["@LISTEN@"] = "\n".join(f"ListenStream={address}" for address in _addresses(plan.host, plan.port))
     templates = {SERVICE: f"{plan.scope}.service"} | ({SOCKET: SOCKET} if plan.on_demand else {})
     return {plan.folder / name: _filled(template, values) for name, template in templates.items()}
 
@@ -109,9 +111,16 @@ def _environment_lines(scope: Scope, environment: Mapping[str, str]) -> str:
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """For a server on this machine alone both families, as `trilithon serve` listens on localhost."""
+    """For a server on this machine alone both families, as `trilithon serve` listens on localhost. Raises UserError
+    for a name, which a socket of systemd cannot have."""
     if host in ("127.0.0.1", "localhost"):
         return [f"127.0.0.1:{port}", f"[::1]:{port}"]
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError:
+        raise UserError(f"{host!r} is no address for --on-demand; write one in numbers, as 0.0.0.0 or ::") from None
+    if "%" in host:
+        raise UserError(f"{host} has a zone, which a socket of systemd cannot have; write the address without it")
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
 
 

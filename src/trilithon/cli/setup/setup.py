@@ -3,8 +3,10 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["setup"]
 
+_STOP_SECONDS = 60.0  # of a compiler that is told to stop
+
 
 @click.command("setup")
 @click.option("-y", "--yes", is_flag=True, help="Answer every question with yes.")
 @click.option("--model", metavar="MODEL", help="Fetch this model. [default: one that fits the memory]")
 @click.option("--undo", is_flag=True, help="Take back what earlier calls changed.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Show what would be offered on the machine in this folder."
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Show what would be offered on the machine in this folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what is offered, or what was changed, and do nothing.")
 def setup(yes: bool, model: str | None, undo: bool, root: Path | None, as_json: bool) -> None:
@@ -73,7 +79,8 @@ def _look(
     machine = THIS_MACHINE if root is None else Machine(root)
     board = read_board(machine)
     worth = [finding for finding in findings(board, machine) if finding.severity in ("warning", "problem")]
-    return worth, list(offered_steps(board, configuration, model))
+    running = {row["name"] for row in _changes(configuration).read() or [] if _is_running(row)}
+    return worth, [step for step in offered_steps(board, configuration, model) if step.name not in running]
 
 
 def _print_findings(findings: "list[Finding]") -> None:
@@ -96,7 +103,8 @@ def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> N
         log = configuration.cache / "setup.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            _started(step.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+            child = _started(step.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        _record(asdict(step) | {"process": _identity(child.pid)}, configuration)
         say(f"it runs in the background; its output goes to {log}", err=True)
     elif code := _started(step.command).wait():
         if code == 130:
@@ -107,6 +115,8 @@ def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> N
 
 
 def _undo(configuration: "Configuration", *, as_json: bool) -> None:
+    from trilithon.cli.setup.steps import remaining_undo
+
     store = _changes(configuration)
     rows = store.read() or []
     if as_json:
@@ -116,11 +126,38 @@ def _undo(configuration: "Configuration", *, as_json: bool) -> None:
         say("setup changed nothing that is still there", err=True)
     while rows:
         row = rows.pop()
-        say(f"$ trilithon {shlex.join(row['undo'])}", err=True)
-        code = _started(row["undo"]).wait()
-        if code not in (0, 2):  # 2: it is gone already, or was never finished
-            raise TrilithonError(f"{row['name']} could not be taken back; run trilithon setup --undo again")
+        _stop(row)
+        if words := remaining_undo(row["name"], row["undo"], configuration):
+            say(f"$ trilithon {shlex.join(words)}", err=True)
+            if _started(words).wait():
+                raise TrilithonError(f"{row['name']} could not be taken back; run trilithon setup --undo again")
         store.write(rows)
+
+
+def _identity(pid: int) -> list[int]:
+    """The number of a process and when it started: together they name no other one. Empty when it has ended."""
+    from trilithon.board.processes import read_process
+
+    state = read_process(pid)
+    return [] if state is None or state.ended else [pid, state.start_ticks]
+
+
+def _is_running(row: dict[str, Any]) -> bool:
+    """Whether the step's command still runs in the background."""
+    return bool(row["process"]) and row["process"] == _identity(row["process"][0])
+
+
+def _stop(row: dict[str, Any]) -> None:
+    """Ends the command of a step in the background. Raises TrilithonError when it does not end."""
+    if not _is_running(row):
+        return
+    say(f"stopping trilithon {shlex.join(row['command'])}", err=True)
+    os.kill(row["process"][0], signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _is_running(row):
+        if time.monotonic() > deadline:
+            raise TrilithonError(f"process {row['process'][0]} does not end; run trilithon setup --undo again")
+        time.sleep(0.05)
 
 
 def _record(change: dict[str, Any], configuration: "Configuration") -> None:
@@ -147,6 +184,15 @@ def _changes(configuration: "Configuration") -> "JsonStore[list[dict[str, Any]]]
     from trilithon.files import JsonStore
 
     def parse(rows: Any) -> list[dict[str, Any]]:
-        return [{**row, "name": str(row["name"]), "undo": [str(word) for word in row["undo"]]} for row in rows]
+        return [
+            {
+                **row,
+                "name": str(row["name"]),
+                "command": [str(word) for word in row["command"]],
+                "undo": [str(word) for word in row["undo"]],
+                "process": [int(number) for number in row.get("process", ())],
+            }
+            for row in rows
+        ]
 
     return JsonStore(path=configuration.data / "setup.json", parse=parse, fix="remove it; what setup did stays then")

@@ -1,25 +1,30 @@
 """What `trilithon setup` offers on a machine: each step is a command of this program, and one that takes it back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from trilithon.board.chips import find_chip
+from trilithon.board.chips import Chip, find_chip
 from trilithon.board.snapshot import Board
 from trilithon.engines.build_findings import build_findings
 from trilithon.engines.install.sources import source_of
 from trilithon.engines.llamacpp.source import LLAMA_CPP
 from trilithon.engines.registry import registered
 from trilithon.engines.table import engines
-from trilithon.errors import UserError
+from trilithon.errors import ModelError, UserError
+from trilithon.estimate.recommend import RecommendedModel, recommended
 from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import model_name
 from trilithon.settings import Configuration
-from trilithon.tables import table_beside
 from trilithon.units import format_bytes
 
-__all__ = ["STEP_NAMES", "SetupStep", "offered_steps"]
+__all__ = ["STEP_NAMES", "SetupStep", "offered_steps", "remaining_undo"]
 
 STEP_NAMES = ("runtime", "model", "build", "service")
 """In the order of the questions."""
+
+_LEAST_TOKENS_PER_SECOND = 5.0  # the default of `trilithon recommend`
+_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,22 @@ def _model(board: Board, configuration: Configuration, model: str | None) -> Set
             return None
     if model is not None:
         return SetupStep("model", f"Fetch the model {model}?", ("pull", model), ("rm", model))
-    memory = board.memory_available_bytes or 0
-    table = table_beside(__file__, "steps.toml")
-    fitting = (row for row in table["models"] if row["bytes"] * table["room"] <= memory)
-    name, size = next(fitting, table["models"][-1]).values()
-    question = f"Fetch the model {name}, about {format_bytes(size)}? {format_bytes(memory)} of memory are free."
+    chosen, memory = _first_model(board), board.memory_available_bytes or 0
+    name, size = chosen.candidate.pull, format_bytes(chosen.estimate.memory.weights)
+    question = (
+        f"Fetch the model {name}, about {size}? {format_bytes(memory)} of memory are free.\n"
+        f"  licence: {chosen.candidate.licence}"
+    )
     return SetupStep("model", question, ("pull", name), ("rm", name))
+
+
+def _first_model(board: Board) -> RecommendedModel:
+    """The best that fits into the free memory and is fast enough; where none is, the smallest."""
+    chip = find_chip(board.chip) or Chip(name="this machine", compatible="", npu_cores=0)
+    models = partial(recommended, chip, task="chat", context=_CONTEXT, shift={})
+    if suitable := models(room=board.memory_available_bytes or 0, least=_LEAST_TOKENS_PER_SECOND):
+        return suitable[0]
+    return min(models(room=None, least=0), key=lambda model: model.estimate.memory.total)
 
 
 def _build(configuration: Configuration) -> SetupStep | None:
@@ -99,3 +114,25 @@ def _service() -> SetupStep | None:
         question = "Run the server from boot on, on this machine's address alone (127.0.0.1)?"
         return SetupStep("service", question, ("service", "install", "--user"), ("service", "uninstall", "--user"))
     return None
+
+
+def remaining_undo(name: str, undo: Sequence[str], configuration: Configuration) -> list[str]:
+    """The words of `undo` for what the step `name` has left; none where there is nothing of it."""
+    if name == "model":
+        with ModelStore.open(configuration) as store:
+            models = [word for word in undo[1:] if _is_stored(word, store)]
+        return [undo[0], *models] if models else []
+    if name == "service":
+        from trilithon.cli.service.manager import unit_paths
+
+        there = any(path.exists() for path in unit_paths("user"))
+    else:
+        there = any(entry.name == undo[-1] for entry in registered(configuration))
+    return [*undo] if there else []
+
+
+def _is_stored(word: str, store: ModelStore) -> bool:
+    try:
+        return store.is_local(model_name(word))
+    except ModelError:  # an address, of which nothing has been received
+        return False

@@ -10,6 +10,7 @@ from trilithon.board.processors import cpu_features
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.engines.base import Build, Feature, Launch, Placement, Settings
 from trilithon.engines.ik_llamacpp.library_options import LibraryOptions
+from trilithon.packages import install_line
 
 __all__ = ["WHEEL", "refusal_of_wheel", "wheel_build", "wheel_launch", "wheel_trouble"]
 
@@ -17,7 +18,6 @@ WHEEL = "wheel"
 _PACKAGE = "ik-llama-cpp-python"
 _VERSIONS = ("0.1.5",)
 """Those whose private bindings were tried."""
-_INSTALL = f"pip install '{_PACKAGE}=={_VERSIONS[-1]}'"
 # What the wheels of 0.1.5 are compiled for, as cpuinfo names it; without them they end in an illegal instruction.
 _NEEDS = {"x86_64": ("avx2", "fma", "f16c"), "aarch64": ("asimddp",)}
 _FEATURES: frozenset[Feature] = frozenset({"logprobs"})
@@ -48,7 +48,7 @@ def wheel_trouble() -> str:
     if not installed:
         return ""
     if installed not in _VERSIONS:
-        return f"{_PACKAGE} {installed} was not tried; run: {_INSTALL}"
+        return f"{_PACKAGE} {installed} was not tried; run: {install_line(f'{_PACKAGE}=={_VERSIONS[-1]}')}"
     features = cpu_features(THIS_MACHINE)
     absent = [name for name in _NEEDS.get(os.uname().machine, ()) if name not in features]
     if absent:
