@@ -47,6 +47,10 @@ def test_the_bytes_agree_with_the_tensor_tables(key: str, quantization: str) -> 
         ("Phi-3-mini-4k-instruct", "phi-3-mini"),
         ("DeepSeek-R1-Distill-Qwen-1.5B", "deepseek-r1-distill-qwen-1.5b"),
         ("tinyllama", "tinyllama-1.1b"),
+        ("qwen3:4b-q4_K_M", "qwen3-4b"),
+        ("llama3.2:1b-instruct-q8_0", "llama-3.2-1b"),
+        ("qwen2.5:7b-instruct-fp16", "qwen2.5-7b"),
+        ("unsloth/gemma-3-4b-it-IQ4_XS", "gemma-3-4b"),
     ],
 )
 def test_a_name_is_known_however_it_is_written(name: str, key: str) -> None:

@@ -24,12 +24,14 @@ _STRANGER = ("user/vendor-npu",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The model: a file has exact `weights` and its own `quantization`. `reference` is what a user would pull."""
+    """The model: a file has exact `weights` and its own `quantization`. `reference` is what a user would pull;
+    `converted` says that it is a file for an NPU's own engine, and not a GGUF."""
 
     reference: str
     size: ModelSize
     weights: WeightBytes | None = None
     quantization: str | None = None
+    converted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def _refuse(quantization: str | None, engine: str | None) -> None:
 
 
 def _can_run(chip: Chip, row: Mapping[str, Any], subject: Subject) -> bool:
-    if subject.weights is not None and row.get("own_format"):
+    own_format = row.get("own_format", False)
+    if (subject.weights is not None and own_format) or (subject.converted and not own_format):
         return False
     return not row["chip_field"] or bool(getattr(chip, row["chip_field"]))
 
@@ -136,6 +139,7 @@ def _estimate(
     prefill = predict("prefill", case, fitted()["prefill"], shift.get((engine, "prefill")))
     own_format = known_engines()[engine].get("own_format", False)
     unpacked = _weights(subject, quantization)
+    opened = subject.reference if subject.converted or not own_format else "MODEL.rkllm"  # a pulled name is a GGUF
     memory = (vendor_memory if own_format else gguf_memory)(subject.size, unpacked, context)
     return SpeedEstimate(
         chip=chip.name,
@@ -147,7 +151,7 @@ def _estimate(
         first_token=_seconds(prefill),
         memory=memory,
         basis=Message("your own measurements here") if (engine, "decode") in shift else _basis(case, subject),
-        verify=f"trilithon bench {subject.reference} --placement {engine}/{case.family.unit}",
+        verify=f"trilithon bench {opened} --placement {engine}/{case.family.unit}",
     )
 
 

@@ -16,7 +16,10 @@ _MILLION = 1e6
 # The last column is for rows that are not multiples of 256, which get coarser fallbacks (a published tensor table of
 # Qwen2.5 0.5B: llama-roofline, format_matrix).
 _TABLE = table_beside(__file__, "quantizations.toml")
-_VERSIONS = re.compile(r"-(instruct|it|chat|base|thinking|qat|text|hf|gguf|\d{4}|v\d+(\.\d+)?|[24]k|128k)(?=-|$)")
+_VERSIONS = re.compile(
+    r"-(instruct|it|chat|base|thinking|qat|text|hf|gguf|\d{4}|v\d+(\.\d+)?|[24]k|128k"
+    r"|i?q\d-(k(-[sml])?|[01]|nl|x?xs|[sm])|b?fp?16)(?=-|$)"
+)
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 _POSSIBLE = (0.001, 10_000)  # billions of parameters of a language model
 _ACTIVE = re.compile(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])")

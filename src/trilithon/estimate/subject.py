@@ -16,7 +16,7 @@ _KV_BYTES = 2
 
 def subject_of(reference: str, store: ModelStore) -> Subject:
     """Raises UserError for a name of which no number of parameters is known, and ModelError for a broken file."""
-    path = _path(reference, store)
+    path, converted = _path(reference, store)
     if path is not None and _is_gguf(path):
         return _of_file(reference, read_gguf(path))
     size = size_named(reference)
@@ -25,7 +25,7 @@ def subject_of(reference: str, store: ModelStore) -> Subject:
             f"nothing is known of {reference[:80]!r}; write its size in the name (my-model-3b), a GGUF file, "
             f"or one of: {', '.join(sorted({size.key for size in known_sizes().values()}))}"
         )
-    return Subject(reference=reference, size=size)
+    return Subject(reference=reference, size=size, converted=converted)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -35,17 +35,20 @@ def _is_gguf(path: Path) -> bool:
         return file.read(4) == b"GGUF"
 
 
-def _path(reference: str, store: ModelStore) -> Path | None:
+def _path(reference: str, store: ModelStore) -> tuple[Path | None, bool]:
+    """The file to read sizes from, and whether the model is only there as a file for RKLLM."""
     try:
         model = find_reference(reference, store)
     except ModelError:
         if Path(reference).suffix in (".gguf", ".rkllm"):
             raise
-        return None
+        return None, False
     if isinstance(model, Path):
-        return model
+        return model, model.suffix.lower() == ".rkllm"
     files = [file for file in weights_of(model) if file.format == "gguf" and file not in store.missing(model)]
-    return openable_path(model, files[0], store) if files else None
+    if not files:
+        return None, any(file.format != "gguf" for file in weights_of(model))
+    return openable_path(model, files[0], store), False
 
 
 def _of_file(reference: str, facts: GgufFacts) -> Subject:

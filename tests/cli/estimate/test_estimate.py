@@ -13,7 +13,24 @@ def test_one_chip(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["estimate", "qwen2.5-1.5b", "--chip", "rk3588"]) == 0
     text = capsys.readouterr().out
     assert "rkllm/npu" in text and "llama.cpp/cpu" in text
-    assert "to verify: trilithon bench qwen2.5-1.5b" in text
+    assert "to verify: trilithon bench qwen2.5-1.5b --placement llama.cpp/cpu" in text
+
+
+def test_a_converted_file_is_measured_with_its_engine_and_a_name_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "qwen2.5-1.5b.rkllm"
+    path.write_bytes(b"RKLLM")
+    for model, opened, engines in (
+        (str(path), str(path), {"rkllm"}),
+        ("qwen2.5:1.5b", "MODEL.rkllm", {"rkllm", "rk-llama.cpp", "llama.cpp", "ik_llama.cpp"}),
+    ):
+        assert run(["estimate", model, "--chip", "rk3588", "--json"]) == 0
+        rows = {row["engine"]: row for row in json.loads(capsys.readouterr().out)["estimates"]}
+        assert set(rows) == engines
+        assert rows["rkllm"]["verify"] == f"trilithon bench {opened} --placement rkllm/npu"
+        assert run(["estimate", model, "--chip", "rk3588", "--engine", "rkllm"]) == 0
+        assert f"to verify: trilithon bench {opened} " in capsys.readouterr().out
 
 
 def test_all_chips_as_json_and_a_least_speed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,14 @@
 """`trilithon recommend`: only what fits and is fast enough, the best quality first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from trilithon.board.chips import chips
+from trilithon.cli.estimate.recommend import _json, _lines
 from trilithon.cli.main import run
-from trilithon.estimate.recommend import SYSTEM_BYTES, TASKS, candidates
+from trilithon.estimate.recommend import SYSTEM_BYTES, TASKS, candidates, ranked, recommended
 from trilithon.estimate.sizes import size_named
 
 
@@ -13,8 +16,19 @@ def test_every_candidate_is_a_known_model() -> None:
     for name, candidate in candidates().items():
         size = size_named(name)
         assert size is not None and size.exact
+        assert size_named(candidate.pull) == size
         assert set(candidate.tasks) <= set(TASKS)
-        assert "[" in candidate.benchmark
+        assert candidate.sources and all(address.startswith("https://") for address in candidate.sources)
+        assert (candidate.quality is None) == (candidate.benchmark is None)
+
+
+def test_a_model_without_a_figure_comes_last_and_says_so() -> None:
+    rows = recommended(chips()["RK3588"], task="chat", room=8 << 30, least=5, context=4096, shift={})
+    plain = replace(rows[0], candidate=replace(rows[0].candidate, quality=None, benchmark=None))
+    order = ranked([plain, *rows[1:]])
+    assert order == [*rows[1:], plain]
+    assert "no figure" in _lines(order)[len(order)] and "None" not in "\n".join(_lines(order))
+    assert (_json(plain)["quality"], _json(plain)["benchmark"]) == (None, None)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -29,7 +43,7 @@ def test_what_is_recommended_fits_and_is_fast(
     assert all(row["memory_bytes"] + SYSTEM_BYTES <= size_bytes for row in rows)
     assert all(row["decode_tps"]["value"] >= 5 for row in rows)
     assert [row["quality"] for row in rows] == sorted((row["quality"] for row in rows), reverse=True)
-    assert all(row["pull"].startswith("trilithon pull ") for row in rows)
+    assert all(row["pull"].startswith("trilithon pull ") and row["sources"] for row in rows)
 
 
 def test_nothing_fits_into_little_memory(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def _lines(
     subject: "Subject", rows: "Sequence[SpeedEstimate]", room: int | None, prompt: int, context: int
 ) -> list[str]:
     from trilithon.cli.models.rows import aligned
-    from trilithon.estimate.recommend import fits
+    from trilithon.estimate.recommend import fits, is_usual
 
     cells = [tuple(shown(title) for title in _TITLES)]
     for row in rows:
@@ -145,7 +145,8 @@ def _lines(
         context=context,
     )
     bases = dict.fromkeys(f"{row.chip} {row.engine}: {shown(row.basis)}" for row in rows)
-    verify = Message("to verify: {command}", command=rows[0].verify)
+    measured = next((row for row in rows if is_usual(row)), rows[0])
+    verify = Message("to verify: {command}", command=measured.verify)
     return [shown(head), *aligned(cells), "", *bases, shown(_NOT_MODELLED), shown(verify)]
 
 

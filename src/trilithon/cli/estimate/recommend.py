@@ -79,7 +79,9 @@ def _lines(rows: "Sequence[RecommendedModel]") -> list[str]:
         low, high = seen.decode.within_80
         speeds = (figure(seen.decode.value), f"{figure(low)}–{figure(high)}", f"{seen.engine}/{seen.unit}")
         about = (candidate.licence, candidate.languages, shown(Message("yes") if candidate.tools else Message("no")))
-        quality = f"{candidate.quality:g}% {candidate.benchmark}"
+        quality = shown(Message("no figure"))
+        if candidate.quality is not None:
+            quality = f"{candidate.quality:g}% {candidate.benchmark}"
         cells.append((candidate.name, quality, *speeds, shown(format_bytes(seen.memory.total)), *about))
     fetch = Message("to fetch the first: {command}", command=f"trilithon pull {rows[0].candidate.pull}")
     return [*aligned(cells), "", shown(fetch)]
@@ -95,6 +97,7 @@ def _json(row: "RecommendedModel") -> dict[str, object]:
         "tools": candidate.tools,
         "quality": candidate.quality,
         "benchmark": candidate.benchmark,
+        "sources": candidate.sources,
         "engine": seen.engine,
         "unit": seen.unit,
         "quantization": seen.quantization,
