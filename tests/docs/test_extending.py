@@ -40,8 +40,10 @@ def copy(tmp_path: Path) -> Path:
     root.mkdir()
     for name in COPIED:
         source = ROOT / name
-        copier = shutil.copytree if source.is_dir() else shutil.copy
-        copier(source, root / name)
+        if source.is_dir():
+            shutil.copytree(source, root / name, symlinks=True)  # one page of the documents is in the package too
+        else:
+            shutil.copy(source, root / name)
     program = tmp_path / "bin" / "myfork-server"
     program.parent.mkdir()
     program.write_text(SERVER.format(python=sys.executable, standin=str(STANDIN)))
