@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from trilithon.engines.ik_llamacpp.library_options import LibraryOptions
@@ -17,11 +18,8 @@ from trilithon.errors import RunError
 
 __all__ = ["IkModel", "NotLoaded"]
 
-# ggml_type of ggml.h.
-_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30, "q6_0": 133,
-    "q8_KV": 151,
-}  # fmt: skip
+# ggml_type of this fork's ggml.h; the others are llama.cpp's.
+_OWN_TYPES = {"q6_0": 133, "q8_KV": 151}
 _PIECE_BYTES = 512  # longer tokens are read again
 _MOST_METADATA_BYTES = 16 << 20
 
@@ -86,7 +84,7 @@ class IkModel:
         parameters.n_ctx, parameters.n_seq_max = options.context, 1
         parameters.n_batch = parameters.n_ubatch = options.batch
         parameters.n_threads = parameters.n_threads_batch = options.threads
-        parameters.type_k, parameters.type_v = _TYPES[options.kv_type_k], _TYPES[options.kv_type_v]
+        parameters.type_k, parameters.type_v = _type(options.kv_type_k), _type(options.kv_type_v)
         parameters.flash_attn = options.flash_attention
         parameters.k_cache_hadamard, parameters.v_cache_hadamard = (
             "khad" in options.switches,
@@ -157,3 +155,7 @@ class IkModel:
         """Of the last token that was evaluated: one for each token of the vocabulary, valid until the next call of
         `evaluate`."""
         return np.ctypeslib.as_array(self._api.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
+
+
+def _type(name: str) -> int:
+    return _OWN_TYPES.get(name) or int(GGMLQuantizationType[name.upper()])
