@@ -153,6 +153,22 @@ WORDS: dict[str, list[list[str]]] = {
     "board-report show": [["broken.gguf"], [EVIL]],
     "board-report tree": [["broken.gguf"], [EVIL]],
     "completion": [[EVIL]],
+    "atlas": [[EVIL], ["--chip", EVIL]],
+    "backup": [[f"{EVIL}.tar"]],
+    "config get": [[EVIL]],
+    "config list": [[]],
+    "config path": [[]],
+    "config set": [[EVIL, EVIL], ["host", EVIL]],
+    "config unset": [[EVIL]],
+    "engines install": [[EVIL], ["rkllm", "--from", EVIL]],
+    "estimate": [[EVIL], ["GGUF"], ["evil"]],
+    "recommend": [["--chip", EVIL], ["--task", EVIL]],
+    "restore": [[EVIL], ["broken.gguf"]],
+    "service install": [["--dry-run", "--host", EVIL]],
+    "service logs": [[]],
+    "service status": [[]],
+    "service uninstall": [[]],
+    "setup": [["--json"], ["--root", EVIL]],
 }
 
 
@@ -211,5 +227,13 @@ def test_nothing_else_in_the_command_line_writes() -> None:
                 text = ast.unparse(node.func)
                 if text in ("print", "Console", "input") or text.endswith(WRITERS):
                     calls.append(f"{name}: {text}")
-    allowed = ["chat/screen.py: input", "doctor/board_report.py: click.confirm", "output.py: click.echo"]
+    allowed = [
+        "backup/backup.py: click.confirm",
+        "chat/screen.py: input",
+        "doctor/board_report.py: click.confirm",
+        "engines/install.py: click.confirm",
+        "models/absent.py: click.confirm",
+        "output.py: click.echo",
+        "setup/setup.py: click.confirm",
+    ]
     assert calls == allowed

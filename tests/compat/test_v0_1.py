@@ -343,7 +343,7 @@ def test_keys_are_listed_and_new_ones_stand_beside_them(trilithon: Program, old_
     stdout_of(trilithon("key", "add", "new"))
     stdout_of(trilithon("key", "rm", "phone"))
     assert [key["name"] for key in json_of(trilithon("key", "list", "--json"))] == ["ci", "new"]
-    assert json.loads((old_home / "kept/data/keys.json").read_text())[0] == before[0]
+    assert json.loads((old_home / "kept/data/keys.json").read_text())[0] == before[0] | {"scope": "admin"}
 
 
 def test_clocks_that_were_left_pinned_are_put_back(trilithon: Program, board: Path, old_home: Path) -> None:

@@ -54,6 +54,8 @@ def _path(reference: str, store: ModelStore) -> tuple[Path | None, bool]:
 def _of_file(reference: str, facts: GgufFacts) -> Subject:
     """The sizes of a GGUF, where its header is exact and the table of models is not needed."""
     weights = weights_of_file(facts)
+    if weights.body <= 0:
+        raise ModelError(f"{reference} holds no layers; name the file with the model's weights")
     named = size_named(facts.name) if facts.name else None
     head = (facts.vocabulary or 0) * (facts.embedding or 0)
     tied = all(tensor.name != "output.weight" for tensor in facts.tensors)

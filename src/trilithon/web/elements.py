@@ -14,7 +14,11 @@ Words = TextElement
 
 def at(path: str) -> str:
     """A path of this server as the browser asks for it, for what NiceGUI does not put its prefix in front of."""
-    return f"{ui.context.client.request.scope.get('root_path', '')}{path}"
+    try:
+        prefix = ui.context.client.request.scope.get("root_path", "")
+    except RuntimeError:  # outside of a request there is no browser
+        prefix = ""
+    return f"{prefix}{path}"
 
 
 def words(tag: str, text: str = "", classes: str = "") -> Words:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from trilithon.cli.serve.server_client import Address, Server, address, running_server
-from trilithon.errors import TrilithonError, UserError
+from trilithon.errors import NoSuchModel, TrilithonError, UserError
 
 Answer = tuple[int, bytes]
 Serve = Callable[..., str]
@@ -110,7 +110,7 @@ def test_another_program_is_told(serve: Serve, content: bytes) -> None:
     ("status", "content", "kind", "message"),
     [
         (401, b'{"error": "a key is needed"}', UserError, "a key is needed; set TRILITHON_API_KEY"),
-        (404, b'{"error": "model \'x\' not found"}', UserError, "model 'x' not found"),
+        (404, b'{"error": "model \'x\' not found"}', NoSuchModel, "model 'x' not found"),
         (400, b'{"error": {"message": "bad\\nbody"}}', UserError, "bad body"),
         (503, b'{"error": "busy"}', TrilithonError, "busy"),
         (500, b"oops", TrilithonError, "returned status 500"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from trilithon.cli.output import say
+from trilithon.terminal import plain
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -66,7 +67,7 @@ def restore(file: Path, yes: bool) -> None:
     with extracted(file, data.parent) as (known, folder):
         if not yes and any(data.glob("*")):
             question = f"{data} is not empty; replace what differs by the backup of {known.created}?"
-            if not click.confirm(question, err=True):
+            if not click.confirm(plain(question), err=True):
                 raise UserError("nothing was changed; run it again with -y to replace what differs")
         kept = data.parent / f"{data.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         replaced = move_into_place(known, folder, data, config, kept)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from trilithon.errors import ModelError, NoSuchModel
+from trilithon.terminal import plain
 
 if TYPE_CHECKING:
     from trilithon.settings import Configuration
@@ -56,4 +57,4 @@ def _agreed(model: str, error: NoSuchModel) -> bool:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     reason = str(error).partition("; see trilithon list")[0]
-    return click.confirm(f"{reason}. Pull {model}?", default=True, err=True)
+    return click.confirm(plain(f"{reason}. Pull {model}?"), default=True, err=True)

@@ -185,7 +185,7 @@ def test_without_the_library_the_note_says_what_to_install(model: Path, monkeypa
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     words = ModelText.beside(model)
     assert not words.has_tokenizer
-    assert "-m pip install jinja2" in words.note
+    assert "-m pip install 'jinja2" in words.note
 
 
 def test_a_conversation_for_the_runtimes_template() -> None:
