@@ -1,5 +1,6 @@
 """The answer to "how fast will this model be, and does it fit?": one row per chip and engine."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -139,7 +140,9 @@ def _estimate(
     prefill = predict("prefill", case, fitted()["prefill"], shift.get((engine, "prefill")))
     own_format = known_engines()[engine].get("own_format", False)
     unpacked = _weights(subject, quantization)
-    opened = subject.reference if subject.converted or not own_format else "MODEL.rkllm"  # a pulled name is a GGUF
+    opened = (
+        shlex.quote(subject.reference) if subject.converted or not own_format else "MODEL.rkllm"
+    )  # a pulled name is a GGUF
     memory = (vendor_memory if own_format else gguf_memory)(subject.size, unpacked, context)
     return SpeedEstimate(
         chip=chip.name,

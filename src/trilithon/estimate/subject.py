@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.answer import Subject
+from trilithon.estimate.recommend import candidates
 from trilithon.estimate.sizes import ModelSize, known_sizes, size_named, weights_of_file
 from trilithon.models.files.gguf import GgufFacts, kv_bytes_per_position, read_gguf
 from trilithon.models.store.model_store import ModelStore
@@ -25,7 +26,8 @@ def subject_of(reference: str, store: ModelStore) -> Subject:
             f"nothing is known of {reference[:80]!r}; write its size in the name (my-model-3b), a GGUF file, "
             f"or one of: {', '.join(sorted({size.key for size in known_sizes().values()}))}"
         )
-    return Subject(reference=reference, size=size, converted=converted)
+    names = (row.pull for row in candidates().values() if reference.lower() in (row.name, row.pull))
+    return Subject(reference=reference if converted else next(names, reference), size=size, converted=converted)
 
 
 def _is_gguf(path: Path) -> bool:

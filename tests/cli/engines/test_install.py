@@ -18,6 +18,7 @@ import pytest
 from standin_git import GitHost, commit_of
 from standin_web import Fault, WebStandIn
 
+from trilithon.engines.install import installing
 from trilithon.engines.registry import registered
 from trilithon.settings import load_configuration
 
@@ -105,6 +106,17 @@ def test_a_cut_connection_goes_on_where_it_was(trilithon: Program, web: WebStand
     assert trilithon("engines", "install", "rkllm", "--yes").code == 0
     assert web.sent_bytes < len(LIBRARY) + 1000
     assert any(asked.span and asked.span[0] % 1000 for asked in web.asked)
+
+
+def test_a_file_without_end_is_left(
+    trilithon: Program, home: Path, web: WebStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of most versions is not in the table."""
+    monkeypatch.setattr(installing, "_MOST_LIBRARY_BYTES", len(LIBRARY) - 1)
+    done = trilithon("engines", "install", "rkllm", "--yes")
+    assert done.code == 2
+    assert f"error: {web.url}/v/librkllmrt.so: it has over " in done.stderr
+    assert_nothing_added(home)
 
 
 @pytest.mark.slow

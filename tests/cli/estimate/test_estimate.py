@@ -13,7 +13,17 @@ def test_one_chip(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["estimate", "qwen2.5-1.5b", "--chip", "rk3588"]) == 0
     text = capsys.readouterr().out
     assert "rkllm/npu" in text and "llama.cpp/cpu" in text
-    assert "to verify: trilithon bench qwen2.5-1.5b --placement llama.cpp/cpu" in text
+    assert "to verify: trilithon bench qwen2.5:1.5b --placement llama.cpp/cpu" in text
+
+
+def test_the_command_that_verifies_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`pull` knows no "qwen2.5-1.5b", and a path may have spaces."""
+    path = tmp_path / "my model.gguf"
+    write_tiny_model(path)
+    for model, word in (("qwen2.5-1.5b", "qwen2.5:1.5b"), ("Qwen2.5:1.5B", "qwen2.5:1.5b"), (str(path), f"'{path}'")):
+        assert run(["estimate", model, "--chip", "rk3588", "--engine", "llama.cpp", "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["estimates"]
+        assert row["verify"] == f"trilithon bench {word} --placement llama.cpp/cpu"
 
 
 def test_a_converted_file_is_measured_with_its_engine_and_a_name_is_not(

@@ -124,6 +124,18 @@ def test_a_change_keeps_what_an_uninstallation_has_to_undo(
     assert (home / "calls").read_text().split() == ["enable-linger", "disable-linger"]
 
 
+@pytest.mark.parametrize(("socket_state", "code"), [("active", 0), ("failed", 1)])
+def test_a_socket_that_does_not_listen_is_told(
+    trilithon: Program, home: Path, tools: Path, socket_state: str, code: int
+) -> None:
+    states = f"*is-active*) echo {socket_state} ;; *show*) echo ActiveState=inactive"
+    program(tools / "systemctl", f'case "$*" in *is-system-running) echo running ;; {states} ;; esac')
+    (home / UNITS).mkdir(parents=True)
+    for name in ("trilithon.service", "trilithon.socket"):
+        (home / UNITS / name).write_text(MARK)
+    assert trilithon("service", "status").code == code
+
+
 def test_the_system_needs_root(trilithon: Program, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tools / "systemctl", "echo running")
     for name in ("prefix", "base_prefix"):

@@ -157,11 +157,13 @@ def describe(scope: Scope) -> dict[str, Any]:
     shown = dict(line.partition("=")[::2] for line in lines)
     on_demand = unit_paths(scope)[1].exists()
     enabled = _output([*_control(scope), "is-enabled", SOCKET if on_demand else SERVICE]).strip()
+    listens = on_demand and _output([*_control(scope), "is-active", SOCKET]).strip() == "active"
     memory = shown.get("MemoryCurrent", "")
     return {
         "scope": scope,
         "unit": str(unit_paths(scope)[0]),
         "on_demand": on_demand,
+        "listens": listens,
         "state": shown.get("ActiveState", "unknown"),
         "detail": shown.get("SubState", ""),
         "enabled": enabled,

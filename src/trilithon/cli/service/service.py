@@ -68,7 +68,7 @@ def install_command(scope: "Scope | None", host: str, port: int, on_demand: bool
 @_JSON
 @click.pass_context
 def status(context: click.Context, scope: "Scope | None", as_json: bool) -> None:
-    """Show whether the service runs, and where. Exit code 1 when it does not."""
+    """Show whether the service runs, and where. Exit code 1 when it neither runs nor starts with its first client."""
     from trilithon.cli.service.manager import describe, installed_scope
     from trilithon.units import format_bytes
 
@@ -91,7 +91,7 @@ def status(context: click.Context, scope: "Scope | None", as_json: bool) -> None
                 say(f"{name:<10}{text}")
         if facts["state"] == "failed":
             say(f"why: trilithon service logs --{facts['scope']}", err=True)
-    context.exit(0 if facts["state"] == "active" or facts["on_demand"] else 1)
+    context.exit(0 if facts["state"] == "active" or facts["listens"] else 1)
 
 
 @service.command("logs")

@@ -24,14 +24,16 @@ from trilithon.errors import ModelError, NoRoom, TrilithonError, UserError
 from trilithon.files import sync
 from trilithon.models.fetch.download import Download, download
 from trilithon.models.fetch.http_client import DownloadSource, is_loopback, redacted_url
-from trilithon.models.fetch.transfer_rate import ReportProgress
+from trilithon.models.fetch.transfer_rate import ReportProgress, TransferProgress
 from trilithon.models.store.model_store import ModelStore
 from trilithon.settings import Configuration
+from trilithon.units import format_bytes
 
 __all__ = ["InstalledEngine", "LocalLibrary", "install_compiled", "install_library", "local_library", "require_machine"]
 
 _CONNECTIONS = 2
 _GIT_TRIES = 3
+_MOST_LIBRARY_BYTES = 64 << 20  # librkllmrt.so has 7 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _fetched(source: EngineSource, configuration: Configuration, report: ReportP
         try:
             with store.receive(source.sha256, source.size_bytes) as partial:
                 where = DownloadSource(url=source.address)
-                download(where, partial, transfer=Download(connections=_CONNECTIONS), report=report)
+                download(where, partial, transfer=Download(connections=_CONNECTIONS), report=_bounded(report))
                 digest = partial.finish()
         except NoRoom as error:
             why = str(error).partition(";")[0]
@@ -135,6 +137,17 @@ def _fetched(source: EngineSource, configuration: Configuration, report: ReportP
             why = str(error).replace("pull it again", "run this again, or use --from FILE")
             raise type(error)(f"{redacted_url(source.address)}: {why}") from error
         return store.blob_path(digest)
+
+
+def _bounded(report: ReportProgress) -> ReportProgress:
+    """The same; it raises ModelError when more comes than any library has: not every size is in the table."""
+
+    def bounded(progress: TransferProgress) -> None:
+        if max(progress.done_bytes, progress.total_bytes or 0) > _MOST_LIBRARY_BYTES:
+            raise ModelError(f"it has over {format_bytes(_MOST_LIBRARY_BYTES)} and is no library; use --from FILE")
+        report(progress)
+
+    return bounded
 
 
 def _require_library(source: EngineSource, path: Path, digest: str) -> None:
