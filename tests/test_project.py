@@ -50,6 +50,13 @@ def test_an_upper_bound_where_private_parts_are_used(name: str) -> None:
     assert bounds and None not in bounds
 
 
+def test_no_child_imports_from_the_working_folder() -> None:
+    """`python -m` looks there first: a json.py in the folder where the server was started would be run."""
+    unsafe = re.compile(r'sys\.executable, "-m"')
+    paths = (ROOT / "src").rglob("*.py")
+    assert [path.name for path in paths if unsafe.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_private_modules_of_packages_are_those_with_an_upper_bound() -> None:
     private = re.compile(r"^\s*(?:from|import) (\w+)(?:\.\w+)*\._(?!_)", re.MULTILINE)
     users = {

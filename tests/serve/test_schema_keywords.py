@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,15 @@ def test_a_long_answer_is_compared_elsewhere_too() -> None:
     words = AnswerSchema({"type": "array", "items": {"type": "integer"}}, "schema")
     assert asyncio.run(words.check(json.dumps([1] * 100_000))) == ""
     assert asyncio.run(words.check(json.dumps(["é"] * 100_000))) == "#/items/type"
+
+
+def test_the_comparing_process_takes_no_module_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "resource.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    known = AnswerSchema({"type": "array"}, "schema")
+    assert asyncio.run(known.check(json.dumps([1] * 100_000))) == ""
 
 
 def test_a_reference_that_leads_back_to_itself() -> None:

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import tarfile
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from trilithon.cli.backup import archive as archive_module
 from trilithon.cli.backup.archive import FORMAT
 from trilithon.results.store.database import Store
 from trilithon.settings import configuration_path, load_configuration
@@ -123,6 +126,93 @@ def test_a_running_server_is_not_written_under(
     assert "stop it first" in done.stderr
 
 
+def test_an_answer_that_is_no_version_may_be_a_servers(
+    trilithon: Program, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a certificate that is not trusted: something listens there."""
+    trilithon("backup", tmp_path / "a.tar.gz")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("TRILITHON_HOST", f"127.0.0.1:{listener.getsockname()[1]}")
+        closing_at_once = threading.Thread(target=lambda: listener.accept()[0].close())
+        closing_at_once.start()
+        done = trilithon("restore", tmp_path / "a.tar.gz", "-y")
+        closing_at_once.join()
+    assert done.code == 2
+    assert "stop it first" in done.stderr
+
+
+def test_a_backup_into_the_data_folder_has_not_itself(trilithon: Program, data: Path) -> None:
+    assert trilithon("backup", data / "a.tar.gz").code == 0
+    with tarfile.open(data / "a.tar.gz") as archive:
+        assert "data/a.tar.gz" not in archive.getnames()
+
+
+def test_what_cannot_be_kept_is_said_and_links_of_libraries_are_files(
+    trilithon: Program, data: Path, tmp_path: Path
+) -> None:
+    (data / "builds/mine/libx.so.1").write_text("library")
+    (data / "builds/mine/libx.so").symlink_to("libx.so.1")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/x").write_text("x")
+    (data / "linked").symlink_to(tmp_path / "elsewhere")
+    (data / "passwd").symlink_to("/etc/passwd")
+    done = trilithon("backup", tmp_path / "a.tar.gz")
+    assert done.code == 0
+    assert f"left out: {data / 'linked'}: not a plain file" in done.stderr
+    assert f"left out: {data / 'passwd'}: not a plain file" in done.stderr
+    with tarfile.open(tmp_path / "a.tar.gz") as archive:
+        member = archive.extractfile("data/builds/mine/libx.so")
+        assert member is not None and member.read() == b"library"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_said(trilithon: Program, data: Path, tmp_path: Path) -> None:
+    (data / "conversations/key-ann").chmod(0)
+    try:
+        done = trilithon("backup", tmp_path / "a.tar.gz")
+    finally:
+        (data / "conversations/key-ann").chmod(0o700)
+    assert f"left out: {data / 'conversations/key-ann'}: Permission denied" in done.stderr
+
+
+def test_a_file_that_goes_while_the_folder_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(*_: Any, **__: Any) -> Any:
+        yield str(data), [], ["gone", "keys.json"]
+
+    monkeypatch.setattr("os.walk", walk)
+    assert data / "keys.json" in archive_module._files(data, data.stat(), [])
+
+
+def test_a_data_folder_with_signs_of_addresses(trilithon: Program, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = data.with_name("a?b#c%20")
+    data.rename(odd)
+    monkeypatch.setenv("TRILITHON_DATA", str(odd))
+    assert trilithon("backup", odd.with_name("a.tar.gz")).code == 0
+    with tarfile.open(odd.with_name("a.tar.gz")) as archive:
+        assert "data/results.sqlite" in archive.getnames()
+
+
+def test_the_log_of_a_database_that_is_the_same_goes_too(trilithon: Program, data: Path, tmp_path: Path) -> None:
+    trilithon("backup", tmp_path / "a.tar.gz")
+    assert trilithon("restore", tmp_path / "a.tar.gz", "-y").code == 0
+    (data / "results.sqlite-wal").write_text("later")
+    assert trilithon("restore", tmp_path / "a.tar.gz", "-y").code == 0
+    assert not (data / "results.sqlite-wal").exists()
+    (kept,) = data.parent.glob("trilithon-before-*/data/results.sqlite-wal")
+    assert kept.read_text() == "later"
+
+
+def test_data_goes_where_the_restored_settings_have_it(trilithon: Program, data: Path, tmp_path: Path) -> None:
+    data.rename(tmp_path / "disk")
+    configuration_path().write_text(f'data = "{tmp_path / "disk"}"\n')
+    assert trilithon("backup", tmp_path / "a.tar.gz").code == 0
+    shutil.rmtree(tmp_path / "disk")
+    configuration_path().unlink()
+    assert trilithon("restore", tmp_path / "a.tar.gz").code == 0
+    assert load_configuration().data == tmp_path / "disk"
+    assert (tmp_path / "disk/keys.json").read_text() == "[]"
+
+
 def test_an_archive_that_exists_is_not_overwritten(trilithon: Program, data: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
     assert trilithon("backup", tmp_path / "a").code == 2
@@ -161,6 +251,7 @@ def archive_of(path: Path, members: dict[str, bytes], *, listed: bool = True, **
         ({"data/x": b"x"}, {"files": {}}, "its files differ"),
         ({"data/x": b"x"}, {"files": {"data/x": "0" * 64}}, "its files differ"),
         ({"data/x": b"x"}, {"models": 5}, "cannot be read"),
+        ({"data/x": b"x", "backup.json": b"[" * 100_000}, {"listed": False}, "cannot be read"),
     ],
 )
 def test_what_is_no_backup_changes_nothing(

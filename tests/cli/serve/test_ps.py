@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trilithon.cli.serve.ps import handover_lines, plan_lines, until
+from trilithon.cli.serve.server_client import running_server
+from trilithon.errors import TrilithonError
 
 Program = Callable[..., Any]
 
@@ -83,6 +86,14 @@ def test_without_a_server_it_says_how_to_start_one(
     done = trilithon(*words)
     assert done.code == 1
     assert done.stderr == "error: no server answers at http://127.0.0.1:1; start one: trilithon serve\n"
+
+
+def test_a_socket_of_the_settings_where_nobody_listens_is_no_server(home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[serve]\nunix = "{tmp_path / "wire"}"\n')
+    assert running_server({"TRILITHON_CONFIG": str(config)}) is None
+    with pytest.raises(TrilithonError, match="no server answers at unix:"):
+        running_server({"TRILITHON_HOST": f"unix:{tmp_path / 'wire'}"})
 
 
 @pytest.mark.parametrize("host", [os.fsdecode(b"\xff"), "a\u2100b", "x" * 300, "[::1", "http://"])

@@ -103,6 +103,20 @@ def test_a_small_schema_takes_no_trial_and_a_good_pattern_one(
     asyncio.run(whole())
 
 
+@pytest.mark.parametrize(
+    ("schema", "tried"),
+    [
+        ({"const": {"description": "x" * 40_000}}, True),
+        ({"enum": [[{"title": "x" * 40_000}]]}, True),
+        ({"enum": [[]] * 40_000}, True),
+        ({"properties": {"a": {"description": "x" * 40_000, "const": "a"}}}, False),
+    ],
+    ids=["const", "enum", "empty parts", "text"],
+)
+def test_a_text_that_describes_does_not_count_but_a_literal_does(schema: dict[str, Any], tried: bool) -> None:
+    assert grammar.is_tried(CHAT, form(schema)) is tried
+
+
 def test_a_client_that_leaves_ends_the_trial(
     tmp_path: Path, placement: Placement, configuration: Configuration, children: list[Process]
 ) -> None:

@@ -68,6 +68,8 @@ def test_the_scheme_too(trusted: tuple[str, ...], scheme: str) -> None:
         ("/api/chat", "/api/chat"),
         ("/ai", "/"),
         ("/ai/", "/"),
+        ("/ai/ai", "/"),
+        ("/ai/ai/api/delete", "/api/delete"),
         ("/aixyz", "/aixyz"),
         ("/", "/"),
     ],

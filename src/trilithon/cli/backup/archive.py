@@ -60,7 +60,7 @@ def write_backup(
         with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as archive:
             if config.is_file():
                 digests[CONFIG] = _add(archive, CONFIG, config)
-            for path in _files(data, left_out):
+            for path in _files(data, os.fstat(file.fileno()), left_out):
                 name = f"{DATA}/{path.relative_to(data).as_posix()}"
                 try:
                     digests[name] = _add(archive, name, path)
@@ -78,17 +78,29 @@ def write_backup(
     return len(digests), tuple(left_out)
 
 
-def _files(data: Path, left_out: list[str]) -> Iterator[Path]:
-    for folder, folders, names in os.walk(data):
+def _files(data: Path, target: os.stat_result, left_out: list[str]) -> Iterator[Path]:
+    """Without the backup itself, which may be written there. A link to a file beside it, as libraries have, counts as
+    that file."""
+
+    def note_unread(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # else removed meanwhile
+            left_out.append(f"{error.filename}: {error.strerror}")
+
+    for folder, folders, names in os.walk(data, onerror=note_unread):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if here != data or name != _MODELS)
-        for name in sorted(names):
+        for name in sorted([*names, *(name for name in folders if (here / name).is_symlink())]):
             path = here / name
-            mode = path.lstat().st_mode
             if name.endswith(_NOT_KEPT) or name.startswith(TEMPORARY):
                 continue
-            if stat.S_ISREG(mode):
-                yield path
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            is_linked = stat.S_ISLNK(status.st_mode) and path.is_file() and path.resolve().parent == here.resolve()
+            if stat.S_ISREG(status.st_mode) or is_linked:
+                if not os.path.samestat(status, target):
+                    yield path
             else:
                 left_out.append(f"{path}: not a plain file")
     if (data / _ADOPTED).is_file():
@@ -105,7 +117,7 @@ def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
         copy = Path(folder, path.name)
         try:
             with (
-                contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
+                contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,
                 contextlib.closing(sqlite3.connect(copy)) as target,
             ):
                 source.backup(target)
@@ -206,7 +218,7 @@ def _read_contents(source: Path, folder: Path, digests: Mapping[str, str]) -> Ba
         )
     except FileNotFoundError:
         raise UserError(f"{source} is not a whole backup: its list of files is missing") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{source} is damaged: its list of files cannot be read ({error})") from error
     if backup.digests != {name: digest for name, digest in digests.items() if name != CONTENTS}:
         raise UserError(f"{source} is damaged: its files differ from its list")
@@ -220,13 +232,14 @@ def move_into_place(backup: Backup, folder: Path, data: Path, config: Path, kept
     replaced = []
     for name in sorted(backup.digests):
         target = config.resolve() if name == CONFIG else data / PurePosixPath(name).relative_to(DATA)
-        if target.is_file() and _digest(target) == backup.digests[name]:
+        logs = [target.with_name(target.name + ending) for ending in _NOT_KEPT[2:]]  # of a database, beside it
+        has_log = target.suffix == _SQLITE and any(map(os.path.lexists, logs))
+        if target.is_file() and not has_log and _digest(target) == backup.digests[name]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        for ending in ("", *_NOT_KEPT[2:]):  # a database has its log beside it
-            old = target.with_name(target.name + ending)
+        for old in (target, *logs):
             if os.path.lexists(old):
-                place = kept / (name + ending)
+                place = kept / PurePosixPath(name).with_name(PurePosixPath(name).name + old.name[len(target.name) :])
                 place.parent.mkdir(parents=True, exist_ok=True)
                 _move(old, place)
                 replaced.append(str(old))

@@ -56,21 +56,29 @@ def backup(file: Path, as_json: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Replace files that differ without asking.")
 def restore(file: Path, yes: bool) -> None:
     """Put back what trilithon backup wrote into FILE. Files that are replaced are kept in a folder beside the data."""
+    import os
     from datetime import UTC, datetime
 
-    from trilithon.cli.backup.archive import extracted, move_into_place
+    from trilithon.cli.backup.archive import CONFIG, extracted, move_into_place
     from trilithon.errors import UserError
     from trilithon.settings import configuration_path, load_configuration
 
     data, config = load_configuration().data, configuration_path()
     _require_no_server()
     with extracted(file, data.parent) as (known, folder):
+        if CONFIG in known.digests:  # those settings hold from now on, and may name another data folder
+            data = load_configuration({**os.environ, "TRILITHON_CONFIG": str(folder / CONFIG)}).data
         if not yes and any(data.glob("*")):
             question = f"{data} is not empty; replace what differs by the backup of {known.created}?"
             if not click.confirm(plain(question), err=True):
                 raise UserError("nothing was changed; run it again with -y to replace what differs")
         kept = data.parent / f"{data.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        replaced = move_into_place(known, folder, data, config, kept)
+        try:
+            replaced = move_into_place(known, folder, data, config, kept)
+        except OSError as error:
+            place = f"{error.filename or data}: {error.strerror or error}"
+            there = f"; what was there until now is in {kept}" if kept.exists() else ""
+            raise UserError(f"{place}{there}; correct it, and restore again") from error
     say(f"restored {len(known.digests)} files of {known.created} (Trilithon {known.version})", err=True)
     if replaced:
         say(f"what was there is in {kept}", err=True)
@@ -79,14 +87,16 @@ def restore(file: Path, yes: bool) -> None:
 
 
 def _require_no_server() -> None:
-    """Raises UserError where one runs: it would go on to write into the files that were replaced."""
-    from trilithon.cli.serve.server_client import address, running_server
+    """Raises UserError where one runs, or may: it would go on to write into the files that were replaced."""
+    from trilithon.cli.serve.server_client import NobodyListens, address, running_server
     from trilithon.errors import TrilithonError, UserError
 
     try:
         server = running_server()
-    except TrilithonError:  # none at the named place
+    except (NobodyListens, UserError):  # none at the named place, or settings by which none can start
         return
+    except TrilithonError as error:  # such as a certificate that is not trusted
+        raise UserError(f"{error}; if that is Trilithon's server, stop it first; else set TRILITHON_HOST") from error
     if server is not None:
         server.close()
         raise UserError(f"a server runs at {address()}; stop it first (trilithon service, or Ctrl-C)")

@@ -181,6 +181,6 @@ def _output(*words: str) -> str:
     """What a command of this program prints, with its exit code."""
     command = f"trilithon {shlex.join(words)}"
     say(f"running {command}", err=True)
-    done = subprocess.run([sys.executable, "-m", "trilithon.cli", *words], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "trilithon.cli", *words], capture_output=True, check=False)
     printed = (done.stderr + done.stdout).decode(errors="replace")
     return f"$ {command}\n{printed}exit code {done.returncode}\n"

@@ -1,5 +1,6 @@
 """A running server as the command line sees it: where it is, and Ollama's API spoken to it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import httpx
 
 from trilithon.errors import NoSuchModel, TrilithonError, UserError
 
-__all__ = ["Address", "Server", "address", "running_server"]
+__all__ = ["Address", "NobodyListens", "Server", "address", "running_server"]
 
 _DEFAULT = "127.0.0.1:11435"
 _DEFAULT_PORT = 11435
@@ -77,22 +78,20 @@ def _from_settings(environment: Mapping[str, str]) -> str:
 
 
 def running_server(environment: Mapping[str, str] = os.environ) -> "Server | None":
-    """The one that TRILITHON_HOST names, or the one at the default place; None where none listens there by default.
+    """The one that TRILITHON_HOST names, or the one where the settings have it listen; None where none listens there.
     Raises TrilithonError where one was named and none listens, or another program does."""
     place = address(environment)
-    if place.socket is not None:
-        _require_listener(place.socket)
-    server = Server(place, environment.get("TRILITHON_API_KEY", ""))
     try:
-        server.version()
+        if place.socket is not None:
+            _require_listener(place.socket)
+        with contextlib.ExitStack() as closing:
+            server = closing.enter_context(Server(place, environment.get("TRILITHON_API_KEY", "")))
+            server.version()
+            closing.pop_all()
     except NobodyListens:
-        server.close()
         if place.named:
             raise
         return None
-    except BaseException:
-        server.close()
-        raise
     return server
 
 

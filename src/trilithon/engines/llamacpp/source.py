@@ -164,7 +164,7 @@ def _download(version: str, folder: Path, package: SourcePackage) -> Path:
             f"this Python has no pip to download the source with; run: {sys.executable} -m ensurepip, or name a source "
             "with --source"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", package.name, "--no-input"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-binary", package.name, "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(folder), f"{package.name}=={version}"]
     lines: list[str] = []
     try:

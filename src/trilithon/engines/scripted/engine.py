@@ -232,7 +232,7 @@ class ScriptedEngine:
         }
         flags = tuple(word for pair in arguments.items() for word in pair)
         return Launch(
-            argv=(sys.executable, "-m", "trilithon.engines.scripted.child.server", *flags),
+            argv=(sys.executable, "-P", "-m", "trilithon.engines.scripted.child.server", *flags),
             socket=socket,
             cpus=settings.cpus,
         )

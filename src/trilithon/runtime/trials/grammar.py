@@ -33,6 +33,7 @@ _TEXTS = ("pattern", "grammar")
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _LONG = 100
 _DESCRIBING = ("description", "title", "$comment")
+_LITERALS = ("const", "enum")  # all that is in them is part of the grammar
 _LARGE_LETTERS = 30_000
 _REMEMBERED = 256
 # By what is tried, and where: how it ended.
@@ -111,19 +112,20 @@ def _constraint(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_expensive(constraint: Mapping[str, Any]) -> bool:
     """A property may be called "pattern": what counts is the pattern's text."""
-    letters, waiting = 0, list[Any]([constraint])
+    letters, waiting = 0, list[tuple[Any, bool]]([(constraint, False)])
     while waiting and letters < _LARGE_LETTERS:
-        value = waiting.pop()
+        value, is_literal = waiting.pop()
+        letters += 1  # for what holds no letters, so that the search ends
         if isinstance(value, Mapping):
             for name, inner in value.items():
-                if isinstance(inner, str) and name in _DESCRIBING:
+                if isinstance(inner, str) and name in _DESCRIBING and not is_literal:
                     continue
                 if _costs_much(name, inner):
                     return True
                 letters += len(name)
-                waiting.append(inner)
+                waiting.append((inner, is_literal or name in _LITERALS))
         elif isinstance(value, list | tuple):
-            waiting += value
+            waiting += ((part, is_literal) for part in value)
         else:
             letters += len(str(value))
     return letters >= _LARGE_LETTERS

@@ -75,11 +75,11 @@ def is_forwarded(scope: Scope) -> bool:
 
 
 def _strip(scope: Scope, root_path: str) -> None:
-    """The path as it is without proxy; where it begins with the root path, the proxy passed that on."""
+    """The path as it is without proxy; where it begins with the root path, the proxy passed that on. However often:
+    Starlette's router takes it off once more, and would go elsewhere than the guard looked."""
     scope["root_path"] = root_path
-    path = scope["path"]
-    if path == root_path or path.startswith(root_path + "/"):
-        scope["path"] = path[len(root_path) :] or "/"
+    while scope["path"] == root_path or scope["path"].startswith(root_path + "/"):
+        scope["path"] = scope["path"][len(root_path) :] or "/"
         raw: bytes = scope.get("raw_path") or b""
         if raw.startswith(root_path.encode()):
             scope["raw_path"] = raw[len(root_path) :] or b"/"

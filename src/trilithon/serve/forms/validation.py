@@ -72,7 +72,7 @@ class AnswerSchema:
 
     async def _broken_keyword_elsewhere(self, text: str) -> str:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "trilithon.serve.forms.check", str(_CPU_SECONDS)),
+            *(sys.executable, "-P", "-m", "trilithon.serve.forms.check", str(_CPU_SECONDS)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -59,7 +59,7 @@ class Calculator:
     async def _start(self) -> Process:
         """It ends with us: nobody holds its stdin then."""
         self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", _MODULE, stdin=PIPE, stdout=PIPE, limit=_LONGEST_ANSWER_BYTES
+            sys.executable, "-P", "-m", _MODULE, stdin=PIPE, stdout=PIPE, limit=_LONGEST_ANSWER_BYTES
         )
         return self._child
 
