@@ -86,6 +86,24 @@ def test_set_get_unset(trilithon: Program, path: Path, name: str, text: str, lit
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("data", "x", "{here}/x"),
+        ("builds", "x:/y", "{here}/x\n/y"),
+        ("serve.unix", "wire", "{here}/wire"),
+        ("serve.tls_cert", "cert.pem", "{here}/cert.pem"),
+    ],
+)
+def test_a_path_is_meant_from_here(
+    trilithon: Program, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, wanted: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cert.pem").touch()
+    assert trilithon("config", "set", name, text).code == 0
+    assert trilithon("config", "get", name).stdout == wanted.format(here=tmp_path) + "\n"
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("get", "serve.prot"), "unknown setting serve.prot; did you mean serve.port?"),

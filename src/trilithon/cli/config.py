@@ -203,7 +203,14 @@ def _toml_value(name: str, text: str) -> Any:
         value = check_option(_serve_command(), key, text, "value", is_text=True)
     else:
         value = check_setting(key, text, "value")
-    return _plain(value, as_written=text)
+    return _plain(_absolute(value), as_written=text)
+
+
+def _absolute(value: Any) -> Any:
+    """A path of the command line is meant from here, and the file is read anywhere."""
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def _plain(value: Any, *, as_written: str = "") -> Any:

@@ -1,18 +1,24 @@
 """The options of `trilithon serve` in config.toml and in the environment, and what a running server takes of them."""
 
+import asyncio
+import contextlib
 import os
 import pty
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from click.core import ParameterSource
 
+from trilithon.cli.serve.reloading import Reloading, renew
 from trilithon.cli.serve.serve import serve
 from trilithon.cli.serve.settings import RELOADED, VARIABLE, options_of, stated
 from trilithon.cli.serve.wanted import Typed, Wanted, wanted
@@ -224,6 +230,63 @@ def test_sighup_takes_what_it_can_and_says_what_needs_a_restart(serving: Serving
     served.said('"route": "/api/ps"')
     served.process.send_signal(signal.SIGTERM)
     assert served.ended() == 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
+def test_a_certificate_that_does_not_fit_leaves_the_old_one_at_work(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        words += ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt"), "-subj", "/CN=x"]
+        subprocess.run(words, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "a.crt", tmp_path / "a.key")
+    with pytest.raises(OSError):
+        renew(tls, tmp_path / "b.crt", tmp_path / "a.key")
+    assert presented(tls) == pem(tmp_path / "a.crt")
+    renew(tls, tmp_path / "b.crt", tmp_path / "b.key")
+    assert presented(tls) == pem(tmp_path / "b.crt")
+
+
+def pem(path: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(path.read_text())
+
+
+def presented(tls: ssl.SSLContext) -> bytes | None:
+    """The certificate that a client gets, in a handshake without a network."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client, server = trusting.wrap_bio(to_client, to_server), tls.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return client.getpeercert(binary_form=True)
+
+
+def test_signals_in_quick_succession_are_taken_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else what was read first may be taken last."""
+    at_work = 0
+
+    def slowly(_: Typed) -> Wanted:
+        nonlocal at_work
+        at_work += 1
+        seen.append(at_work)
+        time.sleep(0.05)
+        at_work -= 1
+        raise UserError("unchanged")
+
+    seen: list[int] = []
+    monkeypatch.setattr("trilithon.cli.serve.reloading.wanted", slowly)
+    reloading = Reloading(cast(Any, None), cast(Any, None), cast(Any, None))
+
+    async def both() -> None:
+        await asyncio.gather(*(reloading.reload(cast(Any, None), None) for _ in range(2)))
+
+    asyncio.run(both())
+    assert seen == [1, 1]
+    assert capsys.readouterr().err.count("settings not changed: unchanged") == 2
 
 
 def test_the_reloaded_ones_are_options() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import ssl
 import time
+from pathlib import Path
 
 from trilithon.cli.output import say
 from trilithon.cli.serve.listening import notify
@@ -16,7 +17,7 @@ from trilithon.errors import TrilithonError
 from trilithon.serve.access.security import AccessRules
 from trilithon.serve.service import Service
 
-__all__ = ["Reloading"]
+__all__ = ["Reloading", "renew"]
 
 
 class Reloading:
@@ -26,15 +27,20 @@ class Reloading:
         self._typed = typed
         self._now = now
         self._service = service
+        self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, rules: AccessRules, tls: ssl.SSLContext | None) -> None:
         """What changed, and what needs a restart, goes to stderr. Settings that do not fit change nothing."""
+        async with self._one_at_a_time:
+            await self._reload(rules, tls)
+
+    async def _reload(self, rules: AccessRules, tls: ssl.SSLContext | None) -> None:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             new = await asyncio.to_thread(wanted, self._typed)
             pins = await asyncio.to_thread(self._placements, new)
             if tls is not None and new.words["tls_cert"] is not None:
-                tls.load_cert_chain(new.words["tls_cert"], new.words["tls_key"])
+                renew(tls, new.words["tls_cert"], new.words["tls_key"])
             rules.use(new.options.security)  # the first that changes anything, and the last that may refuse
         except (TrilithonError, OSError) as error:  # ssl's errors are OSErrors too
             say(f"settings not changed: {error}", err=True)
@@ -81,6 +87,12 @@ class Reloading:
                 self._service.pool.pin(key, placement)
             except TrilithonError as error:
                 say(f"{key} is not pinned: {error}", err=True)
+
+
+def renew(tls: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Raises OSError, and leaves `tls` as it was: OpenSSL itself drops the old key where the new one does not fit."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    tls.load_cert_chain(certificate, key)
 
 
 def _changed(typed: Typed, old: Wanted, new: Wanted) -> set[str]:
