@@ -241,10 +241,12 @@ def test_what_goes_wrong_is_told_and_the_chat_goes_on(chat: Chat, tmp_path: Path
     assert END in terminal.says("hello")
 
 
-def test_a_model_that_is_not_there_ends_it_at_once(served: Any) -> None:
+def test_a_model_that_is_not_there_and_is_not_to_be_pulled_ends_it(served: Any) -> None:
     environment = served.environment | {"TRILITHON_HOST": served.url}
     terminal = Terminal("no-such", environment=environment)
     try:
+        terminal.until("Pull no-such? [Y/n]")
+        terminal.type("n\n")
         terminal.until("trilithon pull")
         assert terminal.ended() == 2
     finally:

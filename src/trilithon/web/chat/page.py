@@ -54,6 +54,8 @@ class _ChatPage:
         self._context, self._session, self._text = context, session, text
         self._kept = Conversations(context.configuration.data, session.key_name)
         self._conversation = self._kept.begin()
+        # Kept, since the click on a line of the list comes from an element that is gone once the list was drawn.
+        self._client, self._address = ui.context.client, at(PATHS["chat"])
         self._query = ""  # of the page's address
         self._first = 0  # of the branch: what is drawn first
         self._keeping = asyncio.Lock()
@@ -90,7 +92,7 @@ class _ChatPage:
         query = f"?{_PARAMETER}={self._conversation.id}" if self._conversation.messages else ""
         if query != self._query:
             self._query = query
-            ui.run_javascript(f"history.replaceState(history.state, '', {json.dumps(at(PATHS['chat']) + query)})")
+            self._client.run_javascript(f"history.replaceState(history.state, '', {json.dumps(self._address + query)})")
 
     async def _begin(self) -> None:
         await self._halt()
