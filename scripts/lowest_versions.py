@@ -17,7 +17,7 @@ from packaging.version import Version
 
 __all__ = ["lower_bounds", "main", "untested"]
 
-_EXTRAS = ("demo", "dev", "rkllm", "web")
+_EXTRAS = ("demo", "dev")
 
 
 def lower_bounds(project: dict[str, object]) -> dict[str, Version]:

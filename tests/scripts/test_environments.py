@@ -30,13 +30,9 @@ def lowest_versions() -> ModuleType:
 
 
 def test_lower_bounds() -> None:
-    extras = {
-        "demo": ["model==1.0.0"],
-        "dev": ["Some_Thing>=2.1"],
-        "rkllm": [],
-        "web": ["elsewhere>=1; sys_platform == 'x'"],
-    }
-    project = {"dependencies": ["some-thing>=2.3,<3", "other>=0.5"], "optional-dependencies": extras}
+    extras = {"demo": ["model==1.0.0"], "dev": ["Some_Thing>=2.1"]}
+    dependencies = ["some-thing>=2.3,<3", "other>=0.5", "elsewhere>=1; sys_platform == 'x'"]
+    project = {"dependencies": dependencies, "optional-dependencies": extras}
     bounds = {"some-thing": Version("2.3"), "other": Version("0.5"), "model": Version("1.0.0")}
     assert lowest_versions().lower_bounds(project) == bounds
 

@@ -11,8 +11,9 @@ _IDENTIFIER = re.compile(r"[\w-]*[\d/:_.=@].*|.*-thermal", re.ASCII)
 _NAMES = frozenset(
     re.findall(
         r"\S+",
-        """A B C CPU CSV CUDA DMA English Enter Esc GGUF GIF GPU JPEG JSON KV Lines Markdown Modelfile NPU PNG SQL SVG
-        Shift+Enter Trilithon WebP bench key list llama-bench p pg pp rkllm root scripted seed tg top-p trilithon""",
+        """A B C CPU CSV CUDA DMA English Enter Esc GGUF GIF GPU JPEG JSON KV Lines Linux Markdown Modelfile NPU PNG SQL
+        SVG Shift+Enter Trilithon WebP bench key list llama-bench p pg pp rkllm root scripted seed tg top-p
+        trilithon""",
     )
 )
 _SHOWN = """() => {

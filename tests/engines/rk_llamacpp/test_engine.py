@@ -871,6 +871,7 @@ def test_refused_work_is_never_recommended(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the check of another engine takes 256 positions
 def test_a_pipeline_that_spoils_the_model_is_found_out(measure: Callable[..., Campaign], tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "small.gguf", context=1536)
     found = measure(model, "llama.cpp/cpu", "rk-llama.cpp/npu", SPOILT, quality=True)
