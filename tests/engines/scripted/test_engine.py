@@ -48,8 +48,8 @@ def test_any_file_is_taken_and_options_are_judged():
 
 def test_launch_starts_the_child_with_the_script(tmp_path):
     launch = ScriptedEngine().launch(placement(("decode", "30"), ("text", "a b")), tmp_path)
-    assert launch.argv[:3] == (sys.executable, "-m", "trilithon.engines.scripted.child.server")
-    flags = dict(zip(launch.argv[3::2], launch.argv[4::2], strict=True))
+    assert launch.argv[:4] == (sys.executable, "-P", "-m", "trilithon.engines.scripted.child.server")
+    flags = dict(zip(launch.argv[4::2], launch.argv[5::2], strict=True))
     assert json.loads(flags["--script"]) == {"decode": "30", "text": "a b"}
     assert flags["--socket"] == str(launch.socket)
     assert flags["--context"] == "4096"
