@@ -79,7 +79,7 @@ def test_without_models_it_says_how_to_get_one(serving: Serving) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_answer_at_work_comes_to_its_end(serving: Serving, tiny: Path, number: signal.Signals) -> None:
     served = serving(tiny, *SLOW)
     with answering(served) as lines:
