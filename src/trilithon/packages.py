@@ -1,4 +1,4 @@
-"""Python packages beside this Trilithon: the line that installs them there, whoever made the environment."""
+"""Python packages beside this Trilithon: the install line for the tool that made this environment."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""How exactly a build computes: its next-token log-probabilities, held against those of the same weights in F32.
+"""How exactly a build computes: its next-token log-probabilities, compared with those of the same weights in F32.
 
 Made of tiny models with fixed random weights, whose whole vocabulary is compared. Speed has no part in it."""
 

@@ -118,7 +118,7 @@ def test_a_path_with_signs_of_systemd_is_quoted(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("attribute", ["executable", "prefix", "base_prefix"])
-@pytest.mark.parametrize("folder", ["/home/ann/.venv", "/root/.pyenv"])
+@pytest.mark.parametrize("folder", ["/home/ann/.venv", "/root/.venv"])
 def test_a_system_service_is_not_installed_from_a_home_folder(
     monkeypatch: pytest.MonkeyPatch, attribute: str, folder: str
 ) -> None:

@@ -11,7 +11,7 @@ from trilithon.cli.output import say
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
-    from trilithon.cli.service.manager import ServiceChange
+    from trilithon.cli.service.systemd import ServiceChange
     from trilithon.cli.service.units import Scope
 
 __all__ = ["service"]
@@ -41,7 +41,7 @@ def install_command(scope: "Scope | None", host: str, port: int, on_demand: bool
     """Install the service, or change it, and start it."""
     import os
 
-    from trilithon.cli.service.manager import describe, install, planned
+    from trilithon.cli.service.systemd import describe, install, planned
     from trilithon.cli.service.units import ServicePlan
     from trilithon.settings import load_configuration
 
@@ -69,7 +69,7 @@ def install_command(scope: "Scope | None", host: str, port: int, on_demand: bool
 @click.pass_context
 def status(context: click.Context, scope: "Scope | None", as_json: bool) -> None:
     """Show whether the service runs, and where. Exit code 1 when it neither runs nor starts with its first client."""
-    from trilithon.cli.service.manager import describe, installed_scope
+    from trilithon.cli.service.systemd import describe, installed_scope
     from trilithon.units import format_bytes
 
     facts = describe(installed_scope(scope))
@@ -102,7 +102,7 @@ def status(context: click.Context, scope: "Scope | None", as_json: bool) -> None
 @click.pass_context
 def logs(context: click.Context, scope: "Scope | None", lines: int, follow: bool) -> None:
     """Print the log of the service: one JSON object per request, and its messages."""
-    from trilithon.cli.service.manager import installed_scope, log_command
+    from trilithon.cli.service.systemd import installed_scope, log_command
 
     context.exit(subprocess.run(log_command(installed_scope(scope), lines, follow=follow)).returncode)
 
@@ -112,7 +112,7 @@ def logs(context: click.Context, scope: "Scope | None", lines: int, follow: bool
 @_SYSTEM
 def uninstall_command(scope: "Scope | None") -> None:
     """Stop the service and remove its units. Models, keys and results stay."""
-    from trilithon.cli.service.manager import installed_scope, uninstall
+    from trilithon.cli.service.systemd import installed_scope, uninstall
     from trilithon.cli.service.units import STATE, USER
 
     chosen = installed_scope(scope)

@@ -102,7 +102,7 @@ def _build(configuration: Configuration) -> SetupStep | None:
 
 
 def _service() -> SetupStep | None:
-    from trilithon.cli.service.manager import installed_scope, require_systemd
+    from trilithon.cli.service.systemd import installed_scope, require_systemd
 
     try:
         require_systemd("user")
@@ -123,7 +123,7 @@ def remaining_undo(name: str, undo: Sequence[str], configuration: Configuration)
             models = [word for word in undo[1:] if _is_stored(word, store)]
         return [undo[0], *models] if models else []
     if name == "service":
-        from trilithon.cli.service.manager import unit_paths
+        from trilithon.cli.service.systemd import unit_paths
 
         there = any(path.exists() for path in unit_paths("user"))
     else:

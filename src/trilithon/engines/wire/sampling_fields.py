@@ -6,9 +6,25 @@ from typing import Any, Final
 from trilithon.engines.wire.bodies import NUMBER_LIMIT, field_of
 from trilithon.engines.wire.http import WireError
 
-__all__ = ["UNSUPPORTED", "biases", "refuse_unknown", "within"]
+__all__ = ["NEUTRAL", "RANDOM_SEEDS", "UNSUPPORTED", "biases", "refuse_unknown", "within"]
 
 UNSUPPORTED: Final = "not_supported_error"
+NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    **dict.fromkeys(("dry_multiplier", "dynatemp_range", "n_indent", "xtc_probability"), (0,)),
+    **dict.fromkeys(("n", "tfs_z", "typ_p", "typical_p"), (1,)),
+    **dict.fromkeys(("image_data", "lora", "response_fields", "samplers"), ([],)),
+    **dict.fromkeys(("grammar", "suffix"), ("",)),
+    "best_of": (0, 1),
+    "echo": (False,),
+    "json_schema": ({},),
+    "response_format": ({"type": "text"},),
+    "t_max_predict_ms": (0, -1),
+    "tool_choice": ("auto", "none"),
+    "top_n_sigma": (-1,),
+}
+"""Fields that none of these servers supports, with the values that have no effect."""
+RANDOM_SEEDS: Final = (-1, 2**32 - 1)
+"""Seeds that ask for another answer each time."""
 _MOST_DIGITS = 11
 
 

@@ -56,7 +56,7 @@ _MESSAGES = {
 class RetryPolicy:
     """When to retry: up to `attempts` failures in a row without data, with waits that double. Times in seconds;
     `longest_asked_seconds` is the longest wait that a server may ask for, `silence_seconds` the read timeout,
-    `connect_seconds` that of a connection: whoever has no network learns it within five seconds. `tell` is called with
+    `connect_seconds` that of a connection: a missing network is reported within five seconds. `tell` is called with
     a sentence before each wait; it may raise to stop."""
 
     attempts: int = 8

@@ -13,7 +13,7 @@ from trilithon.errors import UserError
 __all__ = ["UNIX", "BehindProxies", "checked_proxies", "checked_root_path", "is_forwarded"]
 
 UNIX = "unix"
-"""In place of an address: whoever connects to the Unix socket."""
+"""In place of an address: a client of the Unix socket."""
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 # Beginnings of the server's own paths: there, a request with the root path and one without could not be told apart.

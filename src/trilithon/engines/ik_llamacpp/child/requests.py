@@ -12,28 +12,13 @@ from trilithon.engines.wire.chat_template import ChatTemplate, for_template
 from trilithon.engines.wire.generation import GenerationRequest
 from trilithon.engines.wire.http import WireError
 from trilithon.engines.wire.requests import RenderedPrompt, RequestReader, chat_messages, offered_tools
-from trilithon.engines.wire.sampling_fields import UNSUPPORTED, biases, refuse_unknown, within
+from trilithon.engines.wire.sampling_fields import NEUTRAL, RANDOM_SEEDS, UNSUPPORTED, biases, refuse_unknown, within
 from trilithon.engines.wire.text_stream import opens_reasoning
 from trilithon.errors import UserError
 
 __all__ = ["IkReader", "IkRequest", "IkText"]
 
 _ENGINE = "ik_llama.cpp's library"
-# Fields that this server does not read, with the values that have no effect.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("dry_multiplier", "dynatemp_range", "mirostat", "n_indent", "xtc_probability"), (0,)),
-    **dict.fromkeys(("n", "tfs_z", "typ_p", "typical_p"), (1,)),
-    **dict.fromkeys(("image_data", "lora", "response_fields", "samplers"), ([],)),
-    **dict.fromkeys(("grammar", "suffix"), ("",)),
-    "best_of": (0, 1),
-    "echo": (False,),
-    "json_schema": ({},),
-    "response_format": ({"type": "text"},),
-    "t_max_predict_ms": (0, -1),
-    "tool_choice": ("auto", "none"),
-    "top_n_sigma": (-1,),
-}
-_RANDOM_SEEDS = (-1, 2**32 - 1)
 # What llama-server uses for a model without a template.
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -115,7 +100,7 @@ class IkReader(RequestReader[IkRequest]):
         return self._ik_text.chat(body)
 
     def request(self, body: Mapping[str, Any], common: GenerationRequest) -> IkRequest:
-        refuse_unknown(body, _NEUTRAL, _ENGINE)
+        refuse_unknown(body, {**NEUTRAL, "mirostat": (0,)}, _ENGINE)
         fields = {name: getattr(common, name) for name in GenerationRequest.__slots__}
         return IkRequest(**fields, sampling=_sampling(body), bias=biases(body, self._ik_text.token))
 
@@ -132,7 +117,7 @@ def _sampling(body: Mapping[str, Any]) -> IkSampling:
         frequency_penalty=within(body, "frequency_penalty", 0.0, -2, 2),
         presence_penalty=within(body, "presence_penalty", 0.0, -2, 2),
         last_n=field_of(body, "repeat_last_n", int, default.last_n),
-        seed=None if seed in _RANDOM_SEEDS else abs(seed),
+        seed=None if seed in RANDOM_SEEDS else abs(seed),
     )
 
 

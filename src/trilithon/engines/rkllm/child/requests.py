@@ -12,7 +12,7 @@ from trilithon.engines.wire.bodies import field_of
 from trilithon.engines.wire.generation import GenerationRequest
 from trilithon.engines.wire.http import WireError
 from trilithon.engines.wire.requests import RenderedPrompt, RequestReader, chat_messages, offered_tools
-from trilithon.engines.wire.sampling_fields import UNSUPPORTED, biases, refuse_unknown, within
+from trilithon.engines.wire.sampling_fields import NEUTRAL, RANDOM_SEEDS, UNSUPPORTED, biases, refuse_unknown, within
 
 __all__ = ["RkllmReader", "Vision"]
 
@@ -20,20 +20,7 @@ Vision = tuple[VisionEncoder | None, str]
 """The vision encoder, or the reason why there is none."""
 
 # Fields that the runtime does not support, with the values that have no effect: some clients send these every time.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("dry_multiplier", "dynatemp_range", "min_p", "n_indent", "xtc_probability"), (0,)),
-    **dict.fromkeys(("n", "tfs_z", "typ_p", "typical_p"), (1,)),
-    **dict.fromkeys(("image_data", "lora", "response_fields", "samplers"), ([],)),
-    **dict.fromkeys(("grammar", "suffix"), ("",)),
-    "best_of": (0, 1),
-    "echo": (False,),
-    "json_schema": ({},),
-    "response_format": ({"type": "text"},),
-    "t_max_predict_ms": (0, -1),
-    "tool_choice": ("auto", "none"),
-    "top_n_sigma": (-1,),
-}
-_RANDOM_SEEDS = (-1, 2**32 - 1)
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {**NEUTRAL, "min_p": (0,)}
 _WINDOWS = (64, -1)  # llama-server's, and "the whole context"; how far the runtime looks back is not documented
 
 # The runtime's defaults, from its guide (1.3.0), for requests that are not greedy.
@@ -99,7 +86,7 @@ class RkllmReader(RequestReader[RkllmRequest]):
 
 def _refuse_unsupported(body: Mapping[str, Any], *, greedy: bool) -> None:
     refuse_unknown(body, _NEUTRAL, "the RKLLM runtime")
-    if not greedy and body.get("seed") is not None and body["seed"] not in _RANDOM_SEEDS:
+    if not greedy and body.get("seed") is not None and body["seed"] not in RANDOM_SEEDS:
         message = '"seed" is not supported by the RKLLM runtime; leave it out, or set "temperature" to 0'
         raise WireError(400, message, UNSUPPORTED)
     if body.get("repeat_last_n") is not None and body["repeat_last_n"] not in _WINDOWS:
