@@ -209,22 +209,52 @@ def test_every_request_is_logged_when_asked_for(serving: Serving, tiny: Path) ->
     assert '"path": "/api/version"' in text
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
-def test_https(serving: Serving, tiny: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """And its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     words += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
     subprocess.run([*words, "-addext", "subjectAltName=IP:127.0.0.1"], capture_output=True, check=True)
-    served = serving(tiny, *SLOW, "--tls-cert", certificate, "--tls-key", key)
+    return certificate, key
+
+
+@pytest.mark.slow
+def test_a_client_that_is_still_connecting_when_it_ends(
+    serving: Serving, tiny: Path, certificate: tuple[Path, Path]
+) -> None:
+    served = serving(tiny, *ENDLESS, "--tls-cert", certificate[0], "--tls-key", certificate[1])
+    trusted = ssl.create_default_context(cafile=str(certificate[0]))
+    address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
+    with (
+        httpx.Client(base_url=served.url, timeout=60, trust_env=False, verify=trusted) as http,
+        http.stream("POST", "/api/chat", json=QUESTION) as answer,
+        socket.create_connection(address, timeout=10) as late,
+    ):
+        assert "content" in next(answer.iter_lines())
+        served.process.send_signal(signal.SIGTERM)
+        served.said("press again to stop at once")
+        with pytest.raises(ConnectionRefusedError):
+            for _ in range(600):
+                socket.create_connection(address, timeout=10).close()
+                time.sleep(0.05)
+        with trusted.wrap_socket(late, server_hostname="127.0.0.1") as encrypted:
+            assert encrypted.recv(1) == b""
+
+
+@pytest.mark.slow
+def test_https(serving: Serving, tiny: Path, certificate: tuple[Path, Path]) -> None:
+    served = serving(tiny, *SLOW, "--tls-cert", certificate[0], "--tls-key", certificate[1])
     assert served.url.startswith("https://127.0.0.1:")
-    trusted = ssl.create_default_context(cafile=str(certificate))
+    trusted = ssl.create_default_context(cafile=str(certificate[0]))
     assert httpx.get(f"{served.url}/api/version", verify=trusted, trust_env=False).status_code == 200
     asked = [str(Path(sys.executable).with_name("trilithon")), "ps"]
     environment = served.environment | {"TRILITHON_HOST": served.url}
     done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "set SSL_CERT_FILE to it" in done.stderr) == (1, True), done.stderr
-    environment |= {"SSL_CERT_FILE": str(certificate)}
+    environment |= {"SSL_CERT_FILE": str(certificate[0])}
     done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "no model is loaded\n")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from user_manager import in_user_session
 
-from trilithon.cli.service import manager
+from trilithon.cli.service import systemd
 from trilithon.cli.service.units import MARK
 
 Program = Callable[..., Any]
@@ -117,7 +117,7 @@ def test_a_change_keeps_what_an_uninstallation_has_to_undo(
     program(tools / "loginctl", f'echo "$1" >> {home}/calls; : > {home}/linger/$USER')
     (home / "linger").mkdir()
     monkeypatch.setenv("USER", getpass.getuser())
-    monkeypatch.setattr(manager, "_LINGER", home / "linger")
+    monkeypatch.setattr(systemd, "_LINGER", home / "linger")
     for port in ("8080", "8081"):
         assert trilithon("service", "install", "--user", "--port", port).code == 0
     assert trilithon("service", "uninstall", "--user").code == 0
@@ -145,7 +145,7 @@ def test_the_system_needs_root(trilithon: Program, tools: Path, monkeypatch: pyt
     done = trilithon("service", "install", "--system")
     assert done.code == 2
     assert "a service of the system needs root; run: sudo /opt/trilithon/bin/python -P -m trilithon.cli" in done.stderr
-    monkeypatch.setattr(manager, "_user_exists", lambda: False)
+    monkeypatch.setattr(systemd, "_user_exists", lambda: False)
     shown = trilithon("service", "install", "--system", "--dry-run").stdout
     assert "\nuseradd --system --user-group --home-dir /var/lib/trilithon" in shown
 

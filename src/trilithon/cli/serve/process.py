@@ -48,6 +48,7 @@ __all__ = [
 
 _KEEP_ALIVE_SECONDS = 75  # as nginx; uvicorn's 5 s would make every chat connect anew
 _AFTER_DRAIN_SECONDS = 5.0
+_LATE_SECONDS = 0.05
 # A client at work takes two, and the usual 1,024 are soon gone.
 _OPEN_FILES = 1 << 16
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -186,8 +187,19 @@ class _UvicornServer(uvicorn.Server):
         # From now on, those who wait for a model are told to come again; those at work may end.
         limit = self._listening.options.drain_seconds
         self._drained = asyncio.create_task(self._service.pool.drain(limit))
+        closing = asyncio.create_task(self._close_late_connections())
         await super().shutdown(sockets)
+        closing.cancel()
         await self._drained
+
+    async def _close_late_connections(self) -> None:
+        """uvicorn closes those that it knows when it stops listening. One that was being accepted, or was in its TLS
+        handshake, would be served until the limit, and hold the end up."""
+        while True:
+            await asyncio.sleep(_LATE_SECONDS)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, PatientProtocol):
+                    connection.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
