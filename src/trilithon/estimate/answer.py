@@ -26,13 +26,15 @@ _STRANGER = ("user/vendor-npu",)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """The model: a file has exact `weights` and its own `quantization`. `reference` is what a user would pull;
-    `converted` says that it is a file for an NPU's own engine, and not a GGUF."""
+    `converted` says that it is a file for an NPU's own engine, and not a GGUF; `sizes_from` says where the sizes are
+    from if a server was asked."""
 
     reference: str
     size: ModelSize
     weights: WeightBytes | None = None
     quantization: str | None = None
     converted: bool = False
+    sizes_from: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,62 @@
-"""What a user means by MODEL: a file or a model of the store (exact, from the tensor table), or a name."""
+"""What a user means by MODEL: a file or a model of the store (exact, from the tensor table), a model on a server, or a
+name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from trilithon.errors import ModelError, UserError
+from trilithon.errors import DownloadError, ModelError, UserError
 from trilithon.estimate.answer import Subject
+from trilithon.estimate.file_sizes import subject_of_file
 from trilithon.estimate.recommend import candidates
-from trilithon.estimate.sizes import ModelSize, known_sizes, size_named, weights_of_file
-from trilithon.models.files.gguf import GgufFacts, kv_bytes_per_position, read_gguf
+from trilithon.estimate.remote import remote_subject
+from trilithon.estimate.sizes import known_sizes, size_named
+from trilithon.language import Message
+from trilithon.models.fetch.choose import Target
+from trilithon.models.files.gguf import read_gguf
+from trilithon.models.names import ModelPath, Reference, parse_reference
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import find_reference, openable_path, weights_of
 
 __all__ = ["subject_of"]
 
-_KV_BYTES = 2
 
-
-def subject_of(reference: str, store: ModelStore) -> Subject:
-    """Raises UserError for a name of which no number of parameters is known, and ModelError for a broken file."""
+def subject_of(reference: str, store: ModelStore, target: Callable[[], Target] | None = None) -> Subject:
+    """`target` is the board that a file on a server is chosen for; without it, no server is asked. A name without tag
+    and host that says its size is not asked for either. Raises UserError for a name of which no number of parameters is
+    known, and ModelError for a broken file."""
     path, converted = _path(reference, store)
     if path is not None and _is_gguf(path):
-        return _of_file(reference, read_gguf(path))
-    size = size_named(reference)
+        return subject_of_file(reference, read_gguf(path))
+    size, remark, problem = size_named(reference), None, None
+    wanted = None if path is not None or target is None else _on_a_server(reference, named=size is not None)
+    if wanted is not None and target is not None:
+        try:
+            return remote_subject(wanted, target)
+        except (ModelError, DownloadError) as error:
+            remark = Message("{problem}: sizes by the name", problem=str(error))
+            problem = error
+    if size is None and isinstance(problem, ModelError):
+        raise problem
     if size is None:
         raise UserError(
-            f"nothing is known of {reference[:80]!r}; write its size in the name (my-model-3b), a GGUF file, "
+            f"{f'{problem}; without it ' if problem else ''}nothing is known of {reference[:80]!r}; "
+            "write its size in the name (my-model-3b), a GGUF file, "
             f"or one of: {', '.join(sorted({size.key for size in known_sizes().values()}))}"
-        )
+        ) from problem
     names = (row.pull for row in candidates().values() if reference.lower() in (row.name, row.pull))
-    return Subject(reference=reference if converted else next(names, reference), size=size, converted=converted)
+    name = reference if converted else next(names, reference)
+    return Subject(reference=name, size=size, converted=converted, sizes_from=remark)
+
+
+def _on_a_server(reference: str, *, named: bool) -> Reference | None:
+    """What to ask a server about; None for a plain word such as qwen2.5-1.5b, unless it says nothing else."""
+    if named and not any(sign in reference for sign in ":/"):
+        return None
+    try:
+        parsed = parse_reference(reference)
+    except ModelError:
+        return None
+    return None if isinstance(parsed, ModelPath) else parsed
 
 
 def _is_gguf(path: Path) -> bool:
@@ -42,7 +71,7 @@ def _path(reference: str, store: ModelStore) -> tuple[Path | None, bool]:
     try:
         model = find_reference(reference, store)
     except ModelError:
-        if Path(reference).suffix in (".gguf", ".rkllm"):
+        if Path(reference).suffix in (".gguf", ".rkllm") and _on_a_server(reference, named=False) is None:
             raise
         return None, False
     if isinstance(model, Path):
@@ -51,30 +80,3 @@ def _path(reference: str, store: ModelStore) -> tuple[Path | None, bool]:
     if not files:
         return None, any(file.format != "gguf" for file in weights_of(model))
     return openable_path(model, files[0], store), False
-
-
-def _of_file(reference: str, facts: GgufFacts) -> Subject:
-    """The sizes of a GGUF, where its header is exact and the table of models is not needed."""
-    weights = weights_of_file(facts)
-    if weights.body <= 0:
-        raise ModelError(f"{reference} holds no layers; name the file with the model's weights")
-    named = size_named(facts.name) if facts.name else None
-    head = (facts.vocabulary or 0) * (facts.embedding or 0)
-    tied = all(tensor.name != "output.weight" for tensor in facts.tensors)
-    body = facts.parameters - head * (1 if tied else 2)
-    read = weights.body / max(weights.held - weights.head * (1 if tied else 2), 1.0)
-    same = named is not None and abs(named.parameters / facts.parameters - 1) < 0.05
-    size = ModelSize(
-        key=named.key if named is not None and same else facts.name.lower() or Path(reference).stem,
-        parameters=float(facts.parameters),
-        layers=max(facts.layers, 1),
-        embedding=facts.embedding or 1,
-        vocabulary=facts.vocabulary or 1,
-        kv=kv_bytes_per_position(facts) // _KV_BYTES // max(facts.layers, 1),
-        active=body * read if facts.experts else None,
-        tied=tied,
-        form=named.form if named is not None and same else "",
-        window=facts.sliding_window,
-        window_layers=sum(facts.windowed),
-    )
-    return Subject(reference=reference, size=size, weights=weights, quantization=facts.quantization)

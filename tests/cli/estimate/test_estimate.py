@@ -21,7 +21,7 @@ def test_the_command_that_verifies_can_be_copied(tmp_path: Path, capsys: pytest.
     path = tmp_path / "my model.gguf"
     write_tiny_model(path)
     for model, word in (("qwen2.5-1.5b", "qwen2.5:1.5b"), ("Qwen2.5:1.5B", "qwen2.5:1.5b"), (str(path), f"'{path}'")):
-        assert run(["estimate", model, "--chip", "rk3588", "--engine", "llama.cpp", "--json"]) == 0
+        assert run(["estimate", model, "--offline", "--chip", "rk3588", "--engine", "llama.cpp", "--json"]) == 0
         (row,) = json.loads(capsys.readouterr().out)["estimates"]
         assert row["verify"] == f"trilithon bench {word} --placement llama.cpp/cpu"
 
@@ -35,11 +35,11 @@ def test_a_converted_file_is_measured_with_its_engine_and_a_name_is_not(
         (str(path), str(path), {"rkllm"}),
         ("qwen2.5:1.5b", "MODEL.rkllm", {"rkllm", "rk-llama.cpp", "llama.cpp", "ik_llama.cpp"}),
     ):
-        assert run(["estimate", model, "--chip", "rk3588", "--json"]) == 0
+        assert run(["estimate", model, "--offline", "--chip", "rk3588", "--json"]) == 0
         rows = {row["engine"]: row for row in json.loads(capsys.readouterr().out)["estimates"]}
         assert set(rows) == engines
         assert rows["rkllm"]["verify"] == f"trilithon bench {opened} --placement rkllm/npu"
-        assert run(["estimate", model, "--chip", "rk3588", "--engine", "rkllm"]) == 0
+        assert run(["estimate", model, "--offline", "--chip", "rk3588", "--engine", "rkllm"]) == 0
         assert f"to verify: trilithon bench {opened} " in capsys.readouterr().out
 
 
@@ -69,7 +69,7 @@ def test_a_file_is_read_from_its_header(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["no-such-model"], "nothing is known of"),
+        (["no-such-model", "--offline"], "nothing is known of"),
         (["qwen3-4b", "--chip", "rk9999"], "unknown chip"),
         (["qwen3-4b", "--chip", "rk3588", "--here"], "--here and --chip"),
         (["qwen3-4b", "--chip", "rk3588", "--engine", "x"], "no estimates for"),

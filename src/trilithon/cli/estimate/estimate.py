@@ -1,6 +1,7 @@
 """`trilithon estimate`: how fast a model will be, and whether it fits, before it is downloaded."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,11 +12,12 @@ from trilithon.language import Message
 from trilithon.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trilithon.board.chips import Chip
     from trilithon.estimate.answer import Range, SpeedEstimate, Subject
     from trilithon.estimate.local import Shift
+    from trilithon.models.fetch.choose import Target
     from trilithon.settings import Configuration
 
 __all__ = ["chosen_chips", "estimate", "figure", "range_json", "room_bytes", "shift_here"]
@@ -41,6 +43,7 @@ _NOT_MODELLED = Message(
 )
 @click.option("--memory", help="Memory of the board, as 8GB: whether the model fits; without it, this machine's.")
 @click.option("--min-tokens-per-second", type=click.FloatRange(0), default=0, help="Leave out what decodes slower.")
+@click.option("--offline", is_flag=True, help="Ask no server about MODEL; know it by its name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def estimate(
     model: str,
@@ -52,10 +55,13 @@ def estimate(
     context: int,
     memory: str | None,
     min_tokens_per_second: float,
+    offline: bool,
     as_json: bool,
 ) -> None:
-    """Estimate the speed and the memory of MODEL (a file, a name of `trilithon list`, or a name with its size such as
-    qwen2.5-1.5b), with intervals that 80% and 95% of new models stay within."""
+    """Estimate the speed and the memory of MODEL (a file, a name of `trilithon list` or `trilithon pull`, or a name
+    with its size such as qwen2.5-1.5b), with intervals that 80% and 95% of new models stay within.
+
+    Of a model on a server, only the header of its file is read."""
     from trilithon.estimate.answer import estimates
     from trilithon.estimate.subject import subject_of
     from trilithon.models.store.model_store import ModelStore
@@ -65,7 +71,7 @@ def estimate(
         raise UserError("--here and --chip name different machines; leave out one of them")
     configuration = load_configuration()
     with ModelStore.open(configuration) as store:
-        subject = subject_of(model, store)
+        subject = subject_of(model, store, None if offline else _target(model, configuration, chip_name, quant))
     rows = estimates(
         subject,
         chosen_chips(chip_name),
@@ -79,12 +85,35 @@ def estimate(
     room = room_bytes(memory, chip_name)
     if as_json:
         rows_shown = [_json(row, room) for row in rows]
-        say(json.dumps({"model": subject.size.key, "estimates": rows_shown}, indent=2, ensure_ascii=False))
+        about = {"model": subject.size.key, "sizes_from": subject.sizes_from}
+        say(json.dumps({**about, "estimates": rows_shown}, indent=2, ensure_ascii=False))
     elif rows:
         say("\n".join(_lines(subject, rows, room, prompt, context)))
     else:
         text = Message("nothing decodes {least} tokens/s or more; try a smaller model", least=min_tokens_per_second)
         say(shown(text), err=True)
+
+
+def _target(
+    model: str, configuration: "Configuration", chip_name: str | None, quant: str | None
+) -> "Callable[[], Target]":
+    """The board that `pull` would choose a file for, and the quantisation that the user named."""
+
+    def target() -> "Target":
+        from trilithon.board.snapshot import read_board
+        from trilithon.engines.placing import download_target
+        from trilithon.models.fetch.choose import Target
+        from trilithon.models.names import Repository, parse_reference
+
+        reference = parse_reference(model)
+        if chip_name is not None:
+            wanted = Target(chip="unknown" if chip_name.lower() == "all" else chip_name)
+        else:
+            wanted = download_target(reference, read_board(), configuration)
+        choice = reference.choice if isinstance(reference, Repository) else ""
+        return replace(wanted, quantization=quant or choice)
+
+    return target
 
 
 def chosen_chips(name: str | None) -> "Sequence[Chip]":
@@ -147,7 +176,8 @@ def _lines(
     bases = dict.fromkeys(f"{row.chip} {row.engine}: {shown(row.basis)}" for row in rows)
     measured = next((row for row in rows if is_usual(row)), rows[0])
     verify = Message("to verify: {command}", command=measured.verify)
-    return [shown(head), *aligned(cells), "", *bases, shown(_NOT_MODELLED), shown(verify)]
+    remark = [shown(subject.sizes_from)] if subject.sizes_from else []
+    return [shown(head), *remark, *aligned(cells), "", *bases, shown(_NOT_MODELLED), shown(verify)]
 
 
 def _cells(seen: "Range", intervals: int) -> tuple[str, ...]:

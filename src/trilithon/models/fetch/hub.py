@@ -3,6 +3,8 @@
 The library of the hub lists files, finds the token and builds URLs. It takes half a second to import, and is imported
 only here. Files are fetched by `download`, like all others."""
 
+import asyncio
+import json
 import os
 import re
 import time
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.choose import FileChoice, Offer, choose_files
 from trilithon.models.fetch.download_list import DownloadItem, DownloadList, PullOptions
-from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, redacted_url
+from trilithon.models.fetch.http_client import AccessDenied, DownloadSource, fetch_small, redacted_url
 from trilithon.models.files.file_names import FileName
 from trilithon.models.names import Repository
 from trilithon.models.store.manifest import Role, safe_file_name
@@ -23,7 +25,7 @@ from trilithon.units import format_duration
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-__all__ = ["plan_from_hub"]
+__all__ = ["configuration_from_hub", "hub_address", "plan_from_hub"]
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 # Companions of an RKLLM file: the tokenizer and its template, and the tokens that end an answer.
@@ -35,6 +37,8 @@ _TEXT_FILES: Mapping[str, Role] = {
     "config.json": "tokenizer",
 }
 _NEEDED = "tokenizer.json"
+_CONFIGURATION = "config.json"
+_MOST_CONFIGURATION_BYTES = 4 << 20
 _WITHOUT = "without its tokenizer, chat uses the runtime's own template"
 _MOST_BASES = 3  # a conversion of a fine-tune of a model; longer chains are circles
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
@@ -81,6 +85,30 @@ def plan_from_hub(repository: Repository, options: PullOptions) -> DownloadList:
         why=choice.why,
         notes=notes + _notes_on(choice),
     )
+
+
+def configuration_from_hub(repository: Repository, options: PullOptions) -> dict[str, Any]:
+    """config.json of the repository or of the model that it was made from. Raises ModelError where there is none, and
+    DownloadError when the hub fails."""
+    hub = _Hub(options)
+    name = f"{repository.user}/{repository.name}"
+    contents, tried = _with_file(hub, hub.files(name), _CONFIGURATION)
+    if contents is None:
+        raise ModelError(f"there is no {_CONFIGURATION} in {', '.join(tried)}; name the original model's repository")
+    source = hub.source(contents, _CONFIGURATION)
+    content = asyncio.run(fetch_small(source, most_bytes=_MOST_CONFIGURATION_BYTES, retry=options.transfer.retry))
+    try:
+        configuration = json.loads(content)
+    except (ValueError, RecursionError):
+        configuration = None
+    if not isinstance(configuration, dict):
+        raise ModelError(f"{_CONFIGURATION} of {contents.name} is not a JSON object; name another repository")
+    return configuration
+
+
+def hub_address() -> str:
+    """The URL of the hub that is asked. Raises ModelError for a broken HF_ENDPOINT."""
+    return _endpoint(insecure=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,21 +262,30 @@ def _read_sibling(row: Any) -> _Listed | None:
 
 def _texts(hub: _Hub, repository: _Contents) -> tuple[list[DownloadItem], tuple[str, ...]]:
     """The tokenizer and its companions, of the repository or of the model that it was made from; else a note."""
-    contents, seen = repository, [repository.name]
-    for _ in range(_MOST_BASES + 1):
-        if any(file.path == _NEEDED for file in contents.files):
-            return _text_items(hub, contents), ()
-        base = next((file for file in contents.bases if file not in seen), "")
-        if not base:
-            break
-        seen.append(base)
-        try:
-            contents = hub.files(base)
-        except AccessDenied as error:
-            return [], (f"{_WITHOUT}: {error}",)
-    made_from = f"in none of {', '.join(seen)}" if len(seen) > 1 else "and its card names no base_model"
+    try:
+        contents, tried = _with_file(hub, repository, _NEEDED)
+    except AccessDenied as error:
+        return [], (f"{_WITHOUT}: {error}",)
+    if contents is not None:
+        return _text_items(hub, contents), ()
+    made_from = f"in none of {', '.join(tried)}" if len(tried) > 1 else "and its card names no base_model"
     fix = "put tokenizer.json and tokenizer_config.json of the original model beside it"
     return [], (f"there is no {_NEEDED} {made_from}: chat uses the runtime's own template; {fix}",)
+
+
+def _with_file(hub: _Hub, repository: _Contents, path: str) -> tuple[_Contents | None, list[str]]:
+    """The repository, or the nearest model that it was made from, with that file, and the names of all that were
+    tried. Raises AccessDenied."""
+    contents, tried = repository, [repository.name]
+    for _ in range(_MOST_BASES + 1):
+        if any(file.path == path for file in contents.files):
+            return contents, tried
+        base = next((name for name in contents.bases if name not in tried), "")
+        if not base:
+            break
+        tried.append(base)
+        contents = hub.files(base)
+    return None, tried
 
 
 def _text_items(hub: _Hub, contents: _Contents) -> list[DownloadItem]:

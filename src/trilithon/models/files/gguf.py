@@ -19,6 +19,7 @@ __all__ = [
     "GgufFacts",
     "Tensor",
     "bytes_per_token",
+    "facts_of",
     "kv_bytes_per_position",
     "kv_bytes_read",
     "layer_kv_bytes",
@@ -83,8 +84,7 @@ class GgufFacts:
 def read_gguf(path: Path) -> GgufFacts:
     """Read the header of a GGUF and of all its parts. Raises NotAModel for an adapter and the like, and ModelError for
     a file that is not complete."""
-    header = read_header(path)
-    return _facts(header, _Metadata(header.values))
+    return facts_of(read_header(path))
 
 
 def bytes_per_token(facts: GgufFacts, depth: int = 0, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
@@ -135,7 +135,9 @@ class _Metadata:
         return len(value) if isinstance(value, tuple) else None
 
 
-def _facts(header: GgufHeader, metadata: _Metadata) -> GgufFacts:
+def facts_of(header: GgufHeader) -> GgufFacts:
+    """Of the header of a whole model. Raises NotAModel and ModelError as `read_gguf` does."""
+    metadata = _Metadata(header.values)
     path, tensors = header.parts[0], header.tensors
     architecture, names = metadata.text("general.architecture"), frozenset(tensor.name for tensor in tensors)
     kind = kind_of(header.values, names)

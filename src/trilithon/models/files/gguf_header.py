@@ -97,7 +97,7 @@ class HeaderReader:
         except OSError as error:
             raise _unreadable(self.path, error) from error
         try:
-            self._start()
+            self.start()
         except BaseException:
             os.close(self._file)
             raise
@@ -108,7 +108,8 @@ class HeaderReader:
     ) -> None:
         os.close(self._file)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Read what comes before the values; for a reader that opens no file."""
         self._fill(0)
         if self._window[:4] != b"GGUF":
             raise ModelError(f"{self.path} {describe_content(self._window)}")
@@ -230,12 +231,16 @@ class HeaderReader:
         if self._position > _LONGEST_HEADER:
             raise self._damaged("its header is too long")
         self._base, self._at = self._position, 0
-        try:
-            self._window = os.pread(self._file, max(count, _WINDOW_BYTES), self._base)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+        self._window = self._read(self._base, max(count, _WINDOW_BYTES))
         if len(self._window) < count:
             raise ModelError(f"{self.path} became shorter while it was read; wait until it is complete")
+
+    def _read(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset` on."""
+        try:
+            return os.pread(self._file, count, offset)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def _take(self, count: int) -> int:
         """Consume `count` bytes, and return where they begin in the window."""
@@ -293,7 +298,7 @@ class _BeginningReader(HeaderReader):
         super().__init__(Path("the beginning"), size_bytes=1 << 62)
         self._window, self.tensor_count, self._pair_count = content, 0, 0
         with suppress(ModelError):
-            self._start()
+            self.start()
 
     def values(self) -> dict[str, Value]:
         values: dict[str, Value] = {}

@@ -1,7 +1,7 @@
 """The header of a GGUF that may be split: llama.cpp writes NAME-00001-of-00003.gguf and so on, and the first part has
 the metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from trilithon.errors import ModelError
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.gguf_header import HeaderReader, Tensor, Value
 
-__all__ = ["GgufHeader", "part_paths", "read_header"]
+__all__ = ["GgufHeader", "header_of", "joined", "part_paths", "read_header"]
 
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
 
@@ -42,7 +42,7 @@ def read_header(path: Path) -> GgufHeader:
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ModelError(f"{path} is one of {count} parts: {missing[0]}{others} is missing; download it too")
-    return _joined([header if part == path else _read_one(part) for part in paths])
+    return joined([header if part == path else _read_one(part) for part in paths])
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
@@ -54,7 +54,8 @@ def part_paths(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(name + path.suffix) for name in names)
 
 
-def _joined(parts: list[GgufHeader]) -> GgufHeader:
+def joined(parts: Sequence[GgufHeader]) -> GgufHeader:
+    """Of all parts of a model, in order. Raises ModelError for parts that do not belong together."""
     first = parts[0]
     for number, part in enumerate(parts):
         if (_count_of(part.values), part.values.get(_NUMBER)) != (len(parts), number):
@@ -76,17 +77,22 @@ def _joined(parts: list[GgufHeader]) -> GgufHeader:
 
 
 def _read_one(path: Path) -> GgufHeader:
-    with HeaderReader(path) as header:
-        values = header.values()
-        alignment = values.get("general.alignment")
-        if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
-            alignment = 32
-        if alignment & (alignment - 1) or alignment > 1 << 20:
-            raise ModelError(f"{path} is damaged: its alignment is {alignment}; download it again")
-        tensors = header.tensors(alignment)
-        return GgufHeader(
-            parts=(path,), size_bytes=header.size_bytes, version=header.version, values=values, tensors=tensors
-        )
+    with HeaderReader(path) as reader:
+        return header_of(reader)
+
+
+def header_of(reader: HeaderReader) -> GgufHeader:
+    """The header of one part, from a reader that was started. Raises ModelError."""
+    path, values = reader.path, reader.values()
+    alignment = values.get("general.alignment")
+    if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
+        alignment = 32
+    if alignment & (alignment - 1) or alignment > 1 << 20:
+        raise ModelError(f"{path} is damaged: its alignment is {alignment}; download it again")
+    tensors = reader.tensors(alignment)
+    return GgufHeader(
+        parts=(path,), size_bytes=reader.size_bytes, version=reader.version, values=values, tensors=tensors
+    )
 
 
 def _count_of(values: Mapping[str, Value]) -> int:

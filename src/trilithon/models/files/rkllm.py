@@ -101,7 +101,7 @@ class _MaskedHeader(HeaderReader):
     """`plausible`: the bytes after the magic can be the header of such a file. Texts are returned as Latin-1, one
     character for each stored byte."""
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._fill(0)
         self.magic = self._window[:4]
         if self.magic == b"RKLL":
