@@ -12,8 +12,8 @@ The parts are `rates` (pp512, tg128, and tg128's part of the memory bandwidth), 
 llama.cpp's llama-server with the arguments that Ollama passes. KL divergence and the share of equal first choices are
 those of the quality check of `trilithon bench`, against the wheel. Models with random weights give almost equal
 probabilities to thousands of tokens, where neither tells much; for them the share of the 64 most probable tokens that
-are also the wheel's decides, which wrong kernels bring near 0. Bounds are for the fastest build that is "same": over the
-first native llama.cpp, else over the wheel; the bounds on rates are for Q4_K_M and Q8_0. `load` is the load average
+are also the wheel's decides, which wrong kernels bring near 0. Bounds are for the fastest build that is "same": over
+the first native llama.cpp, else over the wheel; the bounds on rates are for Q4_K_M and Q8_0. `load` is the load average
 before and after: on a busy machine rates are low, and ratios hold within limits.
 """
 
