@@ -1,4 +1,4 @@
-"""`trilithon estimate` and `trilithon atlas`."""
+"""`trilithon estimate`."""
 
 import json
 from pathlib import Path
@@ -81,12 +81,3 @@ def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert run(["estimate", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_the_atlas_by_model_chip_and_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["atlas", "qwen2.5-1.5b", "--chip", "rk3588", "--engine", "rkllm", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert rows and {row["chip"] for row in rows} == {"RK3588"}
-    assert all(row["engine"].startswith("RKLLM") and row["address"].startswith("https://") for row in rows)
-    assert run(["atlas", "no-such-model"]) == 0
-    assert "no measurement" in capsys.readouterr().err

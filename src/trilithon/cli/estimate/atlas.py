@@ -1,4 +1,4 @@
-"""`trilithon atlas`: published measurements, one a row, with their source."""
+"""`trilithon atlas`: published measurements, one a row, with their source, and this machine's own ones."""
 
 import json
 from dataclasses import asdict
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from trilithon.cli.output import say, shown
+from trilithon.errors import UserError
 from trilithon.language import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from trilithon.estimate.rows import Measurement
+    from trilithon.measure.records import Campaign
 
 __all__ = ["atlas"]
 
@@ -20,17 +25,74 @@ _TITLES = (
 )
 
 
-@click.command("atlas")
+_CAMPAIGN = click.IntRange(min=1)
+
+
+class _Atlas(click.Group):
+    """Lists rows when its first word is no command: a model, an option, or nothing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("atlas", cls=_Atlas)
+def atlas() -> None:
+    """List measurements of models on boards, published ones and your own, and make rows of your campaigns.
+
+    `trilithon atlas MODEL` is short for `trilithon atlas list MODEL`."""
+
+
+@atlas.command("add")
+@click.argument("campaigns", nargs=-1, required=True, type=_CAMPAIGN, metavar="CAMPAIGN…")
+def add(campaigns: tuple[int, ...]) -> None:
+    """Add the measurements of campaigns of this machine (numbers of `trilithon results list`) to the atlas here."""
+    from trilithon.estimate.local_atlas import add_rows
+    from trilithon.settings import load_configuration
+
+    configuration = load_configuration()
+    configuration.data.mkdir(parents=True, exist_ok=True)
+    count = add_rows(_local(configuration.data), _stored(campaigns))
+    text = Message(
+        "added {count} row to {path}",
+        plural="added {count} rows to {path}",
+        count=count,
+        path=_local(configuration.data),
+    )
+    say(shown(text))
+
+
+@atlas.command("export")
+@click.argument("campaigns", nargs=-1, type=_CAMPAIGN, metavar="[CAMPAIGN…]")
+def export(campaigns: tuple[int, ...]) -> None:
+    """Print rows as CSV with the columns of the atlas, to send them: those of campaigns, or all that were added."""
+    from trilithon.estimate.local_atlas import as_csv, local_rows, rows_of_campaign
+    from trilithon.settings import load_configuration
+
+    if campaigns:
+        rows = [row for campaign in _stored(campaigns) for row in rows_of_campaign(campaign)]
+    else:
+        rows = list(local_rows(_local(load_configuration().data)))
+    if not rows:
+        raise UserError("nothing was added yet; name campaigns: trilithon atlas export NUMBER")
+    say(as_csv(rows).rstrip("\n"))
+
+
+@atlas.command("list")
 @click.argument("model", required=False)
 @click.option("--chip", help="Only this chip (rk3588), or boards whose name has these words.")
 @click.option("--engine", help="Only engines whose name begins so (rkllm, llama.cpp).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def atlas(model: str | None, chip: str | None, engine: str | None, as_json: bool) -> None:
-    """List published measurements, of MODEL or of all: who measured what on which board, and where it was published."""
-    from trilithon.estimate.rows import atlas as all_rows
+def list_command(model: str | None, chip: str | None, engine: str | None, as_json: bool) -> None:
+    """List measurements, of MODEL or of all: who measured what on which board, and where it was published."""
+    from trilithon.estimate.local_atlas import local_rows
+    from trilithon.estimate.rows import atlas as published
     from trilithon.estimate.rows import source_address
+    from trilithon.settings import load_configuration
 
-    rows = [row for row in all_rows() if _suits(row, model, chip, engine)]
+    known = (*published(), *local_rows(_local(load_configuration().data)))
+    rows = [row for row in known if _suits(row, model, chip, engine)]
     if as_json:
         rows_shown = [{**asdict(row), "address": source_address(row.source)} for row in rows]
         say(json.dumps(rows_shown, indent=2, ensure_ascii=False))
@@ -38,6 +100,22 @@ def atlas(model: str | None, chip: str | None, engine: str | None, as_json: bool
         say("\n".join(_lines(rows)))
     else:
         say(shown(Message("no measurement suits; leave out an option")), err=True)
+
+
+def _local(data: "Path") -> "Path":
+    return data / "atlas.csv"
+
+
+def _stored(numbers: "Sequence[int]") -> "list[Campaign]":
+    """Raises UserError for a number that is not there."""
+    from trilithon.results.store.database import Store
+    from trilithon.settings import load_configuration
+
+    database = load_configuration().results_database
+    if not database.is_file():
+        raise UserError("nothing was measured here yet; run: trilithon bench")
+    with Store.open(database) as store:
+        return [store.campaign(number) for number in numbers]
 
 
 def _suits(row: "Measurement", model: str | None, chip: str | None, engine: str | None) -> bool:
@@ -62,5 +140,6 @@ def _lines(rows: "list[Measurement]") -> list[str]:
         figures = (row.prompt_tokens, row.prefill_tps, row.decode_tps, row.ttft_ms)
         numbers = tuple("" if figure is None else f"{figure:g}" for figure in figures)
         cells.append((row.model, row.machine, row.engine, row.unit, row.quant, *numbers, f"{row.source} {row.date}"))
-    addresses = dict.fromkeys(f"{row.source}: {source_address(row.source)}" for row in rows)
+    sources = {row.source: source_address(row.source) for row in rows}
+    addresses = [f"{source}: {address}" for source, address in sources.items() if address]
     return [*aligned(cells), "", *addresses]

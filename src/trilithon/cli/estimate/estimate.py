@@ -63,7 +63,7 @@ def estimate(
 
     Of a model on a server, only the header of its file is read."""
     from trilithon.estimate.answer import estimates
-    from trilithon.estimate.subject import subject_of
+    from trilithon.estimate.subjects.subject import subject_of
     from trilithon.models.store.model_store import ModelStore
     from trilithon.settings import load_configuration
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from trilithon.errors import DownloadError, ModelError, UserError
 from trilithon.estimate.answer import Subject
-from trilithon.estimate.file_sizes import subject_of_file
 from trilithon.estimate.recommend import candidates
-from trilithon.estimate.remote import remote_subject
 from trilithon.estimate.sizes import known_sizes, size_named
+from trilithon.estimate.subjects.file_sizes import subject_of_file
+from trilithon.estimate.subjects.remote import remote_subject
 from trilithon.language import Message
 from trilithon.models.fetch.choose import Target
 from trilithon.models.files.gguf import read_gguf

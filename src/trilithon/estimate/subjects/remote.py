@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from trilithon.errors import DownloadError, ModelError
 from trilithon.estimate.answer import Subject
-from trilithon.estimate.configuration import size_of_configuration
-from trilithon.estimate.file_sizes import subject_of_file
+from trilithon.estimate.subjects.configuration import size_of_configuration
+from trilithon.estimate.subjects.file_sizes import subject_of_file
 from trilithon.language import Message
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.reachable import is_reachable

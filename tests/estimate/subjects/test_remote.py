@@ -14,7 +14,7 @@ from standin_web import Fault, WebStandIn
 from trilithon.cli.main import run
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.answer import Subject
-from trilithon.estimate.subject import subject_of
+from trilithon.estimate.subjects.subject import subject_of
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.reachable import is_reachable
 from trilithon.models.files.gguf import read_gguf
