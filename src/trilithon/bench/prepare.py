@@ -12,6 +12,7 @@ from trilithon.errors import ModelError, NotAModel
 from trilithon.measure.records import PlacementRecord
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.results.simulated import SIMULATED, SOFTWARE, STAND_IN
 from trilithon.settings import Configuration
 
 __all__ = ["Prepared", "prepare", "record_of"]
@@ -100,6 +101,7 @@ def record_of(
         must_match={
             **board.must_match(),
             **({"pinned": at_top} if at_top else {}),
+            **_simulated(placement),
             "build": " ".join(filter(None, (build.engine, build.version, build.fingerprint))),
             "file": file.sha256,
             "settings": words,
@@ -107,6 +109,13 @@ def record_of(
         },
         bandwidth_bytes_per_second=bandwidth,
     )
+
+
+def _simulated(placement: Placement) -> dict[str, str]:
+    halves = [placement, *([placement.prefill] if placement.prefill else [])]
+    if any(half.build.simulated for half in halves):
+        return {SIMULATED: STAND_IN}
+    return {SIMULATED: SOFTWARE} if any(half.build.only_when_named(half.unit) for half in halves) else {}
 
 
 def _described(file: ModelFile) -> Mapping[str, object]:

@@ -47,7 +47,8 @@ class Device:
 class Build:
     """One installed copy of an engine. `name` is the BUILD of `ENGINE@BUILD/UNIT`; `where` is a path or a package;
     `fingerprint` distinguishes copies of one version. `kernels` names what a copy with run-time dispatch has chosen for
-    this CPU. `lacks` are instruction sets that this CPU has and the copy was compiled without, in words."""
+    this CPU. `lacks` are instruction sets that this CPU has and the copy was compiled without, in words.
+    `simulated`: it only plays a runtime, and its figures are those of no hardware."""
 
     engine: str
     name: str
@@ -59,6 +60,7 @@ class Build:
     devices: tuple[Device, ...] = ()
     kernels: str = ""
     lacks: tuple[str, ...] = ()
+    simulated: bool = False
 
     def only_when_named(self, unit: Unit) -> bool:
         """Whether the unit's only devices are software: it is used where the user names it, and never by default."""

@@ -27,6 +27,7 @@ __all__ = [
     "engines",
     "installed",
     "named_only_engines",
+    "simulated_engines",
 ]
 
 ENGINES: Final = {
@@ -107,16 +108,27 @@ def _causes(target: str) -> CauseTable:
 @functools.cache
 def named_only_engines() -> frozenset[str]:
     """The engines that are used only where the user names them. One that cannot be loaded is not among them."""
-    names = [name for name, target in ENGINES.items() if _is_named_only(target)]
+    return _with("only_when_named")
+
+
+@functools.cache
+def simulated_engines() -> frozenset[str]:
+    """The engines whose figures are those of no hardware."""
+    return _with("simulated")
+
+
+def _with(attribute: str) -> frozenset[str]:
+    """The engines whose class has this attribute true."""
+    names = [name for name, target in ENGINES.items() if _is_true(target, attribute)]
     for point in installed():
         with contextlib.suppress(Exception):
-            names += [point.name] * _is_named_only(point.value)
+            names += [point.name] * _is_true(point.value, attribute)
     return frozenset(names)
 
 
-def _is_named_only(target: str) -> bool:
-    module, _, attribute = target.partition(":")
-    return bool(getattr(getattr(import_module(module), attribute), "only_when_named", False))
+def _is_true(target: str, attribute: str) -> bool:
+    module, _, name = target.partition(":")
+    return bool(getattr(getattr(import_module(module), name), attribute, False))
 
 
 @functools.cache

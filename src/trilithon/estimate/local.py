@@ -31,7 +31,8 @@ def measured_shift(database: Path, board: Board, chip: str) -> Shift:
     if not database.is_file():
         return {}
     with Store.open(database) as store:
-        newest = [summary.id for summary in store.campaigns() if summary.source == "trilithon"][-_MOST_CAMPAIGNS:]
+        here = [one.id for one in store.campaigns() if one.source == "trilithon" and not one.imported]
+        newest = here[-_MOST_CAMPAIGNS:]
         records = [record for number in newest for record in store.campaign(number).placements]
     for record in {(record.name, record.model.get("sha256")): record for record in records}.values():
         for phase, difference in _differences(record, database, board, chip).items():

@@ -12,6 +12,7 @@ from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
 from trilithon.results.llama_bench.rows import rounded_average
 from trilithon.results.phrases import ENGLISH, Phrases
+from trilithon.results.simulated import simulation
 
 __all__ = [
     "Comparison",
@@ -59,6 +60,7 @@ class ComparisonRow:
     implausible_bandwidth: float | None = None
     note: str = ""
     values: tuple[float, ...] = ()  # one per run
+    simulated: str = ""  # `simulated.simulation`: empty for real hardware
     conditions: Conditions | None = None  # of this placement in this test, where its sensors were recorded
 
 
@@ -227,6 +229,7 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
         implausible_bandwidth=fraction if fraction is not None and fraction > 1 else None,
         note=note,
         values=tuple(values),
+        simulated=simulation(campaign, placement),
     )
 
 

@@ -14,6 +14,7 @@ from trilithon.measure.records import Campaign
 from trilithon.results.llama_bench.extract import extract
 from trilithon.results.llama_bench.rows import campaigns_from, rows_of
 from trilithon.results.llama_bench.text import RENDERERS, delimiter_of, read_csv, read_sql, typed_rows
+from trilithon.results.received import check_received
 from trilithon.results.store.codec import from_json, to_json
 
 __all__ = ["FORMATS", "Export", "Format", "export_campaigns", "import_campaigns", "import_file"]
@@ -24,6 +25,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _VERSION = 1
 _MARK = "trilithon_results"
 _MOST_BYTES = 256 << 20
+_MOST_VALUES = 16_000_000  # each takes up to 100 bytes once it is read
 _GZIP = b"\x1f\x8b"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _FIX = "give what llama-bench -o json, jsonl, csv, sql or md wrote, or a `trilithon results export`"
@@ -141,6 +143,8 @@ def _decoded(data: bytes, name: str) -> tuple[str, UserError | None]:
 
 def _from_json_text(text: str, name: str) -> list[Any]:
     """A JSON value or several one after the other: jsonl, and files that several runs were appended to."""
+    if sum(map(text.count, "[{,")) > _MOST_VALUES:
+        raise UserError(f"{name} holds more than {_MOST_VALUES:,} values; split it")
     try:
         values = _values(text)
     except RecursionError as error:
@@ -168,21 +172,8 @@ def _own(body: dict[str, Any], name: str) -> list[Campaign]:
         raise UserError(f"{name} is not a complete export; {_FIX}")
     try:
         read = [from_json(Campaign, campaign, f"campaigns[{i}].") for i, campaign in enumerate(campaigns)]
+        for campaign in read:
+            check_received(campaign)
     except ValueError as error:
         raise UserError(f"{name} is not a complete export: {error}; {_FIX}") from error
-    for campaign in read:
-        _check_placements(campaign, name)
     return read
-
-
-def _check_placements(campaign: Campaign, name: str) -> None:
-    names = {placement.name for placement in campaign.placements}
-    if len(names) != len(campaign.placements):
-        raise UserError(f"{name} is not a complete export: two placements have one name; {_FIX}")
-    for placement in campaign.placements:
-        for fact in ("size_bytes", "parameters", "bytes_per_token"):
-            if not isinstance(placement.model.get(fact), int | None):
-                raise UserError(f"{name} is not a complete export: {fact} of {placement.name} is not a number; {_FIX}")
-    for run in campaign.runs:
-        if run.placement not in names:
-            raise UserError(f"{name} is not a complete export: a run has no placement {run.placement!r}; {_FIX}")

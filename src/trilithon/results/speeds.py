@@ -18,7 +18,7 @@ _BUSY_SECONDS = 2.0
 
 _FIND = (
     "SELECT placements.id AS id, campaign_id FROM placements JOIN campaigns ON campaigns.id = campaign_id"
-    " WHERE placements.name = ? AND source = 'trilithon' AND json_extract(must_match, '$.file') = ?"
+    " WHERE placements.name = ? AND source = 'trilithon' AND imported = '' AND json_extract(must_match, '$.file') = ?"
     " AND json_extract(must_match, '$.board') = ? AND json_extract(must_match, '$.chip') = ?"
     " AND EXISTS (SELECT 1 FROM runs WHERE placement_id = placements.id AND outcome = 'finished')"
     " ORDER BY campaign_id DESC LIMIT 1"

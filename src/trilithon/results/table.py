@@ -20,6 +20,7 @@ __all__ = [
     "failure_text",
     "interval_text",
     "lacks_results",
+    "placement_text",
     "quality_text",
     "render_csv",
     "render_jsonl",
@@ -53,6 +54,11 @@ def estimate_text(row: ComparisonRow) -> str:
         return failure_text(row)
     unit = "" if row.metric.unit == row.metric.name else f" {row.metric.unit}"
     return f"{format_number(row.estimate.median)} ({interval_text(row.estimate)}){unit}"
+
+
+def placement_text(row: ComparisonRow, name: str = "") -> str:
+    """The placement's name, with "(stand-in)" where no hardware was measured."""
+    return f"{name or row.placement} ({row.simulated})" if row.simulated else name or row.placement
 
 
 def failure_text(row: ComparisonRow, phrases: Phrases = ENGLISH) -> str:
@@ -139,7 +145,7 @@ def _lines(group: Sequence[ComparisonRow]) -> list[tuple[tuple[str, ...], str]]:
     several_models = len({model for _, model in runs}) > 1
     lines: list[tuple[tuple[str, ...], str]] = []
     for (placement, model), rows in runs.items():
-        name = f"{placement} · {model}" if several_models else placement
+        name = placement_text(rows[0], f"{placement} · {model}" if several_models else placement)
         for figure, value, row in _figures(rows):
             test = "" if lines else row.test.name
             cells = (test, name, figure, value, quality_text(row.quality) if name else "", bandwidth_text(row))
@@ -186,6 +192,7 @@ def _flat(row: ComparisonRow) -> Mapping[str, str | float | int | None]:
         "fraction_of_bandwidth": row.fraction_of_bandwidth,
         "implausible_bandwidth": row.implausible_bandwidth,
         "note": row.note,
+        "simulated": row.simulated,
         **_flat_conditions(row.conditions or Conditions()),
     }
 
@@ -222,7 +229,7 @@ def render_markdown(rows: Sequence[ComparisonRow]) -> str:
     for row in rows:
         runs = str(row.estimate.runs) if row.estimate else "0"
         value = estimate_text(row) + (f"; {row.note}" if row.estimate and row.note else "")
-        cells = (row.model, row.test.name, row.placement, short_title(row), value, runs)
+        cells = (row.model, row.test.name, placement_text(row), short_title(row), value, runs)
         lines.append((*map(_cell, cells), quality_text(row.quality), bandwidth_text(row)))
     told = "".join(f"\n{_cell(line)}\n" for line in sensor_lines(rows))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + told

@@ -96,8 +96,8 @@ def test_list(trilithon: Program, keep: Keep) -> None:
     keep(replace(campaign(("a", 1), ("b", 2), runs=1), status="interrupted"))
     lines = trilithon("results", "list").stdout.splitlines()
     assert lines == [
-        "   1  2026-01-01T00:00:00+00:00  Tiny  llama.cpp/cpu  pp512, tg128",
-        "   2  2026-01-01T00:00:00+00:00  Tiny  a, b  pp512, tg128 (interrupted)",
+        "   1  2026-01-01T00:00:00+00:00  a board  Tiny F16  llama.cpp/cpu  pp512, tg128  measured here",
+        "   2  2026-01-01T00:00:00+00:00  a board  Tiny F16  a, b  pp512, tg128  measured here (interrupted)",
     ]
     first, second = json.loads(trilithon("results", "list", "--json").stdout)
     assert (first["id"], first["status"], first["runs"]) == (1, "finished", 15)
@@ -213,17 +213,26 @@ def test_compare_without_anything_in_common(trilithon: Program, keep: Keep) -> N
         assert "campaign 3 has no measurements" in done.stderr
 
 
-def test_an_export_comes_back_as_it_was(trilithon: Program, keep: Keep, home: Path) -> None:
-    keep(campaign(("llama.cpp/cpu", 10), ("llama.cpp/gpu", 12)))
-    path = home / "export.json"
-    path.write_text(trilithon("results", "export", "1").stdout)
-    done = trilithon("results", "import", path)
-    assert (done.code, done.stdout) == (0, "export.json: saved as campaign 2\n")
-    before, after = (trilithon("results", "show", str(number), "-o", "csv").stdout for number in (1, 2))
-    assert before == after
-    assert {each["verdict"] for each in json.loads(trilithon("results", "compare", "1", "2", "--json").stdout)} == {
-        "same"
-    }
+def test_an_export_comes_back_as_it_was_and_never_twice(trilithon: Program, keep: Keep, home: Path) -> None:
+    secret = replace(campaign(("llama.cpp/cpu", 10), ("llama.cpp/gpu", 12), runs=2), plan={"model": "/srv/acme/a.gguf"})
+    keep(secret)
+    printed, bundle, table = home / "export.json", home / "my campaign", home / "export.csv"
+    printed.write_text(trilithon("results", "export", "1").stdout)
+    assert trilithon("results", "export", "1", "-o", bundle) == (0, "", "")
+    assert trilithon("results", "export", "1", "-o", table).code == 0
+    assert table.read_text() == trilithon("results", "export", "1", "-o", "csv").stdout
+    assert "acme" not in printed.read_text()
+    assert "acme" in trilithon("results", "export", "1", "--private").stdout
+    done = trilithon("results", "import", printed, bundle)
+    assert done == (0, "export.json: already here as 1\nmy campaign: already here as 1\n", "")
+    before = trilithon("results", "show", "1", "-o", "csv").stdout
+    trilithon("results", "rm", "1")
+    done = trilithon("results", "import", bundle, printed)
+    assert done.stdout == "my campaign: saved as campaign 2\nexport.json: already here as 2\n"
+    assert trilithon("results", "show", "2", "-o", "csv").stdout == before
+    assert trilithon("results", "list").stdout.endswith("tg128  imported\n")
+    done = trilithon("results", "export", "2", "-o", home / "no" / "folder")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "sql"])

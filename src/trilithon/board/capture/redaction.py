@@ -1,10 +1,14 @@
 """What an owner does not want to publish, taken out of the values of a report."""
 
 import base64
+import contextlib
+import getpass
+import os
+import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["Redactor", "redacted_capture"]
 
@@ -49,6 +53,14 @@ class Redactor:
         longest_first = sorted(secret, key=len, reverse=True)
         words = "|".join(map(re.escape, longest_first))
         self._names = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])", re.IGNORECASE) if words else None
+
+    @classmethod
+    def of_this_user(cls) -> Self:
+        """With the names of the host and of this user, also the one behind sudo."""
+        names = {platform.node(), platform.node().partition(".")[0], os.environ.get("SUDO_USER", ""), Path.home().name}
+        with contextlib.suppress(KeyError, OSError):  # a user number without a name
+            names.add(getpass.getuser())
+        return cls(names=names, home=Path.home())
 
     def text(self, text: str) -> str:
         if len(self._home) > 1:

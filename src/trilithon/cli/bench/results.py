@@ -43,8 +43,15 @@ def list_command(as_json: bool) -> None:
         say("no measurements yet; start with: trilithon bench", err=True)
     for campaign in summaries:
         state = "" if campaign.status == "finished" else f" ({campaign.status})"
-        models, placements = ", ".join(campaign.models), ", ".join(campaign.placements)
-        say(f"{campaign.id:>4}  {campaign.started}  {models}  {placements}  {', '.join(campaign.tests)}{state}")
+        pairs = zip(campaign.models, campaign.quantizations, strict=True)
+        models = dict.fromkeys(
+            name if quantization.casefold() in name.casefold() else f"{name} {quantization}"
+            for name, quantization in pairs
+        )
+        source = "measured here" if campaign.source == "trilithon" and not campaign.imported else campaign.source
+        source = "imported" if campaign.source == "trilithon" and campaign.imported else source
+        columns = (campaign.board, ", ".join(models), ", ".join(campaign.placements), ", ".join(campaign.tests), source)
+        say(f"{campaign.id:>4}  {campaign.started}  {'  '.join(filter(None, columns))}{state}")
 
 
 @results.command("show")
@@ -157,20 +164,34 @@ def _as_json(name: str, other: str, comparison: "Comparison") -> dict[str, Any]:
 @click.option(
     "-o",
     "--output",
-    "form",
-    type=click.Choice(_FORMATS),
+    metavar="FILE|FORMAT",
     default="trilithon",
     show_default=True,
-    help="The output format.",
+    help=f"A file to write, or a format for stdout: {', '.join(_FORMATS)}.",
 )
-def export(campaigns: tuple[str, ...], form: str) -> None:
-    """Print CAMPAIGNS, complete (trilithon) or in one of llama-bench's formats, on stdout."""
+@click.option("--private", is_flag=True, help="Keep names of hosts and users, addresses and folders.")
+def export(campaigns: tuple[str, ...], output: str, private: bool) -> None:
+    """Write CAMPAIGNS to one FILE, complete, which `trilithon results import` reads on any machine.
+
+    A FILE that ends in csv, jsonl, md or sql is in llama-bench's format of that name; a FORMAT is printed on stdout.
+    Names of hosts and users, addresses and folders are replaced."""
+    from trilithon.results.bundle import portable, write_bundle, write_text
     from trilithon.results.formats import export_campaigns
 
     with _store() as store:
         selected = [_campaign(store, campaign) for campaign in campaigns]
-    exported = export_campaigns(selected, form)  # type: ignore[arg-type] # click offers only its formats
-    say(exported.text, nl=False)
+    if not private:
+        selected = portable(selected)
+    ending = Path(output).suffix.removeprefix(".").lower()
+    form = output if output in _FORMATS else ending if ending in _FORMATS[2:] else None
+    if form is None:
+        write_bundle(selected, Path(output))
+        return
+    exported = export_campaigns(selected, form)  # type: ignore[arg-type] # these are its formats
+    if form == output:
+        say(exported.text, nl=False)
+    else:
+        write_text(exported.text, Path(output))
     if exported.note:
         say(exported.note, err=True)
 
@@ -178,7 +199,8 @@ def export(campaigns: tuple[str, ...], form: str) -> None:
 @results.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def import_command(files: tuple[Path, ...]) -> None:
-    """Add the results in FILES: llama-bench's json, jsonl, csv, sql or md, or an export of Trilithon.
+    """Add the results in FILES: llama-bench's json, jsonl, csv, sql or md, or an export of Trilithon. What is here
+    already is not added again.
 
     Files may be packed with gzip, cut short, or have log lines in them: whole rows are read. The averages of a
     Markdown table are rounded, and are marked as such."""
@@ -188,7 +210,8 @@ def import_command(files: tuple[Path, ...]) -> None:
     with _store() as store:
         for path, campaigns in read:
             for campaign in campaigns:
-                say(f"{path.name}: saved as campaign {store.add(campaign)}")
+                number, is_new = store.add_once(campaign)
+                say(f"{path.name}: {'saved as campaign' if is_new else 'already here as'} {number}")
             imports = [campaign for campaign in campaigns if campaign.source != "trilithon"]
             notes = [note for campaign in imports for note in campaign.plan.get("notes", ())]
             for note in dict.fromkeys(notes):

@@ -1,9 +1,7 @@
 """`trilithon board-report`: one archive that describes a board, for a bug report, without what identifies its owner."""
 
 import contextlib
-import getpass
 import json
-import os
 import platform
 import re
 import shlex
@@ -115,7 +113,7 @@ def _members(configuration: "Configuration", *, check: bool, bench: bool) -> dic
     from trilithon.cli.doctor.report_archive import FORMAT
     from trilithon.cli.doctor.rows import engine_findings, engine_rows
 
-    redactor = Redactor(names=_names(), home=Path.home())
+    redactor = Redactor.of_this_user()
     folders = [redactor.text(str(folder)) for folder in (configuration.data, configuration.cache)]
     capture = _capture(configuration, redactor)
     machine = CapturedMachine.of(capture, Path("machine.json"))
@@ -157,14 +155,6 @@ def _capture(configuration: "Configuration", redactor: "Redactor") -> dict[str, 
     with Sensors(recorder):
         pass
     return redacted_capture(recorder.capture(), redactor)
-
-
-def _names() -> set[str]:
-    """Of the host and of this user, also the one behind sudo."""
-    names = {platform.node(), platform.node().partition(".")[0], os.environ.get("SUDO_USER", ""), Path.home().name}
-    with contextlib.suppress(KeyError, OSError):  # a user number without a name
-        names.add(getpass.getuser())
-    return names
 
 
 def _packages() -> dict[str, str]:

@@ -35,6 +35,7 @@ __all__ = ["Rkllm"]
 _STATED = b"RKLLM SDK (version: "
 _MISSING = Message("librkllmrt.so is missing")
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)  # without the suffix of a test release: 1.2.1b1
+_STAND_IN = "| build: stand-in"  # in the place of the vendor's date: the library of this project's tests
 # Logits came with 1.2.0, and the size of pictures, which is needed for positions, with 1.2.1 (structs of rkllm.h).
 _WITHOUT_LOGITS, _WITHOUT_PICTURES = ("1.1.4",), ("1.1.4", "1.2.0")
 _OPEN_FILES = 102400  # the vendor's advice for "Too many open files" (ulimit -n 102400)
@@ -52,7 +53,8 @@ class Rkllm:
         builds: dict[str, Build] = {}
         for path, name in self._libraries().items():
             fingerprint = _fingerprint(path)
-            version = _version(path, fingerprint)
+            statement = _statement(path, fingerprint)
+            version = _version(statement)
             unique = _unique(name or version or "unknown", builds)
             builds[unique] = Build(
                 engine=self.name,
@@ -62,6 +64,7 @@ class Rkllm:
                 units=("npu",),
                 features=_features(version),
                 where=str(path),
+                simulated=_STAND_IN in statement,
             )
         return list(builds.values())
 
@@ -155,7 +158,11 @@ def _fingerprint(library: Path) -> str:
 
 
 @cache
-def _version(library: Path, fingerprint: str) -> str:  # cached: needed often, and read from megabytes
-    """From the bytes of the library, which is not loaded; empty where they state no version."""
-    matches = (_VERSION.match(text) for text in THIS_MACHINE.texts_after(str(library), _STATED))
-    return next((match[0] for match in matches if match), "")
+def _statement(library: Path, fingerprint: str) -> str:  # cached: needed often, and read from megabytes
+    """What the bytes of the library, which is not loaded, say of its version; empty where they state none."""
+    return next(filter(_VERSION.match, THIS_MACHINE.texts_after(str(library), _STATED)), "")
+
+
+def _version(statement: str) -> str:
+    match = _VERSION.match(statement)
+    return match[0] if match else ""

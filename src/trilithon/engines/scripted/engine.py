@@ -188,6 +188,7 @@ class ScriptedEngine:
 
     name = "scripted"
     only_when_named = True
+    simulated = True
 
     def __init__(self, _: Configuration | None = None) -> None:
         """Engines are constructed with the configuration; this one does not use it."""
@@ -201,6 +202,7 @@ class ScriptedEngine:
                 units=get_args(Unit),
                 features=frozenset(get_args(Feature)) - {"speculation", "grammar", "llguidance"},
                 where="trilithon",
+                simulated=True,
             )
         ]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from trilithon.measure.records import Campaign, PlacementRecord, Run, Sample, Test
 from trilithon.results.llama_bench.columns import COLUMNS, DEFAULTS, FIGURES, LISTS, TEST_COLUMNS, typed, unit_of
+from trilithon.results.simulated import simulation
 
 __all__ = ["TABLE_SOURCE", "Row", "campaigns_from", "figures", "rounded_average", "rows_of"]
 
@@ -314,6 +315,9 @@ def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
     build = re.search(r"\bb(?:uild )?(\d+)\b", placement.build_version)
     commit = re.search(r"\bcommit (\w+)", placement.build_version)
     flash = {word: number for number, word in _FLASH_ATTENTION.items()}
+    simulated = simulation(campaign, placement)
+    names = (model.get("name", ""), model.get("quantization", ""), f"({simulated})" if simulated else "")
+    machine = {name: f"{simulated}, no hardware" for name in ("cpu_info", "gpu_info") if simulated}
     row = {
         "build_commit": commit[1] if commit else placement.build_version or placement.build,
         "build_number": int(build[1]) if build else 0,
@@ -321,13 +325,15 @@ def _described(campaign: Campaign, placement: PlacementRecord) -> Row:
         "gpu_info": _gpu(gpu if isinstance(gpu, Mapping) else {}, placement.unit),
         "backends": _BACKENDS.get(placement.unit, placement.unit.upper()),
         "model_filename": str(model.get("file") or model.get("name", "")),
-        "model_type": f"{model.get('name', '')} {model.get('quantization', '')}".strip(),
+        "model_type": " ".join(filter(None, map(str, names))),
         "model_size": model.get("size_bytes") or 0,
         "model_n_params": model.get("parameters") or 0,
         "cpu_mask": _mask(settings.get("cpus")),
         "flash_attn": flash.get(str(settings.get("flash_attention")), -1),
     }
-    return row | {theirs: settings[ours] for theirs, ours in _SETTINGS.items() if settings.get(ours) is not None}
+    return (
+        row | machine | {theirs: settings[ours] for theirs, ours in _SETTINGS.items() if settings.get(ours) is not None}
+    )
 
 
 def _gpu(gpu: Mapping[str, Any], unit: str) -> str:

@@ -14,7 +14,7 @@ from trilithon.results.compare import ComparisonRow
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report import sections
 from trilithon.results.report.markup import Html, element, joined, table, trusted
-from trilithon.results.table import bandwidth_text, failure_text, interval_text, lacks_results
+from trilithon.results.table import bandwidth_text, failure_text, interval_text, lacks_results, placement_text
 from trilithon.units import format_number
 
 if TYPE_CHECKING:
@@ -164,7 +164,10 @@ def _test_table(test: Test, rows: Sequence[ComparisonRow]) -> Html:
     return table(
         caption,
         heads,
-        *(_body(f"{name} · {model}" if several else name, own, heads) for (name, model), own in bodies.items()),
+        *(
+            _body(placement_text(own[0], f"{name} · {model}" if several else name), own, heads)
+            for (name, model), own in bodies.items()
+        ),
         numbers={"Median", "95% interval", "Runs", "Of bandwidth"},
     )
 

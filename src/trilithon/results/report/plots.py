@@ -106,7 +106,8 @@ class _Sheet:
     def _tag(self, row: ComparisonRow) -> str:
         """What a reader must not miss beside the name: a wrong answer, runs that failed."""
         wrong = row.quality is not None and row.quality.verdict in ("degraded", "broken")
-        tags = [self.say(f"tag_{row.quality.verdict}")] if row.quality and wrong else []
+        tags = [self.say(f"tag_{row.simulated}")] if row.simulated else []
+        tags += [self.say(f"tag_{row.quality.verdict}")] if row.quality and wrong else []
         if row.estimate and row.note:
             tags.append(row.note.split(":")[0])
         return ", ".join(tags)

@@ -16,6 +16,7 @@ from trilithon.errors import StoreError
 from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample, SensorLog
 from trilithon.results.store import rows
 from trilithon.results.store.errors import refuse_foreign, translated
+from trilithon.results.store.identity import measured_identity
 from trilithon.results.store.schema import APPLICATION_ID, NEWEST, migrate, roll_back
 from trilithon.results.store.writer import is_alive, process_number, this_process
 
@@ -24,18 +25,23 @@ __all__ = ["CampaignSummary", "Status", "Store"]
 Status = Literal["running", "interrupted", "finished"]
 
 _BUSY_SECONDS = 30.0
+_SAME_START = "SELECT id FROM campaigns WHERE started = ? AND source = ? ORDER BY id"
 _OTHER_FOLDER = "set TRILITHON_DATA to another folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignSummary:
-    """One line of `results list`. `models`, `placements` and `tests` are names; `runs` counts those that ended."""
+    """One line of `results list`. `models`, `placements` and `tests` are names, `quantizations` those of `models`;
+    `runs` counts those that ended. `imported` is when a file brought it here, empty for what was measured here."""
 
     id: int
     started: str
     status: Status
     source: str
+    imported: str
+    board: str
     models: tuple[str, ...]
+    quantizations: tuple[str, ...]
     placements: tuple[str, ...]
     tests: tuple[str, ...]
     runs: int
@@ -147,8 +153,20 @@ class Store:
             self._execute("UPDATE campaigns SET status = ?, writer = ? WHERE id = ?", (status, writer, campaign_id))
             self._execute(rows.ABANDON_RUNS, (campaign_id,))
 
+    def add_once(self, campaign: Campaign) -> tuple[int, bool]:
+        """As an import does: `add`, unless the campaign is here already. Gives its number, and whether it is new."""
+        with self._transaction():
+            identity = measured_identity(campaign)
+            for row in self._select(_SAME_START, campaign.started, campaign.source):
+                if measured_identity(self.campaign(row["id"])) == identity:
+                    return row["id"], False
+            number = self.add(campaign)
+            moment = datetime.now(UTC).isoformat(timespec="seconds")
+            self._execute("UPDATE campaigns SET imported = ? WHERE id = ?", (moment, number))
+            return number, True
+
     def add(self, campaign: Campaign) -> int:
-        """Keep a whole campaign, as an import does: all of it or nothing. Gives its number here."""
+        """Keep a whole campaign: all of it or nothing. Gives its number here."""
         with self._transaction():
             number = self.start_campaign(
                 started=campaign.started,
@@ -189,7 +207,8 @@ class Store:
 
     def last_interrupted(self) -> int | None:
         """The newest campaign that began here and can go on; None when there is none. A live one is not taken."""
-        query = "SELECT * FROM campaigns WHERE status <> 'finished' AND source = 'trilithon' ORDER BY id DESC"
+        query = "SELECT * FROM campaigns WHERE status <> 'finished' AND source = 'trilithon' AND imported = ''"
+        query += " ORDER BY id DESC"
         interrupted = self._select(query)
         return next((int(row["id"]) for row in interrupted if _status(row) == "interrupted"), None)
 
@@ -229,12 +248,19 @@ class Store:
 
     def _summary(self, row: sqlite3.Row) -> CampaignSummary:
         placements = [rows.placement(placement) for placement in self._select(rows.SELECT_PLACEMENTS, row["id"])]
+        models = dict.fromkeys(
+            (str(record.model.get("name", "")), str(record.model.get("quantization") or "")) for record in placements
+        )
+        board = rows.unpack(row["board"])
         return CampaignSummary(
             id=row["id"],
             started=row["started"],
             status=_status(row),
             source=row["source"],
-            models=tuple(dict.fromkeys(str(placement.model.get("name", "")) for placement in placements)),
+            imported=row["imported"],
+            board=str(board.get("model") or str(board.get("description", "")).partition(" · ")[0]),
+            models=tuple(name for name, _ in models),
+            quantizations=tuple(quantization for _, quantization in models),
             placements=tuple(placement.name for placement in placements),
             tests=tuple(rows.test(test).name for test in self._select(rows.SELECT_TESTS, row["id"])),
             runs=self._select(rows.COUNT_RUNS, row["id"])[0]["number"],

@@ -3,7 +3,7 @@
 What is queried has a column of its own; lists, maps and free text are JSON columns (a child's answer may hold
 half a surrogate pair, which JSON keeps and an SQLite text cannot). Logs are zlib, sensor logs zlib of JSON. Times are
 monotonic ns; `started` beside them is a wall-clock label. `writer` is the process that measures, in
-`results.store.writer`'s form."""
+`results.store.writer`'s form; `imported` is when a file brought the campaign here."""
 
 import sqlite3
 from pathlib import Path
@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).with_name("migrations")
 APPLICATION_ID = 0x54524C54
 """In the file's header, so that another program's database is not taken for ours: "TRLT"."""
 
-MIGRATIONS: tuple[tuple[int, str], ...] = ((1, "1_records.sql"), (2, "2_sensors.sql"))
+MIGRATIONS: tuple[tuple[int, str], ...] = ((1, "1_records.sql"), (2, "2_sensors.sql"), (3, "3_imports.sql"))
 """Number and SQL file in migrations/. A released one is never edited: old databases are still opened."""
 
 NEWEST = MIGRATIONS[-1][0]

@@ -1,0 +1,207 @@
+"""Campaigns as one file that may be given away: complete, without what tells of the machine's owner.
+
+The file is gzip with the JSON of `formats` in it: results, facts and logs. What is private is replaced in every text:
+names of the host and its users, home folders, keys and addresses (`board.capture.redaction`), the folders of paths, and
+the names of other hosts. Numbers, and the texts of questions and answers but for these names, stay as measured."""
+
+import gzip
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from trilithon.board.capture.redaction import Redactor
+from trilithon.errors import UserError
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
+from trilithon.results.formats import export_campaigns
+
+__all__ = ["portable", "without_private_parts", "write_bundle", "write_text"]
+
+# Folders whose names are the same on every machine; a path elsewhere tells how its owner keeps house.
+_PUBLIC = "sys|proc|dev|usr|lib|lib64|bin|sbin|etc|boot"
+_PATH = re.compile(rf"(?<![\w.…/:-])/(?!(?:{_PUBLIC})/)(?:[^/\s:,;\"'()\[\]<>|=]+/)+([^/\s:,;\"'()\[\]<>|=]*)")
+_URL = re.compile(r"(?P<scheme>https?://)(?:[^/\s@\"']*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)")
+_LOCAL = re.compile(r"localhost|127\.[\d.]+|\[::1\]|0\.0\.0\.0|host-\d+")
+_PRIVATE_HOST = re.compile(r"[^.]+|\[.*\]|[\d.]+|.*\.(?:local|lan|home|internal|intranet|localdomain|box|arpa)")
+# RFC 1918 and RFC 3927
+_PRIVATE_ADDRESS = re.compile(
+    r"(?<![\d.])(?:10\.\d{1,3}|192\.168|169\.254|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}(?![\d.])"
+)
+_LEAST_LENGTH = 6  # of a path that is replaced as a plain text: a shorter one may be part of anything
+
+
+def write_bundle(campaigns: Sequence[Campaign], path: Path) -> None:
+    """The same campaigns give the same bytes. The file is written whole or not at all; one that is there is replaced.
+    Raises UserError where it cannot be written."""
+    text = export_campaigns([_settled(campaign) for campaign in campaigns], "trilithon").text
+    _write(gzip.compress(text.encode(), mtime=0), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """As `write_bundle`, for an export in another format."""
+    _write(text.encode(errors="replace"), path)
+
+
+def _write(content: bytes, path: Path) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: {error.strerror}; name another file with -o") from error
+
+
+def _settled(campaign: Campaign) -> Campaign:
+    """Without what only this database knows: the number, and whether it is being measured now."""
+    return replace(campaign, id=0, status="interrupted" if campaign.status == "running" else campaign.status)
+
+
+def portable(campaigns: Sequence[Campaign]) -> list[Campaign]:
+    """The campaigns without private parts of this machine and its user. Once more changes nothing."""
+    redactor = Redactor.of_this_user()
+    return [without_private_parts(campaign, redactor) for campaign in campaigns]
+
+
+def without_private_parts(campaign: Campaign, redactor: Redactor) -> Campaign:
+    """Placements keep names of their own."""
+    clean = _Cleaner(campaign, redactor)
+    names = _unique({placement.name: clean(placement.name) for placement in campaign.placements})
+
+    def named(name: str) -> str:
+        return names.get(name) or clean(name)
+
+    return replace(
+        campaign,
+        version=clean(campaign.version),
+        source=clean(campaign.source),
+        board=clean.values(campaign.board),
+        plan=clean.values(campaign.plan),
+        placements=tuple(_placement(record, clean, named) for record in campaign.placements),
+        runs=tuple(_run(run, clean, redactor, named) for run in campaign.runs),
+    )
+
+
+class _Cleaner:
+    """Texts of one campaign: paths and hosts that its facts name are replaced wherever they stand."""
+
+    def __init__(self, campaign: Campaign, redactor: Redactor):
+        self._redactor = redactor
+        facts = [
+            campaign.board,
+            campaign.plan,
+            *((p.name, p.model, p.settings, p.must_match) for p in campaign.placements),
+        ]
+        paths = {text for text in _texts(facts) if _is_private_path(text)}
+        self._paths = sorted((path for path in paths if len(path) >= _LEAST_LENGTH), key=len, reverse=True)
+        named = (match["host"] for text in _texts(facts) for match in _URL.finditer(text))
+        texts = (text for run in campaign.runs for text in (run.log, *run.warnings, *run.remarks))
+        elsewhere = (match["host"] for text in texts for match in _URL.finditer(text))
+        hosts = [*named, *(host for host in elsewhere if _PRIVATE_HOST.fullmatch(host.lower()))]
+        taken = {int(host[5:]) for host in hosts if re.fullmatch(r"host-\d{1,6}", host)}
+        numbers = (number for number in count(1) if number not in taken)
+        secret = dict.fromkeys(host.lower() for host in hosts if not _LOCAL.fullmatch(host.lower()))
+        self._hosts = {host: f"host-{next(numbers)}" for host in secret}
+
+    def __call__(self, text: str) -> str:
+        for path in self._paths:
+            text = text.replace(path, f"…/{_last_part(path)}")
+        text = _URL.sub(self._url, text)
+        text = _PATH.sub(r"…/\1", text)
+        return _PRIVATE_ADDRESS.sub("removed-address", self._redactor.text(text))
+
+    def _url(self, match: re.Match[str]) -> str:
+        return match["scheme"] + self._hosts.get(match["host"].lower(), match["host"])
+
+    def values(self, value: Any) -> Any:
+        """The same JSON value with each text cleaned. Keys are the program's own words."""
+        if isinstance(value, str):
+            return self(_last_part(value) if _is_private_path(value) else value)
+        if isinstance(value, Mapping):
+            return {name: self.values(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.values(item) for item in value]
+        return value
+
+
+def _is_private_path(text: str) -> bool:
+    """Whether all of the text is a path, spaces and all, of a folder that is not the same everywhere."""
+    is_path = text.startswith("/") and text.strip("/") and "\n" not in text and len(text) < 4096
+    return bool(is_path) and not re.match(rf"/(?:{_PUBLIC})(?:/|$)", text)
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _unique(names: Mapping[str, str]) -> dict[str, str]:
+    unique: dict[str, str] = {}
+    for name, cleaned in names.items():
+        free = (cleaned if number == 1 else f"{cleaned} ({number})" for number in count(1))
+        unique[name] = next(text for text in free if text not in unique.values())
+    return unique
+
+
+def _placement(record: PlacementRecord, clean: _Cleaner, named: Callable[[str], str]) -> PlacementRecord:
+    quality = record.quality
+    if quality is not None:
+        quality = replace(quality, reference=named(quality.reference), reasons=_each(quality.reasons, clean))
+    return replace(
+        record,
+        name=named(record.name),
+        build=clean(record.build),
+        build_version=clean(record.build_version),
+        model=clean.values(record.model),
+        settings=clean.values(record.settings),
+        must_match=clean.values(record.must_match),
+        quality=quality,
+    )
+
+
+def _run(run: Run, clean: _Cleaner, redactor: Redactor, named: Callable[[str], str]) -> Run:
+    return replace(
+        run,
+        placement=named(run.placement),
+        samples=tuple(_sample(sample, redactor) for sample in run.samples),
+        failure=_failure(run.failure, clean) if run.failure else None,
+        warnings=_each(run.warnings, clean),
+        remarks=_each(run.remarks, clean),
+        log=clean(run.log),
+    )
+
+
+def _sample(sample: Sample, redactor: Redactor) -> Sample:
+    """A question about a path keeps it: words are counted."""
+    return replace(
+        sample,
+        test=replace(sample.test, question=redactor.text(sample.test.question)),
+        thinking_text=redactor.text(sample.thinking_text),
+        answer_text=redactor.text(sample.answer_text),
+    )
+
+
+def _failure(failure: Failure, clean: _Cleaner) -> Failure:
+    return replace(
+        failure,
+        message=clean(failure.message),
+        cause=clean(failure.cause),
+        advice=clean(failure.advice),
+        last_words=_each(failure.last_words, clean),
+    )
+
+
+def _each(texts: Iterable[str], clean: _Cleaner) -> tuple[str, ...]:
+    return tuple(map(clean, texts))
