@@ -14,6 +14,7 @@ BASE = "errors, units, settings, files"
 PURPOSES = {
     "cli": "commands",
     "web": "web pages",
+    "tune": "search of settings",
     "bench": "campaigns, quality checks",
     "serve": "HTTP server and APIs",
     "estimate": "published measurements, estimates",

@@ -21,6 +21,7 @@ FLOORS = [
     {"results"},
     {"estimate"},
     {"bench", "serve"},
+    {"tune"},
     {"web"},
     {"cli"},
 ]
