@@ -24,6 +24,9 @@ from trilithon.board.snapshot import read_board
 from trilithon.cli.setup.steps import offered_steps
 from trilithon.estimate.recommend import candidates
 from trilithon.estimate.sizes import size_named
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import model_name
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.settings import load_configuration
 
@@ -198,6 +201,19 @@ def test_the_model_fits_the_free_memory_and_its_licence_is_told(home: Path) -> N
         parameters.append(size.parameters)
     assert parameters[0] < parameters[1] < parameters[2]
     assert parameters[1] / 2 < 3 << 30  # bytes, at 4 bits
+
+
+def test_models_that_do_not_chat_do_not_count(home: Path) -> None:
+    """The installation has pulled the demo model already; a synthetic one has random weights."""
+    write_tiny_model(home / "tiny.gguf")
+    with ModelStore.open(load_configuration()) as store:
+        digest = store.add(home / "tiny.gguf")
+        size = (home / "tiny.gguf").stat().st_size
+        for name, synthetic, offered in (("demo", False, True), ("random", True, True), ("mine", False, False)):
+            weights = StoredFile(role="weights", digest=digest, size_bytes=size, name="tiny.gguf", format="gguf")
+            store.put(Manifest(name=model_name(name), files=(weights,), source="", created=now(), synthetic=synthetic))
+            steps = [step.name for step in offered_steps(read_board(), load_configuration(), None)]
+            assert ("model" in steps) is offered, name
 
 
 def test_a_folder_that_is_not_there_is_no_machine(trilithon: Program, home: Path) -> None:

@@ -13,6 +13,7 @@ from trilithon.engines.registry import registered
 from trilithon.engines.table import engines
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.recommend import RecommendedModel, recommended
+from trilithon.models.fetch.demo import DEMO
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import model_name
 from trilithon.settings import Configuration
@@ -71,7 +72,8 @@ def _runtime(board: Board, configuration: Configuration) -> SetupStep | None:
 
 def _model(board: Board, configuration: Configuration, model: str | None) -> SetupStep | None:
     with ModelStore.open(configuration) as store:
-        if store.list():
+        # The installation brings the demo model, which does not chat; synthetic ones have random weights.
+        if any(stored.name != DEMO and not stored.synthetic for stored in store.list()):
             return None
     if model is not None:
         return SetupStep("model", f"Fetch the model {model}?", ("pull", model), ("rm", model))
