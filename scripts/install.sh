@@ -26,11 +26,13 @@ make_link() {
 }
 
 by_uv() {
+  echo 'Installing Trilithon and the demo model by uv: some 600 MB, a minute or two.' >&2
   UV_TOOL_BIN_DIR=$programs uv tool install --quiet --force --python '>=3.11' --constraints constraints.txt --build-constraints constraints.txt '.[demo]'
   echo "trilithon is installed by uv: $link; this folder is not needed any more." >&2
 }
 
 by_pipx() {
+  echo 'Installing Trilithon and the demo model by pipx: some 600 MB, a minute or two.' >&2
   PIPX_BIN_DIR=$programs pipx install --quiet --force --python "$python" --pip-args "--constraint '$PWD/constraints.txt'" '.[demo]' > /dev/null
   echo "trilithon is installed by pipx; this folder is not needed any more." >&2
 }
