@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Arm64Root"]
+__all__ = ["ARM64_PROGRAMS", "Arm64Root"]
 
 # An ELF file of 64 bits, little-endian, for machine 183: what the kernel gives to qemu.
-_FORMAT = r":arm64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
-_MASK = r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+ARM64_PROGRAMS = (
+    r":arm64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
+    r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+)
 _ENTER = """
 set -e
 root=$1 qemu=$2 work=$3; shift 3
@@ -58,7 +60,7 @@ class Arm64Root:
             **environment,
         }
         variables = [f"{name}={value}" for name, value in inside.items()]
-        enter = ["unshare", "--user", "--map-root-user", "--mount", "env", f"FORMAT={_FORMAT}{_MASK}"]
+        enter = ["unshare", "--user", "--map-root-user", "--mount", "env", f"FORMAT={ARM64_PROGRAMS}"]
         enter += ["sh", "-c", _ENTER, "enter", str(self.root), str(self.qemu), str(self.work)]
         return [*enter, *variables, *map(str, argv)]
 
