@@ -2,12 +2,18 @@
 
     python benchmarks/estimate.py [--rows FILE] [--json]
     python benchmarks/estimate.py --models
+    python benchmarks/estimate.py --memory [--every N]
+    python benchmarks/estimate.py --here
 
 Without `--rows` whole models are left out of the atlas, one after the other, and the rest is fitted; with it the
 effects of the package are judged on the rows of FILE, a CSV file with the columns of the atlas. The author of a row
 counts as unknown. The baselines use one bandwidth or one rate of operations per machine, from the rows of other models
 ("constant"), or 0.85 of the memory's peak ("peak"), as public calculators do. The kernel path of a CPU build is given:
 it is seen in the rate that the build's rows of one quantisation reach. `--models` prints the errors per model.
+
+`--memory` compares memory with what a process of llama.cpp has here, for every Nth of the cases below 3 GiB (8 models
+of true size with random weights, 3 quantisations, 3 contexts), and with the memory column of RKLLM's maker. `--here`
+runs a campaign of one model, and compares the estimates that it shifts with the speeds of the others.
 """
 
 import os
@@ -20,11 +26,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from _figures import Bound, Figure, arguments, report, run
+from _estimated import errors_here, memory_errors
+from _figures import Bound, Figure, arguments, count, report, run
 
+from trilithon.estimate.memory import vendor_memory
 from trilithon.estimate.predict import PHASES, Phase, fitted
 from trilithon.estimate.rows import atlas, read_rows
-from trilithon.estimate.terms import machine_rates
+from trilithon.estimate.terms import case_of, machine_rates
 from trilithon.estimate.training import Residual, TrainingRow, errors_left_out, quantile, residual, training_rows
 
 # Group of the issue → groups of the package and the phase.
@@ -50,13 +58,20 @@ LEAST_MODELS = 5
 # A campaign's own deviation from strangers, and the noise of one measurement (logarithms).
 _CAMPAIGN, _NOISE = 0.25, 0.08
 _PEAK_SHARE = 0.85
+_MAKERS_MEMORY, _MAKERS_CONTEXT = "airockchip/rknn-llm benchmark.md", 320
+_CAMPAIGN_MODEL, _CAMPAIGN_QUANTIZATION = "qwen2.5-0.5b", "Q4_0"
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--rows", type=Path, help="judge the package's effects on the rows of this file")
     parser.add_argument("--models", action="store_true", help="print the errors per model")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of judging speeds")
+    parser.add_argument("--every", type=count, default=1, metavar="N", help="of --memory: measure every Nth case")
+    parser.add_argument("--here", action="store_true", help="measure speeds after one campaign on this machine")
     options = parser.parse_args()
+    if options.memory or options.here:
+        return report(*(measured_memory(options.every) if options.memory else measured_here()), as_json=options.json)
     errors: dict[Phase, list[Residual]] = {}
     for phase in PHASES:
         if options.rows:
@@ -75,6 +90,43 @@ def main() -> int:
     if options.models:
         print_models(error for phase in PHASES for error in errors[phase])
     return report(figures, bounds, as_json=options.json)
+
+
+def measured_memory(every: int) -> tuple[dict[str, Figure], list[Bound]]:
+    shares = {name: _percent(error) for name, error in memory_errors(every)}
+    maker = [_percent(error) for error in maker_memory_errors()]
+    figures: dict[str, Figure] = {
+        "llama.cpp memory: cases": len(shares),
+        "llama.cpp memory: median %": median(shares.values()),
+        "llama.cpp memory: largest %": max(shares.values()),
+        "llama.cpp memory: largest of": max(shares, key=lambda name: shares[name]),
+        "RKLLM memory, maker's rows: rows": len(maker),
+        "RKLLM memory, maker's rows: median %": median(maker),
+    }
+    bounds = [Bound("llama.cpp memory: largest %", most=5), Bound("RKLLM memory, maker's rows: median %", most=3)]
+    return figures, bounds
+
+
+def maker_memory_errors() -> Iterable[float]:
+    """Of the maker's benchmark.md, which names no context: 320 tokens, as its README states of the same models."""
+    for row in atlas():
+        case = case_of(row) if row.memory_mb and row.source == _MAKERS_MEMORY else None
+        if case is not None and row.memory_mb:
+            estimated = vendor_memory(case.size, case.weights, _MAKERS_CONTEXT).total
+            yield math.log(estimated / (row.memory_mb * (1 << 20)))
+
+
+def measured_here() -> tuple[dict[str, Figure], list[Bound]]:
+    errors = list(errors_here(_CAMPAIGN_MODEL, _CAMPAIGN_QUANTIZATION))
+    figures: dict[str, Figure] = {f"{key} {phase} %": _percent(error) for key, phase, error in errors}
+    names = {phase: f"{phase} after one campaign here: median %" for phase in PHASES}
+    for phase, name in names.items():
+        figures[name] = median(_percent(error) for _, other, error in errors if other == phase)
+    return figures, [Bound(name, most=10) for name in names.values()]
+
+
+def _percent(error: float) -> float:
+    return abs(math.exp(error) - 1) * 100
 
 
 def judge(

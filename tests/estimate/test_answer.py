@@ -11,9 +11,10 @@ from trilithon.board.chips import chips
 from trilithon.errors import UserError
 from trilithon.estimate.answer import Subject, estimates
 from trilithon.estimate.fit import fit
+from trilithon.estimate.memory import copied_bytes, gguf_memory
 from trilithon.estimate.predict import PHASES, Phase, fitted, log_seconds
 from trilithon.estimate.rows import atlas
-from trilithon.estimate.sizes import size_named
+from trilithon.estimate.sizes import WeightBytes, bits_of, size_named, weights_of
 from trilithon.estimate.training import training_rows
 
 
@@ -82,6 +83,46 @@ def test_the_interval_is_wider_where_less_is_known() -> None:
 
 def test_chips_without_an_npu_have_no_estimate_of_one() -> None:
     assert {row.unit for row in estimates(subject("qwen3-1.7b"), [chips()["BCM2712"]])} == {"cpu"}
+
+
+def test_decode_without_a_prompt_reads_a_shorter_cache() -> None:
+    """tg128 of bench has nothing before it."""
+    plain, answer = (
+        estimates(subject("qwen3-0.6b"), [chips()["RK3588"]], engine="llama.cpp", prompt=prompt)[0]
+        for prompt in (None, 512)
+    )
+    assert plain.decode.value > 1.03 * answer.decode.value
+    assert plain.prefill == answer.prefill
+
+
+# VmHWM in MiB of llama.cpp's process on x86-64 after a prompt of 600 tokens (benchmarks/estimate.py --memory).
+@pytest.mark.parametrize(
+    ("name", "form", "context", "measured"),
+    [
+        ("gemma3-270m", "Q4_0", 4096, 413),
+        ("gemma3-270m", "Q4_K_M", 4096, 379),
+        ("gemma3-270m", "Q8_0", 4096, 407),
+        ("qwen2.5-0.5b", "Q4_0", 4096, 702),
+        ("qwen2.5-0.5b", "Q4_K_M", 1024, 545),
+        ("qwen2.5-0.5b", "Q4_K_M", 32768, 917),
+        ("tinyllama-1.1b", "Q4_K_M", 2048, 1225),
+        ("tinyllama-1.1b", "Q8_0", 2048, 1247),
+    ],
+)
+def test_the_memory_that_llama_cpp_took(name: str, form: str, context: int, measured: int) -> None:
+    size = subject(name).size
+    weights = weights_of(size, *bits_of(form, size.embedding))
+    memory = gguf_memory(size, weights, context, copies=copied_bytes(size, weights, form, "x86_64"))
+    assert memory.total / (1 << 20) == pytest.approx(measured, rel=0.05)
+
+
+def test_copies_are_of_the_engine_and_the_cpu() -> None:
+    """Only llama.cpp's own kernels copy; what is copied need not stay in memory twice."""
+    rows = {row.engine: row.memory for row in estimates(subject("qwen3-4b"), [chips()["RK3588"]], quantization="Q8_0")}
+    assert rows["llama.cpp"].copies > 0.9 * rows["llama.cpp"].weights
+    assert rows["ik_llama.cpp"].copies == 0
+    assert rows["llama.cpp"].total == rows["llama.cpp"].needed + rows["llama.cpp"].copies
+    assert copied_bytes(subject("qwen3-4b").size, WeightBytes(body=1, head=1, held=2), "Q8_0", "x86_64") == 0
 
 
 @pytest.mark.parametrize(

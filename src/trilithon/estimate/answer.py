@@ -1,5 +1,6 @@
 """The answer to "how fast will this model be, and does it fit?": one row per chip and engine."""
 
+import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 from trilithon.board.chips import Chip, platforms
 from trilithon.errors import UserError
-from trilithon.estimate.memory import MemoryParts, gguf_memory, vendor_memory
+from trilithon.estimate.memory import MemoryParts, copied_bytes, gguf_memory, vendor_memory
 from trilithon.estimate.predict import Phase, Prediction, fitted, predict
 from trilithon.estimate.rows import Measurement, atlas
 from trilithon.estimate.sizes import ModelSize, WeightBytes, bits_of, size_named, weights_of
@@ -16,9 +17,12 @@ from trilithon.estimate.terms import Case, case_of, machine_rates
 from trilithon.language import Message
 from trilithon.tables import table_beside
 
-__all__ = ["Range", "SpeedEstimate", "Subject", "case_for", "estimates", "known_engines"]
+__all__ = ["PROMPT_TOKENS", "Range", "SpeedEstimate", "Subject", "case_for", "estimates", "known_engines"]
 
+PROMPT_TOKENS = 512
+"""Of the prefill that is estimated where no other is named: pp512."""
 _ANSWER_TOKENS = 128
+_BOARD = "aarch64"  # of every chip in the table
 # The current state of what a stranger's board and build are: users measure RKLLM slower than its maker.
 _STRANGER = ("user/vendor-npu",)
 
@@ -75,11 +79,12 @@ def estimates(
     *,
     engine: str | None = None,
     quantization: str | None = None,
-    prompt: int = 512,
+    prompt: int | None = None,
     context: int = 4096,
     shift: Mapping[tuple[str, Phase], float] | None = None,
 ) -> list[SpeedEstimate]:
-    """For every engine that can run the model on each chip. `shift` has, per engine and phase, the logarithm by which
+    """For every engine that can run the model on each chip: prefill of `prompt` tokens, and decode of an answer after
+    it; without one pp512 and tg128, as `bench` measures them. `shift` has, per engine and phase, the logarithm by which
     the user's own measurements differ. Raises UserError for an engine or a quantisation that does not exist."""
     if quantization and subject.quantization and quantization.lower() != subject.quantization.lower():
         raise UserError(
@@ -133,25 +138,32 @@ def _estimate(
     chip: Chip,
     engine: str,
     quantization: str,
-    prompt: int,
+    prompt: int | None,
     context: int,
     shift: Mapping[tuple[str, Phase], float],
 ) -> SpeedEstimate:
-    case = case_for(subject, chip.name, engine, quantization, prompt)
-    decode = predict("decode", case, fitted()["decode"], shift.get((engine, "decode")))
+    case = case_for(subject, chip.name, engine, quantization, prompt or PROMPT_TOKENS)
+    answer = case_for(subject, chip.name, engine, quantization, prompt)
+    decode = predict("decode", answer, fitted()["decode"], shift.get((engine, "decode")))
     prefill = predict("prefill", case, fitted()["prefill"], shift.get((engine, "prefill")))
     own_format = known_engines()[engine].get("own_format", False)
     unpacked = _weights(subject, quantization)
     opened = (
         shlex.quote(subject.reference) if subject.converted or not own_format else "MODEL.rkllm"
     )  # a pulled name is a GGUF
-    memory = (vendor_memory if own_format else gguf_memory)(subject.size, unpacked, context)
+    if own_format:
+        memory = vendor_memory(subject.size, unpacked, context)
+    else:
+        machine = _BOARD if chip.compatible else platform.machine()
+        copied = known_engines()[engine].get("copies", False)
+        copies = copied_bytes(subject.size, unpacked, quantization, machine) if copied else 0.0
+        memory = gguf_memory(subject.size, unpacked, context, copies=copies)
     return SpeedEstimate(
         chip=chip.name,
         engine=engine,
         unit=case.family.unit,
         quantization=quantization,
-        prefill=_rate(prefill, prompt),
+        prefill=_rate(prefill, prompt or PROMPT_TOKENS),
         decode=_rate(decode, 1),
         first_token=_seconds(prefill),
         memory=memory,
@@ -160,8 +172,9 @@ def _estimate(
     )
 
 
-def case_for(subject: Subject, chip: str, engine: str, quantization: str, prompt: int) -> Case:
-    """What is estimated on `chip`, by its name. Raises UserError for an unknown quantisation."""
+def case_for(subject: Subject, chip: str, engine: str, quantization: str, prompt: int | None) -> Case:
+    """What is estimated on `chip`, by its name; decode without a `prompt` before it is tg128. Raises UserError for an
+    unknown quantisation."""
     row = known_engines()[engine]
     words = Measurement(
         source="",

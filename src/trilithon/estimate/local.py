@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trilithon.board.snapshot import Board
 from trilithon.errors import UserError
-from trilithon.estimate.answer import Subject, case_for, known_engines
+from trilithon.estimate.answer import PROMPT_TOKENS, Subject, case_for, known_engines
 from trilithon.estimate.predict import Phase, fitted, predict
 from trilithon.estimate.sizes import WeightBytes, bits_of, size_named
 from trilithon.measure.records import PlacementRecord
@@ -22,7 +22,8 @@ Shift = Mapping[tuple[str, Phase], float]
 _MOST_CAMPAIGNS = 12
 # One measurement's noise, and how far a machine is from others of its kind (logarithms; docs/estimate.md).
 _NOISE, _MACHINE = 0.08, 1.0
-_PROMPT = 512
+# `last_speeds` prefers tg, which has nothing before it.
+_PROMPTS: Mapping[Phase, int | None] = {"decode": None, "prefill": PROMPT_TOKENS}
 
 
 def measured_shift(database: Path, board: Board, chip: str) -> Shift:
@@ -49,15 +50,18 @@ def _differences(record: PlacementRecord, database: Path, board: Board, chip: st
     if speeds is None:
         return {}
     try:
-        case = case_for(subject, chip, record.engine, subject.quantization, _PROMPT)
+        cases = {
+            phase: case_for(subject, chip, record.engine, subject.quantization, prompt)
+            for phase, prompt in _PROMPTS.items()
+        }
     except UserError:  # a quantisation that estimates do not know
         return {}
     seconds: dict[Phase, float | None] = {
         "decode": 1 / speeds.decode if speeds.decode else None,
-        "prefill": _PROMPT / speeds.prefill if speeds.prefill else None,
+        "prefill": PROMPT_TOKENS / speeds.prefill if speeds.prefill else None,
     }
     return {
-        phase: math.log(measured / predict(phase, case, fitted()[phase]).seconds)
+        phase: math.log(measured / predict(phase, cases[phase], fitted()[phase]).seconds)
         for phase, measured in seconds.items()
         if measured
     }

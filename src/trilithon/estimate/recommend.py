@@ -56,8 +56,8 @@ def candidates() -> Mapping[str, CuratedModel]:
 
 
 def fits(row: SpeedEstimate, room: int | None) -> bool | None:
-    """Whether the need and the system's part are at most `room` bytes; None where that is not known."""
-    return None if room is None else row.memory.total + SYSTEM_BYTES <= room
+    """Whether what cannot be dropped and the system's part are at most `room` bytes; None where that is not known."""
+    return None if room is None else row.memory.needed + SYSTEM_BYTES <= room
 
 
 def is_usual(row: SpeedEstimate) -> bool:

@@ -2,8 +2,9 @@
 parameters alone."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from trilithon.models.files.gguf import GgufFacts
@@ -27,8 +28,9 @@ _ACTIVE = re.compile(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """`parameters`, `active` and `unread` are counts (see models.toml); `kv` numbers per layer and position; `exact`
-    is false where only the number of parameters is known."""
+    """`parameters`, `active` and `unread` are counts (see models.toml); `kv` numbers per layer and position;
+    `forward` is the width of the feed-forward part if it is known; `exact` is false where only the number of parameters
+    is known."""
 
     key: str
     parameters: float
@@ -44,6 +46,7 @@ class ModelSize:
     form: str = ""
     window: int | None = None
     window_layers: int = 0
+    forward: int | None = None
     exact: bool = True
 
     @property
@@ -61,6 +64,15 @@ class ModelSize:
         """WeightBytes of the layers that one token reads."""
         return self.active if self.active is not None else self.body
 
+    @property
+    def forward_width(self) -> float:
+        """Of one token's feed-forward part: what three matrices of the layer beside those of attention leave."""
+        if self.forward is not None:
+            return self.forward
+        queries = self.queries or self.embedding
+        attention = self.embedding * (2 * queries + self.kv)
+        return max((self.read / self.layers - attention) / (3 * self.embedding), self.embedding)
+
     def cached_numbers(self, depth: float) -> float:
         """Numbers of the KV cache that one token reads after `depth` positions."""
         layers = self.layers if self.attention_layers is None else self.attention_layers
@@ -70,11 +82,13 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightBytes:
-    """Bytes: `body` is what one token reads of the layers, `head` of the output matrix, `held` the whole model."""
+    """Bytes: `body` is what one token reads of the layers, `head` of the output matrix, `held` the whole model; `kinds`
+    of the matrices by the type of the tensors, where a file says it."""
 
     body: float
     head: float
     held: float
+    kinds: Mapping[str, float] = field(default_factory=dict)
 
 
 @cache
@@ -129,7 +143,12 @@ def weights_of_file(facts: GgufFacts) -> WeightBytes:
 
     table = {tensor.name: tensor.size_bytes for tensor in facts.tensors}
     head = table.get("output.weight", table.get("token_embd.weight", 0))
-    return WeightBytes(body=bytes_per_token(facts) - head, head=head, held=sum(table.values()))
+    output = "output.weight" if "output.weight" in table else "token_embd.weight"  # a tied one is copied as output
+    kinds: dict[str, float] = defaultdict(float)
+    for tensor in facts.tensors:
+        if len(tensor.shape) > 1 and (tensor.name.startswith("blk.") or tensor.name == output):
+            kinds[tensor.type] += tensor.size_bytes
+    return WeightBytes(body=bytes_per_token(facts) - head, head=head, held=sum(table.values()), kinds=dict(kinds))
 
 
 def _typical(key: str, billions: float, active: float | None) -> ModelSize:

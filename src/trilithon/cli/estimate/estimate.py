@@ -37,7 +37,11 @@ _NOT_MODELLED = Message(
 @click.option("--here", is_flag=True, help="This machine, with what was measured on it.")
 @click.option("--engine", help="rkllm, rk-llama.cpp, llama.cpp or ik_llama.cpp; without it, all that run the model.")
 @click.option("--quant", help="The quantisation, as Q4_K_M or w8a8; without it, what is usual for the engine.")
-@click.option("--prompt", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="Prompt tokens.")
+@click.option(
+    "--prompt",
+    type=click.IntRange(1, 1_000_000),
+    help="Prompt tokens, and decode after them. [default: pp512 and tg128, as bench measures]",
+)
 @click.option(
     "--context", type=click.IntRange(1, 10_000_000), default=4096, show_default=True, help="Tokens of the KV cache."
 )
@@ -51,7 +55,7 @@ def estimate(
     here: bool,
     engine: str | None,
     quant: str | None,
-    prompt: int,
+    prompt: int | None,
     context: int,
     memory: str | None,
     min_tokens_per_second: float,
@@ -62,7 +66,7 @@ def estimate(
     with its size such as qwen2.5-1.5b), with intervals that 80% and 95% of new models stay within.
 
     Of a model on a server, only the header of its file is read."""
-    from trilithon.estimate.answer import estimates
+    from trilithon.estimate.answer import PROMPT_TOKENS, estimates
     from trilithon.estimate.subjects.subject import subject_of
     from trilithon.models.store.model_store import ModelStore
     from trilithon.settings import load_configuration
@@ -88,7 +92,7 @@ def estimate(
         about = {"model": subject.size.key, "sizes_from": subject.sizes_from}
         say(json.dumps({**about, "estimates": rows_shown}, indent=2, ensure_ascii=False))
     elif rows:
-        say("\n".join(_lines(subject, rows, room, prompt, context)))
+        say("\n".join(_lines(subject, rows, room, prompt or PROMPT_TOKENS, context)))
     else:
         text = Message("nothing decodes {least} tokens/s or more; try a smaller model", least=min_tokens_per_second)
         say(shown(text), err=True)
@@ -203,6 +207,7 @@ def _json(row: "SpeedEstimate", room: int | None) -> dict[str, Any]:
             "weights": round(row.memory.weights),
             "cache": round(row.memory.cache),
             "buffers": round(row.memory.buffers),
+            "copies": round(row.memory.copies),
             "total": round(row.memory.total),
         },
         "fits": fits(row, room),

@@ -82,7 +82,7 @@ def _lines(rows: "Sequence[RecommendedModel]") -> list[str]:
         quality = shown(Message("no figure"))
         if candidate.quality is not None:
             quality = f"{candidate.quality:g}% {candidate.benchmark}"
-        cells.append((candidate.name, quality, *speeds, shown(format_bytes(seen.memory.total)), *about))
+        cells.append((candidate.name, quality, *speeds, shown(format_bytes(seen.memory.needed)), *about))
     fetch = Message("to fetch the first: {command}", command=f"trilithon pull {rows[0].candidate.pull}")
     return [*aligned(cells), "", shown(fetch)]
 
@@ -103,6 +103,6 @@ def _json(row: "RecommendedModel") -> dict[str, object]:
         "quantization": seen.quantization,
         "decode_tps": range_json(seen.decode),
         "prefill_tps": range_json(seen.prefill),
-        "memory_bytes": round(seen.memory.total),
+        "memory_bytes": round(seen.memory.needed),
         "basis": seen.basis,
     }

@@ -6,6 +6,7 @@ from trilithon.errors import ModelError
 from trilithon.estimate.answer import Subject
 from trilithon.estimate.sizes import ModelSize, size_named, weights_of_file
 from trilithon.models.files.gguf import GgufFacts, kv_bytes_per_position
+from trilithon.models.files.memory import feed_forward_width
 
 __all__ = ["subject_of_file"]
 
@@ -35,6 +36,7 @@ def subject_of_file(reference: str, facts: GgufFacts) -> Subject:
         tied=tied,
         form=named.form if named is not None and same else "",
         window=facts.sliding_window,
+        forward=feed_forward_width(facts) or None,
         window_layers=sum(facts.windowed),
     )
     return Subject(reference=reference, size=size, weights=weights, quantization=facts.quantization)

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from trilithon.models.files.gguf import GgufFacts, bytes_per_token, layer_kv_bytes, read_gguf
 from trilithon.models.files.model_file import ModelFile
 
-__all__ = ["MemoryNeed", "bytes_per_token", "compute_bytes", "kv_cache_bytes", "memory_by_context", "memory_need"]
+__all__ = [
+    "MemoryNeed",
+    "bytes_per_token",
+    "compute_bytes",
+    "feed_forward_width",
+    "kv_cache_bytes",
+    "memory_by_context",
+    "memory_need",
+]
 
 _CONTEXTS = (2048, 8192, 32_768)
 _MICRO_BATCH = 512
@@ -97,7 +105,7 @@ def compute_bytes(
     same time, with 4 bytes per number. In the feed-forward part these are three of its vectors and four of the model's;
     in attention six vectors, and all scores without flash attention. The mask (2 or 4 bytes) is in use all the time."""
     rows = min(micro_batch, context)
-    width, forward = facts.embedding or 0, _feed_forward(facts)
+    width, forward = facts.embedding or 0, feed_forward_width(facts)
     windowed = _kept_of_windowed(facts, context, micro_batch, full_window_cache) if any(facts.windowed) else 0
     mask = rows * (context + windowed) * (2 if flash_attention else 4)
     scores = 0 if flash_attention else (facts.heads or 0) * context
@@ -109,7 +117,7 @@ def _kept_of_windowed(facts: GgufFacts, context: int, micro_batch: int, full: bo
     return context if full or not window else min(context, window + micro_batch)
 
 
-def _feed_forward(facts: GgufFacts) -> int:
+def feed_forward_width(facts: GgufFacts) -> int:
     """The width of the feed-forward part, by its weights; with experts, of all that are used at once."""
     rows = [tensor.shape[1] for tensor in facts.tensors if tensor.name.endswith((".ffn_up.weight", ".ffn_gate.weight"))]
     experts = [tensor.shape[1] for tensor in facts.tensors if tensor.name.endswith(".ffn_up_exps.weight")]
