@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,14 @@ def test_systemd_calls_the_service_of_the_system_little_exposed(tmp_path: Path) 
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd-analyze is older than 250 and cannot judge a file")
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
+
+
+@pytest.mark.parametrize("scope", ["user", "system"])
+def test_a_reload_needs_no_program_but_the_shell(scope: str) -> None:
+    """A small Debian has no /bin/kill."""
+    (line,) = settings(unit(scope=scope))["ExecReload"]
+    words = shlex.split(line)
+    assert words[0] == "/bin/sh"
+    with subprocess.Popen(["sleep", "100"]) as server:
+        subprocess.run(words, env={"MAINPID": str(server.pid), "PATH": "/nothing"}, check=True)
+        assert server.wait(20) == -signal.SIGHUP
