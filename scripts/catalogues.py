@@ -4,7 +4,9 @@ New texts are added without a translation, and those that are gone are dropped. 
 gettext reads no other form, and a clone runs without a build. Run by `make docs`."""
 
 import ast
+import errno
 import json
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -40,8 +42,39 @@ CLICK = (
     "default: {default}",
     "required",
 )
-# Their messages come from a table, and from messages.
-_OTHER_SOURCES = ("container.py", "language.py")
+# The errors whose texts are collected, and the folders and files where they are raised.
+ERRORS = frozenset(
+    [
+        "AccessDenied",
+        "DownloadError",
+        "ModelError",
+        "NoRoom",
+        "NoSuchModel",
+        "NobodyListens",
+        "NotAModel",
+        "PlacementError",
+        "PlainHttp",
+        "StoreError",
+        "TrilithonError",
+        "UserError",
+    ]
+)
+TRANSLATED = (
+    *("bench", "board", "cli", "estimate", "models", "results/store", "engines/install"),
+    *("engines/conversion.py", "engines/placement_spec.py", "engines/placing.py", "engines/registry.py"),
+    *("engines/table.py", "files.py", "settings.py", "units.py"),
+)
+# They speak of the inside of files that other programs or the project write.
+TECHNICAL = (
+    *("estimate/rows.py", "models/adopt", "models/store/manifest.py", "models/store/manifests.py"),
+    *("models/synthetic/tiny.py", "engines/install/sources.py"),
+)
+# Of the C library, which Python takes in English.
+SYSTEM_ERRORS = tuple(
+    map(os.strerror, (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR, errno.ENOTDIR))
+)
+# Their messages come from a table, from errors and from messages.
+_OTHER_SOURCES = ("container.py", "errors.py", "language.py")
 _ENTRY = re.compile(r'^(msgid|msgid_plural|msgstr(?:\[\d\])?) (".*"(?:\n".*")*)', re.MULTILINE)
 _HEADER = (
     "Content-Type: text/plain; charset=UTF-8\n"
@@ -61,7 +94,9 @@ class CatalogueEntry:
 
 def texts() -> dict[str, str]:
     """Every text that can be translated, with its plural or "". Raises ValueError for a Message without a literal."""
-    collected = dict.fromkeys((*CLICK, *(short_help for _, short_help in _COMMANDS.values()), *_of_tables()), "")
+    collected = dict.fromkeys(
+        (*CLICK, *SYSTEM_ERRORS, *(short_help for _, short_help in _COMMANDS.values()), *_of_tables()), ""
+    )
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -81,6 +116,8 @@ def _of_call(call: ast.Call, path: Path) -> Iterator[tuple[str, str]]:
     name, arguments = getattr(call.func, "id", ""), call.args
     if name == "Finding" and len(arguments) > 2 and isinstance(arguments[2], ast.Constant):
         yield str(arguments[2].value), ""
+    if name in ERRORS and is_translated(path) and arguments and isinstance(arguments[0], ast.Constant):
+        yield str(arguments[0].value), ""
     if name != "Message":
         return
     if not isinstance(arguments[0], ast.Constant):
@@ -93,6 +130,13 @@ def _of_call(call: ast.Call, path: Path) -> Iterator[tuple[str, str]]:
         if keyword.arg == "plural" and isinstance(keyword.value, ast.Constant)
     ]
     yield str(arguments[0].value), str(plurals[0]) if plurals else ""
+
+
+def is_translated(path: Path) -> bool:
+    """Whether the errors that a module raises are in the catalogue."""
+    place = path.relative_to(SOURCE).as_posix()
+    among = [[place == name or place.startswith(f"{name}/") for name in names] for names in (TRANSLATED, TECHNICAL)]
+    return any(among[0]) and not any(among[1])
 
 
 def read(text: str) -> dict[str, CatalogueEntry]:

@@ -1,5 +1,4 @@
 import ast
-import inspect
 import re
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def drawn_tree() -> dict[str, str | None]:
 
 
 def classes() -> dict[str, type[BaseException]]:
-    return {name: error for name, error in vars(errors).items() if inspect.isclass(error)}
+    return {name: error for name, error in vars(errors).items() if getattr(error, "__module__", "") == errors.__name__}
 
 
 def elsewhere() -> dict[str, str]:

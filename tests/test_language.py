@@ -1,14 +1,18 @@
 """Texts in the reader's language: a Message keeps its English, and the catalogues are complete and fresh."""
 
+import ast
 import copy
+import os
 import pickle
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+from parsed_source import parsed
 from russian import english_in
 
+from trilithon.errors import UserError
 from trilithon.language import LANGUAGES, Message, all_of, changed, language_of_environment, listed, translated
 from trilithon.units import format_bytes
 
@@ -23,7 +27,10 @@ TRANSLATIONS = [(entry.text, text) for entry in RUSSIAN.values() for text in ent
 NAMES = frozenset(
     re.findall(
         r"\S+",
-        """add add-scc-to-user adm Anthropic API apt Arm Assistant backports board-report c cat cgroup config
+        """addr apt attention auth auto big-endian chmod flash gguf git hf http https iconv ip journalctl json
+        GiB h k l little-endian llama-gguf-split login ls M object off on question rkllm-toolkit s service stderr
+        stores type unix venv
+        add add-scc-to-user adm Anthropic API apt Arm Assistant backports board-report c cat cgroup config
         containerd cpu cpufreq cpuset CRI-O Debian default device Docker eMMC Face GitHub Home Hugging
         Incus install kbase kubelet kubelet-arg Kubernetes Linux llama-server LXC lxc LXD Mesa NAME npu
         NVMe oc Ollama OpenAI OpenShift PanVK performance Podman policy privileged proc RKLLM rknn-llm
@@ -46,6 +53,31 @@ def test_a_catalogue_is_complete_and_compiled(file: Path) -> None:
     assert file.with_suffix(".mo").read_bytes() == CATALOGUES["compiled"](entries), "run: make docs"
 
 
+def test_errors_are_translated_or_technical() -> None:
+    """What a user may see of these packages has a text in the catalogue: a literal, with its values beside it."""
+    formatted = [
+        f"{path}:{call.lineno}"
+        for path in sorted(CATALOGUES["SOURCE"].rglob("*.py"))
+        if CATALOGUES["is_translated"](path)
+        for call in ast.walk(parsed(path))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CATALOGUES["ERRORS"]
+        if call.args and isinstance(call.args[0], ast.JoinedStr)
+    ]
+    assert formatted == []
+    stale = [name for name in CATALOGUES["TECHNICAL"] if not (CATALOGUES["SOURCE"] / name).exists()]
+    assert stale == []
+
+
+def test_an_error_knows_its_text_and_its_values() -> None:
+    inner = UserError("{path} is not TOML: {reason}", path="c.toml", reason=OSError(13, "Permission denied"))
+    assert str(UserError("no values {}")) == "no values {}"
+    error = pickle.loads(pickle.dumps(UserError("{place}: {reason}", place="x", reason=inner)))
+    assert str(error) == "x: c.toml is not TOML: [Errno 13] Permission denied"
+    assert translated(error.args[0], "ru").startswith("x: c.toml — не TOML: ")
+    space = Message("{target}: {reason}; free some space, and run this again", target="t", reason=os.strerror(28))
+    assert translated(space, "ru") == "t: на устройстве нет места; освободите место и повторите"
+
+
 def test_translations_have_the_fields_of_the_english_text() -> None:
     def fields(text: str) -> set[str]:
         return set(re.findall(r"\{\w+(?:![rs])?(?::[^}]*)?\}", text))
@@ -64,7 +96,8 @@ def test_no_english_is_left_in_the_russian_texts() -> None:
     left = {}
     for _, text in TRANSLATIONS:
         remark = text.partition("  # ")[2] or text
-        literal = re.sub(r"\{\w+(?:![rs])?(?::[^}]*)?\}|--[a-z-]+", "", remark)
+        literal = re.sub(r"\{\w+(?:![rs])?(?::[^}]*)?\}|-{1,2}[a-z-]+|trilithon(?: [a-z-]+)+", "", remark)
+        literal = re.sub(r"\S*(?:[A-Z]{2}|[._*/])\S*", "", literal)  # abbreviations, placeholders of commands, files
         if words := english_in(literal) - NAMES:
             left[text] = words
     assert left == {}

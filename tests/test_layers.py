@@ -12,7 +12,7 @@ import trilithon
 ROOT = Path(trilithon.__file__).parent
 # From the top: each may import what stands before it. Those in one row never import each other.
 FLOORS = [
-    {"errors", "units", "settings", "files", "packages", "tables", "terminal", "language"},
+    {"errors", "units", "settings", "files", "packages", "tables", "terminal", "language", "suggestions"},
     {"board"},
     {"models"},
     {"engines"},

@@ -95,7 +95,7 @@ DEEP = "is longer than 64 KiB or nested too deeply for settings; write NAME = VA
     [
         ("data = ", "is not TOML"),
         ("\x00", "is not TOML"),
-        ('hnag_seconds = 5\ndata = "x"\n', "unknown setting hnag_seconds; known are aliases, builds, cache, data"),
+        ('hnag_seconds = 5\ndata = "x"\n', "unknown setting hnag_seconds; there are aliases, builds, cache, data"),
         ("[data]\nx = 1\n", "data = {'x': 1} does not fit"),
         ("data = 5\n", "data = 5 does not fit"),
         ('data = "~nobody_of_this_name/x"\n', "data = '~nobody_of_this_name/x' does not fit"),

@@ -27,6 +27,10 @@
 A message is one line, and ends with the fix where there is one. The command line and the HTTP APIs turn these into
 text and status; no module below them exits the process."""
 
+from typing import Any
+
+from trilithon.language import Message
+
 __all__ = [
     "ChildDied",
     "ContextExceeded",
@@ -49,7 +53,13 @@ __all__ = [
 
 
 class TrilithonError(Exception):
+    """`UserError("{path} is not TOML: {reason}", path=path, reason=error)`: the English text, with the values in it. It
+    is a Message, for the reader's language."""
+
     exit_code = 1
+
+    def __init__(self, text: str = "", /, **values: Any):
+        super().__init__(Message(text, **values) if values else text)
 
 
 class UserError(TrilithonError):

@@ -119,7 +119,7 @@ def read_text(path: Path, *, most_bytes: int = _MOST_BYTES, closed_to: int = 0) 
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(mode) and mode & closed_to:
-            raise UserError(f"{path} is open to other users of this machine; run: chmod 600 {path}")
+            raise UserError("{path} is open to other users of this machine; run: chmod 600 {path}", path=path)
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise ValueError(f"longer than {most_bytes} bytes")

@@ -86,10 +86,15 @@ def translated(text: str, language: str) -> str:
         template = catalogue.gettext(template)
     if not text.values:
         return template
-    values = {
-        name: translated(value, language) if isinstance(value, str) else value for name, value in text.values.items()
-    }
+    values = {name: _translated_value(value, language) for name, value in text.values.items()}
     return _Localised(language).vformat(template, (), values)
+
+
+def _translated_value(value: Any, language: str) -> Any:
+    """Of an exception, its text."""
+    if isinstance(value, Exception) and len(value.args) == 1:
+        value = value.args[0]
+    return translated(value, language) if isinstance(value, str) else value
 
 
 def language_of_environment(environment: Mapping[str, str] = os.environ) -> str:

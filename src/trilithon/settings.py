@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trilithon.errors import UserError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 from trilithon.tables import table_beside
 from trilithon.units import parse_bytes
 
@@ -111,7 +113,12 @@ def file_settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]
         return {}
     values = _read(path)
     if not isinstance(values.get(SERVE, {}), dict):
-        raise UserError(f"{path}: {SERVE} = {values[SERVE]!r} does not fit: write a table, [{SERVE}]")
+        raise UserError(
+            "{path}: {serve} = {values!r} does not fit: write a table, [{serve}]",
+            path=path,
+            serve=SERVE,
+            values=values[SERVE],
+        )
     return values
 
 
@@ -143,13 +150,15 @@ def _read(path: Path) -> dict[str, Any]:
             raise RecursionError
         return tomllib.loads(text)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError("{path}: {reason}", path=path, reason=error.strerror) from error
     except RecursionError:
         raise UserError(
-            f"{path} is longer than {_MOST_BYTES >> 10} KiB or nested too deeply for settings; write NAME = VALUE lines"
+            "{path} is longer than {kib} KiB or nested too deeply for settings; write NAME = VALUE lines",
+            path=path,
+            kib=_MOST_BYTES >> 10,
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, an endless number
-        raise UserError(f"{path} is not TOML: {error}") from error
+        raise UserError("{path} is not TOML: {reason}", path=path, reason=error) from error
 
 
 def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -158,11 +167,17 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         try:
             checked[name] = _CONVERT[name](value)
         except KeyError:
-            raise UserError(
-                f"{source}: unknown setting {name}; known are {', '.join(sorted((*_CONVERT, SERVE)))}"
-            ) from None
+            fix = alternatives(name, sorted((*_CONVERT, SERVE)))
+            message = Message("{source}: unknown setting {name}; {fix}", source=source, name=name, fix=fix)
+            raise UserError(message) from None
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody" is no user's home
-            raise UserError(f"{source}: {name} = {value!r} does not fit: {error}") from error
+            raise UserError(
+                "{source}: {name} = {value!r} does not fit: {reason}",
+                source=source,
+                name=name,
+                value=value,
+                reason=error,
+            ) from error
     return checked
 
 

@@ -25,24 +25,34 @@ def parse_integers(text: str, *, name: str, least: int = 0) -> list[int]:
     for part in text.split(","):
         values.extend(_expand(part.strip(), text, name))
     if min(values) < least:
-        raise UserError(f"{name} {text}: {min(values)} is less than {least}")
+        raise UserError("{name} {text}: {min} is less than {least}", name=name, text=text, min=min(values), least=least)
     return list(dict.fromkeys(values))
 
 
 def _expand(part: str, text: str, name: str) -> list[int]:
     match = _RANGE.fullmatch(part)
     if match is None:
-        raise UserError(f"{name} {text}: write 512 or 512,1024 or 128-512+128 or 128-1024*2")
+        raise UserError("{name} {text}: write 512 or 512,1024 or 128-512+128 or 128-1024*2", name=name, text=text)
     first, last = int(match[1]), int(match[2] or match[1])
     step = int(match[4] or 1)
     multiply = match[3] == "*"
     if last < first or step < 1 or (multiply and (step < 2 or first == 0)):
-        raise UserError(f"{name} {text}: {part} never reaches its end; write for example 128-512+128 or 128-1024*2")
+        raise UserError(
+            "{name} {text}: {part} never reaches its end; write for example 128-512+128 or 128-1024*2",
+            name=name,
+            text=text,
+            part=part,
+        )
     values = []
     while first <= last:
         values.append(first)
         if len(values) > _MAX_VALUES:
-            raise UserError(f"{name} {text}: more than {_MAX_VALUES} values; take a larger step")
+            raise UserError(
+                "{name} {text}: more than {max_values} values; take a larger step",
+                name=name,
+                text=text,
+                max_values=_MAX_VALUES,
+            )
         first = first * step if multiply else first + step
     return values
 
@@ -51,7 +61,7 @@ def parse_duration(text: str, *, name: str) -> float:
     """Seconds in "90", "90s", "1.5m", "2h" or "250ms". Raises UserError for anything else."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"{name} {text}: write 90, 90s, 5m or 1h")
+        raise UserError("{name} {text}: write 90, 90s, 5m or 1h", name=name, text=text)
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -59,7 +69,7 @@ def parse_bytes(text: str, *, name: str) -> int:
     """Bytes in "4096M", "3.5G", "4 GiB" or "4GB": every unit is binary. Raises UserError for anything else."""
     match = _BYTES.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"{name} {text}: write 4096M, 3.5G or 4GiB")
+        raise UserError("{name} {text}: write 4096M, 3.5G or 4GiB", name=name, text=text)
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 

@@ -120,7 +120,7 @@ def test_what_is_no_placement(text: str) -> None:
         ("vllm/cpu", "unknown engine vllm; there are .*llama.cpp"),
         ("llama.cpp/npu", "llama.cpp/npu: .*there are llama.cpp@embedded/cpu"),
         ("llama.cpp@nightly/cpu", "no such build; there are .*llama.cpp@embedded/cpu"),
-        ("scripted/cpu:speed=3", "unknown option speed; known are prefill"),
+        ("scripted/cpu:speed=3", "unknown option speed; there are prefill"),
         ("scripted/cpu:decode=fast", "decode = 'fast' is not valid"),
         ("scripted/cpu:t=0", "threads is a number from 1, not 0"),
         ("scripted/cpu:t=-1", "threads is a number from 1, not -1"),

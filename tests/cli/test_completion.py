@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from trilithon.cli.main import main
 
@@ -51,3 +52,36 @@ def test_it_completes(home: Path, words: str, expected: set[str]) -> None:
     done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=20)
     assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
     assert done.stderr == ""
+
+
+def completed(*words: str) -> dict[str, str | None]:
+    """What the last word may become, with the help that zsh and fish show."""
+    items = ShellComplete(main, {}, "trilithon", "_TRILITHON_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return {item.value: item.help for item in items if item.type == "plain"}
+
+
+def test_words_of_this_machine_are_completed(trilithon: Program, tiny: Path) -> None:
+    assert completed("results", "show", "") == {}
+    short = ("-p", "16", "-n", "4", "-r", "1", "--test", "pp", "--placement", "scripted/cpu:prefill=2000,decode=2000")
+    for _ in range(2):
+        assert trilithon("bench", tiny, *short).code == 0
+    numbers = {"2": "tiny", "1": "tiny", "last": "tiny"}
+    for words in (("results", "show"), ("results", "compare", "1"), ("results", "rm"), ("results", "report")):
+        assert completed(*words, "") == numbers, words
+    assert completed("results", "export", "l") == {"last": "tiny"}
+    assert "llama.cpp/cpu" in completed("plan", "set", str(tiny), "")
+    for command in ("bench", "run", "serve"):
+        assert "llama.cpp/cpu" in completed(command, str(tiny), "--placement", "LLAMA")
+        assert completed(command, "nothing.gguf", "--placement", "") == {}
+    assert completed("bench", "--preset", "") == {"article": None}
+    for words in (("pull", "m"), ("estimate", "m"), ("recommend",), ("atlas",), ("convert", "m")):
+        assert {"rk3588", "rk3588s"} <= completed(*words, "--chip", "RK3588").keys(), words
+    assert "rkllm" in completed("estimate", "m", "--engine", "rk")
+    for words in (("estimate",), ("bench", "--also"), ("serve",), ("quantize",), ("show",)):
+        assert "demo:latest" in completed(*words, "de"), words
+
+
+def test_completion_asks_nothing_and_makes_no_files(home: Path) -> None:
+    for words in (("results", "show", ""), ("plan", "set", "none", ""), ("bench", "none", "--placement", "")):
+        assert completed(*words) == {}, words
+    assert not (home / "data").exists()

@@ -47,7 +47,7 @@ def test_removing(configuration: Configuration) -> None:
     add(configuration, entry("two"))
     assert remove(configuration, "one") == entry("one")
     assert registered(configuration) == [entry("two")]
-    with pytest.raises(UserError, match="no build called one was added; there are: two"):
+    with pytest.raises(UserError, match="no build called one was added; there are two"):
         remove(configuration, "one")
 
 

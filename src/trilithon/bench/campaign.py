@@ -124,16 +124,21 @@ class _Campaign:
         missing = before.keys() - {placement.name for placement in self._prepared.placements}
         if missing:
             raise UserError(
-                f"campaign {known.id} cannot be resumed: {', '.join(sorted(missing))} cannot run here any more; "
-                f"restore it, or start a new campaign and remove this one: trilithon results rm {known.id}"
+                "campaign {id} cannot be resumed: {names} cannot run here any more; restore it, or start a "
+                "new campaign and remove this one: trilithon results rm {id}",
+                id=known.id,
+                names=", ".join(sorted(missing)),
             )
         for placement in self._prepared.placements:
             now = self._record(placement, None)
             changed = differences(before.get(placement.name, now), now)
             if changed:
                 raise UserError(
-                    f"campaign {known.id} cannot be resumed: {placement.name} has changed ({', '.join(changed)}); "
-                    f"restore it, or start a new campaign and remove this one: trilithon results rm {known.id}"
+                    "campaign {id} cannot be resumed: {name} has changed ({names}); restore it, or start a new "
+                    "campaign and remove this one: trilithon results rm {id}",
+                    id=known.id,
+                    name=placement.name,
+                    names=", ".join(changed),
                 )
 
     async def run(self) -> None:

@@ -66,7 +66,9 @@ def _require_generation(file: ModelFile) -> None:
     if file.kind in ("embedding", "reranker"):
         is_what = "an embedding model" if file.kind == "embedding" else "a reranking model"
         raise NotAModel(
-            f"{file.path.name} is {is_what}: it generates no text, so there is no decode to measure; name another model"
+            "{name} is {is_what}: it generates no text, so there is no decode to measure; name another model",
+            name=file.path.name,
+            is_what=is_what,
         )
 
 
@@ -75,8 +77,9 @@ def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:
     for weights in (file, reference) if reference is not None else ():
         if weights.synthetic:
             raise ModelError(
-                f"{weights.path.name} is synthetic: its weights are random, and quality cannot be compared with "
-                "another file's; leave --reference out to measure its speed"
+                "{name} is synthetic: its weights are random, and quality cannot be compared with another "
+                "file's; leave --reference out to measure its speed",
+                name=weights.path.name,
             )
 
 

@@ -107,7 +107,7 @@ def reference_placement(
             return replace(reference, name=f"{spelling.text} with {reference.file.path.name}")
     if placements[0].file in files:
         return placements[0]
-    raise PlacementError(f"no CPU placement here can run {file.path.name}, which --reference names")
+    raise PlacementError("no CPU placement here can run {name}, which --reference names", name=file.path.name)
 
 
 def _need(tests: Sequence[Test]) -> Need:

@@ -36,7 +36,11 @@ def measure_bandwidth(
     chosen = sorted(set(cpus if cpus is not None else os.sched_getaffinity(0)))
     if not chosen or not set(chosen) <= set(os.sched_getaffinity(0)):
         allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise UserError(f"CPUs {','.join(map(str, chosen)) or '(none)'}: this process may use {allowed}")
+        raise UserError(
+            "CPUs {names}: this process may use {allowed}",
+            names=",".join(map(str, chosen)) or "(none)",
+            allowed=allowed,
+        )
     each_bytes = buffer_bytes(len(chosen), machine)
     barrier = threading.Barrier(len(chosen))
     with ThreadPoolExecutor(len(chosen)) as pool:

@@ -1,11 +1,12 @@
 """The paragraphs of docs/doctor.md, which is in the package as board/doctor.md."""
 
 import re
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from trilithon.errors import UserError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 
 __all__ = ["explained_ids", "explanation"]
 
@@ -16,9 +17,7 @@ def explanation(name: str) -> str:
     """What the finding means, how it is checked and fixed. Raises UserError for a name that is none."""
     paragraphs = _paragraphs()
     if name not in paragraphs:
-        near = get_close_matches(name, paragraphs, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(paragraphs)}"
-        raise UserError(f"there is no finding {name}; {hint}")
+        raise UserError(Message("there is no finding {name}; {fix}", name=name, fix=alternatives(name, paragraphs)))
     return paragraphs[name]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice
 from trilithon.errors import UserError
 
 __all__ = ["completion"]
@@ -14,7 +15,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(_SHELLS), required=False)
+@click.argument("shell", type=Choice(_SHELLS), required=False)
 @click.option("--install", is_flag=True, help="Write it where SHELL reads it by itself.")
 def completion(shell: str | None, install: bool) -> None:
     """Print the completion script of SHELL. [default: the login shell]"""
@@ -25,7 +26,7 @@ def completion(shell: str | None, install: bool) -> None:
     name = shell or Path(os.environ.get("SHELL") or "bash").name
     kind = get_completion_class(name)
     if kind is None:
-        raise UserError(f"no completion for {name}; choose from {', '.join(_SHELLS)}")
+        raise UserError("no completion for {name}; choose from {names}", name=name, names=", ".join(_SHELLS))
     script = kind(main, {}, "trilithon", "_TRILITHON_COMPLETE").source()
     if install:
         _install(name, script)
@@ -40,7 +41,12 @@ def _install(shell: str, script: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{script}\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; print the script instead: trilithon completion {shell}") from error
+        raise UserError(
+            "{path}: {reason}; print the script instead: trilithon completion {shell}",
+            path=path,
+            reason=error.strerror,
+            shell=shell,
+        ) from error
     say(f"{shell} completes trilithon's commands from its next start on: {path}", err=True)
     if shell == "zsh":
         say(f"for zsh, ~/.zshrc needs this line before compinit: fpath=({path.parent} $fpath)", err=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from trilithon.cli.output import say
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -128,16 +129,14 @@ def _names() -> list[str]:
 
 def _known(name: str) -> str:
     """Raises UserError for a name that is none."""
-    from difflib import get_close_matches
-
     from trilithon.errors import UserError
+    from trilithon.suggestions import similar_names
 
     names = _names()
     if name not in names:
-        near = get_close_matches(name, names, 1) or get_close_matches(f"serve.{name}", names, 1, 0.8)
-        raise UserError(
-            f"unknown setting {name}; {f'did you mean {near[0]}?' if near else 'see: trilithon config list'}"
-        )
+        near = similar_names(name, names, 1) or similar_names(f"serve.{name}", names, 1)
+        fix = Message("did you mean {name}?", name=near[0]) if near else Message("see: trilithon config list")
+        raise UserError(Message("unknown setting {name}; {fix}", name=name, fix=fix))
     return name
 
 

@@ -31,9 +31,11 @@ def change_setting(path: Path, table: str, key: str, value: Any) -> None:
             if changed != text:
                 save_text(target, changed, mode=mode)
     except OSError as error:
-        raise UserError(f"{path} cannot be changed: {error.strerror}; check its permissions (ls -l)") from error
+        raise UserError(
+            "{path} cannot be changed: {reason}; check its permissions (ls -l)", path=path, reason=error.strerror
+        ) from error
     except ValueError as error:  # not UTF-8, not TOML
-        raise UserError(f"{path} is not TOML: {error}; correct it first") from error
+        raise UserError("{path} is not TOML: {reason}; correct it first", path=path, reason=error) from error
 
 
 def toml_literal(value: Any) -> str:
@@ -57,7 +59,7 @@ def _changed(path: Path, text: str, table: str, key: str, value: Any) -> str:
     wanted: dict[str, Any] = tomllib.loads(text)
     values = wanted.setdefault(table, {}) if table else wanted
     if not isinstance(values, dict):
-        raise UserError(f"{path}: {table} is not a table; write [{table}]")
+        raise UserError("{path}: {table} is not a table; write [{table}]", path=path, table=table)
     if value is None:
         values.pop(key, None)
     else:
@@ -72,7 +74,9 @@ def _changed(path: Path, text: str, table: str, key: str, value: Any) -> str:
         fits = False
     if not fits:
         name = f"{table}.{key}" if table else key
-        raise UserError(f"{path} has {name} in a form that cannot be changed here; change it with an editor")
+        raise UserError(
+            "{path} has {name} in a form that cannot be changed here; change it with an editor", path=path, name=name
+        )
     return changed
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from trilithon.cli.output import say, shown
+from trilithon.cli.words import Choice
 from trilithon.errors import TrilithonError
 from trilithon.language import LANGUAGES, Message, use_language
 
@@ -82,6 +83,12 @@ class _Commands(click.Group):
         with _noticing_readers():
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:  # click looks among the commands that are loaded
+            raise click.NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -113,7 +120,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--lang",
-    type=click.Choice(LANGUAGES),
+    type=Choice(LANGUAGES),
     is_eager=True,
     expose_value=False,
     callback=_set_language,
@@ -155,14 +162,17 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except UnicodeEncodeError as error:
         piece = error.object[error.start : error.end]
-        say(f"error: a name or text has {piece!r}, which is not UTF-8; rename the file, or write other words", err=True)
+        message = Message("a name or text has {piece!r}, which is not UTF-8; write other words", piece=piece)
+        say(shown(Message("error: {error}", error=message)), err=True)
         return 2
     except _ReaderGone:
         _drop_stdout()
         return 0
     except OSError as error:  # a full disk behind our stdout, a file that vanished
         _drop_stdout()
-        say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", err=True)
+        reason = error.strerror or str(error)
+        named = Message("{path}: {reason}", path=error.filename, reason=reason) if error.filename else reason
+        say(shown(Message("error: {error}", error=named)), err=True)
         return 2
 
 

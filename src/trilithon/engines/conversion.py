@@ -66,7 +66,11 @@ def environment_python(folder: Path, variable: str) -> Path:
     environment variable that named it."""
     python = folder / "bin/python" if folder.is_dir() else folder
     if not python.is_file() or not os.access(python, os.X_OK):
-        raise UserError(f"{variable} names {folder}, where there is no bin/python; name a virtual environment")
+        raise UserError(
+            "{variable} names {folder}, where there is no bin/python; name a virtual environment",
+            variable=variable,
+            folder=folder,
+        )
     return python.absolute()
 
 
@@ -78,26 +82,40 @@ def json_output(python: Path, arguments: list[str]) -> dict[str, Any]:
         )
         value = json.loads((done.stdout.decode(errors="replace").strip().splitlines() or [""])[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise UserError(f"{python} does not work ({type(error).__name__}); name another virtual environment") from error
+        raise UserError(
+            "{python} does not work ({name}); name another virtual environment",
+            python=python,
+            name=type(error).__name__,
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{python} does not work (it prints {str(value)[:40]!r}); name another virtual environment")
+        raise UserError(
+            "{python} does not work (it prints {value!r}); name another virtual environment",
+            python=python,
+            value=str(value)[:40],
+        )
     return value
 
 
 def require_new_file(output: Path, suffix: str) -> None:
     """Raises UserError where `output` exists, has another suffix, or its folder does not exist."""
     if output.suffix != suffix:
-        raise UserError(f"--output {output}: write a name that ends with {suffix}; engines recognise files by it")
+        raise UserError(
+            "--output {output}: write a name that ends with {suffix}; engines recognise files by it",
+            output=output,
+            suffix=suffix,
+        )
     if output.exists():
-        raise UserError(f"{output} already exists; remove it, or name another file with --output")
+        raise UserError("{output} already exists; remove it, or name another file with --output", output=output)
     if not output.absolute().parent.is_dir():
-        raise UserError(f"{output.absolute().parent} does not exist; make it, or name another file with --output")
+        raise UserError(
+            "{parent} does not exist; make it, or name another file with --output", parent=output.absolute().parent
+        )
 
 
 def require_written(path: Path, tool: str, log: Path) -> None:
     """Raises TrilithonError for a tool that ended without an error and wrote nothing."""
     if not path.is_file() or not path.stat().st_size:
-        raise TrilithonError(f"{tool} reported success but wrote no file; its output is in {log}")
+        raise TrilithonError("{tool} reported success but wrote no file; its output is in {log}", tool=tool, log=log)
 
 
 @contextlib.contextmanager
@@ -107,4 +125,8 @@ def conversion_dir(output: Path, configuration: Configuration) -> Iterator[Stagi
         with staging_dir(output, conversions(configuration)) as work:
             yield work
     except OSError as error:
-        raise UserError(f"{error.filename or output}: {error.strerror}; name another file with --output") from error
+        raise UserError(
+            "{filename}: {reason}; name another file with --output",
+            filename=error.filename or output,
+            reason=error.strerror,
+        ) from error

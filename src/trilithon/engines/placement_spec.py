@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from trilithon.engines.base import Unit
 from trilithon.errors import PlacementError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 
 __all__ = ["SHORT_NAMES", "PlacementSpec", "first_with_options", "parse_placement"]
 
@@ -48,7 +50,7 @@ def parse_placement(text: str) -> PlacementSpec:
     """Raises PlacementError for a text of another form."""
     halves = [_parse_half(half) for half in _PLUS.split(text.strip())]
     if len(halves) > 2:
-        raise PlacementError(f"placement {text}: a handover has two halves, PREFILL+DECODE")
+        raise PlacementError("placement {text}: a handover has two halves, PREFILL+DECODE", text=text)
     return halves[0] if len(halves) == 1 else replace(halves[1], prefill=halves[0])
 
 
@@ -69,17 +71,24 @@ def first_with_options(
 def _parse_half(text: str) -> PlacementSpec:
     match = _HALF_FORM.fullmatch(text.strip())
     if match is None:
-        raise PlacementError(f"placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4")
+        if stated := re.fullmatch(r"[\w.@-]+/([\w.-]+)(?::.*)?", text.strip()):
+            fix = alternatives(stated[1], get_args(Unit))
+            raise PlacementError(
+                Message("placement {text}: unknown unit {unit}; {fix}", text=text, unit=stated[1], fix=fix)
+            )
+        raise PlacementError(
+            "placement {text}: write ENGINE/UNIT, for example llama.cpp/cpu or llama.cpp/cpu:t=4", text=text
+        )
     options: dict[str, str] = {}
     for word in (match["options"] or "").split(","):
         name, equals, value = word.partition("=")
         if not word:
             continue
         if not equals:
-            raise PlacementError(f"placement {text}: write {name}=VALUE after the colon")
+            raise PlacementError("placement {text}: write {name}=VALUE after the colon", text=text, name=name)
         name = name.strip()
         if SHORT_NAMES.get(name, name) in {SHORT_NAMES.get(known, known) for known in options}:
-            raise PlacementError(f"placement {text}: {name} is given twice")
+            raise PlacementError("placement {text}: {name} is given twice", text=text, name=name)
         options[name] = value.strip()
     unit: Any = match["unit"]
     return PlacementSpec(text.strip(), match["engine"], match["build"], unit, options)

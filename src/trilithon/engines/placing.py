@@ -12,6 +12,7 @@ from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_p
 from trilithon.engines.speculation import refusal_of_speculation
 from trilithon.engines.table import engine, engines
 from trilithon.errors import PlacementError
+from trilithon.language import Message
 from trilithon.models.fetch.choose import Target
 from trilithon.models.files.gguf import read_gguf
 from trilithon.models.files.memory import memory_need
@@ -20,6 +21,7 @@ from trilithon.models.names import Reference, Repository
 from trilithon.models.store.manifest import StoredFile
 from trilithon.models.store.resolve import Suits
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 from trilithon.units import format_bytes
 
 __all__ = [
@@ -65,14 +67,14 @@ class Suitability:
     refusal: str
 
 
-def usable_here(files: Sequence[ModelFile], configuration: Configuration) -> list[PlacementSpec]:
-    """Every placement that runs one of the files, without those that have to be named by the user."""
+def usable_here(files: Sequence[ModelFile] | None, configuration: Configuration) -> list[PlacementSpec]:
+    """Every placement that runs one of the files (None: any file), without those that have to be named by the user."""
     specs: list[PlacementSpec] = []
     for maker in _default_engines(configuration):
         runs = [
             (build, unit)
             for build, unit in _default_units(maker.builds())
-            if any(not maker.refusal(file, build, unit, Settings()) for file in files)
+            if files is None or any(not maker.refusal(file, build, unit, Settings()) for file in files)
         ]
         specs += [
             PlacementSpec(text, maker.name, build.name, unit, {})
@@ -123,7 +125,9 @@ def download_target(
 def nothing_runs(file: ModelFile, configuration: Configuration) -> PlacementError:
     """The error for a file that no placement here runs: what is missing, and how to get it."""
     reasons = "; ".join(missing for maker in engines(configuration) if (missing := maker.missing()))
-    return PlacementError(f"nothing here can run {file.path.name}: {reasons or 'see trilithon doctor'}")
+    return PlacementError(
+        "nothing here can run {name}: {reasons}", name=file.path.name, reasons=reasons or "see trilithon doctor"
+    )
 
 
 def builds_of(spec: PlacementSpec, configuration: Configuration) -> list[Build]:
@@ -226,7 +230,7 @@ def place(
             break
         refusals.append(refusal)
     else:
-        raise PlacementError(f"placement {spec.text}: {'; '.join(refusals)}")
+        raise PlacementError("placement {text}: {names}", text=spec.text, names="; ".join(refusals))
     named = {SHORT_NAMES.get(name, name) for name in spec.options}
     suffix = ",".join(f"{name}={value}" for name, value in variant.items() if SHORT_NAMES[name] not in named)
     name = spec.text + (("," if spec.options else ":") + suffix if suffix else "")
@@ -251,13 +255,20 @@ def _handover(
     second = place(replace(spec, prefill=None, options=options), variant, need, files, board, configuration)
     if first.file is not second.file:
         names = f"{first.file.path.name} and {second.file.path.name}"
-        raise PlacementError(f"placement {spec.name}: its halves run different files ({names}), whose KV caches differ")
+        raise PlacementError(
+            "placement {name}: its halves run different files ({names}), whose KV caches differ",
+            name=spec.name,
+            names=names,
+        )
     for name in _CACHE_SETTINGS:
         values = getattr(first.settings, name), getattr(second.settings, name)
         if values[0] != values[1]:
             raise PlacementError(
-                f"placement {spec.name}: {name} is {values[0]} in one half and {values[1]} in the other; "
-                "set it in one half only"
+                "placement {name}: {setting} is {first} in one half and {second} in the other; set it in one half only",
+                name=spec.name,
+                setting=name,
+                first=values[0],
+                second=values[1],
             )
     windowed = second.file.sliding_window is not None
     first = replace(first, settings=replace(first.settings, full_window_cache=windowed))
@@ -272,9 +283,10 @@ def _build(spec: PlacementSpec, maker: Engine) -> Build:
         builds = [build for build in builds if build.name == spec.build]
     if builds:
         return builds[0]
-    names = ", ".join(f"{maker.name}@{build.name}/{unit}" for build in maker.builds() for unit in build.units)
-    reason = maker.missing() or f"there is no such build; there are {names}"
-    raise PlacementError(f"placement {spec.text}: {reason}")
+    names = [f"{maker.name}@{build.name}/{unit}" for build in maker.builds() for unit in build.units]
+    wanted = f"{spec.engine}@{spec.build}/{spec.unit}" if spec.build else f"{spec.engine}/{spec.unit}"
+    reason = maker.missing() or Message("there is no such build; {fix}", fix=alternatives(wanted, names))
+    raise PlacementError(Message("placement {placement}: {reason}", placement=spec.text, reason=reason))
 
 
 def _settings(spec: PlacementSpec, options: Mapping[str, str], need: Need, file: ModelFile, board: Board) -> Settings:
@@ -285,10 +297,12 @@ def _settings(spec: PlacementSpec, options: Mapping[str, str], need: Need, file:
         if name in common:
             text = common.pop(name)
             if not text.isdecimal() or int(text) < 1:
-                raise PlacementError(f"placement {spec.text}: {name} is a number from 1, not {text}")
+                raise PlacementError(
+                    "placement {text}: {name} is a number from 1, not {value}", text=spec.text, name=name, value=text
+                )
             numbers[name] = int(text)
     if common.get("flash_attention", "auto") not in ("auto", "on", "off"):
-        raise PlacementError(f"placement {spec.text}: flash attention is on, off or auto")
+        raise PlacementError("placement {text}: flash attention is on, off or auto", text=spec.text)
     settings = replace(Settings(options=engine_options), **common, **numbers)  # type: ignore[arg-type] # SHORT_NAMES
     return _completed(settings, need, file, board)
 
@@ -300,8 +314,12 @@ def _completed(settings: Settings, need: Need, file: ModelFile, board: Board) ->
     if file.context_train and not settings.context:
         if need.least_context > file.context_train:
             raise PlacementError(
-                f"{need.asker} need a context of {need.least_context} tokens and {file.path.name} was trained for "
-                f"{file.context_train}; {need.fix}"
+                "{asker} need a context of {least_context} tokens and {name} was trained for {context_train}; {fix}",
+                asker=need.asker,
+                least_context=need.least_context,
+                name=file.path.name,
+                context_train=file.context_train,
+                fix=need.fix,
             )
         context = min(context, file.context_train)
     return replace(

@@ -7,7 +7,9 @@ from typing import Any
 
 from trilithon.errors import UserError
 from trilithon.files import JsonStore
+from trilithon.language import Message
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = ["Registered", "add", "built_folder", "check_name", "registered", "remove"]
 
@@ -39,8 +41,10 @@ def add(configuration: Configuration, entry: Registered) -> None:
         for other in others:
             if other.name == entry.name:
                 raise UserError(
-                    f"{entry.name} is already the build in {other.folder}; choose another name with --name, or run: "
-                    f"trilithon engines remove {entry.name}"
+                    "{name} is already the build in {folder}; choose another name with --name, or run: trilithon "
+                    "engines remove {name}",
+                    name=entry.name,
+                    folder=other.folder,
                 )
         store.write(_json([*others, entry]))
 
@@ -54,14 +58,16 @@ def remove(configuration: Configuration, name: str) -> Registered:
             if entry.name == name:
                 store.write(_json([other for other in entries if other is not entry]))
                 return entry
-    names = ", ".join(entry.name for entry in entries) or "none"
-    raise UserError(f"no build called {name} was added; there are: {names}")
+    fix = alternatives(name, (entry.name for entry in entries))
+    raise UserError(Message("no build called {name} was added; {fix}", name=name, fix=fix))
 
 
 def check_name(name: str) -> None:
     """Raises UserError for a name that cannot be part of a placement."""
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is not a valid name of a build: use letters, digits, dot, dash and underscore")
+        raise UserError(
+            "{name!r} is not a valid name of a build: use letters, digits, dot, dash and underscore", name=name
+        )
 
 
 def built_folder(configuration: Configuration, name: str) -> Path:

@@ -2,7 +2,9 @@
 as without: a drafted token that the model would not have chosen is dropped."""
 
 from trilithon.engines.base import Build, Settings
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
+from trilithon.suggestions import alternatives
 
 __all__ = ["SPECULATIONS", "refusal_of_speculation"]
 
@@ -23,7 +25,7 @@ def refusal_of_speculation(file: ModelFile, build: Build, settings: Settings) ->
     if "speculation" not in build.features:
         return f"{build.engine} has no speculative decoding; leave spec out"
     if method not in SPECULATIONS:
-        return f"unknown speculation {method}; there are {', '.join(SPECULATIONS)}"
+        return Message("unknown speculation {name}; {fix}", name=method, fix=alternatives(method, SPECULATIONS))
     if method == _PREDICTION_LAYERS and not file.draft_layers:
         return f"{file.path.name} has no layers that predict further tokens; take spec=ngram-mod, or another file"
     return ""

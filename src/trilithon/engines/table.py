@@ -15,7 +15,9 @@ from typing import Final
 from trilithon.engines.base import Engine
 from trilithon.engines.causes import CAUSES_FILE, CauseTable, read_causes
 from trilithon.errors import PlacementError
+from trilithon.language import Message
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = [
     "COMPILED",
@@ -73,10 +75,10 @@ def engine(name: str, configuration: Configuration) -> Engine:
         if added.name != name:
             continue
         if isinstance(added, BrokenEngine):
-            raise PlacementError(f"{added.problem}; {added.fix}")
+            raise PlacementError("{problem}; {fix}", problem=added.problem, fix=added.fix)
         return added
     names = [*ENGINES, *(point.name for point in installed())]
-    raise PlacementError(f"unknown engine {name}; there are {', '.join(names)}")
+    raise PlacementError(Message("unknown engine {name}; {fix}", name=name, fix=alternatives(name, names)))
 
 
 def engines(configuration: Configuration) -> list[Engine]:

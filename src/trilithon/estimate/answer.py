@@ -15,6 +15,7 @@ from trilithon.estimate.rows import Measurement, atlas
 from trilithon.estimate.sizes import ModelSize, WeightBytes, bits_of, size_named, weights_of
 from trilithon.estimate.terms import Case, case_of, machine_rates
 from trilithon.language import Message
+from trilithon.suggestions import alternatives
 from trilithon.tables import table_beside
 
 __all__ = ["PROMPT_TOKENS", "Range", "SpeedEstimate", "Subject", "case_for", "estimates", "known_engines"]
@@ -88,10 +89,13 @@ def estimates(
     the user's own measurements differ. Raises UserError for an engine or a quantisation that does not exist."""
     if quantization and subject.quantization and quantization.lower() != subject.quantization.lower():
         raise UserError(
-            f"{subject.reference} is {subject.quantization}; leave --quant out, or name the model without it"
+            "{reference} is {quantization}; leave --quant out, or name the model without it",
+            reference=subject.reference,
+            quantization=subject.quantization,
         )
     if engine is not None and engine not in known_engines():
-        raise UserError(f"there are no estimates for {engine!r}; choose one of {', '.join(known_engines())}")
+        fix = alternatives(engine, known_engines())
+        raise UserError(Message("there are no estimates for {engine!r}; {fix}", engine=engine, fix=fix))
     rows = []
     for chip in chips:
         for name, row in known_engines().items():
@@ -105,7 +109,9 @@ def estimates(
 
 def _refuse(quantization: str | None, engine: str | None) -> None:
     what = f"{quantization or 'this model'} with {engine}" if engine else (quantization or "this model")
-    raise UserError(f"no engine of these chips runs {what}; leave out --engine and --quant to see what they run")
+    raise UserError(
+        "no engine of these chips runs {what}; leave out --engine and --quant to see what they run", what=what
+    )
 
 
 def _can_run(chip: Chip, row: Mapping[str, Any], subject: Subject) -> bool:
@@ -129,7 +135,9 @@ def _is_gguf(quantization: str) -> bool:
     try:
         bits_of(quantization, 256)
     except KeyError:
-        raise UserError(f"unknown quantisation {quantization[:40]!r}; write one as Q4_K_M or w8a8") from None
+        raise UserError(
+            "unknown quantisation {quantization!r}; write one as Q4_K_M or w8a8", quantization=quantization[:40]
+        ) from None
     return not quantization.lower().startswith("w")
 
 
@@ -197,7 +205,7 @@ def case_for(subject: Subject, chip: str, engine: str, quantization: str, prompt
     )
     case = case_of(words)
     if case is None:
-        raise UserError(f"unknown quantisation {quantization!r}; write one as Q4_K_M or w8a8")
+        raise UserError("unknown quantisation {quantization!r}; write one as Q4_K_M or w8a8", quantization=quantization)
     weights = case.weights if case.pipeline else _weights(subject, quantization)
     version = tuple(name for name in case.shared if name.startswith("version/"))
     shared = version + (_STRANGER if row.get("own_format") else ())

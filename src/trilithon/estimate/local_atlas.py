@@ -26,7 +26,9 @@ def rows_of_campaign(campaign: Campaign) -> list[Measurement]:
     none: handovers, speculation, the question and what gave broken answers are left out."""
     if campaign.source != "trilithon":
         raise UserError(
-            f"campaign {campaign.id} is imported from {campaign.source[:60]}; add one that was measured here"
+            "campaign {id} is imported from {source}; add one that was measured here",
+            id=campaign.id,
+            source=campaign.source[:60],
         )
     records = {record.name: record for record in campaign.placements if _is_comparable(record)}
     rows = [
@@ -37,9 +39,7 @@ def rows_of_campaign(campaign: Campaign) -> list[Measurement]:
         and (row.test.kind, row.metric.name) in (("pp", _PREFILL), ("tg", _DECODE))
     ]
     if not rows:
-        raise UserError(
-            f"campaign {campaign.id} has no finished pp or tg test; see trilithon results show {campaign.id}"
-        )
+        raise UserError("campaign {id} has no finished pp or tg test; see trilithon results show {id}", id=campaign.id)
     return rows
 
 

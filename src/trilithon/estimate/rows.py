@@ -79,7 +79,7 @@ def family_of(engine: str, unit: str) -> Family:
             fork = " ".join(re.findall(r"\(([^)]*)\)", engine)) or engine.partition(" ")[0]
             values = {key: value for key, value in row.items() if key != "match"}
             return Family(fork=fork.lower(), **values)
-    raise UserError(f"unknown unit {unit!r}; write one of {', '.join(sorted(_UNITS))}")
+    raise UserError("unknown unit {unit!r}; write one of {names}", unit=unit, names=", ".join(sorted(_UNITS)))
 
 
 @cache
@@ -94,11 +94,16 @@ def read_rows(path: Path) -> Iterator[Measurement]:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise UserError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(COLUMNS)}")
+                raise UserError(
+                    "{path}: no column {names}; the columns are {columns}",
+                    path=path,
+                    names=", ".join(missing),
+                    columns=", ".join(COLUMNS),
+                )
             for line, row in enumerate(reader, 2):
                 yield _measurement(row, f"{path}:{line}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
+        raise UserError("{path} cannot be read as CSV: {reason}", path=path, reason=error) from error
 
 
 def why_dropped(row: Measurement) -> str:
@@ -118,11 +123,16 @@ def _measurement(row: Mapping[str, str | None], place: str) -> Measurement:
         values[name] = _number(values[name], name, place)
     for name in ("source", "model", "engine"):
         if not values[name]:
-            raise UserError(f"{place}: {name} is empty; every measurement states it")
+            raise UserError("{place}: {name} is empty; every measurement states it", place=place, name=name)
     if values["unit"] not in _UNITS:
-        raise UserError(f"{place}: unit {values['unit']!r}; write one of {', '.join(sorted(_UNITS))}")
+        raise UserError(
+            "{place}: unit {values!r}; write one of {names}",
+            place=place,
+            values=values["unit"],
+            names=", ".join(sorted(_UNITS)),
+        )
     if not (values["soc"] or values["board"]):
-        raise UserError(f"{place}: soc and board are empty; state at least one")
+        raise UserError("{place}: soc and board are empty; state at least one", place=place)
     return Measurement(chip=values.pop("soc"), **values)
 
 
@@ -134,7 +144,7 @@ def _number(text: str, name: str, place: str) -> float | None:
     except ValueError:
         number = -1.0
     if not 0 < number < 1e9:
-        raise UserError(f"{place}: {name} {text[:40]!r} is not a positive number")
+        raise UserError("{place}: {name} {text!r} is not a positive number", place=place, name=name, text=text[:40])
     return number
 
 

@@ -5,13 +5,15 @@ characters of letters, digits and `_.:-`, namespace, model and tag up to 80, a n
 names of files, so nothing else is accepted: no `..`, no control characters, no white space."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from trilithon.errors import ModelError
+from trilithon.suggestions import similar_names
 
-__all__ = ["ModelName", "ModelPath", "ModelUrl", "Repository", "name_part", "parse_reference"]
+__all__ = ["ModelName", "ModelPath", "ModelUrl", "Repository", "name_part", "parse_reference", "similar_models"]
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
@@ -99,7 +101,7 @@ def parse_reference(text: str) -> Reference:
     if not text or len(text) > longest or any(ord(char) < 33 or ord(char) == 127 for char in text):
         if text and _looks_like_path(text) and "\0" not in text and len(text) <= _LONGEST:
             return _parse_path(text)
-        raise ModelError(f"model name {text[:80]!r} does not fit; {_FIX}")
+        raise ModelError("model name {text!r} does not fit; {fix}", text=text[:80], fix=_FIX)
     if web:
         return _parse_url(text)
     host, slash, rest = text.partition("/")
@@ -125,7 +127,7 @@ def _parse_path(text: str) -> ModelPath:
     try:
         return ModelPath(Path(text).expanduser())
     except RuntimeError:
-        raise ModelError(f"{text[:80]!r}: no such user's home; write the path in full") from None
+        raise ModelError("{text!r}: no such user's home; write the path in full", text=text[:80]) from None
 
 
 def _parse_url(text: str) -> Reference:
@@ -147,9 +149,11 @@ def _parse_repository(rest: str, text: str) -> Repository:
     path, _, choice = rest.partition(":")
     user, _, name = path.partition("/")
     if not _PART.fullmatch(user) or not _PART.fullmatch(name) or (choice and not _PART.fullmatch(choice)):
-        raise ModelError(f"repository {text[:80]!r} does not fit; write hf.co/user/repo or hf.co/user/repo:quant")
+        raise ModelError(
+            "repository {text!r} does not fit; write hf.co/user/repo or hf.co/user/repo:quant", text=text[:80]
+        )
     if ".." in path or ".." in choice:
-        raise ModelError(f"repository {text[:80]!r} holds ..; write hf.co/user/repo")
+        raise ModelError("repository {text!r} holds ..; write hf.co/user/repo", text=text[:80])
     return Repository(user, name, choice)
 
 
@@ -166,7 +170,9 @@ def _parse_name(text: str) -> ModelName:
     if at:
         match = _DIGEST.fullmatch(digest)
         if match is None:
-            raise ModelError(f"digest {digest[:80]!r} does not fit; write @sha256:… with 64 hexadecimal digits")
+            raise ModelError(
+                "digest {digest!r} does not fit; write @sha256:… with 64 hexadecimal digits", digest=digest[:80]
+            )
         name = replace(name, digest=match[1])
     fits = (
         len(front) <= 2
@@ -177,5 +183,12 @@ def _parse_name(text: str) -> ModelName:
         and ".." not in path
     )
     if not fits:
-        raise ModelError(f"model name {text[:80]!r} does not fit; {_FIX}")
+        raise ModelError("model name {text!r} does not fit; {fix}", text=text[:80], fix=_FIX)
     return name
+
+
+def similar_models(name: ModelName, others: Iterable[ModelName]) -> list[str]:
+    """The same model in other sizes; without any, those whose name is similar."""
+    names = {str(other).removesuffix(":latest"): other for other in others}
+    same = [str(other) for other in names.values() if other.model.casefold() == name.model.casefold()]
+    return same[:5] or [str(names[near]) for near in similar_names(str(name).removesuffix(":latest"), names)]

@@ -203,7 +203,7 @@ def test_a_conversation_is_saved_and_taken_up_again(chat: Chat) -> None:
     terminal.type(CTRL_D)
     assert terminal.ended() == 0
     terminal = chat()
-    assert "there are: rosa" in terminal.says("/load carl")
+    assert "there are rosa" in terminal.says("/load carl")
     assert "2 messages with tiny" in terminal.says("/load rosa")
     terminal.says("/set verbose")
     with_it = terminal.says("and?")

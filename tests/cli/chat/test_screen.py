@@ -127,10 +127,10 @@ def test_a_kept_conversation_is_its_owners_alone(configuration: Configuration) -
 
 def test_conversations_that_cannot_be_had(configuration: Configuration) -> None:
     talk = TerminalChat(model="m")
-    with pytest.raises(UserError, match="there is no conversation tea; there are: none yet"):
+    with pytest.raises(UserError, match="there is no conversation tea; there are none"):
         load_conversation(talk, "tea", configuration)
     path = save_conversation(talk, "coffee", configuration)
-    with pytest.raises(UserError, match="there are: coffee"):
+    with pytest.raises(UserError, match="there are coffee"):
         load_conversation(talk, "tea", configuration)
     path.write_bytes(b"\xff")
     with pytest.raises(UserError, match="save it again with /save coffee"):

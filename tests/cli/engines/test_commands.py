@@ -163,8 +163,8 @@ def test_names_are_unique_among_all_builds(trilithon: Program, home: Path) -> No
     [
         (("add", "nowhere"), "does not exist; name the folder that has llama-server or librkllmrt.so"),
         (("add", "."), "has neither llama-server nor librkllmrt.so; name the folder that has one"),
-        (("remove", "x"), "no build called x was added; there are: none"),
-        (("remove", "x", "--delete"), "no build called x was added; there are: none"),
+        (("remove", "x"), "no build called x was added; there are none"),
+        (("remove", "x", "--delete"), "no build called x was added; there are none"),
         (("check", "x"), "there is no build x; there are llama.cpp@embedded"),
         (("build", "--version", "newest"), "is not a version of llama-cpp-python"),
         (("build", "--source", "nowhere"), "cannot be unpacked"),

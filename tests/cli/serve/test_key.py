@@ -61,7 +61,7 @@ def test_wrong_words(trilithon: Program, home: Path) -> None:
     for words, told in (
         (("key", "add", "a"), "trilithon key rm a"),
         (("key", "add", "a b"), "is not a valid key name"),
-        (("key", "rm", "b"), "there is no key b; there are: a"),
+        (("key", "rm", "b"), "there is no key b; there are a"),
         (("key", "rm"), "Missing argument"),
         (("key", "add"), "Missing argument"),
     ):

@@ -115,7 +115,7 @@ def test_the_last_of_several_counts() -> None:
         ("FROM", "line 1 of the Modelfile: FROM without a value"),
         ("FROM \n", "FROM without a value"),
         ("FROM x\nADAPTER  \n", "line 2 of the Modelfile: ADAPTER without a value"),
-        ("FROM x\n\n# y\nFORM y", "line 4 of the Modelfile: unknown command 'FORM'; known are FROM, PARAMETER"),
+        ("FROM x\n\n# y\nFORM y", "line 4 of the Modelfile: unknown command 'FORM'; there are FROM, PARAMETER"),
         ("FROM x\n=1", "unknown command '=1'"),
         (
             'FROM="x.rkllm"\nSYSTEM="You are called "Ada"."',
@@ -133,7 +133,7 @@ def test_the_last_of_several_counts() -> None:
         ('FROM x\nSYSTEM "never', "line 2 of the Modelfile: the text does not end"),
         ("FROM x\nPARAMETER temperature", "PARAMETER without a value"),
         ("FROM x\nPARAMETER num_cxt 5", "unknown parameter 'num_cxt'; did you mean num_ctx?"),
-        ("FROM x\nPARAMETER colour red", "unknown parameter 'colour'; known are"),
+        ("FROM x\nPARAMETER colour red", "unknown parameter 'colour'; there are"),
         ("FROM x\nPARAMETER num_ctx many", "parameter num_ctx = 'many' does not fit; write integer from 1"),
         ("FROM x\nPARAMETER num_ctx 4.5", "does not fit"),
         ("FROM x\nPARAMETER num_ctx " + "9" * 5000, "does not fit"),

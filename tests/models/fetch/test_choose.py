@@ -218,7 +218,7 @@ def test_a_repository_may_say_the_chip_for_all() -> None:
     [
         (RKLLM, PC, r"files for RK3576, RK3588 only, and this is a machine without such an NPU; .* --chip rk3588"),
         (GGUF, Target(chip="x", quantization="Q9"), r"there is no Q9 among its files; there are .*Q4_K_M"),
-        (GGUF, Target(chip="rk9", chip_by_name=True), "unknown chip rk9; there are rk3588"),
+        (GGUF, Target(chip="rk9", chip_by_name=True), "unknown chip 'rk9'; there are rk3588"),
         (offers("model.safetensors", "config.json"), PC, "only safetensors; look for a GGUF conversion"),
         (offers("README.md"), PC, "has no GGUF or RKLLM file"),
         (offers("a-00001-of-00002.gguf"), PC, "lacks shards"),

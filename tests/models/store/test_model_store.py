@@ -338,7 +338,8 @@ def test_a_model_is_kept_and_found(store: ModelStore) -> None:
     assert store.get(name_of("qwen2.5:0.5b")) == kept
     assert store.list() == (kept,)
     assert store.missing(kept) == ()
-    assert "there is qwen2.5:0.5b" in refusal(store.get, name_of("qwen2.5:7b"))
+    assert "did you mean qwen2.5:0.5b?" in refusal(store.get, name_of("qwen2.5:7b"))
+    assert "did you mean qwen2.5:0.5b?" in refusal(store.get, name_of("qwen25:0.5b"))
     assert "trilithon pull other:latest" in refusal(store.get, name_of("other"))
 
 
@@ -611,7 +612,7 @@ def test_where_a_model_lies(tmp_path: Path, store: ModelStore) -> None:
         assert refusal(above.remove, name_of("layer-2")) == (
             f"layer-2:latest is in {layers[1]}, which is read only; remove it there, or change the setting stores"
         )
-        assert refusal(above.get, name_of("both:7b")) == "there is no both:7b in the store; there is both:latest"
+        assert refusal(above.get, name_of("both:7b")) == "there is no both:7b in the store; did you mean both:latest?"
         fix = "see trilithon list, or fetch it: trilithon pull else:latest"
         assert refusal(above.get, name_of("else")) == f"there is no else:latest in the store; {fix}"
 

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_refused_with_a_near_one(name: str, fix: str) -> None
 
 
 def test_a_name_like_no_other_is_refused_with_all_names() -> None:
-    with pytest.raises(ModelError, match=r"unknown parameter 'x{80}'; known are .*draft_num_predict, .*top_p"):
+    with pytest.raises(ModelError, match=r"unknown parameter 'x{80}'; there are .*draft_num_predict, .*top_p"):
         check_parameter("x" * 90, 1)
 
 

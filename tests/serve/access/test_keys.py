@@ -68,7 +68,7 @@ def test_a_name_is_taken_once(own: Configuration) -> None:
     add_key(own, "home")
     with pytest.raises(UserError, match="trilithon key rm home"):
         add_key(own, "home")
-    with pytest.raises(UserError, match="there is no key office; there are: home"):
+    with pytest.raises(UserError, match="there is no key office; there are home"):
         remove_key(own, "office")
 
 

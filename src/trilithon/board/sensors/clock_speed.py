@@ -120,7 +120,10 @@ def machine_code(architecture: str) -> bytes:
         # add rax, rdx …; dec rdi; jne to the first; ret. Jumps count in bytes, from the instruction behind them.
         body = bytes.fromhex("4801d0") * _ADDITIONS + bytes.fromhex("48ffcf")
         return body + bytes.fromhex("0f85") + struct.pack("<i", -(len(body) + 6)) + bytes.fromhex("c3")
-    raise UserError(f"clocks are measured on aarch64 and x86_64 only, not on {architecture}; read what cpufreq claims")
+    raise UserError(
+        "clocks are measured on aarch64 and x86_64 only, not on {architecture}; read what cpufreq claims",
+        architecture=architecture,
+    )
 
 
 @contextmanager
@@ -137,8 +140,9 @@ def _loop(architecture: str) -> Iterator[Callable[[int], None]]:
             os.close(descriptor)
     except OSError as error:
         raise UserError(
-            f"clocks cannot be measured: this system lets no program run code that it made ({error.strerror}); "
-            "read what cpufreq claims"
+            "clocks cannot be measured: this system lets no program run code that it made ({reason}); "
+            "read what cpufreq claims",
+            reason=error.strerror,
         ) from error
     try:
         # Calls through ctypes release the GIL.
@@ -196,7 +200,9 @@ def _on(cpu: int, loop: Callable[[int], None], machine: Machine, seconds: float)
     thread.start()
     thread.join()
     if failures:
-        raise UserError(f"the clock of cpu{cpu} cannot be measured: {failures[0].strerror}; try again") from failures[0]
+        raise UserError(
+            "the clock of cpu{cpu} cannot be measured: {reason}; try again", cpu=cpu, reason=failures[0].strerror
+        ) from failures[0]
     return outcome[0]
 
 

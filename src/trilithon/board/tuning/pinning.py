@@ -60,7 +60,10 @@ def pinned(
         for line in left.lines:
             tell(f"clocks left over from before: {line}")
         if not left.done:
-            raise UserError(f"clocks are not as they were; run: {tuning_record.restore_command(folder)}")
+            raise UserError(
+                "clocks are not as they were; run: {restore_command}",
+                restore_command=tuning_record.restore_command(folder),
+            )
         pin = _Pin(folder, machine)
         try:
             try:

@@ -80,7 +80,9 @@ def drop(folder: Path) -> None:
         _path(folder).unlink(missing_ok=True)
         sync(folder)
     except OSError as error:
-        raise UserError(f"{_path(folder)}: {error.strerror}; all is put back: remove it") from error
+        raise UserError(
+            "{path}: {reason}; all is put back: remove it", path=_path(folder), reason=error.strerror
+        ) from error
 
 
 @contextlib.contextmanager
@@ -92,7 +94,9 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(_in_use(load(folder))) from None
         except OSError as error:
-            raise UserError(f"{folder}: {error.strerror}; set TRILITHON_DATA to a folder of yours") from error
+            raise UserError(
+                "{folder}: {reason}; set TRILITHON_DATA to a folder of yours", folder=folder, reason=error.strerror
+            ) from error
         record = load(folder)
         if record is not None and record.pid != os.getpid() and record.owner_lives():
             raise UserError(_in_use(record))

@@ -53,9 +53,11 @@ def write_backup(
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise UserError(f"{target} exists; choose another file") from None
+        raise UserError("{target} exists; choose another file", target=target) from None
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}; choose another folder") from error
+        raise UserError(
+            "{target} cannot be written: {reason}; choose another folder", target=target, reason=error.strerror
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as archive:
             if config.is_file():
@@ -73,7 +75,9 @@ def write_backup(
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{target} cannot be written: {error.strerror}; free some space there") from error
+            raise UserError(
+                "{target} cannot be written: {reason}; free some space there", target=target, reason=error.strerror
+            ) from error
         raise
     return len(digests), tuple(left_out)
 
@@ -122,7 +126,9 @@ def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
             ):
                 source.backup(target)
         except sqlite3.Error as error:
-            raise UserError(f"{path} cannot be read: {error}; move it away, and back up again") from error
+            raise UserError(
+                "{path} cannot be read: {reason}; move it away, and back up again", path=path, reason=error
+            ) from error
         with copy.open("rb") as file:
             return _add_bytes(archive, name, file, os.fstat(file.fileno()).st_size, mode)
 
@@ -163,7 +169,11 @@ def extracted(source: Path, beside: Path) -> Iterator[tuple[Backup, Path]]:
             yield _read_contents(source, folder, digests), folder
     except OSError as error:
         place = error.filename or source
-        raise UserError(f"{place}: {error.strerror or error}; check the path, its permissions and the disk") from error
+        raise UserError(
+            "{place}: {reason}; check the path, its permissions and the disk",
+            place=place,
+            reason=error.strerror or error,
+        ) from error
 
 
 def _extract(source: Path, folder: Path) -> dict[str, str]:
@@ -175,12 +185,14 @@ def _extract(source: Path, folder: Path) -> dict[str, str]:
                 _require_safe(source, member)
                 taken += member.size
                 if len(digests) >= _MOST_FILES or taken > _MOST_BYTES:
-                    raise UserError(f"{source} is too large for a backup of Trilithon")
+                    raise UserError("{source} is too large for a backup of Trilithon", source=source)
                 content = archive.extractfile(member)
                 assert content is not None  # it is a plain file
                 digests[member.name] = _write(folder / member.name, content, member.mode)
     except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{source} is not a backup of Trilithon, or is damaged: {error}") from error
+        raise UserError(
+            "{source} is not a backup of Trilithon, or is damaged: {reason}", source=source, reason=error
+        ) from error
     return digests
 
 
@@ -188,7 +200,7 @@ def _require_safe(source: Path, member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     inside = member.name in (CONFIG, CONTENTS) or (len(path.parts) > 1 and path.parts[0] == DATA)
     if not member.isreg() or not inside or ".." in path.parts or str(path) != member.name or "\0" in member.name:
-        raise UserError(f"{source} is not a backup of Trilithon: it has {member.name[:100]!r}")
+        raise UserError("{source} is not a backup of Trilithon: it has {name!r}", source=source, name=member.name[:100])
 
 
 def _write(path: Path, content: IO[bytes], mode: int) -> str:
@@ -209,7 +221,11 @@ def _read_contents(source: Path, folder: Path, digests: Mapping[str, str]) -> Ba
     try:
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
         if contents["format"] > FORMAT:
-            raise UserError(f"{source} was made by Trilithon {contents['version']}; restore it with that version")
+            raise UserError(
+                "{source} was made by Trilithon {version}; restore it with that version",
+                source=source,
+                version=contents["version"],
+            )
         backup = Backup(
             created=str(contents["created"]),
             version=str(contents["version"]),
@@ -217,11 +233,13 @@ def _read_contents(source: Path, folder: Path, digests: Mapping[str, str]) -> Ba
             digests=dict(contents["files"]),
         )
     except FileNotFoundError:
-        raise UserError(f"{source} is not a whole backup: its list of files is missing") from None
+        raise UserError("{source} is not a whole backup: its list of files is missing", source=source) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{source} is damaged: its list of files cannot be read ({error})") from error
+        raise UserError(
+            "{source} is damaged: its list of files cannot be read ({reason})", source=source, reason=error
+        ) from error
     if backup.digests != {name: digest for name, digest in digests.items() if name != CONTENTS}:
-        raise UserError(f"{source} is damaged: its files differ from its list")
+        raise UserError("{source} is damaged: its files differ from its list", source=source)
     return backup
 
 

@@ -78,7 +78,7 @@ def restore(file: Path, yes: bool) -> None:
         except OSError as error:
             place = f"{error.filename or data}: {error.strerror or error}"
             there = f"; what was there until now is in {kept}" if kept.exists() else ""
-            raise UserError(f"{place}{there}; correct it, and restore again") from error
+            raise UserError("{place}{there}; correct it, and restore again", place=place, there=there) from error
     say(f"restored {len(known.digests)} files of {known.created} (Trilithon {known.version})", err=True)
     if replaced:
         say(f"what was there is in {kept}", err=True)
@@ -96,7 +96,9 @@ def _require_no_server() -> None:
     except (NobodyListens, UserError):  # none at the named place, or settings by which none can start
         return
     except TrilithonError as error:  # such as a certificate that is not trusted
-        raise UserError(f"{error}; if that is Trilithon's server, stop it first; else set TRILITHON_HOST") from error
+        raise UserError(
+            "{reason}; if that is Trilithon's server, stop it first; else set TRILITHON_HOST", reason=error
+        ) from error
     if server is not None:
         server.close()
-        raise UserError(f"a server runs at {address()}; stop it first (trilithon service, or Ctrl-C)")
+        raise UserError("a server runs at {address}; stop it first (trilithon service, or Ctrl-C)", address=address())

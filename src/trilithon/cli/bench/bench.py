@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice, complete_placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
@@ -47,22 +48,37 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("-ctk", "--cache-type-k", help="Type of K in the KV cache. [default: f16]")
 @click.option("-ctv", "--cache-type-v", help="Type of V in the KV cache. [default: f16]")
 @click.option("-fa", "--flash-attn", help="Flash attention: on, off or auto. [default: auto]")
-@click.option("--placement", multiple=True, metavar="P", help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.")
 @click.option(
-    "--also", multiple=True, metavar="MODEL", help="The same model in another format, such as an .rkllm file."
+    "--placement",
+    multiple=True,
+    metavar="P",
+    shell_complete=complete_placement,
+    help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.",
 )
-@click.option("--test", "tests", multiple=True, type=click.Choice(_KINDS), help="Run only these tests.")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=complete_model_or_file,
+    help="The same model in another format, such as an .rkllm file.",
+)
+@click.option("--test", "tests", multiple=True, type=Choice(_KINDS), help="Run only these tests.")
 @click.option("--question", help="The question to ask. [default: tell me about openai]")
-@click.option("--preset", type=click.Choice(["article"]), help="article: pp512, tg128 and the question.")
+@click.option("--preset", type=Choice(["article"]), help="article: pp512, tg128 and the question.")
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
-@click.option("--reference", metavar="MODEL", help="Compare quality with this model. [default: MODEL]")
+@click.option(
+    "--reference",
+    metavar="MODEL",
+    shell_complete=complete_model_or_file,
+    help="Compare quality with this model. [default: MODEL]",
+)
 @click.option("--no-quality", is_flag=True, help="Skip the quality check; the verdict then says so.")
 @click.option("--pin-clocks", is_flag=True, help="Pin all clocks to their maximum during the run; needs root.")
 @click.option("--keep-awake", is_flag=True, help="With --pin-clocks: also disable deep idle states.")
 @click.option("--resume", is_flag=True, help="Continue the last interrupted campaign.")
-@click.option("-o", "--output", type=click.Choice(_FORMATS), default="table", help="The output format on stdout.")
+@click.option("-o", "--output", type=Choice(_FORMATS), default="table", help="The output format on stdout.")
 @click.option(
-    "--progress", type=click.Choice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
+    "--progress", type=Choice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
 )
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
@@ -218,7 +234,7 @@ def _refuse_beside(reason: str, names: AbstractSet[str]) -> None:
     for parameter in context.command.params:
         if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
             word = "MODEL" if isinstance(parameter, click.Argument) else parameter.opts[0]
-            raise UserError(f"{reason}; leave {word} out")
+            raise UserError("{reason}; leave {word} out", reason=reason, word=word)
 
 
 def _model(text: str | None, placements: Sequence[str], configuration: "Configuration", *, yes: bool) -> Path:
@@ -268,7 +284,7 @@ def _tests(words: Mapping[str, Any]) -> "list[Test]":
 def _pair(text: str) -> tuple[int, int]:
     prompt, comma, generated = text.partition(",")
     if not comma or not (prompt.isdecimal() and generated.isdecimal() and int(prompt) and int(generated)):
-        raise UserError(f"-pg {text}: write two numbers from 1, for example -pg 512,128")
+        raise UserError("-pg {text}: write two numbers from 1, for example -pg 512,128", text=text)
     return int(prompt), int(generated)
 
 

@@ -88,7 +88,7 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
 
     rows = summarise(campaign)
     if not rows:
-        raise UserError(f"campaign {campaign.id} has no measurements yet; there is nothing to draw")
+        raise UserError("campaign {id} has no measurements yet; there is nothing to draw", id=campaign.id)
     charts = figures(rows, source=report_title(campaign, rows))
     try:
         page = write_report(
@@ -96,4 +96,6 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
         )
         return [page, *write_pngs(charts, folder)]
     except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}; name another folder with --report") from error
+        raise StoreError(
+            "{folder}: {reason}; name another folder with --report", folder=folder, reason=error.strerror
+        ) from error

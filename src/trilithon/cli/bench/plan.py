@@ -10,7 +10,8 @@ import click
 
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
-from trilithon.errors import ModelError, TrilithonError, UserError
+from trilithon.cli.words import complete_placement
+from trilithon.errors import ModelError, UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -29,22 +30,6 @@ def _complete_planned(_: click.Context, __: click.Parameter, incomplete: str) ->
     from trilithon.settings import load_configuration
 
     return [known.name for known in _plans(load_configuration()) if known.name.startswith(incomplete)]
-
-
-def _complete_placement(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Those that can run MODEL."""
-    from trilithon.cli.models.commands import locate_model
-    from trilithon.engines.placing import usable_here
-    from trilithon.models.files.model_file import read_model_file
-    from trilithon.settings import load_configuration
-
-    configuration = load_configuration()
-    try:
-        file = read_model_file(locate_model(context.params.get("model") or "", (), configuration), None)
-    except TrilithonError:  # there is nothing to complete
-        return []
-    names = [spec.name for spec in usable_here([file], configuration)]
-    return [name for name in names if name.startswith(incomplete)]
 
 
 @click.group("plan")
@@ -92,7 +77,7 @@ def show(model: str, as_json: bool) -> None:
 
 @plan.command("set")
 @click.argument("model", shell_complete=complete_model_or_file)
-@click.argument("placement", shell_complete=_complete_placement)
+@click.argument("placement", shell_complete=complete_placement)
 @_JSON
 def set_command(model: str, placement: str, as_json: bool) -> None:
     """Run MODEL (a name or a file) on PLACEMENT, whatever was measured: ENGINE[@BUILD]/UNIT[:NAME=VALUE,…].
@@ -169,7 +154,7 @@ def _known(text: str, configuration: "Configuration") -> "KnownPlan":
     # Those of this board first; of another only where there is no other.
     matching.sort(key=lambda known: not known.is_of_this_board)
     if not matching:
-        raise UserError(f"there is no plan for {text}; see: trilithon plan list")
+        raise UserError("there is no plan for {text}; see: trilithon plan list", text=text)
     return matching[0]
 
 

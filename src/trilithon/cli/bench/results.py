@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice, complete_campaign
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -55,11 +56,11 @@ def list_command(as_json: bool) -> None:
 
 
 @results.command("show")
-@click.argument("campaigns", nargs=-1, required=True)
+@click.argument("campaigns", nargs=-1, required=True, shell_complete=complete_campaign)
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "md", "csv", "jsonl", "json"]),
+    type=Choice(["table", "md", "csv", "jsonl", "json"]),
     default="table",
     show_default=True,
     help="The output format.",
@@ -87,8 +88,8 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
 
 
 @results.command("compare")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=complete_campaign)
+@click.argument("b", shell_complete=complete_campaign)
 @click.option("--all", "every_metric", is_flag=True, help="Compare every figure, not only the deciding one.")
 @_JSON
 def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
@@ -106,7 +107,7 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
         for comparison in compare_placements(one, other, every_metric=every_metric)
     ]
     if not comparisons:
-        raise UserError(f"{a} and {b} have no test in common")
+        raise UserError("{a} and {b} have no test in common", a=a, b=b)
     if as_json:
         say(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
         return
@@ -127,10 +128,13 @@ def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], 
     if other is None and len(theirs) == 1:
         other = theirs[0]
     if not ours or not theirs:
-        raise UserError(f"campaign {(second if ours else first).id} has no measurements; choose another one")
+        raise UserError("campaign {id} has no measurements; choose another one", id=(second if ours else first).id)
     if one is None or other is None:
         raise UserError(
-            f"name a placement, for example {first.id}:{ours[0]}; there are {', '.join(dict.fromkeys(ours + theirs))}"
+            "name a placement, for example {id}:{placement}; there are {names}",
+            id=first.id,
+            placement=ours[0],
+            names=", ".join(dict.fromkeys(ours + theirs)),
         )
     return [((first, one), (second, other))]
 
@@ -140,7 +144,12 @@ def _named(store: "Store", text: str) -> "tuple[Campaign, str | None]":
     campaign = _campaign(store, number)
     names = [p.name for p in campaign.placements]
     if colon and placement not in names:
-        raise UserError(f"campaign {campaign.id} has no placement {placement}; it has {', '.join(names)}")
+        raise UserError(
+            "campaign {id} has no placement {placement}; it has {names}",
+            id=campaign.id,
+            placement=placement,
+            names=", ".join(names),
+        )
     return campaign, placement or None
 
 
@@ -160,7 +169,7 @@ def _as_json(name: str, other: str, comparison: "Comparison") -> dict[str, Any]:
 
 
 @results.command("export")
-@click.argument("campaigns", nargs=-1, required=True)
+@click.argument("campaigns", nargs=-1, required=True, shell_complete=complete_campaign)
 @click.option(
     "-o",
     "--output",
@@ -219,7 +228,7 @@ def import_command(files: tuple[Path, ...]) -> None:
 
 
 @results.command("report")
-@click.argument("campaign")
+@click.argument("campaign", shell_complete=complete_campaign)
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="The folder to write to.")
 def report(campaign: str, folder: Path | None) -> None:
     """Write report.html and the charts of CAMPAIGN, and print their paths."""
@@ -233,7 +242,7 @@ def report(campaign: str, folder: Path | None) -> None:
 
 
 @results.command("rm")
-@click.argument("campaigns", nargs=-1, required=True)
+@click.argument("campaigns", nargs=-1, required=True, shell_complete=complete_campaign)
 def remove(campaigns: tuple[str, ...]) -> None:
     """Remove CAMPAIGNS from the database."""
     with _store() as store:
@@ -257,5 +266,5 @@ def _campaign(store: "Store", text: str) -> "Campaign":
             raise UserError("no measurements yet; start with: trilithon bench")
         return store.campaign(summaries[-1].id)
     if not text.isdecimal():
-        raise UserError(f"{text} is not the number of a campaign; see: trilithon results list")
+        raise UserError("{text} is not the number of a campaign; see: trilithon results list", text=text)
     return store.campaign(int(text))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from trilithon.errors import ModelError, UserError
 from trilithon.models.store.parameters import Parameter, check_parameter, read_parameter
+from trilithon.suggestions import alternatives
 
 __all__ = ["HELP", "Leave", "Load", "Look", "More", "Save", "Send", "Step", "Subject", "Tell", "TerminalChat", "read"]
 
@@ -129,7 +130,9 @@ class TerminalChat:
         try:
             return replace(_parsed(json.loads(text)), verbose=self.verbose)
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
-            raise UserError(f"not a saved conversation ({error}); save it again with /save NAME") from error
+            raise UserError(
+                "not a saved conversation ({reason}); save it again with /save NAME", reason=error
+            ) from error
 
 
 def read(talk: TerminalChat, line: str) -> tuple[TerminalChat, Step]:
@@ -142,7 +145,7 @@ def read(talk: TerminalChat, line: str) -> tuple[TerminalChat, Step]:
     if word in _COMMANDS:
         return _COMMANDS[word](talk, rest.strip())
     if re.fullmatch(r"/[a-z?]+", word):  # a path has more than one slash or a dot
-        return talk, Tell(f"unknown command {word}; /? lists the commands")
+        return talk, Tell(f"unknown command {word}; {alternatives(word, _COMMANDS)}")
     return (talk, Send(line.strip())) if line.strip() else (talk, More())
 
 

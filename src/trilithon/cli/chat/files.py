@@ -5,7 +5,9 @@ from pathlib import Path
 from trilithon.cli.chat.conversation import TerminalChat
 from trilithon.errors import UserError
 from trilithon.files import read_text, save_text
+from trilithon.language import Message
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = ["history_path", "load_conversation", "save_conversation"]
 
@@ -30,10 +32,12 @@ def load_conversation(talk: TerminalChat, name: str, configuration: Configuratio
     try:
         text = read_text(path, most_bytes=_LONGEST_BYTES)
     except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none yet"
-        raise UserError(f"there is no conversation {name}; there are: {known}") from None
+        fix = alternatives(name, sorted(file.stem for file in path.parent.glob("*.json")))
+        raise UserError(Message("there is no conversation {name}; {fix}", name=name, fix=fix)) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; save it again with /save {name}") from error
+        raise UserError(
+            "{path} cannot be read: {reason}; save it again with /save {name}", path=path, reason=error, name=name
+        ) from error
     return talk.loaded(text)
 
 

@@ -40,7 +40,9 @@ def take_images(text: str) -> tuple[str, tuple[str, ...]]:
         except RuntimeError:  # ~nobody
             continue
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+            raise UserError(
+                "{path} cannot be read: {reason}; check its permissions (ls -l)", path=path, reason=error.strerror
+            ) from error
         text = text.replace(written, "")
     return text.strip(), tuple(images)
 
@@ -49,6 +51,9 @@ def _encoded(file: Path) -> str:
     size = file.stat().st_size
     if size > _MOST_BYTES:
         raise UserError(
-            f"{file} has {format_bytes(size)}; an image may have {format_bytes(_MOST_BYTES)}: send a smaller copy"
+            "{file} has {size}; an image may have {limit}: send a smaller copy",
+            file=file,
+            size=format_bytes(size),
+            limit=format_bytes(_MOST_BYTES),
         )
     return base64.b64encode(file.read_bytes()).decode("ascii")

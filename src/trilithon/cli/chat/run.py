@@ -12,6 +12,7 @@ import click
 
 from trilithon.cli.models.absent import YES, or_pulled, pulled_here
 from trilithon.cli.models.commands import complete_model_or_file
+from trilithon.cli.words import complete_placement
 from trilithon.errors import Interrupted, ModelError, UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -46,7 +47,11 @@ _FILE_SUFFIXES = (".gguf", ".rkllm")
     "--keepalive", metavar="TIME", help="How long the server keeps the model loaded afterwards: 5m, 0; -1 keeps it."
 )
 @click.option(
-    "--placement", default="", metavar="P", help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT."
+    "--placement",
+    default="",
+    metavar="P",
+    shell_complete=complete_placement,
+    help="Use this placement, in a separate server: ENGINE[@BUILD]/UNIT.",
 )
 @click.option("--verbose", is_flag=True, help="Show the timings of each answer.")
 @YES
@@ -110,7 +115,7 @@ def _conversation(model: str, words: Mapping[str, Any]) -> "TerminalChat":
     for word in words["parameters"]:
         name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"--parameter {word}: write NAME=VALUE, for example temperature=0.2")
+            raise UserError("--parameter {word}: write NAME=VALUE, for example temperature=0.2", word=word)
         parameter = read_parameter(name.strip(), value)
         parameters[name.strip()] = (
             [*parameters.get(name.strip(), []), *parameter] if isinstance(parameter, list) else parameter
@@ -135,7 +140,9 @@ def _form(text: str) -> str | dict[str, Any]:
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
-        raise UserError(f'--format {text[:60]}: write json, or a JSON schema such as \'{{"type": "object"}}\'')
+        raise UserError(
+            '--format {text}: write json, or a JSON schema such as \'{{"type": "object"}}\'', text=text[:60]
+        )
     return schema
 
 
@@ -240,7 +247,7 @@ def _file(model: str) -> Path | None:
     looks_so = model.lower().endswith(_FILE_SUFFIXES) or model.startswith(("/", "./", "../", "~"))
     path = Path(model).expanduser() if looks_so else None
     if path is not None and not path.is_file():
-        raise ModelError(f"{path} is not a file; see trilithon list for the models that are here")
+        raise ModelError("{path} is not a file; see trilithon list for the models that are here", path=path)
     return path
 
 

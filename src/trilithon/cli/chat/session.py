@@ -48,7 +48,11 @@ class Session:
         kind = self._server.show(talk.model).get("kind")
         if kind in ("embedding", "reranker"):
             does = "makes vectors of texts" if kind == "embedding" else "ranks texts"
-            raise UserError(f"{talk.model} {does} and does not chat; choose another model, see trilithon list")
+            raise UserError(
+                "{model} {does} and does not chat; choose another model, see trilithon list",
+                model=talk.model,
+                does=does,
+            )
         with waiting(f"loading {talk.model}"):
             self._server.load(talk.model, keep_alive, context if isinstance(context, int) else None)
         self._screen.tell("/? lists the commands, /bye quits")

@@ -73,7 +73,9 @@ def show(file: Path, member: str | None) -> None:
     elif member in texts:
         say(texts[member], nl=False)
     else:
-        raise UserError(f"{file} has no member {member}; it has {', '.join(texts)}")
+        raise UserError(
+            "{file} has no member {member}; it has {names}", file=file, member=member, names=", ".join(texts)
+        )
 
 
 @board_report.command("tree")

@@ -57,9 +57,11 @@ def write_members(file: Path, texts: Mapping[str, str]) -> None:
                 file.unlink()
                 raise
     except FileExistsError:
-        raise UserError(f"{file} exists; choose another file with -o") from None
+        raise UserError("{file} exists; choose another file with -o", file=file) from None
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with -o") from None
+        raise UserError(
+            "cannot write {file}: {reason}; choose another file with -o", file=file, reason=error.strerror
+        ) from None
 
 
 def printable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,11 +91,13 @@ def read_report(file: Path) -> BoardReport:
             raise ValueError("report.json: folders or other_findings are not lists of texts and of objects")
         machine = CapturedMachine.of(_object(texts, "machine.json"), file)
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+        raise UserError("cannot read {file}: {reason}", file=file, reason=error.strerror or error) from None
     # zipfile raises RuntimeError for an encrypted member, NotImplementedError for an unknown compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} is not a board report: {text}; ask for a new one: trilithon board-report") from None
+        raise UserError(
+            "{file} is not a board report: {text}; ask for a new one: trilithon board-report", file=file, text=text
+        ) from None
     return BoardReport(
         machine=machine, folders=tuple(map(Path, folders)), other_findings=tuple(other), doctor=doctor, members=texts
     )

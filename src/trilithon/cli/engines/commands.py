@@ -11,7 +11,10 @@ import click
 
 from trilithon.cli.engines.install import install
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice
 from trilithon.errors import Interrupted, PlacementError, UserError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ def remove(name: str, delete: bool) -> None:
 @engines.command("build")
 @click.option(
     "--engine",
-    type=click.Choice(["llama.cpp", "ik", "rk"]),
+    type=Choice(["llama.cpp", "ik", "rk"]),
     default="llama.cpp",
     show_default=True,
     help="What to compile; ik is ik_llama.cpp, rk is a fork for Rockchip's NPU (with --source).",
@@ -188,7 +191,9 @@ def _require_unused(name: str, folder: Path, configuration: "Configuration") -> 
     """No other build may answer to this name: those that are not in the registry are known to the engines alone."""
     for build in _builds(configuration):
         if build.name == name and folder not in (Path(build.where), Path(build.where).parent):
-            raise UserError(f"{name} is already the build {build.where}; choose another name with --name")
+            raise UserError(
+                "{name} is already the build {where}; choose another name with --name", name=name, where=build.where
+            )
 
 
 def _wanted(name: str | None, configuration: "Configuration") -> "list[tuple[Build, Unit]]":
@@ -198,8 +203,8 @@ def _wanted(name: str | None, configuration: "Configuration") -> "list[tuple[Bui
     builds = _builds(configuration)
     matching = [build for build in builds if name in (build.name, f"{build.engine}@{build.name}")]
     if not matching:
-        names = ", ".join(dict.fromkeys(f"{build.engine}@{build.name}" for build in builds))
-        raise PlacementError(f"there is no build {name}; there are {names}")
+        fix = alternatives(name, (f"{build.engine}@{build.name}" for build in builds))
+        raise PlacementError(Message("there is no build {name}; {fix}", name=name, fix=fix))
     return [(build, unit) for build in matching for unit in build.units]
 
 

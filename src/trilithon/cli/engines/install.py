@@ -57,7 +57,9 @@ def install(engine: str, version: str | None, place: Path | None, yes: bool, as_
     configuration = load_configuration()
     source = source_of(engine, version, configuration)
     if place is not None and not place.exists():
-        raise UserError(f"{place} does not exist; name the file or folder with {source.file or 'the source'}")
+        raise UserError(
+            "{place} does not exist; name the file or folder with {file}", place=place, file=source.file or "the source"
+        )
     done = install_engine(source, configuration, place, yes=yes)
     if as_json:
         say(json.dumps(_outcome(source, done), indent=2, ensure_ascii=False))

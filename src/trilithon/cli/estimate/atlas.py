@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trilithon.cli.output import say, shown
+from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
 from trilithon.language import Message
 
@@ -81,8 +82,10 @@ def export(campaigns: tuple[int, ...]) -> None:
 
 @atlas.command("list")
 @click.argument("model", required=False)
-@click.option("--chip", help="Only this chip (rk3588), or boards whose name has these words.")
-@click.option("--engine", help="Only engines whose name begins so (rkllm, llama.cpp).")
+@click.option(
+    "--chip", shell_complete=complete_chip, help="Only this chip (rk3588), or boards whose name has these words."
+)
+@click.option("--engine", shell_complete=complete_engine, help="Only engines whose name begins so (rkllm, llama.cpp).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(model: str | None, chip: str | None, engine: str | None, as_json: bool) -> None:
     """List measurements, of MODEL or of all: who measured what on which board, and where it was published."""

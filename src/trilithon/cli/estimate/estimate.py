@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say, shown
+from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
 from trilithon.language import Message
+from trilithon.suggestions import alternatives
 from trilithon.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -32,10 +35,16 @@ _NOT_MODELLED = Message(
 
 
 @click.command("estimate")
-@click.argument("model")
-@click.option("--chip", "chip_name", help="A chip (rk3588), or all; without it, this machine.")
+@click.argument("model", shell_complete=complete_model_or_file)
+@click.option(
+    "--chip", "chip_name", shell_complete=complete_chip, help="A chip (rk3588), or all; without it, this machine."
+)
 @click.option("--here", is_flag=True, help="This machine, with what was measured on it.")
-@click.option("--engine", help="rkllm, rk-llama.cpp, llama.cpp or ik_llama.cpp; without it, all that run the model.")
+@click.option(
+    "--engine",
+    shell_complete=complete_engine,
+    help="rkllm, rk-llama.cpp, llama.cpp or ik_llama.cpp; without it, all that run the model.",
+)
 @click.option("--quant", help="The quantisation, as Q4_K_M or w8a8; without it, what is usual for the engine.")
 @click.option(
     "--prompt",
@@ -133,7 +142,8 @@ def chosen_chips(name: str | None) -> "Sequence[Chip]":
 
         return tuple(chip for chip in chips().values() if machine_rates(chip.name))
     if (chip := find_chip(name)) is None:
-        raise UserError(f"unknown chip {name[:40]!r}; write all, or one of {', '.join(chips())}")
+        fix = alternatives(name, ("all", *chips()))
+        raise UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
     return (chip,)
 
 

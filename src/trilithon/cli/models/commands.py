@@ -160,7 +160,8 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
         for name in targets:
             if store.root_of(name) is None:
                 raise ModelError(
-                    f"{name} belongs to another program, and its checksums are unknown; verify models of the store"
+                    "{name} belongs to another program, and its checksums are unknown; verify models of the store",
+                    name=name,
                 )
         damages = upkeep.verify(store, targets, reading("reading the models"))
         removed = upkeep.remove_damaged(store, damages) if remove_damaged else 0

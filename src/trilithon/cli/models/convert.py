@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice, complete_chip
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -30,9 +32,11 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("convert")
 @click.argument("source", type=_PATH)
-@click.option("--to", "target", type=click.Choice(list(_OPTIONS)), required=True, help="The format to convert to.")
+@click.option("--to", "target", type=Choice(list(_OPTIONS)), required=True, help="The format to convert to.")
 @click.option(
-    "--chip", help="rkllm, rknn: the target chip (rk3588, rk3576, rk3562, rv1126b). [default for rknn: rk3588]"
+    "--chip",
+    shell_complete=complete_chip,
+    help="rkllm, rknn: the target chip (rk3588, rk3576, rk3562, rv1126b). [default for rknn: rk3588]",
 )
 @click.option("--quant", help="rkllm: w8a8, w4a16, … [required]; gguf: f16, bf16, f32 or q8_0. [default: f16]")
 @click.option("--algorithm", help="rkllm: normal, grq, or one with a rank, such as normal_r16. [default: normal]")
@@ -61,9 +65,13 @@ def convert(source: Path, target: str, output: Path | None, as_json: bool, **opt
 
     misplaced = [name for name in options if options[name] is not None and name not in _OPTIONS[target]]
     if misplaced:
-        raise UserError(f"--{misplaced[0].replace('_', '-')} has no effect with --to {target}; leave it out")
+        raise UserError(
+            "--{option} has no effect with --to {target}; leave it out",
+            option=misplaced[0].replace("_", "-"),
+            target=target,
+        )
     if not source.exists():
-        raise UserError(f"{source} does not exist; name {_SOURCES[target]}")
+        raise UserError("{source} does not exist; name {what}", source=source, what=_SOURCES[target])
     make = {"rkllm": _to_rkllm, "gguf": _to_gguf, "rknn": _to_rknn}[target](source, output, options)
     with stoppable("stopped; nothing was kept"), CompileProgress() as progress:
         made = make(load_configuration(), progress)
@@ -83,7 +91,7 @@ def convert(source: Path, target: str, output: Path | None, as_json: bool, **opt
 
 
 @click.command("quantize")
-@click.argument("source")
+@click.argument("source", shell_complete=complete_model_or_file)
 @click.argument("quant")
 @click.option("-o", "--output", type=_PATH, help="The file to write. [default: here, named after SOURCE and QUANT]")
 @click.option("--again", is_flag=True, help="Accept a SOURCE that is already quantised (quality drops further).")
@@ -113,7 +121,9 @@ def _to_rkllm(source: Path, output: Path | None, options: dict[str, Any]) -> "_M
 
     for name in ("chip", "quant"):
         if not options[name]:
-            raise UserError(f"--to rkllm needs --{name}; for example --chip {next(iter(CHIPS))} --quant w8a8")
+            raise UserError(
+                "--to rkllm needs --{name}; for example --chip {chip} --quant w8a8", name=name, chip=next(iter(CHIPS))
+            )
     values = {name: options[name] for name in _FOR_RKLLM if name != "quant" and options[name] is not None}
     values |= {"chip": values["chip"].lower(), "quantization": options["quant"].lower()}
     recipe = RkllmRecipe(source=source, **values)

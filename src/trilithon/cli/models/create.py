@@ -62,9 +62,11 @@ def _read(file: Path) -> "Modelfile":
         with file.open("rb") as opened:
             return parse_modelfile(opened.read(_MOST_BYTES + 1).decode())
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; name the Modelfile with -f") from error
+        raise UserError(
+            "{file} cannot be read: {reason}; name the Modelfile with -f", file=file, reason=error.strerror
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text in UTF-8; name the Modelfile with -f") from error
+        raise UserError("{file} is not a text in UTF-8; name the Modelfile with -f", file=file) from error
 
 
 def _quantized(manifest: "Manifest", quant: str, store: "ModelStore", configuration: "Configuration") -> "Manifest":

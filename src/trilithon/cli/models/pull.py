@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilithon.cli.output import shown
+from trilithon.cli.words import complete_chip
 from trilithon.errors import Interrupted, UserError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -25,16 +29,10 @@ def _known_chip(context: click.Context, parameter: click.Parameter, value: str |
     from trilithon.board.chips import platform_of, target_names
 
     if value and not platform_of(value):
-        raise click.BadParameter(
-            f"{value} is not a known chip; choose from {', '.join(target_names())}", context, parameter
-        )
+        fix = alternatives(value, target_names())
+        message = Message("unknown chip {chip!r}; {fix}", chip=value[:40], fix=fix)
+        raise click.BadParameter(shown(message), context, parameter)
     return value and value.lower()
-
-
-def _complete_chip(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    from trilithon.board.chips import target_names
-
-    return [name for name in target_names() if name.startswith(incomplete.lower())]
 
 
 @click.command("pull")
@@ -45,7 +43,7 @@ def _complete_chip(_: click.Context, __: click.Parameter, incomplete: str) -> li
 @click.option(
     "--chip",
     callback=_known_chip,
-    shell_complete=_complete_chip,
+    shell_complete=complete_chip,
     metavar="CHIP",
     help="Choose files for this chip: rk3588, rk3576, …",
 )

@@ -5,6 +5,7 @@ import json
 import click
 
 from trilithon.cli.output import say
+from trilithon.cli.words import Choice
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -32,7 +33,7 @@ def key() -> None:
 @click.argument("name")
 @click.option(
     "--scope",
-    type=click.Choice(["chat", "models", "metrics", "admin"]),
+    type=Choice(["chat", "models", "metrics", "admin"]),
     default="admin",
     show_default=True,
     help="chat: ask models. models: pull and remove them too. metrics: read /metrics. admin: everything.",

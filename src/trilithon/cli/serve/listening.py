@@ -37,8 +37,10 @@ def activated_sockets(environment: MutableMapping[str, str] = os.environ) -> lis
             sockets.append(socket.socket(fileno=descriptor))
         except OSError as error:
             raise UserError(
-                f"systemd handed over descriptor {descriptor}, which is not a socket ({error.strerror}); write "
-                "ListenStream= in the socket unit"
+                "systemd handed over descriptor {descriptor}, which is not a socket ({reason}); write "
+                "ListenStream= in the socket unit",
+                descriptor=descriptor,
+                reason=error.strerror,
             ) from error
     return sockets
 
@@ -67,7 +69,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         rows = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host}: {error}; write an address of this machine, as in: ip addr") from error
+        raise UserError(
+            "--host {host}: {reason}; write an address of this machine, as in: ip addr", host=host, reason=error
+        ) from error
     opened: list[socket.socket] = []
     try:
         for family, place in dict.fromkeys((family, place[:2]) for family, _, _, _, place in rows):
@@ -82,7 +86,11 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def listen_unix(path: Path) -> socket.socket:
     """For its owner and the owner's group. What a killed server left is taken away. Raises UserError."""
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-        raise UserError(f"--unix {path}: a socket's path has {_UNIX_PATH_BYTES} bytes at most; choose a shorter one")
+        raise UserError(
+            "--unix {path}: a socket's path has {unix_path_bytes} bytes at most; choose a shorter one",
+            path=path,
+            unix_path_bytes=_UNIX_PATH_BYTES,
+        )
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _clear_away(path)
@@ -94,7 +102,9 @@ def listen_unix(path: Path) -> socket.socket:
         made.listen(BACKLOG)
     except OSError as error:
         made.close()
-        raise UserError(f"--unix {path}: {error.strerror}; choose a path in a folder that you can write to") from error
+        raise UserError(
+            "--unix {path}: {reason}; choose a path in a folder that you can write to", path=path, reason=error.strerror
+        ) from error
     except UserError:
         made.close()
         raise
@@ -158,7 +168,7 @@ def _clear_away(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise UserError(f"--unix {path}: not a socket; choose a path that does not exist")
+        raise UserError("--unix {path}: not a socket; choose a path that does not exist", path=path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
         try:
@@ -168,7 +178,7 @@ def _clear_away(path: Path) -> None:
             return
         except OSError:
             pass
-    raise UserError(f"--unix {path}: a server already listens there; stop it, or choose another path")
+    raise UserError("--unix {path}: a server already listens there; stop it, or choose another path", path=path)
 
 
 def _close(sockets: list[socket.socket]) -> None:

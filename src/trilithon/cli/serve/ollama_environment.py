@@ -49,7 +49,9 @@ def _keep_alive(variable: str, text: str) -> dict[str, Any]:
     try:
         seconds = keep_alive_seconds(text)
     except ApiError as error:
-        raise UserError(f"{variable}={text} is not a duration; write 300, 5m, 1h30m or -1, or unset it") from error
+        raise UserError(
+            "{variable}={text} is not a duration; write 300, 5m, 1h30m or -1, or unset it", variable=variable, text=text
+        ) from error
     assert seconds is not None
     return {"keep_alive": "-1" if seconds == math.inf else f"{seconds:g}s"}
 
@@ -58,7 +60,9 @@ def _number(variable: str, text: str, least: int, most: float) -> int | None:
     """None for 0, which leaves the choice to the server."""
     if not text.isascii() or not text.isdecimal() or (int(text) and not least <= int(text) <= most):
         bounds = f"{least} to {most}" if most < math.inf else f"{least} or more"
-        raise UserError(f"{variable}={text} does not fit: write {bounds}, or unset it")
+        raise UserError(
+            "{variable}={text} does not fit: write {bounds}, or unset it", variable=variable, text=text, bounds=bounds
+        )
     return int(text) or None
 
 
@@ -82,7 +86,9 @@ def _host(variable: str, text: str) -> dict[str, Any]:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port
     except ValueError as error:
-        raise UserError(f"{variable}={text} is not an address; write HOST:PORT, or unset it") from error
+        raise UserError(
+            "{variable}={text} is not an address; write HOST:PORT, or unset it", variable=variable, text=text
+        ) from error
     return ({"host": parts.hostname} if parts.hostname else {}) | ({} if port is None else {"port": port})
 
 

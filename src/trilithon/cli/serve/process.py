@@ -272,7 +272,10 @@ def _config(service: Service, listening: Listening) -> uvicorn.Config:
         config.load()
     except OSError as error:  # ssl's errors are some too
         raise UserError(
-            f"--tls-cert {listening.certificate}, --tls-key {listening.private_key}: {error.strerror or error}; "
-            "both are PEM files, and the key belongs to the certificate"
+            "--tls-cert {certificate}, --tls-key {private_key}: {reason}; both are PEM files, and the "
+            "key belongs to the certificate",
+            certificate=listening.certificate,
+            private_key=listening.private_key,
+            reason=error.strerror or error,
         ) from error
     return config

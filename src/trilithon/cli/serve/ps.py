@@ -51,7 +51,7 @@ def stop(model: str) -> None:
     with _server() as server:
         known = {str(loaded.get("name", "")) for loaded in server.loaded()}
         if not any(model_name(name).same_as(wanted) for name in known):
-            raise UserError(f"{wanted} is not loaded; see: trilithon ps")
+            raise UserError("{wanted} is not loaded; see: trilithon ps", wanted=wanted)
         server.unload(model)
     say(f"{wanted} is unloaded", err=True)
 
@@ -61,7 +61,7 @@ def _server() -> "Server":
 
     server = running_server()
     if server is None:
-        raise TrilithonError(f"no server answers at {address()}; start one: trilithon serve")
+        raise TrilithonError("no server answers at {address}; start one: trilithon serve", address=address())
     return server
 
 

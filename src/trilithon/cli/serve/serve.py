@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from trilithon.cli.models.commands import complete_model
+from trilithon.cli.models.commands import complete_model, complete_model_or_file
 from trilithon.cli.output import say
+from trilithon.cli.words import complete_placement
 from trilithon.errors import UserError
 from trilithon.packages import install_line
 
@@ -30,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), shell_complete=complete_model_or_file)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="The port; 0 takes a free one."
@@ -78,6 +79,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--placement",
     default="",
     metavar="P",
+    shell_complete=complete_placement,
     help="Use this placement for every model: ENGINE[@BUILD]/UNIT. [default: its plan]",
 )
 @click.option(
@@ -125,7 +127,8 @@ def serve(**words: Any) -> None:
     for file in words["files"]:
         if not file.is_file():
             raise UserError(
-                f"{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served"
+                "{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served",
+                file=file,
             )
     context = click.get_current_context()
     names = frozenset(name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE)

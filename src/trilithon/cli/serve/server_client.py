@@ -50,7 +50,7 @@ def address(environment: Mapping[str, str] = os.environ) -> Address:
         return Address(
             "http://localhost", Path(text.removeprefix("unix:").removeprefix("//")).expanduser(), bool(named)
         )
-    wrong = UserError(f"TRILITHON_HOST={text}: write HOST:PORT, http://HOST:PORT or unix:PATH")
+    wrong = UserError("TRILITHON_HOST={text}: write HOST:PORT, http://HOST:PORT or unix:PATH", text=text)
     try:
         parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text or _DEFAULT}")
         port = parts.port or (_DEFAULT_PORT if "://" not in text else 443 if parts.scheme == "https" else 80)
@@ -113,7 +113,9 @@ class Server:
             )
         except (OSError, ValueError, ssl.SSLError, httpx.InvalidURL) as error:
             raise UserError(
-                f"{place}: {error}; check TRILITHON_HOST, TRILITHON_API_KEY, and the proxy that is set"
+                "{place}: {reason}; check TRILITHON_HOST, TRILITHON_API_KEY, and the proxy that is set",
+                place=place,
+                reason=error,
             ) from error
 
     def close(self) -> None:
@@ -192,9 +194,9 @@ class Server:
     def _refusal(self, status: int, content: bytes) -> TrilithonError:
         text = _error_text(content) or f"{self.place} returned status {status}"
         if status == 401:
-            return UserError(f"{text}; set TRILITHON_API_KEY")
+            return UserError("{text}; set TRILITHON_API_KEY", text=text)
         if status == 404:
-            return NoSuchModel(f"{text}; see trilithon list for what is here, and trilithon pull for more")
+            return NoSuchModel("{text}; see trilithon list for what is here, and trilithon pull for more", text=text)
         return (UserError if status in _USER_ERRORS else TrilithonError)(text)
 
 
@@ -210,21 +212,25 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         match error:
             case UnicodeError() if "idna" in str(error):
-                raise UserError(f"{self.place} is not an address; check TRILITHON_HOST") from error
+                raise UserError("{place} is not an address; check TRILITHON_HOST", place=self.place) from error
             case UnicodeEncodeError():  # of bytes on the command line
                 raise UserError("the model's name or the text is not UTF-8; convert it with iconv") from error
             case httpx.ConnectError() | httpx.ConnectTimeout() if "CERTIFICATE" not in str(error).upper():
-                raise NobodyListens(f"no server answers at {self.place}; start one: trilithon serve") from error
+                raise NobodyListens(
+                    "no server answers at {place}; start one: trilithon serve", place=self.place
+                ) from error
             case httpx.ConnectError():
                 raise TrilithonError(
-                    f"{self.place} has a certificate that is not trusted; set SSL_CERT_FILE to it"
+                    "{place} has a certificate that is not trusted; set SSL_CERT_FILE to it", place=self.place
                 ) from error
             case httpx.TimeoutException():
-                raise TrilithonError(f"{self.place} does not answer in time; see its log") from error
+                raise TrilithonError("{place} does not answer in time; see its log", place=self.place) from error
             case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError():
-                raise TrilithonError(f"{self.place} closed the connection ({error}); see its log") from error
+                raise TrilithonError(
+                    "{place} closed the connection ({reason}); see its log", place=self.place, reason=error
+                ) from error
             case httpx.HTTPError() | httpx.InvalidURL():
-                raise TrilithonError(f"{self.place}: {error}") from error
+                raise TrilithonError("{place}: {reason}", place=self.place, reason=error) from error
 
 
 def _transport(place: Address) -> httpx.HTTPTransport | None:
@@ -240,7 +246,7 @@ def _require_listener(path: Path) -> None:
         try:
             probe.connect(str(path))
         except OSError as error:
-            raise NobodyListens(f"no server answers at unix:{path}; start one: trilithon serve") from error
+            raise NobodyListens("no server answers at unix:{path}; start one: trilithon serve", path=path) from error
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -259,7 +265,9 @@ def _object(content: bytes, place: Address) -> dict[str, Any]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise TrilithonError(f"the server at {place} is not a Trilithon server; set TRILITHON_HOST to where yours is")
+        raise TrilithonError(
+            "the server at {place} is not a Trilithon server; set TRILITHON_HOST to where yours is", place=place
+        )
     return parsed
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.settings import SERVE, configuration_path, file_settings
+from trilithon.suggestions import alternatives
 from trilithon.units import parse_bytes, parse_duration
 
 __all__ = [
@@ -78,15 +80,23 @@ def check_option(command: click.Command, name: str, value: Any, source: str, *, 
     Raises UserError, which begins with `source`."""
     option = options_of(command).get(name)
     if option is None:
-        known = ", ".join(sorted(options_of(command)))
-        raise UserError(f"{source}: unknown setting {SERVE}.{name}; known are {known}")
+        fix = alternatives(name, sorted(options_of(command)))
+        setting = f"{SERVE}.{name}"
+        raise UserError(Message("{source}: unknown setting {name}; {fix}", source=source, name=setting, fix=fix))
     try:
         value_of_option = option.type_cast_value(click.Context(command), _shaped(option, value, is_text=is_text))
         for part in value_of_option if option.multiple else (value_of_option,):
             _CHECKS.get(name, _accept)(part)
     except (click.BadParameter, UserError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody"
         message = error.message if isinstance(error, click.BadParameter) else str(error)
-        raise UserError(f"{source}: {SERVE}.{name} = {value!r} does not fit: {message}") from error
+        raise UserError(
+            "{source}: {serve}.{name} = {value!r} does not fit: {message}",
+            source=source,
+            serve=SERVE,
+            name=name,
+            value=value,
+            message=message,
+        ) from error
     return value_of_option
 
 

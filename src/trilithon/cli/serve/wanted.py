@@ -66,7 +66,7 @@ def _with_aliases(configuration: Configuration, words: Mapping[str, Any]) -> Con
         aliases = [Alias.parse(text) for text in words["aliases"]]
         aliases += [Alias.parse(text, hidden=True) for text in words["hidden_aliases"]]
     except ValueError as error:
-        raise UserError(f"--alias: {error}") from error
+        raise UserError("--alias: {reason}", reason=error) from error
     names = {alias.name.casefold() for alias in aliases}
     kept = (alias for alias in configuration.aliases if alias.name.casefold() not in names)
     return replace(configuration, aliases=(*aliases, *kept))

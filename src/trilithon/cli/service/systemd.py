@@ -98,7 +98,7 @@ def install(change: ServiceChange, configuration: Configuration) -> list[str]:
     for command in change.preparations:
         if failure := _call(command):
             if command[0] != "loginctl":
-                raise TrilithonError(f"{shlex.join(command)} failed: {failure}")
+                raise TrilithonError("{names} failed: {failure}", names=shlex.join(command), failure=failure)
             files = unit_files(replace(plan, lingers=False))
             notes.append(
                 f"the service ends when you log out ({failure}); to let it start at boot, run: sudo loginctl "
@@ -145,7 +145,7 @@ def installed_scope(scope: Scope | None) -> Scope:
         if any(path.exists() for path in unit_paths(candidate)):
             return candidate
     where = f" as a service of the {scope}" if scope else ""
-    raise UserError(f"Trilithon is not installed{where}; run: trilithon service install")
+    raise UserError("Trilithon is not installed{where}; run: trilithon service install", where=where)
 
 
 def describe(scope: Scope) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def require_systemd(scope: Scope) -> None:
     """Raises UserError where no systemd answers."""
     if shutil.which("systemctl") is None or _output([*_control(scope), "is-system-running"]).strip() not in _RUNNING:
         whose = "no systemd runs for this user" if scope == "user" else "this system does not run systemd"
-        raise UserError(f"{whose}; start the server yourself with: trilithon serve")
+        raise UserError("{whose}; start the server yourself with: trilithon serve", whose=whose)
 
 
 def _control(scope: Scope) -> tuple[str, ...]:
@@ -208,13 +208,19 @@ def _made_linger(paths: Iterable[Path]) -> bool:
 
 def _require_ours(path: Path) -> None:
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
-        raise UserError(f"{path} was not written by trilithon service install; move it away, and run this again")
+        raise UserError(
+            "{path} was not written by trilithon service install; move it away, and run this again", path=path
+        )
 
 
 def _require_rights(scope: Scope, command: str) -> None:
     if scope == "system" and os.geteuid():
         program = shlex.join(program_words())
-        raise UserError(f"a service of the system needs root; run: sudo {program} service {command} --system")
+        raise UserError(
+            "a service of the system needs root; run: sudo {program} service {command} --system",
+            program=program,
+            command=command,
+        )
 
 
 def _require_key(plan: ServicePlan, configuration: Configuration) -> None:
@@ -230,7 +236,7 @@ def _require_key(plan: ServicePlan, configuration: Configuration) -> None:
     if plan.scope == "system":
         add = f"sudo -u {USER} TRILITHON_DATA={STATE} {shlex.join(program_words())} key add NAME"
         add += "" if _user_exists() else " after an installation without --host, which creates that user"
-    raise UserError(f"{plan.host} is reachable from other machines, and there is no key; run: {add}")
+    raise UserError("{host} is reachable from other machines, and there is no key; run: {add}", host=plan.host, add=add)
 
 
 def _user_exists() -> bool:

@@ -96,7 +96,7 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
 def _quoted(word: str, *, dollar: str = "$") -> str:
     """A word as systemd.syntax(7) and systemd.unit(5) read it; `$` has a meaning in commands. Raises UserError."""
     if not word.isprintable():
-        raise UserError(f"{word!r} cannot stand in a unit of systemd; choose another folder or address")
+        raise UserError("{word!r} cannot stand in a unit of systemd; choose another folder or address", word=word)
     for letter, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", dollar)):
         word = word.replace(letter, escaped)
     return f'"{word}"' if not word or set(word) & set(" \t'\"\\;") else word
@@ -118,9 +118,13 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         host = str(ipaddress.ip_address(host))
     except ValueError:
-        raise UserError(f"{host!r} is no address for --on-demand; write one in numbers, as 0.0.0.0 or ::") from None
+        raise UserError(
+            "{host!r} is no address for --on-demand; write one in numbers, as 0.0.0.0 or ::", host=host
+        ) from None
     if "%" in host:
-        raise UserError(f"{host} has a zone, which a socket of systemd cannot have; write the address without it")
+        raise UserError(
+            "{host} has a zone, which a socket of systemd cannot have; write the address without it", host=host
+        )
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
 
 
@@ -134,7 +138,8 @@ def _require_readable() -> None:
     inside = next((place for place in sorted(places) for home in _HOMES if Path(place).is_relative_to(home)), "")
     if inside:
         raise UserError(
-            f"{inside} lies in a home folder, which a system service may not read; install Trilithon from its folder "
-            "with: sudo python3 -m venv /opt/trilithon && sudo /opt/trilithon/bin/pip install -c constraints.txt . ; "
-            "then run: sudo /opt/trilithon/bin/trilithon service install --system"
+            "{inside} lies in a home folder, which a system service may not read; install Trilithon from "
+            "its folder with: sudo python3 -m venv /opt/trilithon && sudo /opt/trilithon/bin/pip install "
+            "-c constraints.txt . ; then run: sudo /opt/trilithon/bin/trilithon service install --system",
+            inside=inside,
         )

@@ -109,7 +109,9 @@ def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> N
     elif code := _started(step.command).wait():
         if code == 130:
             raise click.Abort
-        raise TrilithonError(f"trilithon {shlex.join(step.command)} failed; the next trilithon setup offers it again")
+        raise TrilithonError(
+            "trilithon {command} failed; the next trilithon setup offers it again", command=shlex.join(step.command)
+        )
     if step.name == "model":  # the store chooses the name of a file that was fetched by its address
         _record(asdict(step) | {"undo": ["rm", *sorted(_model_names(configuration) - before)]}, configuration)
 
@@ -130,7 +132,9 @@ def _undo(configuration: "Configuration", *, as_json: bool) -> None:
         if words := remaining_undo(row["name"], row["undo"], configuration):
             say(f"$ trilithon {shlex.join(words)}", err=True)
             if _started(words).wait():
-                raise TrilithonError(f"{row['name']} could not be taken back; run trilithon setup --undo again")
+                raise TrilithonError(
+                    "{name} could not be taken back; run trilithon setup --undo again", name=row["name"]
+                )
         store.write(rows)
 
 
@@ -156,7 +160,9 @@ def _stop(row: dict[str, Any]) -> None:
     deadline = time.monotonic() + _STOP_SECONDS
     while _is_running(row):
         if time.monotonic() > deadline:
-            raise TrilithonError(f"process {row['process'][0]} does not end; run trilithon setup --undo again")
+            raise TrilithonError(
+                "process {number} does not end; run trilithon setup --undo again", number=row["process"][0]
+            )
         time.sleep(0.05)
 
 

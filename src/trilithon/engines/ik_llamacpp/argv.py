@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trilithon.engines.base import Placement, Settings
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 
 __all__ = ["KV_TYPES", "refusal_of_options", "server_argv"]
 
@@ -22,7 +24,12 @@ _SWITCHES: Mapping[str, str] = {
 def refusal_of_options(settings: Settings) -> str:
     for name, value in settings.options:
         if name not in _SWITCHES:
-            return f"unknown option {name} for ik_llama.cpp/cpu; there are {', '.join(_SWITCHES)}"
+            return Message(
+                "unknown option {name} for {placement}; {fix}",
+                name=name,
+                placement="ik_llama.cpp/cpu",
+                fix=alternatives(name, _SWITCHES),
+            )
         if value not in ("on", "off"):
             return f"{name}={value} is not valid; write {name}=on or {name}=off"
     return ""

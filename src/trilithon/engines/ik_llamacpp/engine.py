@@ -14,6 +14,7 @@ from trilithon.engines.llamacpp.programs import IK, Program, programs
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = ["IkLlamaCpp"]
 
@@ -60,7 +61,7 @@ class IkLlamaCpp:
             return f"{self.name} is for generating only; use llama.cpp/cpu"
         for kind in (settings.kv_type_k, settings.kv_type_v):
             if kind not in KV_TYPES:
-                return f"unknown KV type {kind}; there are {', '.join(KV_TYPES)}"
+                return Message("unknown KV type {kind}; {fix}", kind=kind, fix=alternatives(kind, KV_TYPES))
         if settings.kv_type_v not in PLAIN_V_TYPES and settings.flash_attention == "off":
             return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
         if build.name == WHEEL and (refused := refusal_of_wheel(settings)):

@@ -58,7 +58,12 @@ def require_machine(source: EngineSource) -> None:
     """Raises UserError for an engine of another kind of machine, before anything is fetched."""
     machine = os.uname().machine
     if machine != source.machine:
-        raise UserError(f"{source.engine} is for {source.machine} machines with its chip, and this one is {machine}")
+        raise UserError(
+            "{engine} is for {machine} machines with its chip, and this one is {this_one}",
+            engine=source.engine,
+            machine=source.machine,
+            this_one=machine,
+        )
 
 
 def local_library(source: EngineSource, place: Path, configuration: Configuration) -> LocalLibrary:
@@ -68,7 +73,13 @@ def local_library(source: EngineSource, place: Path, configuration: Configuratio
     fitting = [file for file in candidates if elf_machine(file) == source.machine]
     if not fitting:
         why = f"{elf_machine(candidates[0]) or 'no library'}" if candidates else f"there is no {source.file}"
-        raise UserError(f"{place} does not have {source.file} for {source.machine} ({why}); name the file itself")
+        raise UserError(
+            "{place} does not have {file} for {machine} ({why}); name the file itself",
+            place=place,
+            file=source.file,
+            machine=source.machine,
+            why=why,
+        )
     digest = sha256_of(fitting[0])
     version = stated_version(THIS_MACHINE, str(fitting[0]), source.file) or "unknown"
     known = known_digests(source.engine, configuration).get(digest, "")
@@ -103,7 +114,9 @@ def install_library(
         _require_library(source, new / source.file, digest)
         replace_build(new, target, lambda: add(configuration, entry))
     except OSError as error:
-        raise TrilithonError(f"{target}: {error.strerror or error}; free some space, and run this again") from error
+        raise TrilithonError(
+            "{target}: {reason}; free some space, and run this again", target=target, reason=error.strerror or error
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return InstalledEngine(entry, fresh=True)
@@ -132,7 +145,7 @@ def _fetched(source: EngineSource, configuration: Configuration, report: ReportP
                 digest = partial.finish()
         except NoRoom as error:
             why = str(error).partition(";")[0]
-            raise NoRoom(f"{why}; free some, or name another folder with TRILITHON_CACHE") from error
+            raise NoRoom("{why}; free some, or name another folder with TRILITHON_CACHE", why=why) from error
         except ModelError as error:
             why = str(error).replace("pull it again", "run this again, or use --from FILE")
             raise type(error)(f"{redacted_url(source.address)}: {why}") from error
@@ -144,7 +157,9 @@ def _bounded(report: ReportProgress) -> ReportProgress:
 
     def bounded(progress: TransferProgress) -> None:
         if max(progress.done_bytes, progress.total_bytes or 0) > _MOST_LIBRARY_BYTES:
-            raise ModelError(f"it has over {format_bytes(_MOST_LIBRARY_BYTES)} and is no library; use --from FILE")
+            raise ModelError(
+                "it has over {size} and is no library; use --from FILE", size=format_bytes(_MOST_LIBRARY_BYTES)
+            )
         report(progress)
 
     return bounded
@@ -153,9 +168,14 @@ def _bounded(report: ReportProgress) -> ReportProgress:
 def _require_library(source: EngineSource, path: Path, digest: str) -> None:
     """Raises UserError for a library of another machine, and where the disk returns other bytes than were written."""
     if elf_machine(path) != source.machine:
-        raise UserError(f"{source.file} is for {elf_machine(path) or 'no machine'}, not for {source.machine}")
+        raise UserError(
+            "{file} is for {other}, not for {machine}",
+            file=source.file,
+            other=elf_machine(path) or "no machine",
+            machine=source.machine,
+        )
     if sha256_of(path) != digest:
-        raise UserError(f"{path} has other content than was written; check the disk")
+        raise UserError("{path} has other content than was written; check the disk", path=path)
 
 
 def _commit(source: EngineSource, configuration: Configuration, progress: Progress) -> Path:
@@ -166,7 +186,9 @@ def _commit(source: EngineSource, configuration: Configuration, progress: Progre
     if shutil.which("git") is None:
         raise UserError("git is missing, which fetches the source; install it: sudo apt install git")
     if not source.address.startswith("https://") and not is_loopback(source.address):
-        raise UserError(f"{source.address}: only https is protected against changes; correct engine_table")
+        raise UserError(
+            "{address}: only https is protected against changes; correct engine_table", address=source.address
+        )
     progress("fetching the source", None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as temporary:
@@ -188,7 +210,9 @@ def _fetch_with_retries(fetch: Callable[[], None], source: EngineSource) -> None
         except TrilithonError as error:
             if attempt == _GIT_TRIES:
                 why = str(error).partition(" (log: ")[0]
-                raise TrilithonError(f"{source.address}: {why}; run this again, or use --from FOLDER") from error
+                raise TrilithonError(
+                    "{address}: {why}; run this again, or use --from FOLDER", address=source.address, why=why
+                ) from error
 
 
 def _git(log: Path, *words: str, on_line: Callable[[str], None] = lambda _: None) -> None:

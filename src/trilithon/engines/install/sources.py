@@ -8,7 +8,9 @@ from typing import Any
 
 from trilithon.errors import UserError
 from trilithon.files import read_text
+from trilithon.language import Message
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 from trilithon.tables import table_beside
 
 __all__ = ["EngineSource", "installable", "known_digests", "source_of"]
@@ -59,13 +61,18 @@ def source_of(engine: str, version: str | None, configuration: Configuration) ->
     """Raises UserError for one that the table does not have, and for a table that is damaged."""
     table = _table(configuration)
     if engine not in table:
-        raise UserError(f"{engine} cannot be installed this way; there are {', '.join(table)}")
+        raise UserError(
+            Message("{engine} cannot be installed this way; {fix}", engine=engine, fix=alternatives(engine, table))
+        )
     entry = table[engine]
     wanted = version or entry["default"]
     if wanted not in entry["versions"]:
         raise UserError(
-            f"{engine} {wanted} is not in the table, and so its digest is unknown; there are "
-            f"{', '.join(entry['versions'])}. Fetch it yourself, and add it with --from FILE"
+            "{engine} {wanted} is not in the table, and so its digest is unknown; there are {names}. "
+            "Fetch it yourself, and add it with --from FILE",
+            engine=engine,
+            wanted=wanted,
+            names=", ".join(entry["versions"]),
         )
     row = entry["versions"][wanted]
     common = {name: entry[name] for name in ("title", "licence", "licence_url", "machine")}
@@ -106,10 +113,12 @@ def _table(configuration: Configuration) -> dict[str, Any]:
         for engine, entry in table.items():
             _check(engine, entry)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; check engine_table") from error
+        raise UserError("{path}: {reason}; check engine_table", path=path, reason=error.strerror) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a table of engines: {error}; take engines/install/sources.toml as it"
+            "{path} is not a table of engines: {reason}; take engines/install/sources.toml as it",
+            path=path,
+            reason=error,
         ) from error
     return table
 

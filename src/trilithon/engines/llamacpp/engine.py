@@ -22,11 +22,13 @@ from trilithon.engines.llamacpp.gpu import (
 from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
 from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.llamacpp.programs import IK, Program, programs
+from trilithon.engines.placement_spec import SHORT_NAMES
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.files.quantizations import FORK_ONLY
 from trilithon.packages import install_line
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = ["LlamaCpp"]
 
@@ -80,13 +82,17 @@ class LlamaCpp:
             return f"build {build.name} has no {unit}; it has {', '.join(build.units)}"
         for kind in (settings.kv_type_k, settings.kv_type_v):
             if kind not in _KV_TYPES:
-                return f"unknown KV type {kind}; there are {', '.join(_KV_TYPES)}"
+                return Message("unknown KV type {kind}; {fix}", kind=kind, fix=alternatives(kind, _KV_TYPES))
         if settings.kv_type_v not in PLAIN_V_TYPES and settings.flash_attention == "off":
             return f"KV type {settings.kv_type_v} for V needs flash attention; use -fa on"
         if unit == "gpu":
             return gpu_refusal(build, settings)
         if settings.options:
-            return f"unknown option {settings.options[0][0]} for {self.name}/{unit}; leave it out"
+            name = settings.options[0][0]
+            fix = alternatives(name, SHORT_NAMES)
+            return Message(
+                "unknown option {name} for {placement}; {fix}", name=name, placement=f"{self.name}/{unit}", fix=fix
+            )
         return ""
 
     def launch(self, placement: Placement, folder: Path) -> Launch:

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from trilithon.engines.base import Build, Device, FallbackStep, Placement, Settings
 from trilithon.engines.llamacpp.devices import VISIBLE_DEVICES
+from trilithon.language import Message
 from trilithon.models.files.gguf import read_gguf
+from trilithon.suggestions import alternatives
 
 __all__ = [
     "PLAIN_V_TYPES",
@@ -52,8 +54,8 @@ def chosen_device(build: Build, settings: Settings) -> Device:
 
 def gpu_refusal(build: Build, settings: Settings) -> str:
     for name, value in settings.options:
-        if name not in ("device", "layers", "kv", *_SWITCHES):
-            return f"unknown option {name} for a GPU; there are device, layers, kv, {', '.join(_SWITCHES)}"
+        if name not in (known := ("device", "layers", "kv", *_SWITCHES)):
+            return Message("unknown option {name} for a GPU; {fix}", name=name, fix=alternatives(name, known))
         if name == "layers" and not (value.isdecimal() and int(value) > 0):
             return f"layers is a number from 1, not {value}; leave it out for all layers"
         if name in ("kv", *_SWITCHES) and value not in ("on", "off"):

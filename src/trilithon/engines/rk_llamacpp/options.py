@@ -10,6 +10,8 @@ from trilithon.board.sysfs import format_cpu_list
 from trilithon.engines.base import Settings
 from trilithon.engines.rk_llamacpp.backend import Backend, facts
 from trilithon.errors import UserError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 from trilithon.units import parse_integers
 
 __all__ = ["RkOptions", "choice", "refusal_of_options", "with_option"]
@@ -74,7 +76,11 @@ def refusal_of_options(settings: Settings, backend: Backend, device: str) -> str
         elif name.startswith(_PREFIX):
             refusal = _refused_variable(name, value, backend)
         else:
-            refusal = f"unknown option {name}; there are {', '.join(_CHECKS)} and the variables of the build (RKNPU_…)"
+            refusal = Message(
+                "unknown option {name}; {fix}, and the variables of the build (RKNPU_…)",
+                name=name,
+                fix=alternatives(name, _CHECKS),
+            )
         if refusal:
             return refusal
     return ""
@@ -93,7 +99,13 @@ def _refused_pipeline(text: str, _: Backend, device: str) -> str:
     unknown = next((name for name in text.split("+") if name not in known), None)
     if unknown is None:
         return ""
-    return f"pipeline {unknown or '(empty)'} does not exist for the {device}; there are {', '.join(known)}, joined by +"
+    fix = alternatives(unknown, known)
+    return Message(
+        "pipeline {name} does not exist for the {device}; {fix}, joined by +",
+        name=unknown or "(empty)",
+        device=device,
+        fix=fix,
+    )
 
 
 def _refused_numbers(name: str, count: Callable[[str], int]) -> Callable[[str, Backend, str], str]:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.packages import install_line
+from trilithon.suggestions import alternatives
 
 __all__ = ["CONTEXT_STEP", "LoadOptions", "install_rknnlite"]
 
@@ -61,7 +63,7 @@ class LoadOptions:
         known = get_type_hints(cls)
         for name, value in values.items():
             if name not in known:
-                raise UserError(f"unknown option {name}; known are {', '.join(known)}")
+                raise UserError(Message("unknown option {name}; {fix}", name=name, fix=alternatives(name, known)))
             if not _fits(value, known[name]):
                 raise UserError(f"option {name} = {value!r} is not valid; it must be {_type_name(known[name])}")
         options = cls(**values)

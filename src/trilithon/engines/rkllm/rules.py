@@ -20,8 +20,10 @@ from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.rkllm.options import CONTEXT_STEP, LoadOptions, install_rknnlite
 from trilithon.engines.vendor_log import first_error
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.packages import install_line
+from trilithon.suggestions import alternatives
 
 __all__ = [
     "KNOWN_VERSIONS",
@@ -53,7 +55,7 @@ def load_options(file: ModelFile, settings: Settings, board: Board) -> LoadOptio
         if name == "cores":
             raise UserError("the number of NPU cores is set when the model is converted; leave cores out")
         if name not in _OPTIONS:
-            raise UserError(f"unknown option {name}; there are {', '.join(_OPTIONS)}")
+            raise UserError(Message("unknown option {name}; {fix}", name=name, fix=alternatives(name, _OPTIONS)))
     values = LoadOptions(
         context=_context(file, settings),
         keep_tokens=_number(options.get("keep", "-1"), "keep", least=-1),
@@ -137,7 +139,7 @@ def refusal_of_board(file: ModelFile, board: Board) -> str:
 def refusal_of_build(build: Build, options: LoadOptions) -> str:
     known = ", ".join(KNOWN_VERSIONS)
     if options.abi and options.abi not in KNOWN_VERSIONS:
-        return f"abi={options.abi} is not known; there are {known}"
+        return Message("abi={abi} is not known; {fix}", abi=options.abi, fix=alternatives(options.abi, KNOWN_VERSIONS))
     if followed_release(build.version) is None and not options.abi:
         release = "states no version" if build.version == "unknown" else f"is of release {build.version}"
         return f"{build.where} {release}, whose interface is unknown; use one of {known}, or try it with abi=RELEASE"

@@ -14,8 +14,10 @@ from typing import Any, Final, get_args
 from trilithon import __version__
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 from trilithon.units import parse_duration
 
 __all__ = ["FAULTS", "Script", "ScriptedEngine"]
@@ -86,7 +88,9 @@ class Script:
         values: dict[str, Any] = {}
         for name, text in options:
             if name not in _PARSE:
-                raise UserError(f"scripted: unknown option {name}; known are {', '.join(_PARSE)}")
+                raise UserError(
+                    Message("scripted: unknown option {name}; {fix}", name=name, fix=alternatives(name, _PARSE))
+                )
             values[name] = _PARSE[name](name, text)
         script = cls(**values)
         script._check()

@@ -17,7 +17,7 @@ def subject_of_file(reference: str, facts: GgufFacts) -> Subject:
     """Raises ModelError for a file without layers."""
     weights = weights_of_file(facts)
     if weights.body <= 0:
-        raise ModelError(f"{reference} holds no layers; name the file with the model's weights")
+        raise ModelError("{reference} holds no layers; name the file with the model's weights", reference=reference)
     name = facts.name.partition(",")[0]  # synthetic models say so behind it
     named = size_named(name) if name else None
     head = (facts.vocabulary or 0) * (facts.embedding or 0)

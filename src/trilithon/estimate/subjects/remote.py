@@ -30,7 +30,9 @@ def remote_subject(reference: Reference, target: Callable[[], Target]) -> Subjec
     model that the server does not have, and DownloadError where it cannot be reached."""
     address = _address(reference)
     if not is_reachable(address, _CONNECT_SECONDS):
-        raise DownloadError(f"{address.partition('://')[2].rpartition('@')[2]} cannot be reached; check the network")
+        raise DownloadError(
+            "{host} cannot be reached; check the network", host=address.partition("://")[2].rpartition("@")[2]
+        )
     # Imported only with a network: the clients take half a second.
     from trilithon.models.fetch.download import Download
     from trilithon.models.fetch.download_list import PullOptions
@@ -50,7 +52,7 @@ def _address(reference: Reference) -> str:
             return f"https://{reference.host}"
         case ModelUrl():
             return "/".join(reference.url.split("/")[:3])
-    raise ModelError(f"{reference.path} is the path of a file; there is none")
+    raise ModelError("{path} is the path of a file; there is none", path=reference.path)
 
 
 def _subject(reference: Reference, options: "PullOptions") -> Subject:
@@ -75,7 +77,9 @@ def _subject(reference: Reference, options: "PullOptions") -> Subject:
             return _configured(reference, options, "", error)
     weights = [item for item in downloads.items if item.role == "weights"]
     if isinstance(reference, Repository) and weights[0].format != "gguf":
-        problem = ModelError(f"{reference}: its config.json states no sizes of a language model; name its original")
+        problem = ModelError(
+            "{reference}: its config.json states no sizes of a language model; name its original", reference=reference
+        )
         return _configured(reference, options, weights[0].quantization, problem)
     facts = read_remote_gguf([(item.name, item.source) for item in weights], retry)
     return _exact(subject_of_file(str(reference), facts))

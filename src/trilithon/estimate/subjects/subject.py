@@ -16,6 +16,7 @@ from trilithon.models.files.gguf import read_gguf
 from trilithon.models.names import ModelPath, Reference, parse_reference
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import find_reference, openable_path, weights_of
+from trilithon.suggestions import alternatives
 
 __all__ = ["subject_of"]
 
@@ -39,9 +40,10 @@ def subject_of(reference: str, store: ModelStore, target: Callable[[], Target] |
         raise problem
     if size is None:
         raise UserError(
-            f"{f'{problem}; without it ' if problem else ''}nothing is known of {reference[:80]!r}; "
-            "write its size in the name (my-model-3b), a GGUF file, "
-            f"or one of: {', '.join(sorted({size.key for size in known_sizes().values()}))}"
+            "{problem}nothing is known of {model!r}; write its size in the name (my-model-3b), or a GGUF file; {fix}",
+            problem=Message("{problem}; without it ", problem=problem) if problem else "",
+            model=reference[:80],
+            fix=alternatives(reference.replace(":", "-"), sorted({size.key for size in known_sizes().values()})),
         ) from problem
     names = (row.pull for row in candidates().values() if reference.lower() in (row.name, row.pull))
     name = reference if converted else next(names, reference)
@@ -61,7 +63,7 @@ def _on_a_server(reference: str, *, named: bool) -> Reference | None:
 
 def _is_gguf(path: Path) -> bool:
     if not path.is_file():
-        raise ModelError(f"there is no file {path}; check the name, or name a model with its size")
+        raise ModelError("there is no file {path}; check the name, or name a model with its size", path=path)
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
 

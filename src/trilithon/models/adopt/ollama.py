@@ -114,7 +114,7 @@ def _files(scan_root: ScanRoot, name: ModelName, layers: Sequence[_Layer], quant
         blob = _blob(scan_root, digest, size)
         stated = kind_of_beginning(scan_root.read(blob, _BEGINNING_BYTES) or b"") if role == "weights" else None
         if stated is not None and stated.problem:
-            raise ModelError(f"is {stated.label}: {stated.problem}")
+            raise ModelError("is {label}: {problem}", label=stated.label, problem=stated.problem)
         number = sum(file.role == role for file in files) + 1
         file_name = suffix if role == "template" else f"{name.model}-{name.tag}{suffix}"
         file_name = file_name if number == 1 else f"{number}-{file_name}"
@@ -126,10 +126,13 @@ def _files(scan_root: ScanRoot, name: ModelName, layers: Sequence[_Layer], quant
 def _blob(scan_root: ScanRoot, digest: str, size: int) -> ScanResult:
     blob = scan_root.file(scan_root.root / _BLOBS / f"sha256-{digest}")
     if blob is None:
-        raise ModelError(f"its file sha256-{digest[:12]}… is missing; pull it again with Ollama")
+        raise ModelError("its file sha256-{digest}… is missing; pull it again with Ollama", digest=digest[:12])
     if blob.size_bytes != size:
         raise ModelError(
-            f"its file sha256-{digest[:12]}… has {blob.size_bytes} of {size} bytes; pull it again with Ollama"
+            "its file sha256-{digest}… has {size_bytes} of {size} bytes; pull it again with Ollama",
+            digest=digest[:12],
+            size_bytes=blob.size_bytes,
+            size=size,
         )
     return blob
 
@@ -139,7 +142,9 @@ def _small_layer(scan_root: ScanRoot, layers: Sequence[_Layer], media_type: str)
     for kind, digest, size in reversed(layers):
         if kind == media_type:
             if size > _MOST_TEXT_BYTES:
-                raise ModelError(f"its {kind} has {size} bytes, which is too long; pull it again with Ollama")
+                raise ModelError(
+                    "its {kind} has {size} bytes, which is too long; pull it again with Ollama", kind=kind, size=size
+                )
             return scan_root.read(_blob(scan_root, digest, size), _MOST_TEXT_BYTES)
     return None
 
@@ -186,5 +191,5 @@ def _json(content: bytes | None, kind: type, what: str) -> Any:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, kind):
-        raise ModelError(f"{what} is damaged; pull it again with Ollama")
+        raise ModelError("{what} is damaged; pull it again with Ollama", what=what)
     return data

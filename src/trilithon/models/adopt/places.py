@@ -63,8 +63,15 @@ class Adoption:
         if (model := self.get(name)) is None:
             return
         if model.source == "folder":
-            raise ModelError(f"{name} is {model.place}, in a folder that is only read; remove it there")
-        raise ModelError(f"{name} belongs to {model.source} ({model.place}); remove it with that program")
+            raise ModelError(
+                "{name} is {place}, in a folder that is only read; remove it there", name=name, place=model.place
+            )
+        raise ModelError(
+            "{name} belongs to {source} ({place}); remove it with that program",
+            name=name,
+            source=model.source,
+            place=model.place,
+        )
 
 
 def find_adopted(

@@ -20,10 +20,10 @@ def remember_folder(configuration: Configuration, folder: Path) -> bool:
     """Add a folder; returns whether it is new. Raises ModelError for a path that is not a folder, and for the store."""
     folder = folder.expanduser().absolute()
     if not os.path.isdir(folder):  # noqa: PTH112 - never raises
-        raise ModelError(f"{folder} is not a folder; name one that has models")
+        raise ModelError("{folder} is not a folder; name one that has models", folder=folder)
     store = _store(configuration)
     if folder.resolve().is_relative_to(store.path.parent.resolve()):
-        raise ModelError(f"{folder} is Trilithon's own store; name another folder")
+        raise ModelError("{folder} is Trilithon's own store; name another folder", folder=folder)
     with store.locked():
         known = store.read() or ()
         if folder in known:
@@ -42,9 +42,9 @@ def forget_folder(configuration: Configuration, folder: Path) -> None:
             store.write([str(path) for path in store.read() or () if path != folder])
         return
     if folder in configuration.models:
-        raise ModelError(f"{folder} comes from the setting models; remove it there")
+        raise ModelError("{folder} comes from the setting models; remove it there", folder=folder)
     names = ", ".join(map(str, known)) or "none"
-    raise ModelError(f"{folder} was not adopted; adopted folders: {names}")
+    raise ModelError("{folder} was not adopted; adopted folders: {names}", folder=folder, names=names)
 
 
 def _store(configuration: Configuration) -> JsonStore[tuple[Path, ...]]:

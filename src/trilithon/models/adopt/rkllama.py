@@ -127,7 +127,11 @@ def _described(models: Sequence[Bundle], source: str) -> Bundle:
         return models[0]
     if not models:
         raise ModelError("has no .rkllm file in its folder; download the model again")
-    raise ModelError(f"FROM {source[:80]!r} is none of the {len(models)} models in its folder; correct it")
+    raise ModelError(
+        "FROM {source!r} is none of the {models} models in its folder; correct it",
+        source=source[:80],
+        models=len(models),
+    )
 
 
 def folder_name(folder: str) -> ModelName:

@@ -128,7 +128,7 @@ def _read(settings: _Settings, section: str, key: str, value: str) -> None:
         elif section == "ARGS":
             _read_argument(settings, key.strip().lstrip("-").lower().replace("_", "-"), value)
         else:
-            raise ModelError(f"[{section[:40]}] is neither [ENV] nor [ARGS]")
+            raise ModelError("[{section}] is neither [ENV] nor [ARGS]", section=section[:40])
     except ModelError as error:
         settings.problems.append((key, str(error)))
 
@@ -140,7 +140,7 @@ def _read_variable(settings: _Settings, name: str, value: str) -> None:
         raise ModelError("Trilithon has no setting for this variable")
     joined = "+".join(part.strip() for part in value.split(","))
     if not value or not joined.isprintable() or any(char.isspace() for char in joined):
-        raise ModelError(f"{value[:40]!r} does not fit; write a value")
+        raise ModelError("{value!r} does not fit; write a value", value=value[:40])
     option = _TABLE["environment"].get(name)
     if option is None and "," in value:
         raise ModelError("a list is supported only where Trilithon has an option for it")
@@ -170,7 +170,7 @@ def _option(name: str, value: str) -> tuple[str, str]:
     """The option of a placement, and its value. Raises ModelError."""
     if name in _TABLE["numbers"]:
         if not (value.isascii() and value.isdecimal() and 0 < len(value) < 10 and int(value)):
-            raise ModelError(f"{value[:40]!r} does not fit; write a number from 1")
+            raise ModelError("{value!r} does not fit; write a number from 1", value=value[:40])
         return _TABLE["numbers"][name], str(int(value))
     if name in _TABLE["types"]:
         return _TABLE["types"][name], _kv_type(value)
@@ -183,12 +183,12 @@ def _kv_type(text: str) -> str:
     try:
         return tensor_type(text.upper()).name.lower()
     except KeyError:
-        raise ModelError(f"{text[:40]!r} is no KV type; write for example f16, q8_0 or q4_0") from None
+        raise ModelError("{text!r} is no KV type; write for example f16, q8_0 or q4_0", text=text[:40]) from None
 
 
 def _switch(text: str) -> str:
     if text.lower() not in _FLASH:
-        raise ModelError(f"{text[:40]!r} does not fit; write on or off")
+        raise ModelError("{text!r} does not fit; write on or off", text=text[:40])
     return _FLASH[text.lower()]
 
 

@@ -67,7 +67,7 @@ def create(
         placement_options={key: value for base in bases for key, value in base.placement_options.items()},
     )
     if not manifest.of_role("weights"):
-        raise ModelError(f"FROM {', '.join(modelfile.sources)} has no weights; name the model too")
+        raise ModelError("FROM {names} has no weights; name the model too", names=", ".join(modelfile.sources))
     return Created(manifest, tuple(_remarks(modelfile, manifest, store)))
 
 
@@ -80,9 +80,11 @@ def _base(source: str, folder: Path, find: Callable[[str], Manifest]) -> Manifes
         return _local(path)
     reference = parse_reference(source)
     if isinstance(reference, ModelPath):
-        raise ModelError(f"FROM {source[:80]}: {path} does not exist; correct the path")
+        raise ModelError("FROM {source}: {path} does not exist; correct the path", source=source[:80], path=path)
     if isinstance(reference, ModelUrl):
-        raise ModelError(f"FROM {source[:80]}: fetch it first, then use its name: trilithon pull {source[:80]}")
+        raise ModelError(
+            "FROM {source}: fetch it first, then use its name: trilithon pull {source}", source=source[:80]
+        )
     return find(source)
 
 
@@ -92,7 +94,7 @@ def _path(text: str, folder: Path) -> Path:
     try:
         path = folder / Path(text).expanduser()
     except RuntimeError:
-        raise ModelError(f"{text[:80]}: no such user's home; write the path in full") from None
+        raise ModelError("{text}: no such user's home; write the path in full", text=text[:80]) from None
     return Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent)) / path.name
 
 
@@ -113,9 +115,9 @@ def _local(path: Path) -> Manifest:
     if len(models) == 1:
         return _nameless(models[0].files, path)
     if not models and any(entry.suffix in _TENSORS for entry in paths):
-        raise ModelError(f"{path} has no GGUF; convert it: trilithon convert {path} --to gguf")
+        raise ModelError("{path} has no GGUF; convert it: trilithon convert {path} --to gguf", path=path)
     count = "no model" if not models else f"{len(models)} models"
-    raise ModelError(f"{path} has {count}; name one file")
+    raise ModelError("{path} has {count}; name one file", path=path, count=count)
 
 
 def _anywhere(folder: Path) -> ScanRoot:
@@ -137,7 +139,7 @@ def _file(path: Path, role: Role, form: FileFormat) -> StoredFile:
     scan_root = _anywhere(path.parent)
     file = scan_root.file(path)
     if file is None:
-        raise ModelError(f"{path} {scan_root.skipped[0].reason}")
+        raise ModelError("{path} {reason}", path=path, reason=scan_root.skipped[0].reason)
     name = path.name if path.suffix.lower() == f".{form}" else f"{path.name}.{form}"
     return stored(file, role, form, name=name)
 
@@ -159,14 +161,16 @@ def _nameless(files: tuple[StoredFile, ...], path: Path) -> Manifest:
 
 def _adapter(path: Path) -> StoredFile:
     if path.suffix.lower() in _TENSORS or path.is_dir():
-        raise ModelError(f"ADAPTER {path} is not a GGUF; convert it with convert_lora_to_gguf.py of llama.cpp")
+        raise ModelError(
+            "ADAPTER {path} is not a GGUF; convert it with convert_lora_to_gguf.py of llama.cpp", path=path
+        )
     file = _file(path, "adapter", "rkllm" if path.suffix.lower() == ".rkllm" else "gguf")
     kind = read_kind(path) if file.format == "gguf" else None
     if kind is not None and kind.name != "adapter":
         if kind.problem and kind.name not in PROJECTORS:
-            raise NotAModel(f"ADAPTER {kind.sentence(path)}")
+            raise NotAModel("ADAPTER {sentence}", sentence=kind.sentence(path))
         label = kind.label or "a 'model'"
-        raise ModelError(f"ADAPTER {path} is {label} and not an adapter; name it with FROM")
+        raise ModelError("ADAPTER {path} is {label} and not an adapter; name it with FROM", path=path, label=label)
     return file
 
 

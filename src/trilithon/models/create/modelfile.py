@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.store.manifest import Manifest, PresetMessage
 from trilithon.models.store.parameters import IGNORED_PARAMETERS, Parameter, read_parameter
+from trilithon.suggestions import alternatives
 
 __all__ = ["Modelfile", "parse_modelfile", "to_modelfile"]
 
@@ -199,11 +201,12 @@ def _of_rkllama(name: str) -> str:
 def _unknown(name: str) -> str:
     if name in (*_COMMANDS, *_IGNORED):
         return f"{name} without a value; write it on the same line"
-    return f"unknown command {name[:80]!r}; known are {', '.join((*_COMMANDS, *_IGNORED))}"
+    fix = alternatives(name, (*_COMMANDS, *_IGNORED))
+    return Message("unknown command {name!r}; {fix}", name=name[:80], fix=fix)
 
 
 def _mistake(line: int, message: str) -> ModelError:
-    return ModelError(f"line {line} of the Modelfile: {message}")
+    return ModelError("line {line} of the Modelfile: {message}", line=line, message=message)
 
 
 # Writing
@@ -223,6 +226,6 @@ def _quoted(text: str, what: str) -> str:
         return f'"{text}"'
     if any(line.rstrip().endswith('"""') for line in text.split("\n")[:-1]):
         raise ModelError(
-            f'the text of {what} has a line that ends with """, which a Modelfile cannot express; change it'
+            'the text of {what} has a line that ends with """, which a Modelfile cannot express; change it', what=what
         )
     return f'"""{text}"""'

@@ -6,8 +6,10 @@ from pathlib import PurePosixPath
 
 from trilithon.board.chips import platform_of, platforms, target_names
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.files.file_names import FileName, chip_of, quantization_of, read_file_name
 from trilithon.models.files.quantizations import PREFERRED, projector_rank, quantization_rank
+from trilithon.suggestions import alternatives
 from trilithon.units import format_bytes
 
 __all__ = ["FileChoice", "Offer", "Target", "choose_files"]
@@ -111,7 +113,8 @@ def _best(candidates: Sequence[_Candidate], target: Target, repository: str) -> 
     if by_name := _named(candidates, target.quantization):
         return by_name, f"{by_name.first.name}: as requested"
     if target.chip_by_name and not target.platform:
-        raise ModelError(f"unknown chip {target.chip[:40]}; there are {', '.join(target_names())}")
+        fix = alternatives(target.chip, target_names())
+        raise ModelError(Message("unknown chip {chip!r}; {fix}", chip=target.chip[:40], fix=fix))
     suitable = _of_quantization(candidates, target)
     suitable = _of_platform(suitable, target, repository)
     converted = any(candidate.first.converted for candidate in suitable)
@@ -146,7 +149,11 @@ def _of_quantization(candidates: Sequence[_Candidate], target: Target) -> Sequen
     if not matching and asked == "F16":  # RKLLM's converter calls it fp16
         matching = [candidate for name, candidate in by_name if name == "fp16"]
     if not matching:
-        raise ModelError(f"there is no {target.quantization[:80]} among its files; there are {_listed(candidates)}")
+        raise ModelError(
+            "there is no {quantization} among its files; there are {listed}",
+            quantization=target.quantization[:80],
+            listed=_listed(candidates),
+        )
     return matching
 
 
@@ -163,8 +170,11 @@ def _of_platform(candidates: Sequence[_Candidate], target: Target, repository: s
     chips = ", ".join(sorted({candidate.first.chip for candidate in converted} - {""})) or "unnamed chips"
     here = platform or "a machine without such an NPU"
     raise ModelError(
-        f"{repository or 'it'} has files for {chips} only, and this is {here}; "
-        "look for a GGUF repository, or fetch one for another board: --chip rk3588"
+        "{repository} has files for {chips} only, and this is {here}; look for a GGUF repository, or "
+        "fetch one for another board: --chip rk3588",
+        repository=repository or "it",
+        chips=chips,
+        here=here,
     )
 
 

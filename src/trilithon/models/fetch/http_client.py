@@ -98,10 +98,13 @@ class DownloadSource:
     def __post_init__(self) -> None:
         parts = _split(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ModelError(f"{redacted_url(self.url)} is not a URL of a file; write https://HOST/FILE")
+            raise ModelError(
+                "{address} is not a URL of a file; write https://HOST/FILE", address=redacted_url(self.url)
+            )
         if not self.may_ask(self.url):
             raise ModelError(
-                f"{redacted_url(self.url)}: plain http is not protected against changes; write https, or add --insecure"
+                "{address}: plain http is not protected against changes; write https, or add --insecure",
+                address=redacted_url(self.url),
             )
 
     def may_ask(self, url: str) -> bool:
@@ -145,7 +148,9 @@ def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError as error:  # half an IPv6 address, letters that become a / when they are normalised
-        raise ModelError(f"{url[:80]!r} is not a URL of a file: {error}; write https://HOST/FILE") from error
+        raise ModelError(
+            "{url!r} is not a URL of a file: {reason}; write https://HOST/FILE", url=url[:80], reason=error
+        ) from error
 
 
 def new_client(source: DownloadSource, retry: RetryPolicy, connections: int = 4) -> "httpx.AsyncClient":
@@ -165,12 +170,17 @@ def new_client(source: DownloadSource, retry: RetryPolicy, connections: int = 4)
             headers={"User-Agent": f"trilithon/{__version__}", "Accept-Encoding": "identity"},
         )
     except ImportError as error:
-        raise DownloadError(f"a SOCKS proxy needs another package; run: {install_line('httpx[socks]')}") from error
+        raise DownloadError(
+            "a SOCKS proxy needs another package; run: {command}", command=install_line("httpx[socks]")
+        ) from error
     except (ValueError, httpx.InvalidURL) as error:
-        raise DownloadError(f"the proxy is not valid: {error}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY") from error
+        raise DownloadError(
+            "the proxy is not valid: {reason}; check HTTPS_PROXY, ALL_PROXY and NO_PROXY", reason=error
+        ) from error
     except OSError as error:
         raise DownloadError(
-            f"the trusted certificates cannot be read: {error.strerror or error}; check SSL_CERT_FILE and SSL_CERT_DIR"
+            "the trusted certificates cannot be read: {reason}; check SSL_CERT_FILE and SSL_CERT_DIR",
+            reason=error.strerror or error,
         ) from error
 
 
@@ -194,19 +204,24 @@ async def open_response(
                     yield response
                     return
                 url = _redirected(response, source)
-        raise DownloadError(f"{redacted_url(source.url)} redirects too often; try another URL")
+        raise DownloadError("{address} redirects too often; try another URL", address=redacted_url(source.url))
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ModelError(f"{redacted_url(source.url)} is not a URL of a file: {error}; check it") from error
+        raise ModelError(
+            "{address} is not a URL of a file: {reason}; check it", address=redacted_url(source.url), reason=error
+        ) from error
     except httpx.TransportError as error:
         if isinstance(error.__context__, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(error):
             raise DownloadError(
-                f"{redacted_url(source.url)}: its certificate is not trusted ({error}); check the date of this machine"
+                "{address}: its certificate is not trusted ({reason}); check the date of this machine",
+                address=redacted_url(source.url),
+                reason=error,
             ) from error
         if any(sign in str(error) for sign in _NO_TLS):
             host = url.host[:80]
             raise PlainHttp(
-                f"{host} speaks plain http, not https; add --insecure if nobody between it and this machine can change "
-                "the data"
+                "{host} speaks plain http, not https; add --insecure if nobody between it and this machine "
+                "can change the data",
+                host=host,
             ) from error
         raise RetryableError(_reason(error)) from error
     except ssl.SSLError as error:  # damaged data, which no layer in between translates
@@ -251,11 +266,17 @@ def retry_delay(source: DownloadSource, failure: RetryableError, failures: int, 
     asked = failure.wait_seconds
     if asked is not None and asked > retry.longest_asked_seconds:
         raise DownloadError(
-            f"{_host(source)} asks to wait {format_duration(asked)} ({failure}); run the same command again then"
+            "{host} asks to wait {wait} ({failure}); run the same command again then",
+            host=_host(source),
+            wait=format_duration(asked),
+            failure=failure,
         ) from failure
     if failures >= retry.attempts:
         raise DownloadError(
-            f"{_host(source)} failed {failures} times, the last time: {failure}; run the command again to resume"
+            "{host} failed {failures} times, the last time: {failure}; run the command again to resume",
+            host=_host(source),
+            failures=failures,
+            failure=failure,
         ) from failure
     wait_seconds = retry.wait_seconds(failures, asked)
     retry.announce(_host(source), str(failure), failures, wait_seconds)
@@ -286,7 +307,11 @@ async def _body(response: "httpx.Response", source: DownloadSource, most_bytes: 
     async for chunk in body_chunks(response, retry):
         content += chunk
         if len(content) > most_bytes:
-            raise ModelError(f"{redacted_url(source.url)} is longer than {format_bytes(most_bytes)}; check its name")
+            raise ModelError(
+                "{address} is longer than {size}; check its name",
+                address=redacted_url(source.url),
+                size=format_bytes(most_bytes),
+            )
     return bytes(content)
 
 
@@ -305,20 +330,26 @@ def _redirected(response: "httpx.Response", source: DownloadSource) -> "httpx.UR
     target = response.headers.get("Location")
     if not target:
         raise DownloadError(
-            f"{redacted_url(source.url)} redirects without a target (status {response.status_code}); try again later"
+            "{address} redirects without a target (status {status_code}); try again later",
+            address=redacted_url(source.url),
+            status_code=response.status_code,
         )
     url = response.url.join(target)
     if url.scheme not in ("http", "https") or not url.host:
         raise DownloadError(
-            f"{redacted_url(source.url)} redirects to {url.scheme}:, which is not followed; use its final URL"
+            "{address} redirects to {scheme}:, which is not followed; use its final URL",
+            address=redacted_url(source.url),
+            scheme=url.scheme,
         )
     if response.url.scheme == "https" and url.scheme == "http":
         raise DownloadError(
-            f"{redacted_url(source.url)} redirects from https to http, which is not followed; try another URL"
+            "{address} redirects from https to http, which is not followed; try another URL",
+            address=redacted_url(source.url),
         )
     if not source.may_ask(str(url)):
         raise DownloadError(
-            f"{redacted_url(source.url)} redirects to plain http, which is not followed; allow it with --insecure"
+            "{address} redirects to plain http, which is not followed; allow it with --insecure",
+            address=redacted_url(source.url),
         )
     return url
 

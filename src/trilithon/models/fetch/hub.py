@@ -94,7 +94,11 @@ def configuration_from_hub(repository: Repository, options: PullOptions) -> dict
     name = f"{repository.user}/{repository.name}"
     contents, tried = _with_file(hub, hub.files(name), _CONFIGURATION)
     if contents is None:
-        raise ModelError(f"there is no {_CONFIGURATION} in {', '.join(tried)}; name the original model's repository")
+        raise ModelError(
+            "there is no {configuration} in {names}; name the original model's repository",
+            configuration=_CONFIGURATION,
+            names=", ".join(tried),
+        )
     source = hub.source(contents, _CONFIGURATION)
     content = asyncio.run(fetch_small(source, most_bytes=_MOST_CONFIGURATION_BYTES, retry=options.transfer.retry))
     try:
@@ -102,7 +106,11 @@ def configuration_from_hub(repository: Repository, options: PullOptions) -> dict
     except (ValueError, RecursionError):
         configuration = None
     if not isinstance(configuration, dict):
-        raise ModelError(f"{_CONFIGURATION} of {contents.name} is not a JSON object; name another repository")
+        raise ModelError(
+            "{configuration} of {name} is not a JSON object; name another repository",
+            configuration=_CONFIGURATION,
+            name=contents.name,
+        )
     return configuration
 
 
@@ -194,9 +202,16 @@ class _Hub:
                 raise AccessDenied(self._denied(name)) from error
             except errors.RepositoryNotFoundError as error:
                 hint = "check your token" if self._token else "if it is private, set HF_TOKEN"
-                raise AccessDenied(f"there is no repository {name} on {self._host}; check its name, {hint}") from error
+                raise AccessDenied(
+                    "there is no repository {name} on {host}; check its name, {hint}",
+                    name=name,
+                    host=self._host,
+                    hint=hint,
+                ) from error
             except errors.HFValidationError as error:
-                raise AccessDenied(f"{name[:80]} is not the name of a repository; write hf.co/user/repo") from error
+                raise AccessDenied(
+                    "{name} is not the name of a repository; write hf.co/user/repo", name=name[:80]
+                ) from error
             except errors.OfflineModeIsEnabled as error:
                 raise DownloadError("HF_HUB_OFFLINE is set, and nothing is fetched; unset it") from error
             except errors.HfHubHTTPError as error:
@@ -216,12 +231,18 @@ class _Hub:
         if (status is not None and status not in _AGAIN) or failures >= self._patience.attempts:
             tries = "" if failures == 1 else f" in {failures} tries"
             raise DownloadError(
-                f"{self._host} does not answer{tries}: {what}; try again, or set HF_ENDPOINT"
+                "{host} does not answer{tries}: {what}; try again, or set HF_ENDPOINT",
+                host=self._host,
+                tries=tries,
+                what=what,
             ) from error
         asked = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
         if asked > self._patience.longest_asked_seconds:
             raise DownloadError(
-                f"{self._host} asks to wait {format_duration(asked)} ({what}); run the same command again then"
+                "{host} asks to wait {wait} ({what}); run the same command again then",
+                host=self._host,
+                wait=format_duration(asked),
+                what=what,
             ) from error
         wait_seconds = self._patience.wait_seconds(failures, asked)
         self._patience.announce(self._host, what, failures, wait_seconds)
@@ -238,7 +259,7 @@ def _endpoint(*, insecure: bool) -> str:
     try:
         return DownloadSource(url=text, insecure=insecure).url
     except ModelError as error:
-        raise ModelError(f"HF_ENDPOINT: {error}") from error
+        raise ModelError("HF_ENDPOINT: {reason}", reason=error) from error
 
 
 def _checked_token(token: str | None) -> str:

@@ -43,8 +43,9 @@ class PublicHosts:
         said: that is what a scan of the owner's network would ask."""
         if not self.allows(host) and not all(map(is_public, addresses)):
             raise UserError(
-                f"{host[:80]} is not a public host, and pulls over the API reach no others; its owner can pull it with "
-                "trilithon pull, or allow the host with pull_hosts in config.toml"
+                "{host} is not a public host, and pulls over the API reach no others; its owner can pull it "
+                "with trilithon pull, or allow the host with pull_hosts in config.toml",
+                host=host[:80],
             )
 
 

@@ -75,7 +75,7 @@ def pull(reference: Reference, store: ModelStore, options: PullOptions, report: 
     options = _telling(options, report)
     match reference:
         case ModelPath():
-            raise ModelError(f"{reference.path} is a local file and needs no pull; use its path")
+            raise ModelError("{path} is a local file and needs no pull; use its path", path=reference.path)
         case ModelUrl():
             report(PullStep("looking", redacted_url(reference.url)))
             return _pull_url(reference, store, options, report)
@@ -209,7 +209,11 @@ class _FileDownload:
         retry = self._options.transfer.retry
         content = asyncio.run(fetch_small(item.source, most_bytes=_MOST_SMALL_BYTES, retry=retry))
         if _git_blob(content) != item.git_blob:
-            raise DownloadError(f"{item.name} from {redacted_url(item.source.url)} has a wrong checksum; pull it again")
+            raise DownloadError(
+                "{name} from {address} has a wrong checksum; pull it again",
+                name=item.name,
+                address=redacted_url(item.source.url),
+            )
         self.fetched_bytes = len(content)
         return self._store.add_bytes(content), len(content)
 
@@ -269,7 +273,7 @@ class _FileDownload:
         try:
             return partial.finish(self._report_checking)
         except ModelError as error:
-            raise ModelError(f"{self._item.name}: {error}") from error
+            raise ModelError("{name}: {reason}", name=self._item.name, reason=error) from error
 
     # Progress
 
@@ -306,7 +310,9 @@ def _require_model(partial: Partial, item: DownloadItem, remote: Remote) -> None
         head = file.read(_HEAD_BYTES)
     description = describe_content(head)
     if head[:4] != b"GGUF" and (item.format == "gguf" or not description.startswith("is not a GGUF")):
-        raise ModelError(f"the response of {redacted_url(item.source.url)} {description}")
+        raise ModelError(
+            "the response of {address} {description}", address=redacted_url(item.source.url), description=description
+        )
     if item.format == "gguf" and remote.size_bytes is None:
         try:
             read_gguf(partial.path)
@@ -319,7 +325,9 @@ def _of_one_version(source: DownloadSource, options: PullOptions, fetch: Callabl
         remote = probe(source, options.transfer)
         with suppress(FileChanged):
             return fetch(remote)
-    raise DownloadError(f"{redacted_url(source.url)} keeps changing while it is fetched; try again later")
+    raise DownloadError(
+        "{address} keeps changing while it is fetched; try again later", address=redacted_url(source.url)
+    )
 
 
 def _pull_url(reference: ModelUrl, store: ModelStore, options: PullOptions, report: ReportStep) -> Pulled:
@@ -351,12 +359,20 @@ def _url_plan(source: DownloadSource, remote: Remote) -> DownloadList:
     if file_name.format and file_name.kind in ("adapter", "draft", "projector"):
         what = {"adapter": "an adapter", "draft": "a draft head", "projector": "a projector"}[file_name.kind]
         raise NotAModel(
-            f"{redacted_url(source.url)} is {what} by its name, and no engine runs it alone; pull its model"
+            "{address} is {what} by its name, and no engine runs it alone; pull its model",
+            address=redacted_url(source.url),
+            what=what,
         )
     if file_name.kind != "weights" or file_name.format == "":
-        raise ModelError(f"{redacted_url(source.url)} is {name}, not a GGUF or RKLLM file; name the URL of one")
+        raise ModelError(
+            "{address} is {name}, not a GGUF or RKLLM file; name the URL of one",
+            address=redacted_url(source.url),
+            name=name,
+        )
     if file_name.shard:
-        raise ModelError(f"{name} is one shard of {file_name.shard[1]}; pull the repository that has them all")
+        raise ModelError(
+            "{name} is one shard of {count}; pull the repository that has them all", name=name, count=file_name.shard[1]
+        )
     tag = ModelName.DEFAULTS[2]
     item = DownloadItem(
         source=source,
@@ -380,7 +396,9 @@ def _require_free(downloads: DownloadList, store: ModelStore) -> None:
     existing = next((manifest for manifest in store.list() if manifest.name.same_as(downloads.name)), None)
     if existing is not None and existing.source != downloads.origin:
         raise ModelError(
-            f"{downloads.name} exists already, from {existing.source}; remove it first: trilithon rm {downloads.name}"
+            "{name} exists already, from {source}; remove it first: trilithon rm {name}",
+            name=downloads.name,
+            source=existing.source,
         )
 
 

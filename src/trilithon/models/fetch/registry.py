@@ -45,11 +45,17 @@ def plan_from_registry(name: ModelName, options: PullOptions) -> DownloadList:
     layers = _layers(manifest.get("layers"), name)
     if name.digest and name.digest not in {layer.digest for layer in layers}:
         raise ModelError(
-            f"{name} has no file sha256:{name.digest[:12]}… in the registry any more; leave the digest out"
+            "{name} has no file sha256:{digest}… in the registry any more; leave the digest out",
+            name=name,
+            digest=name.digest[:12],
         )
     if not any(layer.kind == "model" for layer in layers):
         kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers)) or "nothing"
-        raise ModelError(f"{name} has no weights, only {kinds}: it runs elsewhere, or is not a GGUF; choose another")
+        raise ModelError(
+            "{name} has no weights, only {kinds}: it runs elsewhere, or is not a GGUF; choose another",
+            name=name,
+            kinds=kinds,
+        )
     texts = registry.texts([layer for layer in layers if layer.kind in _TEXTS])
     config = _object(registry.text(config_layer)) if (config_layer := _layer(manifest.get("config"))) else {}
     file_type = config.get("file_type")
@@ -84,7 +90,11 @@ class _Registry:
         except (ValueError, RecursionError):
             manifest = None
         if not isinstance(manifest, dict) or not isinstance(manifest.get("layers"), list):
-            raise ModelError(f"{self._name.host} sends no manifest for {self._name}; check that it is a registry")
+            raise ModelError(
+                "{host} sends no manifest for {name}; check that it is a registry",
+                host=self._name.host,
+                name=self._name,
+            )
         return manifest
 
     def _manifest_text(self) -> bytes:
@@ -96,18 +106,25 @@ class _Registry:
         size_bytes = sum(layer.size_bytes for layer in layers)
         if size_bytes > _MOST_TEXT_BYTES:
             raise ModelError(
-                f"{self._name}: its texts have {size_bytes} bytes, which is too long; choose another model"
+                "{name}: its texts have {size_bytes} bytes, which is too long; choose another model",
+                name=self._name,
+                size_bytes=size_bytes,
             )
         return {digest: self.text(layer) for digest, layer in {layer.digest: layer for layer in layers}.items()}
 
     def text(self, layer: _Layer) -> str:
         if layer.size_bytes > _MOST_TEXT_BYTES:
             raise ModelError(
-                f"{self._name}: its {layer.kind} has {layer.size_bytes} bytes, which is too long; choose another model"
+                "{name}: its {kind} has {size_bytes} bytes, which is too long; choose another model",
+                name=self._name,
+                kind=layer.kind,
+                size_bytes=layer.size_bytes,
             )
         content = self._get(self._source(f"/blobs/sha256:{layer.digest}"), {}, layer.size_bytes)
         if hashlib.sha256(content).hexdigest() != layer.digest:
-            raise ModelError(f"{self._name}: the SHA-256 of its {layer.kind} is wrong; pull it again")
+            raise ModelError(
+                "{name}: the SHA-256 of its {kind} is wrong; pull it again", name=self._name, kind=layer.kind
+            )
         return content.decode(errors="replace")
 
     def items(self, layers: Sequence[_Layer], quantization: str) -> list[DownloadItem]:
@@ -167,12 +184,18 @@ class _Registry:
 def _layers(rows: object, name: ModelName) -> list[_Layer]:
     """Raises ModelError for invalid layers: a digest becomes the name of a file."""
     if not isinstance(rows, list) or len(rows) > _MOST_LAYERS:
-        raise ModelError(f"the manifest of {name} has no valid list of files; check that {name.host} is a registry")
+        raise ModelError(
+            "the manifest of {name} has no valid list of files; check that {host} is a registry",
+            name=name,
+            host=name.host,
+        )
     parsed = [_layer(row) for row in rows]
     layers = [layer for layer in parsed if layer is not None]
     if len(layers) < len(rows):
         raise ModelError(
-            f"the manifest of {name} has a file without a valid SHA-256; check that {name.host} is a registry"
+            "the manifest of {name} has a file without a valid SHA-256; check that {host} is a registry",
+            name=name,
+            host=name.host,
         )
     return layers
 

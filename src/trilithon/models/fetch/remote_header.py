@@ -77,7 +77,9 @@ async def _fetch_range(source: DownloadSource, offset: int, count: int, retry: R
                 ):
                     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
                     if response.status_code != 206 or match is None or int(match[1]) != offset:
-                        raise DownloadError(f"{redacted_url(source.url)}: its server sends no parts of files; pull it")
+                        raise DownloadError(
+                            "{address}: its server sends no parts of files; pull it", address=redacted_url(source.url)
+                        )
                     content, expected = bytearray(), min(count, int(match[3]) - offset)
                     async for chunk in body_chunks(response, retry):
                         content += chunk

@@ -77,5 +77,7 @@ def parse_rate(text: str, *, name: str) -> float:
     match = _RATE.fullmatch(text.strip())
     rate = float(match[1]) * _FACTORS[match[2].lower()] if match else 0.0
     if rate < _LEAST_RATE:
-        raise UserError(f"{name} {text[:40]}: write a rate from 1k on, such as 500k or 2M (bytes a second)")
+        raise UserError(
+            "{name} {text}: write a rate from 1k on, such as 500k or 2M (bytes a second)", name=name, text=text[:40]
+        )
     return rate

@@ -144,16 +144,16 @@ def facts_of(header: GgufHeader) -> GgufFacts:
     if kind.problem:
         raise NotAModel(kind.sentence(path))
     if not architecture:
-        raise ModelError(f"{path} does not say its architecture; download another conversion of the model")
+        raise ModelError("{path} does not say its architecture; download another conversion of the model", path=path)
     if not tensors:
-        raise ModelError(f"{path} has no weights; download the whole model")
+        raise ModelError("{path} has no weights; download the whole model", path=path)
     prefix = architecture + "."
     heads = metadata.number(prefix + "attention.head_count")
     embedding = metadata.number(prefix + "embedding_length")
     drafts = metadata.number(prefix + "nextn_predict_layers") or 0
     layers = max((metadata.number(prefix + "block_count") or _blocks(tensors)) - drafts, 0)
     if layers > len(tensors):
-        raise ModelError(f"{path} is damaged: it claims {layers} layers; download it again")
+        raise ModelError("{path} is damaged: it claims {layers} layers; download it again", path=path, layers=layers)
     window = metadata.number(prefix + "attention.sliding_window") or None
     short, long = _quantization(metadata.number("general.file_type"), tensors)
     return GgufFacts(
@@ -266,5 +266,5 @@ def _stored_bytes(elements: int, kv_type: str) -> int:
     try:
         kind = tensor_type(kv_type.upper())
     except KeyError:
-        raise ModelError(f"unknown KV type {kv_type}; write for example f16, q8_0 or q4_0") from None
+        raise ModelError("unknown KV type {kv_type}; write for example f16, q8_0 or q4_0", kv_type=kv_type) from None
     return -(-elements // kind.elements) * kind.size_bytes

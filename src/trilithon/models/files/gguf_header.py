@@ -112,14 +112,16 @@ class HeaderReader:
         """Read what comes before the values; for a reader that opens no file."""
         self._fill(0)
         if self._window[:4] != b"GGUF":
-            raise ModelError(f"{self.path} {describe_content(self._window)}")
+            raise ModelError("{path} {content}", path=self.path, content=describe_content(self._window))
         self._at = 4
         self.version = self._number(_U32)
         if self.version & 0xFFFF == 0:
-            raise ModelError(f"{self.path} is a big-endian GGUF; download a little-endian one")
+            raise ModelError("{path} is a big-endian GGUF; download a little-endian one", path=self.path)
         if self.version not in (2, 3):
             raise ModelError(
-                f"{self.path} has GGUF version {self.version}, known are 2 and 3; download a newer conversion of it"
+                "{path} has GGUF version {version}, known are 2 and 3; download a newer conversion of it",
+                path=self.path,
+                version=self.version,
             )
         self._read_counts()
 
@@ -167,8 +169,11 @@ class HeaderReader:
         end = max((tensor.offset + tensor.size_bytes for tensor in tensors), default=start)
         if end > self.size_bytes:
             raise ModelError(
-                f"{self.path} is truncated: {end - self.size_bytes} bytes are missing "
-                f"({format_bytes(self.size_bytes)} of {format_bytes(end)} are there); download it again"
+                "{path} is truncated: {missing} bytes are missing ({size} of {whole} are there); download it again",
+                path=self.path,
+                missing=end - self.size_bytes,
+                size=format_bytes(self.size_bytes),
+                whole=format_bytes(end),
             )
         return tensors
 
@@ -181,7 +186,10 @@ class HeaderReader:
         number, offset = self._number(_U32), self._number(_U64)
         if number not in TENSOR_TYPES:
             raise ModelError(
-                f"{self.path}: tensor {name!r:.80} has the unknown type {number}; download a common quantization of it"
+                "{path}: tensor {name!r:.80} has the unknown type {number}; download a common quantization of it",
+                path=self.path,
+                name=name,
+                number=number,
             )
         kind = TENSOR_TYPES[number]
         elements = 1
@@ -227,13 +235,13 @@ class HeaderReader:
     def _fill(self, count: int) -> None:
         """Load at least `count` bytes from the position on into the window."""
         if self._position + count > self.size_bytes:
-            raise ModelError(f"{self.path} is truncated: it ends within its header; download it again")
+            raise ModelError("{path} is truncated: it ends within its header; download it again", path=self.path)
         if self._position > _LONGEST_HEADER:
             raise self._damaged("its header is too long")
         self._base, self._at = self._position, 0
         self._window = self._read(self._base, max(count, _WINDOW_BYTES))
         if len(self._window) < count:
-            raise ModelError(f"{self.path} became shorter while it was read; wait until it is complete")
+            raise ModelError("{path} became shorter while it was read; wait until it is complete", path=self.path)
 
     def _read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset` on."""
@@ -288,7 +296,7 @@ class HeaderReader:
             raise self._damaged(f"it claims {count} {what}")
 
     def _damaged(self, how: str) -> ModelError:
-        return ModelError(f"{self.path} is damaged: {how}; download it again")
+        return ModelError("{path} is damaged: {how}; download it again", path=self.path, how=how)
 
 
 class _BeginningReader(HeaderReader):
@@ -315,21 +323,23 @@ def _regular_size(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; name a .gguf or .rkllm file") from None
+        raise ModelError("{path} does not exist; name a .gguf or .rkllm file", path=path) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise ModelError(f"{path} is a directory; name a .gguf file in it")
+        raise ModelError("{path} is a directory; name a .gguf file in it", path=path)
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{path} is not a regular file; name a .gguf file")
+        raise ModelError("{path} is not a regular file; name a .gguf file", path=path)
     if status.st_size == 0:
-        raise ModelError(f"{path} is empty; download it again")
+        raise ModelError("{path} is empty; download it again", path=path)
     return status.st_size
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> ModelError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return ModelError(f"{path} cannot be read: {reason}; check its name and its permissions (ls -l)")
+    return ModelError(
+        "{path} cannot be read: {reason}; check its name and its permissions (ls -l)", path=path, reason=reason
+    )
 
 
 def describe_content(window: bytes) -> str:

@@ -35,13 +35,23 @@ def read_header(path: Path) -> GgufHeader:
     paths = part_paths(path)
     if len(paths) != count:
         raise ModelError(
-            f"{path} is one of {count} parts, and its name does not say which; name all parts like "
-            f"{path.stem[:40]}-00001-of-{count:05}.gguf, or join them with: llama-gguf-split --merge FIRST_PART MODEL"
+            "{path} is one of {count} parts, and its name does not say which; name all parts like "
+            "{stem}-00001-of-{count:05}.gguf, or join them with: llama-gguf-split --merge FIRST_PART "
+            "MODEL",
+            path=path,
+            count=count,
+            stem=path.stem[:40],
         )
     missing = [part.name for part in paths if not part.is_file()]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise ModelError(f"{path} is one of {count} parts: {missing[0]}{others} is missing; download it too")
+        raise ModelError(
+            "{path} is one of {count} parts: {missing}{others} is missing; download it too",
+            path=path,
+            count=count,
+            missing=missing[0],
+            others=others,
+        )
     return joined([header if part == path else _read_one(part) for part in paths])
 
 
@@ -59,13 +69,22 @@ def joined(parts: Sequence[GgufHeader]) -> GgufHeader:
     first = parts[0]
     for number, part in enumerate(parts):
         if (_count_of(part.values), part.values.get(_NUMBER)) != (len(parts), number):
-            raise ModelError(f"{part.parts[0]} is not part {number + 1} of {len(parts)}; download it again")
+            raise ModelError(
+                "{path} is not part {number} of {count}; download it again",
+                path=part.parts[0],
+                number=number + 1,
+                count=len(parts),
+            )
     tensors = tuple(tensor for part in parts for tensor in part.tensors)
     expected = first.values.get(_TENSORS, len(tensors))
     if len(tensors) != expected or len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelError(
-            f"the {len(parts)} parts of {first.parts[0]} do not belong together: they have {len(tensors)} tensors and "
-            f"not {expected} different ones; download them again"
+            "the {count} parts of {path} do not belong together: they have {tensors} tensors and not "
+            "{expected} different ones; download them again",
+            count=len(parts),
+            path=first.parts[0],
+            tensors=len(tensors),
+            expected=expected,
         )
     return GgufHeader(
         parts=tuple(part.parts[0] for part in parts),
@@ -88,7 +107,9 @@ def header_of(reader: HeaderReader) -> GgufHeader:
     if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
         alignment = 32
     if alignment & (alignment - 1) or alignment > 1 << 20:
-        raise ModelError(f"{path} is damaged: its alignment is {alignment}; download it again")
+        raise ModelError(
+            "{path} is damaged: its alignment is {alignment}; download it again", path=path, alignment=alignment
+        )
     tensors = reader.tensors(alignment)
     return GgufHeader(
         parts=(path,), size_bytes=reader.size_bytes, version=reader.version, values=values, tensors=tensors

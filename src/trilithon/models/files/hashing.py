@@ -32,9 +32,11 @@ def file_sha256(path: Path, cache_folder: Path, progress: Progress | None = None
                 return known
             digest = _digest(file.fileno(), key[2], progress)
             if _identity(file.fileno()) != key:
-                raise ModelError(f"{path} changed while it was read; wait until it is complete")
+                raise ModelError("{path} changed while it was read; wait until it is complete", path=path)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
+        raise ModelError(
+            "{path} cannot be read: {reason}; check its name and permissions", path=path, reason=error.strerror
+        ) from error
     _remember(cache_folder, key, digest)
     return digest
 
@@ -44,7 +46,9 @@ def known_sha256(path: Path, cache_folder: Path) -> str:
     try:
         return _look_up(cache_folder, _key(path.stat())) or ""
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
+        raise ModelError(
+            "{path} cannot be read: {reason}; check its name and permissions", path=path, reason=error.strerror
+        ) from error
 
 
 def remember_sha256(cache_folder: Path, status: os.stat_result, digest: str) -> None:

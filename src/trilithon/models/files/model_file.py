@@ -127,7 +127,9 @@ def _template_beside(parts: Sequence[Path]) -> str:
     try:
         return template.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ModelError(f"{template} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+        raise ModelError(
+            "{name} cannot be read: {reason}; check its permissions (ls -l)", name=template, reason=error.strerror
+        ) from error
 
 
 def _read_rkllm(path: Path, cache: Path | None, progress: Progress | None) -> ModelFile:

@@ -106,12 +106,17 @@ class _MaskedHeader(HeaderReader):
         self.magic = self._window[:4]
         if self.magic == b"RKLL":
             raise ModelError(
-                f"{self.path} was written by the converter of RKLLAMA, and no runtime loads it; "
-                "convert the model with rkllm-toolkit"
+                "{path} was written by the converter of RKLLAMA, and no runtime loads it; convert the model "
+                "with rkllm-toolkit",
+                path=self.path,
             )
         instead = describe_content(self._window)
         if self.magic == b"GGUF" or not instead.startswith("is not a GGUF"):
-            raise ModelError(f"{self.path} {'is a GGUF; name it .gguf' if self.magic == b'GGUF' else instead}")
+            raise ModelError(
+                "{path} {content}",
+                path=self.path,
+                content="is a GGUF; name it .gguf" if self.magic == b"GGUF" else instead,
+            )
         self.plausible = self._window[4:8] == b"\3\0\0\0"
         if self.plausible:
             self._at = 8

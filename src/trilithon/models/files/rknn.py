@@ -39,24 +39,24 @@ def read_rknn(path: Path) -> RknnFacts:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
             if not head.startswith(_MAGIC):
-                raise ModelError(f"{path.name} is not an RKNN file; get it again")
+                raise ModelError("{name} is not an RKNN file; get it again", name=path.name)
             _, length = struct.unpack_from("<2Q", head, len(_MAGIC))
             size = path.stat().st_size
             if length > size - _HEAD_BYTES - 8:
-                raise ModelError(f"{path.name} is cut short; get it again")
+                raise ModelError("{name} is cut short; get it again", name=path.name)
             file.seek(_HEAD_BYTES + length)
             (count,) = struct.unpack("<Q", file.read(8))
             text = file.read(min(count, _MOST_JSON_BYTES + 1))
     except OSError as error:
-        raise ModelError(f"{path.name} cannot be read: {error.strerror}") from error
+        raise ModelError("{name} cannot be read: {reason}", name=path.name, reason=error.strerror) from error
     except struct.error:
-        raise ModelError(f"{path.name} is cut short; get it again") from None
+        raise ModelError("{name} is cut short; get it again", name=path.name) from None
     if len(text) != count:
-        raise ModelError(f"{path.name} is cut short; get it again")
+        raise ModelError("{name} is cut short; get it again", name=path.name)
     try:
         return _facts(json.loads(text))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        raise ModelError(f"{path.name} has no description that can be read; convert it again") from None
+        raise ModelError("{name} has no description that can be read; convert it again", name=path.name) from None
 
 
 def _facts(facts: Mapping[str, Any]) -> RknnFacts:

@@ -51,15 +51,26 @@ class StoredFile:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role) or self.format not in get_args(FileFormat):
-            raise ModelError(f"{self.name[:80]!r}: unknown role {self.role!r} or format {self.format!r}")
+            raise ModelError(
+                "{name!r}: unknown role {role!r} or format {format!r}",
+                name=self.name[:80],
+                role=self.role,
+                format=self.format,
+            )
         if self.digest or self.path is None:
             require_digest(self.digest)
         if not _is_safe(self.name):
-            raise ModelError(f"{self.name[:80]!r} is not a file name; choose one without / and control characters")
+            raise ModelError(
+                "{name!r} is not a file name; choose one without / and control characters", name=self.name[:80]
+            )
         if self.size_bytes < 0:
-            raise ModelError(f"{self.name}: {self.size_bytes} bytes is not a size")
+            raise ModelError("{name}: {size_bytes} bytes is not a size", name=self.name, size_bytes=self.size_bytes)
         if self.path is not None and not (self.path.is_absolute() and "\0" not in str(self.path)):
-            raise ModelError(f"{self.name}: {str(self.path)!r} is not the path of a file; write an absolute path")
+            raise ModelError(
+                "{name}: {path!r} is not the path of a file; write an absolute path",
+                name=self.name,
+                path=str(self.path),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +103,15 @@ class Manifest:
         names = [file.name.casefold() for file in self.files]
         if len(set(names)) < len(names):
             duplicate = next(name for name in names if names.count(name) > 1)
-            raise ModelError(f"{self.name} has two files named {duplicate!r}; rename one")
+            raise ModelError(
+                "{name} has two files named {duplicate!r}; rename one", name=self.name, duplicate=duplicate
+            )
         try:
             datetime.fromisoformat(self.created)
         except ValueError:
-            raise ModelError(f"{self.name}: {self.created[:80]!r} is not a time in RFC 3339") from None
+            raise ModelError(
+                "{name}: {created!r} is not a time in RFC 3339", name=self.name, created=self.created[:80]
+            ) from None
 
     @property
     def adopted(self) -> bool:
@@ -131,12 +146,14 @@ class Manifest:
             raise ModelError("it does not say its version")
         if version > _NEWEST:
             raise ModelError(
-                f"a newer Trilithon wrote it (version {version}, this one knows {_NEWEST}); upgrade Trilithon"
+                "a newer Trilithon wrote it (version {version}, this one knows {newest}); upgrade Trilithon",
+                version=version,
+                newest=_NEWEST,
             )
         try:
             return cls(**_unpacked(data))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"a field is missing or has the wrong type: {error!r}") from error
+            raise ModelError("a field is missing or has the wrong type: {reason!r}", reason=error) from error
 
 
 _MANIFEST_FIELDS = tuple(item.name for item in fields(Manifest))
@@ -173,7 +190,7 @@ def _is_safe(name: str) -> bool:
 def require_digest(digest: str) -> None:
     """Raises ModelError for a text that is not a SHA-256."""
     if not _DIGEST.fullmatch(digest):
-        raise ModelError(f"{digest[:80]!r} is not a SHA-256; write 64 hexadecimal digits")
+        raise ModelError("{digest!r} is not a SHA-256; write 64 hexadecimal digits", digest=digest[:80])
 
 
 def require_name(name: ModelName) -> None:
@@ -182,7 +199,7 @@ def require_name(name: ModelName) -> None:
     if isinstance(parsed, Repository):
         parsed = parsed.local_name
     if parsed != replace(name, digest=""):
-        raise ModelError(f"model name {str(name)[:80]!r} is not allowed; choose another")
+        raise ModelError("model name {name!r} is not allowed; choose another", name=str(name)[:80])
 
 
 def _packed(file: StoredFile) -> dict[str, Any]:

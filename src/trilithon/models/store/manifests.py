@@ -185,14 +185,16 @@ def _read_at(safe_dir: SafeDir, parts: Sequence[str], folder: int) -> Manifest:
     try:
         manifest = Manifest.from_json(read_at(folder, parts[3] + _SUFFIX, _MOST_BYTES))
         if manifest.name.parts != tuple(parts):
-            raise ModelError(f"it is the manifest of {manifest.name}")
+            raise ModelError("it is the manifest of {name}", name=manifest.name)
         return manifest
     except FileNotFoundError:
         raise
     except OSError as error:
         path = safe_dir.path(_path(parts))
-        raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions (ls -l)") from error
+        raise ModelError(
+            "{path} cannot be read: {reason}; check its permissions (ls -l)", path=path, reason=error.strerror
+        ) from error
     except ModelError as error:
         path = safe_dir.path(_path(parts))
         fix = "" if "upgrade Trilithon" in str(error) else f"; remove it (rm '{path}') and pull the model again"
-        raise ModelError(f"{path} cannot be used: {error}{fix}") from error
+        raise ModelError("{path} cannot be used: {reason}{fix}", path=path, reason=error, fix=fix) from error

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from trilithon.errors import ModelError, NoSuchModel
+from trilithon.language import Message, listed
 from trilithon.models.files.hashing import Progress, remember_sha256
-from trilithon.models.names import ModelName
+from trilithon.models.names import ModelName, similar_models
 from trilithon.models.store import manifests as manifest_files
 from trilithon.models.store.locks import Lock, lock, try_lock, wait_for_lock
 from trilithon.models.store.manifest import Manifest, StoredFile, require_digest
@@ -86,7 +87,7 @@ class ModelStore:
         """A plain file named by its digest, without a suffix. Raises ModelError when no store has it."""
         where = self.where(digest)
         if where is None:
-            raise ModelError(f"the file sha256:{digest[:12]}… is not in the store; pull its model again")
+            raise ModelError("the file sha256:{digest}… is not in the store; pull its model again", digest=digest[:12])
         return where.path(blob_parts(digest))
 
     def file_path(self, file: StoredFile) -> Path:
@@ -94,7 +95,9 @@ class ModelStore:
         if file.path is None:
             return self.blob_path(file.digest)
         if not _is_file(file.path):
-            raise ModelError(f"{file.path} ({file.name}) is missing; restore it, or remove the model")
+            raise ModelError(
+                "{path} ({name}) is missing; restore it, or remove the model", path=file.path, name=file.name
+            )
         return file.path
 
     @contextmanager
@@ -151,7 +154,9 @@ class ModelStore:
                             progress(partial.bytes_done, size)
                     return partial.finish()
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
+            raise ModelError(
+                "{path} cannot be read: {reason}; check its name and permissions", path=path, reason=error.strerror
+            ) from error
 
     def add_bytes(self, content: bytes) -> str:
         """Store a small file, and return its digest."""
@@ -220,9 +225,13 @@ class ModelStore:
         with translated(self.local.root), lock(self.local, "store"):
             manifest_files.require_structure(self.local)
             if new and manifest_files.exists(self.local, manifest.name):
-                raise ModelError(f"{manifest.name} exists already; remove it first: trilithon rm {manifest.name}")
+                raise ModelError("{name} exists already; remove it first: trilithon rm {name}", name=manifest.name)
             if missing := self.missing(manifest):
-                raise ModelError(f"{missing[0].name} of {manifest.name} is missing or incomplete; pull it again")
+                raise ModelError(
+                    "{name} of {model} is missing or incomplete; pull it again",
+                    name=missing[0].name,
+                    model=manifest.name,
+                )
             name = manifest_files.stored_name(self.local, replace(manifest.name, digest=""))
             before = self._readable(name)
             manifest = replace(manifest, name=name)
@@ -247,7 +256,7 @@ class ModelStore:
         ModelError where there is no such model, and as `prune` does."""
         with translated(self.local.root), lock(self.local, "store"):
             if broken := manifest_files.listing((self.local,)).broken:
-                raise ModelError(f"nothing was removed: {broken[0]}")
+                raise ModelError("nothing was removed: {reason}", reason=broken[0])
             if not manifest_files.exists(self.local, name):
                 raise self._not_removable(name)
             manifest = self._readable(name)
@@ -327,19 +336,29 @@ class ModelStore:
 
     def _unknown(self, name: ModelName) -> ModelError:
         listing = self.listing()
-        names = [model.name for model in listing.manifests]
-        similar = [str(other) for other in names if other.model.casefold() == name.model.casefold()]
+        similar = similar_models(name, [model.name for model in listing.manifests])
         if listing.problems:
-            return ModelError(f"there is no {name} in the store, as far as it can be read: {listing.problems[0]}")
+            return ModelError(
+                "there is no {name} in the store, as far as it can be read: {problem}",
+                name=name,
+                problem=listing.problems[0],
+            )
         if similar:
-            return NoSuchModel(f"there is no {name} in the store; there is {', '.join(similar[:5])}")
-        return NoSuchModel(f"there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}")
+            names = listed(similar)
+            return NoSuchModel(
+                Message("there is no {name} in the store; did you mean {names}?", name=name, names=names)
+            )
+        return NoSuchModel(
+            "there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}", name=name
+        )
 
     def _not_removable(self, name: ModelName) -> ModelError:
         for layer in self.layers:
             if manifest_files.exists(layer, name):
                 return ModelError(
-                    f"{name} is in {layer.root}, which is read only; remove it there, or change the setting stores"
+                    "{name} is in {root}, which is read only; remove it there, or change the setting stores",
+                    name=name,
+                    root=layer.root,
                 )
         return self._unknown(name)
 

@@ -1,11 +1,12 @@
 """The parameters of a model by Ollama's names: what PARAMETER in a Modelfile and a stored model may say."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Literal
 
 from trilithon.errors import ModelError
+from trilithon.language import Message
+from trilithon.suggestions import alternatives
 from trilithon.tables import table_beside
 
 __all__ = ["IGNORED_PARAMETERS", "Parameter", "check_parameter", "read_parameter"]
@@ -69,9 +70,8 @@ def check_parameter(name: str, value: object) -> Parameter:
 def _kind(name: str) -> _Kind:
     if name in _KNOWN:
         return _KNOWN[name][0]
-    near = difflib.get_close_matches(name, _KNOWN, 1)
-    fix = f"did you mean {near[0]}?" if near else f"known are {', '.join(_KNOWN)}"
-    raise ModelError(f"unknown parameter {name[:80]!r}; {fix}")
+    fix = alternatives(name, _KNOWN)
+    raise ModelError(Message("unknown parameter {name!r}; {fix}", name=name[:80], fix=fix))
 
 
 def _in_range(name: str, value: float) -> float:
@@ -85,4 +85,6 @@ def _invalid(name: str, value: object, kind: _Kind) -> ModelError:
     _, least, most = _KNOWN[name]
     bounds = f" from {least:g}" * math.isfinite(least) + f" to {most:g}" * math.isfinite(most)
     write = {"yes or no": "true or false", "texts": "a text"}.get(kind, f"{kind}{bounds}")
-    return ModelError(f"parameter {name} = {str(value)[:80]!r} does not fit; write {write}")
+    return ModelError(
+        "parameter {name} = {value!r} does not fit; write {wanted}", name=name, value=str(value)[:80], wanted=write
+    )

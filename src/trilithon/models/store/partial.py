@@ -98,7 +98,9 @@ class Partial:
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         if self.size_bytes is not None and offset + len(data) > self.size_bytes:
-            raise ModelError(f"received more than the announced {self.size_bytes} bytes; pull it again")
+            raise ModelError(
+                "received more than the announced {size_bytes} bytes; pull it again", size_bytes=self.size_bytes
+            )
         with translated(self._safe_dir.root):
             at, rest = offset, memoryview(data)
             while rest:
@@ -145,7 +147,11 @@ class Partial:
             self.size_bytes = self.done[-1][1] if self.done else 0
         if self.missing:
             size = format_bytes(self.size_bytes)
-            raise ModelError(f"only {format_bytes(self.bytes_done)} of {size} were received; pull it again to resume")
+            raise ModelError(
+                "only {size} of {whole} were received; pull it again to resume",
+                size=format_bytes(self.bytes_done),
+                whole=size,
+            )
         self.record()
         with translated(self._safe_dir.root):
             descriptor = self._open_descriptor()
@@ -154,7 +160,11 @@ class Partial:
             digest = hash_descriptor(descriptor, progress)
             if self._digest not in (None, digest):
                 self.discard()
-                raise ModelError(f"its SHA-256 is {digest} and should be {self._digest}; pull it again")
+                raise ModelError(
+                    "its SHA-256 is {digest} and should be {announced}; pull it again",
+                    digest=digest,
+                    announced=self._digest,
+                )
             self._place(digest)
         return digest
 

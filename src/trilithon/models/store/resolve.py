@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.errors import ModelError, NoSuchModel
+from trilithon.language import Message, listed
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.files.quantizations import projector_rank
-from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference
+from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference, similar_models
 from trilithon.models.store.locks import lock
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import LINKS_FOLDER, ModelStore
@@ -57,7 +58,7 @@ def model_name(text: str) -> ModelName:
         return reference.local_name
     if isinstance(reference, ModelName):
         return reference
-    raise ModelError(f"{text[:80]} is not the name of a model; see trilithon list")
+    raise ModelError("{text} is not the name of a model; see trilithon list", text=text[:80])
 
 
 def find_model(name: ModelName, store: ModelStore, adopted: Adopted | None = None) -> Manifest:
@@ -69,9 +70,10 @@ def find_model(name: ModelName, store: ModelStore, adopted: Adopted | None = Non
         for manifest in others:
             if manifest.name.same_as(name):
                 return manifest
-        similar = [str(model.name) for model in others if model.name.model.casefold() == name.model.casefold()]
+        similar = similar_models(name, [model.name for model in others])
         if similar:
-            raise NoSuchModel(f"there is no {name}; other programs have {', '.join(similar[:5])}") from None
+            message = Message("there is no {name}; other programs have {names}", name=name, names=listed(similar))
+            raise NoSuchModel(message) from None
         raise
 
 
@@ -104,7 +106,7 @@ def find_reference(reference: str, store: ModelStore, adopted: Adopted | None = 
     if isinstance(parsed, ModelPath):
         return parsed.path.absolute()
     if isinstance(parsed, ModelUrl):
-        raise ModelError(f"{reference[:80]} is a URL; fetch it first: trilithon pull {reference[:80]}")
+        raise ModelError("{reference} is a URL; fetch it first: trilithon pull {reference}", reference=reference[:80])
     return find_model(parsed.local_name if isinstance(parsed, Repository) else parsed, store, adopted)
 
 
@@ -147,7 +149,7 @@ def choose(manifest: Manifest, suits: Suits) -> StoredFile:
     """The first of its weights that can run; the first of all if none can, so that the engine says why."""
     weights = weights_of(manifest)
     if not weights:
-        raise ModelError(f"{manifest.name} has no weights; pull it again")
+        raise ModelError("{name} has no weights; pull it again", name=manifest.name)
     return next(filter(suits, weights), weights[0])
 
 
@@ -173,7 +175,9 @@ def openable_path(manifest: Manifest, file: StoredFile, store: ModelStore) -> Pa
         if file.format == "gguf" and shard_of(file.name) is None:
             return target
         raise ModelError(
-            f"{store.local.root} does not support symbolic links ({error}); set TRILITHON_DATA to a folder that does"
+            "{root} does not support symbolic links ({reason}); set TRILITHON_DATA to a folder that does",
+            root=store.local.root,
+            reason=error,
         ) from error
     return store.local.path((*folder, file.name))
 

@@ -21,8 +21,11 @@ def require_room(safe_dir: SafeDir, size_bytes: int, counted: Collection[str] = 
     free = max(shutil.disk_usage(folder).free - _RESERVE_BYTES - _promised_bytes(safe_dir, counted), 0)
     if size_bytes > free:
         raise NoRoom(
-            f"{format_bytes(size_bytes)} are needed in {safe_dir.root}, {format_bytes(free)} are free; "
-            "remove a model (trilithon rm NAME), or set TRILITHON_DATA to a folder on a larger disk"
+            "{size} are needed in {root}, {free} are free; remove a model (trilithon rm NAME), or set "
+            "TRILITHON_DATA to a folder on a larger disk",
+            size=format_bytes(size_bytes),
+            root=safe_dir.root,
+            free=format_bytes(free),
         )
 
 

@@ -107,7 +107,7 @@ def _prune(store: ModelStore, stale_seconds: float, *, dry_run: bool) -> Pruned:
     safe_dir = store.local
     listing = manifest_files.listing((safe_dir,))
     if listing.broken:
-        raise ModelError(f"nothing was removed: {listing.broken[0]}")
+        raise ModelError("nothing was removed: {reason}", reason=listing.broken[0])
     partials, partial_bytes = _prune_partials(safe_dir, stale_seconds, dry_run=dry_run)
     if not dry_run and not listing.problems:
         _remove_leftovers(safe_dir, {manifest.name.parts for manifest in listing.manifests})

@@ -7,7 +7,9 @@ from functools import cache
 from typing import Literal
 
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.files.quantizations import UNQUANTISED, tensor_type
+from trilithon.suggestions import alternatives
 from trilithon.tables import table_beside
 
 __all__ = [
@@ -76,8 +78,8 @@ def find_architecture(name: str) -> Architecture:
     try:
         return architectures()[key]
     except KeyError:
-        known = ", ".join(architectures())
-        raise ModelError(f"unknown architecture {name[:80]!r}; choose one of {known}") from None
+        fix = alternatives(key, architectures())
+        raise ModelError(Message("unknown architecture {name!r}; {fix}", name=name[:80], fix=fix)) from None
 
 
 def shapes_of(model: Architecture) -> Iterator[tuple[str, Shape]]:
@@ -99,7 +101,11 @@ def types_of(model: Architecture, quantization: str) -> dict[str, str]:
     Vectors stay F32. The output matrix (the embedding if the two are tied) gets Q6_K in files with fewer bits than
     Q8_0. Rows that are not multiples of a block of 256 get the next type that fits. Raises ModelError."""
     if quantization not in QUANTIZATIONS:
-        raise ModelError(f"cannot synthesise {quantization}; choose one of {', '.join(QUANTIZATIONS)}")
+        raise ModelError(
+            "cannot synthesise {quantization}; choose one of {names}",
+            quantization=quantization,
+            names=", ".join(QUANTIZATIONS),
+        )
     output = "token_embd.weight" if model.tied else "output.weight"
     return {
         name: "F32" if len(shape) == 1 else _fitting(_preferred_type(model, name, quantization, output), shape)

@@ -74,7 +74,7 @@ def scramble_block(source: Path, target: Path, *, block: int, seed: int = 0) -> 
     and its numbers are plausible, but the block computes nonsense. Raises ModelError."""
     tensors = [tensor for tensor in _read_single(source).tensors if tensor.name.startswith(f"blk.{block}.")]
     if not tensors:
-        raise ModelError(f"{source} has no block {block}; choose a smaller number")
+        raise ModelError("{source} has no block {block}; choose a smaller number", source=source, block=block)
     random = np.random.default_rng(seed)
     shutil.copyfile(source, target)
     with target.open("r+b") as file:
@@ -94,7 +94,9 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
         file_type = LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]
         quants.quantize(np.zeros((1, 256), np.float32), GGMLQuantizationType[quantization])
     except (KeyError, NotImplementedError):
-        raise ModelError(f"cannot requantise to {quantization}; choose Q8_0, Q5_0, Q4_0, F16 or F32") from None
+        raise ModelError(
+            "cannot requantise to {quantization}; choose Q8_0, Q5_0, Q4_0, F16 or F32", quantization=quantization
+        ) from None
     _read_single(source)
     with HeaderReader(source) as header:
         values = header.values()
@@ -119,7 +121,9 @@ def requantise(source: Path, target: Path, quantization: str = "Q8_0") -> Path:
 def _read_single(source: Path) -> GgufFacts:
     facts = read_gguf(source)
     if len(facts.parts) > 1:
-        raise ModelError(f"{source} is one of several parts; join them with: llama-gguf-split --merge FIRST_PART MODEL")
+        raise ModelError(
+            "{source} is one of several parts; join them with: llama-gguf-split --merge FIRST_PART MODEL", source=source
+        )
     return facts
 
 

@@ -77,7 +77,7 @@ def write_synthetic(
     """Write the file; it gets its name when it is complete and on the disk. `notes` as for `staging_dir`. Raises
     ModelError when it does not fit or exists already."""
     if os.path.lexists(target):
-        raise ModelError(f"{target} exists already; remove it, or name another file with --output")
+        raise ModelError("{target} exists already; remove it, or name another file with --output", target=target)
     try:
         _require_room(synthetic, target.absolute().parent)
         with staging_dir(target, notes) as staging:
@@ -86,7 +86,11 @@ def write_synthetic(
                 _write(synthetic, file.write, progress)
             publish(made, target)
     except OSError as error:
-        raise ModelError(f"{target} cannot be written: {error.strerror}; name another file with --output") from error
+        raise ModelError(
+            "{target} cannot be written: {reason}; name another file with --output",
+            target=target,
+            reason=error.strerror,
+        ) from error
     return target
 
 
@@ -104,8 +108,10 @@ def _require_room(synthetic: Synthetic, folder: Path) -> None:
     free = space.f_bavail * space.f_frsize
     if synthetic.size_bytes > free:
         raise ModelError(
-            f"{format_bytes(synthetic.size_bytes)} are needed in {folder}, {format_bytes(free)} are free; "
-            "name a file on another disk with --output"
+            "{size} are needed in {folder}, {free} are free; name a file on another disk with --output",
+            size=format_bytes(synthetic.size_bytes),
+            folder=folder,
+            free=format_bytes(free),
         )
 
 

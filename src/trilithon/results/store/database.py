@@ -142,7 +142,7 @@ class Store:
         with translated(self._path):
             changed = self._connection.execute(rows.FINISH_RUN, values).rowcount
         if not changed:
-            raise StoreError(f"results database {self._path} has no run {run_id}")
+            raise StoreError("results database {path} has no run {run_id}", path=self._path, run_id=run_id)
 
     def set_status(self, campaign_id: int, status: Status) -> None:
         """ "running" also says that it is this process which measures it now, as on `--resume`. A campaign that
@@ -219,7 +219,9 @@ class Store:
     def _refuse_live(self, row: sqlite3.Row) -> None:
         if _status(row) == "running" and row["writer"] != self._writer:
             number = process_number(row["writer"])
-            raise StoreError(f"campaign {row['id']} is being measured by process {number}; stop that first")
+            raise StoreError(
+                "campaign {id} is being measured by process {number}; stop that first", id=row["id"], number=number
+            )
 
     def _add_run(self, campaign_id: int, run: Run) -> None:
         number = self.start_run(campaign_id, run.placement, run.round, run.started_ns)
@@ -269,14 +271,18 @@ class Store:
     def _require(self, campaign_id: int) -> sqlite3.Row:
         require = self._select("SELECT * FROM campaigns WHERE id = ?", campaign_id)
         if not require:
-            raise StoreError(f"there is no campaign {campaign_id}; see: trilithon results list")
+            raise StoreError("there is no campaign {campaign_id}; see: trilithon results list", campaign_id=campaign_id)
         return require[0]
 
     def _placement(self, campaign_id: int, name: str) -> int:
         self._require(campaign_id)
         placement = self._select("SELECT id FROM placements WHERE campaign_id = ? AND name = ?", campaign_id, name)
         if not placement:
-            raise StoreError(f"campaign {campaign_id} has no placement {name}; add the placement before its runs")
+            raise StoreError(
+                "campaign {campaign_id} has no placement {name}; add the placement before its runs",
+                campaign_id=campaign_id,
+                name=name,
+            )
         return int(placement[0]["id"])
 
     def _select(self, statement: str, *values: Any) -> list[sqlite3.Row]:
@@ -328,11 +334,19 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     tables = int(connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
     connection.execute("COMMIT")
     if application != APPLICATION_ID and (application or version or tables):
-        raise StoreError(f"{path} is another program's database; move it away, or {_OTHER_FOLDER}")
+        raise StoreError(
+            "{path} is another program's database; move it away, or {other_folder}",
+            path=path,
+            other_folder=_OTHER_FOLDER,
+        )
     if version > NEWEST:
         raise StoreError(
-            f"results database {path} was written by a newer Trilithon (schema {version}, this one knows {NEWEST});"
-            f" upgrade Trilithon, or {_OTHER_FOLDER}"
+            "results database {path} was written by a newer Trilithon (schema {version}, this one knows "
+            "{newest}); upgrade Trilithon, or {other_folder}",
+            path=path,
+            version=version,
+            newest=NEWEST,
+            other_folder=_OTHER_FOLDER,
         )
     return version
 

@@ -28,9 +28,14 @@ def translated(path: Path) -> Iterator[None]:
     except (JSONDecodeError, zlib.error) as error:
         raise StoreError(_corrupt(path)) from error
     except OSError as error:
-        raise StoreError(f"{error.filename or path}: {error.strerror}; fix that, {_ELSEWHERE}") from error
+        raise StoreError(
+            "{filename}: {reason}; fix that, {elsewhere}",
+            filename=error.filename or path,
+            reason=error.strerror,
+            elsewhere=_ELSEWHERE,
+        ) from error
     except (OverflowError, UnicodeEncodeError) as error:
-        raise StoreError(f"results database {path} cannot hold a value: {error}") from error
+        raise StoreError("results database {path} cannot hold a value: {reason}", path=path, reason=error) from error
 
 
 def refuse_foreign(path: Path) -> None:

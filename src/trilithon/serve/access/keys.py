@@ -16,8 +16,10 @@ from pathlib import Path
 
 from trilithon.errors import UserError
 from trilithon.files import JsonStore, read_text
+from trilithon.language import Message
 from trilithon.serve.access.scopes import SCOPES
 from trilithon.settings import Configuration
+from trilithon.suggestions import alternatives
 
 __all__ = ["Key", "Keyring", "add_key", "key_store", "keys", "read_key_file", "remove_key"]
 
@@ -78,8 +80,8 @@ def remove_key(configuration: Configuration, name: str) -> Key:
             if key.name == name:
                 store.write(_packed([other for other in known if other is not key]))
                 return key
-    names = ", ".join(key.name for key in known) or "none"
-    raise UserError(f"there is no key {name}; there are: {names}")
+    fix = alternatives(name, (key.name for key in known))
+    raise UserError(Message("there is no key {name}; {fix}", name=name, fix=fix))
 
 
 def read_key_file(path: Path) -> list[Key]:

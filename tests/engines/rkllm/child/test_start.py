@@ -75,7 +75,7 @@ def test_a_models_file_that_is_damaged_is_named(fresh_rkllm, tmp_path):
 
 def test_options_that_are_wrong_are_named(fresh_rkllm):
     code, log = fresh_rkllm(ready=False, options={"contxt": 5}).end()
-    assert (code, "unknown option contxt; known are context, " in log) == (2, True)
+    assert (code, "unknown option contxt; there are context, " in log) == (2, True)
 
 
 @pytest.mark.parametrize(
