@@ -31,7 +31,7 @@ NAMES = frozenset(
         GiB h k l little-endian llama-gguf-split login ls M object off on question rkllm-toolkit s service stderr
         stores type unix venv
         add add-scc-to-user adm Anthropic API apt Arm Assistant backports board-report c cat cgroup config
-        containerd cpu cpufreq cpuset CRI-O Debian default device Docker eMMC Face GitHub Home Hugging
+        containerd cpu Ctrl-C cpufreq cpuset CRI-O Debian default device Docker eMMC Face GitHub Home Hugging
         Incus install kbase kubelet kubelet-arg Kubernetes Linux llama-server LXC lxc LXD Mesa NAME npu
         NVMe oc Ollama OpenAI OpenShift PanVK performance Podman policy privileged proc RKLLM rknn-llm
         rknpu rwm SD Service set spec SSD sudo systemd systemd-nspawn taskset ulimit unix-char userspace
@@ -96,7 +96,7 @@ def test_no_english_is_left_in_the_russian_texts() -> None:
     left = {}
     for _, text in TRANSLATIONS:
         remark = text.partition("  # ")[2] or text
-        literal = re.sub(r"\{\w+(?:![rs])?(?::[^}]*)?\}|-{1,2}[a-z-]+|trilithon(?: [a-z-]+)+", "", remark)
+        literal = re.sub(r"\{\w+(?:![rs])?(?::[^}]*)?\}|(?<!\S)-{1,2}[a-z-]+|trilithon(?: [a-z-]+)+", "", remark)
         literal = re.sub(r"\S*(?:[A-Z]{2}|[._*/])\S*", "", literal)  # abbreviations, placeholders of commands, files
         if words := english_in(literal) - NAMES:
             left[text] = words

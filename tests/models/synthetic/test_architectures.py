@@ -88,7 +88,7 @@ def test_a_model_is_found_as_people_write_it(text: str) -> None:
 
 
 def test_what_is_unknown_is_refused_with_what_is_known() -> None:
-    with pytest.raises(ModelError, match=r"unknown architecture 'gpt-5'; choose one of qwen2\.5-0\.5b, "):
+    with pytest.raises(ModelError, match=r"unknown architecture 'gpt-5'; there are qwen2\.5-0\.5b, "):
         find_architecture("gpt-5")
     with pytest.raises(ModelError, match=r"cannot synthesise IQ2_XXS; choose one of F32, F16"):
         types_of(QWEN, "IQ2_XXS")
