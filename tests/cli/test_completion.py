@@ -65,10 +65,10 @@ def test_words_of_this_machine_are_completed(trilithon: Program, tiny: Path) -> 
     short = ("-p", "16", "-n", "4", "-r", "1", "--test", "pp", "--placement", "scripted/cpu:prefill=2000,decode=2000")
     for _ in range(2):
         assert trilithon("bench", tiny, *short).code == 0
-    numbers = {"2": "tiny", "1": "tiny", "last": "tiny"}
+    numbers = {"2": "Tiny", "1": "Tiny", "last": "Tiny"}
     for words in (("results", "show"), ("results", "compare", "1"), ("results", "rm"), ("results", "report")):
         assert completed(*words, "") == numbers, words
-    assert completed("results", "export", "l") == {"last": "tiny"}
+    assert completed("results", "export", "l") == {"last": "Tiny"}
     assert "llama.cpp/cpu" in completed("plan", "set", str(tiny), "")
     for command in ("bench", "run", "serve"):
         assert "llama.cpp/cpu" in completed(command, str(tiny), "--placement", "LLAMA")
