@@ -60,7 +60,7 @@ def completed(*words: str) -> dict[str, str | None]:
     return {item.value: item.help for item in items if item.type == "plain"}
 
 
-def test_words_of_this_machine_are_completed(trilithon: Program, tiny: Path) -> None:
+def test_words_of_this_machine_are_completed(trilithon: Program, home: Path, tiny: Path) -> None:
     assert completed("results", "show", "") == {}
     short = ("-p", "16", "-n", "4", "-r", "1", "--test", "pp", "--placement", "scripted/cpu:prefill=2000,decode=2000")
     for _ in range(2):
@@ -77,8 +77,11 @@ def test_words_of_this_machine_are_completed(trilithon: Program, tiny: Path) -> 
     for words in (("pull", "m"), ("estimate", "m"), ("recommend",), ("atlas",), ("convert", "m")):
         assert {"rk3588", "rk3588s"} <= completed(*words, "--chip", "RK3588").keys(), words
     assert "rkllm" in completed("estimate", "m", "--engine", "rk")
+    modelfile = home / "Modelfile"
+    modelfile.write_text(f"FROM {tiny}\n", encoding="utf-8")
+    assert trilithon("create", "mine", "-f", modelfile).code == 0
     for words in (("estimate",), ("bench", "--also"), ("serve",), ("quantize",), ("show",)):
-        assert "demo:latest" in completed(*words, "de"), words
+        assert "mine:latest" in completed(*words, "mi"), words
 
 
 def test_completion_asks_nothing_and_makes_no_files(home: Path) -> None:

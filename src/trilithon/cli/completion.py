@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice
+from trilithon.cli.words import WordChoice
 from trilithon.errors import UserError
 
 __all__ = ["completion"]
@@ -15,7 +15,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command("completion")
-@click.argument("shell", type=Choice(_SHELLS), required=False)
+@click.argument("shell", type=WordChoice(_SHELLS), required=False)
 @click.option("--install", is_flag=True, help="Write it where SHELL reads it by itself.")
 def completion(shell: str | None, install: bool) -> None:
     """Print the completion script of SHELL. [default: the login shell]"""

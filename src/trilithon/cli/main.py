@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from trilithon.cli.output import say, shown
-from trilithon.cli.words import Choice
+from trilithon.cli.words import WordChoice
 from trilithon.errors import TrilithonError
 from trilithon.language import LANGUAGES, Message, use_language
 
@@ -120,7 +120,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--lang",
-    type=Choice(LANGUAGES),
+    type=WordChoice(LANGUAGES),
     is_eager=True,
     expose_value=False,
     callback=_set_language,

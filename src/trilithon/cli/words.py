@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from trilithon.models.files.model_file import ModelFile
     from trilithon.settings import Configuration
 
-__all__ = ["Choice", "complete_campaign", "complete_chip", "complete_engine", "complete_placement"]
+__all__ = ["WordChoice", "complete_campaign", "complete_chip", "complete_engine", "complete_placement"]
 
 _Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-class Choice(click.Choice[str]):
+class WordChoice(click.Choice[str]):
     """click's, which also names the word that was meant."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:

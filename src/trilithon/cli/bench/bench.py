@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice, complete_placement
+from trilithon.cli.words import WordChoice, complete_placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
@@ -62,9 +62,9 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
     shell_complete=complete_model_or_file,
     help="The same model in another format, such as an .rkllm file.",
 )
-@click.option("--test", "tests", multiple=True, type=Choice(_KINDS), help="Run only these tests.")
+@click.option("--test", "tests", multiple=True, type=WordChoice(_KINDS), help="Run only these tests.")
 @click.option("--question", help="The question to ask. [default: tell me about openai]")
-@click.option("--preset", type=Choice(["article"]), help="article: pp512, tg128 and the question.")
+@click.option("--preset", type=WordChoice(["article"]), help="article: pp512, tg128 and the question.")
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
 @click.option(
     "--reference",
@@ -76,9 +76,9 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("--pin-clocks", is_flag=True, help="Pin all clocks to their maximum during the run; needs root.")
 @click.option("--keep-awake", is_flag=True, help="With --pin-clocks: also disable deep idle states.")
 @click.option("--resume", is_flag=True, help="Continue the last interrupted campaign.")
-@click.option("-o", "--output", type=Choice(_FORMATS), default="table", help="The output format on stdout.")
+@click.option("-o", "--output", type=WordChoice(_FORMATS), default="table", help="The output format on stdout.")
 @click.option(
-    "--progress", type=Choice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
+    "--progress", type=WordChoice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
 )
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:

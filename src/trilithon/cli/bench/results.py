@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice, complete_campaign
+from trilithon.cli.words import WordChoice, complete_campaign
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -60,7 +60,7 @@ def list_command(as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=Choice(["table", "md", "csv", "jsonl", "json"]),
+    type=WordChoice(["table", "md", "csv", "jsonl", "json"]),
     default="table",
     show_default=True,
     help="The output format.",

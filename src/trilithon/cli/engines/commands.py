@@ -11,7 +11,7 @@ import click
 
 from trilithon.cli.engines.install import install
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice
+from trilithon.cli.words import WordChoice
 from trilithon.errors import Interrupted, PlacementError, UserError
 from trilithon.language import Message
 from trilithon.suggestions import alternatives
@@ -107,7 +107,7 @@ def remove(name: str, delete: bool) -> None:
 @engines.command("build")
 @click.option(
     "--engine",
-    type=Choice(["llama.cpp", "ik", "rk"]),
+    type=WordChoice(["llama.cpp", "ik", "rk"]),
     default="llama.cpp",
     show_default=True,
     help="What to compile; ik is ik_llama.cpp, rk is a fork for Rockchip's NPU (with --source).",

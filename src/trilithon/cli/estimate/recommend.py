@@ -7,7 +7,7 @@ import click
 
 from trilithon.cli.estimate.estimate import chosen_chips, figure, range_json, room_bytes, shift_here
 from trilithon.cli.output import say, shown
-from trilithon.cli.words import Choice, complete_chip
+from trilithon.cli.words import WordChoice, complete_chip
 from trilithon.errors import UserError
 from trilithon.language import Message
 from trilithon.units import format_bytes
@@ -27,7 +27,7 @@ _TASKS = ("chat", "rag", "code", "home")
 
 
 @click.command("recommend")
-@click.option("--task", type=Choice(_TASKS), default="chat", show_default=True, help="What the model is for.")
+@click.option("--task", type=WordChoice(_TASKS), default="chat", show_default=True, help="What the model is for.")
 @click.option("--chip", "chip_name", shell_complete=complete_chip, help="A chip (rk3588); without it, this machine.")
 @click.option("--memory", help="Memory of the board, as 8GB; without it, this machine's.")
 @click.option(

@@ -10,7 +10,7 @@ import click
 
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice, complete_chip
+from trilithon.cli.words import WordChoice, complete_chip
 from trilithon.errors import UserError
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("convert")
 @click.argument("source", type=_PATH)
-@click.option("--to", "target", type=Choice(list(_OPTIONS)), required=True, help="The format to convert to.")
+@click.option("--to", "target", type=WordChoice(list(_OPTIONS)), required=True, help="The format to convert to.")
 @click.option(
     "--chip",
     shell_complete=complete_chip,

@@ -5,7 +5,7 @@ import json
 import click
 
 from trilithon.cli.output import say
-from trilithon.cli.words import Choice
+from trilithon.cli.words import WordChoice
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -33,7 +33,7 @@ def key() -> None:
 @click.argument("name")
 @click.option(
     "--scope",
-    type=Choice(["chat", "models", "metrics", "admin"]),
+    type=WordChoice(["chat", "models", "metrics", "admin"]),
     default="admin",
     show_default=True,
     help="chat: ask models. models: pull and remove them too. metrics: read /metrics. admin: everything.",
