@@ -1,5 +1,5 @@
 # Nothing but Python 3.11+ with venv (or uv), and make, is needed: each target makes .venv and installs what it needs.
-# PYTHON=… names another Python than the first suitable one on PATH.
+# PYTHON=… names another Python than the first suitable one on PATH; BENCH=… are options of the measurement.
 BIN := .venv/bin
 # Some environments forbid it; without it every process that a test starts compiles the sources anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -17,7 +17,7 @@ FETCHED := tests/emulated tests/engines/ik_llamacpp/test_library.py
 
 bench: .venv/demo-installed  ## measure the demo model on this machine, and put trilithon on PATH
 	@scripts/install.sh --link
-	@$(BIN)/trilithon bench
+	@$(BIN)/trilithon bench $(BENCH)
 
 install:  ## put trilithon on PATH: by uv or pipx where there is one, otherwise from this folder
 	@PYTHON='$(PYTHON)' scripts/install.sh

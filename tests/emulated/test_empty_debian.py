@@ -51,12 +51,12 @@ nsenter --user --target $holder --setuid 0 --setgid 0 unshare --mount --pid --fo
 # The server answers until it is ended. A browser looks at it meanwhile.
 BROWSER = """
 import sys, time, urllib.request
-url, end = sys.argv[1], time.monotonic() + 120
+url, end = sys.argv[1], time.monotonic() + 900
 headers = {"Accept": "text/html"} | {"Authorization": f"Bearer {key}" for key in sys.argv[2:]}
 while True:
     try:
         request = urllib.request.Request(url, headers=headers)
-        page = urllib.request.urlopen(request, timeout=60).read().decode()
+        page = urllib.request.urlopen(request, timeout=300).read().decode()
         break
     except OSError:
         if time.monotonic() > end:
@@ -79,6 +79,7 @@ class System:
 
     root: Path
     enter: tuple[str, ...]
+    is_emulated: bool
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         words = [*self.enter, "sh", "-ec", CHROOT, "chroot", str(self.root), *argv]
@@ -114,7 +115,7 @@ def debian(request: pytest.FixtureRequest, tmp_path: Path) -> System:
         shutil.copy(Path("/etc", name).resolve(), root / "etc" / name)
     (root / "etc/sudoers.d/user").write_text("user ALL=(ALL) NOPASSWD: ALL\n")
     (root / "etc/apt/apt.conf.d/90yes").write_text('APT::Get::Assume-Yes "true";\n')  # the user says yes
-    system = System(root, enter)
+    system = System(root, enter, is_emulated=bool(machine))
     added = system.run("useradd", "--create-home", "--shell", "/bin/bash", "user")
     assert added.returncode == 0, added.stdout
     left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
@@ -174,13 +175,16 @@ def test_the_first_ten_minutes(debian: System) -> None:
     (home / "script").write_text(script(port))
     # Another server may have the usual port here.
     variables = machine_variables() | {"OLLAMA_HOST": f"127.0.0.1:{port}"}
+    if debian.is_emulated:  # tens of times slower: little is measured, and nothing compiled that is never imported
+        variables |= {"BENCH": "-p 16 -n 4 -r 1 --test pp --test tg --no-quality", "PIP_NO_COMPILE": "1"}
+        variables |= {"TRILITHON_START_SECONDS": "1200", "TRILITHON_HANG_SECONDS": "1200"}
     exports = "".join(f"export {name}='{text}'\n" for name, text in variables.items())
     (debian.root / "etc/profile.d/machine.sh").write_text(exports)
     done = debian.run("su", "-", "user", "-c", "bash ~/script")
     assert done.stdout.endswith("EVERY LINE WORKED\n"), done.stdout[-5000:]
     assert "PAGES ARE THERE" in done.stdout
     assert "THE SERVICE IS FINE" in done.stdout
-    assert "recommended placement" in done.stdout, "of the first bench"
+    assert ("saved as campaign 1" if debian.is_emulated else "recommended placement") in done.stdout, "the first bench"
     assert re.search(r"^\+ trilithon run demo .*\n(?:.*\n)*?.*\bParis\b", done.stdout, re.MULTILINE), "the first chat"
 
 

@@ -133,6 +133,10 @@ def test_uv_makes_the_environment_where_python_cannot(clone: Path, tools: Path) 
     assert (clone / ".venv" / "bin" / "pip").exists()
 
 
+def test_the_measurement_takes_options(clone: Path, tools: Path) -> None:
+    assert "\n.venv/bin/trilithon bench -p 16\n" in run(clone, tools, "make", "-n", "bench", "BENCH=-p 16").stdout
+
+
 def linked(clone: Path, tools: Path) -> subprocess.CompletedProcess[str]:
     """As after `make bench`, with this environment's program in place of the clone's."""
     (clone / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
