@@ -57,11 +57,11 @@ def test_no_line_installs_from_an_index_that_does_not_carry_it() -> None:
     names = [name for name in listed.split("\0") if name and not name.startswith("tests/")]
     if not names:
         pytest.skip("this is not a git clone")
-    wrong = re.compile(r"(?:pip|pipx|uv tool|uv pip) install [^\n`]*\btrilithon(?:\[|'|`|\s|$)")
+    wrong = re.compile(r"(?:pip|pipx|uv tool|uv pip) install [^\n`;&]*\btrilithon(?:\[|'|`|\s|$)")
     lines = [
         f"{name}: {line.strip()}"
         for name in names
-        if (ROOT / name).suffix not in {".png", ".svg"} and (ROOT / name).is_file()
+        if (ROOT / name).suffix not in {".mo", ".png", ".svg"} and (ROOT / name).is_file()
         for line in (ROOT / name).read_text(encoding="utf-8", errors="replace").splitlines()
         if wrong.search(line)
     ]
