@@ -23,7 +23,9 @@ __all__ = [
     "counted_runs",
     "differences",
     "measured_tests",
+    "model_text",
     "placement_of",
+    "run_values",
     "runs_note",
     "summarise",
 ]
@@ -113,7 +115,7 @@ def compare_runs(
     if _are_other_models(first.model, second.model):
         names = {"a": first.model.get("name"), "b": second.model.get("name")}
         return Verdict("not comparable", phrases("other_models", **names))
-    ours, theirs = _values(*a, test, metric), _values(*b, test, metric)
+    ours, theirs = run_values(*a, test, metric), run_values(*b, test, metric)
     for (campaign, name), values in ((a, ours), (b, theirs)):
         if not values:
             note = runs_note(campaign, name, test, 0, phrases)
@@ -211,7 +213,7 @@ def _told(record: PlacementRecord) -> dict[str, str]:
 
 
 def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Metric, phrases: Phrases) -> ComparisonRow:
-    values = [value for _, value in _values(campaign, placement.name, test, metric)]
+    values = [value for _, value in run_values(campaign, placement.name, test, metric)]
     estimate = _estimate(values) if values else None
     note = runs_note(campaign, placement.name, test, len(values), phrases)
     fraction = _fraction(placement, test, metric, estimate)
@@ -220,7 +222,7 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
         estimate, note = replace(estimate, deviation=deviation), phrases("rounded_average")
     return ComparisonRow(
         placement=placement.name,
-        model=_model_name(placement.model),
+        model=model_text(placement.model),
         test=test,
         metric=metric,
         estimate=estimate,
@@ -238,7 +240,7 @@ def _estimate(values: list[float]) -> Estimate:
     return Estimate(estimate.median, estimate.low, estimate.high, len(values))
 
 
-def _values(campaign: Campaign, placement: str, test: Test, metric: Metric) -> list[tuple[int, float]]:
+def run_values(campaign: Campaign, placement: str, test: Test, metric: Metric) -> list[tuple[int, float]]:
     """One value per finished run, with its round: the median over the run's samples of this test."""
     medians = []
     for run in campaign.runs:
@@ -272,7 +274,8 @@ def _cause(failure: Failure | None) -> str:
     return (failure.cause or failure.message or failure.kind) if failure else ""
 
 
-def _model_name(model: Mapping[str, Any]) -> str:
+def model_text(model: Mapping[str, Any]) -> str:
+    """Name and quantization, once where the name has it already."""
     name, quantization = str(model.get("name", "")), str(model.get("quantization") or "")
     known = quantization.casefold() in name.casefold()
     return name if known else f"{name} {quantization}"

@@ -332,3 +332,19 @@ def test_rm(trilithon: Program, keep: Keep) -> None:
     assert (done.code, done.stdout, done.stderr) == (0, "", "removed campaign 2\nremoved campaign 4\n")
     assert [each["id"] for each in json.loads(trilithon("results", "list", "--json").stdout)] == [1, 3]
     assert trilithon("results", "rm", "2").code == 2
+
+
+def test_several_campaigns_make_an_article(trilithon: Program, keep: Keep, home: Path) -> None:
+    keep(campaign(("llama.cpp/cpu", 10), ("llama.cpp/gpu", 7), runs=3))
+    keep(campaign(("llama.cpp/cpu", 20), runs=3, started="2026-01-02T00:00:00+00:00"))
+    words = ("results", "report", "1", "2", "--report", home / "article")
+    done = trilithon(*words, "--lang", "ru", "--label", "llama.cpp/gpu=Видео", "--width", "800", "--svg")
+    assert (done.code, done.stderr) == (0, "")
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert all(path.is_file() for path in paths)
+    assert "Видео" in (home / "article" / "tg128.svg").read_text()
+    assert len(paths) == 7
+    for odd in (("--baseline", "npu"), ("--label", "npu=x"), ("--label", "x"), ("--width", "1")):
+        done = trilithon(*words, *odd)
+        assert (done.code, done.stdout) == (2, "")
+    assert trilithon("results", "report", "1", "9").code == 2

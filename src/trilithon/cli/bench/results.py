@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["results"]
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_BY = ("board", "model", "quantization", "engine", "build")
 _FORMATS = ("trilithon", "json", "jsonl", "csv", "sql", "md")
 
 
@@ -228,17 +229,45 @@ def import_command(files: tuple[Path, ...]) -> None:
 
 
 @results.command("report")
-@click.argument("campaign", shell_complete=complete_campaign)
+@click.argument("campaigns", nargs=-1, required=True, shell_complete=complete_campaign)
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="The folder to write to.")
-def report(campaign: str, folder: Path | None) -> None:
-    """Write report.html and the charts of CAMPAIGN, and print their paths."""
+@click.option("--by", type=click.Choice(_BY), help="What groups of bars are made by. [default: what differs]")
+@click.option("--baseline", metavar="SPEC", help="What ratios are to: a placement or a group. [default: the first CPU]")
+@click.option("--lang", type=click.Choice(["en", "ru"]), help="The language of the article. [default: en]")
+@click.option("--title", help="The title. [default: models and boards]")
+@click.option("--label", "labels", multiple=True, metavar="SPEC=TEXT", help="Call SPEC TEXT, in charts and table.")
+@click.option("--svg", is_flag=True, help="Write each chart as SVG too.")
+@click.option("--width", type=click.IntRange(320, 8000), help="Pixels of a PNG's width. [default: 1600]")
+def report(campaigns: tuple[str, ...], folder: Path | None, **wishes: Any) -> None:
+    """Write the charts and a page of CAMPAIGNS, and print their paths.
+
+    One campaign alone makes report.html. Several, or one with the options below --report, make an article for readers:
+    article.html with grouped bars, ratios, conclusions and one table, which is there as .md and .csv too."""
     from trilithon.cli.bench.outcome import write_pictures
     from trilithon.settings import load_configuration
 
     with _store() as store:
-        selected = _campaign(store, campaign)
-    for path in write_pictures(selected, folder or load_configuration().data / "reports" / str(selected.id)):
+        selected = [_campaign(store, campaign) for campaign in dict.fromkeys(campaigns)]
+    place = folder or load_configuration().data / "reports" / "-".join(str(campaign.id) for campaign in selected)
+    if len(selected) > 1 or any(wishes.values()):
+        paths = _write_article(selected, place, **wishes)
+    else:
+        paths = write_pictures(selected[0], place)
+    for path in paths:
         say(path)
+
+
+def _write_article(
+    campaigns: "list[Campaign]", folder: Path, *, svg: bool, width: int | None, lang: str | None, **wishes: Any
+) -> list[Path]:
+    from trilithon.errors import StoreError
+    from trilithon.results.article.page import ArticleWishes, make_article, write_article
+
+    article = make_article(campaigns, ArticleWishes(language=lang or "en", **wishes))
+    try:
+        return write_article(article, folder, width=width or 1600, svg=svg)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}; name another folder with --report") from error
 
 
 @results.command("rm")

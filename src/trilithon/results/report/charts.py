@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-__all__ = ["COLOURS", "STYLE", "Bar", "Chart", "Line", "bar_chart", "line_chart", "spread"]
+__all__ = ["COLOURS", "STYLE", "Bar", "Chart", "Drawing", "Line", "bar_chart", "line_chart", "spread"]
 
 # cpu, gpu, npu and handover: the palette of Okabe and Ito (2008), told apart with any kind of colour vision.
 COLOURS = {
@@ -50,13 +50,20 @@ _LINES_HEIGHT, _NAMES = 230.0, 0.40  # the names beside the lines take so much o
 _MARKERS = "osD^vPX"
 
 
-class Chart(Figure):
+class Drawing(Figure):
     """A figure that knows its name and says in words all that it shows."""
+
+    name = ""
+    title: str
+    description: str
+
+
+class Chart(Drawing):
+    """One of a fixed width, with its title above."""
 
     def __init__(self, height: float, *, title: str, subtitle: str, description: str):
         super().__init__(figsize=(_WIDTH / 72, height / 72), dpi=_DOTS, facecolor=COLOURS["card"])
         FigureCanvasAgg(self)
-        self.name = ""
         self.title = f"{title}: {subtitle}"
         self.description = description
         self.height = height

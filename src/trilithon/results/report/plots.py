@@ -17,7 +17,7 @@ from trilithon.measure.metrics import HEADLINE, METRICS
 from trilithon.measure.records import Test
 from trilithon.results.compare import ComparisonRow, Estimate
 from trilithon.results.phrases import ENGLISH, Phrases
-from trilithon.results.report.charts import STYLE, Bar, Chart, Line, bar_chart, line_chart
+from trilithon.results.report.charts import STYLE, Bar, Chart, Drawing, Line, bar_chart, line_chart
 from trilithon.results.table import failure_text, interval_text
 from trilithon.units import format_number
 
@@ -273,7 +273,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def as_svg(chart: Chart) -> str:
+def as_svg(chart: Drawing) -> str:
     """An `<svg>` element that says in words what it shows; ids are unique to the chart's name. Same in, same out."""
     text = StringIO()
     nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
@@ -285,11 +285,11 @@ def as_svg(chart: Chart) -> str:
     return svg.replace("<svg", head, 1).replace(">", f">\n<title>{escape(chart.title)}</title>", 1)
 
 
-def as_png(chart: Chart) -> bytes:
-    """960 pixels wide: sharp on screens of any kind."""
+def as_png(chart: Drawing, dpi: float = 216) -> bytes:
+    """Without `dpi` a chart is 960 pixels wide: sharp on screens of any kind."""
     file = BytesIO()
     with matplotlib.rc_context(STYLE):
-        chart.savefig(file, format="png", dpi=216, metadata={"Software": None})
+        chart.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
 

@@ -1,0 +1,208 @@
+"""What an article compares: every placement of several campaigns, named by what differs between them and by no more."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from trilithon.errors import UserError
+from trilithon.measure.metrics import HEADLINE, METRICS, Metric
+from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Test
+from trilithon.results.compare import measured_tests, run_values, runs_note
+from trilithon.results.conditions import conditions_of
+from trilithon.results.phrases import Phrases
+from trilithon.results.simulated import simulation
+
+__all__ = ["BY", "By", "Column", "Figure", "Subject", "labelled", "named", "subjects_of"]
+
+By = Literal["board", "model", "quantization", "engine", "build"]
+BY: tuple[By, ...] = get_args(By)
+_QUESTION = ("thinking_seconds", "words", "words_per_second", "total_seconds")
+_SETTINGS = ("threads", "context", "batch", "micro_batch", "kv_type_k", "kv_type_v", "flash_attention", "speculation")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure that several placements have: the metric of a test."""
+
+    test: Test
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        return self.test.name if self.test.kind in ("pp", "tg", "pg") else self.metric.name
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The median over runs, and the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One placement of one campaign. `spec` is its name there; `placement` what it is called beside the others."""
+
+    campaign: Campaign
+    record: PlacementRecord
+    board: str
+    model: str
+    quantization: str
+    engine: str
+    build: str
+    unit: str
+    placement: str
+    figures: Mapping[str, Figure]
+    joules_per_token: float | None
+    simulated: str
+    note: str
+
+    @property
+    def spec(self) -> str:
+        return self.record.name
+
+    @property
+    def quality(self) -> QualityRecord | None:
+        return self.record.quality
+
+    def value(self, name: str) -> str:
+        """Of one of the things that subjects are put into groups by, or "placement"."""
+        return str(getattr(self, name))
+
+
+def subjects_of(campaigns: Sequence[Campaign], phrases: Phrases) -> tuple[list[Subject], list[Column]]:
+    """Every placement that was measured, in order, and the figures that they have, the usual ones first."""
+    boards = _boards(campaigns, phrases)
+    columns = _columns(campaigns)
+    subjects = [
+        _subject(campaign, record, board, columns, phrases)
+        for campaign, board in zip(campaigns, boards, strict=True)
+        for record in campaign.placements
+    ]
+    kept = [column for column in columns if any(column.name in subject.figures for subject in subjects)]
+    return named(subjects), kept
+
+
+def _columns(campaigns: Sequence[Campaign]) -> list[Column]:
+    tests = dict.fromkeys(test for campaign in campaigns for test in measured_tests(campaign))
+    columns: dict[str, Column] = {}
+    for kind in ("pp", "tg", "pg"):
+        for test in sorted((test for test in tests if test.kind == kind), key=lambda test: test.depth):
+            metric = next(metric for metric in METRICS[test.kind] if metric.name == HEADLINE[test.kind])
+            columns.setdefault(test.name, Column(test, metric))
+    question = next((test for test in tests if test.kind == "question"), None)
+    if question is not None:
+        columns |= {metric.name: Column(question, metric) for metric in METRICS["question"] if metric.name in _QUESTION}
+    return list(columns.values())
+
+
+def _subject(
+    campaign: Campaign, record: PlacementRecord, board: str, columns: Sequence[Column], phrases: Phrases
+) -> Subject:
+    own = replace(campaign, runs=tuple(run for run in campaign.runs if run.placement == record.name))
+    figures = {column.name: figure for column in columns if (figure := _figure(own, record.name, column))}
+    decode = next((column.test for column in columns if column.test.kind == "tg"), None)
+    conditions = conditions_of(own, record.name, decode) if decode else None
+    engine, _, rest = record.name.partition("/")
+    return Subject(
+        campaign=campaign,
+        record=record,
+        board=board,
+        model=str(record.model.get("name") or phrases("no_model")),
+        quantization=str(record.model.get("quantization") or ""),
+        engine=record.engine,
+        build=" ".join(filter(None, (record.engine, record.build_version or record.build))),
+        unit="handover" if "+" in engine or "+" in rest else record.unit,
+        placement=record.name,
+        figures=figures,
+        joules_per_token=conditions.joules_per_generated_token if conditions else None,
+        simulated=simulation(campaign, record),
+        note="" if figures else runs_note(campaign, record.name, phrases=phrases) or phrases("no_result"),
+    )
+
+
+def _figure(campaign: Campaign, placement: str, column: Column) -> Figure | None:
+    """Questions that differ are one column: what is asked is told once."""
+    tests = [column.test]
+    if column.test.kind == "question":
+        tests = [test for test in measured_tests(campaign) if test.kind == "question"]
+    values = [value for test in tests for _, value in run_values(campaign, placement, test, column.metric)]
+    return Figure(statistics.median(values), min(values), max(values), len(values)) if values else None
+
+
+def _boards(campaigns: Sequence[Campaign], phrases: Phrases) -> list[str]:
+    """One name per campaign: the board's, and where two machines share it, what else differs between them."""
+    parts = [_board_parts(campaign, phrases) for campaign in campaigns]
+    names = []
+    for own in parts:
+        alike = [other for other in parts if other[0] == own[0]]
+        differing = [part for part in own[1:] if any(part not in other for other in alike)]
+        names.append(" · ".join([own[0], *differing]))
+    return names
+
+
+def _board_parts(campaign: Campaign, phrases: Phrases) -> list[str]:
+    described = [part for part in str(campaign.board.get("description") or "").split(" · ") if part]
+    model = str(campaign.board.get("model") or "")
+    first = model or (described[0] if described else phrases("unknown_board"))
+    return [first, *(part for part in described if part != first)]
+
+
+def named(subjects: Sequence[Subject]) -> list[Subject]:
+    """Subjects that are alike in board, model and placement get what else differs in their names: settings, versions,
+    at last the campaign's number."""
+    groups: dict[tuple[str, ...], list[Subject]] = {}
+    for subject in subjects:
+        key = (subject.board, subject.model, subject.quantization, subject.placement)
+        groups.setdefault(key, []).append(subject)
+    renamed: dict[int, Subject] = {}
+    for alike in groups.values():
+        told = [_told(subject) for subject in alike] if len(alike) > 1 else [{}]
+        differing = [name for name in told[0] if len({one.get(name) for one in told}) > 1]
+        names = [", ".join(filter(None, (one.get(name, "") for name in differing))) for one in told]
+        counts = Counter(names)
+        for subject, name in zip(alike, names, strict=True):
+            parts = [name] if name else []
+            parts += [f"#{subject.campaign.id}"] * (counts[name] > 1)
+            full = f"{subject.placement} ({', '.join(parts)})" if parts else subject.placement
+            renamed[id(subject)] = replace(subject, placement=full)
+    return [renamed[id(subject)] for subject in subjects]
+
+
+def _told(subject: Subject) -> dict[str, str]:
+    settings = subject.record.settings
+    words = {name: f"{name.replace('_', ' ')} {settings[name]}" for name in _SETTINGS if settings.get(name)}
+    date = subject.campaign.started[:10]
+    return {"build": subject.record.build_version} | words | {"campaign": date}
+
+
+def labelled(subjects: Iterable[Subject], labels: Sequence[str]) -> list[Subject]:
+    """With the reader's names: "SPEC=TEXT" for a placement, board, model, quantisation, engine or build. Raises
+    UserError for one that names nothing here."""
+    changed = list(subjects)
+    names = ("placement", *BY)
+    for label in labels:
+        spec, equals, text = label.rpartition("=")
+        if not equals or not spec.strip() or not text.strip():
+            raise UserError(f"--label {label}: write SPEC=TEXT, for example 'rk-llama.cpp/npu=NPU (rk-llama.cpp)'")
+        if not any(spec == subject.spec or spec in map(subject.value, names) for subject in changed):
+            known = dict.fromkeys(subject.value(name) for name in names for subject in changed)
+            raise UserError(f"--label {label}: there is no {spec}; there are {', '.join(filter(None, known))}")
+        changed = [_renamed(subject, spec, text.strip()) for subject in changed]
+    return changed
+
+
+def _renamed(subject: Subject, spec: str, text: str) -> Subject:
+    if subject.spec == spec:
+        return replace(subject, placement=subject.placement.replace(spec, text, 1))
+    fields = {name: text for name in ("placement", *BY) if subject.value(name) == spec}
+    return replace(subject, **fields)  # type: ignore[arg-type] # all of these are texts
+
+
+def runs_of(subjects: Iterable[Subject]) -> list[Run]:
+    return [run for subject in subjects for run in subject.campaign.runs if run.placement == subject.spec]
