@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from trilithon.errors import UserError
-from trilithon.results.article.subjects import BY, By, Subject
+from trilithon.results.article.subjects import BY, By, ComparedPlacement
 
 __all__ = ["Arrangement", "arrange"]
 
@@ -17,20 +17,20 @@ class Arrangement:
     """`panel`, `group` and `series` give a subject's place; `baseline` the subject that it is compared with. `along`
     are what each group has one of: they are part of its name, and make no panels."""
 
-    subjects: tuple[Subject, ...]
+    subjects: tuple[ComparedPlacement, ...]
     by: By
     varying: tuple[str, ...]
     along: tuple[str, ...]
     baseline_name: str
 
-    def panel(self, subject: Subject) -> str:
+    def panel(self, subject: ComparedPlacement) -> str:
         names = (name for name in self.varying if name not in (self.by, *self.along))
         return ", ".join(filter(None, map(subject.value, names)))
 
-    def group(self, subject: Subject) -> str:
+    def group(self, subject: ComparedPlacement) -> str:
         return " ".join(filter(None, map(subject.value, (self.by, *self.along))))
 
-    def series(self, subject: Subject) -> str:
+    def series(self, subject: ComparedPlacement) -> str:
         return subject.placement
 
     @property
@@ -45,7 +45,7 @@ class Arrangement:
     def legend(self) -> list[str]:
         return list(dict.fromkeys(map(self.series, self.subjects)))
 
-    def baseline(self, subject: Subject) -> Subject | None:
+    def baseline(self, subject: ComparedPlacement) -> ComparedPlacement | None:
         """Of the same panel and group, the placement that --baseline names; or of the same panel and series, the one in
         the group that it names. None for the baseline itself."""
         in_panel = [other for other in self.subjects if self.panel(other) == self.panel(subject)]
@@ -59,11 +59,11 @@ class Arrangement:
         return next((one for one in chosen if one is not subject), None) if subject not in chosen else None
 
 
-def _is_named(subject: Subject, name: str) -> bool:
+def _is_named(subject: ComparedPlacement, name: str) -> bool:
     return name in (subject.placement, subject.spec)
 
 
-def arrange(subjects: Sequence[Subject], by: By | None, baseline: str | None) -> Arrangement:
+def arrange(subjects: Sequence[ComparedPlacement], by: By | None, baseline: str | None) -> Arrangement:
     """Without `by`, groups are what differs most plainly; where nothing does, there is one. Raises UserError for a
     baseline that is not there."""
     varying = tuple(name for name in _PANELS if len({subject.value(name) for subject in subjects}) > 1)
@@ -83,5 +83,5 @@ def arrange(subjects: Sequence[Subject], by: By | None, baseline: str | None) ->
     return replace(plain, baseline_name=baseline)
 
 
-def _pairs(subjects: Sequence[Subject], *names: str) -> set[tuple[str, ...]]:
+def _pairs(subjects: Sequence[ComparedPlacement], *names: str) -> set[tuple[str, ...]]:
     return {tuple(subject.value(name) for name in names) for subject in subjects}

@@ -60,7 +60,7 @@ class Panel:
     groups: Sequence[tuple[str, Sequence[GroupedBar]]]
 
 
-class _Sheet(Drawing):
+class _BarSheet(Drawing):
     """Axes over the whole figure, in points from the upper left corner. Its height is set when all is drawn."""
 
     def __init__(self, height: float):
@@ -118,7 +118,7 @@ def grouped_bars(
 ) -> Drawing:
     """Where no panel has several groups, each bar is named at its left, and there is no legend."""
     with matplotlib.rc_context(STYLE):
-        sheet = _Sheet(100)
+        sheet = _BarSheet(100)
         height = _draw(sheet, title, subtitle, panels, legend, foot)
         sheet.set_size_inches(WIDTH / 72, height / 72)
         sheet.axes_.set_ylim(height, 0)
@@ -132,7 +132,7 @@ def grouped_bars(
 
 
 def _draw(
-    sheet: _Sheet, title: str, subtitle: str, panels: Sequence[Panel], legend: Sequence[Series], foot: Sequence[str]
+    sheet: _BarSheet, title: str, subtitle: str, panels: Sequence[Panel], legend: Sequence[Series], foot: Sequence[str]
 ) -> float:
     """Returns how high all of it is."""
     y = 14.0
@@ -161,7 +161,14 @@ def _draw(
 
 
 def _draw_panel(
-    sheet: _Sheet, left: float, y: float, panel: Panel, looks: dict[str, dict[str, Any]], scale: float, *, named: bool
+    sheet: _BarSheet,
+    left: float,
+    y: float,
+    panel: Panel,
+    looks: dict[str, dict[str, Any]],
+    scale: float,
+    *,
+    named: bool,
 ) -> float:
     """`named`: each bar has its name beside it, and groups have none. Returns where the next panel begins."""
     if panel.title:
@@ -181,7 +188,7 @@ def _draw_panel(
     return y
 
 
-def _draw_label(sheet: _Sheet, words: str, left: float, middle: float) -> None:
+def _draw_label(sheet: _BarSheet, words: str, left: float, middle: float) -> None:
     name = sheet.fitted(words, left - _MARGIN - 9, fontsize=10)
     sheet.write(name, left - 9, middle, ha="right", va="center", fontsize=10)
 
@@ -200,7 +207,7 @@ def _looks(legend: Sequence[Series]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _draw_legend(sheet: _Sheet, y: float, legend: Sequence[Series], looks: dict[str, dict[str, Any]]) -> float:
+def _draw_legend(sheet: _BarSheet, y: float, legend: Sequence[Series], looks: dict[str, dict[str, Any]]) -> float:
     x, y = _MARGIN, y + 6
     for series in legend:
         width = 16 + sheet.width_of(series.name, fontsize=9.5) + 16
@@ -212,7 +219,7 @@ def _draw_legend(sheet: _Sheet, y: float, legend: Sequence[Series], looks: dict[
     return y + 14
 
 
-def _scale(sheet: _Sheet, bars: Sequence[GroupedBar], room: float) -> float:
+def _scale(sheet: _BarSheet, bars: Sequence[GroupedBar], room: float) -> float:
     """Points per unit at which the words behind every bar still fit."""
     scale = float("inf")
     for bar in bars:
@@ -222,12 +229,12 @@ def _scale(sheet: _Sheet, bars: Sequence[GroupedBar], room: float) -> float:
     return scale if scale < float("inf") else 1.0
 
 
-def _words_width(sheet: _Sheet, bar: GroupedBar) -> float:
+def _words_width(sheet: _BarSheet, bar: GroupedBar) -> float:
     width = 8 + sheet.width_of(bar.words, fontsize=10, weight="bold")
     return width + (8 + sheet.width_of(bar.aside, fontsize=9.5) if bar.aside else 0.0)
 
 
-def _draw_bar(sheet: _Sheet, left: float, y: float, bar: GroupedBar, look: dict[str, Any], scale: float) -> None:
+def _draw_bar(sheet: _BarSheet, left: float, y: float, bar: GroupedBar, look: dict[str, Any], scale: float) -> None:
     base = y + _BAR - 3.6
     if bar.value is None:
         words = sheet.fitted(bar.words, WIDTH - _MARGIN - left - 8, fontsize=9)

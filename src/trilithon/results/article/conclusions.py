@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from trilithon.results.article.arrangement import Arrangement
-from trilithon.results.article.subjects import Column, Figure, Subject
+from trilithon.results.article.subjects import Column, ComparedPlacement, Spread
 from trilithon.results.phrases import Phrases
 
 __all__ = ["conclusions", "ratio_of", "ratio_text"]
@@ -11,7 +11,7 @@ __all__ = ["conclusions", "ratio_of", "ratio_text"]
 _UNITS = ("npu", "gpu", "handover", "cpu")
 
 
-def ratio_of(figure: Figure | None, beside: Figure | None) -> float | None:
+def ratio_of(figure: Spread | None, beside: Spread | None) -> float | None:
     return figure.median / beside.median if figure and beside and beside.median > 0 else None
 
 
@@ -52,13 +52,15 @@ def _of_unit(unit: str, arrangement: Arrangement, speeds: Sequence[Column], phra
     return f"{phrases(f'article_unit_{unit}')}: {' '.join(sentences)}" if sentences else ""
 
 
-def _same_group(arrangement: Arrangement, subject: Subject) -> Subject | None:
+def _same_group(arrangement: Arrangement, subject: ComparedPlacement) -> ComparedPlacement | None:
     beside = arrangement.baseline(subject)
     same = beside is not None and arrangement.series(beside) != arrangement.series(subject)
     return beside if same else None
 
 
-def _compared(pairs: Sequence[tuple[Subject, Subject]], speeds: Sequence[Column], phrases: Phrases) -> Iterator[str]:
+def _compared(
+    pairs: Sequence[tuple[ComparedPlacement, ComparedPlacement]], speeds: Sequence[Column], phrases: Phrases
+) -> Iterator[str]:
     """ "prefill ×2.1–2.8", over all pairs."""
     for column in speeds:
         known = [
@@ -76,11 +78,11 @@ def _compared(pairs: Sequence[tuple[Subject, Subject]], speeds: Sequence[Column]
         yield phrases("article_figure", metric=phrases(f"article_{column.test.kind}"), ratio=extent)
 
 
-def _overlap(a: Figure, b: Figure) -> bool:
+def _overlap(a: Spread, b: Spread) -> bool:
     return a.least <= b.most and b.least <= a.most
 
 
-def _answers(subjects: Iterable[Subject], phrases: Phrases) -> Iterator[str]:
+def _answers(subjects: Iterable[ComparedPlacement], phrases: Phrases) -> Iterator[str]:
     verdicts = {one.quality.verdict if one.quality else "unknown" for one in subjects}
     for verdict in ("broken", "degraded", "unknown"):
         if verdict in verdicts:
@@ -108,6 +110,6 @@ def _of_groups(arrangement: Arrangement, speeds: Sequence[Column], phrases: Phra
             yield phrases("article_beside", series=group, figures=figures, other=first) + "."
 
 
-def _alike(arrangement: Arrangement, one: Subject, other: Subject) -> bool:
+def _alike(arrangement: Arrangement, one: ComparedPlacement, other: ComparedPlacement) -> bool:
     places = [(arrangement.panel(subject), arrangement.series(subject)) for subject in (one, other)]
     return places[0] == places[1]

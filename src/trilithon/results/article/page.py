@@ -15,7 +15,7 @@ from trilithon.measure.records import Campaign
 from trilithon.results.article.arrangement import Arrangement, arrange
 from trilithon.results.article.bars import WIDTH, GroupedBar, Panel, Series, grouped_bars
 from trilithon.results.article.conclusions import conclusions, ratio_of, ratio_text
-from trilithon.results.article.subjects import By, Column, Figure, Subject, labelled, runs_of, subjects_of
+from trilithon.results.article.subjects import By, Column, ComparedPlacement, Spread, labelled, runs_of, subjects_of
 from trilithon.results.phrases import Phrases
 from trilithon.results.report.charts import Drawing
 from trilithon.results.report.markup import Html, element, joined, rows_of_cells, table, trusted
@@ -137,7 +137,7 @@ class _Writer:
             if (self.arrangement.panel(subject), self.arrangement.group(subject)) == place
         ]
 
-    def _bar(self, column: Column, subject: Subject) -> GroupedBar:
+    def _bar(self, column: Column, subject: ComparedPlacement) -> GroupedBar:
         series, figure = self.arrangement.series(subject), subject.figures.get(column.name)
         if figure is None:
             reason = f": {subject.note}" if subject.note else ""
@@ -206,7 +206,7 @@ class _Writer:
         """In the order of the campaigns, which is how the reader named them."""
         return [self._row(subject) for subject in self.subjects]
 
-    def _row(self, subject: Subject) -> list[str]:
+    def _row(self, subject: ComparedPlacement) -> list[str]:
         cells = [subject.value(name) for name in self.arrangement.varying]
         mark = f" ({self.say(f'tag_{subject.simulated}')})" if subject.simulated else ""
         cells.append(subject.placement + mark)
@@ -217,13 +217,13 @@ class _Writer:
             cells.append("–" if joules is None else self._number(joules))
         return cells
 
-    def _cell(self, figure: Figure | None) -> str:
+    def _cell(self, figure: Spread | None) -> str:
         if figure is None:
             return "–"
         median, least, most = (self._number(value) for value in (figure.median, figure.least, figure.most))
         return median if least == most else f"{median} ({least}–{most})"
 
-    def _quality(self, subject: Subject) -> str:
+    def _quality(self, subject: ComparedPlacement) -> str:
         verdict = subject.quality.verdict if subject.quality else "unknown"
         return self.say(f"article_quality_{verdict}")
 
@@ -275,7 +275,7 @@ class _Writer:
         differing = [self._facts(subject) for subject in self.subjects]
         return [*parts, self._details(self.say("article_measured"), list(dict.fromkeys(differing)))]
 
-    def _facts(self, subject: Subject) -> str:
+    def _facts(self, subject: ComparedPlacement) -> str:
         record, model = subject.record, subject.record.model
         facts = (subject.placement, subject.board, str(model.get("file") or subject.model), record.build_version)
         return " · ".join(filter(None, (*facts, subject.campaign.started[:10])))

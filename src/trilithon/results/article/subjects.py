@@ -14,7 +14,7 @@ from trilithon.results.conditions import conditions_of
 from trilithon.results.phrases import Phrases
 from trilithon.results.simulated import simulation
 
-__all__ = ["BY", "By", "Column", "Figure", "Subject", "labelled", "named", "subjects_of"]
+__all__ = ["BY", "By", "Column", "ComparedPlacement", "Spread", "labelled", "named", "subjects_of"]
 
 By = Literal["board", "model", "quantization", "engine", "build"]
 BY: tuple[By, ...] = get_args(By)
@@ -35,7 +35,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Spread:
     """The median over runs, and the least and the most of them."""
 
     median: float
@@ -45,7 +45,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ComparedPlacement:
     """One placement of one campaign. `spec` is its name there; `placement` what it is called beside the others."""
 
     campaign: Campaign
@@ -57,7 +57,7 @@ class Subject:
     build: str
     unit: str
     placement: str
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, Spread]
     joules_per_token: float | None
     simulated: str
     note: str
@@ -75,7 +75,7 @@ class Subject:
         return str(getattr(self, name))
 
 
-def subjects_of(campaigns: Sequence[Campaign], phrases: Phrases) -> tuple[list[Subject], list[Column]]:
+def subjects_of(campaigns: Sequence[Campaign], phrases: Phrases) -> tuple[list[ComparedPlacement], list[Column]]:
     """Every placement that was measured, in order, and the figures that they have, the usual ones first."""
     boards = _boards(campaigns, phrases)
     columns = _columns(campaigns)
@@ -103,13 +103,13 @@ def _columns(campaigns: Sequence[Campaign]) -> list[Column]:
 
 def _subject(
     campaign: Campaign, record: PlacementRecord, board: str, columns: Sequence[Column], phrases: Phrases
-) -> Subject:
+) -> ComparedPlacement:
     own = replace(campaign, runs=tuple(run for run in campaign.runs if run.placement == record.name))
     figures = {column.name: figure for column in columns if (figure := _figure(own, record.name, column))}
     decode = next((column.test for column in columns if column.test.kind == "tg"), None)
     conditions = conditions_of(own, record.name, decode) if decode else None
     engine, _, rest = record.name.partition("/")
-    return Subject(
+    return ComparedPlacement(
         campaign=campaign,
         record=record,
         board=board,
@@ -126,13 +126,13 @@ def _subject(
     )
 
 
-def _figure(campaign: Campaign, placement: str, column: Column) -> Figure | None:
+def _figure(campaign: Campaign, placement: str, column: Column) -> Spread | None:
     """Questions that differ are one column: what is asked is told once."""
     tests = [column.test]
     if column.test.kind == "question":
         tests = [test for test in measured_tests(campaign) if test.kind == "question"]
     values = [value for test in tests for _, value in run_values(campaign, placement, test, column.metric)]
-    return Figure(statistics.median(values), min(values), max(values), len(values)) if values else None
+    return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
 def _boards(campaigns: Sequence[Campaign], phrases: Phrases) -> list[str]:
@@ -153,14 +153,14 @@ def _board_parts(campaign: Campaign, phrases: Phrases) -> list[str]:
     return [first, *(part for part in described if part != first)]
 
 
-def named(subjects: Sequence[Subject]) -> list[Subject]:
+def named(subjects: Sequence[ComparedPlacement]) -> list[ComparedPlacement]:
     """Subjects that are alike in board, model and placement get what else differs in their names: settings, versions,
     at last the campaign's number."""
-    groups: dict[tuple[str, ...], list[Subject]] = {}
+    groups: dict[tuple[str, ...], list[ComparedPlacement]] = {}
     for subject in subjects:
         key = (subject.board, subject.model, subject.quantization, subject.placement)
         groups.setdefault(key, []).append(subject)
-    renamed: dict[int, Subject] = {}
+    renamed: dict[int, ComparedPlacement] = {}
     for alike in groups.values():
         told = [_told(subject) for subject in alike] if len(alike) > 1 else [{}]
         differing = [name for name in told[0] if len({one.get(name) for one in told}) > 1]
@@ -174,14 +174,14 @@ def named(subjects: Sequence[Subject]) -> list[Subject]:
     return [renamed[id(subject)] for subject in subjects]
 
 
-def _told(subject: Subject) -> dict[str, str]:
+def _told(subject: ComparedPlacement) -> dict[str, str]:
     settings = subject.record.settings
     words = {name: f"{name.replace('_', ' ')} {settings[name]}" for name in _SETTINGS if settings.get(name)}
     date = subject.campaign.started[:10]
     return {"build": subject.record.build_version} | words | {"campaign": date}
 
 
-def labelled(subjects: Iterable[Subject], labels: Sequence[str]) -> list[Subject]:
+def labelled(subjects: Iterable[ComparedPlacement], labels: Sequence[str]) -> list[ComparedPlacement]:
     """With the reader's names: "SPEC=TEXT" for a placement, board, model, quantisation, engine or build. Raises
     UserError for one that names nothing here."""
     changed = list(subjects)
@@ -197,12 +197,12 @@ def labelled(subjects: Iterable[Subject], labels: Sequence[str]) -> list[Subject
     return changed
 
 
-def _renamed(subject: Subject, spec: str, text: str) -> Subject:
+def _renamed(subject: ComparedPlacement, spec: str, text: str) -> ComparedPlacement:
     if subject.spec == spec:
         return replace(subject, placement=subject.placement.replace(spec, text, 1))
     fields = {name: text for name in ("placement", *BY) if subject.value(name) == spec}
     return replace(subject, **fields)  # type: ignore[arg-type] # all of these are texts
 
 
-def runs_of(subjects: Iterable[Subject]) -> list[Run]:
+def runs_of(subjects: Iterable[ComparedPlacement]) -> list[Run]:
     return [run for subject in subjects for run in subject.campaign.runs if run.placement == subject.spec]
