@@ -267,7 +267,9 @@ def _write_article(
     try:
         return write_article(article, folder, width=width or 1600, svg=svg)
     except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}; name another folder with --report") from error
+        raise StoreError(
+            "{folder}: {reason}; name another folder with --report", folder=folder, reason=error.strerror
+        ) from error
 
 
 @results.command("rm")
