@@ -21,7 +21,7 @@ from standin_web import WebStandIn
 
 from trilithon.board.processes import read_process
 from trilithon.board.snapshot import read_board
-from trilithon.cli.setup.steps import offered_steps
+from trilithon.cli.setup.steps import chat_models, offered_steps
 from trilithon.estimate.recommend import candidates
 from trilithon.estimate.sizes import size_named
 from trilithon.models.store.manifest import Manifest, StoredFile, now
@@ -110,12 +110,17 @@ def test_asked_stopped_resumed_undone(trilithon: Program, home: Path, machine: W
     terminal.until("Run the server from boot on")
     assert "Fetch the model" not in terminal.shown
     terminal.type("\n")
-    terminal.until("done. To take it back: trilithon setup --undo")
+    terminal.until(". To take it back: trilithon setup --undo")
+    (name,) = chat_models(load_configuration())
+    assert f"done; talk to a model with: trilithon run {name}." in terminal.shown
     assert terminal.ended() == 0
     assert (home / UNIT).exists()
 
     done = subprocess.run([PROGRAM, "setup"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "nothing else is missing; talk to a model with: trilithon run\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"nothing else is missing; talk to a model with: trilithon run {name}\n",
+    )
     done = subprocess.run([PROGRAM, "setup", "--undo"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     calls = re.findall(r"^\$ trilithon (\w+ \w+)", done.stderr, re.MULTILINE)

@@ -59,13 +59,20 @@ def setup(yes: bool, model: str | None, undo: bool, root: Path | None, as_json: 
         for step in steps:
             say(f"{step.question}\n  trilithon {shlex.join(step.command)}")
         if not steps:
-            say("nothing else is missing; talk to a model with: trilithon run", err=True)
+            say(f"nothing else is missing; {_first_words(configuration)}", err=True)
         return
     if not yes and not sys.stdin.isatty():
         raise UserError("there is no terminal to ask on; add --yes to agree to every step, or see them with --json")
     for step in steps:
         _offer(step, configuration, yes=yes)
-    say("done. To take it back: trilithon setup --undo", err=True)
+    say(f"done; {_first_words(configuration)}. To take it back: trilithon setup --undo", err=True)
+
+
+def _first_words(configuration: "Configuration") -> str:
+    from trilithon.cli.setup.steps import chat_models
+
+    names = chat_models(configuration)
+    return f"talk to a model with: trilithon run {names[0] if names else 'demo'}"
 
 
 def _look(

@@ -19,7 +19,7 @@ from trilithon.models.store.resolve import model_name
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
-__all__ = ["STEP_NAMES", "SetupStep", "offered_steps", "remaining_undo"]
+__all__ = ["STEP_NAMES", "SetupStep", "chat_models", "offered_steps", "remaining_undo"]
 
 STEP_NAMES = ("runtime", "model", "build", "service")
 """In the order of the questions."""
@@ -71,10 +71,8 @@ def _runtime(board: Board, configuration: Configuration) -> SetupStep | None:
 
 
 def _model(board: Board, configuration: Configuration, model: str | None) -> SetupStep | None:
-    with ModelStore.open(configuration) as store:
-        # The installation brings the demo model, which does not chat; synthetic ones have random weights.
-        if any(stored.name != DEMO and not stored.synthetic for stored in store.list()):
-            return None
+    if chat_models(configuration):
+        return None
     if model is not None:
         return SetupStep("model", f"Fetch the model {model}?", ("pull", model), ("rm", model))
     chosen, memory = _first_model(board), board.memory_available_bytes or 0
@@ -84,6 +82,13 @@ def _model(board: Board, configuration: Configuration, model: str | None) -> Set
         f"  licence: {chosen.candidate.licence}"
     )
     return SetupStep("model", question, ("pull", name), ("rm", name))
+
+
+def chat_models(configuration: Configuration) -> list[str]:
+    """Names of the models that are here to talk to: the installation's demo model completes text, and synthetic models
+    have random weights."""
+    with ModelStore.open(configuration) as store:
+        return [str(stored.name) for stored in store.list() if stored.name != DEMO and not stored.synthetic]
 
 
 def _first_model(board: Board) -> RecommendedModel:
