@@ -25,12 +25,13 @@ from trilithon.board.sensors.clock_speed import MeasuredClock, far_clocks, measu
 from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
 from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, TaintedAnswer, UserError
-from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample, Test
 from trilithon.results.compare import differences
 from trilithon.results.store.database import Store
 from trilithon.runtime.opening import open_runner
 from trilithon.runtime.process import workspace
-from trilithon.runtime.runner import Runner
+from trilithon.runtime.remote.measured import MeasuredRunner
+from trilithon.runtime.remote.runner import RemoteRunner
 
 __all__ = ["run_campaign"]
 
@@ -256,8 +257,7 @@ class _Campaign:
         others nothing, as long as the child lives; where none can be done, the last error is raised."""
         for test in self._prepared.plan.tests:
             if test.kind == "cold":
-                self._tell(f"{placement.name}: cold start")
-                yield await measure_cold(lambda: self._open(placement, folder), placement.file.path, test)
+                yield await self._cold(placement, folder, test)
         warm = [test for test in self._prepared.plan.tests if test.kind != "cold"]
         if not warm:
             return
@@ -284,6 +284,12 @@ class _Campaign:
             if error is not None and not done:
                 raise error
 
+    async def _cold(self, placement: Placement, folder: Path, test: Test) -> tuple[Sample | None, tuple[str, ...]]:
+        if placement.unit == "server":
+            return None, ("cold not measured: the server is already started",)
+        self._tell(f"{placement.name}: cold start")
+        return await measure_cold(lambda: self._open(placement, folder), placement.file.path, test)
+
     async def _judge_all(self) -> None:
         waiting = [p for p in self._prepared.placements if p.name not in self._judged]
         if not waiting:
@@ -295,7 +301,9 @@ class _Campaign:
             async for placement, record in judged:
                 self._store.set_quality(self.id, placement.name, record)
 
-    def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[Runner]:
+    def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[MeasuredRunner]:
+        if placement.unit == "server":
+            return RemoteRunner.open(placement, hang_seconds=self._prepared.configuration.hang_seconds)
         return open_runner(placement, folder, self._prepared.configuration, self._tell)
 
     def _record(self, placement: Placement, bandwidth: float | None) -> PlacementRecord:

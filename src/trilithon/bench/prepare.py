@@ -90,6 +90,8 @@ def record_of(
     file, build, settings = placement.file, placement.build, asdict(placement.settings)
     settings["options"] = dict(placement.settings.options)
     del settings["task"]  # never measured; results from before it was there stay comparable
+    if placement.unit == "server":  # which has settings that nobody here knows
+        settings = {"through": "HTTP", "options": dict(placement.settings.options)}
     words = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, {}))
     prefill = record_of(placement.prefill, board, None) if placement.prefill else None
     at_top = ", ".join(outcome.subject for outcome in pinned if outcome.pinned)
@@ -106,7 +108,7 @@ def record_of(
             **({"pinned": at_top} if at_top else {}),
             **_simulated(placement),
             "build": " ".join(filter(None, (build.engine, build.version, build.fingerprint))),
-            "file": file.sha256,
+            "file": file.sha256 or file.path.name,
             "settings": words,
             **({f"prefill {name}": prefill.must_match[name] for name in ("build", "settings")} if prefill else {}),
         },

@@ -11,12 +11,13 @@ from statistics import fmean
 
 from trilithon.bench.workloads import ask
 from trilithon.engines.base import Placement
+from trilithon.engines.remote.placing import writes_tokens
 from trilithon.engines.wire.messages import Completion
 from trilithon.errors import RunError
 from trilithon.measure.divergence import SAME_DIVERGENCE, agreement, kl_divergence, surprise
 from trilithon.measure.metrics import split_words
 from trilithon.measure.records import QualityRecord
-from trilithon.runtime.runner import Runner
+from trilithon.runtime.remote.measured import MeasuredRunner
 
 __all__ = [
     "POSITIONS",
@@ -68,13 +69,17 @@ def decode_positions(placement: Placement, reference: Placement) -> int:
     return POSITIONS_OF_ANOTHER_ENGINE - POSITIONS
 
 
-async def read_quality(runner: Runner, question: str, by_decode: int = POSITIONS) -> QualityReading:
+async def read_quality(runner: MeasuredRunner, question: str, by_decode: int = POSITIONS) -> QualityReading:
     """Ask the placement for its next-token distributions along the fixed text, and for a short answer.
 
     By prefill: the text grows by 32 tokens a request, each evaluated as one batch on top of the KV cache, and is at
     last evaluated whole, from an empty cache. By decode: the text grows by one token a request, so that each is
     evaluated alone, as a generated one is; where the engine evaluated more (it kept no prefix), it is not counted, and
-    POSITIONS are enough to see that."""
+    POSITIONS are enough to see that.
+
+    A server that takes text only gives its answer alone."""
+    if not writes_tokens(runner.placement):
+        return QualityReading((), {}, {}, await ask(runner, question, _ANSWER_TOKENS))
     text = files("trilithon.bench").joinpath("quality_text.txt").read_text(encoding="utf-8")
     tokens = (await runner.tokenize(" ".join(text.split())))[: _FIRST_TOKENS + POSITIONS * _STEP_TOKENS]
     if len(tokens) < _FIRST_TOKENS + 2 * POSITIONS:
@@ -103,7 +108,7 @@ async def read_quality(runner: Runner, question: str, by_decode: int = POSITIONS
 
 
 async def _distribution(
-    runner: Runner, tokens: Sequence[int], forced: int, *, cache_prompt: bool
+    runner: MeasuredRunner, tokens: Sequence[int], forced: int, *, cache_prompt: bool
 ) -> tuple[Mapping[int, float], int]:
     """The distribution after `tokens`, and how many of them were evaluated for it."""
     request = Completion(prompt=tokens, max_tokens=1, cache_prompt=cache_prompt, candidates=_CANDIDATES, forced=forced)
@@ -119,6 +124,8 @@ def judge(reading: QualityReading, reference: QualityReading | None, reference_n
     """Hold a placement against the reference; `reference` None: this one is the reference itself.
 
     An answer's fault that the reference's answer has too is the model's way, and no fault of the placement."""
+    if not reading.tokens:
+        return _judged_by_answer(reading, reference, reference_name)
     perplexity = math.exp(fmean(_surprises(reading)))
     reasons = []
     if perplexity > BROKEN_PERPLEXITY:
@@ -140,6 +147,22 @@ def judge(reading: QualityReading, reference: QualityReading | None, reference_n
             reasons=(*reasons, "a different tokenizer from the reference's: the distributions cannot be compared"),
         )
     return _compared(reading, reference, reference_name, perplexity, reasons)
+
+
+def _judged_by_answer(reading: QualityReading, reference: QualityReading | None, name: str) -> QualityRecord:
+    """Where there are no distributions: the same words from the most probable token at each step are the same answer,
+    and others may be as good."""
+    faults = judge_answer(reading.answer)
+    if reference is None:
+        return QualityRecord(verdict="reference", reference=name, reasons=faults)
+    new_faults = tuple(fault for fault in faults if fault not in judge_answer(reference.answer))
+    if new_faults:
+        return QualityRecord(verdict="broken", reference=name, reasons=new_faults)
+    words, others = split_words(reading.answer), split_words(reference.answer)
+    equal = next((at for at, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), len(others))
+    is_same = words == others and len(words) >= _LOOP_LEAST_WORDS
+    reason = f"by its answer alone: the first {equal} of {len(others)} words are the reference's"
+    return QualityRecord(verdict="same" if is_same else "unknown", reference=name, reasons=(reason,))
 
 
 def not_judged(reference_name: str) -> QualityRecord:

@@ -10,7 +10,7 @@ from trilithon.bench.workloads import DEFAULT_QUESTION
 from trilithon.engines.base import Placement
 from trilithon.errors import RunError, TaintedAnswer
 from trilithon.measure.records import QualityRecord
-from trilithon.runtime.runner import Runner
+from trilithon.runtime.remote.measured import MeasuredRunner
 
 __all__ = ["QualityCheck", "failed_quality"]
 
@@ -21,7 +21,7 @@ class QualityCheck:
     def __init__(
         self,
         reference: Placement,
-        open_runner: Callable[[Placement], AbstractAsyncContextManager[Runner]],
+        open_runner: Callable[[Placement], AbstractAsyncContextManager[MeasuredRunner]],
         lower: Callable[[Placement, RunError], Awaitable[Placement | None]],
         tell: Callable[[str], None],
     ):

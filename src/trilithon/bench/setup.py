@@ -26,7 +26,8 @@ class CampaignSetup:
     `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
     to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
-    `keep_awake` switches the CPUs' deep idle states off as well."""
+    `keep_awake` switches the CPUs' deep idle states off as well.
+    `name` is what the user calls the model; empty for a file."""
 
     model: Path
     tests: tuple[Test, ...]
@@ -39,6 +40,7 @@ class CampaignSetup:
     quality: bool = True
     pin_clocks: bool = False
     keep_awake: bool = False
+    name: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -73,7 +75,7 @@ def resolve(
     spellings = [parse_placement(text) for text in plan.placements]
     if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; distinguish them by @BUILD or by a setting")
-    files, need = (file, *also), _need(plan.tests)
+    files, need = (file, *also), replace(_need(plan.tests), names=(plan.name,) if plan.name else ())
     placements = [
         place(spelling, variant, need, files, board, configuration)
         for spelling in spellings or usable_here(files, configuration)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from trilithon.bench.pagecache import bring_in, evict
+from trilithon.engines.remote.placing import writes_tokens
 from trilithon.engines.wire.messages import Chat, Completion, Finished, Timings, Token
 from trilithon.errors import EngineError, RunError, TaintedAnswer
 from trilithon.measure.records import Sample, Test
-from trilithon.runtime.runner import Runner
+from trilithon.runtime.remote.measured import MeasuredRunner
 
 __all__ = ["DEFAULT_QUESTION", "QUESTION_TOKENS", "ask", "measure", "measure_cold", "tokens_needed", "warm_up"]
 
@@ -26,6 +27,9 @@ QUESTION_TOKENS = 1024
 _TEMPLATE_TOKENS = 512
 _WARM_UP_GENERATED = 4
 _HALF_A_CHARACTER = "output that does not match the expected"
+# Of the tokens that a test names: what a server that takes text may have fewer of. A prompt is words of one token each,
+# and an answer long enough for its rate may end before.
+_LEAST_OF_LENGTH = {"prompt": 0.8, "answer": 0.25}
 _CHARACTER_TOKENS = 4  # the most that one takes: a token per byte
 
 
@@ -36,7 +40,7 @@ def tokens_needed(test: Test) -> int:
     return test.depth + test.prompt_tokens + test.generated_tokens + 2
 
 
-async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
+async def warm_up(runner: MeasuredRunner, tests: Sequence[Test]) -> None:
     """llama-bench's warm-up: once the longest prompt of the tests that the engine takes, and a few generated tokens."""
     for length in sorted({test.prompt_tokens for test in tests} | {1}, reverse=True):
         tokens = await _random_tokens(runner, max(length, 1))
@@ -49,12 +53,12 @@ async def warm_up(runner: Runner, tests: Sequence[Test]) -> None:
         return
 
 
-async def measure(runner: Runner, test: Test) -> Sample:
+async def measure(runner: MeasuredRunner, test: Test) -> Sample:
     """One sample of `test` (any kind but cold)."""
     return await (_question(runner, test) if test.kind == "question" else _synthetic(runner, test))
 
 
-async def ask(runner: Runner, question: str, max_tokens: int) -> str:
+async def ask(runner: MeasuredRunner, question: str, max_tokens: int) -> str:
     """The visible answer to one question, unmeasured; what it thought where it came no further. One that the server
     will not send as text, wherever it is cut, is U+FFFD."""
     for limit in range(max_tokens, max_tokens - _CHARACTER_TOKENS, -1):
@@ -70,7 +74,7 @@ async def ask(runner: Runner, question: str, max_tokens: int) -> str:
     return answer.strip() or "".join(token.text for token in tokens).strip()
 
 
-async def _synthetic(runner: Runner, test: Test) -> Sample:
+async def _synthetic(runner: MeasuredRunner, test: Test) -> Sample:
     if test.generated_tokens and runner.placement.settings.speculation:
         raise RunError(
             f"{test.name}: a random prompt is followed by no meaningful text, so drafting cannot be measured with it",
@@ -87,6 +91,8 @@ async def _synthetic(runner: Runner, test: Test) -> Sample:
     started_ns = time.monotonic_ns()
     finished = await _timed(runner, request)
     timings = _timings(finished)
+    if not writes_tokens(runner.placement):
+        _refuse_other_lengths(test, timings)
     if timings.cache_n != len(base):
         raise RunError(
             f"{test.name}: the engine kept {timings.cache_n} of {len(base)} tokens in its KV cache",
@@ -105,13 +111,30 @@ async def _synthetic(runner: Runner, test: Test) -> Sample:
         sample = replace(sample, prompt_evaluated=timings.prompt_n, prompt_ns=round(timings.prompt_ms * 1e6))
     if test.generated_tokens:
         steps = timings.predicted_n - 1
-        if steps != test.generated_tokens:
+        if steps != test.generated_tokens and writes_tokens(runner.placement):
             raise RunError(f"{test.name}: the engine gave {steps} tokens", cause="it stopped before the end")
         sample = replace(sample, decode_steps=steps, decode_ns=round(timings.predicted_ms * 1e6))
     return sample
 
 
-async def _question(runner: Runner, test: Test) -> Sample:
+def _refuse_other_lengths(test: Test, timings: Timings) -> None:
+    """A server that takes text counts the tokens itself, and ends an answer where the model does. Raises RunError where
+    its counts are missing, or so far from the test's that the rate is another test's."""
+    for what, wanted, count in (
+        ("prompt", test.prompt_tokens, timings.prompt_n),
+        ("answer", test.generated_tokens, timings.predicted_n),
+    ):
+        if wanted and not count:
+            raise RunError(
+                f"{test.name}: the server states no count of the {what}'s tokens", cause="the server counts no tokens"
+            )
+        if count < wanted * _LEAST_OF_LENGTH[what]:
+            raise RunError(
+                f"{test.name}: the server counts {count} tokens of the {what}", cause=f"its {what} was shorter"
+            )
+
+
+async def _question(runner: MeasuredRunner, test: Test) -> Sample:
     started_ns = time.monotonic_ns()
     tokens, finished = await _chat(runner, test.question, QUESTION_TOKENS)
     timings = _timings(finished)
@@ -137,7 +160,7 @@ async def _question(runner: Runner, test: Test) -> Sample:
     )
 
 
-async def _timed(runner: Runner, request: Completion) -> Finished:
+async def _timed(runner: MeasuredRunner, request: Completion) -> Finished:
     """Servers since about October 2026 refuse an answer that ends in half a character, which nobody asked to read
     here: then once more, with a whole character at every step."""
     try:
@@ -163,7 +186,7 @@ def _speculation_marks(timings: Timings) -> dict[str, int]:
     return {"guessed_tokens": timings.draft_n, "guessed_right_tokens": timings.draft_accepted}
 
 
-async def _chat(runner: Runner, question: str, max_tokens: int) -> tuple[list[Token], Finished]:
+async def _chat(runner: MeasuredRunner, question: str, max_tokens: int) -> tuple[list[Token], Finished]:
     form = runner.placement.file.prompt_form
     request = Chat(
         messages=[("user", question)],
@@ -183,7 +206,7 @@ def _from_first_word(tokens: Sequence[Token]) -> Sequence[Token]:
 
 
 async def measure_cold(
-    open_runner: Callable[[], AbstractAsyncContextManager[Runner]], file: Path, test: Test
+    open_runner: Callable[[], AbstractAsyncContextManager[MeasuredRunner]], file: Path, test: Test
 ) -> tuple[Sample, tuple[str, ...]]:
     """A start with the file not in the page cache and one with it, the first request, and one with a cached prefix.
 
@@ -220,14 +243,14 @@ def _short_question() -> Completion:
     return Completion(prompt=text * 6, max_tokens=1)
 
 
-async def _elapsed(runner: Runner, request: Completion) -> tuple[int, int]:
+async def _elapsed(runner: MeasuredRunner, request: Completion) -> tuple[int, int]:
     """Nanoseconds that the request took, and how many tokens of its prompt came from the KV cache."""
     started_ns = time.monotonic_ns()
     finished = await runner.timed(request)
     return finished.at_ns - started_ns, _timings(finished).cache_n
 
 
-async def _run(runner: Runner, request: Completion | Chat) -> tuple[list[Token], Finished]:
+async def _run(runner: MeasuredRunner, request: Completion | Chat) -> tuple[list[Token], Finished]:
     events, finished = await runner.complete(request)
     return [event for event in events if isinstance(event, Token)], finished
 
@@ -238,7 +261,7 @@ def _timings(finished: Finished) -> Timings:
     return finished.timings
 
 
-async def _random_tokens(runner: Runner, count: int) -> list[int]:
+async def _random_tokens(runner: MeasuredRunner, count: int) -> list[int]:
     vocabulary = await runner.vocabulary_size()
     # Fresh ones each time, so that no request can find a part of its prompt in the KV cache by chance.
     return [random.randrange(vocabulary) for _ in range(count)]

@@ -23,7 +23,8 @@ __all__ = [
     "Unit",
 ]
 
-Unit = Literal["cpu", "gpu", "npu"]
+Unit = Literal["cpu", "gpu", "npu", "server"]
+"""What computes. "server" is whatever a server computes on that Trilithon did not start (see `engines.remote`)."""
 Feature = Literal["logprobs", "handover", "grammar", "vision", "embeddings", "speculation", "llguidance"]
 FlashAttention = Literal["auto", "on", "off"]
 Task = Literal["generate", "embed", "rank"]

@@ -9,6 +9,7 @@ from trilithon.board.chips import platform_of
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, Engine, Placement, Settings, Unit
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
+from trilithon.engines.remote.placing import place_server
 from trilithon.engines.speculation import refusal_of_speculation
 from trilithon.engines.table import engine, engines
 from trilithon.errors import PlacementError
@@ -32,6 +33,7 @@ __all__ = [
     "has_to_be_named",
     "nothing_runs",
     "place",
+    "refuse_server",
     "suits_placements",
     "usable_here",
     "what_runs",
@@ -48,6 +50,8 @@ class Need:
     """The context of a placement that sets none itself: `context` tokens, or as many as the model was trained for, but
     at least `least_context`. `asker` and `fix` are for the error where the model was trained for less.
 
+    `names` are what the user calls the model, for a server that has several.
+
     `shortest_prefix` is the length of the shortest prompt of which the KV cache is used again: models with a longer
     sliding window keep the cache of all layers in full."""
 
@@ -56,6 +60,7 @@ class Need:
     shortest_prefix: int = _NO_PREFIX
     asker: str = "these requests"
     fix: str = "ask for less"
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,17 @@ def builds_of(spec: PlacementSpec, configuration: Configuration) -> list[Build]:
     return [_build(half, engine(half.engine, configuration)) for half in _halves(spec)]
 
 
+def refuse_server(spec: PlacementSpec) -> None:
+    """Raises PlacementError for the address of a server: `trilithon serve` would only pass requests on to it, without
+    its own limits, checks and fallbacks, and prompts would leave this machine by a plan that nobody sees."""
+    if spec.unit == "server":
+        raise PlacementError(
+            "placement {text}: a server at an address can be measured, and not served from; "
+            "name an engine of this machine, for example llama.cpp/cpu",
+            text=spec.text,
+        )
+
+
 def has_to_be_named(spec: PlacementSpec, configuration: Configuration) -> bool:
     """Whether it is used only where the user names it, for its engine or its device. Raises PlacementError."""
     halves = zip(_halves(spec), builds_of(spec, configuration), strict=True)
@@ -164,6 +180,8 @@ def _halves(spec: PlacementSpec) -> list[PlacementSpec]:
 
 
 def _could_run(spec: PlacementSpec, file: ModelFile, configuration: Configuration) -> bool:
+    if spec.unit == "server":
+        return True  # its files are its own
     maker = engine(spec.engine, configuration)
     builds = [build for build in maker.builds() if spec.unit in build.units]
     return any(not maker.refusal(file, build, spec.unit, Settings()) for build in builds)
@@ -219,6 +237,15 @@ def place(
     those in `spec` take precedence. Raises PlacementError."""
     if spec.prefill is not None:
         return _handover(spec, spec.prefill, variant, need, files, board, configuration)
+    if spec.unit == "server":
+        if variant:
+            raise PlacementError(
+                "placement {text}: settings of a server are set where it is started; "
+                "give -t, -b, -ub, -ctk, -ctv and -fa to the other placements instead, as in llama.cpp/cpu:t=4",
+                text=spec.text,
+            )
+        names = (*need.names, files[0].name, files[0].path.name)
+        return place_server(spec.text, spec.options, names, files[0], max(need.context, need.least_context))
     maker = engine(spec.engine, configuration)
     build = _build(spec, maker)
     refusals = []

@@ -39,6 +39,8 @@ ENGINES: Final = {
     "rkllm": "trilithon.engines.rkllm.engine:Rkllm",
     "scripted": "trilithon.engines.scripted.engine:ScriptedEngine",
 }
+_BY_ADDRESS: Final = {"http": "trilithon.engines.remote.engine:HttpServer"}
+"""What a placement means that is an address. It has no builds, and is in no list."""
 COMPILED: Final = {
     "llama.cpp": "trilithon.engines.llamacpp.source:LLAMA_CPP",
     "ik": "trilithon.engines.ik_llamacpp.source:IK_LLAMA_CPP",
@@ -67,8 +69,8 @@ class BrokenEngine:
 
 def engine(name: str, configuration: Configuration) -> Engine:
     """The engine called `name`. Raises PlacementError for one that is unknown or cannot be loaded."""
-    if name in ENGINES:
-        module, _, attribute = ENGINES[name].partition(":")
+    if target := (ENGINES | _BY_ADDRESS).get(name):
+        module, _, attribute = target.partition(":")
         maker: Engine = getattr(import_module(module), attribute)(configuration)
         return maker
     for added in _added(configuration):
@@ -121,7 +123,7 @@ def simulated_engines() -> frozenset[str]:
 
 def _with(attribute: str) -> frozenset[str]:
     """The engines whose class has this attribute true."""
-    names = [name for name, target in ENGINES.items() if _is_true(target, attribute)]
+    names = [name for name, target in (ENGINES | _BY_ADDRESS).items() if _is_true(target, attribute)]
     for point in installed():
         with contextlib.suppress(Exception):
             names += [point.name] * _is_true(point.value, attribute)
@@ -142,7 +144,7 @@ def installed() -> tuple[EntryPoint, ...]:
 def _added(configuration: Configuration) -> Iterator[Engine | BrokenEngine]:
     for point in installed():
         package = point.dist.name if point.dist else point.value
-        if point.name in ENGINES:
+        if point.name in ENGINES | _BY_ADDRESS:
             yield BrokenEngine(point.name, package, "Trilithon has an engine of that name")
             continue
         try:

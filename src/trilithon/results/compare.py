@@ -220,6 +220,8 @@ def _row(campaign: Campaign, placement: PlacementRecord, test: Test, metric: Met
     deviation = rounded_average(campaign, placement.name, test)
     if estimate is not None and deviation is not None:
         estimate, note = replace(estimate, deviation=deviation), phrases("rounded_average")
+    if estimate is not None and placement.unit == "server":
+        note = "; ".join(filter(None, (phrases("through_http"), note)))
     return ComparisonRow(
         placement=placement.name,
         model=model_text(placement.model),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from trilithon.board.snapshot import Board
 from trilithon.engines.placement_spec import parse_placement
-from trilithon.engines.placing import has_to_be_named
+from trilithon.engines.placing import has_to_be_named, refuse_server
 from trilithon.errors import PlacementError
 from trilithon.measure.records import Campaign, PlacementRecord
 from trilithon.results.fingerprints import fingerprint_of, stale_facts
@@ -137,6 +137,7 @@ def _rank(test: str) -> int:
 def _objection(record: PlacementRecord, configuration: Configuration) -> str:
     """Why a placement that is recommended is not planned here; empty where it is."""
     try:
+        refuse_server(parse_placement(record.name))
         named = has_to_be_named(parse_placement(record.name), configuration)
     except PlacementError as error:
         return f"it cannot run here any more ({error})"
@@ -144,6 +145,8 @@ def _objection(record: PlacementRecord, configuration: Configuration) -> str:
 
 
 def _no_plan(record: PlacementRecord, name: str, reason: str) -> str:
+    if record.unit == "server":
+        return f"no plan is made for {record.name}: a server is measured, and not served from"
     return (
         f"no plan is made for {record.name}: {reason}; to serve it there all the same: "
         f"trilithon plan set {name} {shlex.quote(record.name)}"

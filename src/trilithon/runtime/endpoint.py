@@ -15,7 +15,8 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Endpoint:
-    """`key` goes with every request: other users of this machine can reach a port, and may not be answered.
+    """`key` goes with every request: other users of this machine can reach a port, and may not be answered. `host` is
+    the header of that name, and `prefix` stands before every path.
 
     A server on the loopback device is started with port 0, so that the kernel chooses one that is free, and the port
     is that of the socket on which the process `pid` listens. Once it has ended, another program may have that port:
@@ -23,6 +24,7 @@ class Endpoint:
 
     def __init__(self, socket: Path, *, key: str = "", dialect: Dialect | None = None):
         self.socket = socket
+        self.host, self.prefix = "runner", ""
         self.key = key
         self.dialect = dialect
         # A dialect's questions follow each other in one slot: requests that arrive together must not ask at once.

@@ -126,7 +126,7 @@ class Exchange(asyncio.Protocol):
         transport, exchange = await endpoint.connect(cls)
         exchange.path = path
         try:
-            exchange._send(method, path, b"" if body is None else json.dumps(body).encode(), endpoint.key)
+            exchange._send(method, endpoint, b"" if body is None else json.dumps(body).encode())
             yield exchange
         finally:
             transport.close()
@@ -145,15 +145,16 @@ class Exchange(asyncio.Protocol):
             raise engine_error(exchange.status or 500, content, path)
         return content
 
-    def _send(self, method: str, path: str, content: bytes, key: str) -> None:
+    def _send(self, method: str, endpoint: Endpoint, content: bytes) -> None:
         headers = [
-            ("Host", "runner"),
+            ("Host", endpoint.host),
             ("Connection", "close"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(content))),
-            *([("Authorization", f"Bearer {key}")] if key else []),
+            *([("Authorization", f"Bearer {endpoint.key}")] if endpoint.key else []),
         ]
-        events = (h11.Request(method=method, target=path, headers=headers), h11.Data(content), h11.EndOfMessage())
+        target = endpoint.prefix + self.path
+        events = (h11.Request(method=method, target=target, headers=headers), h11.Data(content), h11.EndOfMessage())
         assert self._transport is not None
         # In one write: a server that answers after the head and closes would break the pipe for the rest.
         self._transport.write(b"".join(self._http.send(event) or b"" for event in events))

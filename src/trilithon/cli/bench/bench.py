@@ -53,7 +53,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
     multiple=True,
     metavar="P",
     shell_complete=complete_placement,
-    help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…]; default: all.",
+    help="ENGINE[@BUILD]/UNIT[:NAME=VALUE,…], or a server: http://HOST:PORT[#MODEL]. [default: all]",
 )
 @click.option(
     "--also",
@@ -225,6 +225,7 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
         quality=not words["no_quality"],
         pin_clocks=words["pin_clocks"],
         keep_awake=words["keep_awake"],
+        name="" if words["model"] is None or Path(words["model"]).is_file() else words["model"],
     )
 
 

@@ -87,7 +87,7 @@ def set_command(model: str, placement: str, as_json: bool) -> None:
 
     from trilithon.board.snapshot import read_board
     from trilithon.engines.placement_spec import parse_placement
-    from trilithon.engines.placing import Need, place
+    from trilithon.engines.placing import Need, place, refuse_server
     from trilithon.results.fingerprints import fingerprint_of
     from trilithon.results.plan_list import KnownPlan
     from trilithon.results.plans import Plan, keep_plan
@@ -95,6 +95,7 @@ def set_command(model: str, placement: str, as_json: bool) -> None:
 
     configuration, board = load_configuration(), read_board()
     spec = parse_placement(placement)
+    refuse_server(spec)
     file = _file(model, configuration)
     place(spec, {}, Need(), [file], board, configuration)
     kept = Plan(

@@ -165,9 +165,10 @@ def _check_root_path(text: str) -> None:
 
 def _check_placement(text: str) -> None:
     from trilithon.engines.placement_spec import parse_placement
+    from trilithon.engines.placing import refuse_server
 
     if text:
-        parse_placement(text)
+        refuse_server(parse_placement(text))
 
 
 _CHECKS: Mapping[str, Callable[[Any], object]] = {

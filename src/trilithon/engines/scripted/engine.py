@@ -203,7 +203,7 @@ class ScriptedEngine:
                 engine=self.name,
                 name="builtin",
                 version=__version__,
-                units=get_args(Unit),
+                units=("cpu", "gpu", "npu"),
                 features=frozenset(get_args(Feature)) - {"speculation", "grammar", "llguidance"},
                 where="trilithon",
                 simulated=True,

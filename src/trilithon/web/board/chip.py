@@ -126,7 +126,8 @@ def read_chip(board: Board, values: Values, loaded: Sequence[Loaded] = (), waiti
     placed_models = tuple(placed for model in loaded for placed in _placed_models(model))
     units = {block.unit for block in blocks}
     lone = dict.fromkeys(placed.unit for placed in placed_models if placed.unit not in units)
-    blocks += [Block(part="all" if unit == "cpu" else unit, name="") for unit in lone]
+    others = [unit for unit in lone if unit == "gpu" or unit == "npu"]
+    blocks += [Block(part="all", name="")] * ("cpu" in lone) + [Block(part=unit, name="") for unit in others]
     memory = _memory(board, values, zones)
     return ChipView(
         name=board.chip if board.chip != "unknown" else "",
