@@ -17,6 +17,8 @@ from typing import get_args
 from trilithon.board.processors import ClusterKind
 from trilithon.board.storage import DiskKind
 from trilithon.cli.main import _COMMANDS
+from trilithon.measure.metrics import METRICS
+from trilithon.results.simulated import SOFTWARE, STAND_IN
 from trilithon.tables import table_beside
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +107,8 @@ def texts() -> dict[str, str]:
 
 
 def _of_tables() -> Iterator[str]:
+    yield from (metric.title for metrics in METRICS.values() for metric in metrics)
+    yield from (STAND_IN, SOFTWARE)
     yield from (*get_args(DiskKind), *(kind for kind in get_args(ClusterKind) if kind != "all"))
     names = ("name", "device_tree", "devices", "memory", "quota", "cpus")
     for kind, row in table_beside(str(SOURCE / "board" / "limits" / "container.py"), "container.toml").items():

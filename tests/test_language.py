@@ -97,6 +97,7 @@ def test_no_english_is_left_in_the_russian_texts() -> None:
     for _, text in TRANSLATIONS:
         remark = text.partition("  # ")[2] or text
         literal = re.sub(r"\{\w+(?:![rs])?(?::[^}]*)?\}|(?<!\S)-{1,2}[a-z-]+|trilithon(?: [a-z-]+)+", "", remark)
+        literal = literal.replace("<b>", "").replace("</b>", "").replace("Unicode", "")
         literal = re.sub(r"\S*(?:[A-Z]{2}|[._*/])\S*", "", literal)  # abbreviations, placeholders of commands, files
         if words := english_in(literal) - NAMES:
             left[text] = words

@@ -579,7 +579,7 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
                 [placement(NPU), placement(CPU, "reference")], runs(CPU, 52.1, 100) + runs(NPU, 39.7, 300, shift=3)
             ),
             (
-                "Рекомендуемое размещение — llama.cpp/cpu: decode — 52,1 tokens/s, в 1,31 раза быстрее,"
+                "Рекомендуемое размещение — llama.cpp/cpu: генерация — 52,1 токен/с, в 1,31 раза быстрее,"
                 " чем rk-llama.cpp/npu (1,30–1,32), его ответы служат эталоном; префилл"
                 " быстрее всех у rk-llama.cpp/npu (в 3,00 раза)."
             ),
@@ -587,18 +587,18 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         (
             campaign([placement(CPU, None, bandwidth_bytes_per_second=20e9)], runs(CPU, 43, 100)),
             (
-                "Измерено только llama.cpp/cpu: decode — 43,0 tokens/s, 43 % пропускной способности памяти,"
+                "Измерено только llama.cpp/cpu: генерация — 43,0 токен/с, 43 % пропускной способности памяти,"
                 " ответы проверить не удалось."
             ),
         ),
         (
             campaign([placement(CPU, "reference")], runs(CPU, 43)),
-            "Измерено только llama.cpp/cpu: decode — 43,0 tokens/s, сравнить ответы было не с чем.",
+            "Измерено только llama.cpp/cpu: генерация — 43,0 токен/с, сравнить ответы было не с чем.",
         ),
         (
             campaign([placement(CPU), placement(NPU, "broken")], runs(CPU, 10) + runs(NPU, 90)),
             (
-                "Рекомендуемое размещение — llama.cpp/cpu: decode — 10,0 tokens/s, ответы совпадают с эталоном;"
+                "Рекомендуемое размещение — llama.cpp/cpu: генерация — 10,0 токен/с, ответы совпадают с эталоном;"
                 " rk-llama.cpp/npu быстрее, но ответы испорчены."
             ),
         ),
@@ -609,14 +609,14 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         (
             campaign([placement(CPU), placement(NPU)], runs(CPU, 20.01, 100) + runs(NPU, 20, 300, shift=3)),
             (
-                "Рекомендуемое размещение — rk-llama.cpp/npu: decode — 20,0 tokens/s, наравне с llama.cpp/cpu (20,0"
-                " tokens/s), ответы совпадают с эталоном; префилл тоже самый быстрый, 300 tokens/s."
+                "Рекомендуемое размещение — rk-llama.cpp/npu: генерация — 20,0 токен/с, наравне с llama.cpp/cpu (20,0"
+                " токен/с), ответы совпадают с эталоном; префилл тоже самый быстрый, 300 токен/с."
             ),
         ),
         (
             campaign([placement(CPU), placement(NPU)], [*runs(CPU, 50), *DIED]),
             (
-                "Заработало только llama.cpp/cpu: decode — 50,0 tokens/s, ответы совпадают с эталоном;"
+                "Заработало только llama.cpp/cpu: генерация — 50,0 токен/с, ответы совпадают с эталоном;"
                 " rk-llama.cpp/npu — неудачных прогонов 2 из 2: segmentation fault (SIGSEGV)."
             ),
         ),
@@ -630,14 +630,14 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
         (
             campaign([placement(CPU)], [*runs(CPU, 50), run(CPU, 5, outcome="failed", failure=CRASH)]),
             (
-                "Измерено только llama.cpp/cpu: decode — 50,0 tokens/s, ответы совпадают с эталоном, но неудачных"
+                "Измерено только llama.cpp/cpu: генерация — 50,0 токен/с, ответы совпадают с эталоном, но неудачных"
                 " прогонов 1 из 6: segmentation fault (SIGSEGV)."
             ),
         ),
         (
             campaign([placement(CPU, "unknown"), placement(NPU, None)], runs(CPU, 50) + runs(NPU, 20)),
             (
-                "llama.cpp/cpu быстрее остальных, но не рекомендуется: decode — 50,0 tokens/s, в 2,50 раза быстрее,"
+                "llama.cpp/cpu быстрее остальных, но не рекомендуется: генерация — 50,0 токен/с, в 2,50 раза быстрее,"
                 " чем rk-llama.cpp/npu (2,48–2,52), ответы проверить не удалось."
             ),
         ),
@@ -647,7 +647,7 @@ DIED = [run(NPU, number, outcome="failed", failure=CRASH) for number in range(2)
                 runs(CPU, 20) + runs(NPU, 50) + runs("scripted/gpu", 60),
             ),
             (
-                "Рекомендуемое размещение — llama.cpp/cpu: decode — 20,0 tokens/s, ответы совпадают с эталоном;"
+                "Рекомендуемое размещение — llama.cpp/cpu: генерация — 20,0 токен/с, ответы совпадают с эталоном;"
                 " scripted/gpu быстрее, но его движок запускается, только если его назвать; rk-llama.cpp/npu быстрее,"
                 " но ответы проверить не удалось."
             ),
@@ -663,7 +663,7 @@ def test_a_comparison_in_russian() -> None:
     whole = campaign([placement(CPU), placement(NPU)], runs(CPU, 50) + runs(NPU, 40, shift=3))
     assert comparison_lines(whole, Phrases("ru")) == [
         (
-            "tg128, Decode: rk-llama.cpp/npu в сравнении с llama.cpp/cpu: хуже, отношение 0,801 (0,794–0,806)"
+            "tg128, Генерация: rk-llama.cpp/npu в сравнении с llama.cpp/cpu: хуже, отношение 0,801 (0,794–0,806)"
             " — на 19,9 % меньше (p = 0,0079)"
         )
     ]

@@ -7,8 +7,10 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from russian import english_in
 
-from trilithon.results.compare import Estimate
+from trilithon.results.compare import Estimate, summarise
+from trilithon.results.phrases import Phrases
 from trilithon.results.table import estimate_text, render_csv, render_jsonl, render_markdown, render_terminal
 
 
@@ -102,3 +104,13 @@ def test_nothing_measured():
     assert render_csv([]).startswith("placement")
     assert render_jsonl([]) == ""
     assert len(render_markdown([]).splitlines()) == 2
+
+
+def test_a_table_in_russian_has_its_words_and_numbers(example):
+    russian = Phrases("ru")
+    rows = [replace(row, simulated="stand-in") for row in summarise(example.campaign, russian)]
+    names = [placement.name for placement in example.campaign.placements] + [rows[0].model]
+    for text in (render_terminal(rows, width=100, colour=False, phrases=russian), render_markdown(rows, russian)):
+        assert english_in(re.sub(r"segmentation fault|\(SIGSEGV\)", "", text), *names) == set()
+        assert "слов за 20,0 с" in text or "| Слова |" in text
+        assert re.search(r"\d,\d+ \(\d+(,\d+)?–\d+(,\d+)?\) токен/с", text)

@@ -5,8 +5,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from trilithon.language import Message, listed
 from trilithon.measure.energy import Energy, energy_of, main_meter
 from trilithon.measure.records import Campaign, Run, Sample, SensorLog, SensorValues, Test
+from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.units import format_number
 
 __all__ = ["Conditions", "condition_lines", "conditions_of"]
@@ -119,40 +121,50 @@ def _median(values: Iterator[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def condition_lines(told: Sequence[tuple[str, Test, Conditions]]) -> list[str]:
+def condition_lines(told: Sequence[tuple[str, Test, Conditions]], phrases: Phrases = ENGLISH) -> list[str]:
     """One line per placement over its tests: "A: up to 71.2 °C (soc-thermal); clocks down to cpu4-5 1608 MHz; …"."""
     lines = []
     for placement in dict.fromkeys(name for name, _, _ in told):
         own = [(test, conditions) for name, test, conditions in told if name == placement]
         parts = [*_temperature(own), *_clocks(own), *_energy(own)]
         if parts:
-            lines.append(f"{placement}: {'; '.join(parts)}")
+            lines.append(f"{placement}: {'; '.join(map(phrases.text, parts))}")
     return lines
 
 
 _Own = Sequence[tuple[Test, Conditions]]
 
 
-def _temperature(own: _Own) -> Iterator[str]:
+def _temperature(own: _Own) -> Iterator[Message]:
     hot = [(reading.celsius_max, reading.hottest) for _, reading in own if reading.celsius_max is not None]
     if hot:
-        yield "up to {:.1f} °C ({})".format(*max(hot))
+        celsius, sensor = max(hot)
+        yield Message("up to {celsius:.1f} °C ({sensor})", celsius=celsius, sensor=sensor)
 
 
-def _clocks(own: _Own) -> Iterator[str]:
+def _clocks(own: _Own) -> Iterator[Message]:
     lowest: dict[str, float] = {}
     for _, reading in own:
         for name, hertz in reading.clocks_min_hz.items():
             lowest[name] = min(lowest.get(name, hertz), hertz)
     if lowest:
-        yield "clocks down to " + ", ".join(f"{name} {hertz / 1e6:.0f} MHz" for name, hertz in lowest.items())
+        clocks = (
+            Message("{name} {megahertz:.0f} MHz", name=name, megahertz=hertz / 1e6) for name, hertz in lowest.items()
+        )
+        yield Message("clocks down to {clocks}", clocks=listed(clocks))
 
 
-def _energy(own: _Own) -> Iterator[str]:
+def _energy(own: _Own) -> Iterator[Message]:
     for test, reading in own:
         for joules, kind in (
-            (reading.joules_per_prompt_token, "prompt token"),
-            (reading.joules_per_generated_token, "generated token"),
+            (reading.joules_per_prompt_token, Message("prompt token")),
+            (reading.joules_per_generated_token, Message("generated token")),
         ):
             if joules is not None:
-                yield f"{test.name} {format_number(joules)} J per {kind} ({reading.meter})"
+                yield Message(
+                    "{test} {joules} J per {kind} ({meter})",
+                    test=test.name,
+                    joules=format_number(joules),
+                    kind=kind,
+                    meter=reading.meter,
+                )

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 
+from trilithon.language import translated
 from trilithon.measure.metrics import Metric
 from trilithon.measure.reasons import REASONS
 from trilithon.measure.records import Test
@@ -19,6 +20,7 @@ class Phrases(string.Formatter):
     for a language without a catalogue."""
 
     def __init__(self, language: str):
+        self.language = language
         self._known = _catalogue(language)
 
     def __call__(self, key: str, /, **values: object) -> str:
@@ -35,14 +37,18 @@ class Phrases(string.Formatter):
         """A number as Python writes it ("23.5", "1.2–1.4", "45%") with the language's decimal mark and percent sign."""
         return text.replace(".", self._known["point"]).replace("%", self._known["percent"])
 
+    def text(self, text: str) -> str:
+        """A Message, in the language."""
+        return translated(text, self.language)
+
     def metric(self, metric: Metric) -> str:
-        return metric.title
+        return self.text(metric.title)
 
     def unit(self, metric: Metric) -> str:
-        return metric.unit
+        return self(f"in_{metric.unit.replace('/', '_per_')}")
 
     def test(self, test: Test) -> str:
-        return test.name
+        return self(f"test_{test.name}") if test.name in ("question", "cold") else test.name
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from trilithon.language import Message, listed
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, Run
 from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
@@ -43,7 +44,7 @@ def comparison_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str
     return lines
 
 
-def warning_lines(campaign: Campaign) -> list[str]:
+def warning_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str]:
     """What disturbed the runs, one line per placement: "A: 3 of 5 runs were disturbed, one by this: …"."""
     lines = []
     for placement in campaign.placements:
@@ -51,14 +52,19 @@ def warning_lines(campaign: Campaign) -> list[str]:
         disturbed = [run for run in runs if run.warnings]
         if disturbed:
             worst = max(disturbed, key=lambda run: len(run.warnings))
-            lines.append(
-                f"{placement.name}: {len(disturbed)} of {len(runs)} runs were disturbed, one by this: "
-                + "; ".join(worst.warnings)
+            message = Message(
+                "{placement}: {disturbed} of {count} run was disturbed, by this: {warnings}",
+                plural="{placement}: {disturbed} of {count} runs were disturbed, one by this: {warnings}",
+                placement=placement.name,
+                disturbed=len(disturbed),
+                count=len(runs),
+                warnings=listed(worst.warnings, "; "),
             )
+            lines.append(phrases.text(message))
     return lines
 
 
-def remark_lines(campaign: Campaign) -> list[str]:
+def remark_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str]:
     """What else there is to know of the runs, each once: "A: runs with flash attention off (2 of 5 runs)"; and how much
     of what was guessed ahead was right."""
     lines = []
@@ -66,10 +72,10 @@ def remark_lines(campaign: Campaign) -> list[str]:
         runs = _runs(campaign, placement.name)
         counts = Counter(remark for run in runs for remark in dict.fromkeys(run.remarks))
         for remark, count in counts.items():
-            part = f" ({count} of {len(runs)} runs)" if count < len(runs) else ""
-            lines.append(f"{placement.name}: {remark}{part}")
+            part = Message(" ({part} of {count} runs)", part=count, count=len(runs)) if count < len(runs) else ""
+            lines.append(f"{placement.name}: {phrases.text(remark)}{phrases.text(part)}")
         if placement.settings.get("speculation"):
-            lines.append(f"{placement.name}: {_guesses(runs)}")
+            lines.append(f"{placement.name}: {phrases.text(_guesses(runs))}")
     return lines
 
 
@@ -77,8 +83,10 @@ def _guesses(runs: list[Run]) -> str:
     marks = [sample.marks for run in runs for sample in run.samples]
     guessed, right = (sum(mark.get(name, 0) for mark in marks) for name in ("guessed_tokens", "guessed_right_tokens"))
     if not guessed:
-        return "no tokens were drafted"
-    return f"{guessed:,} tokens were drafted, {right / guessed:.0%} of them accepted"
+        return Message("no tokens were drafted")
+    return Message(
+        "{guessed:,} tokens were drafted, {share:.0%} of them accepted", guessed=guessed, share=right / guessed
+    )
 
 
 def _runs(campaign: Campaign, placement: str) -> list[Run]:

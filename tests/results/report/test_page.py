@@ -7,7 +7,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from russian import english_in
 
+from trilithon.results.compare import summarise
+from trilithon.results.phrases import Phrases
 from trilithon.results.report.page import report_title, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&$title ${body} %s"
@@ -194,3 +197,20 @@ def test_a_folder_that_cannot_be_made(example, tmp_path):
 def test_matplotlib_is_loaded_only_for_drawing():
     code = "import sys, trilithon.results.report.page, trilithon.results.table; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_page_in_russian_has_no_english_of_its_own(example, tmp_path):
+    """What engines and runs said stays as it was stored."""
+    russian = Phrases("ru")
+    rows = summarise(example.campaign, russian)
+    path = write_report(tmp_path, example.campaign, rows, "Берите rkllm/npu.", phrases=russian)
+    page = path.read_text(encoding="utf-8")
+    assert '<html lang="ru">' in page
+    own = re.findall(r"<(?:h2|th scope=.col.|summary|caption|footer)[^>]*>([^<]*)<", page)
+    own += re.findall(r"<li>(<b>.*?)</li>", page, re.DOTALL)
+    assert len(own) > 20
+    assert {
+        text for text in own if english_in(re.sub(r"</?b>|llama-bench|Unicode|KL|tell me about openai", "", text))
+    } == set()
+    assert "Верны ли ответы?" in page
+    assert "5 прогонов" in page

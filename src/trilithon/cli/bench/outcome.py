@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.errors import StoreError, UserError
+from trilithon.language import Message, language_of_environment
 
 if TYPE_CHECKING:
     from trilithon.measure.records import Campaign
     from trilithon.results.compare import ComparisonRow
+    from trilithon.results.phrases import Phrases
     from trilithon.settings import Configuration
 
-__all__ = ["rows_of", "show_campaigns", "show_outcome", "tell_of_runs", "write_pictures"]
+__all__ = ["phrases_here", "rows_of", "show_campaigns", "show_outcome", "tell_of_runs", "write_pictures"]
 
 _WIDEST = 120
 
@@ -29,22 +31,29 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     tell_of_runs(campaign)
     as_table = output == "table"
     if as_table:
-        say(f"{verdict_sentence(campaign)}\n")
+        say(f"{verdict_sentence(campaign, phrases_here())}\n")
     if not summarise(campaign):
         return  # the table and the sentence have said why there is nothing to draw
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):
         say(path, err=not as_table)
-    say(f"saved as campaign {campaign.id}: trilithon results show {campaign.id}", err=True)
+    say(shown(Message("saved as campaign {id}: trilithon results show {id}", id=campaign.id)), err=True)
+
+
+def phrases_here() -> "Phrases":
+    """In the user's language."""
+    from trilithon.results.phrases import Phrases
+
+    return Phrases(language_of_environment())
 
 
 def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
     """On stderr, what disturbed its runs and what else there is to know of them."""
     from trilithon.results.statements import remark_lines, warning_lines
 
-    for line in warning_lines(campaign):
-        say(f"warning: {prefix}{line}", err=True)
-    for line in remark_lines(campaign):
-        say(f"note: {prefix}{line}", err=True)
+    for line in warning_lines(campaign, phrases_here()):
+        say(shown(Message("warning: {text}", text=f"{prefix}{line}")), err=True)
+    for line in remark_lines(campaign, phrases_here()):
+        say(shown(Message("note: {text}", text=f"{prefix}{line}")), err=True)
 
 
 def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
@@ -52,12 +61,13 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
     from trilithon.results.formats import export_campaigns
     from trilithon.results.table import render_markdown, render_terminal
 
+    phrases = phrases_here()
     if output == "table":
         terminal = sys.stdout.isatty()
         width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
-        say(render_terminal(rows_of(campaigns), width=width, colour=terminal), raw=True)
+        say(render_terminal(rows_of(campaigns, phrases), width=width, colour=terminal, phrases=phrases), raw=True)
     elif output == "md":
-        say(render_markdown(rows_of(campaigns)))
+        say(render_markdown(rows_of(campaigns, phrases), phrases))
     else:
         export = export_campaigns(campaigns, output)  # type: ignore[arg-type] # click offers only its formats
         say(export.text, nl=False)
@@ -65,16 +75,16 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
             say(export.note, err=True)
 
 
-def rows_of(campaigns: "Sequence[Campaign]") -> "list[ComparisonRow]":
+def rows_of(campaigns: "Sequence[Campaign]", phrases: "Phrases") -> "list[ComparisonRow]":
     """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu."""
     from trilithon.results.compare import summarise
 
     if len(campaigns) == 1:
-        return summarise(campaigns[0])
+        return summarise(campaigns[0], phrases)
     return [
         replace(row, placement=f"{campaign.id}:{row.placement}")
         for campaign in campaigns
-        for row in summarise(campaign)
+        for row in summarise(campaign, phrases)
     ]
 
 
@@ -86,14 +96,14 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
     from trilithon.results.statements import comparison_lines
     from trilithon.results.verdict import verdict_sentence
 
-    rows = summarise(campaign)
+    phrases = phrases_here()
+    rows = summarise(campaign, phrases)
     if not rows:
         raise UserError("campaign {id} has no measurements yet; there is nothing to draw", id=campaign.id)
-    charts = figures(rows, source=report_title(campaign, rows))
+    charts = figures(rows, source=report_title(campaign, rows, phrases), phrases=phrases)
     try:
-        page = write_report(
-            folder, campaign, rows, verdict_sentence(campaign), comparison_lines(campaign), charts=charts
-        )
+        sentence, comparisons = verdict_sentence(campaign, phrases), comparison_lines(campaign, phrases)
+        page = write_report(folder, campaign, rows, sentence, comparisons, charts=charts, phrases=phrases)
         return [page, *write_pngs(charts, folder)]
     except OSError as error:
         raise StoreError(

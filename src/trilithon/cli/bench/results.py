@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice, complete_campaign
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -41,17 +42,20 @@ def list_command(as_json: bool) -> None:
 
         say(json.dumps([asdict(summary) for summary in summaries], indent=2))
         return
+    from trilithon.cli.bench.outcome import phrases_here
+
+    phrases = phrases_here()
     if not summaries:
-        say("no measurements yet; start with: trilithon bench", err=True)
+        say(shown(Message("no measurements yet; start with: trilithon bench")), err=True)
     for campaign in summaries:
-        state = "" if campaign.status == "finished" else f" ({campaign.status})"
+        state = "" if campaign.status == "finished" else f" ({phrases(f'status_{campaign.status}')})"
         pairs = zip(campaign.models, campaign.quantizations, strict=True)
         models = dict.fromkeys(
             name if quantization.casefold() in name.casefold() else f"{name} {quantization}"
             for name, quantization in pairs
         )
-        source = "measured here" if campaign.source == "trilithon" and not campaign.imported else campaign.source
-        source = "imported" if campaign.source == "trilithon" and campaign.imported else source
+        source = shown(Message("measured here")) if campaign.source == "trilithon" else campaign.source
+        source = shown(Message("imported")) if campaign.source == "trilithon" and campaign.imported else source
         columns = (campaign.board, ", ".join(models), ", ".join(campaign.placements), ", ".join(campaign.tests), source)
         say(f"{campaign.id:>4}  {campaign.started}  {'  '.join(filter(None, columns))}{state}")
 
@@ -68,8 +72,9 @@ def list_command(as_json: bool) -> None:
 )
 def show(campaigns: tuple[str, ...], output: str) -> None:
     """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
-    from trilithon.cli.bench.outcome import rows_of, show_campaigns, tell_of_runs
+    from trilithon.cli.bench.outcome import phrases_here, rows_of, show_campaigns, tell_of_runs
     from trilithon.results.formats import export_campaigns
+    from trilithon.results.phrases import ENGLISH
     from trilithon.results.table import render_csv, render_jsonl
     from trilithon.results.verdict import verdict_sentence
 
@@ -78,14 +83,14 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
     if output == "json":
         say(export_campaigns(selected, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
-        rows = rows_of(selected)
+        rows = rows_of(selected, ENGLISH)
         say(render_csv(rows) if output == "csv" else render_jsonl(rows), nl=False)
     else:
         show_campaigns(selected, output)
-        for shown in selected:
-            prefix = f"{shown.id}: " if len(selected) > 1 else ""
-            tell_of_runs(shown, prefix)
-            say(f"{prefix}{verdict_sentence(shown)}")
+        for one in selected:
+            prefix = f"{one.id}: " if len(selected) > 1 else ""
+            tell_of_runs(one, prefix)
+            say(f"{prefix}{verdict_sentence(one, phrases_here())}")
 
 
 @results.command("compare")
@@ -97,15 +102,18 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
     """Compare A with B: better, worse, same or not comparable.
 
     A and B are campaigns, or one placement of a campaign: 3 or 3:llama.cpp/cpu."""
+    from trilithon.cli.bench.outcome import phrases_here
     from trilithon.results.compare import compare_placements
+    from trilithon.results.phrases import ENGLISH
     from trilithon.results.statements import comparison_text
 
     with _store() as store:
         pairs = _pairs(store, a, b)
+    phrases = ENGLISH if as_json else phrases_here()
     comparisons = [
         (one[1], other[1], comparison)
         for one, other in pairs
-        for comparison in compare_placements(one, other, every_metric=every_metric)
+        for comparison in compare_placements(one, other, every_metric=every_metric, phrases=phrases)
     ]
     if not comparisons:
         raise UserError("{a} and {b} have no test in common", a=a, b=b)
@@ -113,7 +121,7 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
         say(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
         return
     for name, other, comparison in comparisons:
-        say(comparison_text(name, other, comparison))
+        say(comparison_text(name, other, comparison, phrases))
 
 
 def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], tuple[Campaign, str]]]":

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from trilithon.language import Message
 from trilithon.measure.records import Campaign, Test
 from trilithon.results.compare import ComparisonRow
 from trilithon.results.phrases import ENGLISH, Phrases
@@ -37,7 +38,9 @@ DARK = {
 }
 
 
-_HEADS = ("Placement", "Quality", "Figure", "Median", "95% interval", "Unit", "Runs")
+_OF_BANDWIDTH, _REMARKS, _RUNS = Message("Of bandwidth"), Message("Remarks"), Message("Runs")
+_NUMBERS = (Message("Median"), Message("95% interval"), _RUNS, _OF_BANDWIDTH)
+_HEADS = (Message("Placement"), Message("Quality"), Message("Figure"), *_NUMBERS[:2], Message("Unit"), _RUNS)
 
 
 def report_title(campaign: Campaign, rows: Sequence[ComparisonRow], phrases: Phrases = ENGLISH) -> str:
@@ -56,14 +59,17 @@ def write_report(
     comparisons: Sequence[str] = (),
     *,
     charts: "Mapping[str, Chart] | None" = None,
+    phrases: Phrases = ENGLISH,
 ) -> Path:
     """Write `report.html` into the folder, whole or not at all. `charts` are drawn from the rows where not given.
 
     Raises OSError where the folder cannot be written."""
     from trilithon.results.report.plots import as_svg, figures
 
-    drawn = figures(rows, source=report_title(campaign, rows)) if charts is None else charts
-    page = render_report(campaign, rows, sentence, comparisons, [as_svg(chart) for chart in drawn.values()])
+    source = report_title(campaign, rows, phrases)
+    drawn = figures(rows, source=source, phrases=phrases) if charts is None else charts
+    svgs = [as_svg(chart) for chart in drawn.values()]
+    page = render_report(campaign, rows, sentence, comparisons, svgs, phrases)
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / "report.html", folder / f".report.{os.getpid()}.html"
     part.write_text(page, encoding="utf-8", errors="replace")  # a file name may be any bytes
@@ -72,7 +78,12 @@ def write_report(
 
 
 def render_report(
-    campaign: Campaign, rows: Sequence[ComparisonRow], sentence: str, comparisons: Sequence[str], svgs: Sequence[str]
+    campaign: Campaign,
+    rows: Sequence[ComparisonRow],
+    sentence: str,
+    comparisons: Sequence[str],
+    svgs: Sequence[str],
+    phrases: Phrases = ENGLISH,
 ) -> str:
     """The page. `svgs` are `plots.as_svg`'s; everything else is text and is escaped."""
     from trilithon.results.report.charts import COLOURS
@@ -80,23 +91,26 @@ def render_report(
     body = [
         element("p", sentence, class_="verdict"),
         _comparisons(comparisons),
-        _charts(svgs),
-        _figures(rows),
-        sections.quality(campaign),
-        sections.answers(campaign),
-        sections.failures(campaign),
-        sections.warnings(campaign),
-        sections.remarks(campaign),
-        sections.sensors(rows),
-        sections.measured(campaign),
+        _charts(svgs, phrases),
+        _figures(rows, phrases),
+        sections.quality(campaign, phrases),
+        sections.answers(campaign, phrases),
+        sections.failures(campaign, phrases),
+        sections.warnings(campaign, phrases),
+        sections.remarks(campaign, phrases),
+        sections.sensors(rows, phrases),
+        sections.measured(campaign, phrases),
     ]
     return Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8")).substitute(
-        title=joined([report_title(campaign, rows)]),
-        subtitle=_subtitle(campaign),
+        language=phrases.language,
+        title=joined([report_title(campaign, rows, phrases)]),
+        subtitle=_subtitle(campaign, phrases),
         version=joined([campaign.version]),
         light=_variables(COLOURS),
         dark=_variables(DARK),
         body=joined(body, "\n"),
+        explanation=sections.explanation(phrases),
+        made=joined([phrases.text(Message("Measured with Trilithon {version}.", version=campaign.version))]),
     )
 
 
@@ -104,16 +118,18 @@ def _variables(colours: Mapping[str, str]) -> str:
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
 
 
-def _subtitle(campaign: Campaign) -> Html:
+def _subtitle(campaign: Campaign, phrases: Phrases) -> Html:
     try:
-        when = f"{datetime.fromisoformat(campaign.started):%-d %B %Y, %H:%M}"
+        form = "%-d %B %Y, %H:%M" if phrases.language == "en" else "%d.%m.%Y, %H:%M"  # names of months are in English
+        when = datetime.fromisoformat(campaign.started).strftime(form)
     except ValueError:  # an import keeps the date as its tool wrote it
         when = campaign.started
     parts: list[str] = [element("time", when, datetime=campaign.started)]
     if campaign.source != "trilithon":
-        parts.append(f"imported from {campaign.source}")
+        parts.append(phrases.text(Message("imported from {source}", source=campaign.source)))
     if campaign.status != "finished":
-        parts.append(f"{campaign.status}: the results so far are shown")
+        status = phrases(f"status_{campaign.status}")
+        parts.append(phrases.text(Message("{status}: the results so far are shown", status=status)))
     if campaign.board.get("description"):
         parts.append(str(campaign.board["description"]))
     return element("p", joined(parts, " · "), class_="muted under")
@@ -123,9 +139,9 @@ def _comparisons(comparisons: Sequence[str]) -> Html:
     return element("ul", *(element("li", one) for one in comparisons)) if comparisons else Html("")
 
 
-def _charts(svgs: Sequence[str]) -> Html:
+def _charts(svgs: Sequence[str], phrases: Phrases) -> Html:
     cards = (element("figure", trusted(themed(svg))) for svg in svgs)
-    return element("section", *cards, class_="charts", aria_label="Charts") if svgs else Html("")
+    return element("section", *cards, class_="charts", aria_label=phrases.text(Message("Charts"))) if svgs else Html("")
 
 
 def themed(svg: str) -> str:
@@ -144,63 +160,66 @@ def themed(svg: str) -> str:
     return re.sub(r'(?<=\s)style="[^"]*"', style, svg)
 
 
-def _figures(rows: Sequence[ComparisonRow]) -> Html:
+def _figures(rows: Sequence[ComparisonRow], phrases: Phrases) -> Html:
     tests = dict.fromkeys(row.test for row in rows)
-    tables = [_test_table(test, [row for row in rows if row.test == test]) for test in tests]
-    return element("section", element("h2", "Every figure"), *tables) if tables else Html("")
+    tables = [_test_table(test, [row for row in rows if row.test == test], phrases) for test in tests]
+    return element("section", element("h2", phrases.text(Message("Every figure"))), *tables) if tables else Html("")
 
 
-def _test_table(test: Test, rows: Sequence[ComparisonRow]) -> Html:
+def _test_table(test: Test, rows: Sequence[ComparisonRow], phrases: Phrases) -> Html:
     bodies: dict[tuple[str, str], list[ComparisonRow]] = {}
     for row in rows:
         bodies.setdefault((row.placement, row.model), []).append(row)
     several = len({model for _, model in bodies}) > 1
     optional = {
-        "Of bandwidth": any(bandwidth_text(row) for row in rows),
-        "Remarks": any(row.note and row.estimate for row in rows),
+        _OF_BANDWIDTH: any(bandwidth_text(row) for row in rows),
+        _REMARKS: any(row.note and row.estimate for row in rows),
     }
     heads = [*_HEADS, *(head for head, wanted in optional.items() if wanted)]
-    caption = f"{test.name}: {test.question}" if test.question else test.name
+    name = phrases.test(test)
+    caption = f"{name}: {test.question}" if test.question else name
     return table(
         caption,
-        heads,
+        list(map(phrases.text, heads)),
         *(
-            _body(placement_text(own[0], f"{name} · {model}" if several else name), own, heads)
+            _body(placement_text(own[0], f"{name} · {model}" if several else name, phrases), own, heads, phrases)
             for (name, model), own in bodies.items()
         ),
-        numbers={"Median", "95% interval", "Runs", "Of bandwidth"},
+        numbers=set(map(phrases.text, _NUMBERS)),
     )
 
 
-def _body(name: str, rows: Sequence[ComparisonRow], heads: Sequence[str]) -> Html:
+def _body(name: str, rows: Sequence[ComparisonRow], heads: Sequence[str], phrases: Phrases) -> Html:
     """A placement's rows; its name and its quality stand once, beside all of them."""
     if lacks_results(rows):
-        why = element("td", failure_text(rows[0]), class_="text failed", colspan=str(len(heads) - 1))
+        why = element("td", failure_text(rows[0], phrases), class_="text failed", colspan=str(len(heads) - 1))
         return element("tr", element("th", name, scope="row"), why)
     high = str(len(rows))
     placement = element("th", name, scope="rowgroup", rowspan=high)
-    quality = element("td", sections.badge(rows[0].quality), class_="text", rowspan=high)
+    quality = element("td", sections.badge(rows[0].quality, phrases), class_="text", rowspan=high)
     return joined(
         (
-            element("tr", *_cells(row, heads, *((placement, quality) if index == 0 else ())))
+            element("tr", *_cells(row, heads, phrases, *((placement, quality) if index == 0 else ())))
             for index, row in enumerate(rows)
         ),
         "\n",
     )
 
 
-def _cells(row: ComparisonRow, heads: Sequence[str], *shared: Html) -> list[Html]:
+def _cells(row: ComparisonRow, heads: Sequence[str], phrases: Phrases, *shared: Html) -> list[Html]:
     estimate = row.estimate
     cells = [
         *shared,
-        element("td", row.metric.title, class_="text figure"),
-        element("td", format_number(estimate.median) if estimate else "–", class_="number value"),
-        element("td", interval_text(estimate) if estimate else "–", class_="number"),
-        element("td", row.metric.unit, class_="text"),
-        element("td", str(estimate.runs) if estimate else "0", class_="number named", data_title="Runs"),
+        element("td", phrases.metric(row.metric), class_="text figure"),
+        element("td", phrases.number(format_number(estimate.median)) if estimate else "–", class_="number value"),
+        element("td", interval_text(estimate, phrases) if estimate else "–", class_="number"),
+        element("td", phrases.unit(row.metric), class_="text"),
+        element("td", str(estimate.runs) if estimate else "0", class_="number named", data_title=phrases.text(_RUNS)),
     ]
-    if "Of bandwidth" in heads:
-        cells.append(element("td", bandwidth_text(row), class_="number named", data_title="Of bandwidth"))
-    if "Remarks" in heads:
-        cells.append(element("td", row.note, class_="text named", data_title="Remarks"))
+    if _OF_BANDWIDTH in heads:
+        cells.append(
+            element("td", bandwidth_text(row, phrases), class_="number named", data_title=phrases.text(_OF_BANDWIDTH))
+        )
+    if _REMARKS in heads:
+        cells.append(element("td", row.note, class_="text named", data_title=phrases.text(_REMARKS)))
     return cells

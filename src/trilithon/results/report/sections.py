@@ -3,61 +3,94 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from trilithon.language import Message
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample
 from trilithon.results.compare import ComparisonRow
-from trilithon.results.report.markup import Html, element, joined, rows_of_cells, table
+from trilithon.results.phrases import Phrases
+from trilithon.results.report.markup import Html, element, joined, rows_of_cells, table, trusted
 from trilithon.results.table import quality_text, sensor_lines
 from trilithon.units import format_bytes, format_number
 
-__all__ = ["answers", "badge", "failures", "measured", "quality", "remarks", "sensors", "warnings"]
+__all__ = ["answers", "badge", "explanation", "failures", "measured", "quality", "remarks", "sensors", "warnings"]
 
+# With HTML's marks; ours alone.
+_EXPLANATION = (
+    Message(
+        "<b>Prefill (pp512)</b> is reading a prompt of 512 tokens, <b>decode (tg128)</b> writing 128 tokens, as "
+        "llama-bench defines them: random tokens, an empty cache unless a depth is stated, and a warm-up that does not "
+        "count."
+    ),
+    Message(
+        "<b>A run</b> is one placement in one round, and each round runs every placement once, so that heat and other "
+        "load meet all alike. The median is over runs; the interval is a 95% bootstrap interval of that median."
+    ),
+    Message(
+        "<b>Thinking</b> ends at the first visible word. Words are counted by Unicode’s rules for text segmentation."
+    ),
+    Message(
+        "<b>Of bandwidth</b> is the share of this machine’s measured memory bandwidth that decode takes when every "
+        "weight is read once per token. Near 100%, only a smaller file can be faster."
+    ),
+    Message("<b>Quality</b> stands beside speed: a placement whose answers are broken has no speed worth having."),
+)
 _SIZES = ("_bytes", "bytes_per_token")
 
 
-def badge(record: QualityRecord | None) -> Html:
+def badge(record: QualityRecord | None, phrases: Phrases) -> Html:
     verdict = quality_text(record)
-    return element("span", verdict, class_=f"badge {verdict}")
+    return element("span", quality_text(record, phrases), class_=f"badge {verdict}")
 
 
-def quality(campaign: Campaign) -> Html:
+def quality(campaign: Campaign, phrases: Phrases) -> Html:
     """Empty where no placement's quality was looked at."""
     judged = [(placement.name, placement.quality) for placement in campaign.placements if placement.quality]
     if not judged:
         return Html("")
-    heads = ("Placement", "Verdict", "KL divergence", "Same top token", "Perplexity", "Positions", "Reasons")
-    body = rows_of_cells(heads, ((name, *_quality_cells(record)) for name, record in judged))
+    texts = (
+        *(Message("Placement"), Message("Verdict"), Message("KL divergence"), Message("Same top token")),
+        *(Message("Perplexity"), Message("Positions"), Message("Reasons")),
+    )
+    heads = list(map(phrases.text, texts))
+    body = rows_of_cells(heads, ((name, *_quality_cells(record, phrases)) for name, record in judged))
     references = ", ".join(sorted({record.reference for _, record in judged}))
     return _section(
-        "Are the answers still correct?",
+        phrases.text(Message("Are the answers still correct?")),
         element(
             "p",
-            f"The next-token distributions of each placement, compared with those of {references} on the same text. "
-            "The divergence is in nats per token, 0 when they are equal.",
+            phrases.text(
+                Message(
+                    "The next-token distributions of each placement, compared with those of {references} on the same "
+                    "text. The divergence is in nats per token, 0 when they are equal.",
+                    references=references,
+                )
+            ),
         ),
-        table("Quality of each placement", heads, body),
+        table(phrases.text(Message("Quality of each placement")), heads, body),
     )
 
 
-def _quality_cells(record: QualityRecord) -> tuple[str, ...]:
+def _quality_cells(record: QualityRecord, phrases: Phrases) -> tuple[str, ...]:
     agreement = "–" if record.agreement is None else f"{record.agreement:.0%}"
     return (
-        badge(record),
-        _divergence(record),
-        agreement,
-        "–" if record.perplexity is None else format_number(record.perplexity),
+        badge(record, phrases),
+        _divergence(record, phrases),
+        phrases.number(agreement),
+        "–" if record.perplexity is None else phrases.number(format_number(record.perplexity)),
         str(record.positions) if record.positions else "–",
-        "; ".join(record.reasons),
+        "; ".join(map(phrases.text, record.reasons)),
     )
 
 
-def _divergence(record: QualityRecord) -> str:
-    parts = {"prefill": record.divergence_prefill, "decode": record.divergence_decode}
-    known = ", ".join(f"{name} {format_number(value)}" for name, value in parts.items() if value is not None)
-    mean = "–" if record.divergence is None else format_number(record.divergence)
+def _divergence(record: QualityRecord, phrases: Phrases) -> str:
+    parts = {phrases("prefill"): record.divergence_prefill, phrases("decode"): record.divergence_decode}
+    known = ", ".join(
+        f"{name} {phrases.number(format_number(value))}" for name, value in parts.items() if value is not None
+    )
+    mean = "–" if record.divergence is None else phrases.number(format_number(record.divergence))
     return f"{mean} ({known})" if known else mean
 
 
-def answers(campaign: Campaign) -> Html:
+def answers(campaign: Campaign, phrases: Phrases) -> Html:
     """The last answer of each placement to each question."""
     by_question: dict[str, dict[str, Sample]] = {}
     for run in campaign.runs:
@@ -66,62 +99,63 @@ def answers(campaign: Campaign) -> Html:
                 by_question.setdefault(sample.test.question, {})[run.placement] = sample
     parts: list[str] = []
     for question, samples in by_question.items():
-        parts.append(element("p", "Asked: ", element("q", question, dir="auto")))
+        parts.append(element("p", phrases.text(Message("Question:")), " ", element("q", question, dir="auto")))
         for placement, sample in samples.items():
-            parts += [element("h3", placement), _thinking(sample), _answer(sample)]
-    return _section("Answers", *parts) if parts else Html("")
+            parts += [element("h3", placement), _thinking(sample, phrases), _answer(sample, phrases)]
+    return _section(phrases.text(Message("Answers")), *parts) if parts else Html("")
 
 
-def _thinking(sample: Sample) -> Html:
+def _thinking(sample: Sample, phrases: Phrases) -> Html:
     if not sample.thinking_text:
         return Html("")
     said = element("div", sample.thinking_text, class_="said", dir="auto")
-    return element("details", element("summary", "Thinking"), said)
+    return element("details", element("summary", phrases.text(Message("Thinking"))), said)
 
 
-def _answer(sample: Sample) -> Html:
+def _answer(sample: Sample, phrases: Phrases) -> Html:
     if not sample.answer_text.strip():
-        return element("p", "No visible answer.", class_="muted")
+        return element("p", phrases.text(Message("No visible answer.")), class_="muted")
     return element("div", sample.answer_text.strip(), class_="said", dir="auto")
 
 
-def failures(campaign: Campaign) -> Html:
+def failures(campaign: Campaign, phrases: Phrases) -> Html:
     """Each different failure once, with the runs that it ended."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in campaign.runs:
         if run.outcome != "finished":
             message = run.failure.message if run.failure else ""
             groups.setdefault((run.placement, run.outcome, message), []).append(run)
-    parts = [part for (placement, outcome, _), runs in groups.items() for part in _failure(placement, outcome, runs)]
-    return _section("What failed", *parts) if parts else Html("")
+    parts = [
+        part for (placement, outcome, _), runs in groups.items() for part in _failure(placement, outcome, runs, phrases)
+    ]
+    return _section(phrases.text(Message("What failed")), *parts) if parts else Html("")
 
 
-def _failure(placement: str, outcome: str, runs: Sequence[Run]) -> Iterator[Html]:
-    yield element(
-        "h3", placement, " ", element("span", f"{outcome}, {_count(len(runs), 'run')}", class_="badge failed")
-    )
+def _failure(placement: str, outcome: str, runs: Sequence[Run], phrases: Phrases) -> Iterator[Html]:
+    text = f"{phrases(f'status_{outcome}')}, {phrases.text(_runs(len(runs)))}"
+    yield element("h3", placement, " ", element("span", text, class_="badge failed"))
     failure = runs[-1].failure
     if failure is None:
         return
     yield element("p", failure.message)
     facts = {"kind": failure.kind, "cause": failure.cause, "advice": failure.advice}
-    yield _facts({name: fact for name, fact in facts.items() if fact})
+    yield _facts({name: fact for name, fact in facts.items() if fact}, phrases)
     if failure.last_words:
-        yield element("p", "Last output:", class_="muted")
+        yield element("p", phrases.text(Message("Last output:")), class_="muted")
         yield element("pre", "\n".join(failure.last_words))
 
 
-def warnings(campaign: Campaign) -> Html:
+def warnings(campaign: Campaign, phrases: Phrases) -> Html:
     """What disturbed the runs."""
-    return _told("Warnings", ((run.placement, run.warnings) for run in campaign.runs))
+    return _told(Message("Warnings"), ((run.placement, run.warnings) for run in campaign.runs), phrases)
 
 
-def remarks(campaign: Campaign) -> Html:
+def remarks(campaign: Campaign, phrases: Phrases) -> Html:
     """What else there is to know of the runs: settings that were given up, what could not be measured."""
-    return _told("Remarks", ((run.placement, run.remarks) for run in campaign.runs))
+    return _told(Message("Remarks"), ((run.placement, run.remarks) for run in campaign.runs), phrases)
 
 
-def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
+def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]], phrases: Phrases) -> Html:
     """Each different line once, with the placements whose runs it is about."""
     counts_by_line: dict[str, dict[str, int]] = {}
     for placement, lines in of_runs:
@@ -129,42 +163,61 @@ def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]]) -> Html:
             counts = counts_by_line.setdefault(line, {})
             counts[placement] = counts.get(placement, 0) + 1
     items = [
-        element("li", line, " ", element("span", f"({_placements(counts)})", class_="muted"))
+        element("li", phrases.text(line), " ", element("span", f"({_placements(counts, phrases)})", class_="muted"))
         for line, counts in counts_by_line.items()
     ]
-    return _section(title, element("ul", *items)) if items else Html("")
+    return _section(phrases.text(title), element("ul", *items)) if items else Html("")
 
 
-def sensors(rows: Sequence[ComparisonRow]) -> Html:
+def sensors(rows: Sequence[ComparisonRow], phrases: Phrases) -> Html:
     """Temperature, clocks and energy while the figures were measured, a line per placement."""
-    items = [element("li", line) for line in sensor_lines(rows)]
-    return _section("Sensors", element("ul", *items)) if items else Html("")
+    items = [element("li", line) for line in sensor_lines(rows, phrases)]
+    return _section(phrases.text(Message("Sensors")), element("ul", *items)) if items else Html("")
 
 
-def _placements(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {_count(count, 'run')}" for name, count in counts.items())
+def _placements(counts: Mapping[str, int], phrases: Phrases) -> str:
+    return ", ".join(f"{name}: {phrases.text(_runs(count))}" for name, count in counts.items())
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
+def _runs(count: int) -> Message:
+    return Message("{count} run", plural="{count} runs", count=count)
 
 
-def measured(campaign: Campaign) -> Html:
+def measured(campaign: Campaign, phrases: Phrases) -> Html:
     """Board, builds, settings, files, kernel and governors: what has to be equal for numbers to be compared."""
-    heads = ("Placement", "Engine and build", "Unit", "Settings")
+    texts = (Message("Placement"), Message("Engine and build"), Message("Unit"), Message("Settings"))
+    heads = list(map(phrases.text, texts))
     builds = rows_of_cells(
         heads,
         ((p.name, f"{p.engine} {p.build_version} ({p.build})", p.unit, _settings(p)) for p in campaign.placements),
     )
     files = {str(p.model.get("sha256") or p.model.get("name")): p.model for p in campaign.placements}
-    parts = [table("Builds and settings", heads, builds)]
-    parts += [element("h3", "Model file"), *(_facts(_flat(model)) for model in files.values())]
-    parts += [element("h3", "Board"), _facts(_alike(campaign) or _description(campaign))]
+    parts = [table(phrases.text(Message("Builds and settings")), heads, builds)]
+    parts += [
+        element("h3", phrases.text(Message("Model file"))),
+        *(_facts(_flat(model), phrases) for model in files.values()),
+    ]
+    parts += [
+        element("h3", phrases.text(Message("Board"))),
+        _facts(_alike(campaign) or _description(campaign), phrases),
+    ]
     if campaign.board:
-        parts.append(element("details", element("summary", "All details"), _facts(_flat(campaign.board))))
+        parts.append(
+            element(
+                "details",
+                element("summary", phrases.text(Message("All details"))),
+                _facts(_flat(campaign.board), phrases),
+            )
+        )
     notes = campaign.plan.get("notes")  # an import's: what its runs really are
     parts += [element("p", str(note), class_="muted") for note in (notes if isinstance(notes, list) else ())]
-    return _section("Measured", *parts)
+    return _section(phrases.text(Message("Measured")), *parts)
+
+
+def explanation(phrases: Phrases) -> Html:
+    """How to read the page."""
+    items = (element("li", trusted(phrases.text(text))) for text in _EXPLANATION)
+    return _section(phrases.text(Message("How to read this")), element("ul", *items))
 
 
 def _settings(placement: PlacementRecord) -> str:
@@ -217,9 +270,9 @@ def _fact(name: str, value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _facts(facts: Mapping[str, str]) -> Html:
+def _facts(facts: Mapping[str, str], phrases: Phrases) -> Html:
     known = ((name, fact) for name, fact in facts.items() if fact)
-    pairs = [part for name, fact in known for part in (element("dt", _named(name)), element("dd", fact))]
+    pairs = [part for name, fact in known for part in (element("dt", phrases.text(_named(name))), element("dd", fact))]
     return element("dl", *pairs) if pairs else Html("")
 
 
