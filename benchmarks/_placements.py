@@ -19,6 +19,7 @@ from trilithon.measure.statistics import RUNS_FOR_AN_INTERVAL, interval
 from trilithon.models.fetch.demo import demo_model
 from trilithon.models.files.model_file import read_model_file
 from trilithon.runtime.process import workspace
+from trilithon.runtime.remote.measured import MeasuredRunner
 from trilithon.runtime.runner import Runner
 from trilithon.settings import Configuration, load_configuration
 
@@ -30,6 +31,7 @@ __all__ = [
     "demo_path",
     "opened",
     "rates_of",
+    "rates_with",
     "ratio_figures",
     "resolved",
 ]
@@ -91,12 +93,14 @@ async def rates_of(
     placement: Placement, configuration: Configuration, tests: Sequence[Test] = TESTS
 ) -> dict[str, float]:
     """Tokens per second of each test, by its name."""
-    rates = {}
     async with opened(placement, configuration) as runner:
         await warm_up(runner, TESTS)
-        for test in tests:
-            rates[test.name] = metrics_of(await measure(runner, test))[HEADLINE[test.kind]]
-    return rates
+        return await rates_with(runner, tests)
+
+
+async def rates_with(runner: MeasuredRunner, tests: Sequence[Test]) -> dict[str, float]:
+    """Tokens per second of each test, by its name, of a runner that is warm."""
+    return {test.name: metrics_of(await measure(runner, test))[HEADLINE[test.kind]] for test in tests}
 
 
 def ratio_figures(label: str, ratios: Sequence[float]) -> dict[str, Figure]:

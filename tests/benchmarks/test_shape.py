@@ -161,6 +161,12 @@ def test_fidelity_of_a_build_by_any_name(home: Path, tiny: Path, plain_build: Pa
 
 
 @pytest.mark.slow
+def test_through_http(home: Path, tiny: Path) -> None:
+    result = measured("through_http", "--rounds", "1", "--model", tiny)
+    assert all(result["figures"][f"ratio {test}"] > 0 for test in ("pp512", "tg128"))
+
+
+@pytest.mark.slow
 def test_engines_cpu(home: Path, tiny: Path, plain_build: Path) -> None:
     options = ("--rounds", "1", "--threads", "1", "--part", "rates", "--part", "served")
     result = measured("engines_cpu", "--build", plain_build, "--model", tiny, *options)

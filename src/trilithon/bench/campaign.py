@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -24,6 +25,7 @@ from trilithon.board.bandwidth import measure_bandwidth
 from trilithon.board.sensors.clock_speed import MeasuredClock, far_clocks, measure_clocks
 from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
+from trilithon.engines.remote.placing import is_elsewhere
 from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, TaintedAnswer, UserError
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample, Test
 from trilithon.results.compare import differences
@@ -222,7 +224,8 @@ class _Campaign:
             raise
         finally:
             recording = self._sampler.stop()
-        own_cpu_seconds = _own_cpu_seconds() - own_before
+        # A server's CPU time cannot be told from that of other programs.
+        own_cpu_seconds = math.inf if placement.unit == "server" else _own_cpu_seconds() - own_before
         warnings += warnings_between(before, BoardReading.take(), own_cpu_seconds=own_cpu_seconds, recording=recording)
         logs = _logs(placement, folder)
         remarks += (*recording_remarks(recording), *self._fallback.remarks(placement, logs))
@@ -235,7 +238,7 @@ class _Campaign:
             warnings=run.warnings,
             remarks=run.remarks,
             log="\n".join(logs),
-            sensor_log=sensor_log(recording),
+            sensor_log=None if is_elsewhere(placement) else sensor_log(recording),
         )
         shutil.rmtree(folder, ignore_errors=True)  # the whole workspace goes at the end in any case
         return run

@@ -9,10 +9,11 @@ import pytest
 from standin_servers import StandInServer, serving
 
 from trilithon.board.snapshot import read_board
-from trilithon.engines.base import Placement
+from trilithon.engines.base import Build, Placement, Settings
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import Need, place, refuse_server
 from trilithon.engines.remote.asking import ask_server
+from trilithon.engines.remote.placing import is_elsewhere
 from trilithon.engines.table import ENGINES, engine, named_only_engines
 from trilithon.errors import PlacementError
 from trilithon.models.files.model_file import ModelFile, read_model_file
@@ -201,6 +202,25 @@ def test_another_server_is_told_from_one_that_can_be_measured(status: int, body:
         with pytest.raises(PlacementError, match=said):
             ask_server(f"http://127.0.0.1:{server.server_address[1]}")
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "elsewhere"),
+    [
+        ("http://127.0.0.1:1", False),
+        ("http://127.8.0.1:1", False),
+        ("http://[::1]:1", False),
+        ("http://localhost", False),
+        ("http://192.168.1.2:1", True),
+        ("https://board.local", True),
+        ("http://localhost.example.org", True),
+    ],
+)
+def test_the_sensors_of_this_machine_are_not_anothers(address: str, elsewhere: bool, file: ModelFile) -> None:
+    build = Build(engine="http", name="Ollama", version="1", units=("server",), features=frozenset(), where=address)
+    placement = Placement(name="p", file=file, build=build, unit="server", settings=Settings())
+    assert is_elsewhere(placement) is elsewhere
+    assert not is_elsewhere(replace(placement, unit="cpu"))
 
 
 def test_servers_are_equal_whatever_the_way_there_took() -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import PurePath
+from urllib.parse import urlsplit
 
 from trilithon.engines.base import Build, Feature, Placement, Settings
 from trilithon.engines.remote.asking import RemoteModel, RemoteServer, api_key, ask_server
 from trilithon.errors import PlacementError
 from trilithon.models.files.model_file import ModelFile
 
-__all__ = ["place_server", "writes_tokens"]
+__all__ = ["is_elsewhere", "place_server", "writes_tokens"]
 
 # The number of models that an error names.
 _MOST_NAMES = 12
@@ -38,6 +40,17 @@ def place_server(
     words = {**options, "model": model.name, **({"context": str(context)} if context > _USUAL_CONTEXT else {})}
     settings = Settings(context=context, options=tuple(words.items()))
     return Placement(name=text, file=_file_there(file, model), build=build, unit="server", settings=settings)
+
+
+def is_elsewhere(placement: Placement) -> bool:
+    """Whether it computes on another machine, whose sensors are not these: a server at no address of this one."""
+    if placement.unit != "server":
+        return False
+    host = urlsplit(placement.build.where).hostname or ""
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def writes_tokens(placement: Placement) -> bool:
