@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from _figures import CannotMeasure
 from _timing import TRILITHON
 
 __all__ = ["Server", "at_rest", "children", "descriptors", "private_folders", "resident_megabytes", "serving"]
+
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)\b(?=.*\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,19 @@ def private_folders(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(*arguments: str | Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """`trilithon serve ARGUMENTS` on a free port, with these variables added to the environment."""
+    """`trilithon serve ARGUMENTS` on a free port, with these variables added to the environment. Raises CannotMeasure
+    when it does not start."""
     command = [str(TRILITHON), "serve", *map(str, arguments), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
-        assert process.stderr is not None
-        lines = []
+    with (
+        tempfile.NamedTemporaryFile("r", encoding="utf-8", prefix="serve-", suffix=".log") as log,
+        subprocess.Popen(command, stderr=log.fileno(), env={**os.environ, **environment}) as process,
+    ):
         try:
-            for line in process.stderr:
-                lines.append(line.strip())
-                if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                    yield Server(int(match[1]), process.pid)
-                    return
-            raise CannotMeasure(f"trilithon serve did not start: {'; '.join(lines)}")
+            while (match := _ADDRESS.search(text := Path(log.name).read_text(encoding="utf-8"))) is None:
+                if process.poll() is not None:
+                    raise CannotMeasure(f"trilithon serve did not start: {'; '.join(text.splitlines())}")
+                time.sleep(0.05)
+            yield Server(int(match[1]), process.pid)
         finally:
             process.terminate()
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from _figures import Bound, CannotMeasure, Figure, arguments, count, report, run
+from _figures import Bound, CannotMeasure, Figure, arguments, attempted, count, report, run
 from _server import Server, at_rest, children, private_folders, serving
 
 from trilithon.models.synthetic.tiny import write_tiny_model
@@ -51,13 +51,14 @@ _ROUTES: list[tuple[str, dict[str, Any], str]] = [
     ("/api/embed", {"input": "one"}, ""),
     ("/tokenize", {"content": "Stone"}, ""),
 ]
+_READY = "seconds until it answers again"
 _ERRORS = ('"error"', '"response.failed"')
 _BOUNDS = [
     Bound("complete requests without an answer", most=0),
     Bound("memory MB more than before", most=20.0),
     Bound("descriptors more than before", most=0),
     Bound("children more than before", most=0),
-    Bound("seconds until it answers again", most=10.0),
+    Bound(_READY, most=10.0),
 ]
 
 
@@ -135,15 +136,22 @@ def kill_engine(server: Server, random_: random.Random, tally: Tally) -> None:
 
 
 def seconds_until_ready(server: Server) -> float:
-    """Until a chat is answered whole; no longer than a minute."""
+    """Until a chat is answered whole. Raises CannotMeasure after a minute, with the last answer."""
     began = time.monotonic()
+    last: object = "no answer"
     with httpx.Client(base_url=server.url, timeout=60) as client:
         while time.monotonic() - began < 60:
             body = {"model": "tiny", "messages": _MESSAGES, "max_tokens": 8}
-            if client.post("/v1/chat/completions", json=body).status_code == 200:
-                return time.monotonic() - began
+            try:
+                answer = client.post("/v1/chat/completions", json=body)
+            except httpx.HTTPError as error:
+                last = repr(error)
+            else:
+                if answer.status_code == 200:
+                    return time.monotonic() - began
+                last = f"{answer.status_code} {answer.text}"
             time.sleep(0.1)
-    raise CannotMeasure("the server answers no more; see its log with trilithon serve --verbose")
+    raise CannotMeasure(f"no whole answer within {time.monotonic() - began:.0f} s, at last {last}")
 
 
 def measured(server: Server, requests: int, clients: int, requests_per_kill: int, seed: int) -> dict[str, Figure]:
@@ -154,8 +162,7 @@ def measured(server: Server, requests: int, clients: int, requests_per_kill: int
     began = time.monotonic()
     tally = asyncio.run(campaign(server, requests, clients, requests_per_kill, seed + 1))
     seconds = time.monotonic() - began
-    ready = seconds_until_ready(server)
-    _only_chat_stays(server)
+    ready = attempted((_READY,), _ready_again, server)
     after = at_rest(server, before)
     for words, number in tally.unanswered.most_common(10):
         print(f"{number} times {words}", flush=True)
@@ -172,17 +179,27 @@ def measured(server: Server, requests: int, clients: int, requests_per_kill: int
         "memory MB more than before": after[0] - before[0],
         "descriptors more than before": after[1] - before[1],
         "children more than before": after[2] - before[2],
-        "seconds until it answers again": ready,
+        **ready,
     }
 
 
+def _ready_again(server: Server) -> dict[str, Figure]:
+    seconds = seconds_until_ready(server)
+    _only_chat_stays(server)
+    return {_READY: seconds}
+
+
 def _only_chat_stays(server: Server) -> None:
-    """The model is loaded for chats alone: it is unloaded, for vectors too, and one chat loads it again."""
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        client.post("/api/generate", json={"model": "tiny", "keep_alive": 0})
-        deadline = time.monotonic() + 30
-        while client.get("/api/ps").json()["models"] and time.monotonic() < deadline:
-            time.sleep(0.1)
+    """The model is loaded for chats alone: it is unloaded, for vectors too, and one chat loads it again. Raises
+    CannotMeasure when the server does not answer."""
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            client.post("/api/generate", json={"model": "tiny", "keep_alive": 0})
+            deadline = time.monotonic() + 30
+            while client.get("/api/ps").json()["models"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+    except httpx.HTTPError as error:
+        raise CannotMeasure(f"the server does not answer: {error!r}") from error
     seconds_until_ready(server)
 
 

@@ -1,11 +1,11 @@
 """Lines of the log: JSON, one for each request, and without what nobody should read there."""
 
 import asyncio
-import io
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from trilithon.engines.wire.messages import Timings
 from trilithon.errors import ChildDied, ModelError
 from trilithon.serve.access.keys import Keyring
 from trilithon.serve.access.security import SecurityOptions, install
+from trilithon.serve.monitoring.line_writer import LineWriter
 from trilithon.serve.monitoring.logs import JsonLines, log_request, logged_to, without_secrets
 from trilithon.serve.request_record import RequestRecord, note_broken, note_generated, note_retried, recording
 
@@ -28,14 +29,24 @@ KEY = "trl-" + "k" * 43
 PROMPT = "what I asked in confidence"
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    path: Path
+    writer: LineWriter
+
+    def getvalue(self) -> str:
+        self.writer.flush()
+        return self.path.read_text()
+
+
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    with logged_to(stream):
-        yield stream
+def log(tmp_path: Path) -> Iterator[Log]:
+    path = tmp_path / "log"
+    with path.open("w") as stream, logged_to(stream) as writer:
+        yield Log(path, writer)
 
 
-def lines(log: io.StringIO) -> list[dict[str, Any]]:
+def lines(log: Log) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
@@ -62,7 +73,7 @@ def asked(*requests: httpx.Request) -> None:
     asyncio.run(run())
 
 
-def test_a_request_is_one_line_without_what_was_said(log: io.StringIO) -> None:
+def test_a_request_is_one_line_without_what_was_said(log: Log) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY, "X-Request-Id": "abc", "Cookie": KEY}
     url = f"http://localhost/v1/chat/completions?key={KEY}&prompt={PROMPT}"
     asked(httpx.Request("POST", url, headers=headers, json={"prompt": PROMPT}))
@@ -78,7 +89,7 @@ def test_a_request_is_one_line_without_what_was_said(log: io.StringIO) -> None:
     assert line["level"] == "info"
 
 
-def test_guesses_are_told_where_there_were_any(log: io.StringIO) -> None:
+def test_guesses_are_told_where_there_were_any(log: Log) -> None:
     record = RequestRecord(request_id="abc", method="GET", path="/", began_ns=0, status=200, whole=True)
     plain = Timings(cache_n=3, prompt_n=5, prompt_ms=10.0, predicted_n=7, predicted_ms=60.0)
     with recording(record):
@@ -90,14 +101,14 @@ def test_guesses_are_told_where_there_were_any(log: io.StringIO) -> None:
     assert (with_guesses["guessed_tokens"], with_guesses["guessed_right_tokens"]) == (8, 6)
 
 
-def test_what_breaks_is_told_by_kind_and_place(log: io.StringIO) -> None:
+def test_what_breaks_is_told_by_kind_and_place(log: Log) -> None:
     asked(httpx.Request("POST", "http://localhost/broken", content=PROMPT))
     assert PROMPT not in log.getvalue()
     (line,) = lines(log)
     assert (line["status"], line["error"], line["level"]) == (500, "ValueError", "error")
 
 
-def test_what_is_told_in_the_middle_of_an_answer_is_in_the_log_by_kind(log: io.StringIO) -> None:
+def test_what_is_told_in_the_middle_of_an_answer_is_in_the_log_by_kind(log: Log) -> None:
     record = RequestRecord(request_id="abc", method="GET", path="/", began_ns=0, status=200, whole=True)
     with recording(record):
         note_broken(ChildDied(f"it died of {PROMPT}", cause="out of memory"))
@@ -108,7 +119,7 @@ def test_what_is_told_in_the_middle_of_an_answer_is_in_the_log_by_kind(log: io.S
     assert PROMPT not in log.getvalue()
 
 
-def test_a_death_that_nobody_heard_of_is_in_the_log(log: io.StringIO) -> None:
+def test_a_death_that_nobody_heard_of_is_in_the_log(log: Log) -> None:
     record = RequestRecord(request_id="abc", method="GET", path="/", began_ns=0, status=200, whole=True)
     with recording(record):
         log_request(record)
@@ -117,13 +128,13 @@ def test_a_death_that_nobody_heard_of_is_in_the_log(log: io.StringIO) -> None:
     assert [line.get("retried") for line in lines(log)] == [None, 1]
 
 
-def test_a_key_in_a_path_is_not_kept(log: io.StringIO) -> None:
+def test_a_key_in_a_path_is_not_kept(log: Log) -> None:
     asked(httpx.Request("GET", f"http://localhost/{KEY}"), httpx.Request("GET", "http://localhost/" + "x" * 5000))
     assert KEY not in log.getvalue()
     assert all(len(line["path"]) <= 200 for line in lines(log))
 
 
-def test_an_exception_keeps_its_words_only_when_they_are_ours(log: io.StringIO) -> None:
+def test_an_exception_keeps_its_words_only_when_they_are_ours(log: Log) -> None:
     for error in (KeyError(PROMPT), ModelError(f"no model here for {KEY}")):
         try:
             raise error
@@ -135,7 +146,7 @@ def test_an_exception_keeps_its_words_only_when_they_are_ours(log: io.StringIO) 
     assert second["why"] == "no model here for trl-…"
 
 
-def test_what_is_logged_meanwhile_bears_the_requests_id(log: io.StringIO) -> None:
+def test_what_is_logged_meanwhile_bears_the_requests_id(log: Log) -> None:
     with recording(RequestRecord(request_id="abc", method="GET", path="/", began_ns=0)):
         logging.getLogger("x").warning("odd: %s", "\n\x1b[31mred")
     (line,) = lines(log)
@@ -144,7 +155,7 @@ def test_what_is_logged_meanwhile_bears_the_requests_id(log: io.StringIO) -> Non
     assert "\x1b" not in log.getvalue()
 
 
-def test_the_lines_of_libraries_that_hold_addresses_are_left_out(log: io.StringIO) -> None:
+def test_the_lines_of_libraries_that_hold_addresses_are_left_out(log: Log) -> None:
     logging.getLogger("uvicorn.access").info("GET /?key=secret")
     logging.getLogger("httpx").info("HTTP Request: GET https://x/?token=secret")
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")

@@ -5,9 +5,9 @@ import dataclasses
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from trilithon.cli.output import say
 from trilithon.cli.serve.listening import notify
 from trilithon.cli.serve.process import pinned_placement
 from trilithon.cli.serve.settings import RELOADED, options_of
@@ -21,16 +21,17 @@ __all__ = ["Reloading", "renew"]
 
 
 class Reloading:
-    """Of a running server that was started with `typed` and runs with `now`."""
+    """Of a running server that was started with `typed` and runs with `now`. `tell` takes lines for the user."""
 
-    def __init__(self, typed: Typed, now: Wanted, service: Service):
+    def __init__(self, typed: Typed, now: Wanted, service: Service, tell: Callable[[str], None]):
         self._typed = typed
         self._now = now
         self._service = service
+        self._tell = tell
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, rules: AccessRules, tls: ssl.SSLContext | None) -> None:
-        """What changed, and what needs a restart, goes to stderr. Settings that do not fit change nothing."""
+        """What changed, and what needs a restart, is told. Settings that do not fit change nothing."""
         async with self._one_at_a_time:
             await self._reload(rules, tls)
 
@@ -43,7 +44,7 @@ class Reloading:
                 renew(tls, new.words["tls_cert"], new.words["tls_key"])
             rules.use(new.options.security)  # the first that changes anything, and the last that may refuse
         except (TrilithonError, OSError) as error:  # ssl's errors are OSErrors too
-            say(f"settings not changed: {error}", err=True)
+            self._tell(f"settings not changed: {error}")
         else:
             self._take(new, pins, has_tls=tls is not None)
         finally:
@@ -71,7 +72,7 @@ class Reloading:
         waiting += _changed_configuration(old, new)
         parts = [f"changed: {', '.join(taken) or 'nothing'}"]
         parts += [f"needs a restart: {', '.join(waiting)}"] if waiting else []
-        say(f"settings read again; {'; '.join(parts)}", err=True)
+        self._tell(f"settings read again; {'; '.join(parts)}")
 
     def _pin(self, old: Wanted, pins: dict[str, Placement]) -> None:
         """Those that are pinned over the API stay."""
@@ -86,7 +87,7 @@ class Reloading:
             try:
                 self._service.pool.pin(key, placement)
             except TrilithonError as error:
-                say(f"{key} is not pinned: {error}", err=True)
+                self._tell(f"{key} is not pinned: {error}")
 
 
 def renew(tls: ssl.SSLContext, certificate: Path, key: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from trilithon.cli.models.commands import complete_model, complete_model_or_file
-from trilithon.cli.output import say
+from trilithon.cli.output import fit_for
 from trilithon.cli.words import complete_placement
 from trilithon.errors import UserError
 from trilithon.packages import install_line
@@ -140,6 +140,7 @@ def serve(**words: Any) -> None:
 
 def _serve(typed: "Typed", wishes: "Wanted", sockets: "list[socket]", files: list[Path], board: "Board") -> None:
     import logging
+    import os
     import sys
 
     from trilithon.cli.serve.listening import notify
@@ -149,22 +150,30 @@ def _serve(typed: "Typed", wishes: "Wanted", sockets: "list[socket]", files: lis
 
     words, configuration = wishes.words, wishes.configuration
     level = logging.INFO if words["verbose"] else logging.WARNING
-    with logged_to(sys.stderr, level=level), opened_service(wishes.settings, configuration, board) as (service, folder):
+    with (
+        # Without a stderr (2>&-) there is nobody to tell.
+        contextlib.nullcontext(sys.stderr) if sys.stderr else Path(os.devnull).open("w", encoding="utf-8") as stream,
+        logged_to(stream, level=level) as log,
+        opened_service(wishes.settings, configuration, board) as (service, folder),
+    ):
         context = None if words["no_pages"] else _context(service, configuration, board)
         lines = _greeting(sockets, service, tls=words["tls_cert"] is not None)
         lines += _about_builds(configuration)
         if not words["no_pages"]:
             lines += _about_pages(sockets, context, tls=words["tls_cert"] is not None)
 
+        def tell(text: str) -> None:
+            log.write(fit_for(stream, text))  # `say` would wait for the reader of stderr, and every client with it
+
         def ready() -> None:
-            say("\n".join(lines), err=True)
+            tell("\n".join(lines))
             notify("READY=1")
 
         def ending() -> None:
             notify("STOPPING=1")
             users = sum(model.users for model in service.pool.loaded())
             if users:
-                say(f"waiting for running answers: {users}; press again to stop at once", err=True)
+                tell(f"waiting for running answers: {users}; press again to stop at once")
 
         listening = Listening(
             sockets=sockets,
@@ -175,7 +184,7 @@ def _serve(typed: "Typed", wishes: "Wanted", sockets: "list[socket]", files: lis
             context=context,
             ready=ready,
             ending=ending,
-            reload=Reloading(typed, wishes, service).reload,
+            reload=Reloading(typed, wishes, service, tell).reload,
         )
         keep_off_the_models_cpus(board)
         serve_until_told(service, listening, wishes.settings.pins)

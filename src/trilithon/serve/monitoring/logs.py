@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from trilithon.errors import TrilithonError
+from trilithon.serve.monitoring.line_writer import LineWriter
 from trilithon.serve.request_record import RequestRecord, current_record
 
 __all__ = ["JsonLines", "log_request", "logged_to", "without_secrets"]
 
 _log = logging.getLogger("trilithon.request")
+_own_log = logging.getLogger("trilithon.log")
 _LONGEST_MESSAGE = 1000
 _LONGEST_PATH = 200
 _MOST_FRAMES = 12
@@ -33,9 +35,12 @@ _SECRETS = (
 
 
 @contextlib.contextmanager
-def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[None]:
-    """Everything that this process logs meanwhile goes there, and nowhere else."""
-    handler = logging.StreamHandler(stream)
+def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[LineWriter]:
+    """Everything that this process logs meanwhile goes there, and nowhere else. Nobody who logs waits for the reader of
+    the stream, which has a descriptor."""
+    stream.flush()
+    writer = LineWriter(stream.fileno())
+    handler = _LineHandler(writer)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     before, level_before = root.handlers[:], root.level
@@ -49,10 +54,23 @@ def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[None]:
     for name in ("httpx", "httpcore"):  # at INFO they write down every address that is asked
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        yield
+        yield writer
     finally:
         root.handlers[:] = before
         root.setLevel(level_before)
+        writer.close()
+
+
+class _LineHandler(logging.Handler):
+    def __init__(self, writer: LineWriter):
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if lines := self._writer.take_left_out():
+            facts = {"lines": lines}
+            _own_log.warning("the log was not read; its next lines were left out", extra={"facts": facts})
+        self._writer.write(self.format(record))
 
 
 class JsonLines(logging.Formatter):
