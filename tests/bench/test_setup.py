@@ -106,9 +106,7 @@ def test_anything_else_is_refused_in_one_line(text: str) -> None:
         assert spelling.unit in ("cpu", "gpu", "npu")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "llama.cpp", "llama.cpp/tpu", "/cpu", "a/cpu:", "a/cpu:t", "a/cpu:t=1,fast", "a@/cpu"]
-)
+@pytest.mark.parametrize("text", ["", "llama.cpp", "/cpu", "a/cpu:", "a/cpu:t", "a/cpu:t=1,fast", "a@/cpu"])
 def test_what_is_no_placement(text: str) -> None:
     with pytest.raises(PlacementError, match=r"placement .*: write "):
         parse_placement(text)
@@ -117,10 +115,11 @@ def test_what_is_no_placement(text: str) -> None:
 @pytest.mark.parametrize(
     ("placement", "message"),
     [
+        ("llama.cpp/tpu", r"placement llama.cpp/tpu: unknown unit tpu; there are cpu, gpu, npu; did you mean npu\?"),
         ("vllm/cpu", "unknown engine vllm; there are .*llama.cpp"),
         ("llama.cpp/npu", "llama.cpp/npu: .*there are llama.cpp@embedded/cpu"),
         ("llama.cpp@nightly/cpu", "no such build; there are .*llama.cpp@embedded/cpu"),
-        ("scripted/cpu:speed=3", "unknown option speed; there are prefill"),
+        ("scripted/cpu:speed=3", r"unknown option speed; did you mean seed\?"),
         ("scripted/cpu:decode=fast", "decode = 'fast' is not valid"),
         ("scripted/cpu:t=0", "threads is a number from 1, not 0"),
         ("scripted/cpu:t=-1", "threads is a number from 1, not -1"),

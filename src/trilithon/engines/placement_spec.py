@@ -108,7 +108,8 @@ def _parse_server(text: str) -> PlacementSpec:
 def _parse_half(text: str) -> PlacementSpec:
     match = _HALF_FORM.fullmatch(text.strip())
     if match is None:
-        if stated := re.fullmatch(r"[\w.@-]+/([\w.-]+)(?::.*)?", text.strip()):
+        stated = re.fullmatch(r"[\w.@-]+/([\w.-]+)(?::.*)?", text.strip())
+        if stated and stated[1] not in get_args(Unit):
             fix = alternatives(stated[1], [unit for unit in get_args(Unit) if unit != "server"])
             raise PlacementError(
                 Message("placement {text}: unknown unit {unit}; {fix}", text=text, unit=stated[1], fix=fix)

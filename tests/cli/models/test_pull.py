@@ -108,7 +108,7 @@ def test_notes(trilithon: Any, hub: HubStandIn) -> None:
         (["tiny", "--quant", "Q4_K_M"], 2, "--quant chooses a file of hf.co/user/repo"),
         (["hf.co/u/M", "--limit", "fast"], 2, "--limit fast: write a rate from 1k on"),
         (["hf.co/u/M", "--limit", "1"], 2, "--limit 1: write a rate from 1k on"),
-        (["hf.co/u/M", "--chip", "rk9"], 2, "is not a known chip"),
+        (["hf.co/u/M", "--chip", "rk9"], 2, "unknown chip 'rk9'; there are rk3588"),
         (["a b"], 2, "model name 'a b' does not fit"),
         (
             ["http://example.org/m.gguf"],

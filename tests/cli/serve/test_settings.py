@@ -120,7 +120,7 @@ def test_the_order_is_option_variable_file_ollama_default(home: Path, monkeypatc
         ('port = "80"', "write a whole number"),
         ("context = 1", "is not in the range"),
         ("verbose = 1", "serve.verbose = 1 does not fit: write true or false"),
-        ("host = 5.5\nhots = 1", "unknown setting serve.hots; there are alias, "),
+        ("host = 5.5\nhots = 1", "unknown setting serve.hots; did you mean host?"),
         ("host = true", "serve.host = True does not fit: write a text"),
         ("cors = 5", "serve.cors = 5 does not fit: write a list of texts"),
         ("cors = [5]", "write a list of texts"),

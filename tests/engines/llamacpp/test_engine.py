@@ -110,7 +110,7 @@ def test_what_it_takes(file: ModelFile) -> None:
         ({}, "cpu", Settings(kv_type_k="q3_0"), "unknown KV type q3_0; there are f32, f16,"),
         ({}, "cpu", Settings(kv_type_v="F16"), "unknown KV type F16; there are f32, f16,"),
         ({}, "cpu", Settings(kv_type_v="q8_0", flash_attention="off"), "needs flash attention; use -fa on"),
-        ({}, "cpu", Settings(options=(("fast", "1"),)), "unknown option fast for llama.cpp/cpu; leave it out"),
+        ({}, "cpu", Settings(options=(("fast", "1"),)), "unknown option fast for llama.cpp/cpu; there are t, threads,"),
     ],
 )
 def test_what_it_refuses(file: ModelFile, change: dict, unit, settings: Settings, said: str) -> None:
