@@ -10,11 +10,12 @@ from trilithon.errors import UserError
 from trilithon.estimate.answer import PROMPT_TOKENS, Subject, case_for, known_engines
 from trilithon.estimate.predict import Phase, fitted, predict
 from trilithon.estimate.sizes import WeightBytes, bits_of, size_named
+from trilithon.estimate.terms import Case
 from trilithon.measure.records import PlacementRecord
 from trilithon.results.speeds import last_speeds
 from trilithon.results.store.database import Store
 
-__all__ = ["Shift", "measured_shift"]
+__all__ = ["Shift", "case_of_record", "measured_shift"]
 
 Shift = Mapping[tuple[str, Phase], float]
 """Engine and phase → the logarithm of measured over estimated seconds."""
@@ -26,8 +27,9 @@ _NOISE, _MACHINE = 0.08, 1.0
 _PROMPTS: Mapping[Phase, int | None] = {"decode": None, "prefill": PROMPT_TOKENS}
 
 
-def measured_shift(database: Path, board: Board, chip: str) -> Shift:
-    """From the newest campaigns; empty where nothing was measured here. Raises StoreError."""
+def measured_shift(database: Path, board: Board, chip: str, *, without: str = "") -> Shift:
+    """From the newest campaigns; empty where nothing was measured here. `without` is the SHA-256 of a file that does
+    not count. Raises StoreError."""
     differences: dict[tuple[str, Phase], list[float]] = defaultdict(list)
     if not database.is_file():
         return {}
@@ -35,35 +37,38 @@ def measured_shift(database: Path, board: Board, chip: str) -> Shift:
         here = [one.id for one in store.campaigns() if one.source == "trilithon" and not one.imported]
         newest = here[-_MOST_CAMPAIGNS:]
         records = [record for number in newest for record in store.campaign(number).placements]
-    for record in {(record.name, record.model.get("sha256")): record for record in records}.values():
+    for (_, sha256), record in {(record.name, record.model.get("sha256")): record for record in records}.items():
+        if without and sha256 == without:
+            continue
         for phase, difference in _differences(record, database, board, chip).items():
             differences[record.engine, phase].append(difference)
     return {key: sum(values) / (len(values) + (_NOISE / _MACHINE) ** 2) for key, values in differences.items()}
 
 
-def _differences(record: PlacementRecord, database: Path, board: Board, chip: str) -> dict[Phase, float]:
-    engine = known_engines().get(record.engine)
-    subject = _subject(record)
+def case_of_record(record: PlacementRecord, chip: str, phase: Phase) -> Case | None:
+    """tg128 or pp512 of what was measured; None where estimates do not know it."""
+    engine, subject = known_engines().get(record.engine), _subject(record)
     if engine is None or engine["unit"] != record.unit or subject is None or subject.quantization is None:
-        return {}
+        return None
+    try:
+        return case_for(subject, chip, record.engine, subject.quantization, _PROMPTS[phase])
+    except UserError:  # a quantisation that estimates do not know
+        return None
+
+
+def _differences(record: PlacementRecord, database: Path, board: Board, chip: str) -> dict[Phase, float]:
     speeds = last_speeds(database, str(record.model.get("sha256") or ""), record.name, board)
     if speeds is None:
-        return {}
-    try:
-        cases = {
-            phase: case_for(subject, chip, record.engine, subject.quantization, prompt)
-            for phase, prompt in _PROMPTS.items()
-        }
-    except UserError:  # a quantisation that estimates do not know
         return {}
     seconds: dict[Phase, float | None] = {
         "decode": 1 / speeds.decode if speeds.decode else None,
         "prefill": PROMPT_TOKENS / speeds.prefill if speeds.prefill else None,
     }
+    cases = {phase: case_of_record(record, chip, phase) for phase in seconds}
     return {
-        phase: math.log(measured / predict(phase, cases[phase], fitted()[phase]).seconds)
+        phase: math.log(measured / predict(phase, case, fitted()[phase]).seconds)
         for phase, measured in seconds.items()
-        if measured
+        if measured and (case := cases[phase]) is not None
     }
 
 

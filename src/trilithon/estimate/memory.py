@@ -13,7 +13,7 @@ _MEBIBYTE = 1 << 20
 # of the vocabulary, and per number of the embedding. Fitted to the memory column of its maker's benchmark.md.
 _FIXED, _PER_TOKEN, _PER_WIDTH = 60, 0.75e-3, 0.012
 # llama.cpp's process without a model, and per token of the vocabulary: measured with benchmarks/estimate.py --memory.
-_PROCESS_BYTES, _TOKEN_BYTES = 34 * _MEBIBYTE, 256
+_PROCESS_BYTES, _TOKEN_BYTES = 42 * _MEBIBYTE, 200
 # Types of blocks of 256 are only in some matrices of a model with other rows (Qwen2.5 0.5B 12%, Gemma 3 270M 20%).
 _NARROW = 0.15
 _COPIES = table_beside(__file__, "quantizations.toml")["copies"]
@@ -46,7 +46,7 @@ def gguf_memory(size: ModelSize, weights: WeightBytes, context: int, *, copies: 
     layers = size.layers if size.attention_layers is None else size.attention_layers
     kept = min(context, (size.window or context) + _MICRO_BATCH)
     cache = size.kv * (max(layers - short, 0) * context + short * kept) * 2
-    mask = rows * (context + (kept if short else 0)) * 2
+    mask = rows * (context + (kept if short else 0))  # 2 bytes each, and a cache is half full in the middle of its use
     work = 4 * rows * max(3 * size.forward_width + 4 * size.embedding, 6 * size.embedding)
     process = _PROCESS_BYTES + _TOKEN_BYTES * size.vocabulary
     return MemoryParts(weights=weights.held, cache=cache, buffers=mask + work + process, copies=copies)

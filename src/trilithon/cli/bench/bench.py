@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice, complete_placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
@@ -154,6 +154,7 @@ def _measure(
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
     _keep_plans(campaign, plan, words["model"], configuration)
+    _compare_with_estimate(campaign, configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
         raise TrilithonError(_none_worked(campaign, number))
 
@@ -180,6 +181,17 @@ def _keep_plans(campaign: "Campaign", plan: "CampaignSetup", model: str | None, 
 
     for line in plan_campaign(campaign, name_of, read_board(), configuration):
         say(line, err=True)
+
+
+def _compare_with_estimate(campaign: "Campaign", configuration: "Configuration") -> None:
+    """A line on stderr for what is far from its estimate."""
+    from trilithon.board.snapshot import read_board
+    from trilithon.cli.machine import chosen_chips
+    from trilithon.estimate.compared import far_from_estimate
+
+    chip = chosen_chips(None)[0].name
+    for line in far_from_estimate(campaign, configuration.results_database, read_board(), chip):
+        say(shown(line), err=True)
 
 
 @contextlib.contextmanager

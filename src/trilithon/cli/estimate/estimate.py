@@ -6,24 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilithon.cli.machine import chosen_chips, figure, room_bytes, shift_here
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
 from trilithon.language import Message
-from trilithon.suggestions import alternatives
-from trilithon.units import format_bytes, parse_bytes
+from trilithon.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trilithon.board.chips import Chip
     from trilithon.estimate.answer import Range, SpeedEstimate, Subject
-    from trilithon.estimate.local import Shift
     from trilithon.models.fetch.choose import Target
     from trilithon.settings import Configuration
 
-__all__ = ["chosen_chips", "estimate", "figure", "range_json", "room_bytes", "shift_here"]
+__all__ = ["estimate", "range_json"]
 
 _TITLES = (
     *(Message("chip"), Message("engine"), Message("quantisation"), Message("decode, tok/s"), "80%", "95%"),
@@ -129,43 +127,6 @@ def _target(
     return target
 
 
-def chosen_chips(name: str | None) -> "Sequence[Chip]":
-    """Of `--chip`; without it, this machine's, which need not be in the table. Raises UserError."""
-    from trilithon.board.chips import Chip, chips, find_chip
-    from trilithon.board.snapshot import read_board
-
-    if name is None:
-        board = read_board()
-        return (find_chip(board.chip) or Chip(name="this machine", compatible="", npu_cores=0),)
-    if name.lower() == "all":
-        from trilithon.estimate.terms import machine_rates
-
-        return tuple(chip for chip in chips().values() if machine_rates(chip.name))
-    if (chip := find_chip(name)) is None:
-        fix = alternatives(name, ("all", *chips()))
-        raise UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
-    return (chip,)
-
-
-def shift_here(configuration: "Configuration", chip_name: str | None) -> "Shift":
-    """What was measured on this machine; nothing for another one."""
-    from trilithon.board.snapshot import read_board
-    from trilithon.estimate.local import measured_shift
-
-    if chip_name is not None:
-        return {}
-    return measured_shift(configuration.results_database, read_board(), chosen_chips(None)[0].name)
-
-
-def room_bytes(memory: str | None, chip_name: str | None) -> int | None:
-    """The memory that a model may take; None where it is not known."""
-    from trilithon.board.limits.memory import read_memory
-
-    if memory is not None:
-        return parse_bytes(memory, name="--memory")
-    return None if chip_name else read_memory().total_bytes
-
-
 def _lines(
     subject: "Subject", rows: "Sequence[SpeedEstimate]", room: int | None, prompt: int, context: int
 ) -> list[str]:
@@ -197,10 +158,6 @@ def _lines(
 def _cells(seen: "Range", intervals: int) -> tuple[str, ...]:
     pairs = (seen.within_80, seen.within_95)[:intervals]
     return (figure(seen.value), *(f"{figure(low)}–{figure(high)}" for low, high in pairs))
-
-
-def figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _json(row: "SpeedEstimate", room: int | None) -> dict[str, Any]:

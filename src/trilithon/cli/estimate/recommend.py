@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilithon.cli.estimate.estimate import chosen_chips, figure, range_json, room_bytes, shift_here
+from trilithon.cli.estimate.estimate import range_json
+from trilithon.cli.machine import chosen_chips, figure, room_bytes, shift_here
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice, complete_chip
 from trilithon.errors import UserError

@@ -81,6 +81,7 @@ def pull_model(
     """With its progress on stderr, and its result too where `aside` is set. Raises as `pull` of models.fetch does, and
     Interrupted."""
     from trilithon.board.snapshot import read_board
+    from trilithon.cli.models.estimated import estimate_line
     from trilithon.cli.models.pull_progress import PullProgress
     from trilithon.engines.placing import download_target
     from trilithon.models.fetch.download import Download
@@ -100,7 +101,9 @@ def pull_model(
         PullProgress(as_json=as_json) as progress,
         _stoppable(model, progress),
     ):
-        progress.finish(fetch(reference, store, options, progress), aside=aside)
+        pulled = fetch(reference, store, options, progress)
+        estimate = "" if as_json or chip else estimate_line(str(pulled.manifest.name), store, configuration)
+        progress.finish(pulled, estimate, aside=aside)
 
 
 def _with_choice(reference: "Reference", quant: str | None) -> "Reference":

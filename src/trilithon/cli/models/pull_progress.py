@@ -47,8 +47,8 @@ class PullProgress(ProgressBar):
         elif self._is_due(step, _LINE_SECONDS):
             self._say(f"{_doing(step)}: {_state(step)}")
 
-    def finish(self, pulled: Pulled, *, aside: bool = False) -> None:
-        """`aside`: on stderr, where stdout is for something else."""
+    def finish(self, pulled: Pulled, estimate: str = "", *, aside: bool = False) -> None:
+        """`estimate` is a line about the model. `aside`: on stderr, where stdout is for something else."""
         manifest = pulled.manifest
         if self._as_json:
             say(json.dumps(_outcome(pulled), ensure_ascii=False))
@@ -61,6 +61,8 @@ class PullProgress(ProgressBar):
         reused = "" if pulled.fetched_bytes else ", all of them present already"
         size = format_bytes(manifest.size_bytes)
         say(f"{manifest.name}  {size}  {count} file{'s' * (count != 1)}{reused}", err=aside)
+        if estimate:
+            say(estimate, err=True)
 
     def _is_due(self, step: PullStep, seconds: float) -> bool:
         """Whether to print: the first step of each stage of a file, and then once in so many seconds."""

@@ -77,8 +77,10 @@ def _model(board: Board, configuration: Configuration, model: str | None) -> Set
         return SetupStep("model", f"Fetch the model {model}?", ("pull", model), ("rm", model))
     chosen, memory = _first_model(board), board.memory_available_bytes or 0
     name, size = chosen.candidate.pull, format_bytes(chosen.estimate.memory.weights)
+    low, high = chosen.estimate.decode.within_80
     question = (
         f"Fetch the model {name}, about {size}? {format_bytes(memory)} of memory are free.\n"
+        f"  estimated: decode {low:.2g} to {high:.2g} tokens/s, {format_bytes(chosen.estimate.memory.needed)} in use\n"
         f"  licence: {chosen.candidate.licence}"
     )
     return SetupStep("model", question, ("pull", name), ("rm", name))
