@@ -23,9 +23,9 @@ def alternatives(word: str, known: Iterable[str]) -> Message:
     return Message("there are {names}", names=listed(names))
 
 
-def similar_names(word: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The most similar first; capitals count for nothing."""
+def similar_names(word: str, known: Iterable[str], most: int = 3, least_ratio: float = 0.6) -> list[str]:
+    """The most similar first, from `least_ratio` on (difflib's, 1 for equal words); capitals count for nothing."""
     from difflib import get_close_matches  # takes a few milliseconds, and only mistakes need it
 
     names = {name.casefold(): name for name in known}
-    return [names[near] for near in get_close_matches(word.casefold(), names, most)]
+    return [names[near] for near in get_close_matches(word.casefold(), names, most, least_ratio)]

@@ -134,7 +134,7 @@ def _known(name: str) -> str:
 
     names = _names()
     if name not in names:
-        near = similar_names(name, names, 1) or similar_names(f"serve.{name}", names, 1)
+        near = similar_names(name, names, 1) or similar_names(f"serve.{name}", names, 1, 0.8)
         fix = Message("did you mean {name}?", name=near[0]) if near else Message("see: trilithon config list")
         raise UserError(Message("unknown setting {name}; {fix}", name=name, fix=fix))
     return name
