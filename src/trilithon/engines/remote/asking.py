@@ -54,7 +54,9 @@ def api_key(variable: str | None) -> str:
     if variable is None:
         return os.environ.get(KEY_VARIABLE, "")
     if variable not in os.environ:
-        raise PlacementError(f"key={variable}: this environment variable is not set; write: export {variable}=KEY")
+        raise PlacementError(
+            "key={name}: this environment variable is not set; set it to the key of the server", name=variable
+        )
     return os.environ[variable]
 
 
@@ -83,8 +85,9 @@ def _server(asking: "_Asking") -> RemoteServer:
     body = asking.get("/v1/models")
     if not isinstance(body.get("data"), list):
         raise PlacementError(
-            f"{asking.address}: a server answers, but with the API of neither llama-server, Ollama nor OpenAI; "
-            "name the address without the path of a request"
+            "{address}: a server answers, but with the API of neither llama-server, Ollama nor OpenAI; "
+            "name the address without the path of a request",
+            address=asking.address,
         )
     return asking.server("OpenAI API", "", [RemoteModel(name=str(entry.get("id"))) for entry in _entries(body, "data")])
 
@@ -106,11 +109,14 @@ class _Asking:
                 for piece in answer.iter_bytes():
                     content += piece
                     if len(content) > _MOST_BYTES:
-                        raise PlacementError(f"{self.address}{path}: the answer does not end; name another address")
+                        raise PlacementError(
+                            "{address}: the answer does not end; name another address", address=self.address
+                        )
         except httpx.HTTPError as error:
             raise PlacementError(
-                f"no server answers at {self.address}: {str(error) or type(error).__name__}; "
-                "start it, or leave this placement out"
+                "no server answers at {address}: {reason}; start it, or leave this placement out",
+                address=self.address,
+                reason=str(error) or type(error).__name__,
             ) from error
         self._fastest = min(self._fastest, time.monotonic() - started)
         return self._read(path, answer.status_code, content)
@@ -118,11 +124,20 @@ class _Asking:
     def _read(self, path: str, status: int, content: bytes) -> Mapping[str, Any]:
         if status in (401, 403):
             raise PlacementError(
-                f"{self.address} refuses the request ({status}): {_words(content)}; "
-                f"if it wants a key, put it into the environment variable {KEY_VARIABLE}"
+                "{address} refuses the request ({status}): {reason}; "
+                "if it wants a key, put it into the environment variable {name}",
+                address=self.address,
+                status=status,
+                reason=_words(content),
+                name=KEY_VARIABLE,
             )
         if status >= 500 and status not in _NO_ROUTE:
-            raise PlacementError(f"{self.address} is not ready ({status}): {_words(content)}; try again when it is")
+            raise PlacementError(
+                "{address} is not ready ({status}): {reason}; try again when it is",
+                address=self.address,
+                status=status,
+                reason=_words(content),
+            )
         try:
             body = json.loads(content)
         except ValueError:

@@ -3,7 +3,7 @@
 The fields are those of docs/api.md of Ollama and of OpenAI's reference of chat and text completions."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from trilithon.engines.wire.messages import Completion
 from trilithon.engines.wire.text_stream import ReasoningSplit, TextPiece
 
 __all__ = ["dialect_of"]
+
+
+_MOST = 1e18  # of a count, and of nanoseconds: 30 years
 
 
 def dialect_of(api: Api, model: str, context: int | None) -> Dialect:
@@ -118,14 +121,15 @@ def _openai_step(message: Mapping[str, Any]) -> _Step:
 
 
 def _amount(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else 0
+    """0 for what is no count or duration."""
+    return float(value) if type(value) in (int, float) and 0 <= value < _MOST else 0  # type: ignore[operator, arg-type]
 
 
 class _AnswerReader:
     """A stream of JSON, one object a line or as server-sent events, to llama-server's events. `<think>` that a server
     leaves in the text is separated, as llama-server does."""
 
-    def __init__(self, read: Any, is_chat: bool) -> None:
+    def __init__(self, read: Callable[[Mapping[str, Any]], _Step], is_chat: bool) -> None:
         self._read = read
         self._is_chat = is_chat
         self._split = ReasoningSplit(split=is_chat)
@@ -148,12 +152,12 @@ class _AnswerReader:
             return
         try:
             message = json.loads(text)
-        except ValueError:
-            message = {"error": f"the answer is not JSON: {text[:80]!r}"}
+            step = _Step() if message.get("error") else self._read(message)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            message, step = {"error": f"the answer has another form than this API's: {text[:80]!r}"}, _Step()
         if message.get("error"):
             yield _event({"error": message["error"]})
             return
-        step: _Step = self._read(message)
         self._reason = step.reason or self._reason
         self._timings |= step.timings
         if step.reasoning:

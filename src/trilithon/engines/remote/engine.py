@@ -6,12 +6,15 @@ from pathlib import Path
 
 from trilithon.engines.base import Build, FallbackStep, Launch, Placement, Settings, Unit
 from trilithon.errors import PlacementError
+from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
 __all__ = ["HttpServer"]
 
-_NOT_STARTED = "a server at an address is measured, and is not started by Trilithon; name an engine of this machine"
+_NOT_STARTED = Message(
+    "a server at an address is measured, and is not started by Trilithon; name an engine of this machine"
+)
 
 
 class HttpServer:
@@ -34,7 +37,7 @@ class HttpServer:
         return _NOT_STARTED
 
     def launch(self, placement: Placement, folder: Path) -> Launch:
-        raise PlacementError(f"placement {placement.name}: {_NOT_STARTED}")
+        raise PlacementError("placement {text}: {names}", text=placement.name, names=_NOT_STARTED)
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return ()

@@ -67,11 +67,14 @@ def _meant(text: str, server: RemoteServer, wanted: str, names: Sequence[str]) -
                 return model
     if not wanted and len(server.models) == 1 and server.api in ("llama-server", "OpenAI API"):
         return server.models[0]
-    there = ", ".join(model.name for model in server.models[:_MOST_NAMES])
-    more = f" and {len(server.models) - _MOST_NAMES} more" if len(server.models) > _MOST_NAMES else ""
+    there = [model.name for model in server.models]
+    if not there:
+        raise PlacementError("placement {text}: the server has no model; load one there", text=text)
     raise PlacementError(
-        f"placement {text}: the server has no model {wanted or names[0]}; "
-        + (f"write #MODEL after the address; it has {there}{more}" if there else "it has none: load one there")
+        "placement {text}: the server has no model {model}; write #MODEL after the address; it has {names}",
+        text=text,
+        model=wanted or names[0],
+        names=", ".join([*there[:_MOST_NAMES], *(["…"] if len(there) > _MOST_NAMES else [])]),
     )
 
 
