@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,7 +15,7 @@ from trilithon.bench.prepare import Prepared, prepare
 from trilithon.bench.progress import CampaignStep
 from trilithon.bench.setup import CampaignSetup
 from trilithon.board.sensors.clock_speed import MeasuredClock
-from trilithon.errors import UserError
+from trilithon.errors import PlacementError, UserError
 from trilithon.measure.records import Campaign, Run, Test
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.results.store.database import Store
@@ -369,3 +370,32 @@ def test_a_reference_that_failed_is_asked_again_on_resume(bench: Bench, tmp_path
     (placement,) = bench(flaky, resume=number, quality=True).placements
     assert placement.quality is not None
     assert placement.quality.verdict == "reference"
+
+
+def test_several_models_take_turns_and_those_of_one_model_share_a_reference(bench: Bench, tmp_path: Path) -> None:
+    """A copy stands for another quantisation of the same model; another vocabulary makes another model."""
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(bench.model.read_bytes())
+    other = write_tiny_model(tmp_path / "other.gguf")
+    name = bench.model.name
+    campaign = bench(GOOD, models=(copy, other), rounds=2)
+    specs = [f"{GOOD} with {file}" for file in (name, "copy.gguf", "other.gguf")]
+    assert [placement.name for placement in campaign.placements] == specs
+    assert {placement.spec for placement in campaign.placements} == {GOOD}
+    assert [run.placement for run in campaign.runs] == [*specs, *reversed(specs)]
+    prepared = bench.prepared(GOOD, models=(copy,))
+    first, second = prepared.placements
+    assert CampaignSetup.from_json(json.loads(json.dumps(prepared.plan.to_json()))) == prepared.plan
+    assert {one.file.path.name for one in prepared.references.values()} <= {name, "copy.gguf"}
+    assert prepared.reference_of(first) is prepared.reference_of(second) or first.file.synthetic
+
+
+def test_a_placement_is_left_out_where_it_runs_only_some_of_the_models(bench: Bench, tmp_path: Path) -> None:
+    other = write_tiny_model(tmp_path / "other.gguf")
+    with pytest.raises(PlacementError, match="unknown engine vllm"):
+        bench.prepared("vllm/cpu", GOOD, models=(other,))
+    twin = tmp_path / "folder" / bench.model.name
+    twin.parent.mkdir()
+    twin.write_bytes(other.read_bytes())
+    with pytest.raises(PlacementError, match="a model is named twice"):
+        bench.prepared(GOOD, models=(twin,))

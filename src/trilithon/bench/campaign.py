@@ -208,7 +208,7 @@ class _Campaign:
         except RunError as error:
             run = replace(run, outcome="failed", failure=_failure(error))
             if isinstance(error, TaintedAnswer):
-                record = failed_quality(error, self._prepared.reference.name)
+                record = failed_quality(error, self._prepared.reference_of(placement).name)
                 self._store.set_quality(self.id, placement.name, record)
         except asyncio.CancelledError:
             failure = Failure(kind="interrupted", message="stopped by the user")
@@ -297,12 +297,13 @@ class _Campaign:
         waiting = [p for p in self._prepared.placements if p.name not in self._judged]
         if not waiting:
             return
-        judging = QualityCheck(
-            self._prepared.reference, lambda p: self._open(p, self._fresh_folder()), self._lower, self._tell
-        )
-        async with contextlib.aclosing(judging.of(waiting)) as judged:
-            async for placement, record in judged:
-                self._store.set_quality(self.id, placement.name, record)
+        references = {one.name: one for one in map(self._prepared.reference_of, waiting)}
+        for name, reference in references.items():
+            own = [placement for placement in waiting if self._prepared.reference_of(placement).name == name]
+            judging = QualityCheck(reference, lambda p: self._open(p, self._fresh_folder()), self._lower, self._tell)
+            async with contextlib.aclosing(judging.of(own)) as judged:
+                async for placement, record in judged:
+                    self._store.set_quality(self.id, placement.name, record)
 
     def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[MeasuredRunner]:
         if placement.unit == "server":

@@ -29,18 +29,21 @@ class FallbackState:
         self._fallbacks: dict[tuple[str, str], Fallback] = {}
         self._failed: dict[tuple[str, str], RunError] = {}
         self._lowered: set[str] = set()
-        self._reference: FallbackProbe | None = None
+        self._probes: dict[str, FallbackProbe | None] = {}  # of references, by name
 
     async def find(self) -> Prepared:
         """The campaign with the fallback of every placement. A placement without one that works stays unchanged: its
         runs report the failure."""
-        if any(self._is_unknown(half) for placement in self._prepared.placements for half in _halves(placement)):
-            self._reference = await self._probe_reference()
+        for placement in self._prepared.placements:
+            reference = self._prepared.reference_of(placement)
+            if reference.name not in self._probes and any(map(self._is_unknown, _halves(placement))):
+                self._probes[reference.name] = await self._probe(reference)
         placements = {placement.name: await self._find(placement) for placement in self._prepared.placements}
         return replace(
             self._prepared,
             placements=tuple(placements.values()),
             reference=placements.get(self._prepared.reference.name, self._prepared.reference),
+            references={path: placements.get(one.name, one) for path, one in self._prepared.references.items()},
         )
 
     async def lower(self, placement: Placement, reason: RunError) -> Placement | None:
@@ -95,7 +98,7 @@ class FallbackState:
             placement,
             self._configuration,
             self._fresh_folder(),
-            reference=self._reference,
+            reference=self._probes.get(self._prepared.reference_of(placement).name),
             tell=self._tell,
         )
 
@@ -103,9 +106,8 @@ class FallbackState:
         steps = engine(placement.build.engine, self._configuration).fallback_steps(placement)
         return bool(steps) and recall(self._configuration, placement) is None
 
-    async def _probe_reference(self) -> FallbackProbe | None:
-        """The probe of the reference placement; None where that one may need a fallback itself, or fails."""
-        reference = self._prepared.reference
+    async def _probe(self, reference: Placement) -> FallbackProbe | None:
+        """The probe of a reference placement; None where that one may need a fallback itself, or fails."""
         if engine(reference.build.engine, self._configuration).fallback_steps(reference):
             return None
         self._tell(f"{reference.name}: reading its answers for comparison")

@@ -1,17 +1,20 @@
 """A plan compared with this machine: files read, placements resolved, everything refused that can be refused early."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from trilithon.bench.setup import CampaignSetup, reference_placement, resolve
+from trilithon.bench.setup import CampaignSetup, reference_placement, resolve, resolve_models
 from trilithon.board.snapshot import Board, read_board
 from trilithon.board.tuning.pinning import Outcome
 from trilithon.engines.base import Placement
-from trilithon.errors import ModelError, NotAModel
+from trilithon.errors import ModelError, NotAModel, PlacementError
 from trilithon.measure.records import PlacementRecord
 from trilithon.models.files.hashing import Progress
 from trilithon.models.files.model_file import ModelFile, read_model_file
+from trilithon.results.compare import are_other_models
 from trilithon.results.simulated import SIMULATED, SOFTWARE, STAND_IN
 from trilithon.settings import Configuration
 
@@ -20,8 +23,9 @@ __all__ = ["Prepared", "prepare", "record_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A plan that can run here. `reference` is what quality is compared with; it may be none of `placements`.
-    `pinned` says of each clock that was to be pinned what came of it."""
+    """A plan that can run here. `reference` is what quality is compared with; it may be none of `placements`. With
+    several models `references` has that of each file, by its path: files of one model share one. `pinned` says of each
+    clock that was to be pinned what came of it."""
 
     plan: CampaignSetup
     board: Board
@@ -29,6 +33,10 @@ class Prepared:
     reference: Placement
     configuration: Configuration
     pinned: tuple[Outcome, ...] = ()
+    references: Mapping[Path, Placement] = field(default_factory=dict)
+
+    def reference_of(self, placement: Placement) -> Placement:
+        return self.references.get(placement.file.path, self.reference)
 
     def facts(self) -> dict[str, Any]:
         """The machine as the store keeps it."""
@@ -49,6 +57,8 @@ def prepare(
     for measured in (file, *also, *([other] if other else [])):
         _require_generation(measured)
     board = read_board()
+    if plan.models:
+        return _several(plan, file, board, configuration, progress, pinned)
     placements = tuple(resolve(plan, file, board, configuration, also=also))
     reference = reference_placement(plan, placements, other or file, board, configuration, also=() if other else also)
     return Prepared(
@@ -59,6 +69,57 @@ def prepare(
         configuration=configuration,
         pinned=tuple(pinned),
     )
+
+
+def _several(
+    plan: CampaignSetup,
+    first: ModelFile,
+    board: Board,
+    configuration: Configuration,
+    progress: Progress | None,
+    pinned: Sequence[Outcome],
+) -> Prepared:
+    """Each model on all placements that can run it. Of one model in several quantisations, the largest file on the CPU
+    is the reference of all."""
+    files = [first, *(read_model_file(path, configuration.cache, progress) for path in plan.models)]
+    if len({file.path.name for file in files}) < len(files):
+        raise PlacementError("a model is named twice; name each file once")
+    for file in files:
+        _require_generation(file)
+    placements = resolve_models(plan, files, board, configuration)
+    references: dict[Path, Placement] = {}
+    for family in _families(files):
+        best = max(family, key=lambda file: file.size_bytes)
+        own = [placement for placement in placements if placement.file in family]
+        reference = reference_placement(plan, own, best, board, configuration)
+        references |= {file.path: reference for file in family}
+    return Prepared(
+        plan=plan,
+        board=board,
+        placements=tuple(placements),
+        reference=references[first.path],
+        configuration=configuration,
+        pinned=tuple(pinned),
+        references=references,
+    )
+
+
+def _families(files: Sequence[ModelFile]) -> list[list[ModelFile]]:
+    """Files of one model together: of the same name and shape, whatever their quantisation."""
+    families: list[list[ModelFile]] = []
+    for file in files:
+        own = next((family for family in families if _is_of_one_model(family[0], file)), None)
+        if own is None:
+            families.append([file])
+        else:
+            own.append(file)
+    return families
+
+
+def _is_of_one_model(a: ModelFile, b: ModelFile) -> bool:
+    names = [re.sub(rf"[\s._-]*{re.escape(file.quantization or '')}$", "", file.name, flags=re.I) for file in (a, b)]
+    alike = names[0].casefold() == names[1].casefold()
+    return alike and not a.synthetic and not are_other_models(_described(a), _described(b))
 
 
 def _require_generation(file: ModelFile) -> None:

@@ -15,14 +15,15 @@ from trilithon.measure.records import Test
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
 
-__all__ = ["CampaignSetup", "in_turn", "reference_placement", "resolve"]
+__all__ = ["CampaignSetup", "in_turn", "reference_placement", "resolve", "resolve_models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignSetup:
     """A campaign before it runs. `placements` are spelled; empty means every one that can run the file.
 
-    `also` are the same model's files in other forms (.rkllm): each placement takes the first that its engine runs.
+    `models` are measured beside `model`, in the same rounds. `also` are the same model's files in other forms (.rkllm):
+    each placement takes the first that its engine runs.
     `variants` are the settings to try on each (one empty mapping: as they are). `rounds` is the exact number of
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
     to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
@@ -31,6 +32,7 @@ class CampaignSetup:
 
     model: Path
     tests: tuple[Test, ...]
+    models: tuple[Path, ...] = ()
     also: tuple[Path, ...] = ()
     placements: tuple[str, ...] = ()
     variants: tuple[Mapping[str, str], ...] = field(default=({},))
@@ -45,6 +47,7 @@ class CampaignSetup:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "model": str(self.model),
+            "models": [str(path) for path in self.models],
             "also": [str(path) for path in self.also],
             "reference": str(self.reference) if self.reference else None,
             "variants": [dict(variant) for variant in self.variants],
@@ -57,6 +60,7 @@ class CampaignSetup:
             **known
             | {
                 "model": Path(data["model"]),
+                "models": tuple(map(Path, data.get("models", ()))),
                 "also": tuple(map(Path, data.get("also", ()))),
                 "reference": Path(data["reference"]) if data.get("reference") else None,
                 "tests": tuple(Test(**test) for test in data["tests"]),
@@ -86,6 +90,31 @@ def resolve(
     if not placements:
         raise nothing_runs(file, configuration)
     return placements
+
+
+def resolve_models(
+    plan: CampaignSetup, files: Sequence[ModelFile], board: Board, configuration: Configuration
+) -> list[Placement]:
+    """Those of several models, each named after its file as well. A placement that was spelled is left out where it
+    cannot run a file; raises PlacementError where it can run none, and for a file that nothing runs."""
+    words = plan.placements or ("",)
+    placements: list[Placement] = []
+    errors: dict[tuple[str, Path], PlacementError] = {}
+    for file in files:
+        for word in words:
+            try:
+                own = resolve(replace(plan, placements=(word,) if word else ()), file, board, configuration)
+            except PlacementError as error:
+                errors[word, file.path] = error
+            else:
+                placements += [replace(one, name=f"{one.name} with {file.path.name}") for one in own]
+    for word in words:
+        if all((word, file.path) in errors for file in files):
+            raise errors[word, files[0].path]
+    for file in files:
+        if all((word, file.path) in errors for word in words):
+            raise errors[words[0], file.path]
+    return list({placement.name: placement for placement in placements}.values())
 
 
 def reference_placement(

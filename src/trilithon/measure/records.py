@@ -162,6 +162,11 @@ class PlacementRecord:
     bandwidth_bytes_per_second: float | None = None
     quality: QualityRecord | None = None
 
+    @property
+    def spec(self) -> str:
+        """The placement as a user writes it: without the file that a campaign of several models adds to the name."""
+        return self.name.removesuffix(f" with {self.model.get('file')}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:

@@ -18,6 +18,7 @@ __all__ = [
     "Comparison",
     "ComparisonRow",
     "Estimate",
+    "are_other_models",
     "compare_placements",
     "compare_runs",
     "counted_runs",
@@ -112,7 +113,7 @@ def compare_runs(
 ) -> Verdict:
     """The verdict on one figure. Rounds are paired where one campaign measured both sides in the same rounds."""
     first, second = placement_of(*a), placement_of(*b)
-    if _are_other_models(first.model, second.model):
+    if are_other_models(first.model, second.model):
         names = {"a": first.model.get("name"), "b": second.model.get("name")}
         return Verdict("not comparable", phrases("other_models", **names))
     ours, theirs = run_values(*a, test, metric), run_values(*b, test, metric)
@@ -283,7 +284,7 @@ def model_text(model: Mapping[str, Any]) -> str:
     return name if known else f"{name} {quantization}"
 
 
-def _are_other_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def are_other_models(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two files are not the same model at all, whatever their quantization.
 
     A file's parameter count says more than its name, which is the publisher's; the name decides where a count is

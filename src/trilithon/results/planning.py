@@ -33,7 +33,7 @@ def plan_campaign(
             continue
         new = Plan(
             sha256=sha256,
-            placement=record.name,
+            placement=record.spec,
             board=board.identity(),
             campaign=campaign.id,
             sentence=verdict_sentence(campaign),
@@ -41,7 +41,7 @@ def plan_campaign(
             decided_by=recommendation.decided_by,
             rounds=recommendation.rounds,
             compared=recommendation.compared,
-            fingerprint=fingerprint_of(record.name, board, configuration),
+            fingerprint=fingerprint_of(record.spec, board, configuration),
         )
         decision = _Decision(campaign, name, board, configuration, new)
         change_plan(configuration.data, sha256, new.board, decision)
@@ -97,7 +97,7 @@ class _Decision:
     def _refuted(self, old: Plan) -> str:
         """What this campaign knows against the plan; empty for nothing."""
         for record in self._campaign.placements:
-            if (record.name, record.model.get("sha256")) == (old.placement, old.sha256) and record.quality:
+            if (record.spec, record.model.get("sha256")) == (old.placement, old.sha256) and record.quality:
                 verdict = record.quality.verdict
                 return f"its answers are {verdict}" if verdict in ("degraded", "broken") else ""
         return ""
@@ -137,8 +137,8 @@ def _rank(test: str) -> int:
 def _objection(record: PlacementRecord, configuration: Configuration) -> str:
     """Why a placement that is recommended is not planned here; empty where it is."""
     try:
-        refuse_server(parse_placement(record.name))
-        named = has_to_be_named(parse_placement(record.name), configuration)
+        refuse_server(parse_placement(record.spec))
+        named = has_to_be_named(parse_placement(record.spec), configuration)
     except PlacementError as error:
         return f"it cannot run here any more ({error})"
     return "it computes on a device that is used only where it is named" if named else ""
@@ -148,6 +148,6 @@ def _no_plan(record: PlacementRecord, name: str, reason: str) -> str:
     if record.unit == "server":
         return f"no plan is made for {record.name}: a server is measured, and not served from"
     return (
-        f"no plan is made for {record.name}: {reason}; to serve it there all the same: "
-        f"trilithon plan set {name} {shlex.quote(record.name)}"
+        f"no plan is made for {record.spec}: {reason}; to serve it there all the same: "
+        f"trilithon plan set {name} {shlex.quote(record.spec)}"
     )

@@ -35,7 +35,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 
 
 @click.command("bench")
-@click.argument("model", required=False, shell_complete=complete_model_or_file)
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model_or_file)
 @YES
 @click.option("-p", "--n-prompt", default="512", show_default=True, help="Prompt lengths for pp, 0 for none.")
 @click.option("-n", "--n-gen", default="128", show_default=True, help="Generated tokens for tg, 0 for none.")
@@ -83,6 +83,7 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
     """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
+    Several are measured in turn, in the same rounds.
 
     Values may be lists and ranges as in llama-bench: 512,1024 and 128-512+128. Lists for -t, -b, -ub, -ctk, -ctv and
     -fa make one placement per combination. Settings of one placement follow a colon:
@@ -102,6 +103,7 @@ def bench(**words: Any) -> None:
 def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.results.store.database import Store
 
+    words = {**words, "model": words["models"][0] if words["models"] else None}
     plan = _plan(words, configuration)
     with Store.open(configuration.results_database) as store:
         _measure(plan, store, configuration, {**words, "model": words["model"] or "demo"}, resume=None)
@@ -119,7 +121,7 @@ def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
         if number is None:
             raise UserError("there is no interrupted campaign to resume; start one with trilithon bench")
         plan = CampaignSetup.from_json(store.campaign(number).plan)
-        _measure(plan, store, configuration, words, resume=number)
+        _measure(plan, store, configuration, {**words, "model": None}, resume=number)
 
 
 def _print_step(step: "CampaignStep") -> None:
@@ -174,7 +176,7 @@ def _keep_plans(campaign: "Campaign", plan: "CampaignSetup", model: str | None, 
     from trilithon.results.planning import plan_campaign
 
     name = str(plan.model) if model is None or Path(model).is_file() else model
-    also = {path.name: str(path) for path in plan.also}
+    also = {path.name: str(path) for path in (*plan.also, *plan.models)}
 
     def name_of(record: "PlacementRecord") -> str:
         return also.get(str(record.model.get("file", "")), name)
@@ -223,11 +225,15 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
         _refuse_beside("--no-quality makes no use of a reference", {"reference"})
     if not words["pin_clocks"]:
         _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
+    if len(words["models"]) > 1:
+        _refuse_beside("several models have references of their own", {"reference", "also"})
     budget, yes = words["time_budget"], words["yes"]
+    several = words["also"] or len(words["models"]) > 1
     return CampaignSetup(
         # With other forms beside it, no single file has to suit all placements.
-        model=_model(words["model"], () if words["also"] else words["placement"], configuration, yes=yes),
+        model=_model(words["model"], () if several else words["placement"], configuration, yes=yes),
         tests=tuple(_tests(words)),
+        models=tuple(_model(text, (), configuration, yes=yes) for text in words["models"][1:]),
         also=tuple(_model(text, (), configuration, yes=yes) for text in words["also"]),
         placements=tuple(words["placement"]),
         variants=tuple(_variants(words)),

@@ -64,7 +64,7 @@ class ComparedPlacement:
 
     @property
     def spec(self) -> str:
-        return self.record.name
+        return self.record.spec
 
     @property
     def quality(self) -> QualityRecord | None:
@@ -108,7 +108,7 @@ def _subject(
     figures = {column.name: figure for column in columns if (figure := _figure(own, record.name, column))}
     decode = next((column.test for column in columns if column.test.kind == "tg"), None)
     conditions = conditions_of(own, record.name, decode) if decode else None
-    engine, _, rest = record.name.partition("/")
+    engine, _, rest = record.spec.partition("/")
     return ComparedPlacement(
         campaign=campaign,
         record=record,
@@ -118,7 +118,7 @@ def _subject(
         engine=record.engine,
         build=" ".join(filter(None, (record.engine, record.build_version or record.build))),
         unit="handover" if "+" in engine or "+" in rest else record.unit,
-        placement=record.name,
+        placement=record.spec,
         figures=figures,
         joules_per_token=conditions.joules_per_generated_token if conditions else None,
         simulated=simulation(campaign, record),
@@ -205,4 +205,4 @@ def _renamed(subject: ComparedPlacement, spec: str, text: str) -> ComparedPlacem
 
 
 def runs_of(subjects: Iterable[ComparedPlacement]) -> list[Run]:
-    return [run for subject in subjects for run in subject.campaign.runs if run.placement == subject.spec]
+    return [run for subject in subjects for run in subject.campaign.runs if run.placement == subject.record.name]
