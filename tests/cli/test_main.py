@@ -101,7 +101,7 @@ def test_without_a_command_it_shows_what_there_is(trilithon: Program, words: tup
         (("config", "set", "hang_second", "3"), "did you mean hang_seconds?"),
         (("doctor", "--explain", "cpu-governer"), "did you mean cpu-governor?"),
         (("bench", "--nonsense"), "No such option"),
-        (("bench", "a.gguf", "b.gguf"), "unexpected extra argument"),
+        (("bench", "a.gguf", "b.gguf"), "a.gguf does not exist; name a .gguf or .rkllm file"),
         (("results", "show"), "Missing argument"),
         (("results", "compare", "1"), "Missing argument"),
         (("completion", "csh"), "'csh' is not one of"),
