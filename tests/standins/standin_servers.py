@@ -2,8 +2,8 @@
 
 Each answers with words at a fixed pace, so that what it states about its speed can be compared with the clock."""
 
-# known(documentation): ollama/ollama@a5ff9f3 docs/api.md: streams of JSON lines; the last has counts and nanoseconds
-# known(documentation): ollama/ollama@a5ff9f3 docs/api.md: GET /api/version and /api/tags; 404 for a model it lacks
+# known(documentation): ollama/ollama@9fbfa74 docs/api.md: streams of JSON lines; the last has counts and nanoseconds
+# known(documentation): ollama/ollama@9fbfa74 docs/api.md: GET /api/version and /api/tags; 404 for a model it lacks
 # known(source): NotPunchnox/rkllama@3a283ff: durations of RKLLM in milliseconds, digests "", done_reason never "length"
 # known(source): NotPunchnox/rkllama@3a283ff: <think> stays in the text of an answer
 # known(guess): RKLLAMA counts the tokens of the prompt in prompt_eval_count

@@ -21,7 +21,7 @@ from trilithon.engines.wire.messages import Timings
 from trilithon.errors import ChildDied, ModelError
 from trilithon.serve.access.keys import Keyring
 from trilithon.serve.access.security import SecurityOptions, install
-from trilithon.serve.monitoring.line_writer import LineWriter
+from trilithon.serve.monitoring.log_writer import LogWriter
 from trilithon.serve.monitoring.logs import JsonLines, log_request, logged_to, without_secrets
 from trilithon.serve.request_record import RequestRecord, note_broken, note_generated, note_retried, recording
 
@@ -32,7 +32,7 @@ PROMPT = "what I asked in confidence"
 @dataclass(frozen=True, slots=True)
 class Log:
     path: Path
-    writer: LineWriter
+    writer: LogWriter
 
     def getvalue(self) -> str:
         self.writer.flush()

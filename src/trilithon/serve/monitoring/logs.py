@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from trilithon.errors import TrilithonError
-from trilithon.serve.monitoring.line_writer import LineWriter
+from trilithon.serve.monitoring.log_writer import LogWriter
 from trilithon.serve.request_record import RequestRecord, current_record
 
 __all__ = ["JsonLines", "log_request", "logged_to", "without_secrets"]
@@ -35,11 +35,11 @@ _SECRETS = (
 
 
 @contextlib.contextmanager
-def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[LineWriter]:
+def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[LogWriter]:
     """Everything that this process logs meanwhile goes there, and nowhere else. Nobody who logs waits for the reader of
     the stream, which has a descriptor."""
     stream.flush()
-    writer = LineWriter(stream.fileno())
+    writer = LogWriter(stream.fileno())
     handler = _LineHandler(writer)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
@@ -62,7 +62,7 @@ def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[LineWrit
 
 
 class _LineHandler(logging.Handler):
-    def __init__(self, writer: LineWriter):
+    def __init__(self, writer: LogWriter):
         super().__init__()
         self._writer = writer
 

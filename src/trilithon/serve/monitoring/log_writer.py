@@ -5,13 +5,13 @@ import os
 import threading
 from collections import deque
 
-__all__ = ["LineWriter"]
+__all__ = ["LogWriter"]
 
 _MOST_LINES = 5000  # about 2 MB of the server's log
 _PATIENCE_SECONDS = 1.0
 
 
-class LineWriter:
+class LogWriter:
     """To a file descriptor, which has to stay open. Lines beyond `most_lines` that wait are left out."""
 
     def __init__(self, descriptor: int, most_lines: int = _MOST_LINES):

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from trilithon.serve.monitoring.line_writer import LineWriter
+from trilithon.serve.monitoring.log_writer import LogWriter
 from trilithon.serve.monitoring.logs import logged_to
 
 TIMEOUT = 60.0
@@ -66,7 +66,7 @@ def collected(descriptor: int) -> Iterator[bytearray]:
 
 def test_who_writes_does_not_wait_and_the_reader_gets_the_oldest_lines(unread: tuple[int, int]) -> None:
     read, write = unread
-    writer = LineWriter(write, most_lines=100)
+    writer = LogWriter(write, most_lines=100)
     for number in range(1000):
         writer.write(f"{number} " + "x" * 1000)  # returns, or the test never ends
     assert writer.take_left_out() == 0  # not yet: others wait
@@ -107,7 +107,7 @@ def test_what_cannot_be_written_stops_nobody(path: str) -> None:
     else:
         read, descriptor = os.pipe()
         os.close(read)
-    writer = LineWriter(descriptor)
+    writer = LogWriter(descriptor)
     for _ in range(3):
         writer.write("x")
     writer.flush()
