@@ -118,6 +118,7 @@ WORDS: dict[str, list[list[str]]] = {
     "ps": [[]],
     "stop": [[EVIL], ["m"]],
     "bench": [["GGUF", "--placement", f"scripted/cpu:{EVIL}"], [EVIL]],
+    "tune": [["GGUF", "--placement", f"scripted/cpu:{EVIL}"], [EVIL], ["GGUF", "--workload", EVIL]],
     "results compare": [["1", "2"], [f"1:{EVIL}", "2"]],
     "results export": [["1", "--to", "llama-bench-md"], [EVIL]],
     "results import": [["bench0.json"], ["broken.gguf"], [EVIL]],

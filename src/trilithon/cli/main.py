@@ -27,6 +27,7 @@ _COMMANDS = {
     "ps": ("serve.ps:ps", "List the models that the server has loaded."),
     "stop": ("serve.ps:stop", "Unload a model from the server."),
     "bench": ("bench.bench:bench", "Measure a model on every unit this machine has."),
+    "tune": ("tune.tune:tune", "Find the fastest settings for a model whose answers stay right."),
     "estimate": ("estimate.estimate:estimate", "Estimate a model's speed and memory before it is downloaded."),
     "recommend": ("estimate.recommend:recommend", "Recommend models that fit a board and are fast enough."),
     "atlas": ("estimate.atlas:atlas", "List published measurements of models on boards."),

@@ -16,8 +16,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Numbers = Sequence[signal.Signals]
 
 
-def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then.
+def run_stoppable(work: Coroutine[Any, Any, T], resume: str = "trilithon bench --resume") -> T:
+    """Run `work` in an event loop; SIGINT, SIGTERM and SIGHUP cancel it. Raises Interrupted then, which names the
+    command `resume`.
 
     Under nohup, which ignores SIGHUP, that stays ignored."""
     stopping = [
@@ -30,13 +31,13 @@ def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     early: list[int] = []
     before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in stopping}
     try:
-        return asyncio.run(_stoppable(work, stopping, early))
+        return asyncio.run(_stoppable(work, stopping, early, resume))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-async def _stoppable(work: Coroutine[Any, Any, T], stopping: _Numbers, early: Sequence[int]) -> T:
+async def _stoppable(work: Coroutine[Any, Any, T], stopping: _Numbers, early: Sequence[int], resume: str) -> T:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     for number in stopping:
@@ -46,7 +47,7 @@ async def _stoppable(work: Coroutine[Any, Any, T], stopping: _Numbers, early: Se
     try:
         return await task
     except asyncio.CancelledError:
-        raise Interrupted("stopped; what was finished is kept. Go on with: trilithon bench --resume") from None
+        raise Interrupted(f"stopped; what was finished is kept. Go on with: {resume}") from None
 
 
 @contextlib.contextmanager

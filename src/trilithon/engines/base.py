@@ -73,13 +73,15 @@ class Build:
 class Settings:
     """All settings of a placement. None means that the engine or the board decides.
 
-    `cpus` are the CPU numbers that the child may use; `options` are names and values that only one engine knows.
-    `context`, `batch` and `micro_batch` are in tokens. `slots` is the number of KV caches of `context` tokens each.
-    With the task `embed` the model computes vectors of texts, with `rank` scores of texts for a query; then it does not
-    generate. `full_window_cache` keeps the KV cache of sliding-window layers in full: only then can a prefix be used
-    again. `speculation` is the method of speculative decoding (see `speculation.SPECULATIONS`)."""
+    `threads` generate; `batch_threads` evaluate prompts, None: as many. `cpus` are the CPU numbers that the child may
+    use; `options` are names and values that only one engine knows. `context`, `batch` and `micro_batch` are in tokens.
+    `slots` is the number of KV caches of `context` tokens each. With the task `embed` the model computes vectors of
+    texts, with `rank` scores of texts for a query; then it does not generate. `full_window_cache` keeps the KV cache of
+    sliding-window layers in full: only then can a prefix be used again. `speculation` is the method of speculative
+    decoding (see `speculation.SPECULATIONS`)."""
 
     threads: int | None = None
+    batch_threads: int | None = None
     cpus: tuple[int, ...] | None = None
     context: int | None = None
     batch: int = 2048

@@ -23,6 +23,8 @@ _SERVER_OPTION = re.compile(r"(?:^|,)(?=(?:model|key)=)")
 SHORT_NAMES = {
     "t": "threads",
     "threads": "threads",
+    "tb": "batch_threads",
+    "mask": "cpus",
     "ub": "micro_batch",
     "b": "batch",
     "c": "context",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trilithon.board.chips import platform_of
 from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import format_cpu_list, parse_cpu_list
 from trilithon.engines.base import Build, Engine, Placement, Settings, Unit
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
 from trilithon.engines.remote.placing import place_server
@@ -320,7 +321,7 @@ def _settings(spec: PlacementSpec, options: Mapping[str, str], need: Need, file:
     common = {SHORT_NAMES[name]: value for name, value in options.items() if name in SHORT_NAMES}
     engine_options = tuple((name, value) for name, value in options.items() if name not in SHORT_NAMES)
     numbers = {}
-    for name in ("threads", "micro_batch", "batch", "context", "slots"):
+    for name in ("threads", "batch_threads", "micro_batch", "batch", "context", "slots"):
         if name in common:
             text = common.pop(name)
             if not text.isdecimal() or int(text) < 1:
@@ -330,8 +331,27 @@ def _settings(spec: PlacementSpec, options: Mapping[str, str], need: Need, file:
             numbers[name] = int(text)
     if common.get("flash_attention", "auto") not in ("auto", "on", "off"):
         raise PlacementError("placement {text}: flash attention is on, off or auto", text=spec.text)
-    settings = replace(Settings(options=engine_options), **common, **numbers)  # type: ignore[arg-type] # SHORT_NAMES
+    cpus = _cpus(spec, common.pop("cpus"), board) if "cpus" in common else None
+    settings = replace(Settings(options=engine_options, cpus=cpus), **common, **numbers)  # type: ignore[arg-type] # SHORT_NAMES
     return _completed(settings, need, file, board)
+
+
+def _cpus(spec: PlacementSpec, text: str, board: Board) -> tuple[int, ...]:
+    """Ranges are joined with +, because commas separate options: mask=4-5+7."""
+    try:
+        cpus = parse_cpu_list(text.replace("+", ","))
+    except ValueError:
+        cpus = ()
+    here = {cpu for cluster in board.clusters for cpu in cluster.cpus} or set(board.big_cpus)
+    if not cpus or not set(cpus) <= here:
+        allowed = format_cpu_list(sorted(here)).replace(",", "+")
+        raise PlacementError(
+            "placement {text}: mask={mask} does not fit; the CPUs here are {allowed}",
+            text=spec.text,
+            mask=text,
+            allowed=allowed,
+        )
+    return cpus
 
 
 def _completed(settings: Settings, need: Need, file: ModelFile, board: Board) -> Settings:
@@ -351,8 +371,8 @@ def _completed(settings: Settings, need: Need, file: ModelFile, board: Board) ->
         context = min(context, file.context_train)
     return replace(
         settings,
-        threads=settings.threads or len(board.big_cpus),
-        cpus=board.big_cpus if has_little_cores else None,
+        threads=settings.threads or len(settings.cpus or board.big_cpus),
+        cpus=settings.cpus or (board.big_cpus if has_little_cores else None),
         context=settings.context or context,
         full_window_cache=file.sliding_window is not None and need.shortest_prefix <= file.sliding_window,
     )

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-__all__ = ["Choice", "Variable"]
+from trilithon.board.snapshot import Board
+from trilithon.board.sysfs import format_cpu_list
+from trilithon.engines.base import Placement
+
+__all__ = ["Choice", "TunedEngine", "Variable", "cpu_masks", "variable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +34,26 @@ class Variable:
     name: str
     choices: tuple[Choice, ...]
     expected_gain: float
+
+
+@runtime_checkable
+class TunedEngine(Protocol):
+    """An engine of which settings can be tuned."""
+
+    def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
+        """What may be changed about the placement for a prompt of `depth` tokens, the most to gain first."""
+
+
+def variable(name: str, expected_gain: float, *choices: Mapping[str, str], lossy: bool = False) -> Variable:
+    """The default, then `choices`, all of them lossy or none."""
+    every = (Choice(), *(Choice(options=options, lossy=lossy) for options in choices))
+    return Variable(name=name, choices=every, expected_gain=expected_gain)
+
+
+def cpu_masks(board: Board) -> tuple[tuple[str, int], ...]:
+    """CPU sets that are worth trying, as a placement's mask, with the number of their CPUs: the fast cores, of which
+    one may be left to everything else, and all."""
+    fast = board.big_cpus
+    every = tuple(sorted({cpu for cluster in board.clusters for cpu in cluster.cpus})) or fast
+    sets = dict.fromkeys((fast, fast[:-1] or fast, every))
+    return tuple((format_cpu_list(cpus).replace(",", "+"), len(cpus)) for cpus in sets)

@@ -29,6 +29,7 @@ __all__ = [
     "Verdict",
     "compare",
     "interval",
+    "mean_above",
     "narrow_enough",
     "ratio",
     "runs_to_find",
@@ -109,6 +110,17 @@ def interval(values: Values, *, level: float = DISPLAY_LEVEL) -> Interval:
         return Interval(median, None, None)
     low, high = _percentiles(ordered, _median_weights(len(ordered)), level)
     return Interval(median, low, high)
+
+
+def mean_above(values: Values) -> float:
+    """The upper end of the 95% interval of the mean, by Student's t. Raises ValueError for fewer than 2 values."""
+    from scipy import stats
+
+    if len(values) < 2:
+        raise ValueError("the interval of a mean needs at least two values")
+    tail = (1 + DISPLAY_LEVEL) / 2
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) + float(stats.t.ppf(tail, len(values) - 1)) * error
 
 
 def narrow_enough(values: Values, relative_width: float = 0.02) -> bool:

@@ -60,7 +60,14 @@ def test_launch_starts_the_child_with_the_script(tmp_path):
 
 
 def test_every_field_is_an_option():
-    values = {"garbage": "loop", "hang_start": "yes", "load": "250ms", "wrong": "0.25", "noise": "0"}
+    values = {
+        "garbage": "loop",
+        "hang_start": "yes",
+        "load": "250ms",
+        "wrong": "0.25",
+        "noise": "0",
+        "vary": "decode:9",
+    }
     options = {field.name: values.get(field.name, "2") for field in fields(Script)}
     script = Script.parse(options.items())
     assert script.hang_start is True

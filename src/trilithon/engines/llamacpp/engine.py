@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from trilithon.board.processors import cpu_features
+from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.llamacpp.argv import embedded_argv, server_argv
@@ -22,7 +23,9 @@ from trilithon.engines.llamacpp.gpu import (
 from trilithon.engines.llamacpp.kernels import ADVICE, embedded_system_line, lacking, system_line
 from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.llamacpp.programs import IK, Program, programs
+from trilithon.engines.llamacpp.variables import cpu_variables
 from trilithon.engines.placement_spec import SHORT_NAMES
+from trilithon.engines.variables import Variable
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.files.quantizations import FORK_ONLY
@@ -115,6 +118,9 @@ class LlamaCpp:
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return tuple(gpu_fallback_steps(placement)) if placement.unit == "gpu" else ()
+
+    def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
+        return cpu_variables(placement, board, depth)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         if placement.unit == "gpu":

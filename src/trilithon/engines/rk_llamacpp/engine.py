@@ -19,6 +19,8 @@ from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.rk_llamacpp.backend import Backend, facts, read_backend
 from trilithon.engines.rk_llamacpp.options import RkOptions, choice, refusal_of_options, with_option
 from trilithon.engines.rk_llamacpp.remarks import remarks_before, remarks_on_log
+from trilithon.engines.rk_llamacpp.variables import npu_variables
+from trilithon.engines.variables import Variable
 from trilithon.errors import PlacementError
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
@@ -112,6 +114,9 @@ class RkLlamaCpp:
             settings = safer(settings)
             steps.append(FallbackStep(name=name, settings=settings))
         return tuple(steps)
+
+    def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
+        return npu_variables(placement, board, _device(board))
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         before = remarks_before(placement, _backend_of(placement.build), self._board())

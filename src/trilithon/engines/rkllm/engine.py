@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from trilithon.board.libraries import RKLLM, find_runtimes, followed_release
-from trilithon.board.snapshot import read_board
+from trilithon.board.snapshot import Board, read_board
 from trilithon.board.sysfs import THIS_MACHINE, Machine
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.registry import registered
@@ -25,6 +25,7 @@ from trilithon.engines.rkllm.rules import (
     remarks_before,
     remarks_on_log,
 )
+from trilithon.engines.variables import Variable, cpu_masks, variable
 from trilithon.errors import PlacementError, UserError
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
@@ -128,6 +129,12 @@ class Rkllm:
             settings = safer(settings)
             steps.append(FallbackStep(name=name, settings=settings))
         return tuple(steps)
+
+    def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
+        """The CPUs beside the NPU, and where the embeddings are: neither changes an answer."""
+        del placement, depth
+        masks = ({"cpus": mask} for mask, _ in cpu_masks(board))
+        return (variable("CPUs", 0.15, *masks), variable("embeddings", 0.05, {"embed_flash": "on"}))
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         return (*remarks_before(placement, read_board(self._machine)), *remarks_on_log(log))

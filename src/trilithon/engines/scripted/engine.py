@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from trilithon import __version__
+from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.variables import Choice, Variable
 from trilithon.errors import UserError
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
@@ -57,7 +59,8 @@ class Script:
     process: at that count it dies by SIGSEGV (crash) or SIGKILL (oom), exits with `exit_code` (exit), stops sending
     (hang), answers with an error (error), or gets slower and then dies by SIGABRT (die_slowly). `refuse_start` and
     `refuse_requests` are the messages to give. With `flaky` the faults happen only in that many first starts, counted
-    in `flaky_file`. Without `seed`, processes differ as real ones do."""
+    in `flaky_file`. `vary` is what `tune` may change: "decode:90|decode:120&wrong:1;prefill:900" are two variables, and
+    the first has two choices beside the default. Without `seed`, processes differ as real ones do."""
 
     prefill: float = 800.0
     decode: float = 60.0
@@ -81,6 +84,7 @@ class Script:
     refuse_start: str = ""
     flaky: int | None = None
     flaky_file: str = ""
+    vary: str = ""
 
     @classmethod
     def parse(cls, options: Iterable[tuple[str, str]]) -> "Script":
@@ -103,6 +107,13 @@ class Script:
             )
         if self.flaky is not None and self == self.without_faults():
             raise UserError("scripted: flaky without a fault does nothing; add one, for example crash_after=3")
+
+    def variables(self) -> tuple[Variable, ...]:
+        """Those of `vary`. A choice that makes answers wrong is lossy."""
+        return tuple(
+            Variable(name=f"variable {number}", choices=(Choice(), *map(_choice, text.split("|"))), expected_gain=0.5)
+            for number, text in enumerate(filter(None, self.vary.split(";")))
+        )
 
     def without_faults(self) -> "Script":
         defaults: dict[str, Any] = {field.name: field.default for field in fields(self)}
@@ -134,6 +145,21 @@ def _integer(low: int, fix: str) -> Callable[[str, str], int]:
 def _text(name: str, text: str) -> str:
     if not text.strip():
         raise UserError(f"scripted: {name} is empty; write a text, or leave it out")
+    return text
+
+
+def _choice(text: str) -> Choice:
+    options = dict(word.split(":", 1) for word in text.split("&"))
+    return Choice(options=options, lossy=bool(options.keys() & {"wrong", "garbage"}))
+
+
+def _vary(name: str, text: str) -> str:
+    """Raises UserError for a choice that is no valid script."""
+    for word in text.replace(";", "|").split("|"):
+        pairs = [pair.partition(":") for pair in word.split("&")]
+        if not all(colon for _, colon, _ in pairs) or any(option == "vary" for option, _, _ in pairs):
+            raise UserError(f"scripted: {name} = {text!r} is not valid; write decode:90|decode:120&wrong:1;prefill:900")
+        Script.parse((option, value) for option, _, value in pairs)
     return text
 
 
@@ -183,6 +209,7 @@ _PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "refuse_start": _text,
     "flaky": _integer(1, "a number of starts, 1 or more"),
     "flaky_file": _text,
+    "vary": _vary,
 }
 
 
@@ -245,6 +272,10 @@ class ScriptedEngine:
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return ()
+
+    def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
+        del board, depth
+        return Script.parse(placement.settings.options).variables()
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         return ()

@@ -1,0 +1,50 @@
+"""A tune's result as the plan of its model, with which `trilithon serve` runs it."""
+
+from trilithon.board.snapshot import read_board
+from trilithon.engines.base import Placement
+from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.placing import has_to_be_named
+from trilithon.results.fingerprints import fingerprint_of
+from trilithon.results.plans import Plan, keep_plan, read_plan
+from trilithon.settings import Configuration
+from trilithon.tune.session import TuneOutcome
+
+__all__ = ["outcome_sentence", "plan_outcome"]
+
+
+def outcome_sentence(outcome: TuneOutcome) -> str:
+    """Only the ratio of the fresh rounds, with its interval."""
+    conclusion = outcome.conclusion
+    if conclusion is None or not conclusion.faster:
+        return f"the defaults are as good: {outcome.defaults.name}"
+    return (
+        f"{outcome.best.name} takes the workload {conclusion.ratio:.2f} times as fast as {outcome.defaults.name} "
+        f"({conclusion.low:.2f} to {conclusion.high:.2f} at 99%, {conclusion.rounds} fresh rounds)"
+    )
+
+
+def plan_outcome(outcome: TuneOutcome, model: str, workload: str, configuration: Configuration) -> str:
+    """Keeps it, and says so in a line; a plan that was set by hand stays. Raises StoreError."""
+    best: Placement = outcome.best
+    if has_to_be_named(parse_placement(best.name), configuration):
+        return f"no plan is made for {best.name}: its engine or device is used only where it is named"
+    board = read_board()
+    old = read_plan(configuration.data, best.file.sha256, board.identity())
+    if old is not None and old.by_hand:
+        return f"trilithon serve still runs it on {old.placement}, set by hand"
+    keep_plan(
+        configuration.data,
+        Plan(
+            sha256=best.file.sha256,
+            placement=best.name,
+            board=board.identity(),
+            campaign=outcome.campaign,
+            sentence=outcome_sentence(outcome),
+            model=model,
+            decided_by=workload,
+            rounds=outcome.conclusion.rounds if outcome.conclusion is not None else 0,
+            compared=outcome.conclusion is not None,
+            fingerprint=fingerprint_of(best.name, board, configuration),
+        ),
+    )
+    return f"trilithon serve now runs it on {best.name}"

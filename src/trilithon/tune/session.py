@@ -1,0 +1,229 @@
+"""A tune: the race of the placements, then that of the winner's settings, then fresh rounds against the defaults."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from statistics import median
+
+from trilithon import __version__
+from trilithon.bench.workloads import tokens_needed
+from trilithon.board.snapshot import Board, read_board
+from trilithon.engines.base import Placement
+from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
+from trilithon.engines.placing import Need, nothing_runs, place, usable_here
+from trilithon.engines.table import engine
+from trilithon.engines.variables import Choice, TunedEngine, Variable
+from trilithon.errors import PlacementError, TrilithonError, UserError
+from trilithon.files import file_lock
+from trilithon.measure.records import Test
+from trilithon.models.files.model_file import read_model_file
+from trilithon.results.store.database import Store
+from trilithon.runtime.process import workspace
+from trilithon.settings import Configuration
+from trilithon.tune.conclusion import FINAL_ROUNDS, Conclusion, conclude
+from trilithon.tune.race import Check, Race, Setting
+from trilithon.tune.runs import TuneRuns
+from trilithon.tune.setup import TuneSetup
+
+__all__ = ["SOURCE", "TuneOutcome", "last_stopped", "run_tune"]
+
+SOURCE = "tune"
+"""The source of a tune's campaign in the store, so that `bench --resume` does not go on with it."""
+_LEAST_FINAL_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneOutcome:
+    """`best` is the placement to use: that of the defaults where nothing is surely faster. `conclusion` is None where
+    nothing else was left to compare."""
+
+    campaign: int
+    defaults: Placement
+    best: Placement
+    conclusion: Conclusion | None
+    seconds: float
+
+    @property
+    def gained(self) -> bool:
+        return self.conclusion is not None and self.conclusion.faster
+
+
+def last_stopped(store: Store) -> int | None:
+    """The newest tune that did not end."""
+    stopped = (c.id for c in reversed(store.campaigns()) if c.source == SOURCE and c.status == "interrupted")
+    return next(stopped, None)
+
+
+async def run_tune(
+    setup: TuneSetup, store: Store, configuration: Configuration, tell: Callable[[str], None], resume: int | None = None
+) -> TuneOutcome:
+    """Raises UserError where another tune runs, PlacementError, and TrilithonError where the defaults do not run."""
+    try:
+        with file_lock(configuration.data / "tune.lock", wait=False), workspace() as folder:
+            board = read_board()
+            number = _begin(setup, store, board) if resume is None else resume
+            store.set_status(number, "running")
+            try:
+                known = store.campaign(number)
+                bound = setup.quality_bound
+                runs = TuneRuns(store, number, known, board, configuration, folder, tell, bound)
+                outcome = await _Tune(setup, board, configuration, runs, tell).outcome(number)
+            except BaseException:
+                store.set_status(number, "interrupted")
+                raise
+            store.set_status(number, "finished")
+            return outcome
+    except BlockingIOError as error:
+        raise UserError("another tune runs on this machine; wait for its end, or stop it") from error
+
+
+def _begin(setup: TuneSetup, store: Store, board: Board) -> int:
+    return store.start_campaign(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=SOURCE,
+        version=__version__,
+        board=board.facts(),
+        plan=setup.to_json(),
+    )
+
+
+class _Tune:
+    def __init__(
+        self, setup: TuneSetup, board: Board, configuration: Configuration, runs: TuneRuns, tell: Callable[[str], None]
+    ):
+        self._setup, self._board, self._configuration = setup, board, configuration
+        self._runs, self._tell = runs, tell
+        self._test = Test(kind="pg", prompt_tokens=setup.prompt_tokens, generated_tokens=setup.generated_tokens)
+        self._file = read_model_file(setup.model, configuration.cache)
+        self._round = 0
+        self._run_seconds: list[float] = []
+
+    async def outcome(self, campaign: int) -> TuneOutcome:
+        specs = [parse_placement(text) for text in self._setup.placements] or usable_here(
+            [self._file], self._configuration
+        )
+        if not specs:
+            raise nothing_runs(self._file, self._configuration)
+        defaults = self._placed(specs[0], {})
+        chosen = specs[0]
+        if len(specs) > 1:
+            chosen = await self._best_placement(specs, defaults)
+        best = await self._best_settings(chosen)
+        conclusion = None
+        if best.name != defaults.name:
+            conclusion = await self._conclusion(defaults, best)
+        if conclusion is None or not conclusion.faster:
+            best = defaults
+        return TuneOutcome(
+            campaign=campaign, defaults=defaults, best=best, conclusion=conclusion, seconds=self._runs.spent_seconds
+        )
+
+    async def _best_placement(self, specs: Sequence[PlacementSpec], defaults: Placement) -> PlacementSpec:
+        """Other units and builds compute in other numbers, so each is compared with the first before."""
+        first, *others = specs
+        choices = [Choice(options={"": first.name})]
+        choices += [
+            Choice(options={"": spec.name}, lossy=spec.unit != "cpu" or spec.prefill is not None) for spec in others
+        ]
+        race = Race([Variable(name="placement", choices=tuple(choices), expected_gain=0.7)])
+
+        def placed(setting: Setting) -> Placement:
+            return self._placed(specs[setting[0]], {})
+
+        return specs[(await self._raced(race, placed, defaults))[0]]
+
+    async def _best_settings(self, spec: PlacementSpec) -> Placement:
+        """What the user has set stays as it is."""
+        defaults = self._placed(spec, {})
+        named = {SHORT_NAMES.get(name, name) for name in spec.options}
+        maker = engine(spec.engine, self._configuration)
+        every = (
+            maker.variables(defaults, self._board, self._setup.prompt_tokens) if isinstance(maker, TunedEngine) else ()
+        )
+        kept = (self._usable(spec, variable, named, defaults) for variable in every)
+        variables = [variable for variable in kept if len(variable.choices) > 1]
+
+        def placed(setting: Setting) -> Placement:
+            return self._placed(spec, _merged(variables, setting))
+
+        return placed(await self._raced(Race(variables), placed, defaults))
+
+    def _usable(self, spec: PlacementSpec, variable: Variable, named: set[str], defaults: Placement) -> Variable:
+        """Without choices that are refused, that the user's settings exclude, and that come to the defaults."""
+        choices = [variable.choices[0]]
+        for choice in variable.choices[1:]:
+            if named & {SHORT_NAMES.get(name, name) for name in choice.options}:
+                continue
+            try:
+                settings = self._placed(spec, choice.options).settings
+            except PlacementError:
+                continue
+            if settings != defaults.settings:
+                choices.append(choice)
+        return replace(variable, choices=tuple(choices))
+
+    async def _raced(self, race: Race, placed: Callable[[Setting], Placement], defaults: Placement) -> Setting:
+        """The settings that are kept when the race ends, or when only the time for the fresh rounds is left."""
+        while (step := race.ask()) is not None and not self._is_late():
+            if isinstance(step, Check):
+                setting = tuple(step.challenger[1] if n == step.challenger[0] else 0 for n in range(len(step.setting)))
+                race.tell(step, await self._runs.is_right(placed(setting), defaults))
+                continue
+            throttled = self._runs.throttled_runs
+            times = await self._times([placed(setting) for setting in step.settings])
+            if self._runs.throttled_runs > throttled:
+                continue  # void: the same round again
+            if times[0] is None:
+                # It failed on its own: once more, and the tune ends if that fails too.
+                times = await self._times([placed(setting) for setting in step.settings])
+            if times[0] is None:
+                name = placed(step.settings[0]).name
+                raise TrilithonError("{placement} failed twice; see: trilithon results list", placement=name)
+            race.tell(step, times)
+        return race.best()
+
+    async def _times(self, placements: Sequence[Placement]) -> list[float | None]:
+        """One round; every other one runs backwards."""
+        self._round += 1
+        order = list(enumerate(placements))
+        times: dict[int, float | None] = {}
+        for number, placement in order if self._round % 2 else reversed(order):
+            before = self._runs.spent_seconds
+            times[number] = await self._runs.seconds(placement, self._test, self._round)
+            self._run_seconds.append(self._runs.spent_seconds - before)
+        return [times[number] for number in range(len(placements))]
+
+    def _is_late(self) -> bool:
+        """By the time of the runs alone, so that a tune that goes on decides as it did before."""
+        if not self._run_seconds:
+            return False
+        reserve = 2 * FINAL_ROUNDS * median(self._run_seconds)
+        return self._runs.spent_seconds + reserve > self._setup.budget_seconds
+
+    async def _conclusion(self, defaults: Placement, best: Placement) -> Conclusion:
+        self._tell(f"fresh rounds: {defaults.name} and {best.name}")
+        pairs = [await self._times([defaults, best]) for _ in range(FINAL_ROUNDS)]
+        whole = [(first, second) for first, second in pairs if first is not None and second is not None]
+        if len(whole) < _LEAST_FINAL_ROUNDS:
+            raise TrilithonError("{placement} failed in the fresh rounds; tune again without it", placement=best.name)
+        return conclude([first for first, _ in whole], [second for _, second in whole])
+
+    def _placed(self, spec: PlacementSpec, options: Mapping[str, str]) -> Placement:
+        needed = tokens_needed(self._test)
+        need = Need(
+            context=max(4096, needed), least_context=needed, asker="the workload", fix="make --workload smaller"
+        )
+        text = ",".join(f"{name}={value}" for name, value in {**spec.options, **options}.items())
+        own = spec.text.partition(":")[0]
+        half = f"{own}:{text}" if text else own
+        spelled = parse_placement(f"{spec.prefill.text}+{half}" if spec.prefill else half)
+        return place(spelled, {}, need, [self._file], self._board, self._configuration)
+
+
+def _merged(variables: Sequence[Variable], setting: Setting) -> dict[str, str]:
+    """A later variable's value counts where two set the same option."""
+    return {
+        name: value
+        for variable, choice in zip(variables, setting, strict=True)
+        for name, value in variable.choices[choice].options.items()
+    }
