@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,19 @@ def test_a_process_that_waits_to_be_reaped_has_ended() -> None:
         state = read_process(child.pid)
         assert state is not None and state.ended
     assert read_process(child.pid) is None
+
+
+def test_a_process_that_a_signal_holds_is_stopped() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        try:
+            for signal_number, stopped in ((signal.SIGSTOP, True), (signal.SIGCONT, False)):
+                os.kill(child.pid, signal_number)
+                deadline = time.monotonic() + 20
+                while (state := read_process(child.pid)) is None or state.stopped != stopped:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+        finally:
+            child.kill()
 
 
 def test_a_name_with_spaces_and_parentheses_hides_nothing(tmp_path: Path) -> None:

@@ -57,9 +57,13 @@ def run(folder: Path, body: Callable[[Runner], Awaitable[None]], *, hang_seconds
     asyncio.run(whole())
 
 
-def not_started(folder: Path, engine: ScriptedEngine, *, start_seconds: float = 60.0, **options: str) -> StartError:
+def not_started(
+    folder: Path, engine: ScriptedEngine, *, start_seconds: float = 60.0, hang_seconds: float = 20.0, **options: str
+) -> StartError:
     async def whole() -> None:
-        async with Runner.open(engine, placement(**options), folder, start_seconds=start_seconds, hang_seconds=20):
+        async with Runner.open(
+            engine, placement(**options), folder, start_seconds=start_seconds, hang_seconds=hang_seconds
+        ):
             raise AssertionError("it started")
 
     with pytest.raises(StartError) as caught:
@@ -210,6 +214,12 @@ def test_a_load_that_takes_too_long(tmp_path: Path, children: list[Process]) -> 
     assert "not ready after 0.7 s" in str(error)
     assert "TRILITHON_START_SECONDS" in error.advice
     assert 0.7 <= time.monotonic() - began < 60
+    assert is_gone(children[0].pid)
+
+
+def test_a_load_that_somebody_stops_is_not_waited_for(tmp_path: Path, children: list[Process]) -> None:
+    error = not_started(tmp_path, Command("sh", "-c", "kill -STOP $$"), hang_seconds=0.3)
+    assert error.cause == "stopped by a signal"
     assert is_gone(children[0].pid)
 
 

@@ -16,9 +16,11 @@ _LISTENING = "0A"  # TCP_LISTEN (include/net/tcp_states.h)
 @dataclass(frozen=True, slots=True)
 class ProcessState:
     """From /proc/PID/stat. `start_ticks` (since boot) names a process for good together with its number; times are
-    in clock ticks, `resident_pages` in pages. `ended` is true for one that only waits to be reaped."""
+    in clock ticks, `resident_pages` in pages. `ended` is true for one that only waits to be reaped, `stopped` for one
+    that a signal or a debugger holds."""
 
     ended: bool
+    stopped: bool
     user_ticks: int
     system_ticks: int
     start_ticks: int
@@ -33,7 +35,7 @@ def read_process(pid: int, machine: Machine = THIS_MACHINE) -> ProcessState | No
     fields = (text or "").rpartition(")")[2].split()
     counts = [parse_count(field) for number, field in enumerate(fields, start=3) if number in (14, 15, 22, 24)]
     known = [count for count in counts if count is not None]
-    return ProcessState(fields[0] in ("Z", "X"), *known) if len(known) == 4 else None
+    return ProcessState(fields[0] in ("Z", "X"), fields[0] in ("T", "t"), *known) if len(known) == 4 else None
 
 
 def cpu_seconds(pid: int) -> float:

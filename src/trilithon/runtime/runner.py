@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trilithon.board.processes import read_process
 from trilithon.engines.base import Engine, Launch, Placement
 from trilithon.engines.wire.messages import CacheTransfer, Candidate, Chat, Completion, Event, Finished, Timings
 from trilithon.errors import ChildDied, EngineTimeout, RunError, StartError
@@ -306,12 +307,21 @@ async def _until_ready(
     process: Process, client: Client, name: str, limit_seconds: float, other_users: tuple[str, ...]
 ) -> int:
     """Wait until the child is healthy; returns the time (monotonic ns)."""
-    pause = _FIRST_PAUSE_SECONDS
+    pause, last_running = _FIRST_PAUSE_SECONDS, time.monotonic()
     try:
         async with asyncio.timeout(limit_seconds):
             while not await client.ready():
                 if process.returncode is not None:
                     raise await _not_started(process, name, other_users)
+                state = read_process(process.pid)
+                if state is None or not state.stopped:
+                    last_running = time.monotonic()
+                elif time.monotonic() - last_running > client.hang_seconds:
+                    raise StartError(
+                        f"{name} was stopped by a signal while it loaded",
+                        cause="stopped by a signal",
+                        advice="another program sent SIGSTOP to it; try again",
+                    )
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
     except TimeoutError as error:
