@@ -6,7 +6,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from trilithon.cli.output import shown
 from trilithon.errors import TrilithonError
@@ -15,12 +14,14 @@ from trilithon.suggestions import similar_names
 
 # A completion imports what it needs when the shell asks: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from trilithon.models.files.model_file import ModelFile
     from trilithon.settings import Configuration
 
 __all__ = ["WordChoice", "complete_campaign", "complete_chip", "complete_engine", "complete_placement"]
 
-_Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+_Completion = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 
 class WordChoice(click.Choice[str]):
@@ -38,7 +39,9 @@ def _completing(words: "Callable[[click.Context, Configuration], Iterable[tuple[
     """With those that begin as the user's does, whatever the capitals; each with its help, which zsh and fish show."""
 
     @wraps(words)
-    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
         from trilithon.settings import load_configuration
 
         with suppress(TrilithonError):  # the command tells of it
