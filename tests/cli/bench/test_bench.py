@@ -310,7 +310,7 @@ def test_a_bad_model_file(trilithon: Program, home: Path, tiny: Path, make: Call
         (("--question", " "), "--question is empty"),
         (("-p", "0", "-n", "0", "--test", "pp"), "nothing to measure"),
         (("--placement", "vllm/cpu"), "unknown engine vllm"),
-        (("--placement", "scripted/tpu"), "write ENGINE/UNIT"),
+        (("--placement", "scripted/tpu"), "unknown unit tpu; there are cpu, gpu, npu"),
         (("--placement", "llama.cpp/npu"), "there are llama.cpp"),
         (("--placement", "llama.cpp@nightly/cpu"), "no such build"),
         (("--placement", "scripted/gpu:speed=9"), "unknown option speed"),
