@@ -1,6 +1,7 @@
 """The server's log: a JSON object a line. What people ask, what models answer, and keys are never in it."""
 
 import contextlib
+import io
 import json
 import logging
 import re
@@ -37,9 +38,13 @@ _SECRETS = (
 @contextlib.contextmanager
 def logged_to(stream: TextIO, *, level: int = logging.INFO) -> Iterator[LogWriter]:
     """Everything that this process logs meanwhile goes there, and nowhere else. Nobody who logs waits for the reader of
-    the stream, which has a descriptor."""
+    the stream; one that has no descriptor stands for stderr."""
     stream.flush()
-    writer = LogWriter(stream.fileno())
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:
+        descriptor = 2
+    writer = LogWriter(descriptor)
     handler = _LineHandler(writer)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
