@@ -1,6 +1,5 @@
 """A campaign as a file to give away: nothing lost, nothing twice, nothing private, no stand-in as hardware."""
 
-import getpass
 import gzip
 import json
 import platform
@@ -143,8 +142,12 @@ def test_what_is_private_stays_here(example: Any) -> None:
     log = (
         f"loading /srv/clients/acme/model.gguf on {host}\nhome /home/{user}/.cache\nhttp://192.168.7.20:8080 says\n"
         "http://workshop:11434/api and https://huggingface.co/x and http://127.0.0.1:9/\nfrom /usr/lib/libggml.so\n"
-        "/mnt/big disk/acme models/a.gguf: token=hf_abcdefghijklmnopqrst"
+        "/mnt/big disk/acme models/a.gguf: token=hf_abcdefghijklmnopqrst\nhome /home/boris\n"
+        "path:/srv/acme/x file:///srv/acme/y /mnt/fast/acme/f /mnt/fast2/acme/f /acme/big/mnt/fast/f\n"
+        "100.100.7.20 lost; at 192.168.7.20. bind fe80::7c2f:1 [2001:db8:7c2f::1]:80 2001:db8:7c2f:0:0:0:0:1, [::1]:80"
+        "\nno route to Workshop or ollama.acme.example.org; std::string at 12:34:56"
     )
+    disks = (f"/home/{user}/data", "/", "/mnt/fast", "/home/boris")
     first = example.campaign.placements[0]
     named = replace(
         first,
@@ -155,7 +158,7 @@ def test_what_is_private_stays_here(example: Any) -> None:
     campaign = replace(
         example.campaign,
         plan={"model": "/srv/clients/acme/model.gguf", "placements": [named.name]},
-        board={**example.campaign.board, "disks": [{"path": f"/home/{user}/data"}, {"path": "/"}]},
+        board={**example.campaign.board, "disks": [{"path": path} for path in disks]},
         placements=(named, twin, *example.campaign.placements[1:]),
         runs=tuple(
             replace(run, log=log, placement=named.name if run.placement == first.name else run.placement)
@@ -165,11 +168,12 @@ def test_what_is_private_stays_here(example: Any) -> None:
     redactor = Redactor(names={user, host}, home=Path(f"/home/{user}"))
     clean = without_private_parts(campaign, redactor)
     text = export_campaigns([clean], "trilithon").text
-    for word in (user, host, "clients", "acme", "192.168", "workshop", "big disk", "hf_abc"):
+    for word in (user, host, "boris", "clients", "acme", "192.168", "100.100", "7c2f", "orkshop", "big", "hf_abc"):
         assert word not in text
     assert [placement.name for placement in clean.placements[:2]] == ["http://host-1:8080", "http://host-2:8080"]
     assert {run.placement for run in clean.runs} <= {placement.name for placement in clean.placements}
     assert "https://huggingface.co/x and http://127.0.0.1:9/\\nfrom /usr/lib/libggml.so" in text
+    assert "[::1]:80\\nno route to host-4 or host-2; std::string at 12:34:56" in text
     assert clean.plan["model"] == "model.gguf"
     assert [[sample.decode_ns for sample in run.samples] for run in clean.runs] == [
         [sample.decode_ns for sample in run.samples] for run in campaign.runs
@@ -177,10 +181,25 @@ def test_what_is_private_stays_here(example: Any) -> None:
     assert without_private_parts(clean, redactor) == clean
 
 
-def test_this_machines_names_are_known(example: Any) -> None:
-    told = f"{Path.home()}/models on {platform.node()} by {getpass.getuser()}"
-    (clean,) = portable([replace(example.campaign, plan={"note": told})])
-    assert str(Path.home()) not in clean.plan["note"] or str(Path.home()) in ("/", "/root", "/home/user")
+def test_this_machines_names_are_known(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "kitchen-nas7.lan")
+    monkeypatch.setenv("LOGNAME", "petrovna")
+    monkeypatch.setenv("HOME", "/data/anna")
+    note = "models in /data/anna/models on kitchen-nas7.lan or kitchen-nas7 by petrovna, not 'kitchen'"
+    (clean,) = portable([replace(example.campaign, plan={"note": note})])
+    assert clean.plan["note"] == "models in …/models on removed or removed by removed, not 'kitchen'"
+
+
+@pytest.mark.parametrize("user", ["trilithon", "llama", "ollama"])
+def test_a_user_of_a_service_is_no_private_name(example: Any, user: str) -> None:
+    clean = without_private_parts(example.campaign, Redactor(names={user}, home=Path("/")))
+    assert clean.source == "trilithon"
+    assert [p.name for p in clean.placements] == [p.name for p in example.campaign.placements]
+
+
+def test_the_source_is_kept(example: Any) -> None:
+    imported = replace(example.campaign, source="llama-bench b9000")
+    assert without_private_parts(imported, Redactor(names={"bench"}, home=Path("/"))).source == imported.source
 
 
 def test_the_same_results_are_kept_once(example: Any, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Redactor", "redacted_capture"]
+__all__ = ["COMMON_NAMES", "Redactor", "redacted_capture"]
 
-# The names that images and installers give: they say nothing about the owner, and stand in texts of every kernel.
-_COMMON_NAMES = re.compile(
-    r"armbian|banana(?:pi)?|board|debian|dietpi|firefly|home|khadas|linaro|linux|localhost|mainline|nanopi|nobody|"
-    r"orange(?:pi)?[\w-]*|pi|radxa|rock(?:chip)?|rock-\w+|root|server|test|ubuntu|user"
+# The names that images, installers and services give: they say nothing about the owner, and stand in texts of every
+# kernel and in the names of engines and placements.
+COMMON_NAMES = re.compile(
+    r"armbian|banana(?:pi)?|board|cpu|debian|dietpi|firefly|gpu|home|host|khadas|linaro|linux|llama|localhost|mainline|"
+    r"model|nanopi|nobody|npu|ollama|orange(?:pi)?[\w-]*|pi|radxa|rkllm|rock(?:chip)?|rock-\w+|root|server|test|"
+    r"trilithon|ubuntu|user|vllm"
 )
 _SHORTEST_NAME = 3
 
@@ -23,6 +25,7 @@ _MAC = re.compile(r"(?<![\w:.-])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}
 _SERIAL = re.compile(r"^(Serial\s*:\s*)\S.*$", re.MULTILINE)  # of /proc/cpuinfo
 # `androidboot.serialno=`, `serial=`, `password=`, `PARTUUID=`… of a kernel's or a program's command line
 _NAMED_SECRET = re.compile(
+    r"(?<![\w.-])"  # else the time for a long word without a blank grows with its square
     r"(?P<name>[\w.-]*(?:serial(?:no)?|uuid|mac(?:addr)?|passw(?:or)?d|token|secret|api[-_]?key)[=:]\s?)[^\s\"',;]+",
     re.IGNORECASE,
 )
@@ -49,7 +52,7 @@ class Redactor:
 
     def __init__(self, *, names: Iterable[str], home: Path):
         self._home = str(home)
-        secret = {name for name in names if len(name) >= _SHORTEST_NAME and not _COMMON_NAMES.fullmatch(name.lower())}
+        secret = {name for name in names if len(name) >= _SHORTEST_NAME and not COMMON_NAMES.fullmatch(name.lower())}
         longest_first = sorted(secret, key=len, reverse=True)
         words = "|".join(map(re.escape, longest_first))
         self._names = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])", re.IGNORECASE) if words else None
