@@ -104,6 +104,29 @@ def test_no_english_is_left_in_the_russian_texts() -> None:
     assert left == {}
 
 
+# Terms that are also other words of English, or that Russian inflects beyond the last three letters.
+OTHER_WORDS = {"core", "decode", "load", "run", "same", "unit"}
+
+
+def test_the_translations_use_the_terms_of_the_table() -> None:
+    table = (ROOT / "docs" / "translating.md").read_text(encoding="utf-8")
+    table = table.partition("| English | Russian |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [re.sub(r" \([^|]*?\)", "", row).strip("| ").split(" | ") for row in table.splitlines()]
+    pairs = [pair for english, russian in rows for pair in zip(english.split(", "), russian.split(", "), strict=False)]
+    assert len(pairs) > 40
+    other = {}
+    for english, russian in pairs:
+        if english in OTHER_WORDS:
+            continue
+        term = re.compile(rf"(?<![\w=#-])(?:{english}|{english.capitalize()})s?(?![\w=-])")
+        beginnings = [word[: max(3, len(word) - 3)] for word in russian.casefold().split()]
+        for text, translation in TRANSLATIONS:
+            used = term.search(re.sub(r"^.*  # |\{.*?\}", "", text))
+            if used and not all(beginning in translation.casefold() for beginning in beginnings):
+                other[text] = russian
+    assert other == {}
+
+
 def test_a_message_is_its_english_text() -> None:
     message = Message("{size} are in swap; reading them back slows a run", size=format_bytes(2.5 * 2**30))
     assert message == "2.5 GiB are in swap; reading them back slows a run"

@@ -235,6 +235,19 @@ def test_an_export_comes_back_as_it_was_and_never_twice(trilithon: Program, keep
     assert (done.code, done.stderr.count("\n")) == (2, 1)
 
 
+def test_where_an_export_goes(trilithon: Program, keep: Keep, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(campaign(("llama.cpp/cpu", 10), runs=1))
+    monkeypatch.chdir(home)
+    before = set(home.iterdir())
+    for name in ("", ".", "..", "/", "cvs", "CSV"):
+        done = trilithon("results", "export", "1", "-o", name)
+        assert (done.code, done.stderr.count("\n")) == (2, 1), name
+        assert "or a format: trilithon, json, jsonl, csv, sql, md" in done.stderr
+    assert set(home.iterdir()) == before
+    assert trilithon("results", "export", "1", "-o", "x.json").code == 0
+    assert json.loads((home / "x.json").read_text())[0]["avg_ts"]
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "sql"])
 def test_llama_benchs_formats_come_back_with_the_same_figures(
     trilithon: Program, keep: Keep, home: Path, form: str
@@ -302,7 +315,7 @@ def test_one_bad_file_keeps_all_out(trilithon: Program, keep: Keep, home: Path) 
 
 def test_report(trilithon: Program, keep: Keep, home: Path) -> None:
     keep(campaign(("llama.cpp/cpu", 10), ("llama.cpp/gpu", 12)))
-    done = trilithon("results", "report", "last")
+    done = trilithon("results", "report", "last", "1")
     assert done.code == 0, done.stderr
     page, *pictures = map(Path, done.stdout.splitlines())
     assert page == home / "data" / "trilithon" / "reports" / "1" / "report.html"

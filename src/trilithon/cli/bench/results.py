@@ -191,8 +191,8 @@ def _as_json(name: str, other: str, comparison: "Comparison") -> dict[str, Any]:
 def export(campaigns: tuple[str, ...], output: str, private: bool) -> None:
     """Write CAMPAIGNS to one FILE, complete, which `trilithon results import` reads on any machine.
 
-    A FILE that ends in csv, jsonl, md or sql is in llama-bench's format of that name; a FORMAT is printed on stdout.
-    Names of hosts and users, addresses and folders are replaced."""
+    A FILE that ends in json, jsonl, csv, sql or md is in llama-bench's format of that name; a FORMAT is printed on
+    stdout. Names of hosts and users, addresses and folders are replaced."""
     from trilithon.results.bundle import portable, write_bundle, write_text
     from trilithon.results.formats import export_campaigns
 
@@ -200,16 +200,23 @@ def export(campaigns: tuple[str, ...], output: str, private: bool) -> None:
         selected = [_campaign(store, campaign) for campaign in campaigns]
     if not private:
         selected = portable(selected)
-    ending = Path(output).suffix.removeprefix(".").lower()
-    form = output if output in _FORMATS else ending if ending in _FORMATS[2:] else None
+    path = Path(output)
+    if not path.name or (output == path.name and not path.suffix and output not in _FORMATS):
+        raise UserError(
+            "-o {name}: name a file with a suffix, for example mine.trilithon, or a format: {formats}",
+            name=output,
+            formats=", ".join(_FORMATS),
+        )
+    ending = path.suffix.removeprefix(".").lower()
+    form = output if output in _FORMATS else ending if ending in _FORMATS[1:] else None
     if form is None:
-        write_bundle(selected, Path(output))
+        write_bundle(selected, path)
         return
     exported = export_campaigns(selected, form)  # type: ignore[arg-type] # these are its formats
     if form == output:
         say(exported.text, nl=False)
     else:
-        write_text(exported.text, Path(output))
+        write_text(exported.text, path)
     if exported.note:
         say(exported.note, err=True)
 
@@ -255,7 +262,8 @@ def report(campaigns: tuple[str, ...], folder: Path | None, **wishes: Any) -> No
     from trilithon.settings import load_configuration
 
     with _store() as store:
-        selected = [_campaign(store, campaign) for campaign in dict.fromkeys(campaigns)]
+        loaded = [_campaign(store, campaign) for campaign in dict.fromkeys(campaigns)]
+    selected = list({campaign.id: campaign for campaign in loaded}.values())  # "last" has a number, too
     place = folder or load_configuration().data / "reports" / "-".join(str(campaign.id) for campaign in selected)
     if len(selected) > 1 or any(wishes.values()):
         paths = _write_article(selected, place, **wishes)
