@@ -35,10 +35,11 @@ def terminal() -> tuple[int, int]:
     return read, write
 
 
-@pytest.fixture(params=["pipe", "terminal", "stopped terminal"])
+@pytest.fixture(params=["pipe", "non-blocking pipe", "terminal", "stopped terminal"])
 def unread(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """Where to read and where to write."""
-    read, write = ends(*os.pipe()) if request.param == "pipe" else terminal()
+    read, write = ends(*os.pipe()) if "pipe" in request.param else terminal()
+    os.set_blocking(write, request.param != "non-blocking pipe")
     if request.param == "stopped terminal":
         termios.tcflow(write, termios.TCOOFF)
     yield read, write

@@ -2,6 +2,7 @@
 Who writes them here never waits; a write that blocks holds up a thread that does nothing else."""
 
 import os
+import select
 import threading
 from collections import deque
 
@@ -69,5 +70,9 @@ class LogWriter:
         while octets:
             try:
                 octets = octets[os.write(self._descriptor, octets) :]
+            except BlockingIOError:  # the descriptor is non-blocking, which who shares it may have set
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
             except OSError:  # the reader is gone or the disk is full: there is no other place to tell it
                 return
