@@ -299,9 +299,9 @@ class _Campaign:
             return
         references = {one.name: one for one in map(self._prepared.reference_of, waiting)}
         for name, reference in references.items():
-            own = [placement for placement in waiting if self._prepared.reference_of(placement).name == name]
+            compared = [placement for placement in waiting if self._prepared.reference_of(placement).name == name]
             judging = QualityCheck(reference, lambda p: self._open(p, self._fresh_folder()), self._lower, self._tell)
-            async with contextlib.aclosing(judging.of(own)) as judged:
+            async with contextlib.aclosing(judging.of(compared)) as judged:
                 async for placement, record in judged:
                     self._store.set_quality(self.id, placement.name, record)
 
@@ -335,8 +335,8 @@ def _failure(error: RunError) -> Failure:
 
 def _logs(placement: Placement, folder: Path) -> tuple[str, ...]:
     """What its child wrote; of a handover the prefiller's first."""
-    own = _tail(folder / "log")
-    return (own,) if placement.prefill is None else (_tail(folder / "prefill" / "log"), own)
+    log = _tail(folder / "log")
+    return (log,) if placement.prefill is None else (_tail(folder / "prefill" / "log"), log)
 
 
 def _tail(log: Path) -> str:

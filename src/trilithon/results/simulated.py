@@ -1,4 +1,4 @@
-"""Which placements were measured on no hardware of their own: engines and runtimes that only play one, GPUs that are
+"""Which placements were measured on simulated hardware: engines and runtimes that stand in for hardware, GPUs that are
 software on the CPU. Their figures never stand as those of real hardware, in no table, chart or export."""
 
 from trilithon.engines.table import simulated_engines
@@ -13,11 +13,13 @@ STAND_IN, SOFTWARE = "stand-in", "software renderer"
 
 def simulation(campaign: Campaign, placement: PlacementRecord) -> str:
     """ "stand-in", "software renderer", or "" for real hardware. Results of older versions lack the fact: there the
-    engine tells it, or an NPU on a machine that has none."""
+    engine says so, or an NPU on a machine that has none."""
     kind = placement.must_match.get("model_type", "")  # where an export to llama-bench's formats says it
-    told = [word for word in (STAND_IN, SOFTWARE) if placement.must_match.get(SIMULATED) == word or f"({word})" in kind]
-    if told:
-        return told[0]
+    marks = [
+        word for word in (STAND_IN, SOFTWARE) if placement.must_match.get(SIMULATED) == word or f"({word})" in kind
+    ]
+    if marks:
+        return marks[0]
     engines = {placement.engine, placement.must_match.get("prefill build", "").partition(" ")[0]}
     board = campaign.board
     no_npu = "npu" in board and board["npu"] is None and not board.get("device_tree_hidden")

@@ -63,14 +63,14 @@ def make_article(campaigns: Sequence[Campaign], wishes: ArticleWishes) -> Articl
     title = wishes.title or writer.title()
     charts = writer.charts()
     svgs = {name: as_svg(chart) for name, chart in charts.items()}
-    told = tuple(conclusions(arrangement, columns, say))
+    sentences = tuple(conclusions(arrangement, columns, say))
     return Article(
-        html=writer.page(title, svgs, told, wishes.language),
+        html=writer.page(title, svgs, sentences, wishes.language),
         markdown=writer.markdown(),
         csv=writer.csv(),
         charts=charts,
         svgs=svgs,
-        conclusions=told,
+        conclusions=sentences,
     )
 
 
@@ -251,12 +251,12 @@ class _Writer:
 
     # The page
 
-    def page(self, title: str, svgs: Mapping[str, str], told: Sequence[str], language: str) -> str:
+    def page(self, title: str, svgs: Mapping[str, str], sentences: Sequence[str], language: str) -> str:
         heads = self._heads()
         figures = [element("figure", trusted(svg)) for svg in svgs.values()]
         body = [
             element("p", " · ".join([*self._constant(), self._made()]), class_="muted"),
-            *(element("p", text) for text in told),
+            *(element("p", text) for text in sentences),
             *figures,
             table(self.say("article_table"), heads, rows_of_cells(heads, self._rows())),
             *self._folded(),

@@ -22,8 +22,8 @@ def measured_identity(campaign: Campaign) -> str:
         for p in campaign.placements
     ]
     runs = _averages(campaign.runs, places) if campaign.source.startswith("llama-bench") else _runs(campaign, places)
-    told = [campaign.started, campaign.source, facts, runs]
-    return sha256(json.dumps(told, default=str).encode()).hexdigest()
+    parts = [campaign.started, campaign.source, facts, runs]
+    return sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 def _runs(campaign: Campaign, places: dict[str, int]) -> list[Any]:
