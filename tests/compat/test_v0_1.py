@@ -168,6 +168,8 @@ def test_an_export_is_the_same_and_can_be_imported(trilithon: Program) -> None:
     for one in (*old["campaigns"], *new["campaigns"]):
         del one["plan"]["model"]  # a path
     assert contains(new, old)
+    assert "already here as 2" in stdout_of(trilithon("results", "import", FILES / "export.json"))
+    trilithon("results", "rm", "2")
     assert "campaign 8" in stdout_of(trilithon("results", "import", FILES / "export.json"))
     again = json_of(trilithon("results", "export", "8"))
     assert contains(again["campaigns"][0]["runs"], old["campaigns"][0]["runs"])

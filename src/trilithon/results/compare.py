@@ -12,7 +12,7 @@ from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
 from trilithon.results.llama_bench.rows import rounded_average
 from trilithon.results.phrases import ENGLISH, Phrases
-from trilithon.results.simulated import simulation
+from trilithon.results.simulated import SIMULATED, simulation
 
 __all__ = [
     "Comparison",
@@ -140,8 +140,11 @@ def compare_runs(
 
 def differences(a: PlacementRecord, b: PlacementRecord, phrases: Phrases = ENGLISH) -> tuple[str, ...]:
     """The must-match facts that are not equal, "name before → after". Only where there are none may runs be put
-    together. A fact that one side does not have counts as "unknown"."""
+    together. A fact that one side does not have counts as "unknown", but for whether the hardware was real: older
+    results lack that, and their build says the same."""
     names = dict.fromkeys((*a.must_match, *b.must_match))
+    if not (SIMULATED in a.must_match and SIMULATED in b.must_match):
+        names.pop(SIMULATED, None)
     unknown = phrases("unknown")
     pairs = ((name, a.must_match.get(name, unknown), b.must_match.get(name, unknown)) for name in names)
     return tuple(f"{name} {_short(before)} → {_short(after)}" for name, before, after in pairs if before != after)
