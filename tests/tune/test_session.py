@@ -3,16 +3,24 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from trilithon.board.snapshot import read_board
+from trilithon.engines.base import Placement
+from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.variables import Choice, Variable
 from trilithon.errors import UserError
 from trilithon.files import file_lock
+from trilithon.measure.records import Campaign, Run, Sample, Test
 from trilithon.results.store.database import Store
 from trilithon.settings import Configuration
 from trilithon.tune import runs, session
 from trilithon.tune.planning import outcome_sentence
+from trilithon.tune.race import Race
+from trilithon.tune.runs import MOST_THROTTLED, TuneRuns
 from trilithon.tune.session import TuneOutcome, last_stopped, run_tune
 from trilithon.tune.setup import TuneSetup, parse_workload
 
@@ -97,6 +105,80 @@ def test_two_tunes_refuse_each_other(configuration: Configuration, tiny: Path) -
 def test_settings_of_the_user_are_not_changed(configuration: Configuration, tiny: Path) -> None:
     fixed = f"scripted/cpu:vary={VARY},decode=70,prefill=700"
     assert tuned(setup(tiny, fixed), configuration).best.name == fixed
+
+
+def stored_run(placement: str, number: int, seconds: float, *, throttled: bool = False) -> Run:
+    end = round(seconds * 1e9)
+    return Run(
+        placement=placement,
+        round=number,
+        outcome="finished",
+        started_ns=0,
+        finished_ns=end,
+        samples=(Sample(test=Test(kind="pg", prompt_tokens=64, generated_tokens=8), started_ns=0, finished_ns=end),),
+        warnings=("throttled: the clock fell",) if throttled else (),
+    )
+
+
+Resumed = Callable[..., tuple[session._Tune, TuneRuns, list[Placement]]]
+
+
+@pytest.fixture
+def resumed(configuration: Configuration, tiny: Path, tmp_path: Path) -> Resumed:
+    """A tune that goes on with these runs, and two placements."""
+
+    def make(*stored: Run) -> tuple[session._Tune, TuneRuns, list[Placement]]:
+        what, board = setup(tiny, "scripted/cpu", "scripted/cpu:decode=900"), read_board()
+        with Store.open(configuration.results_database) as store:
+            number = session._begin(what, store, board)
+            known: Campaign = replace(store.campaign(number), runs=stored)
+            runs_ = TuneRuns(store, number, known, board, configuration, tmp_path, str, 0.1)
+        tune = session._Tune(what, board, configuration, runs_, str)
+        return tune, runs_, [tune._placed(parse_placement(text), {}) for text in what.placements]
+
+    return make
+
+
+def test_a_tune_that_throttling_ended_goes_on(resumed: Resumed) -> None:
+    hot = [stored_run("scripted/cpu", number, 1.0, throttled=True) for number in range(1, 4)]
+    tune, known, (first, _) = resumed(*hot, stored_run("scripted/cpu", 4, 2.0))
+    assert len(hot) == MOST_THROTTLED
+    rounds = [asyncio.run(tune._times([first])) for _ in range(4)]
+    assert rounds == [None, None, None, [2.0]]
+    assert (known.new_runs, known.throttled_runs, known.spent_seconds) == (0, 3, 5.0)
+
+
+def test_a_fresh_round_that_throttled_is_void(resumed: Resumed) -> None:
+    """Only in the second round, which is void, are the defaults faster."""
+    stored = []
+    for number in range(1, 7):
+        stored.append(stored_run("scripted/cpu", number, 0.1 if number == 2 else 2.0, throttled=number == 2))
+        stored.append(stored_run("scripted/cpu:decode=900", number, 1.0))
+    tune, _, (first, second) = resumed(*stored)
+    conclusion = asyncio.run(tune._conclusion(first, second))
+    assert (conclusion.rounds, conclusion.low, conclusion.high) == (5, 2.0, 2.0)
+
+
+def test_a_tune_that_ended_as_its_best_settings_failed_twice_tries_them_again(resumed: Resumed) -> None:
+    stored = [replace(stored_run("scripted/cpu", number, 1.0), outcome="failed", samples=()) for number in (1, 2)]
+    for number in range(1, 13):
+        stored.append(stored_run("scripted/cpu:decode=900", number, 1.0))
+        if number > 2:
+            stored.append(stored_run("scripted/cpu", number, 2.0))
+    tune, known, (first, second) = resumed(*stored)
+    choices = (Choice(), Choice(options={"decode": "900"}))
+    race = Race([Variable(name="decode", choices=choices, expected_gain=0.7)])
+    best = asyncio.run(tune._raced(race, lambda setting: second if setting[0] else first, first))
+    assert (best, known.new_runs) == ((1,), 0)
+
+
+def test_an_imported_tune_does_not_go_on_here(configuration: Configuration, tiny: Path) -> None:
+    with Store.open(configuration.results_database) as store:
+        number = session._begin(setup(tiny, "scripted/cpu"), store, read_board())
+        store.set_status(number, "interrupted")
+        assert last_stopped(store) == number
+        store.add_once(replace(store.campaign(number), started="2026-11-30T10:00:00+00:00"))
+        assert last_stopped(store) == number
 
 
 def test_workloads() -> None:

@@ -32,7 +32,7 @@ MOST_THROTTLED = 3
 class TuneRuns:
     """`spent_seconds` is the time of all runs, those of before a stop too; `throttled_runs` counts those
     that throttled. `known` is what the store has of the tune that goes on: its runs are answered from there, in their
-    order."""
+    order; `new_runs` counts the others."""
 
     def __init__(
         self,
@@ -58,16 +58,19 @@ class TuneRuns:
         self._folders, self._throttled = 0, 0
         self._reference: tuple[str, QualityReading] | None = None
         self.spent_seconds = 0.0
-        self.throttled_runs = 0
+        self.throttled_runs = self.new_runs = 0
 
     async def seconds(self, placement: Placement, test: Test, number: int) -> float | None:
         """How long the request of `test` took by this process's own clock; None where the placement failed. Raises
-        TrilithonError where the machine throttled three times in a row."""
-        stored = self._stored.get((placement.name, number))
-        run = stored.popleft() if stored else await self._run(placement, test, number)
+        TrilithonError where the machine throttled in three new runs in a row."""
+        if stored := self._stored.get((placement.name, number)):
+            run, is_new = stored.popleft(), False
+        else:
+            run, is_new = await self._run(placement, test, number), True
         self.spent_seconds += (run.finished_ns - run.started_ns) / 1e9
+        self.new_runs += is_new
         if any(warning.startswith(_THROTTLED) for warning in run.warnings):
-            self._throttled += 1
+            self._throttled += is_new
             self.throttled_runs += 1
             if self._throttled == MOST_THROTTLED:
                 raise TrilithonError(
@@ -87,9 +90,7 @@ class TuneRuns:
             return known.verdict == "same"
         self._tell(f"{placement.name}: quality")
         self._add(placement)
-        began = time.monotonic()
         record = await self._compared(placement, reference)
-        self.spent_seconds += time.monotonic() - began
         self._store.set_quality(self._campaign, placement.name, record)
         self._quality[placement.name] = record
         return record.verdict == "same"

@@ -49,9 +49,9 @@ class TuneOutcome:
 
 
 def last_stopped(store: Store) -> int | None:
-    """The newest tune that did not end."""
-    stopped = (c.id for c in reversed(store.campaigns()) if c.source == SOURCE and c.status == "interrupted")
-    return next(stopped, None)
+    """The newest tune of this machine that did not end."""
+    tunes = [c for c in reversed(store.campaigns()) if c.source == SOURCE and not c.imported]
+    return next((c.id for c in tunes if c.status == "interrupted"), None)
 
 
 async def run_tune(
@@ -164,33 +164,37 @@ class _Tune:
 
     async def _raced(self, race: Race, placed: Callable[[Setting], Placement], defaults: Placement) -> Setting:
         """The settings that are kept when the race ends, or when only the time for the fresh rounds is left."""
-        while (step := race.ask()) is not None and not self._is_late():
+        failures = 0  # of the best settings, in a row
+        while (step := race.ask()) is not None and (failures or not self._is_late()):
             if isinstance(step, Check):
                 setting = tuple(step.challenger[1] if n == step.challenger[0] else 0 for n in range(len(step.setting)))
                 race.tell(step, await self._runs.is_right(placed(setting), defaults))
                 continue
-            throttled = self._runs.throttled_runs
             times = await self._times([placed(setting) for setting in step.settings])
-            if self._runs.throttled_runs > throttled:
-                continue  # void: the same round again
-            if times[0] is None:
-                # It failed on its own: once more, and the tune ends if that fails too.
-                times = await self._times([placed(setting) for setting in step.settings])
-            if times[0] is None:
+            if times is None:
+                continue  # the same round again
+            if times[0] is not None:
+                failures = 0
+                race.tell(step, times)
+                continue
+            failures += 1  # Once more. A tune that goes on after it ended by this has a further try.
+            if failures > 1 and self._runs.new_runs:
                 name = placed(step.settings[0]).name
                 raise TrilithonError("{placement} failed twice; see: trilithon results list", placement=name)
-            race.tell(step, times)
         return race.best()
 
-    async def _times(self, placements: Sequence[Placement]) -> list[float | None]:
-        """One round; every other one runs backwards."""
+    async def _times(self, placements: Sequence[Placement]) -> list[float | None] | None:
+        """One round; every other one runs backwards. None where it is void, as the machine throttled."""
         self._round += 1
+        throttled = self._runs.throttled_runs
         order = list(enumerate(placements))
         times: dict[int, float | None] = {}
         for number, placement in order if self._round % 2 else reversed(order):
             before = self._runs.spent_seconds
             times[number] = await self._runs.seconds(placement, self._test, self._round)
             self._run_seconds.append(self._runs.spent_seconds - before)
+        if self._runs.throttled_runs > throttled:
+            return None
         return [times[number] for number in range(len(placements))]
 
     def _is_late(self) -> bool:
@@ -202,7 +206,12 @@ class _Tune:
 
     async def _conclusion(self, defaults: Placement, best: Placement) -> Conclusion:
         self._tell(f"fresh rounds: {defaults.name} and {best.name}")
-        pairs = [await self._times([defaults, best]) for _ in range(FINAL_ROUNDS)]
+        pairs, void = list[list[float | None]](), 0
+        while len(pairs) < FINAL_ROUNDS:
+            if (pair := await self._times([defaults, best])) is not None:
+                pairs.append(pair)
+            elif self._runs.new_runs and (void := void + 1) == FINAL_ROUNDS:
+                raise TrilithonError("the machine throttled in {count} fresh rounds; cool it, and go on", count=void)
         whole = [(first, second) for first, second in pairs if first is not None and second is not None]
         if len(whole) < _LEAST_FINAL_ROUNDS:
             raise TrilithonError("{placement} failed in the fresh rounds; tune again without it", placement=best.name)
