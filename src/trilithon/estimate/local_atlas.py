@@ -12,6 +12,7 @@ from trilithon.estimate.rows import COLUMNS, Measurement, read_rows
 from trilithon.files import save_text
 from trilithon.measure.records import Campaign, PlacementRecord
 from trilithon.results.compare import ComparisonRow, summarise
+from trilithon.results.simulated import simulation
 
 __all__ = ["add_rows", "as_csv", "local_rows", "rows_of_campaign"]
 
@@ -23,14 +24,14 @@ _DIGITS = 4
 
 def rows_of_campaign(campaign: Campaign) -> list[Measurement]:
     """One for each measured pp and tg. Raises UserError for a campaign that is no measurement of this program, or has
-    none: handovers, speculation, the question and what gave broken answers are left out."""
+    none: handovers, speculation, the question, broken answers, stand-ins and software GPUs are left out."""
     if campaign.source != "trilithon":
         raise UserError(
             "campaign {id} is imported from {source}; add one that was measured here",
             id=campaign.id,
             source=campaign.source[:60],
         )
-    records = {record.name: record for record in campaign.placements if _is_comparable(record)}
+    records = {record.name: record for record in campaign.placements if _is_comparable(campaign, record)}
     rows = [
         _row(campaign, records[row.placement], row, round(row.estimate.median, _DIGITS))
         for row in summarise(campaign)
@@ -73,9 +74,10 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def _is_comparable(record: PlacementRecord) -> bool:
+def _is_comparable(campaign: Campaign, record: PlacementRecord) -> bool:
     return (
         record.unit in _UNITS
+        and not simulation(campaign, record)
         and not any(name.startswith("prefill ") for name in record.must_match)
         and not record.settings.get("speculation")
         and (record.quality is None or record.quality.verdict != "broken")

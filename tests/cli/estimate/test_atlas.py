@@ -149,6 +149,8 @@ def test_exported_rows_are_rows_of_the_atlas(keep: Any, tmp_path: Path, capsys: 
         (replace(CPU, quality=QualityRecord(verdict="broken", reference="x")), "broken answers"),
         (replace(CPU, must_match={"prefill build": "rkllm"}), "a handover"),
         (replace(CPU, settings={"speculation": "draft"}), "speculation"),
+        (replace(CPU, engine="scripted"), "a stand-in"),
+        (replace(CPU, unit="gpu", must_match={"simulated": "software renderer"}), "a software GPU"),
     ],
 )
 def test_what_says_nothing_of_a_speed_is_left_out(record: PlacementRecord, part: str) -> None:
@@ -183,6 +185,14 @@ def test_what_is_no_measurement_is_refused(
     for command in ("add", "export"):
         assert run(["atlas", command, str(number)]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_campaign_of_another_machine_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(home / "data" / "trilithon" / "results.sqlite") as store:
+        number, _ = store.add_once(campaign([CPU]))
+    for command in ("add", "export"):
+        assert run(["atlas", command, str(number)]) == 2
+        assert f"campaign {number} is imported" in capsys.readouterr().err
 
 
 def test_a_file_that_somebody_broke(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

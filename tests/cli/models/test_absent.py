@@ -12,11 +12,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from standin_hub import HubRepository, HubStandIn
 from standin_web import WebStandIn
+
+from trilithon.cli.models import absent
+from trilithon.errors import NoSuchModel
+from trilithon.models.store.manifest import Manifest, StoredFile, now
+from trilithon.models.store.model_store import ModelStore
+from trilithon.models.store.resolve import model_name
+from trilithon.settings import load_configuration
 
 PROGRAM = str(Path(sys.executable).with_name("trilithon"))
 NAME = "hf.co/u/M"
@@ -84,6 +92,25 @@ def test_the_user_is_asked_on_a_terminal(hub: HubStandIn, typed: str, code: int)
     assert process.returncode == code, seen.decode()
     assert "there is no hf.co/u/M:latest in the store. Pull hf.co/u/M? [Y/n]" in " ".join(seen.decode().split())
     assert ("runs here" in output) is (code == 0)
+
+
+def test_a_similar_name_and_the_pull_are_both_told(
+    home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ModelStore.open(load_configuration()) as store:
+        digest, size = store.add(tiny), tiny.stat().st_size
+        weights = StoredFile(role="weights", digest=digest, size_bytes=size, name="tiny.gguf", format="gguf")
+        store.put(Manifest(name=model_name("other:1b"), files=(weights,), source="", created=now()))
+        with pytest.raises(NoSuchModel) as refusal:
+            store.get(model_name("other:2b"))
+    words = "there is no other:2b in the store; did you mean other:1b?"
+    assert str(refusal.value) == f"{words} Or fetch it: trilithon pull other:2b"
+    shown = list[str]()
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(absent, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
+    monkeypatch.setattr("click.confirm", lambda text, **_: shown.append(text))
+    assert not absent._agreed("other:2b", refusal.value)
+    assert shown == [f"{words} Pull other:2b?"]
 
 
 @pytest.fixture(scope="module")

@@ -141,4 +141,7 @@ def test_a_setting_names_folders_too(trilithon: Program, home: Path, tiny: Path)
 
 def test_a_name_that_is_not_quite_theirs_is_helped(trilithon: Program, theirs: Path) -> None:
     done = trilithon("show", "tiny")
-    assert (done.code, done.stderr) == (2, "error: there is no tiny:latest; other programs have tiny:1b\n")
+    assert (done.code, done.stderr) == (
+        2,
+        "error: there is no tiny:latest; other programs have tiny:1b; or fetch it: trilithon pull tiny:latest\n",
+    )

@@ -9,6 +9,7 @@ from trilithon.board.chips import chips
 from trilithon.cli.models import estimated
 from trilithon.cli.models.estimated import estimate_line
 from trilithon.models.store.model_store import ModelStore
+from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.settings import load_configuration
 
 
@@ -36,6 +37,16 @@ def test_a_converted_model_is_estimated_on_its_engine(
     path = home / "qwen2.5-1.5b.rkllm"
     path.write_bytes(b"RKLLM")
     assert "--placement rkllm/npu" in estimate_line(str(path), store, load_configuration())
+
+
+@pytest.mark.parametrize("pooling", [1, 4])
+def test_of_what_bench_refuses_nothing_is_said(
+    store: ModelStore, home: Path, monkeypatch: pytest.MonkeyPatch, pooling: int
+) -> None:
+    on("RK3588", monkeypatch)
+    path = home / "vectors.gguf"
+    write_tiny_model(path, pooling=pooling)
+    assert estimate_line(str(path), store, load_configuration()) == ""
 
 
 def test_nothing_is_said_without_knowledge(store: ModelStore, tiny: Path, home: Path) -> None:

@@ -209,12 +209,18 @@ def test_the_model_fits_the_free_memory_and_its_licence_is_told(home: Path) -> N
 
 
 def test_models_that_do_not_chat_do_not_count(home: Path) -> None:
-    """The installation has pulled the demo model already; a synthetic one has random weights."""
-    write_tiny_model(home / "tiny.gguf")
+    """The installation has pulled the demo model already; a synthetic one has random weights; two make no text."""
     with ModelStore.open(load_configuration()) as store:
-        digest = store.add(home / "tiny.gguf")
-        size = (home / "tiny.gguf").stat().st_size
-        for name, synthetic, offered in (("demo", False, True), ("random", True, True), ("mine", False, False)):
+        for name, pooling, synthetic, offered in (
+            ("demo", None, False, True),
+            ("random", None, True, True),
+            ("vectors", 1, False, True),
+            ("ranks", 4, False, True),
+            ("mine", None, False, False),
+        ):
+            write_tiny_model(home / "tiny.gguf", pooling=pooling)
+            size = (home / "tiny.gguf").stat().st_size
+            digest = store.add(home / "tiny.gguf")
             weights = StoredFile(role="weights", digest=digest, size_bytes=size, name="tiny.gguf", format="gguf")
             store.put(Manifest(name=model_name(name), files=(weights,), source="", created=now(), synthetic=synthetic))
             steps = [step.name for step in offered_steps(read_board(), load_configuration(), None)]

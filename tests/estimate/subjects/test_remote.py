@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader, GGUFWriter
 from standin_hub import HubRepository, HubStandIn
 from standin_registry import RegistryStandIn
 from standin_web import Fault, WebStandIn
@@ -14,6 +15,7 @@ from standin_web import Fault, WebStandIn
 from trilithon.cli.main import run
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.answer import Subject
+from trilithon.estimate.subjects.configuration import size_of_configuration
 from trilithon.estimate.subjects.subject import subject_of
 from trilithon.models.fetch.choose import Target
 from trilithon.models.fetch.reachable import is_reachable
@@ -116,6 +118,32 @@ def test_a_repository_that_is_not_converted_is_known_by_its_configuration(hub: H
     assert (subject.size.layers, subject.converted, subject.quantization) == (28, False, None)
 
 
+def test_embeddings_are_tied_where_the_configuration_does_not_say() -> None:
+    """transformers writes no value that is its default."""
+    left_out = {name: value for name, value in QWEN.items() if name != "tie_word_embeddings"}
+    assert size_of_configuration(left_out, "custom") == size_of_configuration(QWEN, "custom")
+    untied = size_of_configuration(QWEN | {"tie_word_embeddings": False}, "custom")
+    assert untied is not None and not untied.tied
+
+
+def test_one_part_of_a_model_is_not_taken_for_all(storage: WebStandIn, store: ModelStore, tiny: Path) -> None:
+    part = tiny.with_name("part.gguf")
+    reader = GGUFReader(tiny)
+    writer = GGUFWriter(part, "llama")
+    writer.add_block_count(1)
+    writer.add_uint16("split.count", 3)
+    writer.add_uint16("split.no", 0)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    url = storage.put("/thing-00001-of-00003.gguf", part.read_bytes())
+    with pytest.raises(ModelError, match=r"thing-00001-of-00003\.gguf is one of 3 parts"):
+        asked(url, store)
+
+
 @pytest.mark.parametrize("text", [b"[]", b"{", b"{}", json.dumps(QWEN | {"hidden_size": -1}).encode()])
 def test_a_configuration_without_sizes(hub: HubStandIn, store: ModelStore, text: bytes) -> None:
     hub.repositories["u/custom-rkllm"] = HubRepository({"m-rk3588-w8a8.rkllm": b"x", "config.json": text})
@@ -189,6 +217,15 @@ def test_a_server_that_does_not_answer_is_not_waited_for() -> None:
         assert time.monotonic() - start < 5
         for connection in waiting:
             connection.close()
+
+
+@pytest.mark.parametrize("address", ["https://h:99999/m.gguf", "https://a:b/c/d", "http://[::1/m.gguf"])
+def test_no_address_is_not_reachable(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert not is_reachable(address, 0.2)
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    assert not is_reachable("https://hub.invalid", 0.2)
 
 
 def test_a_proxy_is_asked_in_place_of_the_host(storage: WebStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -612,7 +612,8 @@ def test_where_a_model_lies(tmp_path: Path, store: ModelStore) -> None:
         assert refusal(above.remove, name_of("layer-2")) == (
             f"layer-2:latest is in {layers[1]}, which is read only; remove it there, or change the setting stores"
         )
-        assert refusal(above.get, name_of("both:7b")) == "there is no both:7b in the store; did you mean both:latest?"
+        similar = "there is no both:7b in the store; did you mean both:latest? Or fetch it: trilithon pull both:7b"
+        assert refusal(above.get, name_of("both:7b")) == similar
         fix = "see trilithon list, or fetch it: trilithon pull else:latest"
         assert refusal(above.get, name_of("else")) == f"there is no else:latest in the store; {fix}"
 

@@ -101,7 +101,7 @@ def test_models_of_others_with_a_near_name_are_told(store: ModelStore) -> None:
     add(store, "mine")
     others = [manifest_of(name, weights()) for name in ("Other:1b", "other:2b", "else")]
     assert refusal(find_model, name_of("other"), store, lambda: others) == (
-        "there is no other:latest; other programs have Other:1b, other:2b"
+        "there is no other:latest; other programs have Other:1b, other:2b; or fetch it: trilithon pull other:latest"
     )
     assert refusal(find_model, name_of("third"), store, lambda: others) == refusal(store.get, name_of("third"))
     assert refusal(find_model, name_of("third"), store) == refusal(store.get, name_of("third"))

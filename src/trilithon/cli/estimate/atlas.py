@@ -110,7 +110,7 @@ def _local(data: "Path") -> "Path":
 
 
 def _stored(numbers: "Sequence[int]") -> "list[Campaign]":
-    """Raises UserError for a number that is not there."""
+    """Raises UserError for a number that is not there, or of another machine's campaign."""
     from trilithon.results.store.database import Store
     from trilithon.settings import load_configuration
 
@@ -118,6 +118,9 @@ def _stored(numbers: "Sequence[int]") -> "list[Campaign]":
     if not database.is_file():
         raise UserError("nothing was measured here yet; run: trilithon bench")
     with Store.open(database) as store:
+        for campaign in store.campaigns():
+            if campaign.id in numbers and campaign.imported and campaign.source == "trilithon":
+                raise UserError("campaign {id} is imported; add one that was measured here", id=campaign.id)
         return [store.campaign(number) for number in numbers]
 
 

@@ -1,5 +1,6 @@
 """A model that a command needs and that is not here: the user is asked, it is pulled, and the command goes on."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -56,5 +57,6 @@ def _is_demo(model: str) -> bool:
 def _agreed(model: str, error: NoSuchModel) -> bool:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    reason = str(error).partition("; see trilithon list")[0]
-    return click.confirm(plain(f"{reason}. Pull {model}?"), default=True, err=True)
+    reason = re.split(r"; see trilithon list|;? or fetch it:", str(error), maxsplit=1, flags=re.IGNORECASE)[0]
+    end = "" if reason.endswith("?") else "."
+    return click.confirm(plain(f"{reason}{end} Pull {model}?"), default=True, err=True)

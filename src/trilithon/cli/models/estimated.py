@@ -16,14 +16,18 @@ __all__ = ["estimate_line"]
 
 
 def estimate_line(model: str, store: "ModelStore", configuration: "Configuration") -> str:
-    """Of a model that is in the store; empty where nothing is known of this machine or of the model's sizes."""
+    """Of a model that is in the store; empty where nothing is known of this machine or of the model's sizes, and for a
+    model that makes no text: bench refuses it."""
     from trilithon.estimate.answer import estimates
     from trilithon.estimate.recommend import fits, is_usual
     from trilithon.estimate.subjects.subject import subject_of
     from trilithon.estimate.terms import machine_rates
+    from trilithon.models.store.resolve import makes_text
 
     chips = chosen_chips(None)
     try:
+        if not makes_text(model, store):
+            return ""
         subject = subject_of(model, store)
         shift = shift_here(configuration, None)
         rows = [row for row in estimates(subject, chips, shift=shift) if subject.converted or is_usual(row)]

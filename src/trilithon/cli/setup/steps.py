@@ -15,7 +15,7 @@ from trilithon.errors import ModelError, UserError
 from trilithon.estimate.recommend import RecommendedModel, recommended
 from trilithon.models.fetch.demo import DEMO
 from trilithon.models.store.model_store import ModelStore
-from trilithon.models.store.resolve import model_name
+from trilithon.models.store.resolve import makes_text, model_name
 from trilithon.settings import Configuration
 from trilithon.units import format_bytes
 
@@ -87,10 +87,18 @@ def _model(board: Board, configuration: Configuration, model: str | None) -> Set
 
 
 def chat_models(configuration: Configuration) -> list[str]:
-    """Names of the models that are here to talk to: the installation's demo model completes text, and synthetic models
-    have random weights."""
+    """Names of the models that are here to talk to: the installation's demo model completes text, synthetic models have
+    random weights, and embedding models and rerankers make no text."""
     with ModelStore.open(configuration) as store:
-        return [str(stored.name) for stored in store.list() if stored.name != DEMO and not stored.synthetic]
+        names = [str(stored.name) for stored in store.list() if stored.name != DEMO and not stored.synthetic]
+        return [name for name in names if _makes_text(name, store)]
+
+
+def _makes_text(name: str, store: ModelStore) -> bool:
+    try:
+        return makes_text(name, store)
+    except ModelError:  # damaged: the command that opens it says so
+        return False
 
 
 def _first_model(board: Board) -> RecommendedModel:

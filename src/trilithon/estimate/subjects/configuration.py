@@ -27,7 +27,8 @@ def size_of_configuration(configuration: Mapping[str, Any], name: str) -> ModelS
     keys = (_count(text, "num_key_value_heads") or heads) * head_size
     attention = 2 * width * heads * head_size + 2 * width * keys
     forward, active = _forward(text, width)
-    tied = bool(text.get("tie_word_embeddings", configuration.get("tie_word_embeddings", False)))
+    # transformers leaves out what is its default: true in its PreTrainedConfig
+    tied = bool(text.get("tie_word_embeddings", configuration.get("tie_word_embeddings", True)))
     kinds = text.get("layer_types")
     kinds = [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else []
     window = _count(text, "sliding_window") if text.get("use_sliding_window", True) else None

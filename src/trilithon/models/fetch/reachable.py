@@ -13,8 +13,11 @@ _PORTS = {"http": 80, "https": 443}
 
 def is_reachable(url: str, limit_seconds: float) -> bool:
     """Whether the host of `url`, or the proxy of the environment, takes a connection. Its name is resolved in a thread
-    that may outlive the call, since that has no time-out of its own."""
-    host, port = _address(url)
+    that may outlive the call, since that has no time-out of its own. No address of a server is not reachable."""
+    try:
+        host, port = _address(url)
+    except ValueError:
+        return False
     connected = threading.Event()
 
     def connect() -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trilithon.errors import DownloadError
+from trilithon.errors import DownloadError, ModelError
 from trilithon.models.fetch.http_client import (
     DownloadSource,
     RetryableError,
@@ -18,7 +18,7 @@ from trilithon.models.fetch.http_client import (
 )
 from trilithon.models.files.gguf import GgufFacts, facts_of
 from trilithon.models.files.gguf_header import HeaderReader
-from trilithon.models.files.gguf_parts import GgufHeader, header_of, joined
+from trilithon.models.files.gguf_parts import GgufHeader, count_of, header_of, joined
 from trilithon.units import format_bytes
 
 __all__ = ["read_remote_gguf"]
@@ -34,6 +34,13 @@ def read_remote_gguf(parts: Sequence[tuple[str, DownloadSource]], retry: RetryPo
     """The facts of a model from its parts in order, each a file name and where it is. Raises ModelError for what is no
     complete GGUF, and DownloadError when the server fails or sends no ranges."""
     headers = [_read_part(name, source, retry) for name, source in parts]
+    count = count_of(headers[0].values)
+    if len(headers) == 1 and count > 1:
+        raise ModelError(
+            "{name} is one of {count} parts, and estimates need all; name the repository: hf.co/USER/NAME:QUANT",
+            name=parts[0][0].rpartition("/")[2][:80],
+            count=count,
+        )
     return facts_of(headers[0] if len(headers) == 1 else joined(headers))
 
 

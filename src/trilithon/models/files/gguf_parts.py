@@ -9,7 +9,7 @@ from trilithon.errors import ModelError
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.gguf_header import HeaderReader, Tensor, Value
 
-__all__ = ["GgufHeader", "header_of", "joined", "part_paths", "read_header"]
+__all__ = ["GgufHeader", "count_of", "header_of", "joined", "part_paths", "read_header"]
 
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
 
@@ -29,7 +29,7 @@ class GgufHeader:
 def read_header(path: Path) -> GgufHeader:
     """`path` may be any part. Raises ModelError, naming a part that is missing or does not fit."""
     header = _read_one(path)
-    count = _count_of(header.values)
+    count = count_of(header.values)
     if count <= 1:
         return header
     paths = part_paths(path)
@@ -68,7 +68,7 @@ def joined(parts: Sequence[GgufHeader]) -> GgufHeader:
     """Of all parts of a model, in order. Raises ModelError for parts that do not belong together."""
     first = parts[0]
     for number, part in enumerate(parts):
-        if (_count_of(part.values), part.values.get(_NUMBER)) != (len(parts), number):
+        if (count_of(part.values), part.values.get(_NUMBER)) != (len(parts), number):
             raise ModelError(
                 "{path} is not part {number} of {count}; download it again",
                 path=part.parts[0],
@@ -116,6 +116,7 @@ def header_of(reader: HeaderReader) -> GgufHeader:
     )
 
 
-def _count_of(values: Mapping[str, Value]) -> int:
+def count_of(values: Mapping[str, Value]) -> int:
+    """Of how many parts the model is, by the header of one."""
     count = values.get(_COUNT, 1)
     return count if isinstance(count, int) and not isinstance(count, bool) else 1

@@ -346,7 +346,11 @@ class ModelStore:
         if similar:
             names = listed(similar)
             return NoSuchModel(
-                Message("there is no {name} in the store; did you mean {names}?", name=name, names=names)
+                Message(
+                    "there is no {name} in the store; did you mean {names}? Or fetch it: trilithon pull {name}",
+                    name=name,
+                    names=names,
+                )
             )
         return NoSuchModel(
             "there is no {name} in the store; see trilithon list, or fetch it: trilithon pull {name}", name=name

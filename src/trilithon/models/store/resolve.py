@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trilithon.errors import ModelError, NoSuchModel
-from trilithon.language import Message, listed
+from trilithon.language import listed
 from trilithon.models.files.file_names import shard_of
 from trilithon.models.files.hashing import Progress
+from trilithon.models.files.kinds import read_kind
 from trilithon.models.files.model_file import ModelFile, read_model_file
 from trilithon.models.files.quantizations import projector_rank
 from trilithon.models.names import ModelName, ModelPath, ModelUrl, Repository, parse_reference, similar_models
@@ -27,6 +28,7 @@ __all__ = [
     "find_model",
     "find_reference",
     "locate",
+    "makes_text",
     "model_name",
     "openable_path",
     "read_weights",
@@ -72,8 +74,11 @@ def find_model(name: ModelName, store: ModelStore, adopted: Adopted | None = Non
                 return manifest
         similar = similar_models(name, [model.name for model in others])
         if similar:
-            message = Message("there is no {name}; other programs have {names}", name=name, names=listed(similar))
-            raise NoSuchModel(message) from None
+            raise NoSuchModel(
+                "there is no {name}; other programs have {names}; or fetch it: trilithon pull {name}",
+                name=name,
+                names=listed(similar),
+            ) from None
         raise
 
 
@@ -108,6 +113,17 @@ def find_reference(reference: str, store: ModelStore, adopted: Adopted | None = 
     if isinstance(parsed, ModelUrl):
         raise ModelError("{reference} is a URL; fetch it first: trilithon pull {reference}", reference=reference[:80])
     return find_model(parsed.local_name if isinstance(parsed, Repository) else parsed, store, adopted)
+
+
+def makes_text(reference: str, store: ModelStore) -> bool:
+    """False for an embedding model and a reranker, by the header of the first weights. Raises ModelError."""
+    model = find_reference(reference, store)
+    if isinstance(model, Path):
+        path, format_ = model, "rkllm" if model.suffix.lower() == ".rkllm" else "gguf"
+    else:
+        file = choose(model, lambda _: True)
+        path, format_ = store.file_path(file), file.format
+    return format_ != "gguf" or read_kind(path).name not in ("embedding", "reranker")
 
 
 def read_weights(
