@@ -90,8 +90,8 @@ def _several(
     references: dict[Path, Placement] = {}
     for family in _families(files):
         best = max(family, key=lambda file: file.size_bytes)
-        own = [placement for placement in placements if placement.file in family]
-        reference = reference_placement(plan, own, best, board, configuration)
+        of_family = [placement for placement in placements if placement.file in family]
+        reference = reference_placement(plan, of_family, best, board, configuration)
         references |= {file.path: reference for file in family}
     return Prepared(
         plan=plan,
@@ -108,11 +108,11 @@ def _families(files: Sequence[ModelFile]) -> list[list[ModelFile]]:
     """Files of one model together: of the same name and shape, whatever their quantisation."""
     families: list[list[ModelFile]] = []
     for file in files:
-        own = next((family for family in families if _is_of_one_model(family[0], file)), None)
-        if own is None:
+        related = next((family for family in families if _is_of_one_model(family[0], file)), None)
+        if related is None:
             families.append([file])
         else:
-            own.append(file)
+            related.append(file)
     return families
 
 

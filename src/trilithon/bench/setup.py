@@ -103,11 +103,11 @@ def resolve_models(
     for file in files:
         for word in words:
             try:
-                own = resolve(replace(plan, placements=(word,) if word else ()), file, board, configuration)
+                resolved = resolve(replace(plan, placements=(word,) if word else ()), file, board, configuration)
             except PlacementError as error:
                 errors[word, file.path] = error
             else:
-                placements += [replace(one, name=f"{one.name} with {file.path.name}") for one in own]
+                placements += [replace(one, name=f"{one.name} with {file.path.name}") for one in resolved]
     for word in words:
         if all((word, file.path) in errors for file in files):
             raise errors[word, files[0].path]

@@ -103,10 +103,10 @@ class TuneRuns:
         except RunError as error:
             return QualityRecord(verdict="unknown", reference=reference.name, reasons=(str(error),))
         pairs = [
-            (wanted[at], given[at])
-            for wanted, given in ((expected.prefill, answered.prefill), (expected.decode, answered.decode))
+            (wanted[at], measured[at])
+            for wanted, measured in ((expected.prefill, answered.prefill), (expected.decode, answered.decode))
             for at in wanted
-            if at in given
+            if at in measured
         ]
         divergence = mean_above([kl_divergence(*pair) for pair in pairs])
         verdict: Literal["same", "degraded"] = "same" if divergence <= self._quality_bound else "degraded"

@@ -40,15 +40,18 @@ def _speeds(columns: Sequence[Column]) -> list[Column]:
 def _of_unit(unit: str, arrangement: Arrangement, speeds: Sequence[Column], phrases: Phrases) -> str:
     sentences = []
     for series in arrangement.legend:
-        own = [one for one in arrangement.subjects if one.unit == unit and arrangement.series(one) == series]
-        pairs = [(one, beside) for one in own if (beside := _same_group(arrangement, one)) is not None]
+        members = [one for one in arrangement.subjects if one.unit == unit and arrangement.series(one) == series]
+        pairs = [(one, beside) for one in members if (beside := _same_group(arrangement, one)) is not None]
         figures = ", ".join(_compared(pairs, speeds, phrases))
         if figures:
             other = pairs[0][1].placement
-            parts = [phrases("article_beside", series=series, figures=figures, other=other), *_answers(own, phrases)]
+            parts = [
+                phrases("article_beside", series=series, figures=figures, other=other),
+                *_answers(members, phrases),
+            ]
             sentences.append("; ".join(parts) + ".")
-        elif own and all(one.note for one in own):
-            sentences.append(phrases("article_failed", series=series, reason=own[0].note))
+        elif members and all(one.note for one in members):
+            sentences.append(phrases("article_failed", series=series, reason=members[0].note))
     return f"{phrases(f'article_unit_{unit}')}: {' '.join(sentences)}" if sentences else ""
 
 

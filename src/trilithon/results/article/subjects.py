@@ -104,10 +104,10 @@ def _columns(campaigns: Sequence[Campaign]) -> list[Column]:
 def _subject(
     campaign: Campaign, record: PlacementRecord, board: str, columns: Sequence[Column], phrases: Phrases
 ) -> ComparedPlacement:
-    own = replace(campaign, runs=tuple(run for run in campaign.runs if run.placement == record.name))
-    figures = {column.name: figure for column in columns if (figure := _figure(own, record.name, column))}
+    measured = replace(campaign, runs=tuple(run for run in campaign.runs if run.placement == record.name))
+    figures = {column.name: figure for column in columns if (figure := _figure(measured, record.name, column))}
     decode = next((column.test for column in columns if column.test.kind == "tg"), None)
-    conditions = conditions_of(own, record.name, decode) if decode else None
+    conditions = conditions_of(measured, record.name, decode) if decode else None
     engine, _, rest = record.spec.partition("/")
     return ComparedPlacement(
         campaign=campaign,
@@ -139,10 +139,10 @@ def _boards(campaigns: Sequence[Campaign], phrases: Phrases) -> list[str]:
     """One name per campaign: the board's, and where two machines share it, what else differs between them."""
     parts = [_board_parts(campaign, phrases) for campaign in campaigns]
     names = []
-    for own in parts:
-        alike = [other for other in parts if other[0] == own[0]]
-        differing = [part for part in own[1:] if any(part not in other for other in alike)]
-        names.append(" · ".join([own[0], *differing]))
+    for described in parts:
+        alike = [other for other in parts if other[0] == described[0]]
+        differing = [part for part in described[1:] if any(part not in other for other in alike)]
+        names.append(" · ".join([described[0], *differing]))
     return names
 
 
@@ -162,9 +162,9 @@ def named(subjects: Sequence[ComparedPlacement]) -> list[ComparedPlacement]:
         groups.setdefault(key, []).append(subject)
     renamed: dict[int, ComparedPlacement] = {}
     for alike in groups.values():
-        told = [_told(subject) for subject in alike] if len(alike) > 1 else [{}]
-        differing = [name for name in told[0] if len({one.get(name) for one in told}) > 1]
-        names = [", ".join(filter(None, (one.get(name, "") for name in differing))) for one in told]
+        facts = [_distinguishing_facts(subject) for subject in alike] if len(alike) > 1 else [{}]
+        differing = [name for name in facts[0] if len({one.get(name) for one in facts}) > 1]
+        names = [", ".join(filter(None, (one.get(name, "") for name in differing))) for one in facts]
         counts = Counter(names)
         for subject, name in zip(alike, names, strict=True):
             parts = [name] if name else []
@@ -174,7 +174,7 @@ def named(subjects: Sequence[ComparedPlacement]) -> list[ComparedPlacement]:
     return [renamed[id(subject)] for subject in subjects]
 
 
-def _told(subject: ComparedPlacement) -> dict[str, str]:
+def _distinguishing_facts(subject: ComparedPlacement) -> dict[str, str]:
     settings = subject.record.settings
     words = {name: f"{name.replace('_', ' ')} {settings[name]}" for name in _SETTINGS if settings.get(name)}
     date = subject.campaign.started[:10]
