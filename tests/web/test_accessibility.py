@@ -13,7 +13,13 @@ Pages = Callable[..., Page]
 SERIOUS = ("serious", "critical")
 
 
+# Colours that are still changing have another contrast; what turns for ever is not waited for.
+AT_REST = """document.getAnimations().every(animation =>
+    animation.playState !== "running" || animation.effect.getComputedTiming().iterations === Infinity)"""
+
+
 def faults(page: Page) -> list[str]:
+    page.wait_for_function(AT_REST)
     found = Axe().run(page).response["violations"]
     return [
         f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:200]}"

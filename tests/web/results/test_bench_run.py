@@ -25,7 +25,7 @@ def test_the_words_are_those_of_the_command():
     program, *words = arguments(wish)
     command = main.get_command(None, program)
     found = command.make_context("bench", words).params
-    assert found["model"] == str(WISH.model)
+    assert found["models"] == (str(WISH.model),)
     assert found["placement"] == ("a/cpu", "b/cpu:t=4")
     assert found["tests"] == TESTS
     assert (found["repetitions"], found["time_budget"], found["progress"]) == (3, "5m", "json")
