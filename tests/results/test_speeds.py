@@ -1,5 +1,7 @@
 """Two figures of the newest campaign that measured a placement of a file on this board."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +117,30 @@ def test_what_nobody_measured_is_none_and_nothing_is_made(database: Path, board:
     assert last_speeds(database, SHA, "llama.cpp/gpu", board) is None
     assert last_speeds(database, "cd" * 32, NAME, board) is None
     assert last_speeds(database, "", NAME, board) is None
+
+
+def test_a_campaign_of_several_models_counts_too(database: Path, board: Board) -> None:
+    single = campaign(board, (sample(DECODE, decode=5),))
+    (placement,), name = single.placements, f"{NAME} with m.gguf"
+    placement = replace(placement, name=name, model={**placement.model, "file": "m.gguf"})
+    with Store.open(database) as store:
+        store.add(
+            replace(single, placements=(placement,), runs=tuple(replace(run, placement=name) for run in single.runs))
+        )
+    found = last_speeds(database, SHA, NAME, board)
+    assert found is not None
+    assert found.decode == pytest.approx(5)
+
+
+def test_a_database_of_before_imports_is_read_as_it_is(database: Path, board: Board) -> None:
+    with Store.open(database) as store:
+        store.add(campaign(board, (sample(DECODE, decode=5),)))
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("ALTER TABLE campaigns DROP COLUMN imported")
+        db.execute("PRAGMA user_version = 2")
+    found = last_speeds(database, SHA, NAME, board)
+    assert found is not None
+    assert found.decode == pytest.approx(5)
 
 
 def test_another_programs_file_is_refused(database: Path, board: Board) -> None:

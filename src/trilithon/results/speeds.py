@@ -18,8 +18,10 @@ _BUSY_SECONDS = 2.0
 
 _FIND = (
     "SELECT placements.id AS id, campaign_id FROM placements JOIN campaigns ON campaigns.id = campaign_id"
-    " WHERE placements.name = ? AND source = 'trilithon' AND imported = '' AND json_extract(must_match, '$.file') = ?"
-    " AND json_extract(must_match, '$.board') = ? AND json_extract(must_match, '$.chip') = ?"
+    # A campaign of several models adds the file to the name.
+    " WHERE placements.name IN (?1, ?1 || ' with ' || json_extract(placements.model, '$.file'))"
+    " AND source = 'trilithon'{condition} AND json_extract(must_match, '$.file') = ?2"
+    " AND json_extract(must_match, '$.board') = ?3 AND json_extract(must_match, '$.chip') = ?4"
     " AND EXISTS (SELECT 1 FROM runs WHERE placement_id = placements.id AND outcome = 'finished')"
     " ORDER BY campaign_id DESC LIMIT 1"
 )
@@ -46,7 +48,11 @@ def last_speeds(database: Path, sha256: str, placement: str, board: Board) -> Sp
         refuse_foreign(database)
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as db:
             db.row_factory = sqlite3.Row
-            newest = db.execute(_FIND, (placement, sha256, board.model, board.chip)).fetchone()
+            # The column came with migration 3, and nothing is migrated here.
+            condition = " AND imported = ''" if db.execute("PRAGMA user_version").fetchone()[0] >= 3 else ""
+            newest = db.execute(
+                _FIND.format(condition=condition), (placement, sha256, board.model, board.chip)
+            ).fetchone()
             samples = db.execute(_SAMPLES, (newest["id"],)).fetchall() if newest else []
     if newest is None:
         return None
