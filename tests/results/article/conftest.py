@@ -60,7 +60,7 @@ def make(
             unit=name.rsplit("/", 1)[1],
             model={"name": model[0], "quantization": model[1], "parameters": 494_000_000},
             settings={"threads": 4},
-            must_match={},
+            must_match={"prefill build": "rkllm 1"} if "+" in name else {},
             quality=QualityRecord(verdict=qualities.get(name, "same"), reference="llama.cpp/cpu"),  # type: ignore[arg-type]
         )
         for name in names

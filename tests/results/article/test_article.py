@@ -68,6 +68,16 @@ def test_what_differs_makes_groups_and_what_is_equal_is_left_out(made: Maker) ->
     assert "1 runs" not in alone.html
 
 
+def test_a_plus_sign_in_options_is_no_handover_and_a_server_has_a_conclusion(made: Maker) -> None:
+    campaign, names = made(1, ORANGE, SMALL, names=PAIR), {PAIR[0]: PAIR[0], PAIR[1]: "http://h:1#a+b"}
+    placements = tuple(replace(one, name=names[one.name]) for one in campaign.placements)
+    runs = tuple(replace(run, placement=names[run.placement]) for run in campaign.runs)
+    for unit, heading in (("npu", "NPU: http"), ("server", "Server: http")):
+        records = (placements[0], replace(placements[1], unit=unit))
+        (conclusion,) = article(replace(campaign, placements=records, runs=runs)).conclusions
+        assert conclusion.startswith(heading)
+
+
 def test_ratios_are_to_the_placement_or_the_group_that_is_named(made: Maker) -> None:
     campaigns = [made(1, ORANGE, SMALL, names=PAIR), made(2, RADXA, SMALL, names=PAIR)]
     by_placement = article(*campaigns, baseline="rk-llama.cpp/npu").charts["tg128"].description

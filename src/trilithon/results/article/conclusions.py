@@ -8,7 +8,7 @@ from trilithon.results.phrases import Phrases
 
 __all__ = ["conclusions", "ratio_of", "ratio_text"]
 
-_UNITS = ("npu", "gpu", "handover", "cpu")
+_UNITS = ("npu", "gpu", "handover", "cpu", "server")
 
 
 def ratio_of(figure: Spread | None, beside: Spread | None) -> float | None:

@@ -108,7 +108,6 @@ def _subject(
     figures = {column.name: figure for column in columns if (figure := _figure(measured, record.name, column))}
     decode = next((column.test for column in columns if column.test.kind == "tg"), None)
     conditions = conditions_of(measured, record.name, decode) if decode else None
-    engine, _, rest = record.spec.partition("/")
     return ComparedPlacement(
         campaign=campaign,
         record=record,
@@ -117,7 +116,7 @@ def _subject(
         quantization=str(record.model.get("quantization") or ""),
         engine=record.engine,
         build=" ".join(filter(None, (record.engine, record.build_version or record.build))),
-        unit="handover" if "+" in engine or "+" in rest else record.unit,
+        unit="handover" if any(name.startswith("prefill ") for name in record.must_match) else record.unit,
         placement=record.spec,
         figures=figures,
         joules_per_token=conditions.joules_per_generated_token if conditions else None,
