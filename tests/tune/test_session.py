@@ -12,7 +12,7 @@ from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.variables import Choice, Variable
-from trilithon.errors import UserError
+from trilithon.errors import PlacementError, UserError
 from trilithon.files import file_lock
 from trilithon.measure.records import Campaign, Run, Sample, Test
 from trilithon.results.store.database import Store
@@ -100,6 +100,11 @@ def test_without_anything_to_change_the_defaults_are_as_good(configuration: Conf
 def test_two_tunes_refuse_each_other(configuration: Configuration, tiny: Path) -> None:
     with file_lock(configuration.data / "tune.lock"), pytest.raises(UserError, match="another tune"):
         tuned(setup(tiny, "scripted/cpu"), configuration)
+
+
+def test_a_server_is_not_tuned(configuration: Configuration, tiny: Path) -> None:
+    with pytest.raises(PlacementError, match="a server at an address can be measured, and not served from"):
+        tuned(setup(tiny, "http://h:1"), configuration)
 
 
 def test_settings_of_the_user_are_not_changed(configuration: Configuration, tiny: Path) -> None:

@@ -10,7 +10,7 @@ from trilithon.bench.workloads import tokens_needed
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
-from trilithon.engines.placing import Need, nothing_runs, place, usable_here
+from trilithon.engines.placing import Need, nothing_runs, place, refuse_server, usable_here
 from trilithon.engines.table import engine
 from trilithon.engines.variables import Choice, TunedEngine, Variable
 from trilithon.errors import PlacementError, TrilithonError, UserError
@@ -58,6 +58,8 @@ async def run_tune(
     setup: TuneSetup, store: Store, configuration: Configuration, tell: Callable[[str], None], resume: int | None = None
 ) -> TuneOutcome:
     """Raises UserError where another tune runs, PlacementError, and TrilithonError where the defaults do not run."""
+    for text in setup.placements:
+        refuse_server(parse_placement(text))
     try:
         with file_lock(configuration.data / "tune.lock", wait=False), workspace() as folder:
             board = read_board()
