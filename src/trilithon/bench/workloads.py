@@ -93,7 +93,8 @@ async def _synthetic(runner: MeasuredRunner, test: Test) -> Sample:
     timings = _timings(finished)
     if not writes_tokens(runner.placement):
         _refuse_other_lengths(test, timings)
-    if timings.cache_n != len(base):
+    # A server that takes text finds the token that begins every text in its cache.
+    if timings.cache_n != len(base) and (base or writes_tokens(runner.placement)):
         raise RunError(
             f"{test.name}: the engine kept {timings.cache_n} of {len(base)} tokens in its KV cache",
             cause="the depth was not kept in the KV cache",

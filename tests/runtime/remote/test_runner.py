@@ -1,7 +1,7 @@
 """A server is measured through its API: by stand-ins of Ollama, RKLLAMA and OpenAI's API."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,24 @@ def test_a_shorter_context_of_the_server_is_found(tiny: Path) -> None:
     server.answer = lambda path, body: answer(path, body | {"prompt": "only this is left"})  # type: ignore[method-assign]
     with serving(server), pytest.raises(RunError, match="counts 4 tokens of the prompt"):
         measured(server, tiny, work)
+
+
+def test_the_cached_token_that_begins_every_text_is_no_error(tiny: Path) -> None:
+    """A llama-server behind a proxy without /props. At a depth nothing else may be there, so that is refused."""
+    plain = StandInServer.answer
+
+    def answer(path: str, body: dict[str, Any]) -> Iterator[bytes]:
+        for line in plain(server, path, body):
+            yield line.replace(b'"usage": {', b'"usage": {"prompt_tokens_details": {"cached_tokens": 1}, ')
+
+    async def work(runner: RemoteRunner) -> Any:
+        with pytest.raises(RunError, match="kept 1 of 32"):
+            await measure(runner, replace(PP, depth=32))
+        return await measure(runner, PP)
+
+    with serving(standin("OpenAI API", prompt_seconds=0.02)) as server:
+        server.answer = answer  # type: ignore[method-assign]
+        assert measured(server, tiny, work).prompt_cached == 1
 
 
 def test_an_answer_that_ends_too_early_has_no_rate(tiny: Path) -> None:
