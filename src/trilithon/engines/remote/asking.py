@@ -112,7 +112,7 @@ class _Asking:
                         raise PlacementError(
                             "{address}: the answer does not end; name another address", address=self.address
                         )
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise PlacementError(
                 "no server answers at {address}: {reason}; start it, or leave this placement out",
                 address=self.address,
@@ -140,7 +140,7 @@ class _Asking:
             )
         try:
             body = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return body if status == 200 and isinstance(body, dict) else {}
 
@@ -152,7 +152,7 @@ def _words(content: bytes) -> str:
     try:
         error = json.loads(content)["error"]
         content = str(error.get("message", error) if isinstance(error, dict) else error).encode()
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         pass
     words = " ".join(content.decode(errors="replace").split())[:200]
     return "".join(char for char in words if char.isprintable()) or "no reason given"
