@@ -66,7 +66,7 @@ def test_servers_beside_the_engine_itself(trilithon: Program, home: Path, tiny: 
     assert "runs it on http" not in done.stderr
     assert not any("plan set" in line and "http" in line for line in done.stderr.splitlines())
     assert "RKLLAMA 0.0.74, model qwen2.5:1.5b; pp and tg by the server's timings" in done.stderr
-    assert "the server states the duration of decode in milliseconds, where nanoseconds are meant" in done.stderr
+    assert "the server states the duration of prefill in milliseconds, where nanoseconds are meant" in done.stderr
     assert "through HTTP" in (home / "report" / "report.html").read_text(encoding="utf-8")
 
     with Store.open(home / "data" / "trilithon" / "results.sqlite") as store:
@@ -104,8 +104,9 @@ def test_a_server_is_no_plan(trilithon: Program, home: Path, tiny: Path) -> None
     done = trilithon("plan", "set", tiny, "http://127.0.0.1:9")
     assert (done.code, done.stderr.count("\n")) == (2, 1)
     assert "can be measured, and not served from" in done.stderr
-    done = trilithon("config", "set", "placement", "http://127.0.0.1:9")
+    done = trilithon("config", "set", "serve.placement", "http://127.0.0.1:9")
     assert done.code == 2
+    assert "can be measured, and not served from" in done.stderr
 
 
 def test_what_is_wrong_with_a_server_is_told_before_the_campaign(trilithon: Program, home: Path, tiny: Path) -> None:

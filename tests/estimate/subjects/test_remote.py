@@ -15,6 +15,7 @@ from standin_web import Fault, WebStandIn
 from trilithon.cli.main import run
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.answer import Subject
+from trilithon.estimate.subjects import remote
 from trilithon.estimate.subjects.configuration import size_of_configuration
 from trilithon.estimate.subjects.subject import subject_of
 from trilithon.models.fetch.choose import Target
@@ -39,6 +40,12 @@ QWEN = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than that to connect to itself."""
+    monkeypatch.setattr(remote, "_CONNECT_SECONDS", 30.0)
 
 
 @pytest.fixture
