@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from standin_servers import StandInServer, serving
 
 from trilithon.bench import campaign as module
 from trilithon.bench import progress as tally
 from trilithon.bench.campaign import run_campaign
-from trilithon.bench.prepare import Prepared, prepare
+from trilithon.bench.prepare import Prepared, prepare, record_of
 from trilithon.bench.progress import CampaignStep
 from trilithon.bench.setup import CampaignSetup
 from trilithon.board.sensors.clock_speed import MeasuredClock
@@ -388,6 +389,20 @@ def test_several_models_take_turns_and_those_of_one_model_share_a_reference(benc
     assert CampaignSetup.from_json(json.loads(json.dumps(prepared.plan.to_json()))) == prepared.plan
     assert {one.file.path.name for one in prepared.references.values()} <= {name, "copy.gguf"}
     assert prepared.reference_of(first) is prepared.reference_of(second) or first.file.synthetic
+
+
+def test_a_server_is_asked_for_each_of_several_models(bench: Bench, tmp_path: Path) -> None:
+    names = (bench.model.stem, "other")
+    other = write_tiny_model(tmp_path / "other.gguf", layers=4)
+    with serving(StandInServer("Ollama", models=dict.fromkeys(names, "Q8_0"))) as server:
+        prepared = bench.prepared(server.address, models=(other,), name="tiny")
+        with pytest.raises(PlacementError, match="several models are found by their names; leave #MODEL out"):
+            bench.prepared(f"{server.address}#other", models=(other,))
+    assert [dict(one.settings.options)["model"] for one in prepared.placements] == list(names)
+    assert [prepared.reference_of(one).file.path.stem for one in prepared.placements] == list(names)
+    assert {record_of(one, prepared.board, None).spec for one in prepared.placements} == {server.address}
+    with serving(StandInServer("OpenAI API")) as server, pytest.raises(PlacementError, match="one model on the server"):
+        bench.prepared(server.address, models=(other,))
 
 
 def test_a_placement_is_left_out_where_it_runs_only_some_of_the_models(bench: Bench, tmp_path: Path) -> None:

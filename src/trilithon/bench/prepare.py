@@ -90,8 +90,9 @@ def _several(
     references: dict[Path, Placement] = {}
     for family in _families(files):
         best = max(family, key=lambda file: file.size_bytes)
-        of_family = [placement for placement in placements if placement.file in family]
-        reference = reference_placement(plan, of_family, best, board, configuration)
+        paths = {file.path for file in family}
+        members = [placement for placement in placements if placement.file.path in paths]
+        reference = reference_placement(plan, members, best, board, configuration)
         references |= {file.path: reference for file in family}
     return Prepared(
         plan=plan,

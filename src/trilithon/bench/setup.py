@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -96,25 +97,48 @@ def resolve_models(
     plan: CampaignSetup, files: Sequence[ModelFile], board: Board, configuration: Configuration
 ) -> list[Placement]:
     """Those of several models, each named after its file as well. A placement that was spelled is left out where it
-    cannot run a file; raises PlacementError where it can run none, and for a file that nothing runs."""
+    cannot run a file; raises PlacementError where it can run none, for a file that nothing runs, and where the
+    model on a server is named, or is one for two files."""
     words = plan.placements or ("",)
+    _refuse_named_models(plan)
     placements: list[Placement] = []
     errors: dict[tuple[str, Path], PlacementError] = {}
     for file in files:
         for word in words:
             try:
-                resolved = resolve(replace(plan, placements=(word,) if word else ()), file, board, configuration)
+                alone = replace(plan, placements=(word,) if word else (), name=plan.name if file is files[0] else "")
+                placed = resolve(alone, file, board, configuration)
             except PlacementError as error:
                 errors[word, file.path] = error
             else:
-                placements += [replace(one, name=f"{one.name} with {file.path.name}") for one in resolved]
+                placements += [replace(one, name=f"{one.name} with {file.path.name}") for one in placed]
     for word in words:
         if all((word, file.path) in errors for file in files):
             raise errors[word, files[0].path]
     for file in files:
         if all((word, file.path) in errors for word in words):
             raise errors[words[0], file.path]
+    _refuse_one_for_two(placements)
     return list({placement.name: placement for placement in placements}.values())
+
+
+def _refuse_named_models(plan: CampaignSetup) -> None:
+    for spelling in map(parse_placement, plan.placements):
+        if spelling.unit == "server" and "model" in spelling.options:
+            raise PlacementError(
+                "placement {text}: of a server, several models are found by their names; leave #MODEL out",
+                text=spelling.text,
+            )
+
+
+def _refuse_one_for_two(placements: Sequence[Placement]) -> None:
+    for one, other in combinations([placement for placement in placements if placement.unit == "server"], 2):
+        if one.settings.options == other.settings.options and one.file.path != other.file.path:
+            raise PlacementError(
+                "{name} and {other} are one model on the server; measure only one of them there",
+                name=one.name,
+                other=other.name,
+            )
 
 
 def reference_placement(

@@ -245,7 +245,8 @@ def place(
                 "give -t, -b, -ub, -ctk, -ctv and -fa to the other placements instead, as in llama.cpp/cpu:t=4",
                 text=spec.text,
             )
-        names = (*need.names, files[0].name, files[0].path.name)
+        # The file's name before that of the model, which its quantisations share.
+        names = (*need.names, files[0].path.name, files[0].name)
         return place_server(spec.text, spec.options, names, files[0], max(need.context, need.least_context))
     maker = engine(spec.engine, configuration)
     build = _build(spec, maker)

@@ -156,6 +156,28 @@ def test_no_server_is_one_line_with_the_fix(file: ModelFile) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["http://a..b", "http://-ö-.x"])
+def test_a_name_that_no_host_can_have_is_one_line(address: str, file: ModelFile) -> None:
+    with pytest.raises(PlacementError, match=f"no server answers at {address}: "):
+        placed(address, file)
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Error"])
+def test_json_that_is_too_deep_is_no_answer(status: bytes, file: ModelFile) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.0 %b\r\n\r\n" % status + b"[" * 200_000)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(PlacementError, match=r"the API of neither|is not ready"):
+            placed(f"http://127.0.0.1:{server.server_port}", file)
+        server.shutdown()
+
+
 def test_settings_of_the_campaign_cannot_be_set_through_http(file: ModelFile) -> None:
     configuration = Configuration(data=file.path.parent, cache=file.path.parent)
     with pytest.raises(PlacementError, match=r"llama\.cpp/cpu:t=4"):

@@ -85,10 +85,10 @@ def _plain(name: str) -> str:
 
 
 def _file_there(file: ModelFile, model: RemoteModel) -> ModelFile:
-    """The server's file: the same model as `file` by the user's word, as far as the server does not contradict."""
+    """The server's file: the same model as `file` by the user's word, as far as the server does not contradict. It
+    keeps the path of `file`, by which references and names of placements are found."""
     return replace(
         file,
-        path=file.path.with_name(PurePath(model.name).name or "model"),
         quantization=model.quantization or "unknown quantization",
         size_bytes=model.size_bytes,
         sha256=model.digest,
