@@ -316,13 +316,17 @@ def _use(campaign: Campaign) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b" " * (3 << 20)), "holds more than 2 MiB; split it"),
-        (gzip.compress(b'{"trilithon_results": 1, "campaigns": [' + b"[]," * 900), "more than 1,000 values; split it"),
-        (gzip.compress(b'{"trilithon_results": 1, "campaigns": []}')[:-12], "is not complete JSON"),
+        (gzip.compress(b" " * (3 << 20), mtime=0), "holds more than 2 MiB; split it"),
+        (
+            gzip.compress(b'{"trilithon_results": 1, "campaigns": [' + b"[]," * 900, mtime=0),
+            "more than 1,000 values; split it",
+        ),
+        (gzip.compress(b'{"trilithon_results": 1, "campaigns": []}', mtime=0)[:-12], "is not complete JSON"),
         (b"PK\x03\x04\x14\0\0\0", "holds no results that can be read"),
         (b"\x1f\x8b\x08\x00garbage", "holds no results that can be read"),
         (b"\x1f\x8b\x08" + bytes(7) + b"\xff\xff\xff", "is damaged"),
     ],
+    ids=("spaces", "values", "half", "zip", "garbage", "damaged"),
 )
 def test_bombs_and_halves(content: bytes, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_MOST_BYTES", 2 << 20)
