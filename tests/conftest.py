@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from process_table import started_here
+from standin_hub import HubStandIn
+from standin_web import WebStandIn
 
 from trilithon.engines.base import Launch
 from trilithon.models.fetch.demo import demo_model, has_demo_package
@@ -80,13 +82,21 @@ def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's own folders, empty: nothing of the machine's real user is read or written."""
     for name in list(os.environ):
-        if name.startswith(("TRILITHON_", "OLLAMA_", "HF_", "HUGGINGFACE_", "RKLLAMA_")):
+        if name.startswith(("TRILITHON_", "OLLAMA_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "RKLLAMA_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     yield tmp_path
+
+
+@pytest.fixture
+def hub(home: Path, storage: WebStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    """The hub that downloads ask, with the files in the fixture `storage` of the test's own file."""
+    with HubStandIn(storage) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

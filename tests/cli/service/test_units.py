@@ -119,11 +119,11 @@ def test_a_path_with_signs_of_systemd_is_quoted(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("attribute", ["executable", "prefix", "base_prefix"])
-@pytest.mark.parametrize("folder", ["/home/ann/.venv", "/root/.venv"])
+@pytest.mark.parametrize("home_folder", ["home/ann", "root"])
 def test_a_system_service_is_not_installed_from_a_home_folder(
-    monkeypatch: pytest.MonkeyPatch, attribute: str, folder: str
+    monkeypatch: pytest.MonkeyPatch, attribute: str, home_folder: str
 ) -> None:
-    monkeypatch.setattr(sys, attribute, f"{folder}/bin/python")
+    monkeypatch.setattr(sys, attribute, f"/{home_folder}/.venv/bin/python")
     with pytest.raises(UserError, match=r"lies in a home folder.* install --system"):
         unit()
     assert "ProtectHome" not in unit(scope="user")

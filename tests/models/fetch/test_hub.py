@@ -41,15 +41,6 @@ def storage() -> Iterator[WebStandIn]:
 
 
 @pytest.fixture
-def hub(home: Path, storage: WebStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    with HubStandIn(storage) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-
-
-@pytest.fixture
 def store(tmp_path: Path) -> Iterator[ModelStore]:
     with ModelStore(tmp_path / "models") as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Durations that a server states, held against the client's clock."""
+"""Durations that a server states, compared with the client's clock."""
 
 import pytest
 

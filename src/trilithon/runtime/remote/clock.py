@@ -1,4 +1,4 @@
-"""What a server states about its own speed, held against the times at which its answer arrived."""
+"""What a server states about its own speed, compared with the times at which its answer arrived."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
