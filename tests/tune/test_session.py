@@ -97,6 +97,17 @@ def test_without_anything_to_change_the_defaults_are_as_good(configuration: Conf
     assert outcome_sentence(outcome) == "the defaults are as good: scripted/cpu"
 
 
+@pytest.mark.slow  # two readings of answers
+def test_a_faster_placement_on_the_same_unit_with_wrong_answers_never_runs(
+    configuration: Configuration, tiny: Path
+) -> None:
+    right, wrong = "scripted/cpu:prefill=900,decode=90", "scripted/cpu:prefill=9000,decode=900,wrong=1"
+    outcome = tuned(setup(tiny, right, wrong), configuration)
+    assert outcome.best.name == right
+    with Store.open(configuration.results_database) as store:
+        assert {run.placement for run in store.campaign(outcome.campaign).runs} <= {right}
+
+
 def test_two_tunes_refuse_each_other(configuration: Configuration, tiny: Path) -> None:
     with file_lock(configuration.data / "tune.lock"), pytest.raises(UserError, match="another tune"):
         tuned(setup(tiny, "scripted/cpu"), configuration)

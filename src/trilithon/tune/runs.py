@@ -120,7 +120,7 @@ class TuneRuns:
         self._add(placement)
         self._tell(placement.name)
         warnings = await settle(limit_seconds=_SETTLE_SECONDS)
-        before, own_before = BoardReading.take(), sum(os.times()[:4])
+        before, cpu_seconds_before = BoardReading.take(), sum(os.times()[:4])
         started_ns = time.monotonic_ns()
         run_id = self._store.start_run(self._campaign, placement.name, number, started_ns)
         folder = self._fresh_folder()
@@ -135,8 +135,8 @@ class TuneRuns:
             failure = Failure(
                 kind=error.kind, message=str(error), cause=error.cause, advice=error.advice, last_words=error.last_words
             )
-        own_seconds = sum(os.times()[:4]) - own_before
-        warnings += warnings_between(before, BoardReading.take(), own_cpu_seconds=own_seconds)
+        cpu_seconds = sum(os.times()[:4]) - cpu_seconds_before
+        warnings += warnings_between(before, BoardReading.take(), own_cpu_seconds=cpu_seconds)
         run = Run(
             placement=placement.name,
             round=number,

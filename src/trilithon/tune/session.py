@@ -121,12 +121,9 @@ class _Tune:
         )
 
     async def _best_placement(self, specs: Sequence[PlacementSpec], defaults: Placement) -> PlacementSpec:
-        """Other units and builds compute in other numbers, so each is compared with the first before."""
+        """Other units, builds and settings compute in other numbers, so each is compared with the first before."""
         first, *others = specs
-        choices = [Choice(options={"": first.name})]
-        choices += [
-            Choice(options={"": spec.name}, lossy=spec.unit != "cpu" or spec.prefill is not None) for spec in others
-        ]
+        choices = [Choice(options={"": first.name}), *(Choice(options={"": spec.name}, lossy=True) for spec in others)]
         race = Race([Variable(name="placement", choices=tuple(choices), expected_gain=0.7)])
 
         def placed(setting: Setting) -> Placement:
@@ -225,8 +222,8 @@ class _Tune:
             context=max(4096, needed), least_context=needed, asker="the workload", fix="make --workload smaller"
         )
         text = ",".join(f"{name}={value}" for name, value in {**spec.options, **options}.items())
-        own = spec.text.partition(":")[0]
-        half = f"{own}:{text}" if text else own
+        without_options = spec.text.partition(":")[0]
+        half = f"{without_options}:{text}" if text else without_options
         spelled = parse_placement(f"{spec.prefill.text}+{half}" if spec.prefill else half)
         return place(spelled, {}, need, [self._file], self._board, self._configuration)
 
