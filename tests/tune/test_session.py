@@ -12,7 +12,7 @@ from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.variables import Choice, Variable
-from trilithon.errors import PlacementError, UserError
+from trilithon.errors import PlacementError, TrilithonError, UserError
 from trilithon.files import file_lock
 from trilithon.measure.records import Campaign, Run, Sample, Test
 from trilithon.results.store.database import Store
@@ -116,6 +116,17 @@ def test_two_tunes_refuse_each_other(configuration: Configuration, tiny: Path) -
 def test_a_server_is_not_tuned(configuration: Configuration, tiny: Path) -> None:
     with pytest.raises(PlacementError, match="a server at an address can be measured, and not served from"):
         tuned(setup(tiny, "http://h:1"), configuration)
+
+
+def test_a_tune_that_cannot_begin_leaves_nothing_to_resume(
+    configuration: Configuration, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "no.gguf").write_text("hello")
+    for what in (setup(tmp_path / "no.gguf"), setup(tiny, "rkllm/npu")):
+        with pytest.raises(TrilithonError):
+            tuned(what, configuration)
+    with Store.open(configuration.results_database) as store:
+        assert (last_stopped(store), store.campaigns()) == (None, [])
 
 
 def test_settings_of_the_user_are_not_changed(configuration: Configuration, tiny: Path) -> None:

@@ -65,13 +65,15 @@ async def run_tune(
             board = read_board()
             number = _begin(setup, store, board) if resume is None else resume
             store.set_status(number, "running")
+            known = store.campaign(number)
+            runs = TuneRuns(store, number, known, board, configuration, folder, tell, setup.quality_bound)
             try:
-                known = store.campaign(number)
-                bound = setup.quality_bound
-                runs = TuneRuns(store, number, known, board, configuration, folder, tell, bound)
                 outcome = await _Tune(setup, board, configuration, runs, tell).outcome(number)
-            except BaseException:
-                store.set_status(number, "interrupted")
+            except BaseException as error:
+                if isinstance(error, TrilithonError) and not (known.runs or runs.new_runs):
+                    store.remove(number)  # what was asked for cannot be: there is nothing to go on with
+                else:
+                    store.set_status(number, "interrupted")
                 raise
             store.set_status(number, "finished")
             return outcome
