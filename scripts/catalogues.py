@@ -62,7 +62,7 @@ ERRORS = frozenset(
     ]
 )
 TRANSLATED = (
-    *("bench", "board", "cli", "estimate", "models", "results/store", "engines/install", "engines/remote"),
+    *("bench", "board", "cli", "estimate", "models", "tune", "results/store", "engines/install", "engines/remote"),
     *("engines/conversion.py", "engines/placement_spec.py", "engines/placing.py", "engines/registry.py"),
     *("engines/table.py", "files.py", "settings.py", "units.py"),
 )
