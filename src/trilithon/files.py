@@ -93,13 +93,14 @@ def replace_at(folder: int, name: str, content: bytes, *, temporary: str, mode: 
     os.fsync(folder)  # the new name has to be on the disk too
 
 
-def replace_file(path: Path, text: str, *, mode: int = 0o600) -> None:
+def replace_file(path: Path, content: str | bytes, *, mode: int | None = 0o600) -> None:
     """Replace the file as `replace_at` does, with exactly these permissions. Several processes may do so at once.
     Raises OSError."""
+    octets = content.encode() if isinstance(content, str) else content
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         temporary = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-        replace_at(folder, path.name, text.encode(), temporary=temporary, mode=mode)
+        replace_at(folder, path.name, octets, temporary=temporary, mode=mode)
     finally:
         os.close(folder)
 

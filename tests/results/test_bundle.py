@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import platform
 import random
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from trilithon.measure.records import (
     Test,
 )
 from trilithon.results import formats
-from trilithon.results.bundle import portable, without_private_parts, write_bundle
+from trilithon.results.bundle import portable, without_private_parts, write_bundle, write_text
 from trilithon.results.compare import summarise
 from trilithon.results.formats import FORMATS, export_campaigns, import_campaigns, import_file
 from trilithon.results.report.page import render_report
@@ -334,3 +335,15 @@ def test_bombs_and_halves(content: bytes, said: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=said) as caught:
         import_campaigns(content, "odd")
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    """As root, `-o /dev/stdout` would otherwise replace the device for every program."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text("text", pipe)
+        assert (os.read(reader, 100), pipe.is_fifo()) == (b"text", True)
+    finally:
+        os.close(reader)

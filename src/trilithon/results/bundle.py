@@ -6,7 +6,6 @@ the names and private addresses of other hosts. Numbers stay as measured, and so
 but for the names of this machine."""
 
 import gzip
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 
 from trilithon.board.capture.redaction import COMMON_NAMES, Redactor
 from trilithon.errors import UserError
+from trilithon.files import replace_file
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
 from trilithon.results.formats import export_campaigns
 
@@ -58,12 +58,12 @@ def write_text(text: str, path: Path) -> None:
 
 
 def _write(content: bytes, path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)  # a pipe or a device, which must stay one
+        else:
+            replace_file(path, content, mode=None)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"{path}: {error.strerror}; name another file with -o") from error
 
 
