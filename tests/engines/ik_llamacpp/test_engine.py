@@ -245,6 +245,19 @@ def test_whole_and_streamed_bodies(run: Run) -> None:
     run(body)
 
 
+def test_a_limit_within_a_character(run: Run) -> None:
+    async def body(runner: Runner) -> None:
+        for seed in range(12):  # random weights say parts of characters
+            options = {"max_tokens": 7, "seed": seed, "temperature": 1}
+            completion = {"prompt": "x", "n_predict": 7, "ignore_eos": True, **options}
+            assert (await runner.client._call("POST", "/completion", completion))["tokens_predicted"] == 7
+            chat = {"messages": [{"role": "user", "content": "hi"}], **options}
+            answer = await runner.client._call("POST", "/v1/chat/completions", chat)
+            assert isinstance(answer["choices"][0]["message"]["content"], str)
+
+    run(body)
+
+
 def test_inserting_is_refused_and_the_server_lives_on(run: Run) -> None:
     async def body(runner: Runner) -> None:
         with pytest.raises(EngineError, match="cannot insert text") as refused:

@@ -20,8 +20,17 @@ RIGHT = """\
 
 
 def test_only_what_was_not_evaluated_is_not_noted() -> None:
-    ((path, fault, repaired),) = IK_LLAMA_CPP.repairs
+    (path, fault, repaired), _ = IK_LLAMA_CPP.repairs
     assert path.endswith("server-context.cpp")
     assert fault.sub(repaired, RIGHT) == RIGHT
     lines = fault.sub(repaired, AT_FAULT).splitlines()
     assert lines == [AT_FAULT.splitlines()[at] for at in (0, 1, 4)]
+
+
+def test_parts_of_characters_are_replaced() -> None:
+    _, (path, fault, repaired) = IK_LLAMA_CPP.repairs
+    assert path.endswith("server.cpp")
+    # known(source): ik-llama-cpp-python 0.1.5 examples/server/server.cpp: how a whole answer is sent
+    line = 'res.set_content(data.dump(), "application/json; charset=utf-8");'
+    assert fault.sub(repaired, line) == 'res.set_content(safe_json_to_str(data), "application/json; charset=utf-8");'
+    assert fault.sub(repaired, "res.set_content(health.dump(), MIMETYPE_JSON);").startswith("res.set_content(health")

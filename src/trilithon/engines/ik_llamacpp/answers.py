@@ -95,7 +95,8 @@ class CompletionAnswers:
     @staticmethod
     def gathered(events: Sequence[Body]) -> Body:
         listed = [entry for event in events for entry in event.get("completion_probabilities", ())]
-        return events[-1] | {"content": "".join(e["content"] for e in events), "completion_probabilities": listed}
+        whole = events[-1] | {"content": "".join(event["content"] for event in events)}
+        return whole | {"completion_probabilities": listed} if listed else whole
 
     def _from_plain(self, answer: Body) -> Body:
         if not answer.get("stop"):
@@ -168,7 +169,9 @@ class ChatAnswers:
             message["reasoning_content"] = reasoning
         listed = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content") or ()]
         reason = next(choice["finish_reason"] for choice in reversed(choices) if choice.get("finish_reason"))
-        whole = {"index": 0, "message": message, "logprobs": {"content": listed}, "finish_reason": reason}
+        whole = {"index": 0, "message": message, "finish_reason": reason}
+        if listed:
+            whole["logprobs"] = {"content": listed}
         return events[-1] | {"object": "chat.completion", "choices": [whole]}
 
     def _is_shown(self, answer: Body) -> bool:

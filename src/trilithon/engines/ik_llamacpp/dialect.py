@@ -45,19 +45,19 @@ class IkDialect:
         twice = listed and bool(self.counts_twice) and not body.get("post_sampling_probs")
         if path == _CHAT:
             chat = ChatAnswers(body, counts_twice=twice)
-            # With tools this server lists probabilities only in a whole answer.
-            return _translation(path, body, chat, streams=listed and not body.get("tools"))
+            # Only a whole answer has calls in one piece, and with tools the listed probabilities.
+            return _translation(path, body, chat, streams=not body.get("tools"))
         completion = CompletionAnswers(body, counts_twice=twice)
         # Only the answers of OpenAI's kind have the ids of the listed tokens.
         named = (_NAMED_COMPLETION, _unbiased(body)) if listed else (path, body)
-        return _translation(*named, completion, streams=listed)
+        return _translation(*named, completion, streams=True)
 
 
 def _translation(
     path: str, body: Mapping[str, Any], answers: ChatAnswers | CompletionAnswers, *, streams: bool
 ) -> Translation:
-    """With `streams` the server answers in events, also where the client does not: in a whole answer, a listed token
-    that is no text of its own (a part of a character) makes this server fail."""
+    """With `streams` the server answers in events, also where the client does not: in a whole answer, a part of a
+    character (which a limit can leave at the end of the text, and a listed token can be) makes this server fail."""
     if body.get("stream") or not streams:
         return Translation(path, body, AnswerTranslator(answers))
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}

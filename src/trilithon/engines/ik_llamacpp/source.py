@@ -19,6 +19,8 @@ configure_file(common/build-info.cpp.in common/build-info.cpp)
 _UNREAD_TOKEN = re.compile(
     r"\n *slot\.cache_tokens\.push_back\(slot\.sampled\);\n *slot\.n_past\+\+;(?=\n *send_final_response\(slot\);)"
 )
+# A whole answer with a part of a character fails ("type_error.316"); an event with one has U+FFFD in its place.
+_STRICT_TEXT = re.compile(r"(?<=set_content\()data\.dump\(\)")
 
 IK_LLAMA_CPP = SourcePackage(
     name="ik-llama-cpp-python",
@@ -40,6 +42,9 @@ IK_LLAMA_CPP = SourcePackage(
     # On Arm its CMake project knows no native: without a -march none of the faster kernels is compiled (iqk_config.h).
     instructions=("GGML_ARCH_FLAGS", "-march=$MARCH"),
     generated={"common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO},
-    repairs=(("examples/server/server-context.cpp", _UNREAD_TOKEN, ""),),
+    repairs=(
+        ("examples/server/server-context.cpp", _UNREAD_TOKEN, ""),
+        ("examples/server/server.cpp", _STRICT_TEXT, "safe_json_to_str(data)"),
+    ),
     options=False,
 )

@@ -158,8 +158,8 @@ class Server:
         if answer.status_code >= 400:
             return Response(answer.content, answer.status_code, media_type="application/json")
         (whole,) = answers.of(answer.json())
-        # known(ran): ik-llama-cpp-python 0.1.5: a whole answer with a token that is not UTF-8 is an error
-        if "\ufffd" in json.dumps(whole, ensure_ascii=False) and answers.listed:
+        # known(ran): ik-llama-cpp-python 0.1.5: a whole answer with text or a token that is not UTF-8 is an error
+        if "\ufffd" in json.dumps(whole, ensure_ascii=False):
             return JSONResponse({"error": {"message": "invalid UTF-8 byte at index 0: 0xB6", "code": 500}}, 500)
         return JSONResponse(whole)
 
