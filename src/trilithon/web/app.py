@@ -31,6 +31,7 @@ PAGES = {
     "board": "trilithon.web.board.page:build",
     "models": "trilithon.web.models.page:build",
     "results": "trilithon.web.results.page:build",
+    "atlas": "trilithon.web.atlas.page:build",
 }
 """What builds each page, imported when it is first asked for."""
 

@@ -16,11 +16,11 @@ __all__ = ["APPEARANCES", "CONTENT", "PATHS", "Appearance", "frame"]
 
 Appearance = Literal["auto", "light", "dark"]
 APPEARANCES: tuple[Appearance, ...] = ("auto", "light", "dark")
-PATHS = {"chat": "/", "board": "/board", "models": "/models", "results": "/results"}
+PATHS = {"chat": "/", "board": "/board", "models": "/models", "results": "/results", "atlas": "/atlas"}
 CONTENT = "content"
 """The id of the element that holds a page's content."""
 
-_ICONS = {"chat": "forum", "board": "memory", "models": "inventory_2", "results": "query_stats"}
+_ICONS = {"chat": "forum", "board": "memory", "models": "inventory_2", "results": "query_stats", "atlas": "public"}
 _APPEARANCE_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 
 

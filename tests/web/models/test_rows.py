@@ -19,12 +19,12 @@ from trilithon.serve.catalog.pulls import PullState
 from trilithon.settings import Configuration
 from trilithon.web.models.acts import possible
 from trilithon.web.models.details import read_details
-from trilithon.web.models.facts import Facts, parameters_text, read_facts
+from trilithon.web.models.facts import Facts, machine_of, parameters_text, read_facts
 from trilithon.web.models.library import ModelListRow, read_library
 from trilithon.web.models.live import Live, ShownModel
 from trilithon.web.models.plan_view import changes_text, origin_text
 from trilithon.web.models.progress import progress_of
-from trilithon.web.models.row_view import facts_words, marks, speed_words, state_words
+from trilithon.web.models.row_view import estimate_words, facts_words, marks, speed_words, state_words
 from trilithon.web.texts import LANGUAGES, texts_for
 
 TEXT = texts_for("en")
@@ -66,6 +66,23 @@ def test_the_header_tells_what_it_is(configuration: Configuration, small: ModelL
     assert facts_words(small, None, TEXT) == "F16 · 333.5 KiB"
     assert marks(small, TEXT) == ["synthetic: random weights"]
     assert speed_words(facts, TEXT) == "speed not measured yet"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_estimate_is_said_where_it_has_a_basis(
+    configuration: Configuration, small: ModelListRow, language: str
+) -> None:
+    text, shelf = texts_for(language), Catalog(configuration, replace(read_board(), chip="RK3588"), placement=FAST)
+    machine = machine_of(shelf)
+    assert machine is not None and machine.shift == {}
+    assert estimate_words(read_facts(small.entry, shelf, machine), text) == ""  # too small to say anything of
+    (file,) = small.entry.manifest.files
+    manifest = replace(small.entry.manifest, files=(replace(file, size_bytes=3 << 30),))  # 1.6 billion weights
+    facts = read_facts(replace(small.entry, manifest=manifest), shelf, replace(machine, room=1 << 30))
+    words = estimate_words(facts, text)
+    assert facts.estimate is not None and facts.fits is False
+    assert english_in(words) == set() if language == "ru" else words.endswith("GiB, which does not fit")
+    assert machine_of(Catalog(configuration, replace(read_board(), chip="Intel N97"), placement=FAST)) is None
 
 
 def test_a_plan_is_named_as_what_it_is(configuration: Configuration, small: ModelListRow) -> None:

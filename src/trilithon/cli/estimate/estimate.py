@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from trilithon.cli.machine import chosen_chips, figure, room_bytes, shift_here
 from trilithon.cli.models.commands import complete_model_or_file
+from trilithon.cli.models.estimated import estimate_json, memory_text
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
 from trilithon.language import Message
-from trilithon.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trilithon.models.fetch.choose import Target
     from trilithon.settings import Configuration
 
-__all__ = ["estimate", "range_json"]
+__all__ = ["estimate"]
 
 _TITLES = (
     *(Message("chip"), Message("engine"), Message("quantisation"), Message("decode, tok/s"), "80%", "95%"),
@@ -74,6 +74,7 @@ def estimate(
 
     Of a model on a server, only the header of its file is read."""
     from trilithon.estimate.answer import PROMPT_TOKENS, estimates
+    from trilithon.estimate.recommend import fits
     from trilithon.estimate.subjects.subject import subject_of
     from trilithon.models.store.model_store import ModelStore
     from trilithon.settings import load_configuration
@@ -95,7 +96,7 @@ def estimate(
     rows = [row for row in rows if row.decode.value >= min_tokens_per_second]
     room = room_bytes(memory, chip_name)
     if as_json:
-        rows_shown = [_json(row, room) for row in rows]
+        rows_shown = [estimate_json(row, fits(row, room)) for row in rows]
         about = {"model": subject.size.key, "sizes_from": subject.sizes_from}
         say(json.dumps({**about, "estimates": rows_shown}, indent=2, ensure_ascii=False))
     elif rows:
@@ -135,9 +136,7 @@ def _lines(
 
     cells = [tuple(shown(title) for title in _TITLES)]
     for row in rows:
-        need = shown(format_bytes(row.memory.total))
-        if fits(row, room) is False:
-            need = shown(Message("{size} (does not fit)", size=need))
+        need = memory_text(row, fits(row, room))
         first = f"{row.first_token.value:.2g}"
         speeds = (*_cells(row.decode, 2), *_cells(row.prefill, 1), first, need)
         cells.append((row.chip, f"{row.engine}/{row.unit}", row.quantization, *speeds))
@@ -158,34 +157,3 @@ def _lines(
 def _cells(seen: "Range", intervals: int) -> tuple[str, ...]:
     pairs = (seen.within_80, seen.within_95)[:intervals]
     return (figure(seen.value), *(f"{figure(low)}–{figure(high)}" for low, high in pairs))
-
-
-def _json(row: "SpeedEstimate", room: int | None) -> dict[str, Any]:
-    from trilithon.estimate.recommend import fits
-
-    ranges = {"prefill_tps": row.prefill, "decode_tps": row.decode, "first_token_seconds": row.first_token}
-    return {
-        "chip": row.chip,
-        "engine": row.engine,
-        "unit": row.unit,
-        "quantization": row.quantization,
-        **{name: range_json(seen) for name, seen in ranges.items()},
-        "memory_bytes": {
-            "weights": round(row.memory.weights),
-            "cache": round(row.memory.cache),
-            "buffers": round(row.memory.buffers),
-            "copies": round(row.memory.copies),
-            "total": round(row.memory.total),
-        },
-        "fits": fits(row, room),
-        "basis": row.basis,
-        "verify": row.verify,
-    }
-
-
-def range_json(seen: "Range") -> dict[str, Any]:
-    return {
-        "value": float(f"{seen.value:.4g}"),
-        "within_80": [float(f"{bound:.4g}") for bound in seen.within_80],
-        "within_95": [float(f"{bound:.4g}") for bound in seen.within_95],
-    }

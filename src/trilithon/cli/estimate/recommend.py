@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilithon.cli.estimate.estimate import range_json
 from trilithon.cli.machine import chosen_chips, figure, room_bytes, shift_here
+from trilithon.cli.models.estimated import range_json
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice, complete_chip
 from trilithon.errors import UserError

@@ -69,6 +69,8 @@ def locate_model(text: str, placements: Sequence[str], configuration: "Configura
 def list_models(verbose: bool, as_json: bool) -> None:
     """List the models in the store, and those of other programs, which are used in place."""
     from trilithon.cli.models import rows as model_rows
+    from trilithon.cli.models.estimated import estimates_of
+    from trilithon.settings import load_configuration
 
     with _store() as store:
         listing = store.listing()
@@ -77,6 +79,11 @@ def list_models(verbose: bool, as_json: bool) -> None:
         models = [*zip(listing.manifests, listing.roots, strict=True), *((manifest, None) for manifest in adopted)]
         models.sort(key=lambda model: model[0].synthetic)
         rows = [model_rows.model_row(*model, store, places=verbose or as_json) for model in models]
+    estimated = estimates_of((manifest for manifest, _ in models), load_configuration()) if models else {}
+    rows = [
+        replace(row, estimate=estimated[row.name][0], fits=estimated[row.name][1]) if row.name in estimated else row
+        for row in rows
+    ]
     for problem in listing.problems:
         say(f"warning: {problem}", err=True)
     if as_json:

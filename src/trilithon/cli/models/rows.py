@@ -1,19 +1,27 @@
 """The rows of `trilithon list`, for people and as JSON."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trilithon.cli.machine import figure
+from trilithon.cli.models.estimated import estimate_json, memory_text
+from trilithon.cli.output import shown
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.store.manifest import Manifest, StoredFile
 from trilithon.models.store.model_store import ModelStore
 from trilithon.units import format_bytes
 
+if TYPE_CHECKING:
+    from trilithon.estimate.answer import SpeedEstimate
+
 __all__ = ["FileRow", "ModelRow", "aligned", "as_json", "day", "model_row", "place_of", "plain", "render"]
 
-_TITLES = ("name", "size", "quant", "format", "since", "from")
+_TITLES = (*(Message("name"), Message("size"), Message("quant"), Message("format"), Message("since"), Message("from")),)
+_ESTIMATE_TITLES = (Message("tok/s here"), Message("memory"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +37,8 @@ class FileRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """`complete` means that no file is missing; `read_only` that the model is in a layered store, or belongs to another
-    program. `files` is empty unless the paths were requested."""
+    program. `files` is empty unless the paths were requested. `estimate` is that of this machine, where it has a basis;
+    `fits` whether its memory holds that."""
 
     name: str
     size_bytes: int
@@ -42,6 +51,8 @@ class ModelRow:
     read_only: bool
     complete: bool
     files: tuple[FileRow, ...] = ()
+    estimate: "SpeedEstimate | None" = None
+    fits: bool | None = None
 
 
 def model_row(manifest: Manifest, root: Path | None, store: ModelStore, *, places: bool = False) -> ModelRow:
@@ -75,13 +86,20 @@ def _file_row(file: StoredFile, store: ModelStore) -> FileRow:
 
 
 def as_json(rows: Sequence[ModelRow]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
+    """Without an estimate, `estimate` is null."""
+    plain_rows = [asdict(replace(row, estimate=None)) for row in rows]
+    for row, values in zip(rows, plain_rows, strict=True):
+        del values["fits"]
+        values["estimate"] = None if row.estimate is None else estimate_json(row.estimate, row.fits)
+    return plain_rows
 
 
 def render(rows: Sequence[ModelRow]) -> str:
     """Columns of text; only the last one is not padded. The files of a model, if known, follow its row."""
-    cells = [_TITLES, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_TITLES) - 1)]
+    estimated = any(row.estimate is not None for row in rows)
+    titles = (*_TITLES[:4], *(_ESTIMATE_TITLES if estimated else ()), *_TITLES[4:])
+    cells = [tuple(map(shown, titles)), *(_cells(row, estimated=estimated) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(titles) - 1)]
     lines = []
     file_lines: list[list[str]] = [[], *([f"    {line}" for line in aligned(_file_cells(row))] for row in rows)]
     for row, files in zip(cells, file_lines, strict=True):
@@ -91,7 +109,7 @@ def render(rows: Sequence[ModelRow]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _cells(row: ModelRow) -> tuple[str, ...]:
+def _cells(row: ModelRow, *, estimated: bool) -> tuple[str, ...]:
     marks = [
         *["synthetic"] * row.synthetic,
         *["incomplete"] * (not row.complete),
@@ -99,12 +117,22 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
     ]
     return (
         row.name,
-        format_bytes(row.size_bytes),
+        shown(format_bytes(row.size_bytes)),
         plain(", ".join(row.quantizations)),
         ", ".join(row.formats),
+        *(_estimate_cells(row) if estimated else ()),
         day(row.created),
         plain(row.source) + (f" ({', '.join(marks)})" if marks else ""),
     )
+
+
+def _estimate_cells(row: ModelRow) -> tuple[str, str]:
+    """Decode with the interval that holds 80% of models, and memory."""
+    if row.estimate is None:
+        return "", ""
+    decode = row.estimate.decode
+    low, high = map(figure, decode.within_80)
+    return f"{figure(decode.value)} ({low}–{high})", memory_text(row.estimate, row.fits)
 
 
 def _file_cells(row: ModelRow) -> list[tuple[str, ...]]:

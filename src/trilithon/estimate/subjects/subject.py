@@ -2,6 +2,7 @@
 name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from trilithon.errors import DownloadError, ModelError, UserError
@@ -18,7 +19,7 @@ from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import find_reference, openable_path, weights_of
 from trilithon.suggestions import alternatives
 
-__all__ = ["subject_of"]
+__all__ = ["subject_named", "subject_of"]
 
 
 def subject_of(reference: str, store: ModelStore, target: Callable[[], Target] | None = None) -> Subject:
@@ -39,15 +40,28 @@ def subject_of(reference: str, store: ModelStore, target: Callable[[], Target] |
     if size is None and isinstance(problem, ModelError):
         raise problem
     if size is None:
-        raise UserError(
-            "{problem}nothing is known of {model!r}; write its size in the name (my-model-3b), or a GGUF file; {fix}",
-            problem=Message("{problem}; without it ", problem=problem) if problem else "",
-            model=reference[:80],
-            fix=alternatives(reference.replace(":", "-"), sorted({size.key for size in known_sizes().values()})),
-        ) from problem
-    names = (row.pull for row in candidates().values() if reference.lower() in (row.name, row.pull))
-    name = reference if converted else next(names, reference)
-    return Subject(reference=name, size=size, converted=converted, sizes_from=remark)
+        raise _unknown(reference, problem) from problem
+    if converted:
+        return Subject(reference=reference, size=size, converted=True, sizes_from=remark)
+    return replace(subject_named(reference), sizes_from=remark)
+
+
+def subject_named(name: str) -> Subject:
+    """By the name alone: no file is opened, and no server is asked. Raises UserError for one that says no size."""
+    size = size_named(name)
+    if size is None:
+        raise _unknown(name)
+    pulled = (row.pull for row in candidates().values() if name.lower() in (row.name, row.pull))
+    return Subject(reference=next(pulled, name), size=size)
+
+
+def _unknown(name: str, problem: Exception | None = None) -> UserError:
+    return UserError(
+        "{problem}nothing is known of {model!r}; write its size in the name (my-model-3b), or a GGUF file; {fix}",
+        problem=Message("{problem}; without it ", problem=problem) if problem else "",
+        model=name[:80],
+        fix=alternatives(name.replace(":", "-"), sorted({size.key for size in known_sizes().values()})),
+    )
 
 
 def _on_a_server(reference: str, *, named: bool) -> Reference | None:

@@ -36,7 +36,7 @@ _OF_CHATS = (
     *("/api/version", "/apply-template", "/chat/completions", "/completion", "/detokenize", "/health", "/models"),
     *("/openapi.json", "/props", "/rerank", "/tokenize", "/v1/"),
 )
-_PAGES: Mapping[str, Scope] = {"/models": "models", "/board": "admin", "/results": "admin"}
+_PAGES: Mapping[str, Scope] = {"/models": "models", "/board": "admin", "/results": "admin", "/atlas": "models"}
 
 
 def scope_of_request(path: str) -> Scope:

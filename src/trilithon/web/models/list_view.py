@@ -9,7 +9,7 @@ from trilithon.errors import TrilithonError
 from trilithon.serve.catalog.catalog import Catalog
 from trilithon.serve.http.errors import api_error_of
 from trilithon.web.elements import box, icon_button, words
-from trilithon.web.models.facts import Facts, read_facts
+from trilithon.web.models.facts import Facts, machine_of, read_facts
 from trilithon.web.models.library import (
     ROWS_ON_A_PAGE,
     Library,
@@ -124,6 +124,7 @@ class ModelList:
 
     async def _read(self, views: Sequence[RowView]) -> None:
         """Of the rows that are seen, one after the other: the first ones are filled while the last are read."""
+        machine = await asyncio.to_thread(machine_of, self._shelf)
         for view in views:
             entry = view.row.entry
             key = entry.name, entry.digest
@@ -131,7 +132,7 @@ class ModelList:
                 view.show_facts(Facts(problem=" "))
                 continue
             if key not in self._facts:
-                self._facts[key] = await asyncio.to_thread(read_facts, entry, self._shelf)
+                self._facts[key] = await asyncio.to_thread(read_facts, entry, self._shelf, machine)
             if view.root.is_deleted:
                 return
             view.show_facts(self._facts[key])

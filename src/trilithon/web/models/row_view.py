@@ -15,7 +15,7 @@ from trilithon.web.models.plan_view import changes_text
 from trilithon.web.quantities import duration, number, size
 from trilithon.web.texts import Texts
 
-__all__ = ["Doing", "RowView", "facts_words", "marks", "speed_words", "state_words"]
+__all__ = ["Doing", "RowView", "estimate_words", "facts_words", "marks", "speed_words", "state_words"]
 
 Doing = Callable[[Act, str], Awaitable[None]]
 """Does it with the model of that name, and says what came of it."""
@@ -46,6 +46,7 @@ class RowView:
             with box(classes="how"):
                 self._placement = words("p")
                 self._speed = words("p", text("models.row.reading"), "muted")
+                self._estimate = words("p", classes="muted")
             with box(classes="now"):
                 self._state = words("p").props('role="status"')
                 self._more = words("p", classes="muted")
@@ -90,6 +91,7 @@ class RowView:
         else:
             self._placement.set_text(self._text("models.row.would_run", placement=facts.placement))
             self._speed.set_text(speed_words(facts, self._text))
+        self._estimate.set_text(estimate_words(facts, self._text))
 
     def show_live(self, live: Live) -> None:
         name = self.row.name
@@ -127,6 +129,17 @@ def speed_words(facts: Facts, text: Texts) -> str:
     if facts.known and facts.known.stale:
         parts.append(text("models.row.stale", changes=changes_text(facts.known.stale, text)))
     return " · ".join(parts) if speeds else " · ".join([text("models.row.unknown_speed"), *parts])
+
+
+def estimate_words(facts: Facts, text: Texts) -> str:
+    """What is expected of it here, and whether it fits; empty where that has no basis."""
+    if facts.estimate is None:
+        return ""
+    decode = facts.estimate.decode
+    rates = [number(format_number(rate), text) for rate in (decode.value, *decode.within_80)]
+    memory = size(facts.estimate.memory.total, text)
+    key = "models.row.estimated_too_large" if facts.fits is False else "models.row.estimated"
+    return text(key, rate=rates[0], low=rates[1], high=rates[2], memory=memory)
 
 
 def marks(row: ModelListRow, text: Texts) -> list[str]:

@@ -1,0 +1,1 @@
+"""The page of published measurements, and of estimates from them."""
