@@ -3,7 +3,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trilithon.errors import UserError
-from trilithon.units import format_bytes, format_duration, format_number, parse_bytes, parse_duration, parse_integers
+from trilithon.units import (
+    format_byte_range,
+    format_bytes,
+    format_duration,
+    format_number,
+    parse_bytes,
+    parse_duration,
+    parse_integers,
+)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +160,16 @@ def test_nonsense_sizes_are_one_line_that_names_the_option(text: str) -> None:
 @given(st.integers(0, 1 << 50))
 def test_a_size_as_text_is_about_that_size(count: int) -> None:
     assert parse_bytes(format_bytes(count), name="") == pytest.approx(count, rel=0.05, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "text"),
+    [
+        (4.9 * 2**30, 9 * 2**30, "4.9–9.0 GiB"),
+        (9 * 2**30, 9 * 2**30 + 1, "9.0 GiB"),
+        (900 * 2**20, 1.5 * 2**30, "0.9–1.5 GiB"),
+        (0, 0, "0 B"),
+    ],
+)
+def test_a_range_has_one_unit(least: float, most: float, text: str) -> None:
+    assert format_byte_range(least, most) == text

@@ -6,7 +6,10 @@ from datetime import timedelta
 from trilithon.errors import UserError
 from trilithon.language import Message
 
-__all__ = ["format_bytes", "format_duration", "format_number", "parse_bytes", "parse_duration", "parse_integers"]
+__all__ = [
+    *("format_byte_range", "format_bytes", "format_duration", "format_number"),
+    *("parse_bytes", "parse_duration", "parse_integers"),
+]
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18})(?:([+*])(\d{1,18}))?)?")
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?)(ms|s|m|h|)")
@@ -82,6 +85,16 @@ def format_bytes(count: float) -> str:
             return Message("{count:.1f} {unit}", count=count, unit=unit)
         count /= 1024
     raise AssertionError("unreachable")
+
+
+def format_byte_range(least: float, most: float) -> str:
+    """ "4.9–9.0 GiB" in the unit of the larger; "4.9 GiB" where the two are written alike."""
+    whole = format_bytes(most)
+    assert isinstance(whole, Message)
+    scaled = least * whole.values["count"] / most if most else 0.0
+    if f"{scaled:.1f}" == f"{whole.values['count']:.1f}":
+        return whole
+    return Message("{least:.1f}–{most}", least=scaled, most=whole)
 
 
 def format_duration(seconds: float) -> str:

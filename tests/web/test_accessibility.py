@@ -33,7 +33,13 @@ def faults(page: Page) -> list[str]:
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_page_has_a_serious_fault(site: Site, browser_page: Pages, tiny: Path, dark: bool) -> None:
     opened = site(tiny)
-    for path, language in (("/", "en-US"), ("/board", "ru-RU"), ("/models", "en-US"), ("/results", "ru-RU")):
+    for path, language in (
+        ("/", "en-US"),
+        ("/board", "ru-RU"),
+        ("/models", "en-US"),
+        ("/results", "ru-RU"),
+        ("/atlas", "en-US"),
+    ):
         page = browser_page(dark=dark, language=language)
         page.goto(opened.url + path, wait_until="networkidle")
         expect(page.get_by_role("heading", level=1)).to_have_count(1)

@@ -39,7 +39,7 @@ def log_in(page: Page, key: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["/", "/board", "/models", "/results"])
+@pytest.mark.parametrize("path", ["/", "/board", "/models", "/results", "/atlas"])
 def test_a_page_is_shown_after_the_key_and_not_before(site: Site, browser_page: Pages, path: str) -> None:
     opened = site(keys=("ann",))
     page = browser_page(expected=REFUSED)

@@ -4,7 +4,7 @@ the phrases of `results`, the units are in the catalogue `units`."""
 import functools
 
 from trilithon.results.phrases import Phrases
-from trilithon.units import format_bytes, format_duration
+from trilithon.units import format_byte_range, format_bytes, format_duration
 from trilithon.web.texts import Texts
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "clock",
     "duration",
     "heat",
+    "memory_range",
     "number",
     "percent",
     "quantity",
@@ -40,6 +41,11 @@ def quantity(value: str, text: Texts) -> str:
 
 def size(count: float, text: Texts) -> str:
     return quantity(format_bytes(count), text)
+
+
+def memory_range(least: float, most: float, text: Texts) -> str:
+    """ "4.9–9.0 GiB": what cannot be dropped, and with what can."""
+    return quantity(format_byte_range(least, most), text)
 
 
 def duration(seconds: float, text: Texts) -> str:

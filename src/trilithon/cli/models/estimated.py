@@ -6,7 +6,7 @@ from trilithon.cli.machine import figure
 from trilithon.cli.output import shown
 from trilithon.errors import TrilithonError
 from trilithon.language import Message
-from trilithon.units import format_bytes
+from trilithon.units import format_byte_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,7 +68,7 @@ def estimates_of(
 
 def memory_text(row: "SpeedEstimate", fits: bool | None) -> str:
     """In the user's language."""
-    size = shown(format_bytes(row.memory.total))
+    size = shown(format_byte_range(row.memory.needed, row.memory.total))
     return shown(Message("{size} (does not fit)", size=size)) if fits is False else size
 
 

@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-from nicegui import ui
-
 from trilithon.board.chips import Chip, chips
 from trilithon.errors import TrilithonError
 from trilithon.estimate.answer import SpeedEstimate, estimates
@@ -16,6 +14,7 @@ from trilithon.results.report.markup import Html
 from trilithon.web.atlas.tables import estimate_table, options
 from trilithon.web.context import AppContext
 from trilithon.web.elements import box, words
+from trilithon.web.quantities import number, quantity
 from trilithon.web.results.elements import button, markup
 from trilithon.web.texts import Texts
 
@@ -30,16 +29,21 @@ class EstimateView:
         self._context, self._text = context, text
         self._chips: dict[str, Chip | None] = {text("atlas.every_chip"): None}
         self._chips |= {chip.name: chip for chip in chips().values() if machine_rates(chip.name)}
-        self._chip, self._memory = text("atlas.every_chip"), ""
+        self._sizes = {quantity(f"{count} GiB", text): count << 30 for count in _GIBIBYTES}
+        self._name, self._chip = "", text("atlas.every_chip")
+        self._room: int | None = None
         with box("section", "panel"):
             words("h2", text("atlas.estimate"))
             words("p", text("atlas.estimate_lead"), "muted")
             with box("form", "filters").on("submit.prevent", self.show) as form:
                 form.props["aria-label"] = text("atlas.estimate")
-                self._name = ui.input(text("atlas.estimate_model")).props("outlined dense maxlength=200")
-                self._name.props["spellcheck"] = "false"
+                with box("label"):
+                    words("span", text("atlas.estimate_model"))
+                    field = box("input").props('type="text" maxlength="200" spellcheck="false" autocapitalize="off"')
+                    field.on("input", self._enter, js_handler=_CHANGED)
+                    field.props["aria-label"] = text("atlas.estimate_model")
                 self._select("atlas.filter_chip", options(self._chips, self._chip), self._choose_chip)
-                sizes = options((f"{count} GiB" for count in _GIBIBYTES), "", text("atlas.any_memory"))
+                sizes = options(self._sizes, "", text("atlas.any_memory"))
                 self._select("atlas.estimate_memory", sizes, self._choose_memory)
                 button(text("atlas.estimate_do"), self.show, classes="main-act").props("type=submit")
             self._problem = words("p", classes="bad").props('role="alert"')
@@ -52,18 +56,20 @@ class EstimateView:
             select = markup(choices, "select").on("change", choose, js_handler=_CHANGED)
             select.props["aria-label"] = self._text(key)
 
+    def _enter(self, event: Any) -> None:
+        self._name = str(event.args).strip()
+
     def _choose_chip(self, event: Any) -> None:
         self._chip = str(event.args)
 
     def _choose_memory(self, event: Any) -> None:
-        self._memory = str(event.args)
+        self._room = self._sizes.get(str(event.args))
 
     async def show(self) -> None:
-        name, chip = (self._name.value or "").strip(), self._chips.get(self._chip)
+        chip, room = self._chips.get(self._chip), self._room
         problem, title, rows = "", "", list[SpeedEstimate]()
-        room = int(self._memory.split()[0]) << 30 if self._memory[:1].isdigit() else None
         try:
-            title, rows = await asyncio.to_thread(self._estimated, name, chip)
+            title, rows = await asyncio.to_thread(self._estimated, self._name, chip)
         except TrilithonError as error:
             problem = translated(error.args[0], self._text.language)
         if self._table.is_deleted:
@@ -78,5 +84,5 @@ class EstimateView:
         manifest = next((entry.manifest for entry in shelf.models() if entry.name == name), None)
         subject = (stored_subject(manifest, chip.platform if chip else "") if manifest else None) or subject_named(name)
         chosen = [chip] if chip else [known for known in self._chips.values() if known]
-        billions = f"{subject.size.parameters / 1e9:.3g}"
+        billions = number(f"{subject.size.parameters / 1e9:.3g}", self._text)
         return self._text("atlas.estimate_of", model=subject.size.key, billions=billions), estimates(subject, chosen)

@@ -9,7 +9,7 @@ from trilithon.language import translated
 from trilithon.results.report.markup import Html, element, joined
 from trilithon.units import format_number
 from trilithon.web.atlas.screen import AtlasBar, AtlasScreen
-from trilithon.web.quantities import number, size
+from trilithon.web.quantities import memory_range, number
 from trilithon.web.texts import Texts
 
 __all__ = ["bar_list", "estimate_table", "options", "row_table"]
@@ -74,7 +74,7 @@ def estimate_table(rows: Sequence[SpeedEstimate], room: int | None, text: Texts)
 
 
 def _estimate_cells(row: SpeedEstimate, room: int | None, text: Texts) -> tuple[str, ...]:
-    memory: str = size(row.memory.total, text)
+    memory: str = memory_range(row.memory.needed, row.memory.total, text)
     if fits(row, room) is False:
         memory = element("span", text("atlas.too_large", size=memory), class_="bad")
     return (

@@ -12,7 +12,7 @@ from trilithon.web.models.facts import Facts, parameters_text
 from trilithon.web.models.library import ModelListRow
 from trilithon.web.models.live import Live, ShownModel
 from trilithon.web.models.plan_view import changes_text
-from trilithon.web.quantities import duration, number, size
+from trilithon.web.quantities import duration, memory_range, number, size
 from trilithon.web.texts import Texts
 
 __all__ = ["Doing", "RowView", "estimate_words", "facts_words", "marks", "speed_words", "state_words"]
@@ -137,7 +137,7 @@ def estimate_words(facts: Facts, text: Texts) -> str:
         return ""
     decode = facts.estimate.decode
     rates = [number(format_number(rate), text) for rate in (decode.value, *decode.within_80)]
-    memory = size(facts.estimate.memory.total, text)
+    memory = memory_range(facts.estimate.memory.needed, facts.estimate.memory.total, text)
     key = "models.row.estimated_too_large" if facts.fits is False else "models.row.estimated"
     return text(key, rate=rates[0], low=rates[1], high=rates[2], memory=memory)
 
