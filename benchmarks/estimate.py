@@ -6,10 +6,11 @@
     python benchmarks/estimate.py --here
 
 Without `--rows` whole models are left out of the atlas, one after the other, and the rest is fitted; with it the
-effects of the package are judged on the rows of FILE, a CSV file with the columns of the atlas. The author of a row
-counts as unknown. The baselines use one bandwidth or one rate of operations per machine, from the rows of other models
-("constant"), or 0.85 of the memory's peak ("peak"), as public calculators do. The kernel path of a CPU build is given:
-it is seen in the rate that the build's rows of one quantisation reach. `--models` prints the errors per model.
+effects of the package are judged on the rows of FILE, a CSV file with the columns of the atlas. A row that cannot be
+judged is refused on stderr, with the reason. The author of a row counts as unknown. The baselines use one bandwidth or
+one rate of operations per machine, from the rows of other models ("constant"), or 0.85 of the memory's peak ("peak"),
+as public calculators do. The kernel path of a CPU build is given: it is seen in the rate that the build's rows of one
+quantisation reach. `--models` prints the errors per model.
 
 `--memory` compares memory with what a process of llama.cpp has here, for every Nth of the cases below 3 GiB (8 models
 of true size with random weights, 3 quantisations, 3 contexts), and with the memory column of RKLLM's maker. `--here`
@@ -21,17 +22,20 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are small
 
 import math
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from _estimated import errors_here, memory_errors
 from _figures import Bound, Figure, arguments, count, report, run
 
+from trilithon.errors import UserError
 from trilithon.estimate.memory import vendor_memory
 from trilithon.estimate.predict import PHASES, Phase, fitted
-from trilithon.estimate.rows import atlas, read_rows
+from trilithon.estimate.rows import Measurement, atlas, checked_rows, why_dropped
+from trilithon.estimate.sizes import size_named
 from trilithon.estimate.terms import case_of, machine_rates
 from trilithon.estimate.training import Residual, TrainingRow, errors_left_out, quantile, residual, training_rows
 
@@ -72,24 +76,70 @@ def main() -> int:
     options = parser.parse_args()
     if options.memory or options.here:
         return report(*(measured_memory(options.every) if options.memory else measured_here()), as_json=options.json)
-    errors: dict[Phase, list[Residual]] = {}
-    for phase in PHASES:
-        if options.rows:
-            points = training_rows(read_rows(options.rows), phase)
-            errors[phase] = [residual(point, fitted()[phase].effects) for point in points]
-        else:
-            errors[phase] = errors_left_out(training_rows(atlas(), phase))
     figures: dict[str, Figure] = {}
     bounds: list[Bound] = []
+    rows = judgeable_rows(options.rows, figures) if options.rows else atlas()
+    errors: dict[Phase, list[Residual]] = {}
+    for phase in PHASES:
+        points = training_rows(rows, phase)
+        if options.rows:
+            errors[phase] = [residual(point, fitted()[phase].effects) for point in points]
+        else:
+            errors[phase] = errors_left_out(points)
     for name, (phase, group) in GROUPS.items():
         seen = [error for error in errors[phase] if error.point.group == group and _on_rk3588(name, error)]
         judge(name, phase, group, seen, figures, bounds, nested=options.rows is None)
+    if options.rows:
+        judge_others(errors, figures)
     if options.rows is None:
         for phase, limit in CAMPAIGN_LIMITS.items():
             judge_campaigns(f"CPU {phase} after one campaign", errors[phase], limit, figures, bounds)
     if options.models:
         print_models(error for phase in PHASES for error in errors[phase])
     return report(figures, bounds, as_json=options.json)
+
+
+def judgeable_rows(path: Path, figures: dict[str, Figure]) -> list[Measurement]:
+    """The rows of a file that say enough. Raises UserError for a file of which no row does."""
+    rows, refusals = [], []
+    for row in checked_rows(path):
+        reason = str(row) if isinstance(row, UserError) else why_not_judged(row)
+        if reason:
+            refusals.append(reason)
+        elif isinstance(row, Measurement):
+            rows.append(row)
+    for reason in refusals:
+        print(f"refused: {reason}", file=sys.stderr)
+    figures["rows judged"], figures["rows refused"] = len(rows), len(refusals)
+    if not rows:
+        raise UserError("{path} has no row that can be judged; {count} were refused", path=path, count=len(refusals))
+    return rows
+
+
+def why_not_judged(row: Measurement) -> str:
+    """Empty for a row that is a point of one of the phases."""
+    place = f"{row.source}, {row.model} {row.quant} on {row.machine}"
+    if reason := why_dropped(row):
+        return f"{place}: {reason}"
+    if size_named(row.model, row.params_b) is None:
+        return f"{place}: the size of the model is unknown; state params_b"
+    if case_of(row) is None:
+        return f"{place}: unknown quantisation"
+    if not any(training_rows([row], phase) for phase in PHASES):
+        return f"{place}: no prefill or decode speed, and no ttft_ms with prompt_tokens"
+    return ""
+
+
+def judge_others(errors: Mapping[Phase, Sequence[Residual]], figures: dict[str, Figure]) -> None:
+    """Rows that are in no group of the issue: other engines, machines and units."""
+    for phase, residuals in errors.items():
+        others: dict[str, list[Residual]] = defaultdict(list)
+        for error in residuals:
+            group = error.point.group
+            if not any((phase, group) == named and _on_rk3588(name, error) for name, named in GROUPS.items()):
+                others[group].append(error)
+        for group, seen in sorted(others.items()):
+            judge(f"other {phase}, {group}", phase, group, seen, figures, [], nested=False)
 
 
 def measured_memory(every: int) -> tuple[dict[str, Figure], list[Bound]]:

@@ -11,7 +11,17 @@ from typing import Any
 from trilithon.errors import UserError
 from trilithon.tables import table_beside
 
-__all__ = ["COLUMNS", "Family", "Measurement", "atlas", "family_of", "read_rows", "source_address", "why_dropped"]
+__all__ = [
+    "COLUMNS",
+    "Family",
+    "Measurement",
+    "atlas",
+    "checked_rows",
+    "family_of",
+    "read_rows",
+    "source_address",
+    "why_dropped",
+]
 
 COLUMNS = (
     *("source", "date", "soc", "board", "engine", "unit", "model", "params_b", "quant", "threads_or_cores"),
@@ -90,8 +100,16 @@ def atlas() -> Sequence[Measurement]:
 
 def read_rows(path: Path) -> Iterator[Measurement]:
     """The rows of a CSV file with `COLUMNS` (more are ignored). Raises UserError with the line of what is wrong."""
+    for row in checked_rows(path):
+        if isinstance(row, UserError):
+            raise row
+        yield row
+
+
+def checked_rows(path: Path) -> Iterator[Measurement | UserError]:
+    """The same with the error in the place of a row that is wrong. Raises UserError for a file that is no table."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
                 raise UserError(
@@ -100,8 +118,11 @@ def read_rows(path: Path) -> Iterator[Measurement]:
                     names=", ".join(missing),
                     columns=", ".join(COLUMNS),
                 )
-            for line, row in enumerate(reader, 2):
-                yield _measurement(row, f"{path}:{line}")
+            for row in reader:
+                try:
+                    yield _measurement(row, f"{path}:{reader.line_num}")
+                except UserError as error:
+                    yield error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError("{path} cannot be read as CSV: {reason}", path=path, reason=error) from error
 
@@ -121,6 +142,7 @@ def _measurement(row: Mapping[str, str | None], place: str) -> Measurement:
     values: dict[str, Any] = {name: (row.get(name) or "").strip() for name in COLUMNS}
     for name in _NUMBERS:
         values[name] = _number(values[name], name, place)
+    values["unit"] = values["unit"].lower()
     for name in ("source", "model", "engine"):
         if not values[name]:
             raise UserError("{place}: {name} is empty; every measurement states it", place=place, name=name)
@@ -128,7 +150,7 @@ def _measurement(row: Mapping[str, str | None], place: str) -> Measurement:
         raise UserError(
             "{place}: unit {values!r}; write one of {names}",
             place=place,
-            values=values["unit"],
+            values=values["unit"][:40],
             names=", ".join(sorted(_UNITS)),
         )
     if not (values["soc"] or values["board"]):

@@ -98,7 +98,7 @@ def case_of(row: Measurement, kernel: str = "") -> Case | None:
         return None
     if pipeline:
         body = head = float(_families()["pipelines"][pipeline])
-    depth = re.search(r"depth (\d+)", row.notes)
+    depth = re.search(r"depth (\d{1,9})\b", row.notes)
     kv = re.search(r"(q[48]_0|f16) KV", row.notes)
     return Case(
         size=size,

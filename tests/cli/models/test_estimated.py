@@ -103,7 +103,7 @@ def test_a_list_has_columns_only_with_a_basis(
     on("RK3588", monkeypatch, memory=1 << 30)
     head, line = trilithon("list").stdout.splitlines()
     assert re.split("  +", head)[:6] == ["name", "size", "quant", "format", "tok/s here", "memory"]
-    assert re.search(r"[\d.]+ \([\d.]+–[\d.]+\)  1.4–2.3 GiB \(does not fit\)  ", line)
+    assert re.search(r"[\d.]+ \([\d.]+–[\d.]+\)  1.3–2.3 GiB \(does not fit\)  ", line)
     (row,) = json.loads(trilithon("list", "--json").stdout)
     assert row["estimate"]["fits"] is False
     assert row["estimate"]["decode_tps"]["within_80"][0] < row["estimate"]["decode_tps"]["value"]
