@@ -43,7 +43,7 @@ def imports() -> Graph:
         importer = path.relative_to(SOURCE).with_suffix("").parts[0]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-            if module.startswith("trilithon.") and importer != "__init__":
+            if module.startswith("trilithon.") and importer not in ("__init__", "__main__"):
                 graph[box(importer)].add(box(module.split(".")[1]))
     return {name: frozenset(targets - {name}) for name, targets in graph.items()}
 

@@ -233,3 +233,10 @@ def test_arguments_and_file_names_that_are_not_utf_8_are_told_in_one_line(
     assert trilithon("results", "report", "1").code == trilithon("results", "show", "1", "-o", "json").code == 0
     assert trilithon("plan", "set", file, "scripted/cpu").code == 0
     assert trilithon("plan", "list").code == trilithon("plan", "show", file).code == 0
+
+
+def test_the_package_is_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trilithon", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == process("--version").stdout

@@ -295,7 +295,8 @@ def test_a_key_lets_in_beyond_this_machine(serving: Serving, tiny: Path, tmp_pat
         (("--pin", "no-such-model"), "no-such-model"),
         (("--port", "70000"), "70000"),
         (("--host-name", "http://x"), "is not a host name"),
-        (("none.gguf",), "none.gguf is not a file; name a .gguf"),
+        (("none.gguf",), "none.gguf is not a file; write the path of a .gguf"),
+        (("none:1b",), "there is no none:1b in the store"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(trilithon: Program, words: tuple[str, ...], message: str) -> None:
@@ -304,6 +305,16 @@ def test_wrong_words_are_one_line_and_exit_code_2(trilithon: Program, words: tup
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_models_are_named_too(trilithon: Program, serving: Serving, tiny: Path, tmp_path: Path) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {tiny}\n")
+    assert trilithon("create", "mine", "-f", modelfile).code == 0
+    with client(serving("mine", tiny, *SLOW, XDG_DATA_HOME=os.environ["XDG_DATA_HOME"])) as http:
+        names = [model["name"] for model in http.get("/api/tags").json()["models"]]
+    assert sorted(names) == ["mine:latest", "tiny:latest"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`trilithon list`, `show`, `rm`, `cp`, `verify` and `prune`: the models of this machine."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "complete_model",
     "complete_model_or_file",
     "copy",
+    "files_among",
     "list_models",
     "locate_model",
     "prune",
@@ -61,6 +62,18 @@ def locate_model(text: str, placements: Sequence[str], configuration: "Configura
     with ModelStore.open(configuration) as store:
         look = partial(locate, text, store, suits_placements(placements, configuration), _adopted)
         return or_pulled(text, look, pulled_here(text, configuration), yes=yes)
+
+
+def files_among(models: Iterable[str], configuration: "Configuration", *, yes: bool = False) -> tuple[Path, ...]:
+    """The absolute paths of those that are files; the others are names of models, and what is not here is pulled as
+    by `locate_model`. Raises ModelError."""
+    from trilithon.models.store.model_store import ModelStore
+    from trilithon.models.store.resolve import find_reference
+
+    with ModelStore.open(configuration) as store:
+        looks = {model: partial(find_reference, model, store, _adopted) for model in models}
+        references = [or_pulled(name, look, pulled_here(name, configuration), yes=yes) for name, look in looks.items()]
+    return tuple(reference for reference in references if isinstance(reference, Path))
 
 
 @click.command("list")

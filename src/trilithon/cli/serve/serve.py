@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from trilithon.cli.models.commands import complete_model, complete_model_or_file
+from trilithon.cli.models.absent import YES
+from trilithon.cli.models.commands import complete_model, complete_model_or_file, files_among
 from trilithon.cli.output import fit_for
 from trilithon.cli.words import complete_placement
-from trilithon.errors import UserError
 from trilithon.packages import install_line
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -31,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path), shell_complete=complete_model_or_file)
+@click.argument("files", nargs=-1, metavar="[MODELS]...", shell_complete=complete_model_or_file)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="The port; 0 takes a free one."
@@ -114,22 +114,20 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--no-pages", is_flag=True, help="Serve the API only, no web pages.")
 @click.option("--drain", default="30s", show_default=True, help="How long running answers may continue at shutdown.")
 @click.option("--verbose", is_flag=True, help="Log every request to stderr, one JSON object per line.")
-def serve(**words: Any) -> None:
-    """Serve the local models, and FILES, over Ollama's, OpenAI's and Anthropic's APIs.
+@YES
+def serve(yes: bool, **words: Any) -> None:
+    """Serve the local models over Ollama's, OpenAI's and Anthropic's APIs.
 
-    Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a key:
-    trilithon key add NAME. OLLAMA_HOST, OLLAMA_ORIGINS, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH and
+    MODELS are files to serve besides those of `trilithon list`, or names of models that are pulled where they are not
+    here. Each model runs on its plan: the placement that trilithon bench recommended. Other machines (--host) need a
+    key: trilithon key add NAME. OLLAMA_HOST, OLLAMA_ORIGINS, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH and
     OLLAMA_NUM_PARALLEL are defaults. Every option may also stand in config.toml in the table [serve], see trilithon
     config. Ctrl-C or SIGTERM waits for running answers; a second one stops at once. SIGHUP reads config.toml again."""
     from trilithon.board.snapshot import read_board
     from trilithon.cli.serve.wanted import Typed, wanted
+    from trilithon.settings import load_configuration
 
-    for file in words["files"]:
-        if not file.is_file():
-            raise UserError(
-                "{file} is not a file; name a .gguf or .rkllm file, or none: what trilithon list shows is served",
-                file=file,
-            )
+    words["files"] = files_among(words["files"], load_configuration(), yes=yes)
     context = click.get_current_context()
     names = frozenset(name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE)
     typed = Typed(command=context.command, words=words, names=names)

@@ -52,8 +52,9 @@ def setting_name(option: click.Option) -> str:
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
-    """By the names of the settings."""
-    return {setting_name(option): option for option in command.params if isinstance(option, click.Option)}
+    """By the names of the settings. `--yes` is none: it answers a question of this one start."""
+    options = [option for option in command.params if isinstance(option, click.Option) and option.name != "yes"]
+    return {setting_name(option): option for option in options}
 
 
 def stated(command: click.Command, environment: Mapping[str, str] = os.environ) -> dict[str, Stated]:
