@@ -14,6 +14,7 @@ BASE = "errors, units, settings, files"
 PURPOSES = {
     "cli": "commands",
     "web": "web pages",
+    "fleet": "several boards, gateway",
     "tune": "search of settings",
     "bench": "campaigns, quality checks",
     "serve": "HTTP server and APIs",

@@ -48,6 +48,7 @@ CLICK = (
 ERRORS = frozenset(
     [
         "AccessDenied",
+        "BoardUnreachable",
         "DownloadError",
         "ModelError",
         "NoRoom",
@@ -62,8 +63,15 @@ ERRORS = frozenset(
     ]
 )
 TRANSLATED = (
-    *("bench", "board", "cli", "estimate", "models", "tune", "results/store", "engines/install", "engines/remote"),
-    *("engines/conversion.py", "engines/placement_spec.py", "engines/placing.py", "engines/registry.py"),
+    *("bench", "board", "cli", "estimate", "fleet", "models", "tune", "results/store"),
+    *(
+        "engines/install",
+        "engines/remote",
+        "engines/conversion.py",
+        "engines/placement_spec.py",
+        "engines/placing.py",
+        "engines/registry.py",
+    ),
     *("engines/table.py", "files.py", "settings.py", "units.py"),
 )
 # They speak of the inside of files that other programs or the project write.

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,16 @@ def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         time.sleep(0.02)
     told = "\n".join(f"{pid} {command}" for pid, command in started_here().items() if pid in left)
     assert not told, f"{request.node.name} leaves behind:\n{told}"
+
+
+@pytest.fixture(scope="session")
+def haproxy() -> str:
+    path = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None and os.environ.get("TRILITHON_TEST_WITHOUT_HAPROXY"):
+        pytest.skip("TRILITHON_TEST_WITHOUT_HAPROXY is set: no HAProxy to be had here")
+    if path is None:
+        pytest.skip("haproxy is missing; as root: apt-get install haproxy")
+    return path
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ FLOORS = [
     {"results"},
     {"estimate"},
     {"bench", "serve"},
-    {"tune"},
+    {"fleet", "tune"},
     {"web"},
     {"cli"},
 ]

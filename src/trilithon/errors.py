@@ -19,6 +19,7 @@
     │   └── Disconnected           the connection to the child broke (runtime.engine_errors)
     ├── Busy                       try again later: queue full, restart pending (runtime.pool.queue)
     ├── ApiError                   an HTTP status and a message for the client (serve.http.errors)
+    ├── BoardUnreachable           a board of a fleet does not answer as it should (fleet.state)
     ├── NobodyListens              no server answers at the address (cli.serve.server_client)
     ├── DownloadError              a server or the network failed; what was downloaded is kept
     │   └── PlainHttp              the server does not speak TLS (models.fetch.http_client)

@@ -115,6 +115,12 @@ def planted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 WORDS: dict[str, list[list[str]]] = {
     "run": [[f"./{EVIL}.gguf", "hi"], [EVIL, "hi"]],
     "serve": [[f"./{EVIL}.gguf"], ["--placement", EVIL]],
+    "fleet add": [[EVIL], [f"r={EVIL}"], ["r=http://127.0.0.1:9", "--ssh", EVIL]],
+    "fleet drain": [[EVIL]],
+    "fleet list": [[]],
+    "fleet rm": [[EVIL]],
+    "fleet serve": [["--host", EVIL]],
+    "fleet undrain": [[EVIL]],
     "ps": [[]],
     "stop": [[EVIL], ["m"]],
     "bench": [["GGUF", "--placement", f"scripted/cpu:{EVIL}"], [EVIL]],

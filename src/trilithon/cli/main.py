@@ -24,6 +24,7 @@ _COMMANDS = {
     "setup": ("setup.setup:setup", "Set this machine up: runtime, model, build and service."),
     "serve": ("serve.serve:serve", "Serve models over Ollama's, OpenAI's and Anthropic's APIs."),
     "service": ("service.service:service", "Run the server as a service of systemd."),
+    "fleet": ("fleet.commands:fleet", "Put several boards behind one address, and compare them."),
     "ps": ("serve.ps:ps", "List the models that the server has loaded."),
     "stop": ("serve.ps:stop", "Unload a model from the server."),
     "bench": ("bench.bench:bench", "Measure a model on every unit this machine has."),

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from trilithon import __version__
 from trilithon.errors import TrilithonError
-from trilithon.serve import llama
+from trilithon.serve import llama, plans
 from trilithon.serve.access.security import SecurityOptions, install
 from trilithon.serve.anthropic import routes as anthropic
 from trilithon.serve.http.connections import quiet_accept_errors
@@ -69,7 +69,7 @@ def create_app(service: Service, options: ServeOptions | None = None) -> FastAPI
     store_path = service.shelf.configuration.data / "responses.sqlite"
     app.state.responses = ResponseStore(store_path, options.response_store_bytes)
     app.state.stream_times = options.stream_times
-    for module in (openai, ollama, ollama_models, responses, anthropic, llama, metrics):
+    for module in (openai, ollama, ollama_models, responses, anthropic, llama, plans, metrics):
         app.include_router(module.router)
     app.include_router(openai.unversioned)
     app.add_exception_handler(TrilithonError, _refused)

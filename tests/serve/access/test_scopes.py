@@ -45,6 +45,7 @@ def test_pages(path: str, scope: str) -> None:
         ("chat", {CHAT}),
         ("models", {CHAT, "/api/pull"}),
         ("metrics", {"/metrics"}),
+        ("gateway", {CHAT}),
         ("admin", {CHAT, "/api/pull", "/metrics", "/careless"}),
     ],
 )

@@ -44,6 +44,39 @@ def test_every_way_to_show_a_key(key_file: Path) -> None:
     at_the_door(SecurityOptions(api_key_file=key_file), visit)
 
 
+def test_a_gateway_alone_says_who_its_client_is(tmp_path: Path) -> None:
+    configuration = Configuration(data=tmp_path, cache=tmp_path)
+    secrets = {scope: add_key(configuration, f"of-{scope}", scope) for scope in ("gateway", "chat", "admin")}
+
+    async def visit(door: Door) -> None:
+        async def name(scope: str, client: str) -> str:
+            headers = {"x-api-key": secrets[scope], "X-Trilithon-Client": client}
+            return str((await door.http.get(CHAT, headers=headers)).json()["key"])
+
+        assert await name("gateway", "ann") == "of-gateway/ann"
+        for strange in ("", "a b", "ann/bob", "x" * 65, "-"):
+            assert await name("gateway", strange) == "of-gateway"
+        assert await name("chat", "ann") == "of-chat"
+        assert await name("admin", "ann") == "of-admin"
+
+    at_the_door(SecurityOptions(key_store=key_store(configuration)), visit)
+
+
+def test_each_client_of_a_gateway_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    configuration = Configuration(data=tmp_path, cache=tmp_path)
+    secret = add_key(configuration, "gateway-pc", "gateway")
+
+    async def visit(door: Door) -> None:
+        statuses = []
+        for client in ("ann", "ann", "bob", "ann"):
+            headers = {"x-api-key": secret, "X-Trilithon-Client": client}
+            statuses.append((await door.http.get(CHAT, headers=headers)).status_code)
+        assert statuses == [200, 200, 200, 429]
+
+    options = SecurityOptions(key_store=key_store(configuration), requests_per_minute=2)
+    at_the_door(options, visit)
+
+
 NO_KEYS: list[dict[str, str]] = [
     {},
     {"Authorization": SECRET},

@@ -33,10 +33,11 @@ def key() -> None:
 @click.argument("name")
 @click.option(
     "--scope",
-    type=WordChoice(["chat", "models", "metrics", "admin"]),
+    type=WordChoice(["chat", "models", "metrics", "gateway", "admin"]),
     default="admin",
     show_default=True,
-    help="chat: ask models. models: pull and remove them too. metrics: read /metrics. admin: everything.",
+    help="chat: ask models. models: pull and remove them too. metrics: read /metrics. gateway: trilithon fleet serve. "
+    "admin: everything.",
 )
 @_JSON
 def add(name: str, scope: str, as_json: bool) -> None:

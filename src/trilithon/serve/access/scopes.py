@@ -1,16 +1,17 @@
-"""What a key is for: each request needs one of four scopes, and a key has some of them."""
+"""What a key is for: each request needs one of these scopes, and a key has some of them."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
 
 __all__ = ["SCOPES", "Scope", "is_allowed", "scope_of_page", "scope_of_request"]
 
-Scope = Literal["chat", "models", "metrics", "admin"]
+Scope = Literal["chat", "models", "metrics", "admin", "gateway"]
 
 SCOPES: Final[Mapping[str, str]] = {
     "chat": "ask models, and see which there are",
     "models": "the same, and pull, create, copy and remove models",
     "metrics": "read /metrics",
+    "gateway": "ask models, for the clients that it names: trilithon fleet serve on another machine",
     "admin": "everything, with the pages of the board and of results",
 }
 """What a key with this scope may do."""
@@ -19,7 +20,8 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
     "chat": frozenset({"chat"}),
     "models": frozenset({"chat", "models"}),
     "metrics": frozenset({"metrics"}),
-    "admin": frozenset({"chat", "models", "metrics", "admin"}),
+    "gateway": frozenset({"chat"}),
+    "admin": frozenset({"chat", "models", "metrics", "gateway", "admin"}),
 }
 _OF_MODELS = ("/api/blobs/", "/api/copy", "/api/create", "/api/delete", "/api/pull", "/api/push")
 _OF_CHATS = (
@@ -28,6 +30,7 @@ _OF_CHATS = (
         "/api/embed",
         "/api/embeddings",
         "/api/generate",
+        "/api/plans",
         "/api/ps",
         "/api/show",
         "/api/status",

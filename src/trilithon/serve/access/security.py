@@ -2,6 +2,7 @@
 
 Plain ASGI: Starlette's BaseHTTPMiddleware would put a queue between a stream and its client, and a task beside each."""
 
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = ["AccessRules", "Guard", "SecurityOptions", "install", "keyring", "req
 
 # What a probe of liveness asks, and Ollama's clients before anything else; neither says anything of this machine.
 _PUBLIC = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health", "/v1/health")}
+CLIENT_HEADER = "x-trilithon-client"
+_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UPLOADS = "/api/blobs/"
 _LONGEST_PATH = 8000  # RFC 9112, section 3, recommends to take as much
 _LONGEST_HEAD = 64 << 10
@@ -192,6 +195,8 @@ class Guard:
         key = self._key(headers, is_pages=is_pages)
         if key is not None:
             state["key_name"], state["key_scope"] = key.name, key.scope if self._keys.required else "admin"
+            if key.scope == "gateway":
+                state["key_name"] = _client_of(key, headers)
         _require_scope(state["key_scope"], scope["path"], is_pages=is_pages)
         if is_pages:  # one page is a hundred requests
             return
@@ -252,6 +257,12 @@ class Guard:
                 raise
         if body.problem is not None and not begun:
             await refuse(scope, send, body.problem, lingering=receive)
+
+
+def _client_of(gateway: Key, headers: Headers) -> str:
+    """Who asks through the gateway: it is told from its key alone. Such a client is none of this machine's keys."""
+    client = headers.get(CLIENT_HEADER, "")
+    return f"{gateway.name}/{client}" if _CLIENT.fullmatch(client) else gateway.name
 
 
 def _require_scope(scope: str, path: str, *, is_pages: bool) -> None:

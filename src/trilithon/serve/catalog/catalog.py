@@ -115,6 +115,10 @@ class Catalog:
     def board(self) -> Board:
         return self._board
 
+    @property
+    def slots(self) -> int:
+        return self._slots
+
     def check_placement(self) -> None:
         """Raises PlacementError where the placement for every model has no build here, or runs none of the owner's
         files. Those of the store may be for other engines."""
