@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from board_tree import plant_tree
 
 from trilithon.board.snapshot import read_board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.scripted.engine import ScriptedEngine
 from trilithon.engines.variables import Choice, Variable
 from trilithon.errors import PlacementError, TrilithonError, UserError
 from trilithon.files import file_lock
@@ -106,6 +108,39 @@ def test_a_faster_placement_on_the_same_unit_with_wrong_answers_never_runs(
     assert outcome.best.name == right
     with Store.open(configuration.results_database) as store:
         assert {run.placement for run in store.campaign(outcome.campaign).runs} <= {right}
+
+
+# Published of the RK3588, as ratios: the NPU reads a prompt 3 times as fast as the CPU (8-bit, 9B model), and the CPU
+# generates 3.3 times as fast as the NPU (E2B with decode routed to it: 4.3 and about 14); all eight cores generate more
+# slowly than the four big ones; the 4-bit pipeline is faster still and garbage. Rates are ten
+# times as high, so that answers are compared soon.
+CPU = "scripted/cpu:prefill=10000,decode=500,vary=mask:4-7&t:4&speedup:1.5|mask:0-7&t:8&speedup:0.7"
+NPU = "scripted/npu:prefill=20000,decode=150,vary=speedup:1.5&wrong:0.0001|speedup:2.5&wrong:1"
+
+
+@pytest.mark.slow  # five readings of answers
+@pytest.mark.usefixtures("computed_times")
+def test_an_rk3588_is_tuned_to_a_handover_on_the_big_cores_in_eight_bits(
+    configuration: Configuration, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, launch = read_board(plant_tree(tmp_path, "rk3588_vendor")), ScriptedEngine.launch
+    monkeypatch.setattr(session, "read_board", lambda: board)
+    # The cores are those of the tree: here the child runs on what there is.
+    monkeypatch.setattr(ScriptedEngine, "launch", lambda *a: replace(launch(*a), cpus=None))
+    what = TuneSetup(model=tiny, prompt_tokens=1024, generated_tokens=64, placements=(CPU, NPU))
+    outcome = tuned(what, configuration)
+    assert outcome.best.prefill is not None
+    options = dict(outcome.best.prefill.settings.options)
+    assert (options["speedup"], options["wrong"]) == ("1.5", "0.0001")
+    assert (outcome.best.settings.cpus, outcome.best.settings.threads) == ((4, 5, 6, 7), 4)
+    assert outcome.conclusion is not None
+    assert outcome.conclusion.low > 1.5
+    assert f"{outcome.conclusion.ratio:.2f} times as fast as {CPU}" in outcome_sentence(outcome)
+    with Store.open(configuration.results_database) as store:
+        campaign = store.campaign(outcome.campaign)
+    assert not [run for run in campaign.runs if "wrong=1" in run.placement]
+    divergences = {p.name: p.quality.divergence for p in campaign.placements if p.quality is not None}
+    assert max(divergence or 0 for name, divergence in divergences.items() if "wrong=1" in name) > 1
 
 
 def test_two_tunes_refuse_each_other(configuration: Configuration, tiny: Path) -> None:

@@ -1,5 +1,6 @@
 """The runs of a tune: each a process of its own, every sample in the store; those of before a stop come from there."""
 
+import math
 import os
 import shutil
 import time
@@ -21,6 +22,7 @@ from trilithon.measure.statistics import mean_above
 from trilithon.results.store.database import Store
 from trilithon.runtime.opening import open_runner
 from trilithon.settings import Configuration
+from trilithon.tune.handovers import halves
 
 __all__ = ["TuneRuns"]
 
@@ -83,17 +85,25 @@ class TuneRuns:
         return (run.samples[0].finished_ns - run.samples[0].started_ns) / 1e9
 
     async def is_right(self, placement: Placement, reference: Placement) -> bool:
-        """Whether the mean KL divergence from the reference is within the bound with the upper end of its interval.
-        That of a placement that fails is not."""
-        known = self._quality.get(placement.name)
-        if known is not None:
-            return known.verdict == "same"
-        self._tell(f"{placement.name}: quality")
+        """Whether the mean KL divergence from the reference is within the bound with the upper end of its interval. Of
+        a handover, that of each half alone, as a prompt would not always go to the first; that a cache of the first
+        gives the second's results is probed at each start. That of a placement that fails is not right."""
+        records = [await self._record(half, reference) for half in halves(placement) if half.name != reference.name]
+        worst = max(records, key=_wrongness)
+        if placement.prefill is not None and placement.name not in self._quality:
+            self._keep(placement, worst)
+        return worst.verdict == "same"
+
+    async def _record(self, placement: Placement, reference: Placement) -> QualityRecord:
+        if placement.name not in self._quality:
+            self._tell(f"{placement.name}: quality")
+            self._keep(placement, await self._compared(placement, reference))
+        return self._quality[placement.name]
+
+    def _keep(self, placement: Placement, record: QualityRecord) -> None:
         self._add(placement)
-        record = await self._compared(placement, reference)
         self._store.set_quality(self._campaign, placement.name, record)
         self._quality[placement.name] = record
-        return record.verdict == "same"
 
     async def _compared(self, placement: Placement, reference: Placement) -> QualityRecord:
         try:
@@ -159,3 +169,7 @@ class TuneRuns:
     def _fresh_folder(self) -> Path:
         self._folders += 1
         return self._folder / str(self._folders)
+
+
+def _wrongness(record: QualityRecord) -> float:
+    return math.inf if record.divergence is None else record.divergence

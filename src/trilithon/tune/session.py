@@ -21,6 +21,7 @@ from trilithon.results.store.database import Store
 from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
 from trilithon.tune.conclusion import FINAL_ROUNDS, Conclusion, conclude
+from trilithon.tune.handovers import Knob, handovers, settings_of, with_options
 from trilithon.tune.race import Check, Race, Setting
 from trilithon.tune.runs import TuneRuns
 from trilithon.tune.setup import TuneSetup
@@ -108,11 +109,12 @@ class _Tune:
         )
         if not specs:
             raise nothing_runs(self._file, self._configuration)
-        defaults = self._placed(specs[0], {})
+        defaults = self._placed(specs[0])
+        specs += [spec for spec in handovers(specs, self._configuration) if self._can_be(spec)]
         chosen = specs[0]
         if len(specs) > 1:
             chosen = await self._best_placement(specs, defaults)
-        best = await self._best_settings(chosen)
+        best = await self._best_settings(chosen, defaults)
         conclusion = None
         if best.name != defaults.name:
             conclusion = await self._conclusion(defaults, best)
@@ -129,47 +131,62 @@ class _Tune:
         race = Race([Variable(name="placement", choices=tuple(choices), expected_gain=0.7)])
 
         def placed(setting: Setting) -> Placement:
-            return self._placed(specs[setting[0]], {})
+            return self._placed(specs[setting[0]])
 
         return specs[(await self._raced(race, placed, defaults))[0]]
 
-    async def _best_settings(self, spec: PlacementSpec) -> Placement:
-        """What the user has set stays as it is."""
-        defaults = self._placed(spec, {})
-        named = {SHORT_NAMES.get(name, name) for name in spec.options}
-        maker = engine(spec.engine, self._configuration)
-        every = (
-            maker.variables(defaults, self._board, self._setup.prompt_tokens) if isinstance(maker, TunedEngine) else ()
-        )
-        kept = (self._usable(spec, variable, named, defaults) for variable in every)
-        variables = [variable for variable in kept if len(variable.choices) > 1]
+    async def _best_settings(self, spec: PlacementSpec, reference: Placement) -> Placement:
+        """Of a handover, those of both halves. What the user has set stays as it is."""
+        knobs = self._knobs(spec)
 
         def placed(setting: Setting) -> Placement:
-            return self._placed(spec, _merged(variables, setting))
+            options: tuple[dict[str, str], dict[str, str]] = {}, {}
+            for knob, choice in zip(knobs, setting, strict=True):
+                options[knob.of_prefill].update(knob.variable.choices[choice].options)
+            return self._placed(spec, *options)
 
-        return placed(await self._raced(Race(variables), placed, defaults))
+        return placed(await self._raced(Race([knob.variable for knob in knobs]), placed, reference))
 
-    def _usable(self, spec: PlacementSpec, variable: Variable, named: set[str], defaults: Placement) -> Variable:
+    def _knobs(self, spec: PlacementSpec) -> list[Knob]:
         """Without choices that are refused, that the user's settings exclude, and that come to the defaults."""
-        choices = [variable.choices[0]]
-        for choice in variable.choices[1:]:
-            if named & {SHORT_NAMES.get(name, name) for name in choice.options}:
+        defaults = self._placed(spec)
+        knobs = []
+        for half, of_prefill in ((defaults.prefill, True), (defaults, False)):
+            maker = None if half is None else engine(half.build.engine, self._configuration)
+            if half is None or not isinstance(maker, TunedEngine):
                 continue
-            try:
-                settings = self._placed(spec, choice.options).settings
-            except PlacementError:
-                continue
-            if settings != defaults.settings:
-                choices.append(choice)
-        return replace(variable, choices=tuple(choices))
+            for variable in maker.variables(half, self._board, self._setup.prompt_tokens):
+                usable = [c for c in variable.choices[1:] if self._changes(spec, c.options, defaults, of_prefill)]
+                if usable:
+                    choices = (variable.choices[0], *usable)
+                    knobs.append(Knob(replace(variable, choices=choices), of_prefill))
+        return knobs
 
-    async def _raced(self, race: Race, placed: Callable[[Setting], Placement], defaults: Placement) -> Setting:
-        """The settings that are kept when the race ends, or when only the time for the fresh rounds is left."""
+    def _can_be(self, spec: PlacementSpec) -> bool:
+        try:
+            self._placed(spec)
+        except PlacementError:
+            return False
+        return True
+
+    def _changes(self, spec: PlacementSpec, options: Mapping[str, str], defaults: Placement, of_prefill: bool) -> bool:
+        half = spec.prefill if of_prefill and spec.prefill is not None else spec
+        if {SHORT_NAMES.get(name, name) for name in half.options} & {SHORT_NAMES.get(name, name) for name in options}:
+            return False
+        try:
+            changed = self._placed(spec, *(({}, options) if of_prefill else (options, {})))
+        except PlacementError:
+            return False
+        return settings_of(changed) != settings_of(defaults)
+
+    async def _raced(self, race: Race, placed: Callable[[Setting], Placement], reference: Placement) -> Setting:
+        """The settings that are kept when the race ends, or when only the time for the fresh rounds is left. Lossy
+        choices are compared with the reference."""
         failures = 0  # of the best settings, in a row
         while (step := race.ask()) is not None and (failures or not self._is_late()):
             if isinstance(step, Check):
                 setting = tuple(step.challenger[1] if n == step.challenger[0] else 0 for n in range(len(step.setting)))
-                race.tell(step, await self._runs.is_right(placed(setting), defaults))
+                race.tell(step, await self._runs.is_right(placed(setting), reference))
                 continue
             times = await self._times([placed(setting) for setting in step.settings])
             if times is None:
@@ -218,22 +235,12 @@ class _Tune:
             raise TrilithonError("{placement} failed in the fresh rounds; tune again without it", placement=best.name)
         return conclude([first for first, _ in whole], [second for _, second in whole])
 
-    def _placed(self, spec: PlacementSpec, options: Mapping[str, str]) -> Placement:
+    def _placed(
+        self, spec: PlacementSpec, options: Mapping[str, str] | None = None, of_prefill: Mapping[str, str] | None = None
+    ) -> Placement:
+        """With further options, those of the prefilling half of a handover apart."""
         needed = tokens_needed(self._test)
         need = Need(
             context=max(4096, needed), least_context=needed, asker="the workload", fix="make --workload smaller"
         )
-        text = ",".join(f"{name}={value}" for name, value in {**spec.options, **options}.items())
-        without_options = spec.text.partition(":")[0]
-        half = f"{without_options}:{text}" if text else without_options
-        spelled = parse_placement(f"{spec.prefill.text}+{half}" if spec.prefill else half)
-        return place(spelled, {}, need, [self._file], self._board, self._configuration)
-
-
-def _merged(variables: Sequence[Variable], setting: Setting) -> dict[str, str]:
-    """A later variable's value counts where two set the same option."""
-    return {
-        name: value
-        for variable, choice in zip(variables, setting, strict=True)
-        for name, value in variable.choices[choice].options.items()
-    }
+        return place(with_options(spec, options, of_prefill), {}, need, [self._file], self._board, self._configuration)

@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from trilithon import __version__
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
+from trilithon.engines.placement_spec import SHORT_NAMES
 from trilithon.engines.variables import Choice, Variable
 from trilithon.errors import UserError
 from trilithon.language import Message
@@ -52,18 +53,21 @@ FAULTS: Final = (
 class Script:
     """What the scripted engine does. Each field is an option of the same name.
 
-    `prefill` and `decode` are in tokens per second; `noise` is the relative standard deviation of each request's rates;
-    `load` is the time until it is ready, in seconds; `memory` is allocated and touched, in bytes. `wrong` is the
-    fraction of positions with another next-token distribution than without it. `garbage` ("loop", "noise", "empty")
-    replaces `text`. Faults that end in `_after`, and `die_slowly`, count the tokens generated since the start of the
-    process: at that count it dies by SIGSEGV (crash) or SIGKILL (oom), exits with `exit_code` (exit), stops sending
-    (hang), answers with an error (error), or gets slower and then dies by SIGABRT (die_slowly). `refuse_start` and
-    `refuse_requests` are the messages to give. With `flaky` the faults happen only in that many first starts, counted
-    in `flaky_file`. `vary` is what `tune` may change: "decode:90|decode:120&wrong:1;prefill:900" are two variables, and
-    the first has two choices beside the default. Without `seed`, processes differ as real ones do."""
+    `prefill` and `decode` are in tokens per second, and `speedup` is a factor of both; `noise` is the relative
+    standard deviation of each request's rates; `load` is the time until it is ready, in seconds; `memory` is
+    allocated and touched, in bytes. `wrong` is the fraction of positions with another next-token distribution than
+    without it. `garbage` ("loop", "noise", "empty") replaces `text`. Faults that end in `_after`, and `die_slowly`,
+    count the tokens generated since the start of the process: at that count it dies by SIGSEGV (crash) or SIGKILL
+    (oom), exits with `exit_code` (exit), stops sending (hang), answers with an error (error), or gets slower and
+    then dies by SIGABRT (die_slowly). `refuse_start` and `refuse_requests` are the messages to give. With `flaky`
+    the faults happen only in that many first starts, counted in `flaky_file`. `vary` is what `tune` may change:
+    "decode:90|decode:120&wrong:1;prefill:900" are two variables, and the first has two choices beside the default;
+    settings of every engine may stand there too, as in "mask:4-7&t:4". Without `seed`, processes differ as real
+    ones do."""
 
     prefill: float = 800.0
     decode: float = 60.0
+    speedup: float = 1.0
     noise: float = 0.01
     seed: int | None = None
     load: float = 0.0
@@ -159,7 +163,7 @@ def _vary(name: str, text: str) -> str:
         pairs = [pair.partition(":") for pair in word.split("&")]
         if not all(colon for _, colon, _ in pairs) or any(option == "vary" for option, _, _ in pairs):
             raise UserError(f"scripted: {name} = {text!r} is not valid; write decode:90|decode:120&wrong:1;prefill:900")
-        Script.parse((option, value) for option, _, value in pairs)
+        Script.parse((option, value) for option, _, value in pairs if option not in SHORT_NAMES)
     return text
 
 
@@ -189,6 +193,7 @@ _count = _integer(0, "a number of tokens, 0 or more")
 _PARSE: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "prefill": _rate,
     "decode": _rate,
+    "speedup": _number(0, 1000, "a factor, for example 1.5", low_counts=False),
     "noise": _number(0, 0.5, "a fraction from 0 to 0.5, for example 0.01"),
     "seed": _integer(0, "a whole number"),
     "load": lambda name, text: parse_duration(text, name=f"scripted: {name}"),

@@ -115,7 +115,7 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
         # The last prompt token is always evaluated: the first token is sampled from its output.
         cached = min(shared_length(self.tokens, prompt), len(prompt) - 1) if request.cache else 0
         prefill_step_ns, decode_step_ns = (
-            1e9 / rate / max(self._random.gauss(1, self._script.noise), _LEAST_RATE_FACTOR)
+            1e9 / rate / self._script.speedup / max(self._random.gauss(1, self._script.noise), _LEAST_RATE_FACTOR)
             for rate in (self._script.prefill, self._script.decode)
         )
         start_ns = time.monotonic_ns()
@@ -197,7 +197,7 @@ class ScriptedSlot(WireSlot[GenerationRequest]):
     async def evaluate(self, tokens: int) -> None:
         """Takes the time of evaluating so many tokens, without a change of the cache."""
         async with self._exclusive():
-            await _sleep_until(time.monotonic_ns() + tokens / self._script.prefill * 1e9)
+            await _sleep_until(time.monotonic_ns() + tokens / self._script.prefill / self._script.speedup * 1e9)
             self.totals.prompt_tokens += tokens
 
     async def save(self, path: Path) -> tuple[int, int]:
