@@ -4,7 +4,7 @@ import pytest
 
 from trilithon.engines.base import Placement
 from trilithon.engines.scripted.engine import Script
-from trilithon.measure.records import Run, Sample, Test
+from trilithon.measure.records import Failure, Outcome, Run, Sample, Test
 from trilithon.tune.handovers import halves
 from trilithon.tune.runs import TuneRuns
 
@@ -25,10 +25,19 @@ def computed_times(monkeypatch: pytest.MonkeyPatch) -> None:
         end = round(seconds * noise.gauss(1, 0.04) * 1e9)
         samples = (Sample(test=test, started_ns=0, finished_ns=end),)
         run_id = self._store.start_run(self._campaign, placement.name, number, 0)
-        self._store.add_sample(run_id, samples[0])
-        self._store.finish_run(run_id, "finished", end)
+        failure = None if last.crash_after is None else Failure(kind="died", message="died, as its script says")
+        outcome: Outcome = "finished" if failure is None else "failed"
+        if failure is None:
+            self._store.add_sample(run_id, samples[0])
+        self._store.finish_run(run_id, outcome, end, failure=failure)
         return Run(
-            placement=placement.name, round=number, outcome="finished", started_ns=0, finished_ns=end, samples=samples
+            placement=placement.name,
+            round=number,
+            outcome=outcome,
+            started_ns=0,
+            finished_ns=end,
+            samples=samples if failure is None else (),
+            failure=failure,
         )
 
     monkeypatch.setattr(TuneRuns, "_run", run)

@@ -18,9 +18,9 @@ from trilithon.errors import PlacementError, TrilithonError, UserError
 from trilithon.files import file_lock
 from trilithon.measure.records import Campaign, Run, Sample, Test
 from trilithon.results.store.database import Store
+from trilithon.results.tuned.steps import end_sentence
 from trilithon.settings import Configuration
 from trilithon.tune import runs, session
-from trilithon.tune.planning import outcome_sentence
 from trilithon.tune.race import Race
 from trilithon.tune.runs import MOST_THROTTLED, TuneRuns
 from trilithon.tune.session import TuneOutcome, last_stopped, run_tune
@@ -81,7 +81,7 @@ def test_a_stopped_tune_goes_on_and_finds_the_fastest_choice_that_is_right(
     assert (outcome.campaign, outcome.best.name, outcome.gained) == (number, FASTEST, True)
     assert outcome.conclusion is not None
     assert outcome.conclusion.low > 1
-    assert "fresh rounds" in outcome_sentence(outcome)
+    assert "fresh rounds" in end_sentence(outcome.end)
     with Store.open(configuration.results_database) as store:
         campaign = store.campaign(number)
     assert campaign.status == "finished"
@@ -96,7 +96,7 @@ def test_a_stopped_tune_goes_on_and_finds_the_fastest_choice_that_is_right(
 def test_without_anything_to_change_the_defaults_are_as_good(configuration: Configuration, tiny: Path) -> None:
     outcome = tuned(setup(tiny, "scripted/cpu"), configuration)
     assert (outcome.gained, outcome.best.name) == (False, "scripted/cpu")
-    assert outcome_sentence(outcome) == "the defaults are as good: scripted/cpu"
+    assert end_sentence(outcome.end) == "the defaults are as good: scripted/cpu"
 
 
 @pytest.mark.slow  # two readings of answers
@@ -135,7 +135,7 @@ def test_an_rk3588_is_tuned_to_a_handover_on_the_big_cores_in_eight_bits(
     assert (outcome.best.settings.cpus, outcome.best.settings.threads) == ((4, 5, 6, 7), 4)
     assert outcome.conclusion is not None
     assert outcome.conclusion.low > 1.5
-    assert f"{outcome.conclusion.ratio:.2f} times as fast as {CPU}" in outcome_sentence(outcome)
+    assert f"{outcome.conclusion.ratio:.2f} times as fast as {CPU}" in end_sentence(outcome.end)
     with Store.open(configuration.results_database) as store:
         campaign = store.campaign(outcome.campaign)
     assert not [run for run in campaign.runs if "wrong=1" in run.placement]

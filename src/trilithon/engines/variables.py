@@ -1,6 +1,8 @@
-"""What `tune` may change about a placement: each engine declares its variables in its own folder."""
+"""What `tune` may change about a placement, and how its end is had without Trilithon: each engine declares its
+variables and its command line in its own folder."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +10,7 @@ from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import format_cpu_list
 from trilithon.engines.base import Placement
 
-__all__ = ["Choice", "TunedEngine", "Variable", "cpu_masks", "variable"]
+__all__ = ["Choice", "StartedByHand", "TunedEngine", "Variable", "cpu_masks", "shell_line", "variable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,22 @@ class TunedEngine(Protocol):
 
     def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
         """What may be changed about the placement for a prompt of `depth` tokens, the most to gain first."""
+
+
+@runtime_checkable
+class StartedByHand(Protocol):
+    """An engine with a command line of its own."""
+
+    def by_hand(self, placement: Placement) -> str:
+        """The line that a person types into a shell to start the placement without Trilithon."""
+
+
+def shell_line(argv: Sequence[str], placement: Placement, environment: Mapping[str, str] | None = None) -> str:
+    """With the CPUs of the placement."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items()]
+    cpus = placement.settings.cpus
+    pinned = ["taskset", "-c", format_cpu_list(cpus)] if cpus else []
+    return " ".join([*variables, shlex.join([*pinned, *argv])])
 
 
 def variable(name: str, expected_gain: float, *choices: Mapping[str, str], lossy: bool = False) -> Variable:

@@ -7,6 +7,7 @@ from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, Run
 from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
+from trilithon.results.tuned.steps import is_tune
 
 __all__ = ["comparison_lines", "comparison_text", "remark_lines", "warning_lines"]
 
@@ -30,6 +31,8 @@ def comparison_text(name: str, other: str, comparison: Comparison, phrases: Phra
 
 def comparison_lines(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[str]:
     """Per test, every other placement beside the one with the best median that is not broken."""
+    if is_tune(campaign):
+        return []  # the race has compared them, see report.tuned
     rows = [row for row in summarise(campaign) if row.metric.name == HEADLINE[row.test.kind] and row.estimate]
     lines = []
     for test in dict.fromkeys(row.test for row in rows):

@@ -9,6 +9,7 @@ from trilithon.measure.records import Campaign, PlacementRecord, TestKind
 from trilithon.measure.statistics import LEAST_RUNS, Verdict
 from trilithon.results.compare import ComparisonRow, Estimate, compare_runs, placement_of, runs_note, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
+from trilithon.results.tuned.steps import is_tune, tune_sentence
 from trilithon.units import format_number
 
 __all__ = ["DECIDES", "Recommendation", "recommended", "unplanned", "verdict_sentence"]
@@ -37,7 +38,9 @@ class Recommendation:
 def verdict_sentence(campaign: Campaign, phrases: Phrases = ENGLISH) -> str:
     """One sentence per model. Decode decides where it was measured: it is what a reader waits for. Only a placement
     whose answers are the reference or match it is recommended, and none of an engine that is used only where it is
-    named; where there is none of that kind, the fastest is named as not recommended."""
+    named; where there is none of that kind, the fastest is named as not recommended. Of a tune, how it ended."""
+    if is_tune(campaign):
+        return tune_sentence(campaign, phrases)
     verdicts = _verdicts(campaign, phrases)
     if not campaign.runs or not verdicts:
         return phrases("nothing")

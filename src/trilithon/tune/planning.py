@@ -6,21 +6,11 @@ from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import has_to_be_named
 from trilithon.results.fingerprints import fingerprint_of
 from trilithon.results.plans import Plan, keep_plan, read_plan
+from trilithon.results.tuned.steps import end_sentence
 from trilithon.settings import Configuration
 from trilithon.tune.session import TuneOutcome
 
-__all__ = ["outcome_sentence", "plan_outcome"]
-
-
-def outcome_sentence(outcome: TuneOutcome) -> str:
-    """Only the ratio of the fresh rounds, with its interval."""
-    conclusion = outcome.conclusion
-    if conclusion is None or not conclusion.faster:
-        return f"the defaults are as good: {outcome.defaults.name}"
-    return (
-        f"{outcome.best.name} takes the workload {conclusion.ratio:.2f} times as fast as {outcome.defaults.name} "
-        f"({conclusion.low:.2f} to {conclusion.high:.2f} at 99%, {conclusion.rounds} fresh rounds)"
-    )
+__all__ = ["plan_outcome"]
 
 
 def plan_outcome(outcome: TuneOutcome, model: str, workload: str, configuration: Configuration) -> str:
@@ -39,7 +29,7 @@ def plan_outcome(outcome: TuneOutcome, model: str, workload: str, configuration:
             placement=best.name,
             board=board.identity(),
             campaign=outcome.campaign,
-            sentence=outcome_sentence(outcome),
+            sentence=end_sentence(outcome.end),
             model=model,
             decided_by=workload,
             rounds=outcome.conclusion.rounds if outcome.conclusion is not None else 0,

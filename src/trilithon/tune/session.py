@@ -12,37 +12,37 @@ from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import SHORT_NAMES, PlacementSpec, parse_placement
 from trilithon.engines.placing import Need, nothing_runs, place, refuse_server, usable_here
 from trilithon.engines.table import engine
-from trilithon.engines.variables import Choice, TunedEngine, Variable
+from trilithon.engines.variables import Choice, StartedByHand, TunedEngine, Variable
 from trilithon.errors import PlacementError, TrilithonError, UserError
 from trilithon.files import file_lock
 from trilithon.measure.records import Test
 from trilithon.models.files.model_file import read_model_file
 from trilithon.results.store.database import Store
+from trilithon.results.tuned.steps import TUNE_SOURCE, TuneEnd
 from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
 from trilithon.tune.conclusion import FINAL_ROUNDS, Conclusion, conclude
-from trilithon.tune.handovers import Knob, handovers, settings_of, with_options
+from trilithon.tune.handovers import Knob, halves, handovers, settings_of, with_options
 from trilithon.tune.race import Check, Race, Setting
 from trilithon.tune.runs import TuneRuns
 from trilithon.tune.setup import TuneSetup
 
-__all__ = ["SOURCE", "TuneOutcome", "last_stopped", "run_tune"]
+__all__ = ["TuneOutcome", "last_stopped", "run_tune"]
 
-SOURCE = "tune"
-"""The source of a tune's campaign in the store, so that `bench --resume` does not go on with it."""
 _LEAST_FINAL_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOutcome:
     """`best` is the placement to use: that of the defaults where nothing is surely faster. `conclusion` is None where
-    nothing else was left to compare."""
+    nothing else was left to compare. `end` is what the store keeps of it."""
 
     campaign: int
     defaults: Placement
     best: Placement
     conclusion: Conclusion | None
     seconds: float
+    end: TuneEnd
 
     @property
     def gained(self) -> bool:
@@ -51,7 +51,7 @@ class TuneOutcome:
 
 def last_stopped(store: Store) -> int | None:
     """The newest tune of this machine that did not end."""
-    tunes = [c for c in reversed(store.campaigns()) if c.source == SOURCE and not c.imported]
+    tunes = [c for c in reversed(store.campaigns()) if c.source == TUNE_SOURCE and not c.imported]
     return next((c.id for c in tunes if c.status == "interrupted"), None)
 
 
@@ -76,6 +76,7 @@ async def run_tune(
                 else:
                     store.set_status(number, "interrupted")
                 raise
+            store.set_plan(number, setup.to_json() | {"end": outcome.end.to_json()})
             store.set_status(number, "finished")
             return outcome
     except BlockingIOError as error:
@@ -85,7 +86,7 @@ async def run_tune(
 def _begin(setup: TuneSetup, store: Store, board: Board) -> int:
     return store.start_campaign(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=SOURCE,
+        source=TUNE_SOURCE,
         version=__version__,
         board=board.facts(),
         plan=setup.to_json(),
@@ -115,14 +116,24 @@ class _Tune:
         if len(specs) > 1:
             chosen = await self._best_placement(specs, defaults)
         best = await self._best_settings(chosen, defaults)
-        conclusion = None
+        conclusion, fresh_from = None, self._round + 1
         if best.name != defaults.name:
             conclusion = await self._conclusion(defaults, best)
         if conclusion is None or not conclusion.faster:
             best = defaults
+        end = TuneEnd(defaults=defaults.name, best=best.name, by_hand=self._by_hand(best))
+        if conclusion is not None:
+            figures = {name: getattr(conclusion, name) for name in ("ratio", "low", "high", "rounds")}
+            end = replace(end, fresh_from=fresh_from, **figures)
+        seconds = self._runs.spent_seconds
         return TuneOutcome(
-            campaign=campaign, defaults=defaults, best=best, conclusion=conclusion, seconds=self._runs.spent_seconds
+            campaign=campaign, defaults=defaults, best=best, conclusion=conclusion, seconds=seconds, end=end
         )
+
+    def _by_hand(self, placement: Placement) -> tuple[str, ...]:
+        """A command line for each half whose engine has one."""
+        makers = [(engine(half.build.engine, self._configuration), half) for half in halves(placement)]
+        return tuple(maker.by_hand(half) for maker, half in makers if isinstance(maker, StartedByHand))
 
     async def _best_placement(self, specs: Sequence[PlacementSpec], defaults: Placement) -> PlacementSpec:
         """Other units, builds and settings compute in other numbers, so each is compared with the first before."""
@@ -150,10 +161,11 @@ class _Tune:
     def _knobs(self, spec: PlacementSpec) -> list[Knob]:
         """Without choices that are refused, that the user's settings exclude, and that come to the defaults."""
         defaults = self._placed(spec)
-        knobs = []
-        for half, of_prefill in ((defaults.prefill, True), (defaults, False)):
-            maker = None if half is None else engine(half.build.engine, self._configuration)
-            if half is None or not isinstance(maker, TunedEngine):
+        knobs: list[Knob] = []
+        for half in halves(defaults):
+            of_prefill = half is defaults.prefill
+            maker = engine(half.build.engine, self._configuration)
+            if not isinstance(maker, TunedEngine):
                 continue
             for variable in maker.variables(half, self._board, self._setup.prompt_tokens):
                 usable = [c for c in variable.choices[1:] if self._changes(spec, c.options, defaults, of_prefill)]

@@ -31,6 +31,8 @@ class TuneSetup:
 
     @classmethod
     def from_json(cls, plan: Mapping[str, Any]) -> "TuneSetup":
+        """A plan that the store has; what the end of a tune adds to it is left out."""
+        plan = {name: value for name, value in plan.items() if name != "end"}
         return cls(**{**plan, "model": Path(plan["model"]), "placements": tuple(plan["placements"])})
 
 

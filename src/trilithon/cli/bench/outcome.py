@@ -92,7 +92,8 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
     """Write report.html and the PNGs; returns their paths. Raises StoreError when the folder cannot be written."""
     from trilithon.results.compare import summarise
     from trilithon.results.report.page import report_title, write_report
-    from trilithon.results.report.plots import figures, write_pngs
+    from trilithon.results.report.plots import write_pngs
+    from trilithon.results.report.tuned import charts_of
     from trilithon.results.statements import comparison_lines
     from trilithon.results.verdict import verdict_sentence
 
@@ -100,7 +101,7 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
     rows = summarise(campaign, phrases)
     if not rows:
         raise UserError("campaign {id} has no measurements yet; there is nothing to draw", id=campaign.id)
-    charts = figures(rows, source=report_title(campaign, rows, phrases), phrases=phrases)
+    charts = charts_of(campaign, rows, source=report_title(campaign, rows, phrases), phrases=phrases)
     try:
         sentence, comparisons = verdict_sentence(campaign, phrases), comparison_lines(campaign, phrases)
         page = write_report(folder, campaign, rows, sentence, comparisons, charts=charts, phrases=phrases)

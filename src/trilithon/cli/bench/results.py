@@ -43,6 +43,7 @@ def list_command(as_json: bool) -> None:
         say(json.dumps([asdict(summary) for summary in summaries], indent=2))
         return
     from trilithon.cli.bench.outcome import phrases_here
+    from trilithon.results.tuned.steps import TUNE_SOURCE
 
     phrases = phrases_here()
     if not summaries:
@@ -54,8 +55,10 @@ def list_command(as_json: bool) -> None:
             name if quantization.casefold() in name.casefold() else f"{name} {quantization}"
             for name, quantization in pairs
         )
-        source = shown(Message("measured here")) if campaign.source == "trilithon" else campaign.source
-        source = shown(Message("imported")) if campaign.source == "trilithon" and campaign.imported else source
+        source = campaign.source
+        if source in ("trilithon", TUNE_SOURCE):
+            measured = Message("measured here") if source == "trilithon" else Message("tuned here")
+            source = shown(Message("imported") if campaign.imported else measured)
         columns = (campaign.board, ", ".join(models), ", ".join(campaign.placements), ", ".join(campaign.tests), source)
         say(f"{campaign.id:>4}  {campaign.started}  {'  '.join(filter(None, columns))}{state}")
 

@@ -11,8 +11,9 @@ from click.core import ParameterSource
 
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.units import parse_duration
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -34,6 +35,7 @@ __all__ = ["tune"]
 @click.option(
     "--quality-bound", type=click.FloatRange(0, 10), default=0.01, show_default=True, help="Largest KL divergence."
 )
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.html and its chart here.")
 @click.option("--resume", is_flag=True, help="Continue the last stopped tune.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tune(**words: Any) -> None:
@@ -51,7 +53,13 @@ def tune(**words: Any) -> None:
         else:
             setup, number = _setup(words, configuration), None
         outcome = _run(setup, store, configuration, number)
+        campaign = store.campaign(outcome.campaign)
     _show(outcome, words["model"] or str(setup.model), setup, configuration, as_json=words["as_json"])
+    if words["folder"] is not None:
+        from trilithon.cli.bench.outcome import write_pictures
+
+        for path in write_pictures(campaign, words["folder"]):
+            say(path, err=words["as_json"])
 
 
 def _stopped(store: "Store") -> "tuple[TuneSetup, int]":
@@ -61,7 +69,7 @@ def _stopped(store: "Store") -> "tuple[TuneSetup, int]":
     context = click.get_current_context()
     for parameter in context.command.params:
         name = str(parameter.name)
-        if name not in ("resume", "as_json", "yes") and (
+        if name not in ("resume", "as_json", "yes", "folder") and (
             context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ):
             word = "MODEL" if isinstance(parameter, click.Argument) else parameter.opts[0]
@@ -107,13 +115,18 @@ def _run(setup: "TuneSetup", store: "Store", configuration: "Configuration", num
 def _show(
     outcome: "TuneOutcome", model: str, setup: "TuneSetup", configuration: "Configuration", *, as_json: bool
 ) -> None:
-    from trilithon.tune.planning import outcome_sentence, plan_outcome
+    from trilithon.cli.bench.outcome import phrases_here
+    from trilithon.results.tuned.steps import end_sentence
+    from trilithon.tune.planning import plan_outcome
 
     name = str(Path(model).absolute()) if Path(model).is_file() else model
     workload = f"pp{setup.prompt_tokens}+tg{setup.generated_tokens}"
     line = plan_outcome(outcome, name, workload, configuration)
     if not as_json:
-        say(f"{outcome_sentence(outcome)}\n{line}")
+        say(f"{end_sentence(outcome.end, phrases_here())}\n{line}")
+        for typed in outcome.end.by_hand:
+            say(shown(Message("with the engine alone: {line}", line=typed)))
+        say(shown(Message("what was tried: trilithon results report {id}", id=outcome.campaign)), err=True)
         return
     say(line, err=True)
     conclusion = None if outcome.conclusion is None else asdict(outcome.conclusion)
@@ -124,5 +137,6 @@ def _show(
         "gained": outcome.gained,
         "conclusion": conclusion,
         "seconds": outcome.seconds,
+        "by_hand": list(outcome.end.by_hand),
     }
     say(json.dumps(answer))

@@ -7,7 +7,7 @@ from trilithon.engines.base import Placement, Settings
 from trilithon.language import Message
 from trilithon.suggestions import alternatives
 
-__all__ = ["KV_TYPES", "refusal_of_options", "server_argv"]
+__all__ = ["KV_TYPES", "hand_argv", "refusal_of_options", "server_argv"]
 
 # Those of kv_cache_type_from_str (common/common.cpp of ik_llama.cpp).
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1", "q6_0", "q8_KV")
@@ -36,16 +36,33 @@ def refusal_of_options(settings: Settings) -> str:
 
 
 def server_argv(placement: Placement, key_file: Path, slots: Path) -> tuple[str, ...]:
-    """On a port that the kernel chooses. The prompt cache in RAM, context checkpoints and shifting of the context are
-    off, as with llama.cpp: the first takes up to 8 GiB, the last answers from a prompt without its middle."""
-    settings, file = placement.settings, placement.file
+    """On a port that the kernel chooses."""
+    file = placement.file
     values = {
         "host": "127.0.0.1",
         "port": 0,
         "api-key-file": key_file,
         "slot-save-path": f"{slots}/",
         "webui": "none",
-        "model": file.path,
+        "chat-template": file.prompt_form.template if file.prompt_form else None,
+    }
+    # Its log goes to stderr all the same; what --log-disable ends is a file llama.log in the user's folder.
+    return (placement.build.where, "--metrics", "--log-disable", *_flags(values), *_settings(placement))
+
+
+def hand_argv(placement: Placement) -> tuple[str, ...]:
+    """As a person would start the server with the same settings, of the wheel too. A template of the prompt is no part
+    of them."""
+    program = placement.build.where if Path(placement.build.where).is_absolute() else "llama-server"
+    return (program, *_settings(placement))
+
+
+def _settings(placement: Placement) -> list[str]:
+    """The prompt cache in RAM, context checkpoints and shifting of the context are off, as with llama.cpp: the first
+    takes up to 8 GiB, the last answers from a prompt without its middle."""
+    settings = placement.settings
+    values = {
+        "model": placement.file.path,
         "ctx-size": (settings.context or 4096) * settings.slots,
         "parallel": settings.slots,
         "threads": settings.threads,
@@ -56,11 +73,13 @@ def server_argv(placement: Placement, key_file: Path, slots: Path) -> tuple[str,
         "flash-attn": settings.flash_attention,
         "cache-ram": 0,
         "ctx-checkpoints": 0,
-        "chat-template": file.prompt_form.template if file.prompt_form else None,
         "spec-type": settings.speculation,
     }
-    # Its log goes to stderr all the same; what --log-disable ends is a file llama.log in the user's folder.
-    argv = [placement.build.where, "--metrics", "--jinja", "--no-context-shift", "--log-disable"]
-    argv += [word for path, _ in file.adapters for word in ("--lora", str(path))]
+    argv = ["--jinja", "--no-context-shift"]
+    argv += [word for path, _ in placement.file.adapters for word in ("--lora", str(path))]
     argv += [_SWITCHES[name] for name, value in settings.options if value == "on"]
-    return (*argv, *(word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))))
+    return argv + _flags(values)
+
+
+def _flags(values: Mapping[str, object]) -> list[str]:
+    return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]

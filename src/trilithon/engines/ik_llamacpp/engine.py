@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
-from trilithon.engines.ik_llamacpp.argv import KV_TYPES, refusal_of_options, server_argv
+from trilithon.engines.ik_llamacpp.argv import KV_TYPES, hand_argv, refusal_of_options, server_argv
 from trilithon.engines.ik_llamacpp.dialect import IkDialect
 from trilithon.engines.ik_llamacpp.wheel import WHEEL, refusal_of_wheel, wheel_build, wheel_launch, wheel_trouble
 from trilithon.engines.llamacpp.gpu import PLAIN_V_TYPES
 from trilithon.engines.llamacpp.programs import IK, Program, programs
+from trilithon.engines.variables import shell_line
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
@@ -91,6 +92,9 @@ class IkLlamaCpp:
 
     def fallback_steps(self, placement: Placement) -> tuple[FallbackStep, ...]:
         return ()
+
+    def by_hand(self, placement: Placement) -> str:
+        return shell_line(hand_argv(placement), placement)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         if (

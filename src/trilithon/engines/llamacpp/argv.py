@@ -8,7 +8,7 @@ from typing import Any
 
 from trilithon.engines.base import Placement
 
-__all__ = ["COMMON_PARAMS", "FLASH_ATTENTION", "embedded_argv", "server_argv"]
+__all__ = ["COMMON_PARAMS", "FLASH_ATTENTION", "embedded_argv", "hand_argv", "server_argv"]
 
 FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
@@ -55,14 +55,26 @@ def server_argv(placement: Placement, socket: Path, slots: Path, more: Mapping[s
         *("--slot-save-path", f"{slots}/"),
         *("--no-webui", "--slots", "--metrics", "--jinja", "--offline"),
     ]
-    for name, value in {**_parameters(placement), **more}.items():
+    return (*argv, *_flags({**_parameters(placement), **more}))
+
+
+def hand_argv(placement: Placement, more: Mapping[str, str | bool]) -> tuple[str, ...]:
+    """As a person would start the server with the same settings, of the wheel too. A template of the prompt is no part
+    of them."""
+    program = placement.build.where if Path(placement.build.where).is_absolute() else "llama-server"
+    return (program, "--jinja", *_flags({**_parameters(placement), **more, "chat-template": ""}))
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for name, value in values.items():
         if isinstance(value, list):
             argv += [word for item in value for word in (f"--{name}", item)]
         elif value is True:
             argv += [f"--{name}"]
         elif value is not None and value is not False and value != "":
             argv += [f"--{name}", str(value)]
-    return tuple(argv)
+    return argv
 
 
 # llama-server's option → the names of xllamacpp's CommonParams (2026.10).

@@ -9,7 +9,7 @@ from trilithon.board.processors import cpu_features
 from trilithon.board.snapshot import Board
 from trilithon.board.sysfs import THIS_MACHINE
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
-from trilithon.engines.llamacpp.argv import embedded_argv, server_argv
+from trilithon.engines.llamacpp.argv import embedded_argv, hand_argv, server_argv
 from trilithon.engines.llamacpp.gpu import (
     PLAIN_V_TYPES,
     chosen_device,
@@ -25,7 +25,7 @@ from trilithon.engines.llamacpp.linking import missing_libraries
 from trilithon.engines.llamacpp.programs import IK, Program, programs
 from trilithon.engines.llamacpp.variables import cpu_variables
 from trilithon.engines.placement_spec import SHORT_NAMES
-from trilithon.engines.variables import Variable
+from trilithon.engines.variables import Variable, shell_line
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
 from trilithon.models.files.quantizations import FORK_ONLY
@@ -121,6 +121,13 @@ class LlamaCpp:
 
     def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
         return cpu_variables(placement, board, depth)
+
+    def by_hand(self, placement: Placement) -> str:
+        if placement.unit == "gpu":
+            device = chosen_device(placement.build, placement.settings)
+            argv = hand_argv(placement, gpu_options(device, placement.settings))
+            return shell_line(argv, placement, gpu_environment(device, placement.settings))
+        return shell_line(hand_argv(placement, no_gpu_options(placement.build)), placement)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         if placement.unit == "gpu":

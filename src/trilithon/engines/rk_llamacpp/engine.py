@@ -13,14 +13,14 @@ from pathlib import Path
 from trilithon.board.chips import chips, find_chip, is_unknown_rockchip
 from trilithon.board.snapshot import Board, read_board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
-from trilithon.engines.llamacpp.argv import server_argv
+from trilithon.engines.llamacpp.argv import hand_argv, server_argv
 from trilithon.engines.llamacpp.programs import Program, programs
 from trilithon.engines.npu_board import refusal_of_driver
 from trilithon.engines.rk_llamacpp.backend import Backend, facts, read_backend
 from trilithon.engines.rk_llamacpp.options import RkOptions, choice, refusal_of_options, with_option
 from trilithon.engines.rk_llamacpp.remarks import remarks_before, remarks_on_log
 from trilithon.engines.rk_llamacpp.variables import npu_variables
-from trilithon.engines.variables import Variable
+from trilithon.engines.variables import Variable, shell_line
 from trilithon.errors import PlacementError
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
@@ -117,6 +117,12 @@ class RkLlamaCpp:
 
     def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
         return npu_variables(placement, board, _device(board))
+
+    def by_hand(self, placement: Placement) -> str:
+        options = choice(placement.settings)
+        more = () if options.repack else ("--no-repack",)
+        environment = {"RKNPU_DEVICE": _device(self._board()), **options.environment}
+        return shell_line((*hand_argv(placement, {}), *more), placement, environment)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         before = remarks_before(placement, _backend_of(placement.build), self._board())

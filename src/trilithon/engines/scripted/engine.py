@@ -15,7 +15,7 @@ from trilithon import __version__
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Build, FallbackStep, Feature, Launch, Placement, Settings, Unit
 from trilithon.engines.placement_spec import SHORT_NAMES
-from trilithon.engines.variables import Choice, Variable
+from trilithon.engines.variables import Choice, Variable, shell_line
 from trilithon.errors import UserError
 from trilithon.language import Message
 from trilithon.models.files.model_file import ModelFile
@@ -281,6 +281,10 @@ class ScriptedEngine:
     def variables(self, placement: Placement, board: Board, depth: int) -> tuple[Variable, ...]:
         del board, depth
         return Script.parse(placement.settings.options).variables()
+
+    def by_hand(self, placement: Placement) -> str:
+        argv = self.launch(placement, Path("folder")).argv
+        return shell_line(argv, placement)
 
     def remarks(self, placement: Placement, log: str) -> tuple[str, ...]:
         return ()

@@ -15,7 +15,9 @@ from trilithon.results.compare import ComparisonRow
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report import sections
 from trilithon.results.report.markup import Html, element, joined, table, trusted
+from trilithon.results.report.tuned import charts_of, tuned
 from trilithon.results.table import bandwidth_text, failure_text, interval_text, lacks_results, placement_text
+from trilithon.results.tuned.steps import TUNE_SOURCE
 from trilithon.units import format_number
 
 if TYPE_CHECKING:
@@ -64,10 +66,10 @@ def write_report(
     """Write `report.html` into the folder, whole or not at all. `charts` are drawn from the rows where not given.
 
     Raises OSError where the folder cannot be written."""
-    from trilithon.results.report.plots import as_svg, figures
+    from trilithon.results.report.plots import as_svg
 
     source = report_title(campaign, rows, phrases)
-    drawn = figures(rows, source=source, phrases=phrases) if charts is None else charts
+    drawn = charts_of(campaign, rows, source=source, phrases=phrases) if charts is None else charts
     svgs = [as_svg(chart) for chart in drawn.values()]
     page = render_report(campaign, rows, sentence, comparisons, svgs, phrases)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,7 @@ def render_report(
         element("p", sentence, class_="verdict"),
         _comparisons(comparisons),
         _charts(svgs, phrases),
+        tuned(campaign, phrases),
         _figures(rows, phrases),
         sections.quality(campaign, phrases),
         sections.answers(campaign, phrases),
@@ -125,7 +128,7 @@ def _subtitle(campaign: Campaign, phrases: Phrases) -> Html:
     except ValueError:  # an import keeps the date as its tool wrote it
         when = campaign.started
     parts: list[str] = [element("time", when, datetime=campaign.started)]
-    if campaign.source != "trilithon":
+    if campaign.source not in ("trilithon", TUNE_SOURCE):
         parts.append(phrases.text(Message("imported from {source}", source=campaign.source)))
     if campaign.status != "finished":
         status = phrases(f"status_{campaign.status}")

@@ -21,7 +21,7 @@ from trilithon.results.report.charts import STYLE, Bar, Chart, Drawing, Line, ba
 from trilithon.results.table import failure_text, interval_text
 from trilithon.units import format_number
 
-__all__ = ["as_png", "as_svg", "figures", "write_pngs"]
+__all__ = ["as_png", "as_svg", "figures", "unit_of", "write_pngs"]
 
 _USUAL = ("pp512", "tg128", "pp512+tg128")  # the tests that llama-bench's published tables show
 _VARIES = ("prompt_tokens", "generated_tokens", "depth")
@@ -97,7 +97,7 @@ class _Sheet:
     def _blank(self, row: ComparisonRow) -> Bar:
         return Bar(
             label=row.placement,
-            unit=_unit(row.placement),
+            unit=unit_of(row.placement),
             tag=self._tag(row),
             broken=_is_broken(row),
             lacking=self.say("no_result"),
@@ -217,7 +217,7 @@ class _Sheet:
         points = tuple((x, one.median, *(_interval(one) or (one.median, one.median))) for x, one in known)
         return Line(
             label=rows[0].placement,
-            unit=_unit(rows[0].placement),
+            unit=unit_of(rows[0].placement),
             tag=self._tag(rows[0]),
             broken=_is_broken(rows[0]),
             points=points,
@@ -263,7 +263,7 @@ def _interval(estimate: Estimate) -> tuple[float, float] | None:
     return None if estimate.low is None or estimate.high is None else (estimate.low, estimate.high)
 
 
-def _unit(placement: str) -> str:
+def unit_of(placement: str) -> str:
     """The unit in a placement's name; two of them are a handover."""
     units = _UNIT.findall(placement)
     return "handover" if len(units) > 1 else units[0] if units else "other"

@@ -144,6 +144,11 @@ class Store:
         if not changed:
             raise StoreError("results database {path} has no run {run_id}", path=self._path, run_id=run_id)
 
+    def set_plan(self, campaign_id: int, plan: Mapping[str, Any]) -> None:
+        with self._transaction():
+            self._require(campaign_id)
+            self._execute("UPDATE campaigns SET plan = ? WHERE id = ?", (rows.pack(plan), campaign_id))
+
     def set_status(self, campaign_id: int, status: Status) -> None:
         """ "running" also says that it is this process which measures it now, as on `--resume`. A campaign that
         another process measures now is left to it: StoreError."""

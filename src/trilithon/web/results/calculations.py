@@ -19,10 +19,12 @@ from trilithon.results.formats import FORMATS, export_campaigns
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report.charts import Chart
 from trilithon.results.report.page import render_report, report_title, themed
-from trilithon.results.report.plots import as_png, as_svg, figures
+from trilithon.results.report.plots import as_png, as_svg
+from trilithon.results.report.tuned import charts_of, step_lines
 from trilithon.results.statements import comparison_lines, comparison_text, remark_lines, warning_lines
 from trilithon.results.store.database import Store
 from trilithon.results.table import bandwidth_text, failure_text, interval_text, quality_text, render_csv, sensor_lines
+from trilithon.results.tuned.steps import end_of
 from trilithon.results.verdict import verdict_sentence
 from trilithon.units import format_number
 from trilithon.web.results.wording import PagePhrases
@@ -47,6 +49,8 @@ def campaign(database: Path, number: int, language: str) -> dict[str, Any]:
         "board": str(selected.board.get("description", "")),
         "sentence": verdict_sentence(selected, phrases),
         "comparisons": comparison_lines(selected, phrases),
+        "tried": step_lines(selected, phrases),
+        "by_hand": list(end.by_hand) if (end := end_of(selected)) is not None else [],
         "rows": [_row(row, phrases) for row in rows],
         "charts": [
             {"name": name, "title": chart.title, "svg": themed(as_svg(chart))} for name, chart in charts.items()
@@ -196,7 +200,7 @@ def _campaign(database: Path, number: int) -> Campaign:
 
 
 def _charts(campaign: Campaign, rows: list[ComparisonRow], phrases: Phrases) -> dict[str, Chart]:
-    return figures(rows, source=report_title(campaign, rows, phrases), phrases=phrases)
+    return charts_of(campaign, rows, source=report_title(campaign, rows, phrases), phrases=phrases)
 
 
 _ANSWERS: Mapping[str, Callable[..., dict[str, Any]]] = {

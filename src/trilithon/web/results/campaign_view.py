@@ -66,6 +66,10 @@ def _campaign(details: dict[str, Any], campaign: int, text: Texts) -> None:
             markup(figure_tables(details["rows"], text), classes="figures")
     if details["comparisons"]:
         _lines(text("results.pairs"), details["comparisons"], text.language)
+    if details["tried"]:
+        _lines(text("results.tried"), details["tried"], text.language)
+    if details["by_hand"]:
+        _lines(text("results.by_hand"), details["by_hand"], "en")
     for name in ("failures", "warnings", "remarks"):
         if details[name]:
             _lines(text(f"results.{name}"), details[name], "en")

@@ -1,0 +1,125 @@
+"""The report of a tune: what was tried, how it ended, and the same with the engine alone."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trilithon.board.snapshot import read_board
+from trilithon.engines.base import Placement
+from trilithon.engines.ik_llamacpp.engine import IkLlamaCpp
+from trilithon.engines.placement_spec import parse_placement
+from trilithon.engines.placing import Need, place
+from trilithon.engines.rk_llamacpp.engine import RkLlamaCpp
+from trilithon.engines.table import engine
+from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord
+from trilithon.models.files.model_file import read_model_file
+from trilithon.results.compare import summarise
+from trilithon.results.phrases import Phrases
+from trilithon.results.report.page import write_report
+from trilithon.results.report.tuned import charts_of, step_lines
+from trilithon.results.statements import comparison_lines
+from trilithon.results.store.database import Store
+from trilithon.results.tuned.steps import end_of, steps
+from trilithon.results.verdict import verdict_sentence
+from trilithon.settings import Configuration
+from trilithon.tune.session import TuneOutcome, run_tune
+from trilithon.tune.setup import TuneSetup
+
+PLACEMENT = "scripted/cpu:vary=decode:90|decode:50|decode:400&crash_after:3;prefill:810"
+BEST = f"{PLACEMENT},decode=90"
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    return Configuration(data=tmp_path / "data", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def ended(configuration: Configuration, tiny: Path, computed_times: None) -> tuple[TuneOutcome, Campaign]:
+    what = TuneSetup(model=tiny, prompt_tokens=64, generated_tokens=64, placements=(PLACEMENT,))
+    with Store.open(configuration.results_database) as store:
+        outcome = asyncio.run(run_tune(what, store, configuration, str))
+        return outcome, store.campaign(outcome.campaign)
+
+
+def test_a_report_has_what_was_tried_the_end_and_a_line_for_a_shell(
+    ended: tuple[TuneOutcome, Campaign], tmp_path: Path
+) -> None:
+    outcome, campaign = ended
+    assert (outcome.best.name, end_of(campaign)) == (BEST, outcome.end)
+    told = {step.change: step for step in steps(campaign)}
+    assert {change: step.result for change, step in told.items()} == {
+        "decode=90": "kept",
+        "decode=50": "dropped",
+        "decode=400, crash_after=3": "failed",
+        "prefill=810": "dropped",
+        "− decode=90": "dropped",
+    }
+    kept = told["decode=90"]
+    assert kept.gain == pytest.approx((64 / 800 + 64 / 60) / (64 / 800 + 64 / 90), rel=0.1)
+    assert {step.incumbent for step in told.values()} <= {PLACEMENT, BEST}
+    fresh = [run for run in campaign.runs if run.round >= (outcome.end.fresh_from or 0)]
+    assert {run.placement for run in fresh} == {PLACEMENT, BEST}
+    for language, sentence in (("en", "times as fast as"), ("ru", "раза быстрее")):
+        phrases = Phrases(language)
+        rows = summarise(campaign, phrases)
+        said = verdict_sentence(campaign, phrases)
+        assert sentence in said
+        page = write_report(tmp_path, campaign, rows, said, comparison_lines(campaign, phrases), phrases=phrases)
+        html = page.read_text(encoding="utf-8")
+        assert html.count("<svg") == 1
+        assert "imported from" not in html
+        assert outcome.end.by_hand[0].split(" ")[-1] in html
+        assert [change for change in told if change not in html] == []
+        assert {line.split(":")[0] for line in step_lines(campaign, phrases)} == told.keys()
+        assert charts_of(campaign, rows, source="", phrases=phrases).keys() == {"race"}
+
+
+def test_what_gave_other_answers_is_told_once(ended: tuple[TuneOutcome, Campaign]) -> None:
+    _, campaign = ended
+    first = campaign.placements[0]
+
+    def wrong(name: str) -> PlacementRecord:
+        return replace(
+            first, name=name, quality=QualityRecord(verdict="degraded", reference=first.name, divergence=9.0)
+        )
+
+    half, other = "scripted/npu:wrong=1", "scripted/cpu"
+    campaign = replace(campaign, placements=(*campaign.placements, wrong(half), wrong(f"{half}+{other}")))
+    assert [step.change for step in steps(campaign) if step.result == "wrong"] == [f"{half}+{other}"]
+
+
+def test_an_end_that_is_none_is_not_told(ended: tuple[TuneOutcome, Campaign]) -> None:
+    """Of a tune that was stopped, and of an import by somebody else."""
+    outcome, campaign = ended
+    for end in (None, 3, {}, {"best": "x"}, outcome.end.to_json() | {"ratio": "1.5"}):
+        stopped = replace(campaign, plan={**campaign.plan, "end": end}, status="interrupted")
+        assert end_of(stopped) is None
+        assert verdict_sentence(stopped) == "The tune has not ended: there is no result yet."
+        assert steps(stopped)
+
+
+def test_each_engine_makes_its_own_command_line(configuration: Configuration, tiny: Path) -> None:
+    board, file = replace(read_board(), big_cpus=(0,)), read_model_file(tiny, configuration.cache)
+    spec = parse_placement("llama.cpp/cpu:mask=0,tb=3,ub=128,ctk=q8_0,fa=on")
+    placement = place(spec, {}, Need(), [file], board, configuration)
+    flags = f"--model {tiny} --ctx-size 2048 --parallel 1 --threads 1 --threads-batch 3 --batch-size 2048"
+    more = "--ubatch-size 128 --cache-type-k q8_0 --cache-type-v f16 --flash-attn on"
+    line = engine("llama.cpp", configuration).by_hand(placement)  # type: ignore[attr-defined] # its own
+    assert line.startswith(f"taskset -c 0 llama-server --jinja {flags} {more}")
+
+    def other(where: str, *options: tuple[str, str]) -> Placement:
+        build = replace(placement.build, where=where)
+        return replace(placement, build=build, settings=replace(placement.settings, options=options))
+
+    line = IkLlamaCpp(configuration).by_hand(other("/ik/llama-server", ("rtr", "on")))
+    words = "--jinja --no-context-shift --run-time-repack --model"
+    assert line.startswith(f"taskset -c 0 /ik/llama-server {words} {tiny} ")
+    assert more in line
+    rk3588 = RkLlamaCpp(configuration, lambda: replace(board, chip="RK3588"))
+    line = rk3588.by_hand(other("/rk/llama-server", ("cores", "0+1"), ("repack", "off")))
+    environment = "RKNPU_DEVICE=RK3588 RKNPU_HYBRID=W8A8_HADAMARD RKNPU_CORES=0,1"
+    assert line.startswith(f"{environment} taskset -c 0 /rk/llama-server --jinja {flags} {more}")
+    assert line.endswith(" --no-repack")
