@@ -227,11 +227,13 @@ def coverage(seen: Sequence[Residual], level: float, multiple: float | None) -> 
 def judge_campaigns(
     name: str, errors: Sequence[Residual], limit: float, figures: dict[str, Figure], bounds: list[Bound]
 ) -> None:
-    """Each author's rows of one model shift the estimates of the author's other models."""
-    sources: dict[str, dict[str, list[Residual]]] = defaultdict(lambda: defaultdict(list))
+    """An author's rows of one model shift the estimates of the other models on the same board and engine, as a campaign
+    here does."""
+    sources: dict[tuple[str, ...], dict[str, list[Residual]]] = defaultdict(lambda: defaultdict(list))
     for error in errors:
         if error.point.group == "cpu board":
-            sources[error.point.row.source][error.point.case.size.key].append(error)
+            row = error.point.row
+            sources[row.source, row.machine, row.board, row.engine][error.point.case.size.key].append(error)
     shares = []
     for models in sources.values():
         for model, campaign in models.items():

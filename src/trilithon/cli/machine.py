@@ -1,7 +1,9 @@
 """The machine that an estimate is for: a chip by its name, or this machine with what was measured on it."""
 
+import re
 from typing import TYPE_CHECKING
 
+from trilithon.cli.output import shown
 from trilithon.errors import UserError
 from trilithon.language import Message
 from trilithon.suggestions import alternatives
@@ -29,8 +31,10 @@ def chosen_chips(name: str | None) -> "Sequence[Chip]":
         from trilithon.estimate.terms import machine_rates
 
         return tuple(chip for chip in chips().values() if machine_rates(chip.name))
-    if (chip := find_chip(name)) is None:
-        fix = alternatives(name, ("all", *chips()))
+    # As people write it: "Rockchip RK3588S", "rk-3588".
+    short = re.sub(r"^rockchip|[ ,_-]", "", name.strip().lower())
+    if (chip := find_chip(name) or find_chip(short)) is None:
+        fix = alternatives(short, (*chips(), "all"))
         raise UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
     return (chip,)
 
@@ -55,4 +59,5 @@ def room_bytes(memory: str | None, chip_name: str | None) -> int | None:
 
 
 def figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    """Three digits, in the user's language."""
+    return shown(Message("{value:.0f}", value=value) if value >= 100 else Message("{value:.3g}", value=value))

@@ -10,7 +10,16 @@ from functools import cache
 from trilithon.models.files.gguf import GgufFacts
 from trilithon.tables import table_beside
 
-__all__ = ["ModelSize", "WeightBytes", "bits_of", "known_sizes", "size_named", "weights_of", "weights_of_file"]
+__all__ = [
+    "ModelSize",
+    "WeightBytes",
+    "bits_of",
+    "known_sizes",
+    "short_name",
+    "size_named",
+    "weights_of",
+    "weights_of_file",
+]
 
 _MILLION = 1e6
 # Bits per weight of the layers: of a block with its scales (ggml's types), or the mixture that llama-quantize makes.
@@ -106,8 +115,7 @@ def known_sizes() -> Mapping[str, ModelSize]:
 def size_named(name: str, billions: float | None = None) -> ModelSize | None:
     """A model by its name ("Qwen2.5-1.5B-Instruct", "qwen2.5:1.5b"); one that is not in the table by its number of
     parameters, which names often have; None where that is unknown too."""
-    plain = re.sub(r"[:_ /]", "-", name.strip().lower().rpartition("/")[2].replace("v-2_6", "v-2.6"))
-    short = _VERSIONS.sub("", plain)
+    plain, short = _plain(name), short_name(name)
     for candidate in (plain, short, short.replace("-", "", 1), re.sub(r"^([a-z]+)(\d)", r"\1-\2", short)):
         if candidate in known_sizes():
             return known_sizes()[candidate]
@@ -121,6 +129,15 @@ def size_named(name: str, billions: float | None = None) -> ModelSize | None:
     if active and not 0 < float(active[1]) <= billions:
         return None
     return _typical(short, billions, float(active[1]) if active else None)
+
+
+def short_name(name: str) -> str:
+    """What names of one model have in common: "qwen2.5-1.5b" of "Qwen2.5-1.5B-Instruct" and "qwen2.5:1.5b-q8_0"."""
+    return _VERSIONS.sub("", _plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[:_ /]", "-", name.strip().lower().rpartition("/")[2].replace("v-2_6", "v-2.6"))
 
 
 def weights_of(size: ModelSize, body_bits: float, head_bits: float) -> WeightBytes:

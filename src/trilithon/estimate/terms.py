@@ -27,6 +27,7 @@ _ROW_SECONDS = {"cpu": 1e-9, "gpu": 1e-11, "npu": 5e-9}
 _SEQUENTIAL = frozenset({"state", "delta", "short", "gemma-3n"})
 # An NPU multiplies this many rows at a time, however few tokens an expert gets (DeepSeek-OCR, published by the maker).
 _EXPERT_ROWS = 128
+_USUAL_THREADS = 4
 Effects = dict[str, float]
 
 
@@ -138,6 +139,11 @@ def decode_terms(case: Case) -> tuple[list[Term], Effects]:
     terms += _form_terms(case, "decode", family, _FORM_SECONDS[unit])
     if kv > 0:
         terms.append(Term(kv / bandwidth, rate | {f"cache/{family}": 1.0}))
+    if unit == "cpu":
+        # Types of few bits are unpacked for each product: with fast memory or few threads the cores are what is short.
+        peak = (rates.get("cpu") or 100.0) * _GIGA * min(_threads(case) / _USUAL_THREADS, 1.0)
+        products = {f"math/{family}/{_bits_group(case)}": 1.0}
+        terms.append(Term(2 * (size.read + size.head) / peak, _rate_effects(case, "compute", unit, family) | products))
     return terms, {f"{effect}/decode": 1.0 for effect in case.shared}
 
 
@@ -176,6 +182,12 @@ def prefill_terms(case: Case) -> tuple[list[Term], Effects]:
     return terms, {f"{effect}/prefill": 1.0 for effect in case.shared}
 
 
+def _threads(case: Case) -> int:
+    """Few threads are stated by a publication; nobody measures with fewer than are fast without saying so."""
+    few = (name.split("/")[1] for name in case.shared if name.startswith("threads/"))
+    return next((int(number) for number in few if number.isdecimal()), _USUAL_THREADS)
+
+
 def _place(machine: str) -> str:
     return machine.upper() if machine.upper() in machines()["chips"] else "PC"
 
@@ -198,6 +210,8 @@ def _rate_effects(case: Case, kind: str, unit: str, family: str) -> Effects:
         f"{kind}/{family}/{case.place}": 1.0,
         f"{kind}/{family}/{case.family.fork}": 1.0,
     }
+    if die := machines()["dies"].get(case.place):
+        effects |= {f"{kind}/{unit}/{die} die": 1.0, f"{kind}/{family}/{die} die": 1.0}
     return effects if known else effects | {f"unknown/{kind}": 1.0}
 
 
@@ -247,14 +261,10 @@ def _shared(row: Measurement, family: Family, size: ModelSize) -> list[str]:
         effects.append(f"npu-cores/{cores[1]}/{_place(row.machine)}")
     if "528 MHz" in notes and "performance" not in notes:
         effects.append(f"memory-clock/{family.name}")
-    if re.search(r"8 threads|-t 8|8 cores|all cores", words):
-        effects.append(f"threads/all/{_place(row.machine)}")
-    elif re.search(r"unpinned|^default|6 threads|^\d$", words):
-        effects.append(f"threads/unpinned/{_place(row.machine)}")
-    elif few := re.search(r"^([123]) threads", words):
-        effects.append(f"threads/{few[1]}/{_place(row.machine)}")
-    elif "A55" in row.threads_or_cores:
-        effects.append(f"threads/little/{_place(row.machine)}")
+    if threads := _stated_threads(row, words):
+        # Where an NPU decodes, the cores wait for it most of the time.
+        decoding = "npu/" if family.unit == "npu" and not family.decode else ""
+        effects.append(f"threads/{threads}/{decoding}{_place(row.machine)}")
     if family.name == "vendor-npu":
         version = re.search(r"\d+\.\d+\.\d+", row.engine)
         effects.append(f"version/{family.name}/{version[0] if version else 'unknown'}")
@@ -262,3 +272,13 @@ def _shared(row: Measurement, family: Family, size: ModelSize) -> list[str]:
             return effects
         return [*effects, "user/vendor-npu", f"author/{row.source}"]
     return [*effects, f"source/{row.source}"]
+
+
+def _stated_threads(row: Measurement, words: str) -> str:
+    if re.search(r"8 threads|-t 8|8 cores|all cores", words):
+        return "all"
+    if re.search(r"unpinned|^default|6 threads|^\d$", words):
+        return "unpinned"
+    if few := re.search(r"^([123]) threads", words):
+        return few[1]
+    return "little" if "A55" in row.threads_or_cores else ""

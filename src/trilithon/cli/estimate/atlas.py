@@ -22,7 +22,13 @@ __all__ = ["atlas"]
 
 _TITLES = (
     *(Message("model"), Message("chip"), Message("engine"), Message("unit"), Message("quantisation")),
-    *(Message("prompt"), Message("prefill, tok/s"), Message("decode, tok/s"), "ms", Message("source")),
+    *(
+        Message("prompt"),
+        Message("prefill, tok/s"),
+        Message("decode, tok/s"),
+        Message("first token, ms"),
+        Message("source"),
+    ),
 )
 
 
@@ -138,14 +144,14 @@ def _suits(row: "Measurement", model: str | None, chip: str | None, engine: str 
 
 
 def _lines(rows: "list[Measurement]") -> list[str]:
-    from trilithon.cli.models.rows import aligned
+    from trilithon.cli.models.rows import table_or_cards
     from trilithon.estimate.rows import source_address
 
     cells = [tuple(shown(title) for title in _TITLES)]
     for row in rows:
         figures = (row.prompt_tokens, row.prefill_tps, row.decode_tps, row.ttft_ms)
-        numbers = tuple("" if figure is None else f"{figure:g}" for figure in figures)
+        numbers = tuple("" if number is None else shown(Message("{value:.6g}", value=number)) for number in figures)
         cells.append((row.model, row.machine, row.engine, row.unit, row.quant, *numbers, f"{row.source} {row.date}"))
     sources = {row.source: source_address(row.source) for row in rows}
     addresses = [f"{source}: {address}" for source, address in sources.items() if address]
-    return [*aligned(cells), "", *addresses]
+    return [*table_or_cards(cells, 2), "", *addresses]

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["estimate"]
 
 _TITLES = (
-    *(Message("chip"), Message("engine"), Message("quantisation"), Message("decode, tok/s"), "80%", "95%"),
-    *(Message("prefill, tok/s"), "80%", Message("first token, s"), Message("memory")),
+    *(
+        Message("chip"),
+        Message("engine"),
+        Message("quantisation"),
+        Message("decode, tok/s"),
+        Message("80%"),
+        Message("95%"),
+    ),
+    *(Message("prefill, tok/s"), Message("80%"), Message("first token, s"), Message("memory")),
 )
 _NOT_MODELLED = Message(
     "Vulkan on the GPU of a board, speculation and models larger than memory are not estimated: measure them."
@@ -100,7 +107,7 @@ def estimate(
         about = {"model": subject.size.key, "sizes_from": subject.sizes_from}
         say(json.dumps({**about, "estimates": rows_shown}, indent=2, ensure_ascii=False))
     elif rows:
-        say("\n".join(_lines(subject, rows, room, prompt or PROMPT_TOKENS, context)))
+        say("\n".join(_lines(model, subject, rows, room, prompt or PROMPT_TOKENS, context)))
     else:
         text = Message("nothing decodes {least} tokens/s or more; try a smaller model", least=min_tokens_per_second)
         say(shown(text), err=True)
@@ -129,21 +136,21 @@ def _target(
 
 
 def _lines(
-    subject: "Subject", rows: "Sequence[SpeedEstimate]", room: int | None, prompt: int, context: int
+    model: str, subject: "Subject", rows: "Sequence[SpeedEstimate]", room: int | None, prompt: int, context: int
 ) -> list[str]:
-    from trilithon.cli.models.rows import aligned
+    from trilithon.cli.models.rows import table_or_cards
     from trilithon.estimate.recommend import fits, is_usual
 
     cells = [tuple(shown(title) for title in _TITLES)]
     for row in rows:
         need = memory_text(row, fits(row, room))
-        first = f"{row.first_token.value:.2g}"
+        first = figure(float(f"{row.first_token.value:.2g}"))
         speeds = (*_cells(row.decode, 2), *_cells(row.prefill, 1), first, need)
         cells.append((row.chip, f"{row.engine}/{row.unit}", row.quantization, *speeds))
     head = Message(
         "{model}: {billions} billion parameters, prompt of {prompt} tokens, context of {context}",
-        model=subject.size.key,
-        billions=f"{subject.size.parameters / 1e9:.3g}",
+        model=model,
+        billions=figure(subject.size.parameters / 1e9),
         prompt=prompt,
         context=context,
     )
@@ -151,7 +158,7 @@ def _lines(
     measured = next((row for row in rows if is_usual(row)), rows[0])
     verify = Message("to verify: {command}", command=measured.verify)
     remark = [shown(subject.sizes_from)] if subject.sizes_from else []
-    return [shown(head), *remark, *aligned(cells), "", *bases, shown(_NOT_MODELLED), shown(verify)]
+    return [shown(head), *remark, *table_or_cards(cells, 3), "", *bases, shown(_NOT_MODELLED), shown(verify)]
 
 
 def _cells(seen: "Range", intervals: int) -> tuple[str, ...]:

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["recommend"]
 
 _TITLES = (
-    *(Message("model"), Message("quality"), Message("decode, tok/s"), "80%", Message("engine"), Message("memory")),
+    *(
+        Message("model"),
+        Message("quality"),
+        Message("decode, tok/s"),
+        Message("80%"),
+        Message("engine"),
+        Message("memory"),
+    ),
     *(Message("licence"), Message("languages"), Message("tools")),
 )
 _TASKS = ("chat", "rag", "code", "home")
@@ -73,20 +80,25 @@ def recommend(
 
 
 def _lines(rows: "Sequence[RecommendedModel]") -> list[str]:
-    from trilithon.cli.models.rows import aligned
+    from trilithon.cli.models.rows import table_or_cards
 
     cells = [tuple(shown(title) for title in _TITLES)]
     for row in rows:
         candidate, seen = row.candidate, row.estimate
         low, high = seen.decode.within_80
         speeds = (figure(seen.decode.value), f"{figure(low)}–{figure(high)}", f"{seen.engine}/{seen.unit}")
-        about = (candidate.licence, candidate.languages, shown(Message("yes") if candidate.tools else Message("no")))
+        about = (
+            shown(candidate.licence),
+            shown(candidate.languages),
+            shown(Message("yes") if candidate.tools else Message("no")),
+        )
         quality = shown(Message("no figure"))
         if candidate.quality is not None:
-            quality = f"{candidate.quality:g}% {candidate.benchmark}"
+            measured = Message("{quality:g}% {benchmark}", quality=candidate.quality, benchmark=candidate.benchmark)
+            quality = shown(measured)
         cells.append((candidate.name, quality, *speeds, shown(format_bytes(seen.memory.needed)), *about))
     fetch = Message("to fetch the first: {command}", command=f"trilithon pull {rows[0].candidate.pull}")
-    return [*aligned(cells), "", shown(fetch)]
+    return [*table_or_cards(cells, 1), "", shown(fetch)]
 
 
 def _json(row: "RecommendedModel") -> dict[str, object]:

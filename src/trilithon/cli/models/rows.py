@@ -1,5 +1,9 @@
 """The rows of `trilithon list`, for people and as JSON."""
 
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -18,9 +22,22 @@ from trilithon.units import format_bytes
 if TYPE_CHECKING:
     from trilithon.estimate.answer import SpeedEstimate
 
-__all__ = ["FileRow", "ModelRow", "aligned", "as_json", "day", "model_row", "place_of", "plain", "render"]
+__all__ = [
+    "FileRow",
+    "ModelRow",
+    "aligned",
+    "as_json",
+    "day",
+    "model_row",
+    "place_of",
+    "plain",
+    "render",
+    "table_or_cards",
+]
 
 _TITLES = (*(Message("name"), Message("size"), Message("quant"), Message("format"), Message("since"), Message("from")),)
+_UNLIMITED = 1000
+_KEPT_SPACE = "\N{FIGURE SPACE}"  # textwrap breaks no line there
 _ESTIMATE_TITLES = (Message("tok/s here"), Message("memory"))
 
 
@@ -146,6 +163,23 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     cells = [tuple(map(plain, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def table_or_cards(rows: Sequence[tuple[str, ...]], heads: int) -> list[str]:
+    """Aligned columns, of which the first row has the titles; where a terminal is too narrow for them, a paragraph for
+    each row: its first `heads` cells, then the others with their titles."""
+    lines = aligned(rows)
+    width = shutil.get_terminal_size((_UNLIMITED, 24)).columns
+    if not (sys.stdout.isatty() or "COLUMNS" in os.environ) or max(map(len, lines), default=0) <= width:
+        return lines
+    titles, *others = rows
+    cards = []
+    for row in others:
+        named = zip(titles[heads:], row[heads:], strict=True)
+        body = "; ".join(f"{title}: {cell}".replace(" ", _KEPT_SPACE) for title, cell in named if cell)
+        text = textwrap.wrap(body, max(width, 20), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        cards += [plain("  ".join(row[:heads])), *(plain(line.replace(_KEPT_SPACE, " ")) for line in text)]
+    return cards
 
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from trilithon.errors import DownloadError, ModelError, UserError
 from trilithon.estimate.answer import Subject
 from trilithon.estimate.recommend import candidates
-from trilithon.estimate.sizes import known_sizes, size_named
+from trilithon.estimate.sizes import known_sizes, short_name, size_named
 from trilithon.estimate.subjects.file_sizes import subject_of_file
 from trilithon.estimate.subjects.remote import remote_subject
 from trilithon.language import Message
@@ -51,8 +51,20 @@ def subject_named(name: str) -> Subject:
     size = size_named(name)
     if size is None:
         raise _unknown(name)
-    pulled = (row.pull for row in candidates().values() if name.lower() in (row.name, row.pull))
-    return Subject(reference=next(pulled, name), size=size)
+    return Subject(reference=_pulled(name), size=size)
+
+
+def _pulled(name: str) -> str:
+    """What `pull` fetches by this name: itself, or the recommended model of that name in another spelling."""
+    pulled = {row.pull for row in candidates().values()}
+    if any(sign in name for sign in ":/"):
+        return name.lower() if name.lower() in pulled else name
+    spellings = {_spelling(row.name): row.pull for row in candidates().values()}
+    return spellings.get(_spelling(name), "MODEL.gguf")
+
+
+def _spelling(name: str) -> str:
+    return short_name(name).replace("-", "")
 
 
 def _unknown(name: str, problem: Exception | None = None) -> UserError:
