@@ -119,9 +119,7 @@ def _of_tables() -> Iterator[str]:
     yield from (STAND_IN, SOFTWARE)
     yield from (*get_args(DiskKind), *(kind for kind in get_args(ClusterKind) if kind != "all"))
     models = table_beside(str(SOURCE / "estimate" / "recommend.py"), "models_to_recommend.toml")["models"].values()
-    yield from (
-        row[name] for row in models for name in ("languages", "benchmark", "licence") if " " in row.get(name, "")
-    )
+    yield from (row[name] for row in models for name in ("languages", "benchmark") if " " in row.get(name, ""))
     names = ("name", "device_tree", "devices", "memory", "quota", "cpus")
     for kind, row in table_beside(str(SOURCE / "board" / "limits" / "container.py"), "container.toml").items():
         comments = (row[name] for name in names if name == "name" or "  # " in row[name] or kind == "other")

@@ -1,5 +1,6 @@
 """The rows of the atlas, and what is wrong with rows of others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from trilithon.board.chips import chips
 from trilithon.errors import UserError
 from trilithon.estimate.rows import COLUMNS, atlas, family_of, read_rows, source_address, why_dropped
-from trilithon.estimate.terms import case_of, machine_rates
+from trilithon.estimate.terms import case_of, decode_terms, machine_rates
 
 GOOD = {
     "source": "somebody",
@@ -95,3 +96,27 @@ def _table(folder: Path, *rows: dict[str, str]) -> Path:
     lines = [",".join(COLUMNS), *(",".join(row.get(name, "") for name in COLUMNS) for row in rows)]
     (folder / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "rows.csv"
+
+
+def test_threads_count_where_cores_compute() -> None:
+    row = next(row for row in atlas() if row.unit == "cpu" and row.chip == "RK3588" and row.decode_tps)
+    products = {}
+    for threads in ("2 threads", "4 threads", "8 threads"):
+        case = case_of(replace(row, threads_or_cores=threads))
+        assert case is not None
+        products[threads] = decode_terms(case)[0][-1].seconds
+    assert products["2 threads"] == 2 * products["4 threads"] == 2 * products["8 threads"]
+    npu = next(row for row in atlas() if row.family.name == "fork-npu")
+    case = case_of(replace(npu, threads_or_cores="8 threads"))
+    assert case is not None and f"threads/all/npu/{case.place}" in case.shared
+    assert all("compute" not in name for term in decode_terms(case)[0] for name in term.effects)
+
+
+def test_chips_of_one_die_share_effects() -> None:
+    row = next(row for row in atlas() if row.unit == "cpu" and row.chip == "RK3588" and row.decode_tps)
+    effects = []
+    for chip in ("RK3588", "RK3588S", "RK3582", "RK3576"):
+        case = case_of(replace(row, chip=chip))
+        assert case is not None
+        effects.append({name for term in decode_terms(case)[0] for name in term.effects if "die" in name})
+    assert effects[0] == effects[1] == effects[2] != set() and effects[3] == set()

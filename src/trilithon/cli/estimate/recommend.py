@@ -88,7 +88,7 @@ def _lines(rows: "Sequence[RecommendedModel]") -> list[str]:
         low, high = seen.decode.within_80
         speeds = (figure(seen.decode.value), f"{figure(low)}–{figure(high)}", f"{seen.engine}/{seen.unit}")
         about = (
-            shown(candidate.licence),
+            _licence(candidate.licence),
             shown(candidate.languages),
             shown(Message("yes") if candidate.tools else Message("no")),
         )
@@ -99,6 +99,11 @@ def _lines(rows: "Sequence[RecommendedModel]") -> list[str]:
         cells.append((candidate.name, quality, *speeds, shown(format_bytes(seen.memory.needed)), *about))
     fetch = Message("to fetch the first: {command}", command=f"trilithon pull {rows[0].candidate.pull}")
     return [*table_or_cards(cells, 1), "", shown(fetch)]
+
+
+def _licence(text: str) -> str:
+    name, remark, _ = text.partition(" (not for commercial use)")
+    return shown(Message("{name} (not for commercial use)", name=name)) if remark else name
 
 
 def _json(row: "RecommendedModel") -> dict[str, object]:
