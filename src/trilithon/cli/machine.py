@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trilithon.board.chips import Chip
-    from trilithon.estimate.local import Shift
+    from trilithon.estimate.predict import Shift
     from trilithon.settings import Configuration
 
 __all__ = ["chosen_chips", "figure", "room_bytes", "shift_here"]

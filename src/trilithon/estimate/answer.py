@@ -234,8 +234,8 @@ def _seconds(prediction: Prediction) -> Range:
 
 def _basis(case: Case, subject: Subject) -> Message:
     """What was measured of this chip and engine, and of this model there."""
-    there = [row for row in atlas() if row.machine == case.machine and row.family.name == case.family.name]
-    same = sum(1 for row in there if _is_model(row.model, subject.size.key))
+    there = _measured_models(case.machine, case.family.name)
+    same = sum(_key_of(model) == subject.size.key for model in there)
     if not there and machine_rates(case.machine):
         return Message("no measurement of this chip and engine, only the peak rates of its memory and cores: measure")
     if not there:
@@ -255,6 +255,12 @@ def _basis(case: Case, subject: Subject) -> Message:
 
 
 @cache
-def _is_model(name: str, key: str) -> bool:
+def _measured_models(machine: str, family: str) -> Sequence[str]:
+    """The model of each row of the atlas."""
+    return [row.model for row in atlas() if row.machine == machine and row.family.name == family]
+
+
+@cache
+def _key_of(name: str) -> str:
     size = size_named(name, 1.0)
-    return size is not None and size.key == key
+    return size.key if size is not None else ""

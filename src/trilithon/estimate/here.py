@@ -7,7 +7,7 @@ from trilithon.board.chips import Chip, find_chip
 from trilithon.board.snapshot import Board
 from trilithon.errors import UserError
 from trilithon.estimate.answer import SpeedEstimate, Subject, estimates, known_engines
-from trilithon.estimate.predict import Phase
+from trilithon.estimate.predict import Shift
 from trilithon.estimate.recommend import fits
 from trilithon.estimate.terms import machine_rates
 from trilithon.settings import Configuration
@@ -20,7 +20,7 @@ class ThisMachine:
     """`room` are the bytes of its memory, None where nobody says; `shift` is what campaigns here changed."""
 
     chip: Chip
-    shift: dict[tuple[str, Phase], float]
+    shift: Shift
     room: int | None
 
     def fits(self, row: SpeedEstimate) -> bool | None:
@@ -30,11 +30,11 @@ class ThisMachine:
 def this_machine(configuration: Configuration, board: Board) -> ThisMachine | None:
     """None where no estimate has a basis: the peak rates of the chip, or a campaign. Raises StoreError."""
     chip = find_chip(board.chip) or Chip(name="this machine", compatible="", npu_cores=0)
-    shift: dict[tuple[str, Phase], float] = {}
+    shift: Shift = {}
     if configuration.results_database.is_file():
         from trilithon.estimate.local import measured_shift  # with the database, which many machines lack
 
-        shift = dict(measured_shift(configuration.results_database, board, chip.name))
+        shift = measured_shift(configuration.results_database, board, chip.name)
     if not (shift or machine_rates(chip.name)):
         return None
     return ThisMachine(chip=chip, shift=shift, room=board.usable_memory_bytes)

@@ -8,17 +8,14 @@ from pathlib import Path
 from trilithon.board.snapshot import Board
 from trilithon.errors import UserError
 from trilithon.estimate.answer import PROMPT_TOKENS, Subject, case_for, known_engines
-from trilithon.estimate.predict import Phase, fitted, predict
+from trilithon.estimate.predict import Phase, Shift, fitted, predict
 from trilithon.estimate.sizes import WeightBytes, bits_of, size_named
 from trilithon.estimate.terms import Case
 from trilithon.measure.records import PlacementRecord
 from trilithon.results.speeds import last_speeds
 from trilithon.results.store.database import Store
 
-__all__ = ["Shift", "case_of_record", "measured_shift"]
-
-Shift = Mapping[tuple[str, Phase], float]
-"""Engine and phase → the logarithm of measured over estimated seconds."""
+__all__ = ["case_of_record", "measured_shift"]
 
 _MOST_CAMPAIGNS = 12
 # One measurement's noise, and how far a machine is from others of its kind (logarithms; docs/estimate.md).

@@ -11,10 +11,12 @@ from typing import Literal
 from trilithon.estimate.priors import prior_deviation
 from trilithon.estimate.terms import Case, Effects, Term, decode_terms, prefill_terms
 
-__all__ = ["PHASES", "Fitted", "Phase", "Prediction", "fitted", "group_of", "predict", "terms_for"]
+__all__ = ["PHASES", "Fitted", "Phase", "Prediction", "Shift", "fitted", "group_of", "predict", "terms_for"]
 
 Phase = Literal["decode", "prefill"]
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
+Shift = Mapping[tuple[str, Phase], float]
+"""Engine and phase → the logarithm of measured over estimated seconds, on this machine."""
 _LEVELS = ("80", "95")
 # The scale of an error when all effects are known: intervals are multiples of it, so its value cancels.
 _KNOWN = 0.1

@@ -6,7 +6,7 @@ from functools import cache
 
 from trilithon.board.chips import Chip
 from trilithon.estimate.answer import SpeedEstimate, Subject, estimates, known_engines
-from trilithon.estimate.local import Shift
+from trilithon.estimate.predict import Shift
 from trilithon.estimate.sizes import size_named
 from trilithon.tables import table_beside
 

@@ -3,7 +3,7 @@ parameters alone."""
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -168,10 +168,15 @@ def weights_of_file(facts: GgufFacts) -> WeightBytes:
     return WeightBytes(body=bytes_per_token(facts) - head, head=head, held=sum(table.values()), kinds=dict(kinds))
 
 
+@cache
+def _dense_sizes() -> Sequence[ModelSize]:
+    sizes = {size.key: size for size in known_sizes().values()}
+    return [size for size in sizes.values() if size.active is None and not size.unread]
+
+
 def _typical(key: str, billions: float, active: float | None) -> ModelSize:
     """Proportions that models of this size have: the nearest in the table, scaled."""
-    dense = [size for size in known_sizes().values() if size.active is None and not size.unread]
-    nearest = min(dense, key=lambda size: abs(size.parameters / 1e9 / billions - 1))
+    nearest = min(_dense_sizes(), key=lambda size: abs(size.parameters / 1e9 / billions - 1))
     head = nearest.head * (1 if nearest.tied else 2)
     return replace(
         nearest,
