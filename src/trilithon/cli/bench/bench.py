@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from trilithon.cli.bench.on_boards import bench_on_boards, complete_boards
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say, shown
@@ -80,6 +81,13 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option(
     "--progress", type=WordChoice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
 )
+@click.option(
+    "--on",
+    "boards",
+    metavar="BOARD,…",
+    shell_complete=complete_boards,
+    help="Measure on these boards, over ssh, all at once; see trilithon fleet.",
+)
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Folder for report.html and the PNGs.")
 def bench(**words: Any) -> None:
     """Measure MODEL (a name as in trilithon list, or a file; the demo model if left out) on every unit here.
@@ -94,7 +102,10 @@ def bench(**words: Any) -> None:
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
-    if words["resume"]:
+    boards = words.pop("boards")
+    if boards is not None:
+        bench_on_boards(click.get_current_context(), configuration)
+    elif words["resume"]:
         _resume(words, configuration)
     else:
         _start(words, configuration)

@@ -56,8 +56,9 @@ def tell_of_runs(campaign: "Campaign", prefix: str = "") -> None:
         say(shown(Message("note: {text}", text=f"{prefix}{line}")), err=True)
 
 
-def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
-    """Their figures in one table for people ("table", "md"), or in one of llama-bench's formats."""
+def show_campaigns(campaigns: "Sequence[Campaign]", output: str, names: "Sequence[str]" = ()) -> None:
+    """Their figures in one table for people ("table", "md"), or in one of llama-bench's formats. `names` are what
+    tables call the campaigns, by default their numbers."""
     from trilithon.results.formats import export_campaigns
     from trilithon.results.table import render_markdown, render_terminal
 
@@ -65,9 +66,11 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
     if output == "table":
         terminal = sys.stdout.isatty()
         width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST) if terminal else _WIDEST
-        say(render_terminal(rows_of(campaigns, phrases), width=width, colour=terminal, phrases=phrases), raw=True)
+        say(
+            render_terminal(rows_of(campaigns, phrases, names), width=width, colour=terminal, phrases=phrases), raw=True
+        )
     elif output == "md":
-        say(render_markdown(rows_of(campaigns, phrases), phrases))
+        say(render_markdown(rows_of(campaigns, phrases, names), phrases))
     else:
         export = export_campaigns(campaigns, output)  # type: ignore[arg-type] # click offers only its formats
         say(export.text, nl=False)
@@ -75,15 +78,16 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str) -> None:
             say(export.note, err=True)
 
 
-def rows_of(campaigns: "Sequence[Campaign]", phrases: "Phrases") -> "list[ComparisonRow]":
-    """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu."""
+def rows_of(campaigns: "Sequence[Campaign]", phrases: "Phrases", names: "Sequence[str]" = ()) -> "list[ComparisonRow]":
+    """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu, or with a
+    name in place of the number."""
     from trilithon.results.compare import summarise
 
-    if len(campaigns) == 1:
+    if len(campaigns) == 1 and not names:
         return summarise(campaigns[0], phrases)
     return [
-        replace(row, placement=f"{campaign.id}:{row.placement}")
-        for campaign in campaigns
+        replace(row, placement=f"{name}:{row.placement}")
+        for name, campaign in zip(names or [str(campaign.id) for campaign in campaigns], campaigns, strict=True)
         for row in summarise(campaign, phrases)
     ]
 
