@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from trilithon.engines.base import Feature
 from trilithon.serve.openai.bodies import LONGEST_NAME, StopWords, chat_body
+from trilithon.serve.openai.extensions import RESIDENCE, Residence
 from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, Rules, validate, wrong
 
 __all__ = ["CountBody", "MessageAsked", "MessageBody", "message_asked"]
 
 
-class CountBody(BaseModel):
+class CountBody(Residence):
     """What a prompt is made of."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -28,6 +29,7 @@ class CountBody(BaseModel):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
 
 
 class MessageBody(CountBody):
@@ -42,8 +44,9 @@ class MessageBody(CountBody):
 
 
 _SAME = ("max_tokens", "temperature", "top_p", "top_k", "seed", "min_p")
+_READ_HERE = frozenset({"model"}) | RESIDENCE
 _RULES = Rules(
-    passed=frozenset(MessageBody.model_fields) - {"model"} | set(_SAME),
+    passed=frozenset(MessageBody.model_fields) - _READ_HERE | set(_SAME),
     neutral={"container": (), "fallbacks": ([],), "mcp_servers": ([],)},
 )
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -61,7 +64,7 @@ class MessageAsked:
 
 def message_asked(fields: Mapping[str, Any]) -> MessageAsked:
     """Raises Problem, naming the field."""
-    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
     body, ignored = admitted.body, set(admitted.ignored)
     messages = _system(body.get("system"), ignored)
     for at, message in enumerate(body["messages"]):
@@ -262,16 +265,17 @@ def _thinking(given: Mapping[str, Any] | None, ignored: set[str]) -> dict[str, A
 
 
 def _output(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
-    """`output_config`: how much effort, and the form of the answer."""
+    """`output_config`: how much effort, and the form of the answer, which was `output_format` before."""
     wanted = body.get("output_config", {})
     ignored.update(f"output_config.{name}" for name in wanted if name not in ("effort", "format"))
     output: dict[str, Any] = {}
     if isinstance(wanted.get("effort"), str):
         output["reasoning_effort"] = wanted["effort"]
-    form = wanted.get("format")
+    where = "output_format" if wanted.get("format") is None else "output_config.format"
+    form = body.get("output_format") if where == "output_format" else wanted["format"]
     if form is not None:
         if not isinstance(form, Mapping) or form.get("type") != "json_schema":
-            raise wrong("output_config.format", 'output_config.format must be {"type": "json_schema", "schema": …}')
+            raise wrong(where, f'{where} must be {{"type": "json_schema", "schema": …}}')
         named = {"name": "answer", "schema": form.get("schema"), "strict": True}
         output["response_format"] = {"type": "json_schema", "json_schema": named}
     return output

@@ -34,7 +34,7 @@ router = APIRouter(prefix="/v1/messages", tags=["Anthropic"], route_class=JsonRo
 async def messages(request: Request, body: MessageBody) -> Response:
     """An answer as blocks: thoughts, text, uses of tools; streamed as events, or whole."""
     asked = message_asked(body.model_dump(exclude_none=True))
-    generation = await asked_of(request, body.model, asked)
+    generation = await asked_of(request, body.model, asked, **body.residence())
     if body.stream:
         generation = replace(generation, counted=_prompt_of(asked.chat))
 

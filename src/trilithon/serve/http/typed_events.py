@@ -33,10 +33,11 @@ class Writer(Protocol):
     def close(self, end: End, provenance: Mapping[str, Any]) -> list[dict[str, Any]]: ...
 
 
-async def asked_of(request: Request, model: str, asked: EventsRequest) -> Generation:
-    """With the pictures in place of their addresses. Raises Problem for what is none."""
+async def asked_of(request: Request, model: str, asked: EventsRequest, **residence: Any) -> Generation:
+    """With the pictures in place of their addresses; `residence` are fields of a Generation. Raises ApiError for what
+    is no picture."""
     await with_pictures(request, asked.chat["messages"])
-    return Generation(model=model, path="/v1/chat/completions", body=asked.chat, needs=asked.needs)
+    return Generation(model=model, path="/v1/chat/completions", body=asked.chat, needs=asked.needs, **residence)
 
 
 async def read(answer: Answer, writer: Writer) -> None:

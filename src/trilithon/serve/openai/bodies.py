@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from trilithon.engines.base import Feature
+from trilithon.serve.openai.extensions import RESIDENCE, UNHELD, Residence, translated
 from trilithon.serve.openai.tools import earlier_calls, offer_tools
 from trilithon.serve.validation import (
     MOST_MESSAGES,
@@ -25,7 +26,16 @@ from trilithon.serve.validation import (
     wrong,
 )
 
-__all__ = ["LONGEST_NAME", "SAMPLER_OPTIONS", "GenerationBody", "Limits", "OpenAIChatBody", "StopWords", "chat_body"]
+__all__ = [
+    "LONGEST_NAME",
+    "SAMPLER_OPTIONS",
+    "GenerationBody",
+    "Limits",
+    "OpenAIChatBody",
+    "StopWords",
+    "chat_body",
+    "form_needs",
+]
 
 LONGEST_NAME: Final = 512
 MOST_CHOICES: Final = 16
@@ -35,10 +45,19 @@ _SEEDS: Final = 2**32
 Limits = Annotated[int, Field(ge=-1, le=_MOST_TOKENS)]
 """A number of tokens; -1 is llama-server's word for no limit."""
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-StopWords = str | Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)]
 
 
-class GenerationBody(BaseModel):
+def _without_empty(words: str | list[str]) -> str | list[str] | None:
+    """An empty one would end every answer before its first word."""
+    return [word for word in words if word] or None if isinstance(words, list) else words or None
+
+
+StopWords = Annotated[
+    str | Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=64)], AfterValidator(_without_empty)
+]
+
+
+class GenerationBody(Residence):
     """What both endpoints take, with OpenAI's bounds. `n` answers are made one after the other."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -85,8 +104,9 @@ SAMPLER_OPTIONS: Final = frozenset(
 )
 """llama-server's own fields, which both endpoints pass on."""
 
+_READ_HERE = frozenset({"model", "n"}) | RESIDENCE
 _RULES = Rules(
-    passed=frozenset(OpenAIChatBody.model_fields) - {"model", "n"}
+    passed=frozenset(OpenAIChatBody.model_fields) - _READ_HERE
     | SAMPLER_OPTIONS
     | {
         *("adaptive_target", "adaptive_decay", "t_max_prompt_ms"),
@@ -95,8 +115,11 @@ _RULES = Rules(
         *("add_generation_prompt", "continue_final_message", "parse_tool_calls", "enable_thinking"),
     },
     neutral={
+        **UNHELD,
         "audio": (),
+        "best_of": (1,),
         "chat_template": (),  # a program of the client's, run by the engine
+        "echo": (False,),
         "function_call": ("none",),  # the words of 2023; tools and tool_choice took their place
         "functions": ([],),
         "id_slot": (-1,),  # which conversation's memory to use is this server's to say
@@ -117,7 +140,7 @@ _ROLES = {"developer": "system"}
 def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Feature]]:
     """What the engine gets for a chat, less the model's name and `n`, and what it must be able to do for it. Raises
     Problem, naming the field."""
-    admitted = validate({name: value for name, value in fields.items() if name not in ("model", "n")}, _RULES)
+    admitted = validate(translated({name: value for name, value in fields.items() if name not in _READ_HERE}), _RULES)
     body = admitted.body
     body["messages"] = _messages(fields["messages"])
     _one_limit(body)
@@ -132,7 +155,7 @@ def chat_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Featu
     if body.get("tool_choice") == "required":
         body.pop("response_format", None)  # that of a text; the answer is a call
     admitted = replace(admitted, ignored=(*admitted.ignored, *left_out))
-    return admitted, _form_needs(body) | (_LOGPROBS if body.get("logprobs") else frozenset()) | _sees(body)
+    return admitted, form_needs(body) | (_LOGPROBS if body.get("logprobs") else frozenset()) | _sees(body)
 
 
 _LOGPROBS: frozenset[Feature] = frozenset({"logprobs"})
@@ -226,8 +249,8 @@ def _sees(body: Mapping[str, Any]) -> frozenset[Feature]:
     return _VISION if any(part["type"] == "image_url" for part in parts) else frozenset()
 
 
-def _form_needs(body: Mapping[str, Any]) -> frozenset[Feature]:
-    """What holds the answer to a form. Raises Problem for a form that is none."""
+def form_needs(body: Mapping[str, Any]) -> frozenset[Feature]:
+    """What holds the answer to a form. Raises ApiError for a form that is none."""
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, Mapping) else "text"
     if kind not in _FORMS:

@@ -12,7 +12,8 @@ from pydantic import Field
 from trilithon.engines.base import Feature
 from trilithon.engines.wire.messages import Timings
 from trilithon.serve.generation import Piece
-from trilithon.serve.openai.bodies import SAMPLER_OPTIONS, GenerationBody
+from trilithon.serve.openai.bodies import SAMPLER_OPTIONS, GenerationBody, form_needs
+from trilithon.serve.openai.extensions import RESIDENCE, UNHELD, translated
 from trilithon.serve.validation import Rules, ValidatedBody, require_few, require_short, validate, wrong
 
 __all__ = ["CompletionBody", "completion_body", "legacy_logprobs", "prompts_of", "usage_of"]
@@ -32,19 +33,33 @@ class CompletionBody(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
+    response_format: dict[str, Any] | None = None
 
 
 _RULES = Rules(
     # Some of them are read here, and not by the engine: `_READ_HERE`.
-    passed=frozenset(CompletionBody.model_fields) - {"model", "suffix"} | SAMPLER_OPTIONS,
-    neutral={"suffix": ("",), "id_slot": (-1,), "lora": ([],), "response_fields": ([],)},
+    passed=frozenset(CompletionBody.model_fields) - {"model", "suffix"} - RESIDENCE | SAMPLER_OPTIONS,
+    neutral={
+        **UNHELD,
+        "function_call": ("none",),
+        "functions": ([],),
+        "id_slot": (-1,),
+        "lora": ([],),
+        "response_fields": ([],),
+        "suffix": ("",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),  # a bare prompt has no template that would show them
+    },
 )
 _READ_HERE = ("prompt", "stream_options", "max_tokens", "n_predict", "n", "logprobs", "echo", "best_of")
 
 
 def completion_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset[Feature]]:
     """What the engine gets besides the prompt. Raises Problem, naming the field."""
-    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    words = translated({name: value for name, value in fields.items() if name not in {"model"} | RESIDENCE})
+    if form := words.pop("response_format", None):
+        words |= _schema_of(form)
+    admitted = validate(words, _RULES)
     body = admitted.body
     if body.get("best_of", 1) > body.get("n", 1):
         raise wrong("best_of", "best_of cannot be more than n here; leave it out")
@@ -62,9 +77,16 @@ def completion_body(fields: Mapping[str, Any]) -> tuple[ValidatedBody, frozenset
         # Where none is asked for besides the token itself, the engine has still to say what that one's is.
         body["n_probs"] = max(candidates, 1)
         needs.add("logprobs")
-    if body.get("grammar") or body.get("json_schema"):
-        needs.add("grammar")
-    return admitted, frozenset(needs)
+    return admitted, frozenset(needs) | form_needs(body)
+
+
+def _schema_of(form: Mapping[str, Any]) -> dict[str, Any]:
+    """`/completion` has no response_format. Raises ApiError for a form that is none."""
+    form_needs({"response_format": form})
+    if form["type"] == "text":
+        return {}
+    named = form.get("json_schema") or {}
+    return {"json_schema": named.get("schema") or form.get("schema") or {"type": "object"}}
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[Prompt]:

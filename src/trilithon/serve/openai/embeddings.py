@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from sys import byteorder
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from trilithon.errors import EngineError
 from trilithon.serve.openai.bodies import LONGEST_NAME
+from trilithon.serve.openai.extensions import RESIDENCE, Residence
 from trilithon.serve.validation import Rules, ValidatedBody, require_few, require_short, validate, wrong
 
 __all__ = ["EmbeddingBody", "embedding_body", "shaped"]
@@ -19,7 +20,7 @@ __all__ = ["EmbeddingBody", "embedding_body", "shaped"]
 _MOST_INPUTS: Final = 2048
 
 
-class EmbeddingBody(BaseModel):
+class EmbeddingBody(Residence):
     """An empty `model` is the only one there is. `dimensions` takes the first so many of each vector, at length 1
     again, as models trained for it allow."""
 
@@ -32,7 +33,7 @@ class EmbeddingBody(BaseModel):
 
 
 _RULES = Rules(passed=frozenset({"input"}), neutral={})
-_READ_HERE = ("model", "encoding_format", "dimensions")
+_READ_HERE = frozenset({"model", "encoding_format", "dimensions"}) | RESIDENCE
 
 
 def embedding_body(fields: Mapping[str, Any]) -> ValidatedBody:

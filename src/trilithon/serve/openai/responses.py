@@ -33,7 +33,7 @@ async def respond(request: Request, body: ResponseBody) -> Response:
     store, owner = _store_of(request), _owner_of(request)
     earlier = await store.conversation(body.previous_response_id, owner) if body.previous_response_id else []
     asked = response_asked(body.model_dump(exclude_none=True), earlier)
-    generation = await asked_of(request, body.model, asked)
+    generation = await asked_of(request, body.model, asked, **body.residence())
     custom = custom_names(body.tools or ())
 
     settings = asked.settings | {"store": store.keeps and body.store is not False}

@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from trilithon.engines.base import Feature
-from trilithon.serve.openai.bodies import LONGEST_NAME, chat_body
+from trilithon.serve.openai.bodies import LONGEST_NAME, StopWords, chat_body
+from trilithon.serve.openai.extensions import RESIDENCE, TRANSLATED, UNHELD, Residence
 from trilithon.serve.openai.tools import INPUT
 from trilithon.serve.validation import MOST_MESSAGES, MOST_TOOLS, Rules, validate, wrong
 
 __all__ = ["ResponseAsked", "ResponseBody", "response_asked"]
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(Residence):
     """`input` is a text, or the items of a conversation."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -37,6 +38,7 @@ class ResponseBody(BaseModel):
     metadata: dict[str, Any] | None = None
     previous_response_id: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
     store: bool | None = None
+    stop: StopWords | None = None
 
     def items(self) -> list[dict[str, Any]]:
         """The input as items of a conversation."""
@@ -44,10 +46,14 @@ class ResponseBody(BaseModel):
         return text if isinstance(self.input, str) else self.input
 
 
-_SAME = ("temperature", "top_p", "parallel_tool_calls", "top_k", "min_p", "seed", "stop")
+_SAME = frozenset({"temperature", "top_p", "parallel_tool_calls", "top_k", "min_p", "seed", "stop"}) | (
+    TRANSLATED - {"reasoning"}  # which is a field of its own here
+)
+_READ_HERE = frozenset({"model"}) | RESIDENCE
 _RULES = Rules(
-    passed=frozenset(ResponseBody.model_fields) - {"model"} | set(_SAME),
+    passed=frozenset(ResponseBody.model_fields) - _READ_HERE | _SAME,
     neutral={
+        **UNHELD,
         "background": (False,),
         "context_management": ([],),
         "conversation": (),
@@ -79,7 +85,7 @@ def response_asked(fields: Mapping[str, Any], earlier: Sequence[Mapping[str, Any
     for name, meant in _MEANT.items():
         if fields.get(name) is not None and fields[name] not in _RULES.neutral[name]:
             raise wrong(name, f"{name}: {meant}")
-    admitted = validate({name: value for name, value in fields.items() if name != "model"}, _RULES)
+    admitted = validate({name: value for name, value in fields.items() if name not in _READ_HERE}, _RULES)
     body, ignored = admitted.body, list(admitted.ignored)
     conversation = _Conversation()
     if body.get("instructions"):

@@ -62,6 +62,7 @@ async def chat(request: Request, body: OpenAIChatBody) -> Response:
             body=with_seed(admitted.body, choice),
             needs=needs,
             custom_tools=custom,
+            **body.residence(),
         )
         for choice in range(body.n or 1)
     ]
@@ -130,6 +131,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
                 path="/completion",
                 body={**with_seed(admitted.body, choice), "prompt": prompt},
                 needs=needs,
+                **body.residence(),
             )
             for prompt, choice in asked
         ],
@@ -145,7 +147,9 @@ async def completions(request: Request, body: CompletionBody) -> Response:
 async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     """One vector for each input."""
     admitted = embedding_body(body.model_dump(exclude_none=True))
-    asked = Generation(model=body.model, path="/v1/embeddings", body=admitted.body, needs=frozenset({"embeddings"}))
+    asked = Generation(
+        model=body.model, path="/v1/embeddings", body=admitted.body, needs=frozenset({"embeddings"}), **body.residence()
+    )
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Outgoing]:
