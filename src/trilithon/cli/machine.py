@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trilithon.estimate.predict import Shift
     from trilithon.settings import Configuration
 
-__all__ = ["chosen_chips", "figure", "room_bytes", "shift_here"]
+__all__ = ["chosen_chips", "figure", "room_bytes", "shift_here", "short_chip"]
 
 
 def chosen_chips(name: str | None) -> "Sequence[Chip]":
@@ -31,12 +31,16 @@ def chosen_chips(name: str | None) -> "Sequence[Chip]":
         from trilithon.estimate.terms import machine_rates
 
         return tuple(chip for chip in chips().values() if machine_rates(chip.name))
-    # As people write it: "Rockchip RK3588S", "rk-3588".
-    short = re.sub(r"^rockchip|[ ,_-]", "", name.strip().lower())
+    short = short_chip(name)
     if (chip := find_chip(name) or find_chip(short)) is None:
         fix = alternatives(short, (*chips(), "all"))
         raise UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
     return (chip,)
+
+
+def short_chip(name: str) -> str:
+    """What people write in other spellings: "rk3588s" of "Rockchip RK3588S" and "rk-3588s"."""
+    return re.sub(r"^rockchip|[ ,_-]", "", name.strip().lower())
 
 
 def shift_here(configuration: "Configuration", chip_name: str | None) -> "Shift":

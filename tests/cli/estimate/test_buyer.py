@@ -31,6 +31,8 @@ def test_chips_are_known_in_other_spellings(chip: str, capsys: pytest.CaptureFix
     assert run(["estimate", "qwen3-4b", "--chip", chip, "--engine", "rkllm", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["estimates"]
     assert row["chip"] == "RK3588S"
+    assert run(["atlas", "--chip", chip, "--json"]) == 0
+    assert {row["chip"] for row in json.loads(capsys.readouterr().out)} == {"RK3588S"}
 
 
 @pytest.mark.parametrize("chip", ["rk3599", "rockchip", "", "orange pi"])

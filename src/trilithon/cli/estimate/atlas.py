@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilithon.cli.machine import short_chip
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
@@ -133,7 +134,7 @@ def _stored(numbers: "Sequence[int]") -> "list[Campaign]":
 def _suits(row: "Measurement", model: str | None, chip: str | None, engine: str | None) -> bool:
     from trilithon.estimate.sizes import size_named
 
-    if chip and not (row.chip.lower() == chip.lower() or chip.lower() in row.board.lower()):
+    if chip and not (row.chip.lower() == short_chip(chip) or chip.strip().lower() in row.board.lower()):
         return False
     if engine and not row.engine.lower().startswith(engine.lower()):
         return False
