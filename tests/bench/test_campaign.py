@@ -17,6 +17,7 @@ from trilithon.bench.progress import CampaignStep
 from trilithon.bench.setup import CampaignSetup
 from trilithon.board.sensors.clock_speed import MeasuredClock
 from trilithon.errors import PlacementError, UserError
+from trilithon.measure.questions import QuestionSet, SetQuestion
 from trilithon.measure.records import Campaign, Run, Test
 from trilithon.models.synthetic.tiny import write_tiny_model
 from trilithon.results.store.database import Store
@@ -237,8 +238,10 @@ def test_the_log_of_the_child_is_kept(bench: Bench) -> None:
     assert "llama" in run.log or "load" in run.log
 
 
-def cancelled_at(bench: Bench, moment: Callable[[CampaignStep], bool], *placements: str, **more: object) -> int:
-    """Cancel a campaign when `moment` comes; returns its number."""
+def cancelled_at(
+    bench: Bench, moment: Callable[[CampaignStep], bool], *placements: str, seconds: float = 0.05, **more: object
+) -> int:
+    """Cancel a campaign so long after `moment` comes; returns its number."""
     prepared = bench.prepared(*placements, **more)
 
     async def work(store: Store) -> None:
@@ -246,7 +249,7 @@ def cancelled_at(bench: Bench, moment: Callable[[CampaignStep], bool], *placemen
 
         def observe(step: CampaignStep) -> None:
             if moment(step):
-                loop.call_later(0.05, task.cancel)
+                loop.call_later(seconds, task.cancel)
 
         task = loop.create_task(run_campaign(prepared, store, observe))
         with pytest.raises(asyncio.CancelledError):
@@ -371,6 +374,36 @@ def test_a_reference_that_failed_is_asked_again_on_resume(bench: Bench, tmp_path
     (placement,) = bench(flaky, resume=number, quality=True).placements
     assert placement.quality is not None
     assert placement.quality.verdict == "reference"
+
+
+QUESTIONS = QuestionSet(
+    name="mine",
+    questions=tuple(SetQuestion(name=name, text="How many?", rule="number", expected=408) for name in ("a", "b", "c")),
+)
+
+
+def test_questions_are_asked_once_and_only_those_that_are_missing_on_resume(bench: Bench) -> None:
+    bad = "scripted/npu:refuse_start=no"
+    words = {"questions": QUESTIONS, "rounds": 2}
+    number = cancelled_at(bench, lambda step: "question 2" in step.text, f"{GOOD},text=408", bad, seconds=0, **words)
+    with bench.store() as store:
+        good, _ = store.campaign(number).placements
+    assert [answer.question for answer in good.answers] == ["a"]
+    campaign = bench(f"{GOOD},text=408", bad, resume=number, **words)
+    good, failed = campaign.placements
+    assert [(answer.question, answer.verdict) for answer in good.answers] == [(name, "correct") for name in "abc"]
+    assert failed.answers == ()
+    asked = [step.text for step in bench.steps if "question" in step.text]
+    assert [text.rpartition("question ")[2] for text in asked] == ["2 of 3", "3 of 3"]
+    plan = bench.plan(GOOD, **words)
+    assert CampaignSetup.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_the_context_has_room_for_every_question(bench: Bench, tmp_path: Path) -> None:
+    bench.model = write_tiny_model(tmp_path / "wide.gguf", context=16384)
+    long = QuestionSet(name="long", questions=(SetQuestion(name="a", text="word " * 2000, max_tokens=3000),))
+    (placement,) = bench.prepared(GOOD, questions=long).placements
+    assert placement.settings.context >= 2000 + 3000
 
 
 def test_several_models_take_turns_and_those_of_one_model_share_a_reference(bench: Bench, tmp_path: Path) -> None:

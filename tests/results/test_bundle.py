@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from trilithon.board.capture.redaction import Redactor
 from trilithon.errors import TrilithonError, UserError
 from trilithon.measure.records import (
+    AnswerRecord,
     Campaign,
     Failure,
     PlacementRecord,
@@ -76,6 +77,14 @@ def campaigns(draw: st.DrawFn) -> Campaign:
         divergence=st.none() | st.floats(0, allow_nan=False),
         reasons=st.lists(TEXTS, max_size=2).map(tuple),
     )
+    answers = st.builds(
+        AnswerRecord,
+        **dict.fromkeys(("question_set", "question", "text", "expected", "answer", "thinking", "reason"), TEXTS),
+        set_digest=st.just("5f2a"),
+        verdict=st.sampled_from(["correct", "wrong", "unscored"]),
+        tokens=COUNTS,
+        seconds=st.floats(0, 1e9),
+    )
     placements = tuple(
         PlacementRecord(
             name=name,
@@ -88,6 +97,7 @@ def campaigns(draw: st.DrawFn) -> Campaign:
             must_match=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
             bandwidth_bytes_per_second=draw(st.none() | st.floats(0, 1e15)),
             quality=draw(st.none() | quality),
+            answers=tuple(draw(st.lists(answers, max_size=2, unique_by=lambda answer: answer.question))),
         )
         for name in names
     )

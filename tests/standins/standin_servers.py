@@ -8,6 +8,8 @@ Each answers with words at a fixed pace, so that what it states about its speed 
 # known(source): NotPunchnox/rkllama@3a283ff: <think> stays in the text of an answer
 # known(guess): RKLLAMA counts the tokens of the prompt in prompt_eval_count
 # known(documentation): abetlen/llama-cpp-python README.md: /v1/completions and /v1/chat/completions, no /props
+# known(documentation): ollama/ollama@9fbfa74 docs/api.md: a tool call is whole, its arguments are an object
+# known(guess): a server with OpenAI's API sends a tool call in pieces with an index, its arguments as text
 # known(guess): a server with OpenAI's API sends the usage in a message of its own, without choices
 
 import contextlib
@@ -27,7 +29,8 @@ _VOCABULARY = ["stones", "that", "stand", "in", "circles", "older", "than", "wor
 @dataclass
 class StandInServer:
     """`prompt_seconds` before the first word, `word_seconds` between words. `unit` is what a second is divided into in
-    its durations. `dies_after` closes the connection after so many words, `key` is wanted with every request."""
+    its durations. `dies_after` closes the connection after so many words, `key` is wanted with every request. `call`
+    answers a request with tools."""
 
     api: str
     models: Mapping[str, str] = field(default_factory=lambda: {"qwen2.5:1.5b": "Q8_0"})
@@ -38,6 +41,7 @@ class StandInServer:
     answer_words: int = 1000
     dies_after: int | None = None
     key: str = ""
+    call: Mapping[str, Any] | None = None
     address: str = ""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -74,6 +78,9 @@ class StandInServer:
         limit = body["options"]["num_predict"] if path.startswith("/api") else body["max_tokens"]
         prompt = body.get("prompt") or " ".join(message["content"] for message in body["messages"])
         count = 0
+        if body.get("tools") and self.call:
+            yield from self._calls(path)
+            limit = 0
         for count, word in enumerate(self.words(limit), start=1):
             if count == self.dies_after:
                 raise ConnectionResetError
@@ -106,6 +113,19 @@ class StandInServer:
             return _line({"response": word, "done": False})
         choice = {"delta": {"content": word}} if "chat" in path else {"text": word}
         return b"data: " + _line({"choices": [{**choice, "finish_reason": None}]}) + b"\n"
+
+    def _calls(self, path: str) -> Iterator[bytes]:
+        assert self.call is not None
+        name, arguments = self.call["name"], self.call["arguments"]
+        if path == "/api/chat":
+            yield _line(
+                {"message": {"content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}}
+            )
+            return
+        text = json.dumps(arguments)
+        for function in ({"name": name, "arguments": ""}, {"arguments": text[:4]}, {"arguments": text[4:]}):
+            delta = {"tool_calls": [{"index": 0, "function": function}]}
+            yield b"data: " + _line({"choices": [{"delta": delta, "finish_reason": None}]}) + b"\n"
 
 
 def _line(message: Mapping[str, Any]) -> bytes:

@@ -15,9 +15,11 @@ from pathlib import Path
 from trilithon import __version__
 from trilithon.bench.checks import BoardReading, settle, warnings_between
 from trilithon.bench.fallback import FallbackState
+from trilithon.bench.pace import Pace
 from trilithon.bench.prepare import Prepared, record_of
 from trilithon.bench.progress import FAILURES, MOST_ROUNDS, Observer, StoppingRule
 from trilithon.bench.quality_check import QualityCheck, failed_quality
+from trilithon.bench.questioning import Questioning
 from trilithon.bench.recording import recording_remarks, sensor_log
 from trilithon.bench.setup import in_turn
 from trilithon.bench.workloads import measure, measure_cold, warm_up
@@ -27,6 +29,7 @@ from trilithon.board.sensors.sampler import Sampler
 from trilithon.engines.base import Placement
 from trilithon.engines.remote.placing import is_elsewhere
 from trilithon.errors import ChildDied, EngineTimeout, Interrupted, RunError, TaintedAnswer, UserError
+from trilithon.measure.questions import QuestionSet
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample, Test
 from trilithon.results.compare import differences
 from trilithon.results.store.database import Store
@@ -84,6 +87,8 @@ class _Campaign:
         self._folder = folder
         self._folders = 0
         self._judged: set[str] = set()
+        self._answered: dict[str, list[str]] = {}
+        self._pace = Pace(prepared.plan.test_seconds)
         self._clocks: tuple[MeasuredClock, ...] | None = None
         self._tally = StoppingRule(prepared.plan, len(prepared.placements))
         self.id = self._begin() if resume is None else self._go_on(resume)
@@ -116,6 +121,7 @@ class _Campaign:
         # A kill may have come before all of them were written down.
         self._add(number, [placement for placement in self._prepared.placements if placement.name not in names])
         self._judged = {p.name for p in known.placements if p.quality and p.quality.verdict != "unknown"}
+        self._answered = {p.name: [answer.question for answer in p.answers] for p in known.placements}
         for run in known.runs:
             if run.failure is None or run.failure.kind != "interrupted":
                 self._tally.note(run)
@@ -147,6 +153,11 @@ class _Campaign:
     async def run(self) -> None:
         if self._prepared.plan.quality:
             await self._judge_all()
+        await self._measure_rounds()
+        if self._prepared.plan.questions is not None:
+            await self._ask_all(self._prepared.plan.questions)
+
+    async def _measure_rounds(self) -> None:
         for number in range(self._prepared.plan.rounds or MOST_ROUNDS):
             if self._tally.enough(number):
                 return
@@ -271,9 +282,8 @@ class _Campaign:
             error: RunError | None = None
             done = 0
             for test in warm:
-                self._tell(f"{placement.name}: {test.name}")
                 try:
-                    sample = await measure(runner, test)
+                    sample = await self._sample(runner, test)
                 except RunError as caught:
                     if isinstance(caught, EngineTimeout | ChildDied | TaintedAnswer):
                         raise
@@ -286,6 +296,16 @@ class _Campaign:
                 yield None, runner.notices
             if error is not None and not done:
                 raise error
+
+    async def _sample(self, runner: MeasuredRunner, test: Test) -> Sample:
+        objection = self._pace.objection(runner.placement, test)
+        if objection:
+            raise RunError(objection)
+        self._tell(f"{runner.placement.name}: {test.name}")
+        began = time.monotonic()
+        sample = await measure(runner, test)
+        self._pace.note(runner.placement, test, time.monotonic() - began)
+        return sample
 
     async def _cold(self, placement: Placement, folder: Path, test: Test) -> tuple[Sample | None, tuple[str, ...]]:
         if placement.unit == "server":
@@ -304,6 +324,16 @@ class _Campaign:
             async with contextlib.aclosing(judging.of(compared)) as judged:
                 async for placement, record in judged:
                     self._store.set_quality(self.id, placement.name, record)
+
+    async def _ask_all(self, questions: QuestionSet) -> None:
+        """After the rounds, so that the time they may take is theirs; not where the placement failed in them."""
+        questioning = Questioning(questions, lambda placement: self._open(placement, self._fresh_folder()), self._tell)
+        for placement in self._prepared.placements:
+            if not self._tally.given_up(placement.name):
+                answers = questioning.answers(placement, self._answered.get(placement.name, ()))
+                async with contextlib.aclosing(answers):
+                    async for answer in answers:
+                        self._store.add_answer(self.id, placement.name, answer)
 
     def _open(self, placement: Placement, folder: Path) -> AbstractAsyncContextManager[MeasuredRunner]:
         if placement.unit == "server":

@@ -56,6 +56,7 @@ def prepare(
     _refuse_synthetic(file, other)
     for measured in (file, *also, *([other] if other else [])):
         _require_generation(measured)
+    _refuse_questions(plan, (file, *also))
     board = read_board()
     if plan.models:
         return _several(plan, file, board, configuration, progress, pinned)
@@ -82,6 +83,7 @@ def _several(
     """Each model on all placements that can run it. Of one model in several quantisations, the largest file on the CPU
     is the reference of all."""
     files = [first, *(read_model_file(path, configuration.cache, progress) for path in plan.models)]
+    _refuse_questions(plan, files)
     if len({file.path.name for file in files}) < len(files):
         raise PlacementError("a model is named twice; name each file once")
     for file in files:
@@ -132,6 +134,15 @@ def _require_generation(file: ModelFile) -> None:
             name=file.path.name,
             is_what=is_what,
         )
+
+
+def _refuse_questions(plan: CampaignSetup, files: Sequence[ModelFile]) -> None:
+    for file in files if plan.questions is not None else ():
+        if file.synthetic:
+            raise ModelError(
+                "{name} is synthetic: its weights are random, and so are its answers; leave --questions out",
+                name=file.path.name,
+            )
 
 
 def _refuse_synthetic(file: ModelFile, reference: ModelFile | None) -> None:

@@ -6,14 +6,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from trilithon.bench.workloads import tokens_needed
+from trilithon.bench.workloads import tokens_needed, tokens_of_question
 from trilithon.board.snapshot import Board
 from trilithon.engines.base import Placement
 from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import Need, nothing_runs, place, usable_here
 from trilithon.errors import PlacementError
+from trilithon.measure.questions import QuestionSet
 from trilithon.measure.records import Test
 from trilithon.models.files.model_file import ModelFile
+from trilithon.results.store.codec import from_json
 from trilithon.settings import Configuration
 
 __all__ = ["CampaignSetup", "in_turn", "reference_placement", "resolve", "resolve_models"]
@@ -29,7 +31,9 @@ class CampaignSetup:
     rounds, or None to go on until the intervals are narrow or `budget_seconds` are spent. `reference` is the file
     to hold quality against, the model itself when None. `pin_clocks` takes all clocks to their top meanwhile;
     `keep_awake` switches the CPUs' deep idle states off as well.
-    `name` is what the user calls the model; empty for a file."""
+    `name` is what the user calls the model; empty for a file. `questions` are put to each placement once, at the end.
+    `report` is the folder for the report, where the user named one. With `test_seconds` a test at a depth that would
+    take longer, or that does not fit the context, is left out."""
 
     model: Path
     tests: tuple[Test, ...]
@@ -44,6 +48,9 @@ class CampaignSetup:
     pin_clocks: bool = False
     keep_awake: bool = False
     name: str = ""
+    questions: QuestionSet | None = None
+    report: Path | None = None
+    test_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -51,6 +58,7 @@ class CampaignSetup:
             "models": [str(path) for path in self.models],
             "also": [str(path) for path in self.also],
             "reference": str(self.reference) if self.reference else None,
+            "report": str(self.report) if self.report else None,
             "variants": [dict(variant) for variant in self.variants],
         }
 
@@ -64,9 +72,11 @@ class CampaignSetup:
                 "models": tuple(map(Path, data.get("models", ()))),
                 "also": tuple(map(Path, data.get("also", ()))),
                 "reference": Path(data["reference"]) if data.get("reference") else None,
+                "report": Path(data["report"]) if data.get("report") else None,
                 "tests": tuple(Test(**test) for test in data["tests"]),
                 "placements": tuple(data["placements"]),
                 "variants": tuple(data["variants"]),
+                "questions": from_json(QuestionSet, data["questions"]) if data.get("questions") else None,
             }
         )
 
@@ -80,7 +90,7 @@ def resolve(
     spellings = [parse_placement(text) for text in plan.placements]
     if len({spelling.name for spelling in spellings}) < len(spellings):
         raise PlacementError("a placement is named twice; distinguish them by @BUILD or by a setting")
-    files, need = (file, *also), replace(_need(plan.tests), names=(plan.name,) if plan.name else ())
+    files, need = (file, *also), replace(_need(plan), names=(plan.name,) if plan.name else ())
     placements = [
         place(spelling, variant, need, files, board, configuration)
         for spelling in spellings or usable_here(files, configuration)
@@ -158,19 +168,22 @@ def reference_placement(
             return placement
     for spelling in usable_here(files, configuration):
         if spelling.unit == "cpu":
-            reference = place(spelling, {}, _need(plan.tests), files, board, configuration)
+            reference = place(spelling, {}, _need(plan), files, board, configuration)
             return replace(reference, name=f"{spelling.text} with {reference.file.path.name}")
     if placements[0].file in files:
         return placements[0]
     raise PlacementError("no CPU placement here can run {name}, which --reference names", name=file.path.name)
 
 
-def _need(tests: Sequence[Test]) -> Need:
+def _need(plan: CampaignSetup) -> Need:
     # Not a question's: an answer that fills the context ends there.
-    longest = max((tokens_needed(test) for test in tests if test.kind in ("pp", "tg", "pg")), default=0)
-    depths = [test.depth for test in tests if test.depth > 0]
+    exact = [test for test in plan.tests if test.kind in ("pp", "tg", "pg")]
+    exact = [test for test in exact if plan.test_seconds is None or not test.depth]
+    longest = max(map(tokens_needed, exact), default=0)
+    depths = [test.depth for test in plan.tests if test.depth > 0]
     need = Need(least_context=longest, asker="the tests", fix="make -p, -n or -d smaller")
-    need = replace(need, context=max([need.context, *map(tokens_needed, tests)]))
+    answers = map(tokens_of_question, plan.questions.questions if plan.questions else ())
+    need = replace(need, context=max([need.context, *map(tokens_needed, plan.tests), *answers]))
     return replace(need, shortest_prefix=min(depths)) if depths else need
 
 

@@ -3,21 +3,36 @@
 pp, tg and pg follow llama-bench (tools/llama-bench of llama.cpp): random tokens of the vocabulary, a warm-up that is
 thrown away, an empty KV cache or one filled to the depth, neither tokenising nor sampling of text in the figure."""
 
+import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from trilithon.bench.pagecache import bring_in, evict
+from trilithon.engines.base import Placement
 from trilithon.engines.remote.placing import writes_tokens
-from trilithon.engines.wire.messages import Chat, Completion, Finished, Timings, Token
+from trilithon.engines.wire.messages import Chat, Completion, Event, Finished, Timings, Token
 from trilithon.errors import EngineError, RunError, TaintedAnswer
+from trilithon.measure.questions import SetQuestion
 from trilithon.measure.records import Sample, Test
 from trilithon.runtime.remote.measured import MeasuredRunner
 
-__all__ = ["DEFAULT_QUESTION", "QUESTION_TOKENS", "ask", "measure", "measure_cold", "tokens_needed", "warm_up"]
+__all__ = [
+    "DEFAULT_QUESTION",
+    "QUESTION_TOKENS",
+    "ask",
+    "chat",
+    "chat_request",
+    "measure",
+    "measure_cold",
+    "tokens_needed",
+    "tokens_of_question",
+    "warm_up",
+]
 
 DEFAULT_QUESTION = "tell me about openai"
 QUESTION_TOKENS = 1024
@@ -38,6 +53,12 @@ def tokens_needed(test: Test) -> int:
     if test.kind in ("question", "cold"):
         return QUESTION_TOKENS + _TEMPLATE_TOKENS
     return test.depth + test.prompt_tokens + test.generated_tokens + 2
+
+
+def tokens_of_question(question: SetQuestion) -> int:
+    """As much for one of a set, whose text and tools have a token for every two bytes at the most."""
+    written = question.text + (json.dumps(question.tools) if question.tools else "")
+    return _TEMPLATE_TOKENS + len(written.encode()) // 2 + question.max_tokens
 
 
 async def warm_up(runner: MeasuredRunner, tests: Sequence[Test]) -> None:
@@ -61,17 +82,40 @@ async def measure(runner: MeasuredRunner, test: Test) -> Sample:
 async def ask(runner: MeasuredRunner, question: str, max_tokens: int) -> str:
     """The visible answer to one question, unmeasured; what it thought where it came no further. One that the server
     will not send as text, wherever it is cut, is U+FFFD."""
-    for limit in range(max_tokens, max_tokens - _CHARACTER_TOKENS, -1):
+    try:
+        events, _ = await chat(runner, chat_request(runner.placement, question, max_tokens))
+    except EngineError as error:
+        if _HALF_A_CHARACTER not in str(error):
+            raise
+        return "\N{REPLACEMENT CHARACTER}"
+    tokens = [event for event in events if isinstance(event, Token)]
+    answer = "".join(token.text for token in tokens if not token.reasoning)
+    return answer.strip() or "".join(token.text for token in tokens).strip()
+
+
+async def chat(runner: MeasuredRunner, request: Chat) -> tuple[list[Event], Finished]:
+    """One answer. Where the server will not send it as text, since it ends in half a character, some tokens less of it;
+    raises EngineError where it never does."""
+    for fewer in range(min(_CHARACTER_TOKENS, request.max_tokens)):
         try:
-            tokens, _ = await _chat(runner, question, limit)
-            break
+            return await runner.complete(replace(request, max_tokens=request.max_tokens - fewer))
         except EngineError as error:
             if _HALF_A_CHARACTER not in str(error):
                 raise
-    else:
-        return "\N{REPLACEMENT CHARACTER}"
-    answer = "".join(token.text for token in tokens if not token.reasoning)
-    return answer.strip() or "".join(token.text for token in tokens).strip()
+            refusal = error
+    raise refusal
+
+
+def chat_request(placement: Placement, question: str, max_tokens: int, tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
+    """Greedy; a model that was made with a prompt form of its own is asked in that."""
+    form = placement.file.prompt_form
+    return Chat(
+        messages=[("user", question)],
+        max_tokens=max_tokens,
+        tools=tools,
+        stop=form.stop if form else (),
+        repeat_penalty=form.repeat_penalty if form else 1.0,
+    )
 
 
 async def _synthetic(runner: MeasuredRunner, test: Test) -> Sample:
@@ -137,7 +181,8 @@ def _refuse_other_lengths(test: Test, timings: Timings) -> None:
 
 async def _question(runner: MeasuredRunner, test: Test) -> Sample:
     started_ns = time.monotonic_ns()
-    tokens, finished = await _chat(runner, test.question, QUESTION_TOKENS)
+    events, finished = await runner.complete(chat_request(runner.placement, test.question, QUESTION_TOKENS))
+    tokens = [event for event in events if isinstance(event, Token)]
     timings = _timings(finished)
     answer = _from_first_word([token for token in tokens if not token.reasoning])
     thinking = [token for token in tokens if token.reasoning]
@@ -185,17 +230,6 @@ def _speculation_marks(timings: Timings) -> dict[str, int]:
     if not timings.draft_n:
         return {}
     return {"guessed_tokens": timings.draft_n, "guessed_right_tokens": timings.draft_accepted}
-
-
-async def _chat(runner: MeasuredRunner, question: str, max_tokens: int) -> tuple[list[Token], Finished]:
-    form = runner.placement.file.prompt_form
-    request = Chat(
-        messages=[("user", question)],
-        max_tokens=max_tokens,
-        stop=form.stop if form else (),
-        repeat_penalty=form.repeat_penalty if form else 1.0,
-    )
-    return await _run(runner, request)
 
 
 def _from_first_word(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -249,11 +283,6 @@ async def _elapsed(runner: MeasuredRunner, request: Completion) -> tuple[int, in
     started_ns = time.monotonic_ns()
     finished = await runner.timed(request)
     return finished.at_ns - started_ns, _timings(finished).cache_n
-
-
-async def _run(runner: MeasuredRunner, request: Completion | Chat) -> tuple[list[Token], Finished]:
-    events, finished = await runner.complete(request)
-    return [event for event in events if isinstance(event, Token)], finished
 
 
 def _timings(finished: Finished) -> Timings:

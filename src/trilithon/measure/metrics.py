@@ -111,6 +111,7 @@ METRICS: Mapping[TestKind, tuple[Metric, ...]] = {
         Metric("first_request_seconds", "First request", _SECONDS, False, _mark("first_request_ns")),
         Metric("cached_request_seconds", "Request with a cached prefix", _SECONDS, False, _mark("cached_request_ns")),
     ),
+    "questions": (Metric("correct_answers", "Correct answers", "percent", True, lambda _: None),),
 }
 """The metrics of each kind of test, in the order in which they are shown."""
 
@@ -120,6 +121,7 @@ HEADLINE: Mapping[TestKind, str] = {
     "pg": "total_tokens_per_second",
     "question": "words_per_second",
     "cold": "load_warm_seconds",
+    "questions": "correct_answers",
 }
 """The metric of each kind of test that the stopping rule and the verdict use."""
 

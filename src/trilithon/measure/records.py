@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "AnswerRecord",
     "Campaign",
     "Failure",
     "Outcome",
@@ -21,7 +22,9 @@ __all__ = [
     "TestKind",
 ]
 
-TestKind = Literal["pp", "tg", "pg", "question", "cold"]
+TestKind = Literal["pp", "tg", "pg", "question", "cold", "questions"]
+"""No run measures "questions": a set of them is put once, and stands beside the tests with its score."""
+
 Outcome = Literal["finished", "failed", "skipped"]
 
 
@@ -39,8 +42,8 @@ class Test:
 
     @property
     def name(self) -> str:
-        """llama-bench's name for it: "pp512", "tg128", "pp512+tg128", "pp512 @ d4096"; or "question", "cold"."""
-        if self.kind in ("question", "cold"):
+        """llama-bench's name for it: "pp512", "tg128", "pp512+tg128", "pp512 @ d4096"; or that of the kind."""
+        if self.kind in ("question", "cold", "questions"):
             return self.kind
         parts = []
         if self.prompt_tokens:
@@ -146,6 +149,28 @@ class QualityRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """What a placement answered to one question of a set. `set_digest` tells sets of one name apart. `expected` is what
+    the rule wants, in words; without a rule the verdict is "unscored". Tool calls stand in `answer` as NAME(JSON).
+    `reason` is what is wrong with the answer, or why there is none. `seconds` are by the client's clock."""
+
+    question_set: str
+    set_digest: str
+    question: str
+    text: str
+    verdict: Literal["correct", "wrong", "unscored"]
+    kind: str = ""
+    language: str = ""
+    expected: str = ""
+    answer: str = ""
+    thinking: str = ""
+    reason: str = ""
+    stop_reason: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRecord:
     """A placement as it was measured. `must_match` are the facts that must be equal before runs are combined: board,
     kernel, build, file hash, settings, governors and clocks. `model` describes the file (name, quantization,
@@ -161,6 +186,7 @@ class PlacementRecord:
     must_match: Mapping[str, str]
     bandwidth_bytes_per_second: float | None = None
     quality: QualityRecord | None = None
+    answers: tuple[AnswerRecord, ...] = ()
 
     @property
     def spec(self) -> str:

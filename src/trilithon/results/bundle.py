@@ -17,7 +17,7 @@ from typing import Any
 from trilithon.board.capture.redaction import COMMON_NAMES, Redactor
 from trilithon.errors import UserError
 from trilithon.files import replace_file
-from trilithon.measure.records import Campaign, Failure, PlacementRecord, Run, Sample
+from trilithon.measure.records import AnswerRecord, Campaign, Failure, PlacementRecord, Run, Sample
 from trilithon.results.formats import export_campaigns
 
 __all__ = ["portable", "without_private_parts", "write_bundle", "write_text"]
@@ -100,7 +100,7 @@ class _Cleaner:
     """Texts of one campaign: paths and hosts that its facts name are replaced wherever they stand."""
 
     def __init__(self, campaign: Campaign, redactor: Redactor):
-        self._redactor = redactor
+        self.redactor = redactor
         facts = [
             campaign.board,
             campaign.plan,
@@ -130,11 +130,11 @@ class _Cleaner:
             text = self._paths.sub(self._shortened, text)
         text = self._named.sub(self._numbered, text)
         text = _PATH.sub(self._shortened, text)
-        text = _PRIVATE_ADDRESS.sub("removed-address", self._redactor.text(text))
+        text = _PRIVATE_ADDRESS.sub("removed-address", self.redactor.text(text))
         return _IPV6.sub(_without_address, text)
 
     def _shortened(self, match: re.Match[str]) -> str:
-        return f"…/{self._redactor.text(match[0]).rpartition('/')[2]}"
+        return f"…/{self.redactor.text(match[0]).rpartition('/')[2]}"
 
     def _numbered(self, match: re.Match[str]) -> str:
         host = match["host"] or match["name"]
@@ -143,7 +143,7 @@ class _Cleaner:
     def values(self, value: Any) -> Any:
         """The same JSON value with each text cleaned. Keys are the program's own words."""
         if isinstance(value, str):
-            return self(_last_part(self._redactor.text(value)) if _is_private_path(value) else value)
+            return self(_last_part(self.redactor.text(value)) if _is_private_path(value) else value)
         if isinstance(value, Mapping):
             return {name: self.values(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
@@ -200,7 +200,15 @@ def _placement(record: PlacementRecord, clean: _Cleaner, named: Callable[[str], 
         settings=clean.values(record.settings),
         must_match=clean.values(record.must_match),
         quality=quality,
+        answers=tuple(_answer(answer, clean) for answer in record.answers),
     )
+
+
+def _answer(answer: AnswerRecord, clean: _Cleaner) -> AnswerRecord:
+    """As a sample's: a question about a path keeps it."""
+    names = ("text", "expected", "answer", "thinking")
+    texts: dict[str, Any] = {name: clean.redactor.text(getattr(answer, name)) for name in names}
+    return replace(answer, question_set=clean(answer.question_set), reason=clean(answer.reason), **texts)
 
 
 def _run(run: Run, clean: _Cleaner, redactor: Redactor, named: Callable[[str], str]) -> Run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trilithon.measure.metrics import HEADLINE, METRICS, Metric, fraction_of_bandwidth
+from trilithon.measure.questions import score_of
 from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.measure.statistics import Verdict, compare, interval
 from trilithon.results.conditions import Conditions, conditions_of
@@ -79,7 +80,8 @@ class Comparison:
 
 
 def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[ComparisonRow]:
-    """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`."""
+    """Per placement, test and metric: the estimate over runs. Failed and skipped runs only appear in `note`. Last of
+    all, where a set of questions was put, the percentage of correct answers, whose `runs` are questions."""
     rows = []
     for placement in campaign.placements:
         for test in measured_tests(campaign):
@@ -88,7 +90,27 @@ def summarise(campaign: Campaign, phrases: Phrases = ENGLISH) -> list[Comparison
                 replace(_row(campaign, placement, test, metric, phrases), conditions=conditions)
                 for metric in METRICS[test.kind]
             ]
-    return rows
+    sets = dict.fromkeys(answer.question_set for placement in campaign.placements for answer in placement.answers)
+    test = Test(kind="questions", question=", ".join(sets))
+    return rows + [_score_row(campaign, placement, test, phrases) for placement in campaign.placements if sets]
+
+
+def _score_row(campaign: Campaign, placement: PlacementRecord, test: Test, phrases: Phrases) -> ComparisonRow:
+    score, estimate = score_of(placement.answers), None
+    note = phrases("not_scored") if placement.answers else phrases("not_measured")
+    if score is not None:
+        estimate = Estimate(score.share * 100, score.low * 100, score.high * 100, score.count)
+        note = phrases("scored", correct=score.correct, count=score.count)
+    return ComparisonRow(
+        placement=placement.name,
+        model=model_text(placement.model),
+        test=test,
+        metric=METRICS["questions"][0],
+        estimate=estimate,
+        quality=placement.quality,
+        note=note,
+        simulated=simulation(campaign, placement),
+    )
 
 
 def compare_placements(

@@ -48,7 +48,7 @@ class Phrases(string.Formatter):
         return self(f"in_{metric.unit.replace('/', '_per_')}")
 
     def test(self, test: Test) -> str:
-        return self(f"test_{test.name}") if test.name in ("question", "cold") else test.name
+        return self(f"test_{test.name}") if test.name in ("question", "cold", "questions") else test.name
 
 
 @functools.cache

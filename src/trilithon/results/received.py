@@ -67,6 +67,17 @@ def _check_placement(placement: PlacementRecord) -> None:
         figures += [quality.divergence_prefill, quality.divergence_decode]
     if any(figure is not None and (math.isnan(figure) or figure < -1) for figure in figures):
         raise ValueError(f"a figure of {placement.name} cannot be")
+    _check_answers(placement)
+
+
+def _check_answers(placement: PlacementRecord) -> None:
+    if len({answer.question for answer in placement.answers}) != len(placement.answers):
+        raise ValueError(f"two answers of {placement.name} are to one question")
+    for answer in placement.answers:
+        for name in ("question_set", "set_digest", "question", "kind", "language", "stop_reason"):
+            _check_text(f"{name} of an answer of {placement.name}", getattr(answer, name))
+        if answer.tokens < 0 or not 0 <= answer.seconds < math.inf:
+            raise ValueError(f"an answer of {placement.name} has a negative number")
 
 
 def _check_run(run: Run) -> None:

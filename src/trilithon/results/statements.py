@@ -5,7 +5,7 @@ from collections import Counter
 from trilithon.language import Message, listed
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign, Run
-from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
+from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, counted_runs, summarise
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.tuned.steps import is_tune
 
@@ -93,7 +93,7 @@ def _guesses(runs: list[Run]) -> str:
 
 
 def _runs(campaign: Campaign, placement: str) -> list[Run]:
-    return [run for run in campaign.runs if run.placement == placement and run.outcome != "skipped"]
+    return [run for run in counted_runs(campaign) if run.placement == placement and run.outcome != "skipped"]
 
 
 def _best(rows: list[ComparisonRow]) -> ComparisonRow | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from trilithon.engines.table import named_only_engines
 from trilithon.measure.metrics import HEADLINE
+from trilithon.measure.questions import score_of
 from trilithon.measure.records import Campaign, PlacementRecord, TestKind
 from trilithon.measure.statistics import LEAST_RUNS, Verdict
 from trilithon.results.compare import ComparisonRow, Estimate, compare_runs, placement_of, runs_note, summarise
@@ -100,7 +101,25 @@ class _Bench:
         head += self.say("answers_alone" if alone else "answers", answers=answers)
         head += self.say("though", note=lost) if lost else ""
         named = [self.say("named")] * (len(self.names) > 1 and self._standing(leader) == "named")
-        return "; ".join([head, *named, *self._prefill(leader), *self._left_out(leader)])
+        return "; ".join([head, *named, *self._prefill(leader), *self._left_out(leader), *self._scores()])
+
+    def _scores(self) -> Iterator[str]:
+        """Of all that answered a set of questions."""
+        scores = [(name, score_of(placement_of(self.campaign, name).answers)) for name in self.names]
+        told = [
+            self.say(
+                "score",
+                placement=name,
+                correct=score.correct,
+                count=score.count,
+                low=self.say.number(f"{score.low:.0%}"),
+                high=self.say.number(f"{score.high:.0%}"),
+            )
+            for name, score in scores
+            if score is not None
+        ]
+        if told:
+            yield self.say("scores", told=", ".join(told))
 
     def recommendation(self) -> Recommendation:
         leader = self.leader()

@@ -20,6 +20,7 @@ from trilithon.engines.wire.messages import (
     PromptProgress,
     Timings,
     Token,
+    ToolCallPiece,
 )
 from trilithon.errors import EngineError, EngineTimeout
 from trilithon.runtime.endpoint import Endpoint
@@ -210,6 +211,7 @@ class Client:
             tokens = len(request.prompt)  # of a string: its characters, which are more
         else:
             tokens = _TEMPLATE_TOKENS + sum(len(content) for _, content in request.messages)
+            tokens += len(str(request.tools)) if request.tools else 0
         return self.hang_seconds + self.patience_seconds(tokens)
 
     @staticmethod
@@ -307,7 +309,15 @@ def _chat_events(at_ns: int, message: Mapping[str, Any]) -> list[Event]:
             events.append(Token(at_ns, delta["reasoning_content"], reasoning=True))
         if delta.get("content"):
             events.append(Token(at_ns, delta["content"]))
+        events += [_call_piece(at_ns, call) for call in delta.get("tool_calls") or []]
     return events
+
+
+def _call_piece(at_ns: int, call: Mapping[str, Any]) -> ToolCallPiece:
+    function = call.get("function") or {}
+    return ToolCallPiece(
+        at_ns, int(call.get("index") or 0), str(function.get("name") or ""), str(function.get("arguments") or "")
+    )
 
 
 def _finish_reason(message: Mapping[str, Any]) -> str:

@@ -66,6 +66,9 @@ def test_its_speed_is_measured_and_its_quality_is_not(trilithon: Program, home: 
     assert placement.quality is not None
     assert (placement.quality.verdict, placement.quality.divergence) == ("unknown", None)
     assert placement.model["synthetic"] is True
+    refused = trilithon("bench", path, "--questions", "standard", "--placement", GOOD)
+    assert (refused.code, refused.stderr.count("\n")) == (2, 1)
+    assert "its weights are random, and so are its answers; leave --questions out" in refused.stderr
 
 
 @pytest.mark.parametrize("side", ["model", "reference"])

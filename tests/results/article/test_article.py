@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from trilithon.errors import UserError
-from trilithon.measure.records import Campaign
+from trilithon.measure.records import Campaign, Sample
 from trilithon.results.article.page import Article, ArticleWishes, make_article, write_article
 from trilithon.results.bundle import portable, write_bundle
 from trilithon.results.formats import import_file
@@ -50,6 +50,34 @@ def test_two_boards_three_models_six_placements(everything: list[Campaign], tmp_
     assert "неудачных прогонов 5 из 5: segmentation fault" in whole.charts["pp512"].description
     for name in names:
         ElementTree.parse(tmp_path / "new" / f"{name}.svg")
+
+
+def test_depths_become_curves_with_the_crossing_marked(made: Maker) -> None:
+    campaign = made(1, ORANGE, SMALL, names=PAIR, runs=3)
+
+    def at_depth(sample: Sample, placement: str, depth: int) -> Sample:
+        """Decode slows down by a half over 8,192 tokens on the CPU, and to an eighth on the NPU."""
+        slower = 1 + depth / 8192 * (1 if placement == PAIR[0] else 7)
+        test = replace(sample.test, depth=depth)
+        return replace(
+            sample, test=test, decode_ns=round((sample.decode_ns or 0) * slower / 2 ** (placement == PAIR[1]))
+        )
+
+    runs = [
+        replace(run, samples=tuple(at_depth(run.samples[1], run.placement, depth) for depth in (0, 2048, 8192)))
+        for run in campaign.runs
+    ]
+    one = replace(campaign, runs=tuple(runs))
+    two = replace(one, id=2, placements=tuple(replace(p, model=p.model | {"name": "Other"}) for p in one.placements))
+    alone = article(one)
+    assert list(alone.charts) == ["tg128", "tg128-depth"]
+    ring = "tokens already in the context on, llama.cpp/cpu is faster than rk-llama.cpp/npu."
+    drawn = ElementTree.fromstring(alone.svgs["tg128-depth"]).itertext()
+    assert ring in " ".join(" ".join(drawn).split())
+    assert "| tg128 | tg128 @ d2048 | tg128 @ d8192 |" in alone.markdown
+    both = article(one, two, language="ru")
+    assert [name for name in both.charts if "depth" in name] == ["tg128-depth-Qwen2-5-0-5B", "tg128-depth-Other"]
+    assert "Генерация" in both.charts["tg128-depth-Other"].title
 
 
 def test_what_differs_makes_groups_and_what_is_equal_is_left_out(made: Maker) -> None:

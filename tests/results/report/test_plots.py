@@ -101,6 +101,27 @@ def test_lengths_and_depths_become_lines(sweep_charts):
         assert "rk-llama.cpp/npu+" in drawn
 
 
+def test_threads_and_micro_batches_become_lines(sweep):
+    """Placements that differ in one setting are points of one line; handovers have settings of two halves."""
+    decode = next(row for row in sweep if row.test.kind == "tg" and row.test.depth == 0 and row.estimate)
+
+    def measured(placement, median, model=""):
+        name = f"{placement} with {model}" if model else placement
+        return replace(decode, placement=name, estimate=Estimate(median, median - 0.1, median + 0.1, 5))
+
+    rows = [measured(f"llama.cpp/cpu:t={n},fa=off", 4.0 * n) for n in (1, 2, 4)]
+    rows += [measured(f"ik_llama.cpp/cpu:fa=off,t={n}", 6.0 + n) for n in (4, 1, 2)]
+    rows += [measured(f"llama.cpp/cpu:ub={n}", 5.0 + n / 100, "a.gguf") for n in (128, 512)]
+    rows += [measured("rkllm/npu:t=1+llama.cpp/cpu:t=2", 3.0), measured("llama.cpp/gpu:t=4", 2.0)]
+    charts = figures(rows)
+    assert list(charts) == ["decode-tg128", "bandwidth-tg128", "decode-by-threads-tg128", "decode-by-micro-batch-tg128"]
+    threads, batches = charts["decode-by-threads-tg128"], charts["decode-by-micro-batch-tg128"]
+    assert threads.description == "llama.cpp/cpu:fa=off: 1 4, 2 8, 4 16; ik_llama.cpp/cpu:fa=off: 1 7, 2 8, 4 10"
+    ring = "Ring: from about 2 threads on, llama.cpp/cpu:fa=off is faster than ik_llama.cpp/cpu:fa=off."
+    assert ring in " ".join(words(threads))
+    assert batches.description == "llama.cpp/cpu with a.gguf: 128 6.28, 512 10.12"
+
+
 def test_a_chart_speaks_the_readers_language(charts, russian_charts, sweep, example):
     """All but the names of placements and of llama-bench's tests, and what a child died of; files keep their names."""
     assert list(russian_charts) == list(charts)

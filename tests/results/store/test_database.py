@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trilithon.errors import StoreError
-from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
+from trilithon.measure.records import AnswerRecord, Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.results.store.database import Store
 from trilithon.results.store.schema import MIGRATIONS, NEWEST
 from trilithon.results.store.writer import this_process
@@ -37,6 +37,22 @@ QUALITY = QualityRecord(
     agreement=1 / 3,
     perplexity=float("inf"),
     reasons=("looping", "not text"),
+)
+REPLY = AnswerRecord(
+    question_set="mine",
+    set_digest="5f2a",
+    question="capital",
+    text="Which?",
+    verdict="wrong",
+    kind="fact",
+    language="ru",
+    expected="Осло",
+    answer="half \ud83d",
+    thinking="hm",
+    reason="without Осло",
+    stop_reason="stop",
+    tokens=7,
+    seconds=0.25,
 )
 PLACEMENT = PlacementRecord(
     name="scripted/cpu",
@@ -86,6 +102,8 @@ def fill(store: Store) -> int:
     number = start(store)
     store.add_placement(number, PLACEMENT)
     store.set_quality(number, PLACEMENT.name, QUALITY)
+    store.add_answer(number, PLACEMENT.name, replace(REPLY, answer="before"))
+    store.add_answer(number, PLACEMENT.name, REPLY)
     finished = store.start_run(number, PLACEMENT.name, 0, 10)
     store.add_sample(finished, PREFILL)
     store.add_sample(finished, ANSWER)
@@ -126,7 +144,7 @@ def filled(number: int) -> Campaign:
         version="0.1.0",
         board={"cpus": 2},
         plan={"r": [1]},
-        placements=(replace(PLACEMENT, quality=QUALITY),),
+        placements=(replace(PLACEMENT, quality=QUALITY, answers=(REPLY,)),),
         runs=runs,
     )
 
@@ -354,9 +372,10 @@ def test_a_database_of_schema_1_still_opens(path: Path) -> None:
     raw.executescript((DATA / "schema-1.sql").read_text(encoding="utf-8"))
     raw.close()
     with Store.open(path) as store:
-        found = filled(1)
-        runs = tuple(replace(run, remarks=()) for run in found.runs)  # which it did not have
-        assert store.campaign(1) == replace(found, status="finished", runs=runs)
+        original = filled(1)
+        runs = tuple(replace(run, remarks=()) for run in original.runs)  # which it did not have, nor answers
+        placements = tuple(replace(placement, answers=()) for placement in original.placements)
+        assert store.campaign(1) == replace(original, status="finished", runs=runs, placements=placements)
         assert store.last_interrupted() == 2
         fill(store)
     raw = sqlite3.connect(path)

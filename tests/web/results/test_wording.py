@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilithon.measure.metrics import METRICS
+from trilithon.measure.records import Test
 from trilithon.results.formats import import_file
 from trilithon.results.report.charts import COLOURS
 from trilithon.results.report.page import DARK
@@ -17,7 +18,7 @@ from trilithon.web.quantities import number
 from trilithon.web.results.listing import Result, ResultsScreen, read_screen
 from trilithon.web.results.query import Query
 from trilithon.web.results.tables import figure_tables, options, results_table
-from trilithon.web.results.wording import metric_title, quality_title, sentence, step_text, unit_title
+from trilithon.web.results.wording import PagePhrases, metric_title, quality_title, sentence, step_text, unit_title
 from trilithon.web.texts import LANGUAGES, texts_for
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&"
@@ -30,6 +31,8 @@ def test_everything_that_can_be_measured_has_its_words(language):
         assert metric_title(metric.name, text) and unit_title(metric.unit, text)
     for verdict in ("reference", "same", "degraded", "broken", "unknown", "–"):
         assert quality_title(verdict, text)
+    for kind in ("question", "cold", "questions"):
+        assert PagePhrases(text).test(Test(kind=kind)) == text(f"results.test_{kind}")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

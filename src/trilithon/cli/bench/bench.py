@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from trilithon.cli.bench.on_boards import bench_on_boards, complete_boards
 from trilithon.cli.models.absent import YES
 from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say, shown
-from trilithon.cli.words import WordChoice, complete_placement
+from trilithon.cli.words import WordChoice, complete_campaign, complete_placement
 from trilithon.errors import TrilithonError, UserError
 from trilithon.units import parse_duration, parse_integers
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _KINDS = ("pp", "tg", "pg", "question", "cold")
+_DEPTHS = "0,1024,2048,4096,8192,16384"
+_DEPTH_SECONDS = 120.0
+"""A deeper test that would take longer is left out: five rounds of two tests are twenty minutes then."""
 _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 
 
@@ -65,7 +68,16 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 )
 @click.option("--test", "tests", multiple=True, type=WordChoice(_KINDS), help="Run only these tests.")
 @click.option("--question", help="The question to ask. [default: tell me about openai]")
-@click.option("--preset", type=WordChoice(["article"]), help="article: pp512, tg128 and the question.")
+@click.option(
+    "--questions",
+    metavar="FILE",
+    help="After the rounds ask the questions of this file, or of the set: standard; score the answers.",
+)
+@click.option(
+    "--preset",
+    type=WordChoice(["article", "depth"]),
+    help="article: pp512, tg128 and the question. depth: pp512 and tg64 behind 0 to 16384 tokens, as far as they fit.",
+)
 @click.option("--time-budget", metavar="SECONDS", help="Stop after this long: 90, 5m. [default: 100 s]")
 @click.option(
     "--reference",
@@ -76,7 +88,14 @@ _FORMATS = ("table", "md", "csv", "json", "jsonl", "sql")
 @click.option("--no-quality", is_flag=True, help="Skip the quality check; the verdict then says so.")
 @click.option("--pin-clocks", is_flag=True, help="Pin all clocks to their maximum during the run; needs root.")
 @click.option("--keep-awake", is_flag=True, help="With --pin-clocks: also disable deep idle states.")
-@click.option("--resume", is_flag=True, help="Continue the last interrupted campaign.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="last",
+    metavar="[N]",
+    shell_complete=complete_campaign,
+    help="Continue campaign N, or the last interrupted one.",
+)
 @click.option("-o", "--output", type=WordChoice(_FORMATS), default="table", help="The output format on stdout.")
 @click.option(
     "--progress", type=WordChoice(["words", "json"]), default="words", help="Progress on stderr: text, or JSON lines."
@@ -105,34 +124,59 @@ def bench(**words: Any) -> None:
     boards = words.pop("boards")
     if boards is not None:
         bench_on_boards(click.get_current_context(), configuration)
-    elif words["resume"]:
+    elif words["resume"] is not None:
         _resume(words, configuration)
     else:
         _start(words, configuration)
 
 
 def _start(words: Mapping[str, Any], configuration: "Configuration") -> None:
+    from trilithon.cli.bench.outcome import require_writable
     from trilithon.results.store.database import Store
 
     words = {**words, "model": words["models"][0] if words["models"] else None}
+    if words["report_folder"] is not None:
+        require_writable(words["report_folder"])
     plan = _plan(words, configuration)
     with Store.open(configuration.results_database) as store:
+        require_writable(plan.report or configuration.data / "reports")
         _measure(plan, store, configuration, {**words, "model": words["model"] or "demo"}, resume=None)
 
 
 def _resume(words: Mapping[str, Any], configuration: "Configuration") -> None:
     from trilithon.bench.setup import CampaignSetup
+    from trilithon.cli.bench.outcome import require_writable
     from trilithon.results.store.database import Store
 
     _refuse_beside(
         "--resume keeps the original options", set(words) - {"resume", "output", "progress", "report_folder", "yes"}
     )
     with Store.open(configuration.results_database) as store:
+        number = _interrupted(words["resume"], store)
+        plan = CampaignSetup.from_json(store.campaign(number).plan)
+        if words["report_folder"] is not None:
+            plan = replace(plan, report=words["report_folder"])
+        require_writable(plan.report or configuration.data / "reports")
+        _measure(plan, store, configuration, {**words, "model": None}, resume=number)
+
+
+def _interrupted(text: str, store: "Store") -> int:
+    """The campaign of this number, or the last one that can go on. Raises UserError where none can."""
+    if text == "last":
         number = store.last_interrupted()
         if number is None:
             raise UserError("there is no interrupted campaign to resume; start one with trilithon bench")
-        plan = CampaignSetup.from_json(store.campaign(number).plan)
-        _measure(plan, store, configuration, {**words, "model": None}, resume=number)
+        return number
+    summary = next((one for one in store.campaigns() if str(one.id) == text), None)
+    if summary is None:
+        raise UserError("--resume {text}: there is no such campaign; see: trilithon results list", text=text)
+    if summary.source != "trilithon" or summary.imported:
+        raise UserError("campaign {id} was not measured by bench here; it cannot be resumed", id=text)
+    if summary.status != "interrupted":
+        raise UserError(
+            "campaign {id} is {status}; only an interrupted one can be resumed", id=text, status=summary.status
+        )
+    return summary.id
 
 
 def _print_step(step: "CampaignStep") -> None:
@@ -165,7 +209,7 @@ def _measure(
     if as_json:
         say(json.dumps({"campaign": number}), err=True)
     campaign = store.campaign(number)
-    show_outcome(campaign, configuration, output=words["output"], folder=words["report_folder"])
+    show_outcome(campaign, configuration, output=words["output"], folder=plan.report)
     _keep_plans(campaign, plan, words["model"], configuration)
     _compare_with_estimate(campaign, configuration)
     if not any(run.outcome == "finished" for run in campaign.runs):
@@ -228,6 +272,7 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
 
 
 def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "CampaignSetup":
+    from trilithon.bench.question_file import read_questions
     from trilithon.bench.setup import CampaignSetup
 
     if words["question"] is not None and not words["question"].strip():
@@ -238,6 +283,7 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
         _refuse_beside("--keep-awake goes with --pin-clocks", {"keep_awake"})
     if len(words["models"]) > 1:
         _refuse_beside("several models have references of their own", {"reference", "also"})
+    questions = None if words["questions"] is None else read_questions(words["questions"])
     budget, yes = words["time_budget"], words["yes"]
     several = words["also"] or len(words["models"]) > 1
     return CampaignSetup(
@@ -255,6 +301,9 @@ def _plan(words: Mapping[str, Any], configuration: "Configuration") -> "Campaign
         pin_clocks=words["pin_clocks"],
         keep_awake=words["keep_awake"],
         name="" if words["model"] is None or Path(words["model"]).is_file() else words["model"],
+        questions=questions,
+        test_seconds=_DEPTH_SECONDS if words["preset"] == "depth" else None,
+        report=None if words["report_folder"] is None else words["report_folder"].absolute(),
     )
 
 
@@ -284,9 +333,7 @@ def _tests(words: Mapping[str, Any]) -> "list[Test]":
     from trilithon.bench.workloads import DEFAULT_QUESTION
     from trilithon.measure.records import Test
 
-    if words["preset"] == "article":
-        _refuse_beside("--preset article says what to measure", {"n_prompt", "n_gen", "n_depth", "pg", "tests"})
-        words = {**words, "n_prompt": "512", "n_gen": "128", "n_depth": "0", "pg": (), "tests": ()}
+    words = _with_preset(words)
     wanted = words["tests"] or ("pp", "tg", "pg", "question")
     _refuse_beside("it belongs to a test that --test leaves out", {"pg", "question"} - set(wanted))
     prompts = [n for n in parse_integers(words["n_prompt"], name="-p") if n]
@@ -309,6 +356,17 @@ def _tests(words: Mapping[str, Any]) -> "list[Test]":
     if not tests:
         raise UserError("nothing to measure: -p 0 and -n 0 leave no test; give one of them, or --test question")
     return tests
+
+
+def _with_preset(words: Mapping[str, Any]) -> Mapping[str, Any]:
+    preset = words["preset"]
+    if preset is None:
+        return words
+    reason = f"--preset {preset} says what to measure"
+    _refuse_beside(reason, {"n_prompt", "n_gen", "n_depth", "pg", "tests"})
+    if preset == "article":
+        return {**words, "n_prompt": "512", "n_gen": "128", "n_depth": "0", "pg": (), "tests": ()}
+    return {**words, "n_prompt": "512", "n_gen": "64", "n_depth": _DEPTHS, "pg": (), "tests": ("pp", "tg")}
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """The end of a measurement: the table, the sentence, and where the report lies."""
 
+import contextlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,15 @@ if TYPE_CHECKING:
     from trilithon.results.phrases import Phrases
     from trilithon.settings import Configuration
 
-__all__ = ["phrases_here", "rows_of", "show_campaigns", "show_outcome", "tell_of_runs", "write_pictures"]
+__all__ = [
+    "phrases_here",
+    "require_writable",
+    "rows_of",
+    "show_campaigns",
+    "show_outcome",
+    "tell_of_runs",
+    "write_pictures",
+]
 
 _WIDEST = 120
 
@@ -78,6 +88,29 @@ def show_campaigns(campaigns: "Sequence[Campaign]", output: str, names: "Sequenc
             say(export.note, err=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Before hours of measuring: raises StoreError where the report could not be written there. Leaves nothing."""
+    made = []
+    try:
+        for parent in (folder, *folder.parents):
+            if parent.exists():
+                break
+            made.append(parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # it was not made, or is used by now
+                parent.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> StoreError:
+    return StoreError("{folder}: {reason}; name another folder with --report", folder=folder, reason=error.strerror)
+
+
 def rows_of(campaigns: "Sequence[Campaign]", phrases: "Phrases", names: "Sequence[str]" = ()) -> "list[ComparisonRow]":
     """The rows of all; of several, each placement is named as `results compare` takes it: 3:llama.cpp/cpu, or with a
     name in place of the number."""
@@ -111,6 +144,4 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
         page = write_report(folder, campaign, rows, sentence, comparisons, charts=charts, phrases=phrases)
         return [page, *write_pngs(charts, folder)]
     except OSError as error:
-        raise StoreError(
-            "{folder}: {reason}; name another folder with --report", folder=folder, reason=error.strerror
-        ) from error
+        raise _unwritable(folder, error) from error

@@ -73,8 +73,10 @@ def list_command(as_json: bool) -> None:
     show_default=True,
     help="The output format.",
 )
-def show(campaigns: tuple[str, ...], output: str) -> None:
+@click.option("--answers", is_flag=True, help="Show the answers to a set of questions instead.")
+def show(campaigns: tuple[str, ...], output: str, answers: bool) -> None:
     """Show the figures of CAMPAIGNS, in one table. csv and jsonl hold every figure; json holds every raw sample."""
+    from trilithon.cli.bench.answers import show_answers
     from trilithon.cli.bench.outcome import phrases_here, rows_of, show_campaigns, tell_of_runs
     from trilithon.results.formats import export_campaigns
     from trilithon.results.phrases import ENGLISH
@@ -83,7 +85,9 @@ def show(campaigns: tuple[str, ...], output: str) -> None:
 
     with _store() as store:
         selected = [_campaign(store, campaign) for campaign in campaigns]
-    if output == "json":
+    if answers:
+        show_answers(selected, output)
+    elif output == "json":
         say(export_campaigns(selected, "trilithon").text, nl=False)
     elif output in ("csv", "jsonl"):
         rows = rows_of(selected, ENGLISH)
@@ -261,13 +265,14 @@ def report(campaigns: tuple[str, ...], folder: Path | None, **wishes: Any) -> No
 
     One campaign alone makes report.html. Several, or one with the options below --report, make an article for readers:
     article.html with grouped bars, ratios, conclusions and one table, which is there as .md and .csv too."""
-    from trilithon.cli.bench.outcome import write_pictures
+    from trilithon.cli.bench.outcome import require_writable, write_pictures
     from trilithon.settings import load_configuration
 
     with _store() as store:
         loaded = [_campaign(store, campaign) for campaign in dict.fromkeys(campaigns)]
     selected = list({campaign.id: campaign for campaign in loaded}.values())  # "last" has a number, too
     place = folder or load_configuration().data / "reports" / "-".join(str(campaign.id) for campaign in selected)
+    require_writable(place)
     if len(selected) > 1 or any(wishes.values()):
         paths = _write_article(selected, place, **wishes)
     else:

@@ -3,7 +3,7 @@
 The fields are those of docs/api.md of Ollama and of OpenAI's reference of chat and text completions."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,8 @@ class _Ollama:
         options |= {"num_ctx": self.context} if self.context else {}
         common = {"model": self.model, "stream": True, "options": options}
         if is_chat:
-            return Translation("/api/chat", common | {"messages": body["messages"]}, _AnswerReader(_ollama_step, True))
+            words = {name: body[name] for name in ("messages", "tools") if name in body}
+            return Translation("/api/chat", common | words, _AnswerReader(_ollama_step, True))
         raw = {"prompt": body["prompt"], "raw": True}
         return Translation("/api/generate", common | raw, _AnswerReader(_ollama_step, False))
 
@@ -66,18 +67,20 @@ class _OpenAi:
         common |= {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
         common["max_tokens"] = body["max_tokens" if is_chat else "n_predict"]
         if is_chat:
-            words = {"messages": body["messages"]}
+            words = {name: body[name] for name in ("messages", "tools") if name in body}
             return Translation("/v1/chat/completions", common | words, _AnswerReader(_openai_step, True))
         return Translation("/v1/completions", common | {"prompt": body["prompt"]}, _AnswerReader(_openai_step, False))
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What one message of a stream says; `reason` ends the answer. `timings` are llama-server's fields."""
+    """What one message of a stream says; `reason` ends the answer. `calls` are OpenAI's pieces of tool calls; `timings`
+    are llama-server's fields."""
 
     text: str = ""
     reasoning: str = ""
     reason: str = ""
+    calls: Sequence[Mapping[str, Any]] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -93,6 +96,7 @@ def _ollama_step(message: Mapping[str, Any]) -> _Step:
         text=str(chat.get("content") or message.get("response") or ""),
         reasoning=str(chat.get("thinking") or message.get("thinking") or ""),
         reason=str(message.get("done_reason") or "stop") if is_done else "",
+        calls=[_whole_call(call) for call in chat.get("tool_calls") or []],
         timings=timings if is_done else {},
     )
 
@@ -116,8 +120,23 @@ def _openai_step(message: Mapping[str, Any]) -> _Step:
         text=str(delta.get("content") or choice.get("text") or ""),
         reasoning=str(delta.get("reasoning_content") or delta.get("reasoning") or ""),
         reason=str(choice.get("finish_reason") or ""),
+        calls=[_piece_of_call(call) for call in delta.get("tool_calls") or []],
         timings=timings,
     )
+
+
+def _whole_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's arguments are an object, and its calls are whole."""
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return {"function": {"name": str(function["name"]), "arguments": text}}
+
+
+def _piece_of_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    texts = {name: str(function.get(name) or "") for name in ("name", "arguments")}
+    return {"index": int(_amount(call.get("index"))), "function": texts}
 
 
 def _amount(value: object) -> float:
@@ -135,6 +154,7 @@ class _AnswerReader:
         self._split = ReasoningSplit(split=is_chat)
         self._rest = b""
         self._reason = ""
+        self._calls = 0  # whole ones, which the server does not number
         self._timings: dict[str, float] = {}
 
     def feed(self, content: bytes, *, is_stream: bool) -> bytes:
@@ -164,6 +184,9 @@ class _AnswerReader:
             yield self._piece(TextPiece(step.reasoning, reasoning=True))
         for piece in self._split.feed(step.text):
             yield self._piece(piece)
+        for call in step.calls:
+            self._calls += "index" not in call
+            yield _event({"choices": [{"delta": {"tool_calls": [{"index": self._calls - 1, **call}]}}]})
 
     def _piece(self, piece: TextPiece) -> bytes:
         if not self._is_chat:

@@ -20,6 +20,7 @@ __all__ = [
     "PromptProgress",
     "Timings",
     "Token",
+    "ToolCallPiece",
 ]
 
 TAINTED: Final = "tainted_answer"
@@ -119,7 +120,17 @@ class Finished:
     handover: HandoverResult | None = None
 
 
-Event = PromptProgress | Token | Finished
+@dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """A part of the tool call number `index`: its name, a piece of its arguments as JSON, or both."""
+
+    at_ns: int
+    index: int
+    name: str
+    arguments: str
+
+
+Event = PromptProgress | Token | ToolCallPiece | Finished
 """What a stream yields; the last one is always Finished. Whatever goes wrong is raised (see errors.RunError)."""
 
 
@@ -172,12 +183,14 @@ class Completion(_Generating):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat(_Generating):
-    """A request to `/v1/chat/completions`. `messages` are role and content pairs."""
+    """A request to `/v1/chat/completions`. `messages` are role and content pairs, `tools` OpenAI's functions."""
 
     messages: Sequence[tuple[str, str]]
+    tools: Sequence[Mapping[str, Any]] = ()
 
     path = "/v1/chat/completions"
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         messages = [{"role": role, "content": content} for role, content in self.messages]
-        return self._common(stream) | {"messages": messages, "max_tokens": self.max_tokens}
+        tools = {"tools": [{"type": "function", "function": dict(tool)} for tool in self.tools]} if self.tools else {}
+        return self._common(stream) | {"messages": messages, "max_tokens": self.max_tokens} | tools

@@ -25,7 +25,30 @@ def conclusions(arrangement: Arrangement, columns: Sequence[Column], phrases: Ph
     """Paragraphs; none where there is nothing to compare."""
     speeds = _speeds(columns)
     by_unit = (_of_unit(unit, arrangement, speeds, phrases) for unit in _UNITS)
-    return [*(text for text in by_unit if text), *_of_groups(arrangement, speeds, phrases)]
+    scores = _scores(arrangement, columns, phrases)
+    return [*(text for text in by_unit if text), *_of_groups(arrangement, speeds, phrases), *scores]
+
+
+def _scores(arrangement: Arrangement, columns: Sequence[Column], phrases: Phrases) -> Iterator[str]:
+    """A sentence per set of questions, the best first: which is good enough, beside which is fast."""
+    for column in columns:
+        scored = [(figure, one) for one in arrangement.subjects if (figure := one.figures.get(column.name))]
+        if column.digest and scored:
+            ranked = sorted(scored, key=lambda pair: -pair[0].median)
+            told = ", ".join(_score(figure, one, arrangement, phrases) for figure, one in ranked)
+            yield phrases("article_scores", set=column.test.question, told=told)
+
+
+def _score(figure: Spread, subject: ComparedPlacement, arrangement: Arrangement, phrases: Phrases) -> str:
+    names = (subject.value(name) for name in arrangement.varying)
+    return phrases(
+        "article_score",
+        series=" · ".join(filter(None, (*names, arrangement.series(subject)))),
+        correct=round(figure.median * figure.runs / 100),
+        count=figure.runs,
+        low=phrases.number(f"{figure.least:.0f}%"),
+        high=phrases.number(f"{figure.most:.0f}%"),
+    )
 
 
 def _speeds(columns: Sequence[Column]) -> list[Column]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from string import Template
 
@@ -13,8 +14,9 @@ from trilithon import __version__
 from trilithon.errors import UserError
 from trilithon.measure.records import Campaign
 from trilithon.results.article.arrangement import Arrangement, arrange
-from trilithon.results.article.bars import WIDTH, GroupedBar, Panel, Series, grouped_bars
+from trilithon.results.article.bars import GroupedBar, Panel, Series, grouped_bars
 from trilithon.results.article.conclusions import conclusions, ratio_of, ratio_text
+from trilithon.results.article.curves import curves, swept
 from trilithon.results.article.subjects import By, Column, ComparedPlacement, Spread, labelled, runs_of, subjects_of
 from trilithon.results.phrases import Phrases
 from trilithon.results.report.charts import Drawing
@@ -83,7 +85,7 @@ def write_article(article: Article, folder: Path, *, width: int, svg: bool) -> l
         "article.csv": article.csv.encode(errors="replace"),
     }
     for name, chart in article.charts.items():
-        contents[f"{name}.png"] = as_png(chart, dpi=width * 72 / WIDTH)
+        contents[f"{name}.png"] = as_png(chart, dpi=width / chart.get_figwidth())
         if svg:
             contents[f"{name}.svg"] = article.svgs[name].encode()
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,12 +109,19 @@ class _Writer:
         return self.say("title", models=", ".join(models), board=", ".join(boards))
 
     def charts(self) -> dict[str, Drawing]:
-        charted = [c for c in self.columns if c.test.kind != "question" or c.metric.name in _CHARTED][:_MOST_CHARTS]
-        charts = {}
+        """Of tests that differ in depth alone, bars for the first and a curve for all."""
+        in_curves = {column.name for group in swept(self.columns).values() for column in group[1:]}
+        charted = [c for c in self.columns if c.test.kind != "question" or c.metric.name in _CHARTED]
+        charted = [column for column in charted if column.name not in in_curves][:_MOST_CHARTS]
+        charts: dict[str, Drawing] = {}
         for column in charted:
             name = "".join(char if char.isalnum() else "-" for char in column.name).strip("-")
             charts[name] = self._chart(column)
             charts[name].name = name
+        foot = [self.say("article_foot_curve"), *self._constant(), self._made()]
+        for name, curve in islice(curves(self.arrangement, self.columns, foot, self.say), _MOST_CHARTS):
+            charts[name] = curve
+            curve.name = name
         return charts
 
     def _chart(self, column: Column) -> Drawing:
@@ -161,14 +170,15 @@ class _Writer:
         return self.say.number(format_number(value))
 
     def _column_title(self, column: Column) -> str:
-        if column.test.kind == "question":
-            return self.say(f"article_{column.metric.name}")
+        if column.test.kind in ("question", "questions"):
+            return self.say(f"article_{column.metric.name}", set=column.test.question)
         return self.say("chart_of_test", metric=self.say(f"article_title_{column.test.kind}"), test=column.name)
 
     def _foot(self, column: Column) -> list[str]:
         counts = [figure.runs for one in self.subjects if (figure := one.figures.get(column.name))]
         runs = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
-        foot = [self.say("article_foot", runs=runs, baseline=self.arrangement.baseline_name)]
+        key = "article_foot_questions" if column.digest else "article_foot"
+        foot = [self.say(key, runs=runs, baseline=self.arrangement.baseline_name)]
         if self._has_stand_in():
             foot.append(self.say("article_simulated"))
         return [*foot, *self._constant(), self._made()]
@@ -193,11 +203,15 @@ class _Writer:
 
     def _heads(self) -> list[str]:
         first = [self.say(f"article_head_{name}") for name in self.arrangement.varying]
-        columns = [
-            c.name if c.test.kind != "question" else self.say(f"article_head_{c.metric.name}") for c in self.columns
-        ]
+        columns = [*map(self._column_head, self.columns)]
         heads = [*first, self.say("article_head_placement"), *columns, self.say("article_head_quality")]
         return heads + [self.say("article_head_energy")] * self._has_energy()
+
+    def _column_head(self, column: Column) -> str:
+        if column.test.kind not in ("question", "questions"):
+            return column.name
+        head = self.say(f"article_head_{column.metric.name}")
+        return f"{head} ({column.test.question})" if column.digest else head
 
     def _has_energy(self) -> bool:
         return any(subject.joules_per_token is not None for subject in self.subjects)

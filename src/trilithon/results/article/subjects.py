@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from trilithon.errors import UserError
 from trilithon.measure.metrics import HEADLINE, METRICS, Metric
+from trilithon.measure.questions import score_of
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Test
-from trilithon.results.compare import measured_tests, run_values, runs_note
+from trilithon.results.compare import counted_runs, measured_tests, run_values, runs_note
 from trilithon.results.conditions import conditions_of
 from trilithon.results.phrases import Phrases
 from trilithon.results.simulated import simulation
@@ -24,13 +25,17 @@ _SETTINGS = ("threads", "context", "batch", "micro_batch", "kv_type_k", "kv_type
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure that several placements have: the metric of a test."""
+    """A figure that several placements have: the metric of a test; of a set of questions, whose `digest` is there, the
+    score."""
 
     test: Test
     metric: Metric
+    digest: str = ""
 
     @property
     def name(self) -> str:
+        if self.digest:
+            return f"{self.metric.name} {self.test.question}"
         return self.test.name if self.test.kind in ("pp", "tg", "pg") else self.metric.name
 
 
@@ -98,6 +103,12 @@ def _columns(campaigns: Sequence[Campaign]) -> list[Column]:
     question = next((test for test in tests if test.kind == "question"), None)
     if question is not None:
         columns |= {metric.name: Column(question, metric) for metric in METRICS["question"] if metric.name in _QUESTION}
+    answers = [answer for campaign in campaigns for record in campaign.placements for answer in record.answers]
+    sets = dict.fromkeys((answer.question_set, answer.set_digest) for answer in answers)
+    names = Counter(name for name, _ in sets)
+    for name, digest in sets:
+        test = Test(kind="questions", question=f"{name} {digest}" if names[name] > 1 else name)
+        columns[f"{name} {digest}"] = Column(test, METRICS["questions"][0], digest)
     return list(columns.values())
 
 
@@ -105,7 +116,7 @@ def _subject(
     campaign: Campaign, record: PlacementRecord, board: str, columns: Sequence[Column], phrases: Phrases
 ) -> ComparedPlacement:
     measured = replace(campaign, runs=tuple(run for run in campaign.runs if run.placement == record.name))
-    figures = {column.name: figure for column in columns if (figure := _figure(measured, record.name, column))}
+    figures = {column.name: figure for column in columns if (figure := _figure(measured, record, column))}
     decode = next((column.test for column in columns if column.test.kind == "tg"), None)
     conditions = conditions_of(measured, record.name, decode) if decode else None
     return ComparedPlacement(
@@ -125,12 +136,16 @@ def _subject(
     )
 
 
-def _figure(campaign: Campaign, placement: str, column: Column) -> Spread | None:
-    """Questions that differ are one column: what is asked is told once."""
+def _figure(campaign: Campaign, record: PlacementRecord, column: Column) -> Spread | None:
+    """Questions that differ are one column: what is asked is told once. The spread of a score is its interval, and its
+    runs are questions."""
+    if column.digest:
+        score = score_of(answer for answer in record.answers if answer.set_digest == column.digest)
+        return Spread(score.share * 100, score.low * 100, score.high * 100, score.count) if score else None
     tests = [column.test]
     if column.test.kind == "question":
         tests = [test for test in measured_tests(campaign) if test.kind == "question"]
-    values = [value for test in tests for _, value in run_values(campaign, placement, test, column.metric)]
+    values = [value for test in tests for _, value in run_values(campaign, record.name, test, column.metric)]
     return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
@@ -204,4 +219,6 @@ def _renamed(subject: ComparedPlacement, spec: str, text: str) -> ComparedPlacem
 
 
 def runs_of(subjects: Iterable[ComparedPlacement]) -> list[Run]:
-    return [run for subject in subjects for run in subject.campaign.runs if run.placement == subject.record.name]
+    return [
+        run for subject in subjects for run in counted_runs(subject.campaign) if run.placement == subject.record.name
+    ]

@@ -223,6 +223,8 @@ def rows_of(campaigns: Iterable[Campaign]) -> tuple[list[Row], list[str]]:
             samples = _samples(campaign, placement, left_out)
             if placement.quality is not None:
                 left_out.append(f"{placement.name}: its quality ({placement.quality.verdict})")
+            if placement.answers:
+                left_out.append(f"{placement.name}: its answers to {len(placement.answers)} questions")
             left_out += [
                 f"{placement.name}: that {test.name} is a table's rounded average"
                 for test in samples

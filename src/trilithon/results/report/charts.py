@@ -269,8 +269,16 @@ def _draw_foot(chart: Chart, foot: Sequence[str]) -> None:
         chart.write(words, _MARGIN, 9 + _LINE * (len(foot) - row), size=_FOOT_SIZE, color=COLOURS["muted"])
 
 
-def line_chart(title: str, subtitle: str, lines: Sequence[Line], foot: Sequence[str], *, x_title: str) -> Chart:
-    """Lines from zero up with their intervals; each is named at its end, in its colour."""
+def line_chart(
+    title: str,
+    subtitle: str,
+    lines: Sequence[Line],
+    foot: Sequence[str],
+    *,
+    x_title: str,
+    rings: Sequence[tuple[float, float]] = (),
+) -> Chart:
+    """Lines from zero up with their intervals; each is named at its end, in its colour. `rings` mark points."""
     foot = _in_lines(foot)
     base = 2 * _MARGIN + 22 + _LINE * len(foot)
     height = base + _LINES_HEIGHT + _HEAD
@@ -286,6 +294,8 @@ def line_chart(title: str, subtitle: str, lines: Sequence[Line], foot: Sequence[
         axes = chart.area(_MARGIN + 30, base, right, height - _HEAD)
         for index, line in enumerate(lines):
             _draw_line(axes, line, _look(lines, index))
+        for place in rings:
+            axes.plot(*place, "o", ms=12, mfc="none", mec=COLOURS["ink"], mew=1.1)
         _scale(axes, lines)
         axes.set_xlabel(x_title, fontsize=8.5, color=COLOURS["muted"])
         _name_lines(chart, axes, lines, names, right)
@@ -331,14 +341,14 @@ def _scale(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _apart(xs: Sequence[float], logarithmic: bool) -> list[float]:
-    """Of the measured x those whose numbers do not touch: the last, and before it what keeps a tenth of the width."""
+    """Of the measured x those whose numbers do not touch: the last, and before it what keeps a sixth of the width."""
     if not xs:
         return []
     first, last = (xs[0], xs[-1])
     kept: list[float] = []
     for x in reversed(xs):
         place = _share(x, first, last, logarithmic)
-        if not kept or _share(kept[-1], first, last, logarithmic) - place >= 0.12:
+        if not kept or _share(kept[-1], first, last, logarithmic) - place >= 0.17:
             kept.append(x)
     return kept[::-1]
 

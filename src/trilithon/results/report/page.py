@@ -15,6 +15,7 @@ from trilithon.results.compare import ComparisonRow
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report import sections
 from trilithon.results.report.markup import Html, element, joined, table, trusted
+from trilithon.results.report.questions import questions
 from trilithon.results.report.tuned import charts_of, tuned
 from trilithon.results.table import bandwidth_text, failure_text, interval_text, lacks_results, placement_text
 from trilithon.results.tuned.steps import TUNE_SOURCE
@@ -98,6 +99,7 @@ def render_report(
         _figures(rows, phrases),
         sections.quality(campaign, phrases),
         sections.answers(campaign, phrases),
+        questions(campaign, phrases),
         sections.failures(campaign, phrases),
         sections.warnings(campaign, phrases),
         sections.remarks(campaign, phrases),

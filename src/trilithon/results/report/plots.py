@@ -18,13 +18,16 @@ from trilithon.measure.records import Test
 from trilithon.results.compare import ComparisonRow, Estimate
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report.charts import STYLE, Bar, Chart, Drawing, Line, bar_chart, line_chart
+from trilithon.results.report.crossings import Crossing, crossings
 from trilithon.results.table import failure_text, interval_text
 from trilithon.units import format_number
 
-__all__ = ["as_png", "as_svg", "figures", "unit_of", "write_pngs"]
+__all__ = ["as_png", "as_svg", "crossing_lines", "figures", "unit_of", "write_pngs"]
 
 _USUAL = ("pp512", "tg128", "pp512+tg128")  # the tests that llama-bench's published tables show
 _VARIES = ("prompt_tokens", "generated_tokens", "depth")
+# Of the settings in a placement's name; handovers have those of both halves.
+_OPTIONS = {"threads": re.compile(r"(?<=[:,])t=(\d+),?"), "micro_batch": re.compile(r"(?<=[:,])ub=(\d+),?")}
 _UNIT = re.compile(r"/(cpu|gpu|npu)\b")
 _QUESTION = "total_seconds", "words_per_second"
 
@@ -64,6 +67,7 @@ class _Sheet:
                 yield from self._bar_charts(_for_bars(headline, [test for _, tests in lines for test in tests]))
                 for field, tests in lines:
                     yield self._lines(field, [row for row in headline if row.test in tests])
+                yield from self._setting_lines(headline)
 
     def _bar_charts(self, rows: Sequence[ComparisonRow]) -> Iterator[tuple[str, Chart]]:
         for test in dict.fromkeys(row.test for row in rows):
@@ -132,6 +136,7 @@ class _Sheet:
             return self.foot
         if not any(row.estimate and _interval(row.estimate) for row in rows):
             return (self.say("foot_few"), *self.foot)
+        how = "foot_questions" if rows[0].test.kind == "questions" else how
         several = len(counts) > 1
         runs = self.say("from_to", least=counts[0], most=counts[-1]) if several else str(counts[0])
         return (self.say(how, runs=runs) + more, *self.foot)
@@ -193,10 +198,38 @@ class _Sheet:
             if line.points:
                 lines.append(line)
             missing += self._missing(placement, own)
-        foot = (*missing, *self._foot(rows, "foot_lines"))
-        axis = self.say(f"axis_{field}")
-        chart = line_chart(self._line_title(rows[0], field, fixed), self._subtitle(rows[0]), lines, foot, x_title=axis)
-        return _slug(f"{rows[0].metric.title} by {field} {fixed}"), chart
+        return _slug(f"{rows[0].metric.title} by {field} {fixed}"), self._line_chart(field, fixed, rows, lines, missing)
+
+    def _line_chart(
+        self, field: str, fixed: str, rows: Sequence[ComparisonRow], lines: Sequence[Line], missing: Sequence[str] = ()
+    ) -> Chart:
+        crossed = crossings(lines)
+        title, axis = self._line_title(rows[0], field, fixed), self.say(f"axis_{field}")
+        foot = (*crossing_lines(crossed, axis, self.say), *missing, *self._foot(rows, "foot_lines"))
+        rings = [(crossing.x, crossing.y) for crossing in crossed]
+        return line_chart(title, self._subtitle(rows[0]), lines, foot, x_title=axis, rings=rings)
+
+    def _setting_lines(self, rows: Sequence[ComparisonRow]) -> Iterator[tuple[str, Chart]]:
+        """Placements that differ in their threads, or in their micro-batch, as points of one line."""
+        for test in dict.fromkeys(row.test for row in rows):
+            for field, option in _OPTIONS.items():
+                series: dict[str, dict[int, ComparisonRow]] = {}
+                for row in rows:
+                    values = option.findall(row.placement) if row.test == test and row.estimate else ()
+                    if len(values) == 1:
+                        name = re.sub(r"[:,](?=\s|$)", "", option.sub("", row.placement))
+                        series.setdefault(name, {})[int(values[0])] = row
+                several = {name: points for name, points in series.items() if len(points) > 1}
+                if several:
+                    lines = [self._setting_line(name, points) for name, points in several.items()]
+                    shown = [row for points in several.values() for row in points.values()]
+                    name = _slug(f"{shown[0].metric.title} by {field} {test.name}")
+                    yield name, self._line_chart(field, test.name, shown, lines)
+
+    def _setting_line(self, name: str, rows: Mapping[int, ComparisonRow]) -> Line:
+        points = tuple(_point(x, rows[x].estimate) for x in sorted(rows))
+        first = next(iter(rows.values()))
+        return Line(label=name, unit=unit_of(name), tag=self._tag(first), broken=_is_broken(first), points=points)
 
     def _line_title(self, row: ComparisonRow, field: str, fixed: str) -> str:
         key = "chart_by_of_test" if fixed else "chart_by"
@@ -213,8 +246,7 @@ class _Sheet:
         ]
 
     def _line(self, field: str, rows: Sequence[ComparisonRow]) -> Line:
-        known = [(getattr(row.test, field), row.estimate) for row in rows if row.estimate]
-        points = tuple((x, one.median, *(_interval(one) or (one.median, one.median))) for x, one in known)
+        points = tuple(_point(getattr(row.test, field), row.estimate) for row in rows if row.estimate)
         return Line(
             label=rows[0].placement,
             unit=unit_of(rows[0].placement),
@@ -222,6 +254,20 @@ class _Sheet:
             broken=_is_broken(rows[0]),
             points=points,
         )
+
+
+def crossing_lines(crossed: Sequence[Crossing], axis: str, phrases: Phrases) -> list[str]:
+    """A sentence for each: from where on another placement is the best."""
+    return [
+        phrases("crossing", x=f"{float(f'{one.x:.2g}'):.0f}", axis=axis, before=one.before, after=one.after)
+        for one in crossed
+    ]
+
+
+def _point(x: float, estimate: Estimate | None) -> tuple[float, float, float, float]:
+    if estimate is None:
+        raise ValueError("a point of a line needs an estimate")
+    return (x, estimate.median, *(_interval(estimate) or (estimate.median, estimate.median)))
 
 
 def _for_bars(rows: Sequence[ComparisonRow], in_lines: Sequence[Test]) -> list[ComparisonRow]:

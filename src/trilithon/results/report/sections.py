@@ -5,7 +5,7 @@ from typing import Any
 
 from trilithon.language import Message
 from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord, Run, Sample
-from trilithon.results.compare import ComparisonRow
+from trilithon.results.compare import ComparisonRow, counted_runs
 from trilithon.results.phrases import Phrases
 from trilithon.results.report.markup import Html, element, joined, rows_of_cells, table, trusted
 from trilithon.results.table import quality_text, sensor_lines
@@ -121,7 +121,7 @@ def _answer(sample: Sample, phrases: Phrases) -> Html:
 def failures(campaign: Campaign, phrases: Phrases) -> Html:
     """Each different failure once, with the runs that it ended."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in campaign.runs:
+    for run in counted_runs(campaign):
         if run.outcome != "finished":
             message = run.failure.message if run.failure else ""
             groups.setdefault((run.placement, run.outcome, message), []).append(run)
@@ -147,12 +147,12 @@ def _failure(placement: str, outcome: str, runs: Sequence[Run], phrases: Phrases
 
 def warnings(campaign: Campaign, phrases: Phrases) -> Html:
     """What disturbed the runs."""
-    return _told(Message("Warnings"), ((run.placement, run.warnings) for run in campaign.runs), phrases)
+    return _told(Message("Warnings"), ((run.placement, run.warnings) for run in counted_runs(campaign)), phrases)
 
 
 def remarks(campaign: Campaign, phrases: Phrases) -> Html:
     """What else there is to know of the runs: settings that were given up, what could not be measured."""
-    return _told(Message("Remarks"), ((run.placement, run.remarks) for run in campaign.runs), phrases)
+    return _told(Message("Remarks"), ((run.placement, run.remarks) for run in counted_runs(campaign)), phrases)
 
 
 def _told(title: str, of_runs: Iterable[tuple[str, Sequence[str]]], phrases: Phrases) -> Html:

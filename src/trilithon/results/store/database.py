@@ -13,7 +13,17 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from trilithon.errors import StoreError
-from trilithon.measure.records import Campaign, Failure, Outcome, PlacementRecord, QualityRecord, Run, Sample, SensorLog
+from trilithon.measure.records import (
+    AnswerRecord,
+    Campaign,
+    Failure,
+    Outcome,
+    PlacementRecord,
+    QualityRecord,
+    Run,
+    Sample,
+    SensorLog,
+)
 from trilithon.results.store import rows
 from trilithon.results.store.errors import refuse_foreign, translated
 from trilithon.results.store.identity import measured_identity
@@ -94,12 +104,14 @@ class Store:
         )
 
     def add_placement(self, campaign_id: int, placement: PlacementRecord) -> None:
-        """Also keeps its quality, where it has one. Names are unique within a campaign."""
+        """Also keeps its quality and its answers, where it has any. Names are unique within a campaign."""
         with self._transaction():
             self._require(campaign_id)
             self._execute(rows.INSERT_PLACEMENT, rows.placement_values(campaign_id, placement))
             if placement.quality is not None:
                 self.set_quality(campaign_id, placement.name, placement.quality)
+            for answer in placement.answers:
+                self.add_answer(campaign_id, placement.name, answer)
 
     def change_settings(self, campaign_id: int, placement: PlacementRecord) -> None:
         """It goes on with other settings than it was added with; only one without a sample may."""
@@ -109,6 +121,10 @@ class Store:
     def set_quality(self, campaign_id: int, placement: str, quality: QualityRecord) -> None:
         identity = self._placement(campaign_id, placement)
         self._execute(rows.REPLACE_QUALITY, rows.quality_values(identity, quality))
+
+    def add_answer(self, campaign_id: int, placement: str, answer: AnswerRecord) -> None:
+        """On disk when this returns. Of a question that was answered before, the new answer is kept."""
+        self._execute(rows.INSERT_ANSWER, rows.answer_values(self._placement(campaign_id, placement), answer))
 
     def start_run(self, campaign_id: int, placement: str, round: int, started_ns: int) -> int:  # noqa: A002 - its name in Run
         identity = self._placement(campaign_id, placement)
@@ -201,7 +217,7 @@ class Store:
                 version=row["version"],
                 board=rows.unpack(row["board"]),
                 plan=rows.unpack(row["plan"]),
-                placements=tuple(map(rows.placement, self._select(rows.SELECT_PLACEMENTS, campaign_id))),
+                placements=self._placements(campaign_id),
                 runs=self._runs(campaign_id, live=status == "running"),
             )
 
@@ -241,6 +257,15 @@ class Store:
             remarks=run.remarks,
             log=run.log,
             sensor_log=run.sensor_log,
+        )
+
+    def _placements(self, campaign_id: int) -> tuple[PlacementRecord, ...]:
+        answers: dict[int, list[AnswerRecord]] = {}
+        for row in self._select(rows.SELECT_ANSWERS, campaign_id):
+            answers.setdefault(row["placement_id"], []).append(rows.answer(row))
+        return tuple(
+            rows.placement(row, tuple(answers.get(row["id"], ())))
+            for row in self._select(rows.SELECT_PLACEMENTS, campaign_id)
         )
 
     def _runs(self, campaign_id: int, *, live: bool) -> tuple[Run, ...]:

@@ -22,7 +22,8 @@ def measured_identity(campaign: Campaign) -> str:
         for p in campaign.placements
     ]
     runs = _averages(campaign.runs, places) if campaign.source.startswith("llama-bench") else _runs(campaign, places)
-    parts = [campaign.started, campaign.source, facts, runs]
+    answers = [(answer.question, answer.verdict) for p in campaign.placements for answer in p.answers]
+    parts = [campaign.started, campaign.source, facts, runs, *([answers] if answers else [])]
     return sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from trilithon.measure.records import (
+    AnswerRecord,
     Failure,
     PlacementRecord,
     QualityRecord,
@@ -24,13 +25,17 @@ __all__ = [
     "CHANGE_SETTINGS",
     "COUNT_RUNS",
     "FINISH_RUN",
+    "INSERT_ANSWER",
     "INSERT_PLACEMENT",
     "INSERT_SAMPLE",
     "REPLACE_QUALITY",
+    "SELECT_ANSWERS",
     "SELECT_PLACEMENTS",
     "SELECT_RUNS",
     "SELECT_SAMPLES",
     "SELECT_TESTS",
+    "answer",
+    "answer_values",
     "pack",
     "pack_log",
     "pack_sensor_log",
@@ -51,6 +56,7 @@ _JSON = frozenset(
     [
         *("model", "settings", "must_match", "reasons", "question", "marks", "stop_reason"),
         *("thinking_at_ns", "answer_at_ns", "thinking_text", "answer_text"),
+        *("question_set", "text", "kind", "language", "expected", "answer", "thinking", "reason"),
     ]
 )
 _TUPLES = frozenset(("reasons", "thinking_at_ns", "answer_at_ns"))
@@ -60,7 +66,8 @@ def _columns(record: type, *without: str) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record) if field.name not in without)
 
 
-_PLACEMENT = _columns(PlacementRecord, "quality")
+_PLACEMENT = _columns(PlacementRecord, "quality", "answers")
+_ANSWER = _columns(AnswerRecord)
 _QUALITY = _columns(QualityRecord)
 _TEST = _columns(Test, "kind")
 _SAMPLE = _columns(Sample, "test")
@@ -73,6 +80,7 @@ def _insert(table: str, columns: Sequence[str], verb: str = "INSERT") -> str:
 INSERT_PLACEMENT = _insert("placements", ("campaign_id", *_PLACEMENT))
 CHANGE_SETTINGS = "UPDATE placements SET settings = ?, must_match = ? WHERE id = ?"
 REPLACE_QUALITY = _insert("quality", ("placement_id", *_QUALITY), "INSERT OR REPLACE")
+INSERT_ANSWER = _insert("answers", ("placement_id", *_ANSWER), "INSERT OR REPLACE")
 INSERT_SAMPLE = _insert("samples", ("run_id", "test_kind", *_TEST, *_SAMPLE))
 FINISH_RUN = (
     "UPDATE runs SET outcome = ?, finished_ns = ?, failure = ?, warnings = ?, remarks = ?, log = ?, sensor_log = ?"
@@ -80,6 +88,10 @@ FINISH_RUN = (
 )
 SELECT_PLACEMENTS = (
     "SELECT * FROM placements LEFT JOIN quality ON placement_id = placements.id WHERE campaign_id = ? ORDER BY id"
+)
+SELECT_ANSWERS = (
+    "SELECT answers.* FROM answers JOIN placements ON placements.id = placement_id WHERE campaign_id = ?"
+    " ORDER BY answers.id"
 )
 _OF_CAMPAIGN = " JOIN placements ON placements.id = runs.placement_id WHERE campaign_id = ?"
 SELECT_RUNS = (
@@ -131,14 +143,23 @@ def quality_values(placement_id: int, record: QualityRecord) -> tuple[Any, ...]:
     return (placement_id, *_values(record, _QUALITY))
 
 
+def answer_values(placement_id: int, record: AnswerRecord) -> tuple[Any, ...]:
+    """For INSERT_ANSWER."""
+    return (placement_id, *_values(record, _ANSWER))
+
+
 def sample_values(run_id: int, record: Sample) -> tuple[Any, ...]:
     """For INSERT_SAMPLE."""
     return (run_id, record.test.kind, *_values(record.test, _TEST), *_values(record, _SAMPLE))
 
 
-def placement(row: sqlite3.Row) -> PlacementRecord:
+def placement(row: sqlite3.Row, answers: tuple[AnswerRecord, ...] = ()) -> PlacementRecord:
     quality = None if row["verdict"] is None else QualityRecord(**_fields(row, _QUALITY))
-    return PlacementRecord(**_fields(row, _PLACEMENT), quality=quality)
+    return PlacementRecord(**_fields(row, _PLACEMENT), quality=quality, answers=answers)
+
+
+def answer(row: sqlite3.Row) -> AnswerRecord:
+    return AnswerRecord(**_fields(row, _ANSWER))
 
 
 def test(row: sqlite3.Row) -> Test:

@@ -14,7 +14,12 @@ _FOLDER = Path(__file__).with_name("migrations")
 APPLICATION_ID = 0x54524C54
 """In the file's header, so that another program's database is not taken for ours: "TRLT"."""
 
-MIGRATIONS: tuple[tuple[int, str], ...] = ((1, "1_records.sql"), (2, "2_sensors.sql"), (3, "3_imports.sql"))
+MIGRATIONS: tuple[tuple[int, str], ...] = (
+    (1, "1_records.sql"),
+    (2, "2_sensors.sql"),
+    (3, "3_imports.sql"),
+    (4, "4_answers.sql"),
+)
 """Number and SQL file in migrations/. A released one is never edited: old databases are still opened."""
 
 NEWEST = MIGRATIONS[-1][0]

@@ -14,7 +14,7 @@ from typing import Any
 from trilithon.errors import TrilithonError, UserError
 from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign
-from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, summarise
+from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, counted_runs, summarise
 from trilithon.results.formats import FORMATS, export_campaigns
 from trilithon.results.phrases import ENGLISH, Phrases
 from trilithon.results.report.charts import Chart
@@ -95,7 +95,7 @@ def _row(row: ComparisonRow, phrases: Phrases) -> dict[str, Any]:
 def _failures(campaign: Campaign) -> list[str]:
     """Each different one once."""
     told: dict[str, int] = {}
-    for run in campaign.runs:
+    for run in counted_runs(campaign):
         if run.outcome == "failed" and run.failure is not None:
             line = f"{run.placement}: {run.failure.message}" + (f" – {run.failure.advice}" * bool(run.failure.advice))
             told[line] = told.get(line, 0) + 1

@@ -57,7 +57,7 @@ def unit_title(unit: str, text: Texts) -> str:
 
 def test_title(name: str, text: Texts) -> str:
     """llama-bench's names are the same everywhere."""
-    return text(f"results.test_{name}") if name in ("question", "cold") else name
+    return text(f"results.test_{name}") if name in ("question", "cold", "questions") else name
 
 
 def quality_title(verdict: str, text: Texts) -> str:
