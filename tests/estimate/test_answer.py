@@ -24,6 +24,7 @@ def subject(name: str) -> Subject:
     return Subject(reference=name, size=size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_fitted_file_is_that_of_the_atlas(phase: Phase) -> None:
     points = training_rows(atlas(), phase)
