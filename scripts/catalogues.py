@@ -16,7 +16,8 @@ from typing import get_args
 
 from trilithon.board.processors import ClusterKind
 from trilithon.board.storage import DiskKind
-from trilithon.cli.main import _COMMANDS
+from trilithon.cli.help_texts import texts_of
+from trilithon.cli.main import _COMMANDS, loaded, main
 from trilithon.measure.metrics import METRICS
 from trilithon.results.simulated import SOFTWARE, STAND_IN
 from trilithon.tables import table_beside
@@ -24,26 +25,28 @@ from trilithon.tables import table_beside
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "trilithon"
 LOCALE = SOURCE / "locale"
-# Of click, which takes them from the same catalogue.
-CLICK = (
-    "Usage:",
-    "Options",
-    "Commands",
-    "Positional arguments",
-    "Show this message and exit.",
-    "Error: {message}",
-    "Try '{command} {option}' for help.",
-    "Invalid value: {message}",
-    "Invalid value for {param_hint}: {message}",
-    "Missing command.",
-    "Missing argument",
-    "Missing option",
-    "Missing parameter",
-    "No such option {name!r}.",
-    "No such command {name!r}.",
-    "default: {default}",
-    "required",
-)
+# Of click, which takes them from the same catalogue; with the plurals that there are.
+CLICK = dict.fromkeys(
+    (
+        *("Usage:", "Options", "Commands", "Positional arguments", "default: {default}", "required"),
+        *("Show this message and exit.", "Error: {message}", "Try '{command} {option}' for help."),
+        *("Invalid value: {message}", "Invalid value for {param_hint}: {message}", "Choose from:\n\t{choices}"),
+        *("Missing command.", "Missing argument", "Missing option", "Missing parameter"),
+        *("No such option {name!r}.", "No such command {name!r}.", "Option {name!r} does not take a value."),
+        *("Argument {name!r} takes {nargs} values.", "{value!r} is not a valid {number_type}."),
+        *("{value} is not in the range {range}.", "{name} {filename!r} does not exist."),
+        *("{name} {filename!r} is a file.", "{name} {filename!r} is a directory."),
+        *("{name} {filename!r} is not readable.", "Error: invalid input"),
+        # The names of its placeholders.
+        *("[OPTIONS]", "COMMAND [ARGS]...", "[COMMAND] [ARGS]...", "TEXT", "PATH", "FILE", "DIRECTORY"),
+        *("INTEGER", "INTEGER RANGE", "FLOAT", "FLOAT RANGE"),
+    ),
+    "",
+) | {
+    "Got unexpected extra argument ({args})": "Got unexpected extra arguments ({args})",
+    "Option {name!r} requires an argument.": "Option {name!r} requires {nargs} arguments.",
+    "{value!r} is not {choice}.": "{value!r} is not one of {choices}.",
+}
 # The errors whose texts are collected, and the folders and files where they are raised.
 ERRORS = frozenset(
     [
@@ -104,9 +107,9 @@ class CatalogueEntry:
 
 def texts() -> dict[str, str]:
     """Every text that can be translated, with its plural or "". Raises ValueError for a Message without a literal."""
-    collected = dict.fromkeys(
-        (*CLICK, *SYSTEM_ERRORS, *(short_help for _, short_help in _COMMANDS.values()), *_of_tables()), ""
-    )
+    short_helps = (short_help for _, short_help in _COMMANDS.values())
+    helps = (text for command in (main, *map(loaded, _COMMANDS)) for text in texts_of(command))
+    collected = CLICK | dict.fromkeys((*SYSTEM_ERRORS, *short_helps, *helps, *_of_tables()), "")
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -120,6 +123,8 @@ def _of_tables() -> Iterator[str]:
     yield from (*get_args(DiskKind), *(kind for kind in get_args(ClusterKind) if kind != "all"))
     models = table_beside(str(SOURCE / "estimate" / "recommend.py"), "models_to_recommend.toml")["models"].values()
     yield from (row[name] for row in models for name in ("languages", "benchmark") if " " in row.get(name, ""))
+    sources = table_beside(str(SOURCE / "engines" / "install" / "sources.py"), "sources.toml").values()
+    yield from (source[name] for source in sources for name in ("title", "licence") if source[name] != "MIT")
     names = ("name", "device_tree", "devices", "memory", "quota", "cpus")
     for kind, row in table_beside(str(SOURCE / "board" / "limits" / "container.py"), "container.toml").items():
         comments = (row[name] for name in names if name == "name" or "  # " in row[name] or kind == "other")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import click
 
 from trilithon.cli.main import main
+from trilithon.language import use_language
 
 _HEAD = "# Commands\n\nMade by `make docs` from the commands' own help; do not edit.\n"
 
@@ -34,4 +35,5 @@ def _help(context: click.Context) -> str:
 
 
 if __name__ == "__main__":
+    use_language("en")
     click.echo(reference(), nl=False)

@@ -113,10 +113,12 @@ def language_of_environment(environment: Mapping[str, str] = os.environ) -> str:
 
 def use_language(language: str | None) -> None:
     """In this process and those that it starts; None is that of the environment. click asks gettext for its texts."""
-    if language:
+    language = language or os.environ.get(_VARIABLE)
+    if language in LANGUAGES:
         os.environ[_VARIABLE] = os.environ["LANGUAGE"] = language
     gettext.bindtextdomain(_DOMAIN, _FOLDER)
-    gettext.textdomain(_DOMAIN)
+    english = language_of_environment() == _ENGLISH
+    gettext.textdomain("messages" if english else _DOMAIN)  # "messages" is gettext's default, which nothing has
 
 
 class _Localised(string.Formatter):

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.table import Table
 
-__all__ = ["ascii_signs", "plain", "plain_console", "shows_signs"]
+__all__ = ["ascii_signs", "fitting", "plain", "plain_console", "shows_signs"]
 
 # All control characters but line feeds and tabs, which are text: C0, DEL and C1.
 _COMMANDING = dict.fromkeys([*range(9), *range(11, 32), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
@@ -88,3 +89,41 @@ def plain_console(**options: Any) -> "Console":
                 yield Segment(text if with_signs else ascii_signs(text), segment.style)
 
     return PlainConsole(**options)
+
+
+def fitting(table: "Table", console: "Console") -> "RenderableType":
+    """The table where it has room for every word; else the cells of each row one below the other, with their titles."""
+    from rich.measure import Measurement
+
+    wishes = []
+    for column in table.columns:
+        lines = [line for text in (column.header, *column.cells) for line in str(text).splitlines()]
+        # rich would also make a column narrower than its longest word.
+        column.width = max((len(word) for line in lines for word in line.split()), default=0)
+        column.width = max(column.width, column.min_width or 0)
+        longest = max(map(len, lines), default=0)
+        wishes.append(max(min(longest, column.max_width or longest) - column.width, 0))
+    roomy = console.options.update(max_width=10_000)  # a measurement is never larger than the console
+    spare = console.width - Measurement.get(console, roomy, table).minimum
+    if spare < 0:
+        return _one_cell_a_line(table, console.width)
+    for column, wish in zip(table.columns, wishes, strict=True):
+        column.width = (column.width or 0) + min(wish, spare * wish // max(sum(wishes), 1))
+    return table
+
+
+def _one_cell_a_line(table: "Table", width: int) -> "RenderableType":
+    import textwrap
+
+    from rich.console import Group
+    from rich.text import Text
+
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        for column, cell in zip(table.columns, cells, strict=True):
+            if text := str(cell).strip():
+                parts = wrapper.wrap(f"{column.header}: {'; '.join(text.splitlines())}")
+                lines += [Text(part, no_wrap=True, overflow="ignore") for part in parts]
+        lines.append(Text())
+    return Group(*lines)

@@ -9,64 +9,42 @@ from typing import Any
 
 import click
 import pytest
+from command_tree import command_at, command_paths
 
 from trilithon import __version__
-from trilithon.cli.main import main
 
 Program = Callable[..., Any]
 
 PROGRAM = Path(sys.executable).parent / "trilithon"
 
 
-def commands(command: click.Command = main, *path: str) -> list[tuple[str, ...]]:
-    """Every command and group, by its words."""
-    found = [path]
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            assert child is not None
-            found += commands(child, *path, name)
-    return found
-
-
-def find(path: tuple[str, ...]) -> click.Command:
-    command: click.Command = main
-    for name in path:
-        assert isinstance(command, click.Group)
-        child = command.get_command(click.Context(command), name)
-        assert child is not None
-        command = child
-    return command
-
-
 def process(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False, **more)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("path", commands(), ids=lambda path: " ".join(path) or "trilithon")
+@pytest.mark.parametrize("path", command_paths(), ids=lambda path: " ".join(path) or "trilithon")
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help_mentions_every_option(trilithon: Program, path: tuple[str, ...], word: str) -> None:
     done = trilithon(*path, word)
     assert done.code == 0
     assert done.stderr == ""
     assert done.stdout.startswith(f"Usage: {' '.join(('trilithon', *path))}")
-    for parameter in find(path).params:
+    for parameter in command_at(path).params:
         assert all(option in done.stdout for option in parameter.opts if option.startswith("-")), parameter
         if isinstance(parameter, click.Argument):
-            assert parameter.make_metavar(click.Context(find(path))).strip("[].") in done.stdout
+            assert parameter.make_metavar(click.Context(command_at(path))).strip("[].") in done.stdout
 
 
-@pytest.mark.parametrize("path", commands()[1:], ids=" ".join)
+@pytest.mark.parametrize("path", command_paths()[1:], ids=" ".join)
 def test_every_option_says_what_it_does(path: tuple[str, ...]) -> None:
-    command = find(path)
+    command = command_at(path)
     assert command.help
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
 def test_the_groups_help_lists_every_command(trilithon: Program) -> None:
     listed = trilithon("--help").stdout
-    assert all(f"\n  {path[0]} " in listed for path in commands() if len(path) == 1)
+    assert all(f"\n  {path[0]} " in listed for path in command_paths() if len(path) == 1)
 
 
 @pytest.mark.parametrize("words", [(), ("results",)])

@@ -106,6 +106,7 @@ def planted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         loaded = {"name": EVIL, "model": EVIL, "size": 1, "placement": EVIL, "expires_at": EVIL, "details": {}}
         storage.files["/api/ps"] = as_json({"models": [loaded]})
+        storage.files["/api/version"] = as_json({"version": "0.1.0"})
         monkeypatch.setenv("TRILITHON_HOST", storage.url)
         monkeypatch.chdir(home)
         yield gguf
@@ -116,7 +117,6 @@ WORDS: dict[str, list[list[str]]] = {
     "run": [[f"./{EVIL}.gguf", "hi"], [EVIL, "hi"]],
     "serve": [[f"./{EVIL}.gguf"], ["--placement", EVIL]],
     "fleet add": [[EVIL], [f"r={EVIL}"], ["r=http://127.0.0.1:9", "--ssh", EVIL]],
-    "fleet ask": [[EVIL], ["broken.gguf"]],
     "fleet drain": [[EVIL]],
     "fleet list": [[]],
     "fleet rm": [[EVIL]],
@@ -237,13 +237,5 @@ def test_nothing_else_in_the_command_line_writes() -> None:
                 text = ast.unparse(node.func)
                 if text in ("print", "Console", "input") or text.endswith(WRITERS):
                     calls.append(f"{name}: {text}")
-    allowed = [
-        "backup/backup.py: click.confirm",
-        "chat/screen.py: input",
-        "doctor/board_report.py: click.confirm",
-        "engines/install.py: click.confirm",
-        "models/absent.py: click.confirm",
-        "output.py: click.echo",
-        "setup/setup.py: click.confirm",
-    ]
+    allowed = ["chat/screen.py: input", "output.py: click.echo", "output.py: click.confirm"]
     assert calls == allowed

@@ -8,6 +8,7 @@ import click
 from trilithon.cli.output import say
 from trilithon.cli.words import WordChoice
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 __all__ = ["completion"]
 
@@ -47,9 +48,11 @@ def _install(shell: str, script: str) -> None:
             reason=error.strerror,
             shell=shell,
         ) from error
-    say(f"{shell} completes trilithon's commands from its next start on: {path}", err=True)
+    message = Message("{shell} completes trilithon's commands from its next start on: {path}", shell=shell, path=path)
+    say(message, err=True)
     if shell == "zsh":
-        say(f"for zsh, ~/.zshrc needs this line before compinit: fpath=({path.parent} $fpath)", err=True)
+        line = f"fpath=({path.parent} $fpath)"
+        say(Message("for zsh, ~/.zshrc needs this line before compinit: {line}", line=line), err=True)
 
 
 def _place(shell: str) -> Path:

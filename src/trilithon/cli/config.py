@@ -60,8 +60,11 @@ def list_command(as_json: bool) -> None:
         say(json.dumps([_as_json(setting) for setting in settings], indent=2))
         return
     for setting in settings:
-        say(f"{setting.name} = {_shown(setting.value)}  ({setting.source})")
-        say(f"    {setting.meaning}{' A running server needs a restart to take it.' if setting.restart else ''}")
+        say(f"{setting.name} = {_shown(setting.value)}  ({setting.source})", wrap=True)
+        say(
+            f"    {setting.meaning}{' A running server needs a restart to take it.' if setting.restart else ''}",
+            wrap=True,
+        )
 
 
 @config.command("get")
@@ -89,7 +92,7 @@ def set_command(name: str, value: str) -> None:
     path = configuration_path()
     table, key = _place(_known(name))
     change_setting(path, table, key, _toml_value(name, value))
-    say(f"{name} is set in {path}", err=True)
+    say(Message("{name} is set in {path}", name=name, path=path), err=True)
     _say_when(name)
 
 
@@ -102,7 +105,7 @@ def unset(name: str) -> None:
 
     path = configuration_path()
     change_setting(path, *_place(_known(name)), None)
-    say(f"{name} is not set in {path}", err=True)
+    say(Message("{name} is not set in {path}", name=name, path=path), err=True)
     _say_when(name)
 
 
@@ -110,8 +113,11 @@ def _say_when(name: str) -> None:
     """Whether something goes before it, and what a running server does."""
     setting = next(setting for setting in _settings() if setting.name == name)
     if setting.variable in os.environ:
-        say(f"note: {setting.variable} goes before it", err=True)
-    say(f"a running server takes it {'when it is started again' if setting.restart else 'on SIGHUP'}", err=True)
+        say(Message("note: {variable} goes before it", variable=setting.variable), err=True)
+    if setting.restart:
+        say(Message("a running server takes it when it is started again"), err=True)
+    else:
+        say(Message("a running server takes it on SIGHUP"), err=True)
 
 
 def _serve_command() -> click.Command:

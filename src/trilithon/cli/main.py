@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from trilithon.cli.help_texts import HelpContext, in_users_language, readable
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice
 from trilithon.errors import TrilithonError
@@ -77,6 +78,8 @@ def _noticing_readers() -> Iterator[None]:
 
 
 class _Commands(click.Group):
+    context_class = HelpContext
+
     def make_context(self, *words: Any, **more: Any) -> click.Context:
         with _noticing_readers():
             return super().make_context(*words, **more)
@@ -95,19 +98,28 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"trilithon.cli.{module}"), attribute)
-        return command
+        return in_users_language(loaded(cmd_name)) if cmd_name in _COMMANDS else None
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super(_Commands, in_users_language(self)).format_usage(ctx, formatter)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super(_Commands, in_users_language(self)).format_help(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section(shown(Message("Commands"))):
             formatter.write_dl([(name, shown(short_help)) for name, (_, short_help) in _COMMANDS.items()])
 
 
+def loaded(name: str) -> click.Command:
+    """A command of `_COMMANDS`, in English."""
+    module, _, attribute = _COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(importlib.import_module(f"trilithon.cli.{module}"), attribute)
+    return readable(command)
+
+
 def _set_language(ctx: click.Context, _: click.Parameter, language: str | None) -> None:
-    if not ctx.resilient_parsing:
+    if language and not ctx.resilient_parsing:
         use_language(language)
 
 
@@ -148,6 +160,7 @@ def entry() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. The one place where errors become text."""
+    use_language(None)  # before --help, which click may meet first
     try:
         result: Any = main.main(args=arguments, prog_name="trilithon", standalone_mode=False)
         return result if isinstance(result, int) else 0

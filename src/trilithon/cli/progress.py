@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from trilithon.cli.output import say
+from trilithon.language import Message
 from trilithon.terminal import plain_console
 from trilithon.units import format_bytes, format_duration
 
@@ -88,4 +89,5 @@ class reading:  # noqa: N801 - used as a function: `progress=reading("the model"
         if now - self._started < 2 or now - self._shown < 1:
             return
         self._shown = now
-        say(f"{self._what}: {format_bytes(done)} of {format_bytes(total)}", err=True)
+        size, whole = format_bytes(done), format_bytes(total)
+        say(Message("{what}: {done} of {total}", what=self._what, done=size, total=whole), err=True)

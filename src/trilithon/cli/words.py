@@ -30,9 +30,16 @@ class WordChoice(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         message = super().get_invalid_choice_message(value, ctx)
         near = similar_names(str(value), map(str, self.choices), 1)
-        return (
-            f"{message} {shown(Message('Did you mean {possibility}?', possibility=repr(near[0])))}" if near else message
+        if not near:
+            return message
+        # With the plural of click's own text: the catalogue has one entry for both.
+        meant = Message(
+            "Did you mean {possibility}?",
+            plural="(Did you mean one of: {possibilities}?)",
+            count=1,
+            possibility=repr(near[0]),
         )
+        return f"{message} {shown(meant)}"
 
 
 def _completing(words: "Callable[[click.Context, Configuration], Iterable[tuple[str, str]]]") -> _Completion:

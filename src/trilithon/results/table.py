@@ -12,7 +12,7 @@ from trilithon.measure.records import QualityRecord
 from trilithon.results.compare import ComparisonRow, Estimate
 from trilithon.results.conditions import Conditions, condition_lines
 from trilithon.results.phrases import ENGLISH, Phrases
-from trilithon.terminal import plain_console
+from trilithon.terminal import fitting, plain_console
 from trilithon.units import format_number
 
 __all__ = [
@@ -115,7 +115,7 @@ def render_terminal(rows: Sequence[ComparisonRow], *, width: int, colour: bool, 
         legacy_windows=False,
     )
     with console.capture() as capture:
-        console.print(table)
+        console.print(fitting(table, console))
         for remark in _remarks(rows, phrases):
             console.print(Text(remark))
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

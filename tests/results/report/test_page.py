@@ -69,7 +69,7 @@ def test_the_order(html):
     parts = [
         "<h1>Qwen3 1.7B Q8_0 on Orange Pi 5 Plus</h1>",
         "20 November 2026, 18:42",
-        "Orange Pi 5 Plus · RK3588 · 4×Cortex-A76 + 4×Cortex-A55 · 16 GiB · Linux 6.1.43</p>",
+        "Orange Pi 5 Plus · RK3588 · 4×Cortex-A76 + 4×Cortex-A55 · 16 GiB · Linux 6.1.43</span></p>",
         "Use rkllm/npu.",
         "A is better than B",
         "<svg",

@@ -123,6 +123,11 @@ def test_everything_is_to_be_had_as_a_file(results):
         assert http.get("/results/1/charts/decode-tg128.png").content.startswith(b"\x89PNG\r\n")
         assert ElementTree.fromstring(http.get("/results/1/charts/decode-tg128.svg").text).tag.endswith("svg")
         assert "is the recommended placement" in http.get("/results/1/report.html").text
+        for asked in ({"params": {"language": "ru"}}, {"headers": {"accept-language": "ru"}}):
+            report = http.get("/results/1/report.html", **asked).text
+            assert '<html lang="ru">' in report
+            assert "Все показатели" in report
+            assert "is the recommended placement" not in report
         assert http.get("/results/1/charts/none.png").status_code == 400
         for asked in ({"params": {"language": "ru"}}, {"headers": {"accept-language": "ru"}}):
             assert "Генерация" in http.get("/results/1/charts/decode-tg128.svg", **asked).text
@@ -140,6 +145,16 @@ def test_files_are_behind_the_door(site, configuration, tiny):
             assert http.get(path).status_code == 401
         key = {"Authorization": f"Bearer {opened.keys['ann']}"}
         assert http.get(paths[0], headers=key).status_code == 200
+
+
+@pytest.mark.slow
+def test_the_report_is_in_the_language_of_the_page(results, browser_page):
+    page = browser_page(width=1000, language="ru-RU")
+    page.goto(f"{results.url}/results?campaign=12")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Отчёт одной страницей").click()
+    expect(opened.value.get_by_role("heading", name="Все показатели")).to_be_visible()
+    assert english_on(opened.value, *NAMES, "died", "KL", "Unicode") == []
 
 
 def test_the_report_fits_a_phone(results, browser_page):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from trilithon.cli.output import say
-from trilithon.terminal import plain
+from trilithon.cli.output import agreed, say
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -36,7 +36,7 @@ def backup(file: Path, as_json: bool) -> None:
         file, configuration.data, configuration_path(), created=created, version=__version__, models=names
     )
     for line in left_out:
-        say(f"left out: {line}", err=True)
+        say(Message("left out: {line}", line=line), err=True)
     size = file.stat().st_size
     if as_json:
         say(
@@ -45,10 +45,14 @@ def backup(file: Path, as_json: bool) -> None:
             )
         )
         return
-    say(
-        f"{file}: {count} files, {format_bytes(size)}. It has conversations and hashes of keys: keep it private",
-        err=True,
+    message = Message(
+        "{file}: {count} file, {size}. It has conversations and hashes of keys: keep it private",
+        plural="{file}: {count} files, {size}. It has conversations and hashes of keys: keep it private",
+        file=file,
+        count=count,
+        size=format_bytes(size),
     )
+    say(message, err=True)
 
 
 @click.command("restore")
@@ -69,8 +73,12 @@ def restore(file: Path, yes: bool) -> None:
         if CONFIG in known.digests:  # those settings hold from now on, and may name another data folder
             data = load_configuration({**os.environ, "TRILITHON_CONFIG": str(folder / CONFIG)}).data
         if not yes and any(data.glob("*")):
-            question = f"{data} is not empty; replace what differs by the backup of {known.created}?"
-            if not click.confirm(plain(question), err=True):
+            question = Message(
+                "{data} is not empty; replace what differs by the backup of {created}?",
+                data=data,
+                created=known.created,
+            )
+            if not agreed(question, default=False):
                 raise UserError("nothing was changed; run it again with -y to replace what differs")
         kept = data.parent / f"{data.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         try:
@@ -79,11 +87,18 @@ def restore(file: Path, yes: bool) -> None:
             place = f"{error.filename or data}: {error.strerror or error}"
             there = f"; what was there until now is in {kept}" if kept.exists() else ""
             raise UserError("{place}{there}; correct it, and restore again", place=place, there=there) from error
-    say(f"restored {len(known.digests)} files of {known.created} (Trilithon {known.version})", err=True)
+    message = Message(
+        "restored {count} file of {created} (Trilithon {version})",
+        plural="restored {count} files of {created} (Trilithon {version})",
+        count=len(known.digests),
+        created=known.created,
+        version=known.version,
+    )
+    say(message, err=True)
     if replaced:
-        say(f"what was there is in {kept}", err=True)
+        say(Message("what was there is in {folder}", folder=kept), err=True)
     if known.models:
-        say(f"models are not in a backup; there were: {', '.join(known.models)}", err=True)
+        say(Message("models are not in a backup; there were: {names}", names=", ".join(known.models)), err=True)
 
 
 def _require_no_server() -> None:

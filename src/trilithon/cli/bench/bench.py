@@ -18,6 +18,7 @@ from trilithon.cli.models.commands import complete_model_or_file
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import WordChoice, complete_campaign, complete_placement
 from trilithon.errors import TrilithonError, UserError
+from trilithon.language import Message
 from trilithon.units import parse_duration, parse_integers
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -181,7 +182,7 @@ def _interrupted(text: str, store: "Store") -> int:
 
 def _print_step(step: "CampaignStep") -> None:
     """For programs that watch: every step as a JSON line on stderr."""
-    say(json.dumps(asdict(step)), err=True)
+    say(json.dumps(asdict(step)), err=True, wrap=False)
 
 
 def _measure(
@@ -202,12 +203,12 @@ def _measure(
         prepared = prepare(plan, configuration, reading(f"reading {plan.model.name}"), pinned)
         say(f"{prepared.board.describe()}\n{plan.model.name}", err=True)
         if resume is not None:
-            say(f"resuming campaign {resume}", err=True)
+            say(Message("resuming campaign {number}", number=resume), err=True)
         as_json = words["progress"] == "json"
         with contextlib.nullcontext(_print_step) if as_json else CampaignProgress() as progress:
             number = run_stoppable(run_campaign(prepared, store, progress, resume))
     if as_json:
-        say(json.dumps({"campaign": number}), err=True)
+        say(json.dumps({"campaign": number}), err=True, wrap=False)
     campaign = store.campaign(number)
     show_outcome(campaign, configuration, output=words["output"], folder=plan.report)
     _keep_plans(campaign, plan, words["model"], configuration)
@@ -267,7 +268,7 @@ def _pinned(plan: "CampaignSetup", configuration: "Configuration") -> "Iterator[
         for outcome in outcomes:
             tell(outcome.line())
         if not outcomes:
-            tell("no clock is pinned: this machine's kernel allows none to be set")
+            say(Message("no clock is pinned: this machine's kernel allows none to be set"), err=True)
         yield outcomes
 
 
@@ -324,7 +325,8 @@ def _model(text: str | None, placements: Sequence[str], configuration: "Configur
     from trilithon.cli.progress import reading
     from trilithon.models.fetch.demo import DEMO_NOTES, demo_model
 
-    say("\n".join(("no model named: measuring the demo model", *DEMO_NOTES)), err=True)
+    for line in (Message("no model named: measuring the demo model"), *DEMO_NOTES):
+        say(line, err=True)
     return demo_model(configuration, reading("putting the demo model into the store"))
 
 

@@ -41,7 +41,7 @@ def show_outcome(campaign: "Campaign", configuration: "Configuration", *, output
     tell_of_runs(campaign)
     as_table = output == "table"
     if as_table:
-        say(f"{verdict_sentence(campaign, phrases_here())}\n")
+        say(f"{verdict_sentence(campaign, phrases_here())}\n", wrap=True)
     if not summarise(campaign):
         return  # the table and the sentence have said why there is nothing to draw
     for path in write_pictures(campaign, folder or configuration.data / "reports" / str(campaign.id)):

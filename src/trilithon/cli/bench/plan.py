@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from trilithon.cli.models.commands import complete_model_or_file
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.cli.words import complete_placement
 from trilithon.errors import ModelError, UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["plan"]
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_TITLES = ("MODEL", "PLACEMENT", "FROM", "STATE")
+_TITLES = (Message("MODEL"), Message("PLACEMENT"), Message("FROM"), Message("STATE"))
 
 
 def _complete_planned(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -52,9 +53,9 @@ def list_command(as_json: bool) -> None:
         say(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
     elif plans:
         rows = [(known.name, known.plan.placement, known.plan.origin, known.state) for known in plans]
-        say("\n".join(aligned([_TITLES, *rows])))
+        say("\n".join(aligned([tuple(map(shown, _TITLES)), *rows])), wrap=True)
     else:
-        say("there are no plans; make one with: trilithon bench MODEL", err=True)
+        say(Message("there are no plans; make one with: trilithon bench MODEL"), err=True)
 
 
 @plan.command("show")
@@ -72,7 +73,7 @@ def show(model: str, as_json: bool) -> None:
     kept = known.plan
     facts = [("placement", kept.placement), ("from", kept.origin), ("state", known.state), ("verdict", kept.sentence)]
     facts += [("SHA-256", kept.sha256), *kept.fingerprint.items()]
-    say("\n".join([known.name, *(f"  {line}" for line in aligned([fact for fact in facts if fact[1]]))]))
+    say("\n".join([known.name, *(f"  {line}" for line in aligned([fact for fact in facts if fact[1]]))]), wrap=True)
 
 
 @plan.command("set")
@@ -111,7 +112,12 @@ def set_command(model: str, placement: str, as_json: bool) -> None:
     keep_plan(configuration.data, kept)
     if as_json:
         say(json.dumps(KnownPlan(plan=kept).as_json(), indent=2, ensure_ascii=False))
-    say(f"trilithon serve now runs it on {spec.name} (undo: trilithon plan rm {shlex.quote(model)})", err=True)
+    message = Message(
+        "trilithon serve now runs it on {placement} (undo: trilithon plan rm {model})",
+        placement=spec.name,
+        model=shlex.quote(model),
+    )
+    say(message, err=True)
 
 
 @plan.command("rm")
@@ -126,7 +132,8 @@ def remove(models: tuple[str, ...], as_json: bool) -> None:
     plans = [_known(model, configuration) for model in models]
     for known in plans:
         remove_plan(configuration.data, known.plan.sha256, known.plan.board)
-        say(f"removed the plan {known.plan.placement} of {known.name}", err=True)
+        placement = known.plan.placement
+        say(Message("removed the plan {placement} of {name}", placement=placement, name=known.name), err=True)
     if as_json:
         say(json.dumps([known.as_json() for known in plans], indent=2, ensure_ascii=False))
 

@@ -60,7 +60,7 @@ def list_command(as_json: bool) -> None:
             measured = Message("measured here") if source == "trilithon" else Message("tuned here")
             source = shown(Message("imported") if campaign.imported else measured)
         columns = (campaign.board, ", ".join(models), ", ".join(campaign.placements), ", ".join(campaign.tests), source)
-        say(f"{campaign.id:>4}  {campaign.started}  {'  '.join(filter(None, columns))}{state}")
+        say(f"{campaign.id:>4}  {campaign.started}  {'  '.join(filter(None, columns))}{state}", wrap=True)
 
 
 @results.command("show")
@@ -97,7 +97,7 @@ def show(campaigns: tuple[str, ...], output: str, answers: bool) -> None:
         for one in selected:
             prefix = f"{one.id}: " if len(selected) > 1 else ""
             tell_of_runs(one, prefix)
-            say(f"{prefix}{verdict_sentence(one, phrases_here())}")
+            say(f"{prefix}{verdict_sentence(one, phrases_here())}", wrap=True)
 
 
 @results.command("compare")
@@ -128,7 +128,7 @@ def compare(a: str, b: str, every_metric: bool, as_json: bool) -> None:
         say(json.dumps([_as_json(*pair) for pair in comparisons], indent=2))
         return
     for name, other, comparison in comparisons:
-        say(comparison_text(name, other, comparison, phrases))
+        say(comparison_text(name, other, comparison, phrases), wrap=True)
 
 
 def _pairs(store: "Store", a: str, b: str) -> "list[tuple[tuple[Campaign, str], tuple[Campaign, str]]]":
@@ -243,7 +243,10 @@ def import_command(files: tuple[Path, ...]) -> None:
         for path, campaigns in read:
             for campaign in campaigns:
                 number, is_new = store.add_once(campaign)
-                say(f"{path.name}: {'saved as campaign' if is_new else 'already here as'} {number}")
+                if is_new:
+                    say(Message("{file}: saved as campaign {number}", file=path.name, number=number), wrap=True)
+                else:
+                    say(Message("{file}: already here as {number}", file=path.name, number=number), wrap=True)
             imports = [campaign for campaign in campaigns if campaign.source != "trilithon"]
             notes = [note for campaign in imports for note in campaign.plan.get("notes", ())]
             for note in dict.fromkeys(notes):
@@ -304,7 +307,7 @@ def remove(campaigns: tuple[str, ...]) -> None:
         for campaign in campaigns:
             number = _campaign(store, campaign).id
             store.remove(number)
-            say(f"removed campaign {number}", err=True)
+            say(Message("removed campaign {number}", number=number), err=True)
 
 
 def _store() -> "Store":

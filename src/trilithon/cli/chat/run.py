@@ -31,7 +31,7 @@ _FILE_SUFFIXES = (".gguf", ".rkllm")
 @click.command("run")
 @click.argument("model", shell_complete=complete_model_or_file)
 @click.argument("prompt", nargs=-1)
-@click.option("--system", default="", metavar="TEXT", help="The system prompt.")
+@click.option("--system", default="", help="The system prompt.")
 @click.option("--think/--nothink", default=None, help="Whether the model reasons first. [default: the model's own]")
 @click.option("--format", "form", default="", metavar="json", help="Answer in JSON, or by a JSON schema.")
 @click.option(

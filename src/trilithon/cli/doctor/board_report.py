@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say
+from trilithon.cli.output import agreed, say
 from trilithon.errors import UserError
-from trilithon.terminal import plain
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def board_report(context: click.Context, output: Path | None, with_bench: bool, 
         raise UserError("nothing was written; add --yes to write without a question")
     write_members(file, texts)
     say(str(file))
-    say(f"look through it with: trilithon board-report show {file}", err=True)
+    say(Message("look through it with: trilithon board-report show {file}", file=file), err=True)
 
 
 @board_report.command("show")
@@ -89,7 +89,7 @@ def tree(file: Path) -> None:
 
 
 def _confirmed(file: Path) -> bool:
-    return sys.stdin.isatty() and click.confirm(plain(f"Write {file}?"), default=True, err=True)
+    return sys.stdin.isatty() and agreed(Message("Write {file}?", file=file))
 
 
 def _show_members(texts: Mapping[str, str]) -> None:
@@ -172,7 +172,7 @@ def _packages() -> dict[str, str]:
 def _output(*words: str) -> str:
     """What a command of this program prints, with its exit code."""
     command = f"trilithon {shlex.join(words)}"
-    say(f"running {command}", err=True)
+    say(Message("running {command}", command=command), err=True)
     done = subprocess.run([sys.executable, "-P", "-m", "trilithon.cli", *words], capture_output=True, check=False)
     printed = (done.stderr + done.stdout).decode(errors="replace")
     return f"$ {command}\n{printed}exit code {done.returncode}\n"

@@ -63,7 +63,7 @@ def doctor_command(
         if explain is not None:
             from trilithon.board.explanations import explanation
 
-            say(explanation(explain.removeprefix("#")))
+            say(explanation(explain.removeprefix("#")), wrap=True)
             return
         from trilithon.board.doctor import findings
         from trilithon.board.sensors import clock_speed
@@ -158,7 +158,7 @@ def print_report(
     lines = [*_machine_lines(board), *((Message("clock"), clock.describe()) for clock in clocks)]
     names = [shown(name) for name, _ in lines] + [shown(finding.subject) for finding in findings]
     width = max(_LEAST_WIDTH, *(len(name) + 2 for name in names))
-    console.print(shown(board.describe()), style="bold")
+    console.print(shown(board.describe()), style="bold", soft_wrap=not console.is_terminal)
     for name, text in lines:
         _print_line(console, "  ", shown(name), width, shown(text))
     if rows:

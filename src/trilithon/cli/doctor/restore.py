@@ -40,12 +40,12 @@ def restore_clocks() -> None:
 
     folder = load_configuration().data
     if tuning_record.load(folder) is None:
-        say(shown(Message("nothing to restore: no clock is pinned")))
+        say(shown(Message("nothing to restore: no clock is pinned")), wrap=True)
         return
     with tuning_record.lock(folder):
         restored = tuning_record.restore(folder, THIS_MACHINE)
     for line in restored.lines:
-        say(shown(line))
+        say(shown(line), wrap=True)
     if not restored.done:
         command = tuning_record.restore_command(folder)
         raise TrilithonError(Message("not everything was restored; run: {command}", command=command))

@@ -79,8 +79,8 @@ def add(path: Path, name: str | None) -> None:
     name = name or name_for(folder)
     _require_unused(name, folder, configuration)
     registry.add(configuration, registry.Registered(name=name, folder=folder))
-    say(f"added {name}: {folder}")
-    say(f"try it with: trilithon engines check {name}", err=True)
+    say(Message("added {name}: {folder}", name=name, folder=folder), wrap=True)
+    say(Message("try it with: trilithon engines check {name}", name=name), err=True)
 
 
 engines.add_command(install)
@@ -101,7 +101,10 @@ def remove(name: str, delete: bool) -> None:
     entry = registry.remove(configuration, name)
     if delete:
         delete_build(entry)
-    say(f"removed {name}" + ("" if delete else f"; its folder stays: {entry.folder}"), err=True)
+    if delete:
+        say(Message("removed {name}", name=name), err=True)
+    else:
+        say(Message("removed {name}; its folder stays: {folder}", name=name, folder=entry.folder), err=True)
 
 
 @engines.command("build")
@@ -137,11 +140,12 @@ def build(engine: str, **words: Any) -> None:
     with stoppable("stopped; nothing was installed"), CompileProgress() as progress:
         made = compile_llamacpp(recipe, load_configuration(), progress)
     if not made.fresh:
-        say(f"{made.entry.name} exists; to compile it again, add --force", err=True)
+        say(Message("{name} exists; to compile it again, add --force", name=made.entry.name), err=True)
     for lacking in made.entry.facts.get("without", ()):
-        say(f"note: glslc is too old for {lacking}; a newer one makes faster shaders", err=True)
+        note = Message("note: glslc is too old for {lacking}; a newer one makes faster shaders", lacking=lacking)
+        say(note, err=True)
     say(f"{made.entry.name}  {made.entry.folder}")
-    say(f"try it with: trilithon engines check {made.entry.name}", err=True)
+    say(Message("try it with: trilithon engines check {name}", name=made.entry.name), err=True)
 
 
 @engines.command("check")
@@ -177,7 +181,8 @@ def _forget(wanted: "list[tuple[Build, Unit]]", configuration: "Configuration") 
     for build, unit in wanted:
         if count := forget(configuration, build, unit):
             models = f"{count} kind{'s' * (count > 1)} of model"
-            say(f"{build.engine}@{build.name}/{unit}: forgot the fallback settings for {models}", err=True)
+            place = f"{build.engine}@{build.name}/{unit}"
+            say(Message("{place}: forgot the fallback settings for {models}", place=place, models=models), err=True)
 
 
 def _builds(configuration: "Configuration", *, named: bool = True) -> "list[Build]":
@@ -218,7 +223,7 @@ async def _try_out(wanted: "list[tuple[Build, Unit]]", configuration: "Configura
         # The packaged build alone would be compared with itself.
         reference = await reference_answer(configuration, folder, None if others else ())
         for build, unit in wanted:
-            say(f"trying {build.engine}@{build.name}/{unit}", err=True)
+            say(Message("trying {place}", place=f"{build.engine}@{build.name}/{unit}"), err=True)
             trials.append(await try_out(build, unit, reference, configuration, folder, waiting=_tell))
     return trials
 
@@ -247,6 +252,6 @@ def _print_trials(trials: "list[Trial]") -> None:
     for trial in trials:
         verdict = "works" if trial.tried else "was not tried"
         verdict = (f"{verdict}, with {trial.fallback}" if trial.fallback else verdict) if trial.works else "fails"
-        say(f"{trial.placement} {verdict}")
+        say(f"{trial.placement} {verdict}", wrap=True)
         for finding in trial.findings:
-            say(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip())
+            say(f"  {marks[finding.outcome]} {finding.capability:<19}{finding.detail}".rstrip(), wrap=True)

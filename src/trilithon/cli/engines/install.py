@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say
+from trilithon.cli.output import agreed, say
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def install(engine: str, version: str | None, place: Path | None, yes: bool, as_
         say(json.dumps(_outcome(source, done), indent=2, ensure_ascii=False))
         return
     if not done.fresh:
-        say(f"{done.entry.name} is installed already", err=True)
+        say(Message("{name} is installed already", name=done.entry.name), err=True)
     say(f"{done.entry.name}  {done.entry.folder}")
-    say(f"try it with: trilithon engines check {done.entry.name}", err=True)
+    say(Message("try it with: trilithon engines check {name}", name=done.entry.name), err=True)
 
 
 def install_engine(
@@ -113,7 +114,8 @@ def _agree(source: "EngineSource", place: str, pin: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UserError("nothing was installed: there is no terminal to ask on; add --yes to agree")
-    click.confirm("Install it?", default=True, abort=True, err=True)
+    if not agreed(Message("Install it?")):
+        raise click.Abort
 
 
 def _library(source: "EngineSource", configuration: "Configuration", local: "LocalLibrary | None") -> "InstalledEngine":

@@ -8,10 +8,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trilithon.cli.output import shown
 from trilithon.engines.base import Build, Device
 from trilithon.engines.registry import Registered, registered
+from trilithon.language import Message
 from trilithon.settings import Configuration
-from trilithon.terminal import plain_console
+from trilithon.terminal import fitting, plain_console
 from trilithon.units import format_duration
 
 if TYPE_CHECKING:
@@ -78,9 +80,9 @@ def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for title, most in (("build", None), ("version", width // 6), ("units", width // 5), ("can", width // 5)):
-        table.add_column(title, overflow="fold", max_width=most)
-    table.add_column("from", overflow="fold")
+    titles = (Message("build"), Message("version"), Message("units"), Message("can"), Message("from"))
+    for title, most in zip(titles, (None, width // 6, width // 5, width // 5, None), strict=True):
+        table.add_column(shown(title), overflow="fold", max_width=most)
     for row in rows:
         if row.build is not None:
             table.add_row(*map(Text, _cells(row, row.build)))
@@ -91,19 +93,19 @@ def render(rows: Sequence[BuildRow], *, width: int, colour: bool) -> str:
         force_terminal=colour,
         legacy_windows=False,
     )
-    lines: list[RenderableType] = [table]
+    lines: list[tuple[RenderableType, bool]] = [(fitting(table, console), False)]
     for row in rows:
         if row.problem:
-            lines.append(Text(f"✗ {row.engine or row.name}: {row.problem}"))
-            lines += [Text(f"  → {row.fix}")] if row.fix else []
+            lines.append((Text(f"✗ {row.engine or row.name}: {shown(row.problem)}"), False))
+            lines += [(Text(f"  → {row.fix}"), True)] if row.fix else []
     with console.capture() as capture:
-        for line in lines:
-            console.print(line, soft_wrap=line is not table)  # a fix stays one line, so that it can be copied
+        for line, is_fix in lines:
+            console.print(line, soft_wrap=is_fix)  # it stays one line, so that it can be copied
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
 def _cells(row: BuildRow, build: Build) -> tuple[str, ...]:
-    name = f"{build.engine}@{build.name}" + "\n(only when named)" * row.only_when_named
+    name = f"{build.engine}@{build.name}" + f"\n{shown(Message('(only when named)'))}" * row.only_when_named
     commit = row.facts.get("commit", "")
     version = build.version + (f"\ncommit {commit}" if commit and commit[:7] not in build.version else "")
     units = "\n".join([", ".join(build.units), *map(_device_text, build.devices)])

@@ -68,7 +68,7 @@ def add(campaigns: tuple[int, ...]) -> None:
         count=count,
         path=_local(configuration.data),
     )
-    say(shown(text))
+    say(shown(text), wrap=True)
 
 
 @atlas.command("export")
@@ -107,7 +107,7 @@ def list_command(model: str | None, chip: str | None, engine: str | None, as_jso
         rows_shown = [{**asdict(row), "address": source_address(row.source)} for row in rows]
         say(json.dumps(rows_shown, indent=2, ensure_ascii=False))
     elif rows:
-        say("\n".join(_lines(rows)))
+        say("\n".join(_lines(rows)), wrap=True)
     else:
         say(shown(Message("no measurement suits; leave out an option")), err=True)
 

@@ -107,7 +107,7 @@ def estimate(
         about = {"model": subject.size.key, "sizes_from": subject.sizes_from}
         say(json.dumps({**about, "estimates": rows_shown}, indent=2, ensure_ascii=False))
     elif rows:
-        say("\n".join(_lines(model, subject, rows, room, prompt or PROMPT_TOKENS, context)))
+        say("\n".join(_lines(model, subject, rows, room, prompt or PROMPT_TOKENS, context)), wrap=True)
     else:
         text = Message("nothing decodes {least} tokens/s or more; try a smaller model", least=min_tokens_per_second)
         say(shown(text), err=True)

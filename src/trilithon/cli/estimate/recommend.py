@@ -73,7 +73,7 @@ def recommend(
     if as_json:
         say(json.dumps([_json(row) for row in rows], indent=2, ensure_ascii=False))
     elif rows:
-        say("\n".join(_lines(rows)))
+        say("\n".join(_lines(rows)), wrap=True)
     else:
         text = Message("no model of the table fits and is fast enough; lower --min-tokens-per-second or --context")
         say(shown(text), err=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from trilithon.cli.output import agreed, shown
 from trilithon.errors import ModelError, NoSuchModel
-from trilithon.terminal import plain
+from trilithon.language import Message
 
 if TYPE_CHECKING:
     from trilithon.settings import Configuration
@@ -57,6 +58,7 @@ def _is_demo(model: str) -> bool:
 def _agreed(model: str, error: NoSuchModel) -> bool:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    reason = re.split(r"; see trilithon list|;? or fetch it:", str(error), maxsplit=1, flags=re.IGNORECASE)[0]
+    # Without its end, which names the commands to run instead: it has a mark before it in every language.
+    reason = re.split(r";?\s*[^;?]*trilithon (?:list|pull)", shown(error.args[0]), maxsplit=1)[0]
     end = "" if reason.endswith("?") else "."
-    return click.confirm(plain(f"{reason}{end} Pull {model}?"), default=True, err=True)
+    return agreed(Message("{reason}{end} Pull {model}?", reason=reason, end=end, model=model))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilithon.cli.output import say
+from trilithon.language import Message
 from trilithon.units import format_bytes
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -33,10 +34,10 @@ def adopt(folders: tuple[Path, ...], forget: tuple[Path, ...], as_json: bool) ->
     configuration = load_configuration()
     for folder in forget:
         forget_folder(configuration, folder)
-        say(f"removed {folder} from the list; its files are unchanged", err=True)
+        say(Message("removed {folder} from the list; its files are unchanged", folder=folder), err=True)
     for folder in folders:
         if not remember_folder(configuration, folder):
-            say(f"{folder} is in the list already", err=True)
+            say(Message("{folder} is in the list already", folder=folder), err=True)
     adoption = find_adopted(configuration)
     if as_json:
         say(json.dumps(_as_json(adoption), indent=2, ensure_ascii=False))
@@ -68,10 +69,13 @@ def _print(adoption: "Adoption") -> None:
     width = max((len(str(model.manifest.name)) for model in adoption.models), default=0)
     for model in adoption.models:
         size = format_bytes(model.manifest.size_bytes)
-        say(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}")
+        say(f"{model.manifest.name!s:<{width}}  {size:>10}  {model.source:<12}  {plain(str(model.place))}", wrap=True)
     for item in adoption.skipped:
-        say(f"skipped: {plain(f'{item.path} {item.reason}')}", err=True)
+        say(Message("skipped: {text}", text=plain(f"{item.path} {item.reason}")), err=True)
     searched = ", ".join(f"{plain(str(place.folder))} ({place.source})" for place in adoption.places)
     if not adoption.models:
-        say("no model of another program was found; add a folder with models: trilithon adopt FOLDER", err=True)
-    say(f"searched: {searched or 'nothing, as no other program has models here'}", err=True)
+        say(
+            Message("no model of another program was found; add a folder with models: trilithon adopt FOLDER"), err=True
+        )
+    nothing = Message("nothing, as no other program has models here")
+    say(Message("searched: {folders}", folders=searched or nothing), err=True)

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from trilithon.cli.models.absent import YES, or_pulled, pulled_here
 from trilithon.cli.output import say
 from trilithon.errors import ModelError, TrilithonError
+from trilithon.language import Message
 from trilithon.units import format_bytes
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -98,16 +99,16 @@ def list_models(verbose: bool, as_json: bool) -> None:
         for row in rows
     ]
     for problem in listing.problems:
-        say(f"warning: {problem}", err=True)
+        say(Message("warning: {text}", text=problem), err=True)
     if as_json:
         say(json.dumps(model_rows.as_json(rows), indent=2, ensure_ascii=False))
     elif rows:
-        say(model_rows.render(rows), nl=False)
+        say(model_rows.render(rows), nl=False, wrap=True)
     else:
-        say(
-            "there are no models yet; try the demo model: trilithon run demo; or pull one: trilithon pull qwen2.5:0.5b",
-            err=True,
+        message = Message(
+            "there are no models yet; try the demo model: trilithon run demo; or pull one: trilithon pull qwen2.5:0.5b"
         )
+        say(message, err=True)
 
 
 @click.command("show")
@@ -131,7 +132,7 @@ def show(model: str, modelfile: bool, yes: bool, as_json: bool) -> None:
             content = model_show.show_json(reference, store, configuration)
             say(json.dumps(content, indent=2, ensure_ascii=False))
         else:
-            say("\n".join(model_show.show_lines(reference, store, configuration)))
+            say("\n".join(model_show.show_lines(reference, store, configuration)), wrap=True)
 
 
 @click.command("rm")
@@ -147,7 +148,7 @@ def remove(names: tuple[str, ...]) -> None:
                 _refuse_removal(name, store)
         for name in targets:
             removal = store.remove(name)
-            say(f"removed {name}, {format_bytes(removal.freed_bytes)} freed", err=True)
+            say(Message("removed {name}, {size} freed", name=name, size=format_bytes(removal.freed_bytes)), err=True)
             for reason in removal.kept:
                 say(reason, err=True)
 
@@ -161,7 +162,7 @@ def copy(source: str, target: str) -> None:
 
     with _store() as store:
         added = store.put(replace(_find(source, store), name=model_name(target)), new=True)
-        say(f"{added.name} is the same model as {source}", err=True)
+        say(Message("{name} is the same model as {source}", name=added.name, source=source), err=True)
 
 
 @click.command("verify")
@@ -189,12 +190,12 @@ def verify(names: tuple[str, ...], remove_damaged: bool, as_json: bool) -> None:
         say(json.dumps([asdict(damage) for damage in damages], indent=2, ensure_ascii=False))
     else:
         for damage in damages:
-            say(_sentence(damage))
+            say(_sentence(damage), wrap=True)
     if removed:
         say(f"removed {_files(removed, 'damaged file')}; pull the models again", err=True)
     if damages:
         raise TrilithonError(_verdict(damages, removed))
-    say("every file has the right checksum", err=True)
+    say(Message("every file has the right checksum"), err=True)
 
 
 @click.command("prune")
@@ -218,7 +219,7 @@ def prune(dry_run: bool, everything: bool) -> None:
         f"{_files(conversions_left, 'unfinished conversion')}"
     )
     freed = format_bytes(pruned.freed_bytes + conversion_bytes)
-    say(f"{'would remove' if dry_run else 'removed'} {what}, {freed}")
+    say(f"{'would remove' if dry_run else 'removed'} {what}, {freed}", wrap=True)
 
 
 def _store() -> "ModelStore":

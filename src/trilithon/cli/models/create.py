@@ -8,6 +8,7 @@ import click
 
 from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def create(name: str, file: Path, quant: str | None, copy: bool) -> None:
         stored = store.put(manifest)
     for remark in created.remarks:
         if quant is None or "--copy" not in remark:
-            say(f"note: {remark}", err=True)
-    say(f"created {stored.name}; see trilithon show {stored.name}", err=True)
+            say(Message("note: {text}", text=remark), err=True)
+    say(Message("created {name}; see trilithon show {name}", name=stored.name), err=True)
 
 
 def _read(file: Path) -> "Modelfile":

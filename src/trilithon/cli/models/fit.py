@@ -3,7 +3,9 @@
 from typing import Any
 
 from trilithon.board.snapshot import read_board
+from trilithon.cli.output import shown
 from trilithon.engines.placing import Suitability, what_runs
+from trilithon.language import Message
 from trilithon.models.files.memory import memory_by_context
 from trilithon.models.files.model_file import ModelFile
 from trilithon.settings import Configuration
@@ -14,17 +16,23 @@ __all__ = ["fit_json", "fit_lines"]
 
 def fit_lines(file: ModelFile, configuration: Configuration) -> list[str]:
     """The memory at several context lengths, and a line for each placement."""
-    lines = ["memory"]
+    lines = [shown(Message("memory"))]
     needs = memory_by_context(file)
     if not needs:
-        lines.append(f"  {format_bytes(file.size_bytes)} of weights, and the memory for the context")
+        weights = Message("{size} of weights, and the memory for the context", size=format_bytes(file.size_bytes))
+        lines.append(f"  {shown(weights)}")
     for context, need in needs.items():
-        parts = f"weights {format_bytes(need.weights_bytes)}, KV cache {format_bytes(need.kv_bytes)}"
-        parts += f", work {format_bytes(need.compute_bytes)}"
-        lines.append(f"  {f'{context:,}':>7} tokens  {format_bytes(need.total_bytes):>10}  {parts}")
+        parts = Message(
+            "weights {weights}, KV cache {cache}, work {work}",
+            weights=format_bytes(need.weights_bytes),
+            cache=format_bytes(need.kv_bytes),
+            work=format_bytes(need.compute_bytes),
+        )
+        tokens = shown(Message("{count:,} token", plural="{count:,} tokens", count=context))
+        lines.append(f"  {tokens:>14}  {shown(format_bytes(need.total_bytes)):>10}  {shown(parts)}")
     verdicts = what_runs(file, read_board(), configuration)
     widest = max((len(verdict.placement) for verdict in verdicts), default=0)
-    return [*lines, "", "runs here", *(f"  {_line(verdict, widest)}" for verdict in verdicts)]
+    return [*lines, "", shown(Message("runs here")), *(f"  {_line(verdict, widest)}" for verdict in verdicts)]
 
 
 def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
@@ -49,4 +57,5 @@ def fit_json(file: ModelFile, configuration: Configuration) -> dict[str, Any]:
 
 
 def _line(verdict: Suitability, width: int) -> str:
-    return f"{verdict.placement.ljust(width)}  {'yes' if not verdict.refusal else f'no: {verdict.refusal}'}"
+    answer = Message("no: {reason}", reason=verdict.refusal) if verdict.refusal else Message("yes")
+    return f"{verdict.placement.ljust(width)}  {shown(answer)}"

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.progress import TextColumn
 
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.cli.progress import ProgressBar
+from trilithon.language import Message
 from trilithon.models.fetch.pull import Pulled, PullStep
 from trilithon.units import format_bytes, format_duration
 
@@ -54,13 +55,13 @@ class PullProgress(ProgressBar):
             say(json.dumps(_outcome(pulled), ensure_ascii=False))
             return
         for note in pulled.notes:
-            self._say(f"note: {note}")
+            self._say(shown(Message("note: {text}", text=note)))
         if self._bar is not None:
             self._bar.stop()
         count = len(manifest.files)
         reused = "" if pulled.fetched_bytes else ", all of them present already"
         size = format_bytes(manifest.size_bytes)
-        say(f"{manifest.name}  {size}  {count} file{'s' * (count != 1)}{reused}", err=aside)
+        say(f"{manifest.name}  {size}  {count} file{'s' * (count != 1)}{reused}", err=aside, wrap=True)
         if estimate:
             say(estimate, err=True)
 

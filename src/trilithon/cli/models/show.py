@@ -1,5 +1,6 @@
 """The output of `trilithon show` for a model or a file."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 from trilithon.board.snapshot import read_board
 from trilithon.cli.models.fit import fit_json, fit_lines
 from trilithon.cli.models.rows import aligned, day, model_row, place_of
+from trilithon.cli.output import shown
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.create.modelfile import to_modelfile
 from trilithon.models.files.gguf_header import HeaderReader
 from trilithon.models.files.hashing import known_sha256
@@ -22,11 +25,12 @@ from trilithon.units import format_bytes
 
 __all__ = ["modelfile", "show_json", "show_lines"]
 
+_NOTE, _MISSING = Message("note"), Message("missing")
 _KINDS = {
-    "chat": "chat model",
-    "base": "base model (completes text): it has no chat template",
-    "embedding": "embedding model (makes vectors of texts)",
-    "reranker": "reranking model (ranks texts)",
+    "chat": Message("chat model"),
+    "base": Message("base model (completes text): it has no chat template"),
+    "embedding": Message("embedding model (makes vectors of texts)"),
+    "reranker": Message("reranking model (ranks texts)"),
 }
 
 
@@ -53,16 +57,21 @@ def modelfile(reference: Manifest | Path) -> str:
 
 
 def _lines(manifest: Manifest, store: ModelStore, configuration: Configuration) -> list[str]:
-    lines = [str(manifest.name), *_about(manifest, store), "", "files"]
+    lines = [str(manifest.name), *_about(manifest, store), "", shown(Message("files"))]
     lines += [f"  {line}" for line in aligned([_file_cells(file, store) for file in manifest.files])]
     settings = [(name, str(value)) for name, value in sorted(manifest.parameters.items())]
     settings += sorted(manifest.placement_options.items())
     settings += [
-        (name, _first_line(text)) for name, text in (("system", manifest.system), ("template", manifest.template))
+        (shown(name), _first_line(text))
+        for name, text in ((Message("system"), manifest.system), (Message("template"), manifest.template))
     ]
-    settings += [("messages", str(len(manifest.messages)))] * bool(manifest.messages)
+    settings += [(shown(Message("messages")), str(len(manifest.messages)))] * bool(manifest.messages)
     if any(value for _, value in settings):
-        lines += ["", "settings", *(f"  {line}" for line in aligned([pair for pair in settings if pair[1]]))]
+        lines += [
+            "",
+            shown(Message("settings")),
+            *(f"  {line}" for line in aligned([pair for pair in settings if pair[1]])),
+        ]
     present = [file for file in weights_of(manifest) if file not in store.missing(manifest)]
     for file in present:
         lines += ["", *([file.name, ""] if len(present) > 1 else [])]
@@ -89,13 +98,13 @@ def _json(manifest: Manifest, store: ModelStore, configuration: Configuration) -
 
 def _file_lines(path: Path, configuration: Configuration) -> list[str]:
     if (kind := _other_kind(path)) is not None:
-        lines = aligned([("kind", kind.label), *_own_facts(path), ("size", format_bytes(path.stat().st_size))])
-        return [str(path), *(f"  {line}" for line in lines), "", f"runs nowhere: {kind.problem}"]
+        size = format_bytes(path.stat().st_size)
+        lines = _in_columns([(Message("kind"), kind.label), *_own_facts(path), (Message("size"), size)])
+        return [str(path), *lines, "", shown(Message("runs nowhere: {reason}", reason=kind.problem))]
     file = read_model_file(path, None)
-    pairs = [*_facts(file), ("size", format_bytes(file.size_bytes))]
+    pairs = [*_facts(file), (Message("size"), format_bytes(file.size_bytes))]
     known = _plan(file.path, "", str(path), configuration)
-    about = [f"  {line}" for line in aligned(pairs)]
-    return [str(file.path), *about, "", *fit_lines(file, configuration), *_plan_lines(known)]
+    return [str(file.path), *_in_columns(pairs), "", *fit_lines(file, configuration), *_plan_lines(known)]
 
 
 def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
@@ -110,7 +119,11 @@ def _file_json(path: Path, configuration: Configuration) -> dict[str, Any]:
 
 
 def _plan_lines(known: KnownPlan | None) -> list[str]:
-    return ["", f"plan: {known.text}"] if known else []
+    return ["", shown(Message("plan: {text}", text=known.text))] if known else []
+
+
+def _in_columns(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"  {line}" for line in aligned([(shown(name), shown(text)) for name, text in pairs])]
 
 
 def _plan(path: Path, digest: str, name: str, configuration: Configuration) -> KnownPlan | None:
@@ -146,7 +159,7 @@ def _fit(manifest: Manifest, file: StoredFile, store: ModelStore, configuration:
     try:
         lines = fit_lines(_read(manifest, file, store), configuration)
     except ModelError as error:
-        return [f"cannot run: {error}"]
+        return [shown(Message("cannot run: {error}", error=error))]
     known = _plan(store.file_path(file), file.digest, str(manifest.name), configuration)
     return [*lines, *_plan_lines(known)]
 
@@ -156,39 +169,46 @@ def _about(manifest: Manifest, store: ModelStore) -> list[str]:
     try:
         facts = [fact for file in weights_of(manifest)[:1] for fact in _facts(_read(manifest, file, store))]
     except ModelError as error:
-        facts = [("problem", str(error))]
+        facts = [(Message("problem"), error.args[0])]
     pairs = [
         *facts,
-        ("size", format_bytes(manifest.size_bytes)),
-        ("from", manifest.source),
-        ("since", day(manifest.created)),
+        (Message("size"), format_bytes(manifest.size_bytes)),
+        (Message("from"), manifest.source),
+        (Message("since"), day(manifest.created)),
     ]
     if manifest.synthetic:
-        pairs.append(("note", "synthetic: random weights, for measuring speed and nothing else"))
+        pairs.append((_NOTE, Message("synthetic: random weights, for measuring speed and nothing else")))
     if manifest.adopted:
-        owner = "belongs to another program" if store.root_of(manifest.name) is None else "has files outside the store"
-        pairs.append(("note", f"{owner}: used in place, never changed"))
+        theirs = Message("belongs to another program: used in place, never changed")
+        ours = Message("has files outside the store: used in place, never changed")
+        pairs.append((_NOTE, theirs if store.root_of(manifest.name) is None else ours))
     if not complete:
         missing = ", ".join(file.name for file in store.missing(manifest))
-        pairs.append(("note", f"incomplete, {missing} is missing: trilithon pull {manifest.name}"))
-    return [f"  {line}" for line in aligned(pairs)]
+        note = Message("incomplete, {files} is missing: trilithon pull {name}", files=missing, name=manifest.name)
+        pairs.append((_NOTE, note))
+    return _in_columns(pairs)
 
 
 def _facts(file: ModelFile) -> list[tuple[str, str]]:
     """The properties in the header, as text for people."""
-    context = f"{file.context_train} tokens" + (" at most" if file.context_limit else "") if file.context_train else ""
-    pairs = [
-        ("architecture", file.architecture),
-        ("kind", _KINDS[file.kind]),
-        ("parameters", _count(file.parameters) if file.parameters else ""),
-        ("quantisation", file.quantization),
-        ("context", context),
-        ("vocabulary", f"{file.vocabulary} tokens" if file.vocabulary else ""),
-        ("draft layers", "for speculative decoding: spec=draft-mtp" if file.draft_layers else ""),
-        ("can", ", ".join(sorted(file.capabilities))),
-        ("made for", file.target_platform or ""),
-        ("NPU cores", str(file.target_cores or "")),
-        ("converted by", f"rkllm-toolkit {file.toolkit}" if file.toolkit else ""),
+    context = ""
+    if file.context_train and file.context_limit:
+        context = Message("{count} tokens at most", count=file.context_train)
+    elif file.context_train:
+        context = _tokens(file.context_train)
+    draft = Message("for speculative decoding: spec=draft-mtp")
+    pairs: list[tuple[str, str]] = [
+        (Message("architecture"), file.architecture),
+        (Message("kind"), _KINDS[file.kind]),
+        (Message("parameters"), _count(file.parameters) if file.parameters else ""),
+        (Message("quantisation"), file.quantization),
+        (Message("context"), context),
+        (Message("vocabulary"), _tokens(file.vocabulary) if file.vocabulary else ""),
+        (Message("draft layers"), draft if file.draft_layers else ""),
+        (Message("can"), ", ".join(sorted(file.capabilities))),
+        (Message("made for"), file.target_platform or ""),
+        (Message("NPU cores"), str(file.target_cores or "")),
+        (Message("converted by"), f"rkllm-toolkit {file.toolkit}" if file.toolkit else ""),
     ]
     return [pair for pair in pairs if pair[1]]
 
@@ -197,7 +217,7 @@ def _file_cells(file: StoredFile, store: ModelStore) -> tuple[str, ...]:
     place = place_of(file, store)
     where = place and (place if file.path else "")
     kind = " ".join(filter(None, (file.quantization, file.target_platform)))
-    return file.role, file.name, format_bytes(file.size_bytes), kind, where if place else "missing"
+    return file.role, file.name, shown(format_bytes(file.size_bytes)), kind, where if place else shown(_MISSING)
 
 
 def _first_line(text: str) -> str:
@@ -205,6 +225,12 @@ def _first_line(text: str) -> str:
     return first[:70] + " …" if rest or len(first) > 70 else first
 
 
+def _tokens(count: int) -> Message:
+    return Message("{count} token", plural="{count} tokens", count=count)
+
+
 def _count(number: int) -> str:
     """ "0.494 billion", "268 million"."""
-    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
+    if number >= 1e9:
+        return Message("{count:.3g} billion", count=number / 1e9)
+    return Message("{count:.3g} million", count=number / 1e6)

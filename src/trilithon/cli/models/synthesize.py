@@ -8,6 +8,7 @@ import click
 
 from trilithon.cli.output import say
 from trilithon.errors import UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def synthesize(name: str | None, quant: str, output: Path | None, as_json: bool)
             notes = conversions(load_configuration())
             target = str(write_synthetic(synthetic, output, lambda done, size: progress("writing", done / size), notes))
     say(target)
-    say(f"measure it with: trilithon bench {target}", err=True)
+    say(Message("measure it with: trilithon bench {model}", model=target), err=True)
 
 
 def _print_architectures(as_json: bool) -> None:
@@ -87,8 +88,9 @@ def _print_architectures(as_json: bool) -> None:
         return
     for key, architecture in architectures().items():
         parameters = f"{architecture.parameters / 1e9:.2f} billion parameters"
-        say(f"{key:<16}{parameters}, {architecture.layers} layers")
-    say(f"quantisations: {', '.join(name.lower() for name in QUANTIZATIONS)}", err=True)
+        say(f"{key:<16}{parameters}, {architecture.layers} layers", wrap=True)
+    names = ", ".join(name.lower() for name in QUANTIZATIONS)
+    say(Message("quantisations: {names}", names=names), err=True)
 
 
 def _store(synthetic: "Synthetic", progress: "CompileProgress") -> "Manifest":

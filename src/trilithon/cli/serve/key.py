@@ -6,6 +6,7 @@ import click
 
 from trilithon.cli.output import say
 from trilithon.cli.words import WordChoice
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 
@@ -47,7 +48,7 @@ def add(name: str, scope: str, as_json: bool) -> None:
 
     secret = add_key(load_configuration(), name, scope)
     say(json.dumps({"name": name, "key": secret, "scope": scope}) if as_json else secret)
-    say(f"key {name} (not shown again). To revoke it: trilithon key rm {name}", err=True)
+    say(Message("key {name} (not shown again). To revoke it: trilithon key rm {name}", name=name), err=True)
 
 
 @key.command("list")
@@ -64,9 +65,9 @@ def list_command(as_json: bool) -> None:
         return
     width = max((len(known.name) for known in known_keys), default=0)
     for known in known_keys:
-        say(f"{known.name:<{width}}  {known.created}  {known.scope}")
+        say(f"{known.name:<{width}}  {known.created}  {known.scope}", wrap=True)
     if not known_keys:
-        say("there are no keys; create one with: trilithon key add NAME", err=True)
+        say(Message("there are no keys; create one with: trilithon key add NAME"), err=True)
 
 
 @key.command("rm")
@@ -79,4 +80,4 @@ def remove(names: tuple[str, ...]) -> None:
     configuration = load_configuration()
     for name in names:
         remove_key(configuration, name)
-        say(f"removed {name}", err=True)
+        say(Message("removed {name}", name=name), err=True)

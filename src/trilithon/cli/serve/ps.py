@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilithon.cli.models.commands import complete_model
-from trilithon.cli.output import say
+from trilithon.cli.output import say, shown
 from trilithon.errors import TrilithonError, UserError
+from trilithon.language import Message
 from trilithon.units import format_bytes, format_duration
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["handover_lines", "plan_lines", "ps", "stop", "until"]
 
-_TITLES = ("NAME", "ID", "SIZE", "PLACEMENT", "CONTEXT", "UNTIL")
+_TITLES = (
+    *(Message("NAME"), Message("ID"), Message("SIZE"), Message("PLACEMENT"), Message("CONTEXT"), Message("UNTIL")),
+)
 _ID_DIGITS = 12
 # A server says "for ever" with a date that nobody will see.
 _FOR_EVER = timedelta(days=365)
@@ -36,9 +39,9 @@ def ps(as_json: bool) -> None:
         say(json.dumps(models, indent=2, ensure_ascii=False))
     elif models:
         notes = (*handover_lines(models), *plan_lines(models))
-        say("\n".join([*aligned([_TITLES, *map(_row, models)]), *notes]))
+        say("\n".join([*aligned([tuple(map(shown, _TITLES)), *map(_row, models)]), *notes]), wrap=True)
     else:
-        say("no model is loaded", err=True)
+        say(Message("no model is loaded"), err=True)
 
 
 @click.command("stop")
@@ -53,7 +56,7 @@ def stop(model: str) -> None:
         if not any(model_name(name).same_as(wanted) for name in known):
             raise UserError("{wanted} is not loaded; see: trilithon ps", wanted=wanted)
         server.unload(model)
-    say(f"{wanted} is unloaded", err=True)
+    say(Message("{model} is unloaded", model=wanted), err=True)
 
 
 def _server() -> "Server":
@@ -69,10 +72,10 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(model.get("name", "")),
         str(model.get("digest", ""))[:_ID_DIGITS],
-        format_bytes(int(model.get("size") or 0)),
+        shown(format_bytes(int(model.get("size") or 0))),
         str(model.get("placement") or "-"),
         str(model.get("context_length") or "-"),
-        until(str(model.get("expires_at", "")), datetime.now(UTC)),
+        shown(until(str(model.get("expires_at", "")), datetime.now(UTC))),
     )
 
 
@@ -103,5 +106,7 @@ def until(expires_at: str, now: datetime) -> str:
     except (TypeError, ValueError):  # TypeError: without a zone
         return expires_at or "-"
     if left > _FOR_EVER:
-        return "for ever"
-    return f"in {format_duration(left.total_seconds())}" if left > timedelta() else "now"
+        return Message("for ever")
+    if left <= timedelta():
+        return Message("now")
+    return Message("in {duration}", duration=format_duration(left.total_seconds()))

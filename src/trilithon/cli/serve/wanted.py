@@ -12,6 +12,7 @@ from trilithon.cli.serve.ollama_environment import ollama_defaults
 from trilithon.cli.serve.process import ServeSettings
 from trilithon.cli.serve.settings import keep_alive_seconds, options_of, stated
 from trilithon.errors import UserError
+from trilithon.language import Message
 from trilithon.serve.access.keys import key_store
 from trilithon.serve.access.security import SecurityOptions
 from trilithon.serve.app import ServeOptions
@@ -79,7 +80,7 @@ def _from_ollama(words: Mapping[str, Any], named: frozenset[str], environment: M
         environment, lambda option: option in named or (option in ("host", "port") and bound)
     )
     if used:
-        say(f"from the environment: {'; '.join(used)}", err=True)
+        say(Message("from the environment: {names}", names="; ".join(used)), err=True)
     return values
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trilithon.cli.output import say
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -55,11 +56,15 @@ def install_command(scope: "Scope | None", host: str, port: int, on_demand: bool
         say(json.dumps({"files": [str(path) for path in change.files], "notes": notes} | describe(chosen), indent=2))
         return
     for path in change.files:
-        say(f"wrote {path}")
+        say(Message("wrote {path}", path=path))
     for note in notes:
-        say(f"note: {note}", err=True)
-    say(f"the server {'starts with its first client' if on_demand else 'runs'}: {describe(chosen)['address']}")
-    say("look at it with: trilithon service status; remove it with: trilithon service uninstall", err=True)
+        say(Message("note: {text}", text=note), err=True)
+    address = describe(chosen)["address"]
+    if on_demand:
+        say(Message("the server starts with its first client: {address}", address=address), wrap=True)
+    else:
+        say(Message("the server runs: {address}", address=address), wrap=True)
+    say(Message("look at it with: trilithon service status; remove it with: trilithon service uninstall"), err=True)
 
 
 @service.command("status")
@@ -88,9 +93,9 @@ def status(context: click.Context, scope: "Scope | None", as_json: bool) -> None
         }
         for name, text in lines.items():
             if text:
-                say(f"{name:<10}{text}")
+                say(f"{name:<10}{text}", wrap=True)
         if facts["state"] == "failed":
-            say(f"why: trilithon service logs --{facts['scope']}", err=True)
+            say(Message("why: trilithon service logs --{scope}", scope=facts["scope"]), err=True)
     context.exit(0 if facts["state"] == "active" or facts["listens"] else 1)
 
 
@@ -119,7 +124,12 @@ def uninstall_command(scope: "Scope | None") -> None:
     for line in uninstall(chosen):
         say(line)
     if chosen == "system":
-        say(f"its models and keys stay in {STATE}; to remove them: sudo userdel {USER} && sudo rm -r {STATE}", err=True)
+        message = Message(
+            "its models and keys stay in {folder}; to remove them: sudo userdel {user} && sudo rm -r {folder}",
+            folder=STATE,
+            user=USER,
+        )
+        say(message, err=True)
 
 
 def _print_plan(change: "ServiceChange", *, as_json: bool) -> None:

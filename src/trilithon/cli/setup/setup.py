@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilithon.cli.output import say, shown
+from trilithon.cli.output import agreed, say, shown
 from trilithon.errors import TrilithonError, UserError
+from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
 if TYPE_CHECKING:
@@ -57,22 +58,23 @@ def setup(yes: bool, model: str | None, undo: bool, root: Path | None, as_json: 
     _print_findings(findings)
     if root is not None or not steps:
         for step in steps:
-            say(f"{step.question}\n  trilithon {shlex.join(step.command)}")
+            say(f"{shown(step.question)}\n  trilithon {shlex.join(step.command)}", wrap=True)
         if not steps:
-            say(f"nothing else is missing; {_first_words(configuration)}", err=True)
+            say(shown(Message("nothing else is missing; {talk}", talk=_first_words(configuration))), err=True)
         return
     if not yes and not sys.stdin.isatty():
         raise UserError("there is no terminal to ask on; add --yes to agree to every step, or see them with --json")
     for step in steps:
         _offer(step, configuration, yes=yes)
-    say(f"done; {_first_words(configuration)}. To take it back: trilithon setup --undo", err=True)
+    done = Message("done; {talk}. To take it back: trilithon setup --undo", talk=_first_words(configuration))
+    say(shown(done), err=True)
 
 
-def _first_words(configuration: "Configuration") -> str:
+def _first_words(configuration: "Configuration") -> Message:
     from trilithon.cli.setup.steps import chat_models
 
     names = chat_models(configuration)
-    return f"talk to a model with: trilithon run {names[0] if names else 'demo'}"
+    return Message("talk to a model with: trilithon run {name}", name=names[0] if names else "demo")
 
 
 def _look(
@@ -94,14 +96,14 @@ def _print_findings(findings: "list[Finding]") -> None:
     """What a setup without root cannot change. Nothing of it is run."""
     for finding in findings:
         fix = f"\n  {'?' if finding.look else '→'} {shown(finding.fix)}" if finding.fix else ""
-        say(f"{finding.subject}: {shown(finding.message)}{fix}")
+        say(f"{shown(finding.subject)}: {shown(finding.message)}{fix}", wrap=True)
 
 
 def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> None:
     """Raises TrilithonError when the command fails, and Abort when it is stopped: the next setup offers it again."""
     if yes:
-        say(step.question, err=True)
-    elif not click.confirm(step.question, default=True, err=True):
+        say(shown(step.question), err=True)
+    elif not agreed(step.question):
         return
     say(f"$ trilithon {shlex.join(step.command)}", err=True)
     _record(asdict(step), configuration)  # before it runs: what a killed command left can be taken back too
@@ -112,7 +114,7 @@ def _offer(step: "SetupStep", configuration: "Configuration", *, yes: bool) -> N
         with log.open("ab") as file:
             child = _started(step.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
         _record(asdict(step) | {"process": _identity(child.pid)}, configuration)
-        say(f"it runs in the background; its output goes to {log}", err=True)
+        say(shown(Message("it runs in the background; its output goes to {log}", log=log)), err=True)
     elif code := _started(step.command).wait():
         if code == 130:
             raise click.Abort
@@ -132,7 +134,7 @@ def _undo(configuration: "Configuration", *, as_json: bool) -> None:
         say(json.dumps({"changes": rows}, indent=2))
         return
     if not rows:
-        say("setup changed nothing that is still there", err=True)
+        say(shown(Message("setup changed nothing that is still there")), err=True)
     while rows:
         row = rows.pop()
         _stop(row)
@@ -162,7 +164,7 @@ def _stop(row: dict[str, Any]) -> None:
     """Ends the command of a step in the background. Raises TrilithonError when it does not end."""
     if not _is_running(row):
         return
-    say(f"stopping trilithon {shlex.join(row['command'])}", err=True)
+    say(shown(Message("stopping trilithon {command}", command=shlex.join(row["command"]))), err=True)
     os.kill(row["process"][0], signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
     while _is_running(row):

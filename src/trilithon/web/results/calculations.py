@@ -16,7 +16,7 @@ from trilithon.measure.metrics import HEADLINE
 from trilithon.measure.records import Campaign
 from trilithon.results.compare import Comparison, ComparisonRow, compare_placements, counted_runs, summarise
 from trilithon.results.formats import FORMATS, export_campaigns
-from trilithon.results.phrases import ENGLISH, Phrases
+from trilithon.results.phrases import Phrases
 from trilithon.results.report.charts import Chart
 from trilithon.results.report.page import render_report, report_title, themed
 from trilithon.results.report.plots import as_png, as_svg
@@ -157,11 +157,12 @@ def picture(database: Path, number: int, name: str, form: str, language: str) ->
     return {"data": base64.b64encode(drawn).decode()}
 
 
-def report(database: Path, number: int) -> dict[str, Any]:
-    selected = _campaign(database, number)
-    rows = summarise(selected)
-    svgs = [as_svg(chart) for chart in _charts(selected, rows, ENGLISH).values()]
-    page = render_report(selected, rows, verdict_sentence(selected), comparison_lines(selected), svgs)
+def report(database: Path, number: int, language: str) -> dict[str, Any]:
+    selected, phrases = _campaign(database, number), Phrases(language)
+    rows = summarise(selected, phrases)
+    svgs = [as_svg(chart) for chart in _charts(selected, rows, phrases).values()]
+    sentence, lines = verdict_sentence(selected, phrases), comparison_lines(selected, phrases)
+    page = render_report(selected, rows, sentence, lines, svgs, phrases)
     return {"text": page}
 
 

@@ -56,7 +56,7 @@ def _campaign(details: dict[str, Any], campaign: int, text: Texts) -> None:
         words("p", details["sentence"], "sentence")
     with box(classes="line"):
         downloads(text("results.download"), [(form, campaign_path(form, campaign)) for form in FORMS], text)
-        report = way(text("results.report"), report_path(campaign))
+        report = way(text("results.report"), report_path(campaign, text.language))
         report.props["target"] = "_blank"
     if details["charts"]:
         _charts(details["charts"], campaign, text)

@@ -47,8 +47,8 @@ def chart_path(campaign: int, name: str, form: Literal["png", "svg"], language: 
     return f"{_PREFIX}/{campaign}/charts/{quote(name)}.{form}?{urlencode({'language': language})}"
 
 
-def report_path(campaign: int) -> str:
-    return f"{_PREFIX}/{campaign}/report.html"
+def report_path(campaign: int, language: str) -> str:
+    return f"{_PREFIX}/{campaign}/report.html?{urlencode({'language': language})}"
 
 
 def router_of(context: AppContext) -> APIRouter:
@@ -78,8 +78,9 @@ def router_of(context: AppContext) -> APIRouter:
         return _file(answer["text"].encode(), kind, f"trilithon-{name}-{form}.{suffix}")
 
     @router.get("/{campaign}/report.html")
-    async def report(campaign: int) -> HTMLResponse:
-        return HTMLResponse((await calculator.ask("report", campaign))["text"])
+    async def report(request: Request, campaign: int, language: str = "") -> HTMLResponse:
+        language = language_of(language, request.headers.get("accept-language", ""))
+        return HTMLResponse((await calculator.ask("report", campaign, language))["text"])
 
     @router.get("/{campaign}/charts/{name}.{form}")
     async def chart(
