@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from scripted_placement import scripted_placement
 
-from trilithon.bench.pace import Pace
+from trilithon.bench.progress import Pace
 from trilithon.engines.base import Settings
 from trilithon.measure.records import Test
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from trilithon import __version__
 from trilithon.bench.checks import BoardReading, settle, warnings_between
 from trilithon.bench.fallback import FallbackState
-from trilithon.bench.pace import Pace
 from trilithon.bench.prepare import Prepared, record_of
-from trilithon.bench.progress import FAILURES, MOST_ROUNDS, Observer, StoppingRule
+from trilithon.bench.progress import FAILURES, MOST_ROUNDS, Observer, Pace, StoppingRule
 from trilithon.bench.quality_check import QualityCheck, failed_quality
 from trilithon.bench.questioning import Questioning
 from trilithon.bench.recording import recording_remarks, sensor_log
