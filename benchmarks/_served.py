@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,28 @@ from _figures import CannotMeasure
 from _server import Server, children, serving
 
 from trilithon.board.processes import listening_port
+from trilithon.measure.records import Test
 
-__all__ = ["PROMPT_TOKENS", "as_ollama_starts_it", "asked_for", "engine_of", "prompt_for", "served"]
+__all__ = [
+    "LLAMA_DEFAULTS",
+    "OLLAMA_FLAGS",
+    "PROMPT_TOKENS",
+    "as_ollama_starts_it",
+    "asked_for",
+    "engine_of",
+    "prompt_for",
+    "seconds_of_server",
+    "served",
+]
 
 PROMPT_TOKENS, _ANSWER_TOKENS = 512, 128
 _CONTEXT = 1024
 _WAIT_SECONDS = 3600.0
 _WORDS = "The stones stand in a circle on the plain, and nobody remembers who brought them here or why they did so. "
 # What llm/llama_server.go of Ollama 0.33 passes; -c is num_ctx, 4,096 by default. There is no -t: the server chooses.
-_OLLAMA = ("--host", "127.0.0.1", "--no-webui", "--offline", "-c", "4096", "-np", "1", "--flash-attn", "auto")
+OLLAMA_FLAGS = ("--no-webui", "--offline", "-c", "4096", "-np", "1", "--flash-attn", "auto")
+LLAMA_DEFAULTS = ("-c", "4096")
+"""llama-server as it comes, but for the context, which is otherwise the model's own and may not fit into memory."""
 
 
 @contextlib.contextmanager
@@ -55,23 +68,23 @@ def engine_of(server: Server) -> Iterator[httpx.Client]:
 
 
 @contextlib.contextmanager
-def as_ollama_starts_it(program: Path, model: Path) -> Iterator[httpx.Client]:
-    """`program` is a llama-server."""
+def as_ollama_starts_it(program: Path, model: Path, flags: Sequence[str] = OLLAMA_FLAGS) -> Iterator[httpx.Client]:
+    """`program` is a llama-server; other `flags` are somebody else's."""
     with subprocess.Popen(
-        [program, "--model", model, "--port", "0", *_OLLAMA],
+        [program, "--model", model, "--host", "127.0.0.1", "--port", "0", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")},
     ) as process:
         try:
-            port = _ready_port(process)
+            port = _ready_port(process, flags)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_WAIT_SECONDS) as client:
                 yield client
         finally:
             process.terminate()
 
 
-def _ready_port(process: "subprocess.Popen[bytes]") -> int:
+def _ready_port(process: "subprocess.Popen[bytes]", flags: Sequence[str]) -> int:
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         port = listening_port(process.pid)
@@ -79,7 +92,7 @@ def _ready_port(process: "subprocess.Popen[bytes]") -> int:
             if port and httpx.get(f"http://127.0.0.1:{port}/health").status_code == httpx.codes.OK:
                 return port
         time.sleep(0.1)
-    raise CannotMeasure("llama-server did not start with Ollama's arguments; try it with this build")
+    raise CannotMeasure(f"llama-server did not start with {' '.join(flags)}; try it with this build")
 
 
 def prompt_for(client: httpx.Client) -> tuple[str, int]:
@@ -106,6 +119,24 @@ def asked_for(client: httpx.Client, prompt: str, plain: int, *, tokens: int = _A
     seconds = time.monotonic() - started
     if timings["predicted_n"] != tokens or not 0.9 <= timings["prompt_n"] / PROMPT_TOKENS <= 1.1:
         raise CannotMeasure(f"{timings['prompt_n']} tokens were read and {timings['predicted_n']} answered")
+    return seconds
+
+
+def seconds_of_server(program: Path, model: Path, flags: Sequence[str], test: Test) -> float:
+    """Of a llama-server that is started for it, for a prompt and an answer of the test's lengths."""
+    with as_ollama_starts_it(program, model, flags) as client:
+        words = _posted(client, "/tokenize", {"content": _WORDS * (test.prompt_tokens // 10)})["tokens"]
+        plain = _posted(client, "/tokenize", {"content": " a", "add_special": False})["tokens"][-1]
+        prompt = (words * (test.prompt_tokens // len(words) + 1))[: test.prompt_tokens]
+        body: dict[str, Any] = {"n_predict": 2, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
+        body["logit_bias"] = [[plain, 100.0]]
+        _posted(client, "/completion", body | {"prompt": prompt[:32]})  # a warm-up, as the others have
+        started = time.monotonic()
+        answer = _posted(client, "/completion", body | {"prompt": prompt, "n_predict": test.generated_tokens})
+        seconds = time.monotonic() - started
+    counts = answer["timings"]["prompt_n"], answer["timings"]["predicted_n"]
+    if counts != (test.prompt_tokens, test.generated_tokens):
+        raise CannotMeasure(f"llama-server read {counts[0]} and generated {counts[1]} tokens instead of {test.name}")
     return seconds
 
 

@@ -128,7 +128,7 @@ def gaining_board(seed: int) -> SimulatedBoard:
 def run_race(board: SimulatedBoard, most_runs: Sequence[int]) -> dict[int, Setting]:
     """The settings that would be kept after so many runs. Quality checks are not counted, as for the other two, which
     are not shown forbidden choices at all."""
-    race, settings = Race(board.variables), {}
+    race, settings, rounds = Race(board.variables), {}, 0
     for limit in most_runs:
         while (step := race.ask()) is not None:
             if isinstance(step, Check):
@@ -136,11 +136,19 @@ def run_race(board: SimulatedBoard, most_runs: Sequence[int]) -> dict[int, Setti
                 continue
             if board.runs + len(step.settings) > limit:
                 break
-            times = [board.time(setting) for setting in step.settings]
+            times = _in_turn(board, step.settings, backwards=bool(rounds % 2))
+            rounds += 1
             if times[0] is not None:
                 race.tell(step, times)
         settings[limit] = race.best()
     return settings
+
+
+def _in_turn(board: SimulatedBoard, settings: Sequence[Setting], *, backwards: bool) -> list[float | None]:
+    """One round; every other one runs backwards, as in a tune."""
+    order = reversed(settings) if backwards else settings
+    times = [board.time(setting) for setting in order]
+    return times[::-1] if backwards else times
 
 
 def run_random(board: SimulatedBoard, most_runs: Sequence[int], seed: int) -> dict[int, Setting]:

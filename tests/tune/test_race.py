@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -94,6 +95,19 @@ def test_a_race_ends_where_nothing_is_to_be_gained() -> None:
     )
     assert len(steps) < 60
     assert race.incumbent == (0, 0, 0)
+
+
+def test_the_time_beside_a_challenger_follows_drift_and_is_that_of_several_rounds() -> None:
+    """Of 4% noise and a drift of 1% per round, as on a board that warms up; one run is disturbed."""
+    errors = []
+    for seed in range(100):
+        noise, race = random.Random(seed), Race(VARIABLES[:1])
+        race._references = [((0,), 0.01 * number + noise.gauss(0, 0.04)) for number in range(7)]
+        setting, time = race._references[5]
+        race._references[5] = setting, time + 0.4
+        errors.append(race._reference(3) - 0.03)
+    assert abs(statistics.fmean(errors)) < 0.015
+    assert statistics.pstdev(errors) < 0.024  # the median of three has 0.028
 
 
 def test_only_a_sure_difference_of_fresh_rounds_is_told() -> None:

@@ -21,7 +21,7 @@ _DISTURBED, _WIDER = 0.1, 6.0  # the share of runs that something disturbed, and
 _NO_EFFECT, _RESTART = 0.4, 0.01  # before any run: the probability of next to no effect, and what that is
 # Before any run: the deviation of one run, and how many residuals that guess weighs.
 _NOISE, _NOISE_WEIGHT = 0.03, 10
-_REFERENCE_SHARE = 0.45  # of a run's variance: the incumbent's time is the median of three
+_REFERENCE_SHARE = 0.25  # of a run's variance: the incumbent's time follows from several rounds
 
 Weights = NDArray[np.float64]
 

@@ -7,7 +7,8 @@ was stopped goes on by answering again from the store."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+
+import numpy as np
 
 from trilithon.engines.variables import Variable
 from trilithon.tune.posterior import NEGLIGIBLE_GAIN, Posterior, Weights, pooled_noise
@@ -23,6 +24,7 @@ SURE, PROBABLE = 0.99, NEGLIGIBLE_GAIN / 2
 MOST_ROUNDS = 6
 """Rounds of one challenger in one sweep."""
 SWEEPS = 2
+_BESIDE, _FITS = 3, 5  # rounds on each side for the incumbent's time; each fit weighs what is far from the line less
 _CHALLENGERS = 4  # in one round, so that the incumbent's time is not of another moment than theirs
 _WORTH_A_RUN = 0.0001  # expected gain in the logarithm of the time; less is not worth another run
 _INTERACTION = 0.15  # by how much of a variable's gain another variable's choice may change it
@@ -166,11 +168,22 @@ class Race:
         return [self._reference(n) - self._times[n][challenger] for n in self._contests[challenger].rounds]
 
     def _reference(self, number: int) -> float:
-        """The incumbent's time in a round: the median with the rounds beside it, so that one disturbed run of it does
-        not count against all challengers. Drift in one direction leaves the middle one."""
-        beside = [n for n in (number - 1, number, number + 1) if 0 <= n < len(self._references)]
-        same = [self._references[n][1] for n in beside if self._references[n][0] == self._references[number][0]]
-        return median(same) if len(same) == 3 else self._references[number][1]
+        """The incumbent's time in a round, from the rounds beside it with the same incumbent: a line through them, to
+        which a disturbed run counts little. Drift is followed, and noise is that of several runs."""
+        setting, _ = self._references[number]
+        near = range(max(number - _BESIDE, 0), min(number + _BESIDE + 1, len(self._references)))
+        points = [(n - number, self._references[n][1]) for n in near if self._references[n][0] == setting]
+        offsets, times = (np.array(values, dtype=float) for values in zip(*points, strict=True))
+        closeness = (1 - (np.abs(offsets) / (_BESIDE + 1)) ** 3) ** 3
+        middle, slope = float(np.median(times)), 0.0
+        for _ in range(_FITS):
+            off = np.abs(times - middle - slope * offsets) / (1.5 * self.noise)
+            weights = closeness / np.maximum(off, 1) ** 2
+            x, y = (float(weights @ values) / float(weights.sum()) for values in (offsets, times))
+            spread = float(weights @ (offsets - x) ** 2)
+            slope = float(weights @ ((offsets - x) * (times - y))) / spread if len(points) > 3 else 0.0
+            middle = y - slope * x
+        return middle
 
     def _update(self) -> None:
         pairs = {challenger: self._pairs(challenger) for challenger in self._contests}
