@@ -331,7 +331,8 @@ def _scale(axes: Axes, lines: Sequence[Line]) -> None:
     xs = sorted({x for line in lines for x, *_ in line.points})
     if len(xs) > 1 and xs[0] > 0 and xs[-1] / xs[0] >= 4:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(_apart(xs, axes.get_xscale() == "log"), minor=False)
+    width = axes.get_position().width * _WIDTH
+    axes.set_xticks(_apart(xs, width, axes.get_xscale() == "log"), minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xticklabels([f"{int(x)}" for x in axes.get_xticks()])
     axes.set_ylim(0, 1.06 * max((high for line in lines for *_, high in line.points), default=1.0))
@@ -340,17 +341,22 @@ def _scale(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_axisbelow(True)
 
 
-def _apart(xs: Sequence[float], logarithmic: bool) -> list[float]:
-    """Of the measured x those whose numbers do not touch: the last, and before it what keeps a sixth of the width."""
+def _apart(xs: Sequence[float], width: float, logarithmic: bool) -> list[float]:
+    """Of the measured x those whose numbers do not touch on axes `width` points wide, from the last."""
     if not xs:
         return []
     first, last = (xs[0], xs[-1])
     kept: list[float] = []
     for x in reversed(xs):
         place = _share(x, first, last, logarithmic)
-        if not kept or _share(kept[-1], first, last, logarithmic) - place >= 0.17:
+        if not kept or (_share(kept[-1], first, last, logarithmic) - place) * width >= _ticks_apart(x, kept[-1]):
             kept.append(x)
     return kept[::-1]
+
+
+def _ticks_apart(x: float, other: float) -> float:
+    """Points between the middles of two numbers: a digit of DejaVu Sans is 0.64 of its size wide."""
+    return 0.64 * 8.5 * (len(f"{int(x)}") + len(f"{int(other)}")) / 2 + 6
 
 
 def _share(x: float, first: float, last: float, logarithmic: bool) -> float:
