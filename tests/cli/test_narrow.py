@@ -30,6 +30,7 @@ COMMANDS = (
     *("plan list", "plan show TINY", "plan rm nope", "engines list", "engines check nope", "engines remove nope"),
     *("estimate qwen2.5-7b --chip rk3588 --offline", "recommend --chip rk3588 --memory 8GB", "atlas list"),
     *("doctor", "doctor --root TREE", "doctor --explain cpu-governor", "setup --root TREE", "key list", "config list"),
+    "fleet list",
     *("serve --host 203.0.113.9", "serve --tls-cert x", "config set hang_secnds 3", "service status"),
 )
 

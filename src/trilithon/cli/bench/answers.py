@@ -30,7 +30,7 @@ def show_answers(campaigns: "Sequence[Campaign]", output: str) -> None:
         raise UserError("--answers are printed as text, json or jsonl; leave -o {name} out", name=output)
     if output == "table":
         for line in _lines(campaigns, phrases_here()):
-            say(line)
+            say(line, wrap=True)
         return
     answers = [
         {"campaign": campaign.id, "placement": placement.name, **asdict(answer)}

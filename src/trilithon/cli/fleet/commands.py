@@ -178,9 +178,9 @@ def _print(known: "Sequence[FleetBoard]", states: "Sequence[BoardState]", *, as_
         for state in states
         for model in state.models
     ]
-    say("\n".join(aligned([_TITLES, *lines])))
+    say("\n".join(aligned([_TITLES, *lines])), wrap=True)
     if models:
-        say("\n" + "\n".join(aligned([_MODEL_TITLES, *sorted(models)])))
+        say("\n" + "\n".join(aligned([_MODEL_TITLES, *sorted(models)])), wrap=True)
 
 
 def _row(board: "FleetBoard", state: "BoardState") -> tuple[str, ...]:
