@@ -24,6 +24,7 @@ from trilithon.results.store.database import Store
 from trilithon.results.tuned.steps import end_of, steps
 from trilithon.results.verdict import verdict_sentence
 from trilithon.settings import Configuration
+from trilithon.tune.priors import known_gains
 from trilithon.tune.session import TuneOutcome, run_tune
 from trilithon.tune.setup import TuneSetup
 
@@ -123,3 +124,26 @@ def test_each_engine_makes_its_own_command_line(configuration: Configuration, ti
     environment = "RKNPU_DEVICE=RK3588 RKNPU_HYBRID=W8A8_HADAMARD RKNPU_CORES=0,1"
     assert line.startswith(f"{environment} taskset -c 0 /rk/llama-server --jinja {flags} {more}")
     assert line.endswith(" --no-repack")
+
+
+def test_the_next_model_takes_at_most_half_of_the_runs(
+    configuration: Configuration, tiny: Path, computed_times: None
+) -> None:
+    """What the first tune on this board found is where the second begins."""
+    choices = "decode:66|decode:50|decode:90;prefill:810|prefill:1500|prefill:700;speedup:0.8|speedup:1.2|speedup:0.9"
+    what = TuneSetup(model=tiny, prompt_tokens=64, generated_tokens=8, placements=(f"scripted/cpu:vary={choices}",))
+    with Store.open(configuration.results_database) as store:
+        outcomes = [asyncio.run(run_tune(what, store, configuration, str)) for _ in range(2)]
+        campaigns = [store.campaign(outcome.campaign) for outcome in outcomes]
+        numbers = [campaign.id for campaign in campaigns]
+        board = str(campaigns[0].board["description"])
+        assert known_gains(store, numbers[0], board) == {}
+        assert known_gains(store, numbers[1], "another board") == {}
+        assert known_gains(store, numbers[1], board)["speedup=1.2"] > 0.1
+    assert outcomes[0].best.name == outcomes[1].best.name
+    assert outcomes[1].gained
+    race_runs = [
+        sum(run.round < (outcome.end.fresh_from or 0) for run in campaign.runs)
+        for outcome, campaign in zip(outcomes, campaigns, strict=True)
+    ]
+    assert race_runs[1] <= race_runs[0] / 2

@@ -17,11 +17,13 @@ __all__ = ["Choice", "StartedByHand", "TunedEngine", "Variable", "cpu_masks", "s
 class Choice:
     """One value of a variable: options as in a placement's text; without any, the engine's default. A `lossy` one can
     change answers, and is compared with the defaults before its speed is measured. `expected_gain` is the logarithm of
-    the default's time divided by this one's, as far as it is known before anything is measured here."""
+    the default's time divided by this one's, as far as it is known before anything is measured here; `known`: from a
+    tune of another model on this board."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     lossy: bool = False
     expected_gain: float = 0.0
+    known: bool = False
 
     @property
     def text(self) -> str:

@@ -21,6 +21,7 @@ _DISTURBED, _WIDER = 0.1, 6.0  # the share of runs that something disturbed, and
 _NO_EFFECT, _RESTART = 0.4, 0.01  # before any run: the probability of next to no effect, and what that is
 # Before any run: the deviation of one run, and how many residuals that guess weighs.
 _NOISE, _NOISE_WEIGHT = 0.03, 10
+_ANOTHER_MODEL = 0.04  # by how much the gain of a setting differs from one model to the next
 _REFERENCE_SHARE = 0.25  # of a run's variance: the incumbent's time follows from several rounds
 
 Weights = NDArray[np.float64]
@@ -42,9 +43,11 @@ class Posterior:
         self.mean = float(self._weights @ _GRID)
 
     @classmethod
-    def prior(cls, expected: float, deviation: float) -> Weights:
-        """Before any run: a gain of about `expected`, or none at all."""
+    def prior(cls, expected: float, deviation: float, *, known: bool = False) -> Weights:
+        """Before any run: a gain of about `expected`, or none at all, unless it is `known` of another model."""
         width = max(deviation, _RESTART)
+        if known:
+            return _heavy(_GRID - expected, _ANOTHER_MODEL)
         return (1 - _NO_EFFECT) * _heavy(_GRID - expected, width) + _NO_EFFECT * _normal(_GRID, _RESTART)
 
     def widened(self, deviation: float) -> Weights:

@@ -24,6 +24,7 @@ SURE, PROBABLE = 0.99, NEGLIGIBLE_GAIN / 2
 MOST_ROUNDS = 6
 """Rounds of one challenger in one sweep."""
 SWEEPS = 2
+"""One where an earlier tune on this board says what to expect."""
 _BESIDE, _FITS = 3, 5  # rounds on each side for the incumbent's time; each fit weighs what is far from the line less
 _CHALLENGERS = 4  # in one round, so that the incumbent's time is not of another moment than theirs
 _WORTH_A_RUN = 0.0001  # expected gain in the logarithm of the time; less is not worth another run
@@ -77,11 +78,13 @@ class Race:
         self._references: list[tuple[Setting, float]] = []
         self._times: list[dict[Challenger, float]] = []
         self._sweep, self._moves = 0, 0
+        known = any(self._variables[v].choices[c].known for v, c in every)
+        self._sweeps = 1 if known else SWEEPS
         self._contests: dict[Challenger, _Contest] = {}
         for v, c in every:
             choice, deviation = self._variables[v].choices[c], self._variables[v].expected_gain
             if c:
-                self._contests[v, c] = _Contest(Posterior.prior(choice.expected_gain, deviation))
+                self._contests[v, c] = _Contest(Posterior.prior(choice.expected_gain, deviation, known=choice.known))
         self._update()
 
     def ask(self) -> Step | None:
@@ -90,7 +93,7 @@ class Race:
             chosen = [c for c in sorted(worth, key=worth.__getitem__, reverse=True) if worth[c] >= _WORTH_A_RUN]
             if chosen:
                 return self._step(chosen[:_CHALLENGERS])
-            if self._sweep + 1 == SWEEPS or not self._moves:
+            if self._sweep + 1 >= self._sweeps or not self._moves:
                 return None
             self._begin_sweep()
 
@@ -141,13 +144,17 @@ class Race:
         return choice, measured.get(choice)
 
     def _worth(self, number: int, choice: int) -> float:
-        posterior = self._contests[number, choice].posterior
+        """What another model gained from is run at least once here, however sure it is."""
+        contest = self._contests[number, choice]
+        posterior = contest.posterior
         others = [
             contest.posterior.mean
             for (variable, other), contest in self._contests.items()
             if variable == number and other != choice and contest.measured and contest.posterior is not None
         ]
         assert posterior is not None
+        if self._variables[number].choices[choice].known and not contest.measured and posterior.mean >= PROBABLE:
+            return posterior.mean
         return posterior.worth(max([0.0, *others]))
 
     def _step(self, challengers: Sequence[Challenger]) -> Step:

@@ -23,6 +23,7 @@ from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
 from trilithon.tune.conclusion import FINAL_ROUNDS, Conclusion, conclude
 from trilithon.tune.handovers import Knob, halves, handovers, settings_of, with_options
+from trilithon.tune.priors import known_gains, with_priors
 from trilithon.tune.race import Check, Race, Setting
 from trilithon.tune.runs import TuneRuns
 from trilithon.tune.setup import TuneSetup
@@ -69,7 +70,8 @@ async def run_tune(
             known = store.campaign(number)
             runs = TuneRuns(store, number, known, board, configuration, folder, tell, setup.quality_bound)
             try:
-                outcome = await _Tune(setup, board, configuration, runs, tell).outcome(number)
+                gains = known_gains(store, number, board.describe())
+                outcome = await _Tune(setup, board, configuration, runs, tell, gains).outcome(number)
             except BaseException as error:
                 if isinstance(error, TrilithonError) and not (known.runs or runs.new_runs):
                     store.remove(number)  # what was asked for cannot be: there is nothing to go on with
@@ -95,10 +97,16 @@ def _begin(setup: TuneSetup, store: Store, board: Board) -> int:
 
 class _Tune:
     def __init__(
-        self, setup: TuneSetup, board: Board, configuration: Configuration, runs: TuneRuns, tell: Callable[[str], None]
+        self,
+        setup: TuneSetup,
+        board: Board,
+        configuration: Configuration,
+        runs: TuneRuns,
+        tell: Callable[[str], None],
+        gains: Mapping[str, float] | None = None,
     ):
         self._setup, self._board, self._configuration = setup, board, configuration
-        self._runs, self._tell = runs, tell
+        self._runs, self._tell, self._gains = runs, tell, gains or {}
         self._test = Test(kind="pg", prompt_tokens=setup.prompt_tokens, generated_tokens=setup.generated_tokens)
         self._file = read_model_file(setup.model, configuration.cache)
         self._round = 0
@@ -156,7 +164,9 @@ class _Tune:
                 options[knob.of_prefill].update(knob.variable.choices[choice].options)
             return self._placed(spec, *options)
 
-        return placed(await self._raced(Race([knob.variable for knob in knobs]), placed, reference))
+        return placed(
+            await self._raced(Race(with_priors([knob.variable for knob in knobs], self._gains)), placed, reference)
+        )
 
     def _knobs(self, spec: PlacementSpec) -> list[Knob]:
         """Without choices that are refused, that the user's settings exclude, and that come to the defaults."""
