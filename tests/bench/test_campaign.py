@@ -382,6 +382,7 @@ QUESTIONS = QuestionSet(
 )
 
 
+@pytest.mark.slow
 def test_questions_are_asked_once_and_only_those_that_are_missing_on_resume(bench: Bench) -> None:
     bad = "scripted/npu:refuse_start=no"
     words = {"questions": QUESTIONS, "rounds": 2}

@@ -120,6 +120,7 @@ def test_a_request_that_is_refused_is_a_wrong_answer(asking: Asking) -> None:
     assert asking.opened == 1
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_is_started_again_and_given_up_at_last(asking: Asking, tmp_path: Path) -> None:
     once = asking(f"scripted/cpu:decode=5000,text=408,crash_after=1,flaky=1,flaky_file={tmp_path / 'starts'}")
     assert [answer.verdict for answer in once] == ["wrong", "wrong", "unscored"]

@@ -23,6 +23,7 @@ def store(home: Path) -> Iterator[Store]:
         yield opened
 
 
+@pytest.mark.slow
 def test_a_campaign_is_resumed_by_its_number_and_its_report_is_written_where_it_was_wanted(
     trilithon: Program, home: Path, tiny: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
