@@ -94,6 +94,8 @@ def test_routing_refusals_lists_and_drains(
             assert absent[0].json()["error"]["code"] == "model_not_found"
             assert "tiny:latest" in absent[1].json()["error"]
             assert absent[2].json()["type"] == "error"
+            forged = await http.post(CHAT, json=chat("x", model="a\r\nx-trilithon-refusal: key\r\nb: "))
+            assert (forged.status_code, "'a??x-trilithon-refusal:?key??b:?'" in forged.text) == (404, True)
             unnamed = await http.post(CHAT, json={"messages": []})
             assert (unnamed.status_code, "model is required" in unnamed.text) == (400, True)
             for method, path in (
