@@ -117,6 +117,7 @@ WORDS: dict[str, list[list[str]]] = {
     "run": [[f"./{EVIL}.gguf", "hi"], [EVIL, "hi"]],
     "serve": [[f"./{EVIL}.gguf"], ["--placement", EVIL]],
     "fleet add": [[EVIL], [f"r={EVIL}"], ["r=http://127.0.0.1:9", "--ssh", EVIL]],
+    "fleet ask": [[EVIL], ["broken.gguf"]],
     "fleet drain": [[EVIL]],
     "fleet list": [[]],
     "fleet rm": [[EVIL]],

@@ -81,3 +81,51 @@ def test_the_gateway_as_a_process(trilithon: Program, served: Any, home: Path, h
         finally:
             gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(60) == 0
+
+
+def test_a_batch_is_answered_and_goes_on_where_it_was_stopped(trilithon: Program, served: Any, tmp_path: Path) -> None:
+    trilithon("fleet", "add", f"rock1={served.url}")
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    lines = [{**chat, "model": "tiny"}, {"custom_id": "b", "body": chat}, {**chat, "max_tokens": -5}]
+    file, answers = tmp_path / "questions.jsonl", tmp_path / "questions.answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert "model is missing" in trilithon("fleet", "ask", file).stderr
+    done = trilithon("fleet", "ask", file, "--model", "tiny", "--json")
+    assert (done.code, "1 lines have no answer" in done.stderr) == (1, True)
+    assert json.loads(done.stdout) == {"answered": 2, "refused": 1, "failed": 0, "output": str(answers)}
+    rows = {row["line"]: row for row in map(json.loads, answers.read_text().splitlines())}
+    assert [(rows[number]["board"], rows[number]["status"]) for number in (1, 2, 3)] == [
+        ("rock1", 200),
+        ("rock1", 200),
+        ("rock1", 400),
+    ]
+    assert rows[2]["custom_id"] == "b"
+    assert rows[1]["body"]["choices"][0]["message"]["content"]
+
+    lines[2] = {**chat, "max_tokens": 3}
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with answers.open("a") as half:
+        half.write('{"line": 3, "of"')  # the run was killed while it wrote
+    done = trilithon("fleet", "ask", file, "--model", "tiny", "--json")
+    assert (done.code, json.loads(done.stdout)["answered"]) == (0, 3)
+    assert len(answers.read_text().splitlines()) == 4
+    assert trilithon("fleet", "ask", file, "--model", "tiny").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("", "has no lines"),
+        ("[1]", "line 1: write a JSON object"),
+        ('{"messages": "x", "model": "m"}', "line 1: write a JSON object"),
+        ('{"messages": [], "model": 5}', "line 1: model is missing"),
+        ('{"messages": [], "model": "absent"}', "line 1: no board has the model absent"),
+    ],
+)
+def test_a_batch_that_is_none(trilithon: Program, served: Any, tmp_path: Path, text: str | None, words: str) -> None:
+    trilithon("fleet", "add", f"rock1={served.url}")
+    if text is not None:
+        (tmp_path / "file").write_text(text)
+    done = trilithon("fleet", "ask", tmp_path / "file")
+    assert (done.code, words in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilithon.cli.fleet.ask import ask_command
 from trilithon.cli.fleet.serve import serve_command
 from trilithon.cli.output import say, shown
 from trilithon.errors import TrilithonError, UserError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from trilithon.fleet.boards import FleetBoard
     from trilithon.fleet.state import BoardState
 
-__all__ = ["complete_board", "fleet"]
+__all__ = ["complete_board", "fleet", "states_of"]
 
 _TITLES = ("BOARD", "ADDRESS", "MACHINE", "MEMORY", "VERSION", "STATE")
 _MODEL_TITLES = ("MODEL", "BOARD", "PLACEMENT", "TOKENS/S")
@@ -43,6 +44,7 @@ def fleet() -> None:
 
 
 fleet.add_command(serve_command)
+fleet.add_command(ask_command)
 
 
 @fleet.command("add")
@@ -102,7 +104,7 @@ def list_command(as_json: bool) -> None:
     if not known and not as_json:
         say(shown(Message("there are no boards yet; add one: trilithon fleet add NAME=https://HOST:PORT")), err=True)
         return
-    _print(known, _states(known), as_json=as_json)
+    _print(known, states_of(known), as_json=as_json)
 
 
 @fleet.command("rm")
@@ -144,7 +146,7 @@ def _set_drained(names: tuple[str, ...], *, drained: bool) -> None:
         say(shown(text if drained else Message("{name} gets requests", name=board.name)), err=True)
 
 
-def _states(known: "Sequence[FleetBoard]") -> "list[BoardState]":
+def states_of(known: "Sequence[FleetBoard]") -> "list[BoardState]":
     """Of all boards at once."""
     from concurrent.futures import ThreadPoolExecutor
 
