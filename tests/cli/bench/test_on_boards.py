@@ -102,6 +102,7 @@ def test_what_is_wrong_is_told_before_anything_begins(
     assert commands(tmp_path) == []
 
 
+@pytest.mark.slow  # two processes
 def test_an_error_of_the_board_is_its_reason(trilithon: Program, boards: Configuration, tiny: Path) -> None:
     done = trilithon("bench", tiny, "--placement", "nonsense/cpu", "--on", "rock1,rock2")
     assert (done.code, done.stdout) == (1, "")
