@@ -107,8 +107,12 @@ def fitting(table: "Table", console: "Console") -> "RenderableType":
     spare = console.width - Measurement.get(console, roomy, table).minimum
     if spare < 0:
         return _one_cell_a_line(table, console.width)
-    for column, wish in zip(table.columns, wishes, strict=True):
-        column.width = (column.width or 0) + min(wish, spare * wish // max(sum(wishes), 1))
+    # What little is wished for is given whole: names stay in one line, and long texts are wrapped.
+    by_wish = sorted(zip(wishes, range(len(wishes)), strict=True))
+    for place, (wish, index) in enumerate(by_wish):
+        width = min(wish, spare // (len(by_wish) - place))
+        table.columns[index].width = (table.columns[index].width or 0) + width
+        spare -= width
     return table
 
 

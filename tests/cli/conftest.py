@@ -29,6 +29,13 @@ class Done(NamedTuple):
 Program = Callable[..., Done]
 
 
+@pytest.fixture(autouse=True)
+def language_ends_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--lang` sets them for this process."""
+    for name in ("LANGUAGE", "TRILITHON_LANG"):
+        monkeypatch.setenv(name, "")
+
+
 @pytest.fixture
 def trilithon(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Program:
     """Call it with the words of a command line. It neither waits for an idle machine nor measures its memory."""

@@ -73,7 +73,7 @@ def test_words_of_this_machine_are_completed(trilithon: Program, home: Path, tin
     for command in ("bench", "run", "serve"):
         assert "llama.cpp/cpu" in completed(command, str(tiny), "--placement", "LLAMA")
         assert completed(command, "nothing.gguf", "--placement", "") == {}
-    assert completed("bench", "--preset", "") == {"article": None}
+    assert completed("bench", "--preset", "") == {"article": None, "depth": None}
     for words in (("pull", "m"), ("estimate", "m"), ("recommend",), ("atlas",), ("convert", "m")):
         assert {"rk3588", "rk3588s"} <= completed(*words, "--chip", "RK3588").keys(), words
     assert "rkllm" in completed("estimate", "m", "--engine", "rk")
