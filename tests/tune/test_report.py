@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trilithon.board.snapshot import read_board
+from trilithon.cli.bench.outcome import write_pictures
 from trilithon.engines.base import Placement
 from trilithon.engines.ik_llamacpp.engine import IkLlamaCpp
 from trilithon.engines.placement_spec import parse_placement
@@ -147,3 +148,14 @@ def test_the_next_model_takes_at_most_half_of_the_runs(
         for outcome, campaign in zip(outcomes, campaigns, strict=True)
     ]
     assert race_runs[1] <= race_runs[0] / 2
+
+
+def test_a_tune_without_anything_to_change_has_a_report(
+    configuration: Configuration, tiny: Path, tmp_path: Path
+) -> None:
+    what = TuneSetup(model=tiny, prompt_tokens=64, generated_tokens=8, placements=("scripted/cpu",))
+    with Store.open(configuration.results_database) as store:
+        campaign = store.campaign(asyncio.run(run_tune(what, store, configuration, str)).campaign)
+    assert campaign.runs == ()
+    (page,) = write_pictures(campaign, tmp_path)
+    assert "the defaults are as good: scripted/cpu" in page.read_text(encoding="utf-8")

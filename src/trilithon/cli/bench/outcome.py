@@ -132,11 +132,12 @@ def write_pictures(campaign: "Campaign", folder: Path) -> list[Path]:
     from trilithon.results.report.plots import write_pngs
     from trilithon.results.report.tuned import charts_of
     from trilithon.results.statements import comparison_lines
+    from trilithon.results.tuned.steps import is_tune
     from trilithon.results.verdict import verdict_sentence
 
     phrases = phrases_here()
     rows = summarise(campaign, phrases)
-    if not rows:
+    if not rows and not is_tune(campaign):  # a tune without anything to change has a result
         raise UserError("campaign {id} has no measurements yet; there is nothing to draw", id=campaign.id)
     charts = charts_of(campaign, rows, source=report_title(campaign, rows, phrases), phrases=phrases)
     try:
