@@ -92,6 +92,7 @@ def test_campaigns_of_boards_come_here_once_and_a_dead_board_holds_none_up(
         (("--on", ","), "name boards, separated by commas"),
         (("--on", "rock1,nossh"), "board nossh has no address for ssh"),
         (("--on", "rock1", "--report", "x"), "trilithon results report"),
+        (("--on", "rock1", "--questions", __file__), "--questions and --on: the boards do not have that file"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_begins(

@@ -1,6 +1,7 @@
 """`trilithon bench MODEL --on rock1,rock2`: a campaign on each board, one table here."""
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -36,6 +37,8 @@ def bench_on_boards(context: click.Context, configuration: "Configuration") -> N
 
     if context.params["report_folder"] is not None:
         raise UserError("--report and --on: make the report afterwards, with trilithon results report")
+    if Path(context.params["questions"] or "").is_file():
+        raise UserError("--questions and --on: the boards do not have that file; use --questions standard")
     names = [name.strip() for name in context.params["boards"].split(",") if name.strip()]
     if not names:
         raise UserError("--on: name boards, separated by commas; see: trilithon fleet list")
