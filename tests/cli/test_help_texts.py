@@ -41,12 +41,22 @@ def test_all_help_is_in_russian(trilithon: Program, russian: None) -> None:
 def test_help_in_another_language_leaves_the_english_help_as_it_is(trilithon: Program) -> None:
     for words in (["--help"], ["bench", "--help"], ["results", "--help"], ["results"], ["bench", "--nonsense"]):
         english = trilithon(*words)
+        assert not re.search("[а-я]", english.stdout + english.stderr)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LANG", "ru_RU.UTF-8")
             patch.delenv("LC_ALL", raising=False)
             other = trilithon(*words)
         assert other != english
         assert trilithon(*words) == english
+
+
+def test_a_language_that_is_named_goes_before_that_of_the_locale(
+    trilithon: Program, russian: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Показать эту справку" in trilithon("--help").stdout
+    monkeypatch.setattr(main, "_help_option", None)  # as in a new process
+    assert not re.search("[а-я]", trilithon("--lang", "en", "--help").stdout)
+    assert "Показать эту справку" in trilithon("--lang", "ru", "bench", "--help").stdout
 
 
 def test_english_help_reads_no_catalogue(trilithon: Program) -> None:

@@ -117,6 +117,7 @@ def words_of(lines: list[str]) -> set[str]:
     return {word for line in lines for word in re.findall(r"(?<![\w./:@=-])[^\W\d_]{3,40}(?![\w/@=-])", line)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_no_command_breaks_a_word(planted: dict[str, str], language: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", {"en": "en_GB.UTF-8", "ru": "ru_RU.UTF-8"}[language])
@@ -134,6 +135,7 @@ def test_no_command_breaks_a_word(planted: dict[str, str], language: str, monkey
         assert shortened or missing == set(), command
 
 
+@pytest.mark.slow
 def test_a_terminal_without_signs_gets_ascii(planted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "linux")
     shown = {command: output(command, COLUMNS, planted) for command in COMMANDS}

@@ -100,6 +100,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return in_users_language(loaded(cmd_name)) if cmd_name in _COMMANDS else None
 
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:  # click made it before it met --lang
+            option.help = shown("Show this message and exit.")
+        return option
+
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super(_Commands, in_users_language(self)).format_usage(ctx, formatter)
 
