@@ -5,17 +5,19 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trilithon.errors import TrilithonError
-from trilithon.fleet.boards import FleetBoard
+from trilithon.errors import TrilithonError, UserError
+from trilithon.fleet.boards import FleetBoard, board_key
 
-__all__ = ["BoardModel", "BoardState", "BoardUnreachable", "ask_board", "connect", "plain_name"]
+__all__ = ["BoardModel", "BoardState", "BoardUnreachable", "ask_board", "connect", "plain_name", "states_of"]
 
 _MOST_BYTES = 8 << 20
 _SECONDS = 5.0
+_AT_ONCE = 32
 # Names that HAProxy's maps can hold; trilithon's own are a part of them.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}")
 
@@ -98,6 +100,19 @@ def ask_board(board: FleetBoard, key: str, seconds: float = _SECONDS) -> BoardSt
         slots=max(1, min(64, _count(plans.get("slots")))),
         models=models,
     )
+
+
+def states_of(known: Sequence[FleetBoard]) -> list[BoardState]:
+    """Of all boards at once, with the problem where one does not answer."""
+
+    def ask(board: FleetBoard) -> BoardState:
+        try:
+            return ask_board(board, board_key(board))
+        except (BoardUnreachable, UserError) as problem:
+            return BoardState(name=board.name, problem=problem.args[0])
+
+    with ThreadPoolExecutor(max_workers=max(1, min(_AT_ONCE, len(known)))) as pool:
+        return list(pool.map(ask, known))
 
 
 def connect(board: FleetBoard, seconds: float) -> http.client.HTTPConnection:

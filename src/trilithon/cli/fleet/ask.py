@@ -24,10 +24,10 @@ def ask_command(file: Path, output: Path | None, model: str, as_json: bool) -> N
 
     A line is the JSON body of a chat completion, or has it in "body", as in OpenAI's batches. Answers are appended as
     they come; the same command again goes on with what has no answer."""
-    from trilithon.cli.fleet.commands import states_of
     from trilithon.cli.signals import stoppable
     from trilithon.fleet.batch import answer_lines, read_lines
     from trilithon.fleet.boards import board_key, named_boards
+    from trilithon.fleet.state import states_of
     from trilithon.settings import load_configuration
 
     lines = read_lines(file, model)

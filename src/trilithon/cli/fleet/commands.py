@@ -9,7 +9,7 @@ import click
 from trilithon.cli.fleet.ask import ask_command
 from trilithon.cli.fleet.serve import serve_command
 from trilithon.cli.output import say, shown
-from trilithon.errors import TrilithonError, UserError
+from trilithon.errors import TrilithonError
 from trilithon.language import Message
 from trilithon.units import format_bytes
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trilithon.fleet.boards import FleetBoard
     from trilithon.fleet.state import BoardState
 
-__all__ = ["complete_board", "fleet", "states_of"]
+__all__ = ["complete_board", "fleet"]
 
 _TITLES = ("BOARD", "ADDRESS", "MACHINE", "MEMORY", "VERSION", "STATE")
 _MODEL_TITLES = ("MODEL", "BOARD", "PLACEMENT", "TOKENS/S")
@@ -98,6 +98,7 @@ def _with_key(board: "FleetBoard", key_file: Path | None) -> "tuple[FleetBoard, 
 def list_command(as_json: bool) -> None:
     """List the boards: machine, version, whether they are up, and their models with placement and speed."""
     from trilithon.fleet.boards import boards
+    from trilithon.fleet.state import states_of
     from trilithon.settings import load_configuration
 
     known = boards(load_configuration())
@@ -144,23 +145,6 @@ def _set_drained(names: tuple[str, ...], *, drained: bool) -> None:
         change_board(configuration, board.name, lambda known: replace(known, drained=drained))
         text = Message("{name} gets no new requests", name=board.name)
         say(shown(text if drained else Message("{name} gets requests", name=board.name)), err=True)
-
-
-def states_of(known: "Sequence[FleetBoard]") -> "list[BoardState]":
-    """Of all boards at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from trilithon.fleet.boards import board_key
-    from trilithon.fleet.state import BoardState, BoardUnreachable, ask_board
-
-    def ask(board: "FleetBoard") -> "BoardState":
-        try:
-            return ask_board(board, board_key(board))
-        except (BoardUnreachable, UserError) as problem:
-            return BoardState(name=board.name, problem=problem.args[0])
-
-    with ThreadPoolExecutor(max_workers=max(1, min(32, len(known)))) as pool:
-        return list(pool.map(ask, known))
 
 
 def _print(known: "Sequence[FleetBoard]", states: "Sequence[BoardState]", *, as_json: bool) -> None:
