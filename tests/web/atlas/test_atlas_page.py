@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from russian import english_on
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +15,8 @@ def test_a_buyer_gets_an_estimate_and_filters(
     site: Callable[..., Any], browser_page: Callable[..., Any], tiny: Path
 ) -> None:
     page = browser_page()
-    page.goto(f"{site(tiny).url}/atlas")
+    url = site(tiny).url
+    page.goto(f"{url}/atlas")
     page.get_by_label("Model, such as").fill("Qwen2.5-7B-Instruct")
     page.get_by_role("form", name="Estimate").get_by_label("Chip or machine").select_option("RK3588")
     page.get_by_label("Memory of the board").select_option("4 GiB")
@@ -32,3 +34,10 @@ def test_a_buyer_gets_an_estimate_and_filters(
     shown = page.locator("ol.bars").inner_text()
     page.reload()
     expect(page.locator("ol.bars")).to_have_text(shown, use_inner_text=True)
+    russian = browser_page(language="ru-RU", width=400)
+    russian.goto(f"{url}/atlas?chip=RK3588")
+    russian.locator("form input").fill("qwen2.5-1.5b")
+    russian.get_by_role("button", name="Оценить").click()
+    expect(russian.locator("table.estimates tbody tr").first).to_be_visible()
+    assert english_on(russian) == []
+    assert russian.evaluate("document.documentElement.scrollWidth") <= 400

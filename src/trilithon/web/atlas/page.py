@@ -75,7 +75,9 @@ class _AtlasView:
         screen, text = screen_of(self._rows, self._query), self._text
         self._query = query = screen.query
         for name in FILTERS:
-            self._selects[name].set_content(options(screen.choices[name], getattr(query, name), text("atlas.all")))
+            self._selects[name].set_content(
+                options(screen.choices[name], getattr(query, name), text("atlas.all"), names=True)
+            )
         figures = {text(f"atlas.figure_{name}"): name for name in FIGURES}
         self._selects["figure"].set_content(options(figures, text(f"atlas.figure_{query.figure}")))
         self._chart.set_content(bar_list(screen.bars, text))

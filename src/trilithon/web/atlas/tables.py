@@ -15,16 +15,19 @@ from trilithon.web.texts import Texts
 __all__ = ["bar_list", "estimate_table", "options", "row_table"]
 
 _ROW_COLUMNS = ("model", "chip", "engine", "quantisation", "prompt", "prefill", "decode", "first_token", "source")
+_NAMES = ("model", "chip", "engine", "quantisation", "source")
 _ESTIMATE_COLUMNS = ("chip", "engine", "quantisation", "decode", "within", "prefill", "memory", "basis")
 
 
-def options(values: Iterable[str], chosen: str, all_of_them: str = "") -> Html:
-    """Of a `<select>`; `all_of_them` is the name of no filter. What an address names is offered even without rows."""
+def options(values: Iterable[str], chosen: str, all_of_them: str = "", *, names: bool = False) -> Html:
+    """Of a `<select>`; `all_of_them` is the name of no filter. What an address names is offered even without rows.
+    `names` are those of products, in no language of ours."""
     known = list(values)
     known += [chosen] if chosen and chosen not in known else []
     pairs = [*([("", all_of_them)] if all_of_them else []), *((value, value) for value in known)]
     return joined(
-        element("option", title, value=value, selected="" if value == chosen else None) for value, title in pairs
+        element("option", title, value=value, selected="" if value == chosen else None, lang=_language(names and value))
+        for value, title in pairs
     )
 
 
@@ -34,7 +37,7 @@ def bar_list(bars: Sequence[AtlasBar], text: Texts) -> Html:
     return joined(
         element(
             "li",
-            element("span", bar.label, class_="label"),
+            element("span", bar.label, class_="label", lang="en"),
             element(
                 "span",
                 element("span", class_=f"bar {bar.unit}", style=f"width: {100 * bar.value / longest:.1f}%"),
@@ -101,13 +104,17 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Texts) -
         element(
             "tr",
             *(
-                element("td", cell, class_=name, data_title=title)
+                element("td", cell, class_=name, data_title=title, lang=_language(name in _NAMES))
                 for (name, title), cell in zip(titles.items(), cells, strict=True)
             ),
         )
         for cells in rows
     )
     return joined((element("thead", head), element("tbody", *lines)))
+
+
+def _language(is_name: object) -> str | None:
+    return "en" if is_name else None
 
 
 def _number(value: float, text: Texts) -> str:
