@@ -84,7 +84,7 @@ def test_without_faults_keeps_the_rest():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"spede": "1"}, "unknown option spede; did you mean seed?"),
+        ({"sead": "1"}, "unknown option sead; did you mean seed?"),
         ({"decode": "0"}, "tokens per second"),
         ({"prefill": "nan"}, "tokens per second"),
         ({"prefill": "inf"}, "tokens per second"),

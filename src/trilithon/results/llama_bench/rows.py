@@ -345,7 +345,8 @@ def _gpu(gpu: Mapping[str, Any], unit: str) -> str:
 
 def _mask(cpus: Any) -> str:
     numbers = cpus if isinstance(cpus, list | tuple) else ()
-    return hex(sum(1 << number for number in set(numbers) if isinstance(number, int) and 0 <= number < _MOST_CPUS))
+    whole = {number for number in numbers if isinstance(number, int) and 0 <= number < _MOST_CPUS}
+    return hex(sum(1 << number for number in whole))
 
 
 def _utc(started: str) -> str:
