@@ -90,10 +90,10 @@ def test_cold_start_shows_the_moments_it_has() -> None:
     assert found == {"load_warm_seconds": 2, "cached_request_seconds": 0.25}
 
 
-def test_more_is_better_of_rates_and_words_alone() -> None:
+def test_more_is_better_of_rates_words_and_correct_answers_alone() -> None:
     for metric in (metric for metrics in METRICS.values() for metric in metrics):
-        assert metric.higher_is_better == (metric.unit in ("tokens/s", "words/s", "words")), metric.name
-        assert metric.name.endswith(("_per_second", "_seconds", "words"))
+        assert metric.higher_is_better == (metric.unit in ("tokens/s", "words/s", "words", "percent")), metric.name
+        assert metric.name.endswith(("_per_second", "_seconds", "words", "answers"))
 
 
 def test_every_kind_of_test_has_a_headline_among_its_metrics() -> None:
