@@ -14,7 +14,8 @@ from trilithon.engines.placement_spec import parse_placement
 from trilithon.engines.placing import Need, place
 from trilithon.engines.rk_llamacpp.engine import RkLlamaCpp
 from trilithon.engines.table import engine
-from trilithon.measure.records import Campaign, PlacementRecord, QualityRecord
+from trilithon.engines.variables import variable
+from trilithon.measure.records import Campaign, Failure, PlacementRecord, QualityRecord, Run, Sample, Test
 from trilithon.models.files.model_file import read_model_file
 from trilithon.results.compare import summarise
 from trilithon.results.phrases import Phrases
@@ -22,10 +23,12 @@ from trilithon.results.report.page import write_report
 from trilithon.results.report.tuned import charts_of, step_lines
 from trilithon.results.statements import comparison_lines
 from trilithon.results.store.database import Store
-from trilithon.results.tuned.steps import end_of, steps
+from trilithon.results.tuned.steps import TUNE_SOURCE, TuneStep, changed_half, end_of, steps
 from trilithon.results.verdict import verdict_sentence
 from trilithon.settings import Configuration
-from trilithon.tune.priors import known_gains
+from trilithon.tune import session
+from trilithon.tune.handovers import Knob
+from trilithon.tune.priors import known_gains, with_priors
 from trilithon.tune.session import TuneOutcome, run_tune
 from trilithon.tune.setup import TuneSetup
 
@@ -93,6 +96,60 @@ def test_what_gave_other_answers_is_told_once(ended: tuple[TuneOutcome, Campaign
     assert [step.change for step in steps(campaign) if step.result == "wrong"] == [f"{half}+{other}"]
 
 
+def race_of(*runs: tuple[str, int, float | None], placements: tuple[PlacementRecord, ...] = ()) -> Campaign:
+    """`runs`: a placement, its round and its seconds, None where it failed."""
+    return Campaign(
+        id=1,
+        started="2026-11-30T10:00:00+00:00",
+        status="finished",
+        source=TUNE_SOURCE,
+        version="",
+        board={},
+        plan={},
+        runs=tuple(
+            Run(
+                placement=name,
+                round=number,
+                outcome="failed" if seconds is None else "finished",
+                started_ns=0,
+                finished_ns=round((seconds or 0) * 1e9),
+                samples=(
+                    ()
+                    if seconds is None
+                    else (Sample(test=Test(kind="pg"), started_ns=0, finished_ns=round(seconds * 1e9)),)
+                ),
+            )
+            for name, number, seconds in runs
+        ),
+        placements=placements,
+    )
+
+
+def test_a_stop_and_a_crash_of_the_best_settings_are_no_result() -> None:
+    old, new = "scripted/cpu", "scripted/cpu:decode=90"
+    race = race_of((old, 1, 2.0), (new, 1, 2.0), (new, 2, None), (new, 2, 1.0), (old, 2, 2.0), (old, 3, None))
+    cut = replace(race.runs[2], failure=Failure(kind="interrupted", message="stopped"))
+    race = replace(race, runs=(*race.runs[:2], cut, *race.runs[3:], replace(race.runs[1], round=3)))
+    (step,) = steps(race)
+    assert (step.challenger, step.gains, step.gain, step.result) == (new, (1.0, 2.0), 1.5, "dropped")
+
+
+def test_a_comparison_of_answers_that_crashed_is_a_failure() -> None:
+    record = PlacementRecord(
+        name="scripted/cpu:wrong=1",
+        engine="scripted",
+        build="",
+        build_version="",
+        unit="cpu",
+        model={},
+        settings={},
+        must_match={},
+        quality=QualityRecord(verdict="unknown", reference="scripted/cpu", reasons=("died",)),
+    )
+    (step,) = steps(race_of(placements=(record,)))
+    assert (step.challenger, step.result) == (record.name, "failed")
+
+
 def test_an_end_that_is_none_is_not_told(ended: tuple[TuneOutcome, Campaign]) -> None:
     """Of a tune that was stopped, and of an import by somebody else."""
     outcome, campaign = ended
@@ -140,7 +197,9 @@ def test_the_next_model_takes_at_most_half_of_the_runs(
         board = str(campaigns[0].board["description"])
         assert known_gains(store, numbers[0], board) == {}
         assert known_gains(store, numbers[1], "another board") == {}
-        assert known_gains(store, numbers[1], board)["speedup=1.2"] > 0.1
+        assert known_gains(store, numbers[1], board)["scripted/cpu", False, "speedup=1.2"] > 0.1
+        other_workload = session._begin(replace(what, prompt_tokens=65), store, read_board())
+        assert known_gains(store, other_workload, board) == {}
     assert outcomes[0].best.name == outcomes[1].best.name
     assert outcomes[1].gained
     race_runs = [
@@ -148,6 +207,16 @@ def test_the_next_model_takes_at_most_half_of_the_runs(
         for outcome, campaign in zip(outcomes, campaigns, strict=True)
     ]
     assert race_runs[1] <= race_runs[0] / 2
+
+
+def test_a_gain_is_that_of_its_units_and_half() -> None:
+    handover = "scripted/npu+scripted/cpu"
+    step = TuneStep(challenger="scripted/npu:t=4+scripted/cpu", incumbent=handover, change="t=4", result="kept")
+    assert changed_half(step) == (handover, True)
+    knobs = [Knob(variable("threads", 0.1, {"t": "4"}), of_prefill) for of_prefill in (False, True)]
+    gains = {(*changed_half(step), step.change): 0.3}
+    for placement, known in ((handover, [False, True]), ("scripted/cpu", [False, False])):
+        assert [v.choices[1].known for v in with_priors(knobs, placement, gains)] == known
 
 
 def test_a_tune_without_anything_to_change_has_a_report(

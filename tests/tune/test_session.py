@@ -234,6 +234,11 @@ def test_a_tune_that_ended_as_its_best_settings_failed_twice_tries_them_again(re
     assert (best, known.new_runs) == ((1,), 0)
 
 
+def test_a_choice_that_comes_to_the_reference_is_right(resumed: Resumed) -> None:
+    _, known, (first, _) = resumed()
+    assert asyncio.run(known.is_right(first, first))
+
+
 def test_an_imported_tune_does_not_go_on_here(configuration: Configuration, tiny: Path) -> None:
     with Store.open(configuration.results_database) as store:
         number = session._begin(setup(tiny, "scripted/cpu"), store, read_board())

@@ -89,6 +89,8 @@ class TuneRuns:
         a handover, that of each half alone, as a prompt would not always go to the first; that a cache of the first
         gives the second's results is probed at each start. That of a placement that fails is not right."""
         records = [await self._record(half, reference) for half in halves(placement) if half.name != reference.name]
+        if not records:  # it is the reference, spelled out
+            return True
         worst = max(records, key=_wrongness)
         if placement.prefill is not None and placement.name not in self._quality:
             self._keep(placement, worst)

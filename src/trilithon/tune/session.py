@@ -23,7 +23,7 @@ from trilithon.runtime.process import workspace
 from trilithon.settings import Configuration
 from trilithon.tune.conclusion import FINAL_ROUNDS, Conclusion, conclude
 from trilithon.tune.handovers import Knob, halves, handovers, settings_of, with_options
-from trilithon.tune.priors import known_gains, with_priors
+from trilithon.tune.priors import Gains, known_gains, with_priors
 from trilithon.tune.race import Check, Race, Setting
 from trilithon.tune.runs import TuneRuns
 from trilithon.tune.setup import TuneSetup
@@ -103,7 +103,7 @@ class _Tune:
         configuration: Configuration,
         runs: TuneRuns,
         tell: Callable[[str], None],
-        gains: Mapping[str, float] | None = None,
+        gains: Gains | None = None,
     ):
         self._setup, self._board, self._configuration = setup, board, configuration
         self._runs, self._tell, self._gains = runs, tell, gains or {}
@@ -164,9 +164,7 @@ class _Tune:
                 options[knob.of_prefill].update(knob.variable.choices[choice].options)
             return self._placed(spec, *options)
 
-        return placed(
-            await self._raced(Race(with_priors([knob.variable for knob in knobs], self._gains)), placed, reference)
-        )
+        return placed(await self._raced(Race(with_priors(knobs, spec.name, self._gains)), placed, reference))
 
     def _knobs(self, spec: PlacementSpec) -> list[Knob]:
         """Without choices that are refused, that the user's settings exclude, and that come to the defaults."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from statistics import median
 from typing import Any, Literal
 
 from trilithon.engines.placement_spec import parse_placement
@@ -9,9 +10,21 @@ from trilithon.errors import PlacementError
 from trilithon.language import Message
 from trilithon.measure.records import Campaign, Run
 from trilithon.measure.statistics import RUNS_FOR_AN_INTERVAL, ratio
+from trilithon.results.compare import counted_runs
 from trilithon.results.phrases import ENGLISH, Phrases
 
-__all__ = ["TUNE_SOURCE", "TuneEnd", "TuneStep", "end_of", "end_sentence", "is_tune", "steps", "tune_sentence"]
+__all__ = [
+    "TUNE_SOURCE",
+    "TuneEnd",
+    "TuneStep",
+    "changed_half",
+    "end_of",
+    "end_sentence",
+    "is_tune",
+    "steps",
+    "tune_sentence",
+    "units_of",
+]
 
 TUNE_SOURCE = "tune"
 """The source of a tune's campaign in the store, so that `bench --resume` does not go on with it."""
@@ -50,7 +63,7 @@ class TuneEnd:
 class TuneStep:
     """`change` is what `challenger` has and `incumbent` has not. `gains` are the incumbent's times divided by the
     challenger's, one per round, `gain` their median, `low` to `high` at 99%. "wrong" gave other answers, and did not
-    run."""
+    run; "failed" at its comparison of answers, or in a round."""
 
     challenger: str
     incumbent: str
@@ -109,30 +122,39 @@ def steps(campaign: Campaign) -> list[TuneStep]:
     for incumbent, *challengers in _rounds(campaign, end):
         for run in challengers:
             first, second = _seconds(incumbent), _seconds(run)
-            gain = None if first is None or second is None else first / second
+            gain = first / second if first and second else None
             contests.setdefault((incumbent.placement, run.placement), []).append(gain)
-    told = [_step(*names, gains, best) for names, gains in contests.items()]
-    tried = {name for step in told for name in (step.challenger, step.incumbent)}
-    wrong = {p.name: p.quality.reference for p in campaign.placements if p.quality and p.quality.verdict != "same"}
-    for name, reference in wrong.items():
-        if name not in tried and not any(other != name and name in _halves_of(other) for other in wrong):
-            told.append(TuneStep(challenger=name, incumbent=reference, change=_change(name, reference), result="wrong"))
-    return told
+    raced = [_step(*names, gains, best) for names, gains in contests.items()]
+    tried = {name for step in raced for name in (step.challenger, step.incumbent)}
+    refused = {p.name: p.quality for p in campaign.placements if p.quality and p.quality.verdict != "same"}
+    return raced + [
+        TuneStep(
+            challenger=name,
+            incumbent=quality.reference,
+            change=_change(name, quality.reference),
+            result="failed" if quality.verdict == "unknown" else "wrong",
+        )
+        for name, quality in refused.items()
+        if name not in tried and not any(other != name and name in _halves_of(other) for other in refused)
+    ]
 
 
 def _rounds(campaign: Campaign, end: TuneEnd | None) -> list[list[Run]]:
-    """The runs of the race's whole rounds, the best settings until then first: every other round ran backwards."""
+    """The runs of the race's whole rounds, the best settings until then first: every other round ran backwards. A round
+    in which these failed, or the machine throttled, was void."""
     rounds: dict[int, list[Run]] = {}
-    for run in campaign.runs:
+    for run in counted_runs(campaign):
         if run.outcome in ("finished", "failed"):
             rounds.setdefault(run.round, []).append(run)
     last = end.fresh_from if end is not None and end.fresh_from is not None else max(rounds, default=0) + 1
     if campaign.status != "finished":
         last -= 1
+    ordered = [runs if number % 2 else runs[::-1] for number, runs in sorted(rounds.items()) if number < last]
     return [
-        runs if number % 2 else runs[::-1]
-        for number, runs in sorted(rounds.items())
-        if number < last and not any(warning.startswith(_THROTTLED) for run in runs for warning in run.warnings)
+        runs
+        for runs in ordered
+        if _seconds(runs[0]) is not None
+        and not any(warning.startswith(_THROTTLED) for run in runs for warning in run.warnings)
     ]
 
 
@@ -157,10 +179,21 @@ def _step(incumbent: str, challenger: str, gains: Sequence[float | None], best: 
         change=_change(challenger, incumbent),
         result="failed" if len(known) < len(gains) else result,
         gains=tuple(known),
-        gain=sorted(known)[len(known) // 2] if interval is None else interval.ratio,
+        gain=median(known) if interval is None else interval.ratio,
         low=None if interval is None else interval.low,
         high=None if interval is None else interval.high,
     )
+
+
+def units_of(name: str) -> str:
+    """A placement's engines and units, without settings."""
+    return "+".join(base for base, _ in _halves(name))
+
+
+def changed_half(step: TuneStep) -> tuple[str, bool]:
+    """The challenger's engines and units, and whether the change is one of a handover's prefilling half."""
+    first, *rest = _halves(step.challenger)
+    return units_of(step.challenger), bool(rest) and first != _halves(step.incumbent)[0]
 
 
 def _halves_of(name: str) -> list[str]:
