@@ -47,6 +47,7 @@ UNHELD: Final[Mapping[str, tuple[Any, ...]]] = {
 """As `Rules.neutral`."""
 
 _MOST_CHOICES = 256
+_MOST_EFFORT = 32  # as of the field reasoning_effort
 _EFFORTS = ("low", "medium", "high", "max")
 # Of a string in llama-server's grammars; a JSON string has other escapes.
 _ESCAPED = re.compile(r'[\x00-\x1f"\\\x7f]')
@@ -133,9 +134,8 @@ def _quoted(text: str) -> str:
 def _thought(extensions: Mapping[str, Any]) -> dict[str, Any]:
     """How much is thought before the answer."""
     thought: dict[str, Any] = {}
-    reasoning = _object(extensions.get("reasoning"), "reasoning")
-    if reasoning.get("exclude"):
-        raise wrong("reasoning.exclude", "reasoning.exclude is not supported; leave it out")
+    reasoning = _reasoning(extensions.get("reasoning"))
+    enabled = reasoning.get("enabled")
     thinking = extensions.get("thinking")
     if isinstance(thinking, bool):
         thinking = {"type": "enabled" if thinking else "disabled"}
@@ -146,8 +146,8 @@ def _thought(extensions: Mapping[str, Any]) -> dict[str, Any]:
     think = extensions.get("think")
     if think is not None and not isinstance(think, bool) and think not in _EFFORTS:
         raise wrong("think", f"think must be true, false, {', '.join(_EFFORTS[:-1])} or {_EFFORTS[-1]}")
-    if thinking or think is not None or isinstance(reasoning.get("enabled"), bool):
-        thought["enable_thinking"] = kind != "disabled" and think is not False and reasoning.get("enabled") is not False
+    if thinking or think is not None or enabled is not None:
+        thought["enable_thinking"] = kind != "disabled" and think is not False and enabled is not False
     if effort := think if isinstance(think, str) else reasoning.get("effort"):
         thought["reasoning_effort"] = effort
     limits = {
@@ -161,6 +161,18 @@ def _thought(extensions: Mapping[str, Any]) -> dict[str, Any]:
                 raise wrong(name, f"{name} must be a number of tokens")
             thought["thinking_budget_tokens"] = limit
     return thought
+
+
+def _reasoning(value: Any) -> Mapping[str, Any]:
+    reasoning = _object(value, "reasoning")
+    if reasoning.get("exclude"):
+        raise wrong("reasoning.exclude", "reasoning.exclude is not supported; leave it out")
+    effort = reasoning.get("effort")
+    if effort is not None and not (isinstance(effort, str) and len(effort) <= _MOST_EFFORT):
+        raise wrong("reasoning.effort", f"reasoning.effort must be a text of at most {_MOST_EFFORT} characters")
+    if not isinstance(reasoning.get("enabled"), bool | None):
+        raise wrong("reasoning.enabled", "reasoning.enabled must be true or false")
+    return reasoning
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:
