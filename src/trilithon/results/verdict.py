@@ -90,9 +90,9 @@ class _Bench:
 
     def sentence(self) -> str:
         if not self.decisive:
-            return self.say("none_worked", told="; ".join(self._failures(self.names)))
+            return self.say("none_worked", failures="; ".join(self._failures(self.names)))
         if not self.pool:
-            return self.say("none_usable", told="; ".join(self._left_out(None)))
+            return self.say("none_usable", reasons="; ".join(self._left_out(None)))
         leader = self.leader()
         lost = runs_note(self.campaign, leader.placement, phrases=self.say)
         alone = len(self.names) == 1 and _quality(leader) == "reference"
@@ -106,7 +106,7 @@ class _Bench:
     def _scores(self) -> Iterator[str]:
         """Of all that answered a set of questions."""
         scores = [(name, score_of(placement_of(self.campaign, name).answers)) for name in self.names]
-        told = [
+        texts = [
             self.say(
                 "score",
                 placement=name,
@@ -118,8 +118,8 @@ class _Bench:
             for name, score in scores
             if score is not None
         ]
-        if told:
-            yield self.say("scores", told=", ".join(told))
+        if texts:
+            yield self.say("scores", scores=", ".join(texts))
 
     def recommendation(self) -> Recommendation:
         leader = self.leader()
@@ -225,8 +225,8 @@ class _Bench:
             return ""
         ties = [row for row, verdict in others if verdict.answer == "same"]
         if ties:
-            told = [self.say("figure_of", placement=row.placement, figure=self._figure(row)) for row in ties]
-            return self.say("tie", others=self.say("and").join(told))
+            figures = [self.say("figure_of", placement=row.placement, figure=self._figure(row)) for row in ties]
+            return self.say("tie", others=self.say("and").join(figures))
         other, verdict = others[0]
         if verdict.answer == "not comparable":
             figure = self._figure(other)

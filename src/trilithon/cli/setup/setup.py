@@ -58,7 +58,8 @@ def setup(yes: bool, model: str | None, undo: bool, root: Path | None, as_json: 
     _print_findings(findings)
     if root is not None or not steps:
         for step in steps:
-            say(f"{shown(step.question)}\n  trilithon {shlex.join(step.command)}", wrap=True)
+            say(shown(step.question), wrap=True)
+            say(f"  trilithon {shlex.join(step.command)}")  # to be copied
         if not steps:
             say(shown(Message("nothing else is missing; {talk}", talk=_first_words(configuration))), err=True)
         return

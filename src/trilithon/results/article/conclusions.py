@@ -35,8 +35,8 @@ def _scores(arrangement: Arrangement, columns: Sequence[Column], phrases: Phrase
         scored = [(figure, one) for one in arrangement.subjects if (figure := one.figures.get(column.name))]
         if column.digest and scored:
             ranked = sorted(scored, key=lambda pair: -pair[0].median)
-            told = ", ".join(_score(figure, one, arrangement, phrases) for figure, one in ranked)
-            yield phrases("article_scores", set=column.test.question, told=told)
+            texts = ", ".join(_score(figure, one, arrangement, phrases) for figure, one in ranked)
+            yield phrases("article_scores", set=column.test.question, scores=texts)
 
 
 def _score(figure: Spread, subject: ComparedPlacement, arrangement: Arrangement, phrases: Phrases) -> str:

@@ -22,7 +22,7 @@ def questions(campaign: Campaign, phrases: Phrases) -> Html:
     if not answers:
         return Html("")
     parts = [_matrix(campaign, answers, phrases)]
-    parts += [_question(name, given, phrases) for name, given in answers.items()]
+    parts += [_question(name, records, phrases) for name, records in answers.items()]
     title = element("h2", phrases.text(Message("Questions")))
     return element("section", title, "\n", joined(parts, "\n"))
 
@@ -31,14 +31,14 @@ def _matrix(campaign: Campaign, answers: dict[str, list[tuple[str, AnswerRecord]
     """A line per question and a column per placement; the scores last."""
     names = [placement.name for placement in campaign.placements if placement.answers]
     rows = []
-    for question, given in answers.items():
-        verdicts = {name: _badge(answer, phrases) for name, answer in given}
-        rows.append([question, given[0][1].kind, *(verdicts.get(name, "–") for name in names)])
+    for question, records in answers.items():
+        verdicts = {name: _badge(answer, phrases) for name, answer in records}
+        rows.append([question, records[0][1].kind, *(verdicts.get(name, "–") for name in names)])
     scores = [score_of(placement.answers) for placement in campaign.placements if placement.answers]
-    told = [phrases("scored", correct=score.correct, count=score.count) if score else "–" for score in scores]
+    score_cells = [phrases("scored", correct=score.correct, count=score.count) if score else "–" for score in scores]
     heads = [phrases.text(Message("Question")), phrases.text(Message("Kind")), *names]
-    rows.append([phrases.text(Message("Score")), "", *told])
-    sets = ", ".join(dict.fromkeys(answer.question_set for given in answers.values() for _, answer in given))
+    rows.append([phrases.text(Message("Score")), "", *score_cells])
+    sets = ", ".join(dict.fromkeys(answer.question_set for records in answers.values() for _, answer in records))
     caption = phrases.text(Message("Answers to the set {name}", name=sets))
     return table(caption, heads, rows_of_cells(heads, rows))
 

@@ -32,16 +32,16 @@ def charts_of(
 
     if not is_tune(campaign):
         return figures(rows, source=source, phrases=phrases)
-    told = steps(campaign)
-    return {"race": _race(told, source, phrases)} if told else {}
+    tried = steps(campaign)
+    return {"race": _race(tried, source, phrases)} if tried else {}
 
 
-def _race(told: Sequence[TuneStep], source: str, phrases: Phrases) -> "Chart":
+def _race(tried: Sequence[TuneStep], source: str, phrases: Phrases) -> "Chart":
     from trilithon.results.report.charts import Bar, bar_chart
     from trilithon.results.report.plots import unit_of
 
     bars = []
-    for step in told:
+    for step in tried:
         result = phrases.text(_RESULTS[step.result])
         bar = Bar(label=step.change, unit=unit_of(step.challenger), note=result, lacking=phrases("no_result"))
         if step.gain is not None:
@@ -108,14 +108,14 @@ def step_lines(campaign: Campaign, phrases: Phrases) -> list[str]:
         if step.gain is None:
             lines.append(f"{step.change}: {result}")
             continue
-        told = Message(
+        line = Message(
             "{change}: {ratio} times as fast {interval}, {result}",
             change=step.change,
             ratio=phrases.number(f"{step.gain:.2f}"),
             interval=f"({_interval(step, phrases) or phrases('no_interval')})",
             result=result,
         )
-        lines.append(phrases.text(told))
+        lines.append(phrases.text(line))
     return lines
 
 
