@@ -71,7 +71,6 @@ class Questioning:
         answer = "".join(piece.text for piece in pieces if not piece.reasoning).strip()
         wrong = fault(question, answer, calls) if question.rule else ""
         is_cut = finished.reason == "length" and bool(wrong or not question.rule)
-        is_cut = finished.reason == "length" and bool(wrong or not question.rule)
         cut = f"cut at {question.max_tokens} tokens" if is_cut else ""
         record = self._record(question, "; ".join(filter(None, (wrong, cut))), "wrong" if wrong else "correct")
         return replace(

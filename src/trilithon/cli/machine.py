@@ -10,13 +10,13 @@ from trilithon.suggestions import alternatives
 from trilithon.units import parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from trilithon.board.chips import Chip
     from trilithon.estimate.predict import Shift
     from trilithon.settings import Configuration
 
-__all__ = ["chosen_chips", "figure", "room_bytes", "shift_here", "short_chip"]
+__all__ = ["chosen_chips", "figure", "room_bytes", "shift_here", "short_chip", "unknown_chip"]
 
 
 def chosen_chips(name: str | None) -> "Sequence[Chip]":
@@ -33,9 +33,13 @@ def chosen_chips(name: str | None) -> "Sequence[Chip]":
         return tuple(chip for chip in chips().values() if machine_rates(chip.name))
     short = short_chip(name)
     if (chip := find_chip(name) or find_chip(short)) is None:
-        fix = alternatives(short, (*chips(), "all"))
-        raise UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
+        raise unknown_chip(name, (*chips(), "all"))
     return (chip,)
+
+
+def unknown_chip(name: str, known: "Iterable[str]") -> UserError:
+    fix = alternatives(short_chip(name), known)
+    return UserError(Message("unknown chip {chip!r}; {fix}", chip=name[:40], fix=fix))
 
 
 def short_chip(name: str) -> str:

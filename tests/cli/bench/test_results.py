@@ -235,6 +235,13 @@ def test_an_export_comes_back_as_it_was_and_never_twice(trilithon: Program, keep
     assert (done.code, done.stderr.count("\n")) == (2, 1)
 
 
+def test_an_export_of_a_campaign_that_still_runs_says_so(trilithon: Program, keep: Keep) -> None:
+    number = keep(replace(campaign(("a", 1), runs=1), status="running"))
+    done = trilithon("results", "export", "last", "-o", "csv")
+    note = f"note: campaign {number} is not finished: only what was measured so far is exported\n"
+    assert (done.code, done.stderr) == (0, note)
+
+
 def test_where_an_export_goes(trilithon: Program, keep: Keep, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(campaign(("llama.cpp/cpu", 10), runs=1))
     monkeypatch.chdir(home)

@@ -205,6 +205,10 @@ def export(campaigns: tuple[str, ...], output: str, private: bool) -> None:
 
     with _store() as store:
         selected = [_campaign(store, campaign) for campaign in campaigns]
+    for one in selected:
+        if one.status != "finished":
+            text = Message("campaign {id} is not finished: only what was measured so far is exported", id=one.id)
+            say(shown(Message("note: {text}", text=shown(text))), err=True)
     if not private:
         selected = portable(selected)
     path = Path(output)

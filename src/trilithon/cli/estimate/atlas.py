@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilithon.cli.machine import short_chip
+from trilithon.cli.machine import short_chip, unknown_chip
 from trilithon.cli.output import say, shown
 from trilithon.cli.words import complete_chip, complete_engine
 from trilithon.errors import UserError
@@ -102,6 +102,8 @@ def list_command(model: str | None, chip: str | None, engine: str | None, as_jso
     from trilithon.settings import load_configuration
 
     known = (*published(), *local_rows(_local(load_configuration().data)))
+    if chip is not None and not short_chip(chip):  # "rockchip", which would suit each row without a chip
+        raise unknown_chip(chip, sorted({row.chip for row in known if row.chip}))
     rows = [row for row in known if _suits(row, model, chip, engine)]
     if as_json:
         rows_shown = [{**asdict(row), "address": source_address(row.source)} for row in rows]

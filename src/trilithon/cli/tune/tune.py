@@ -43,10 +43,13 @@ def tune(**words: Any) -> None:
 
     Settings that can change answers are compared with the defaults first, and not used where they do. At the end the
     best settings run against the defaults in fresh rounds: only their ratio is told. All samples are stored."""
+    from trilithon.cli.bench.outcome import require_writable, write_pictures
     from trilithon.results.store.database import Store
     from trilithon.settings import load_configuration
 
     configuration = load_configuration()
+    if words["folder"] is not None:
+        require_writable(words["folder"])
     with Store.open(configuration.results_database) as store:
         if words["resume"]:
             setup, number = _stopped(store)
@@ -56,8 +59,6 @@ def tune(**words: Any) -> None:
         campaign = store.campaign(outcome.campaign)
     _show(outcome, words["model"] or str(setup.model), setup, configuration, as_json=words["as_json"])
     if words["folder"] is not None:
-        from trilithon.cli.bench.outcome import write_pictures
-
         for path in write_pictures(campaign, words["folder"]):
             say(path, err=words["as_json"])
 
