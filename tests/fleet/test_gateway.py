@@ -4,19 +4,25 @@ import asyncio
 import json
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from live_boards import LiveBoard, add_all, gateway_of, until
+from live_boards import LiveBoard, add_all, certificate, gateway_of, until
 
-from trilithon.fleet.boards import change_board
+from trilithon.fleet.boards import add_board, change_board, keep_key, parse_board
+from trilithon.fleet.control import Control, ControlError
 from trilithon.fleet.gateway import GatewayTimes
+from trilithon.fleet.haproxy import Share, shares
+from trilithon.fleet.state import BoardModel, BoardState
 from trilithon.serve.access.keys import add_key, remove_key
 from trilithon.settings import Configuration
 
-TIMES = GatewayTimes(look_seconds=0.1, ask_seconds=0.5, drain_seconds=5.0)
+# A busy machine is no board that is down.
+TIMES = GatewayTimes(look_seconds=0.1, ask_seconds=0.5, drain_seconds=5.0, health_seconds=10.0)
 CHAT = "/v1/chat/completions"
 
 
@@ -45,22 +51,89 @@ async def until_boards(http: httpx.AsyncClient, wanted: set[str]) -> None:
             pass
 
 
-async def begun(http: httpx.AsyncClient, text: str, tokens: int) -> asyncio.Task[tuple[str, str]]:
-    """The answer that `answer` gives, once its first token is here."""
-    has_token = asyncio.Event()
+async def begun(http: httpx.AsyncClient, text: str, tokens: int) -> tuple[str, asyncio.Task[tuple[str, str]]]:
+    """The board, and the answer that `answer` gives, once its first token is here."""
+    has_token: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def read() -> tuple[str, str]:
         whole = ""
         async with http.stream("POST", CHAT, json=chat(text, tokens)) as sent:
             async for piece in sent.aiter_text():
                 whole += piece
-                if '"content": "' in whole:
-                    has_token.set()
+                if '"content": "' in whole and not has_token.done():
+                    has_token.set_result(sent.headers["x-trilithon-board"])
             return sent.headers["x-trilithon-board"], whole
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(has_token.wait(), 60)
-    return task
+    return await asyncio.wait_for(has_token, 60), task
+
+
+def test_one_bad_file_holds_nothing_else_up(
+    haproxy: str, configuration: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys of clients, drains and boards, with a board's files gone and HAProxy's socket failing once."""
+    authority = tmp_path / "ca.pem"
+    certificate(authority)
+    known = keep_key(configuration, parse_board("rock1=https://127.0.0.1:9", ca_file=authority), "trl-first-key")
+    add_board(configuration, known)
+    key_file = Path(known.key_file)
+    weigh = Control.weigh
+
+    async def failing(control: Control, parts: Sequence[Share]) -> None:
+        monkeypatch.setattr(Control, "weigh", weigh)
+        raise ControlError("once")
+
+    async def visit() -> None:
+        async with gateway_of(configuration, haproxy, replace(TIMES, look_seconds=0.02, ask_seconds=0.1)) as (
+            gateway,
+            http,
+        ):
+
+            async def status(key: str = "") -> int:
+                return (await http.get("/api/version", headers={"x-api-key": key} if key else {})).status_code
+
+            async def becomes(expected: int, key: str = "") -> None:
+                async with asyncio.timeout(30):
+                    while await status(key) != expected:
+                        pass
+
+            def written(text: str) -> bool:
+                return text in gateway._files.configuration.read_text()
+
+            assert await status() == 200
+            secret = add_key(configuration, "ann", "chat")
+            await becomes(401)
+            assert await status(secret) == 200
+            key_file.chmod(0o644)
+            remove_key(configuration, "ann")
+            await becomes(401, secret)
+            key_file.write_text("trl-second-key")
+            key_file.chmod(0o600)
+            await until(lambda: written("trl-second-key"))
+
+            authority.unlink()
+            models = (BoardModel(name="tiny:latest"),)
+            gateway.states["rock1"] = BoardState(name="rock1", models=models)
+            await until(lambda: gateway._refused is not None)
+            again = add_key(configuration, "eve", "chat")
+            await becomes(200, again)
+            certificate(authority)
+            (part,) = shares(gateway._boards, gateway.states)
+            server = f"{part.backend}/rock1"
+
+            async def weighs(number: int) -> None:
+                async with asyncio.timeout(30):
+                    while not (await gateway._control.ask(f"get weight {server}")).startswith(f"{number} "):
+                        pass
+
+            await weighs(256)
+            await until(lambda: gateway._worker != "")
+            monkeypatch.setattr(Control, "weigh", failing)
+            change_board(configuration, "rock1", lambda board: replace(board, drained=True))
+            await weighs(0)
+            assert Control.weigh is weigh
+
+    asyncio.run(visit())
 
 
 @pytest.mark.slow
@@ -110,7 +183,7 @@ def test_routing_refusals_lists_and_drains(
             foreign = await http.post(CHAT, json=chat("x"), headers={"Origin": "http://evil.example"})
             assert foreign.status_code == 403
 
-            before = await begun(http, "text 1", 200)
+            _, before = await begun(http, "text 1", 200)
             change_board(configuration, "rock1", lambda board: replace(board, drained=True))
             await until_boards(http, {"rock2"})
             assert "[DONE]" in (await before)[1]  # what runs on a drained board is not cut
@@ -129,7 +202,7 @@ def test_a_client_shows_its_own_key_and_the_board_sees_its_name(
     only_metrics = add_key(configuration, "prometheus", "metrics")
 
     async def visit() -> None:
-        async with gateway_of(configuration, haproxy, TIMES, needs_key=True) as (_, http):
+        async with gateway_of(configuration, haproxy, TIMES) as (_, http):
             assert (await http.get("/health")).status_code == 200
             for headers in ({}, {"x-api-key": "made-up"}, {"x-api-key": only_metrics}):
                 assert (await http.get("/v1/models", headers=headers)).status_code == 401
@@ -168,17 +241,17 @@ def test_a_killed_board_loses_no_request_before_its_first_token_and_comes_back(
 
     async def visit() -> None:
         async with gateway_of(configuration, haproxy, TIMES) as (_, http):
-            await boards_of(http, [f"text {number}" for number in range(8)])
+            name, held = await begun(http, "held", 1000)
             asked = [asyncio.create_task(answer(http, f"text {number}", 20)) for number in range(20)]
-            await asyncio.sleep(1.0)
-            live_boards[0].send(signal.SIGKILL)
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            assert not held.done()
+            killed, other = live_boards if name == "rock1" else live_boards[::-1]
+            killed.send(signal.SIGKILL)
+            assert f"board {name} was lost in the middle of this answer" in (await held)[1]
             answers = [text for _, text in await asyncio.gather(*asked)]
-            broken = [text for text in answers if '"error"' in text]
-            assert all("[DONE]" in text for text in answers if text not in broken)
-            assert len(broken) <= 1  # the one that was being answered
-            assert all('"content": "' in text and "board rock1" in text for text in broken)
-            await until_boards(http, {"rock2"})
-            await asyncio.to_thread(live_boards[0].again)
+            assert all("[DONE]" in text and '"error"' not in text for text in answers)
+            await until_boards(http, {f"rock{live_boards.index(other) + 1}"})
+            await asyncio.to_thread(killed.again)
             await until_boards(http, {"rock1", "rock2"})
 
     asyncio.run(visit())
@@ -192,10 +265,13 @@ def test_a_frozen_board_gets_nothing_new_and_what_it_holds_ends(
     add_all(configuration, live_boards)
 
     async def visit() -> None:
-        async with gateway_of(configuration, haproxy, replace(TIMES, frozen_seconds=1.0)) as (gateway, http):
+        async with gateway_of(configuration, haproxy, replace(TIMES, frozen_seconds=1.0, health_seconds=2.0)) as (
+            gateway,
+            http,
+        ):
             texts = [f"text {number}" for number in range(12)]
             of_rock1 = [text for text in texts if (await answer(http, text))[0] == "rock1"]
-            held = await begun(http, of_rock1[0], 500)
+            _, held = await begun(http, of_rock1[0], 500)
             waiting = asyncio.create_task(http.post("/api/chat", json=chat(of_rock1[1], stream=False)))
             await asyncio.sleep(0.5)
             live_boards[0].send(signal.SIGSTOP)

@@ -147,6 +147,29 @@ def test_no_board_is_asked_more_often_than_three_times(tmp_path: Path) -> None:
     visiting(visit)
 
 
+def test_what_another_board_says_in_an_open_stream(tmp_path: Path) -> None:
+    early = stream(COMMENT, ended=False)
+    head = HEAD.replace(b"200 OK", b"400 Bad Request").replace(b"transfer-encoding: chunked", b"content-length: %d")
+    lost = [b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"]
+
+    def refusal(body: bytes) -> Script:
+        return [head % (JSON, b"rock2", len(body)) + body]
+
+    async def visit() -> None:
+        long = refusal(b'{"error": {"message": "too long", "type": "invalid_request_error", "code": "length"}}')
+        scripts = [early, long, early, refusal(b"what"), early, lost, stream(TOKEN, LAST), early, lost, lost]
+        async with relayed(tmp_path, *scripts) as (place, _):
+            event = (
+                b'data: {"error":{"message":"too long","type":"invalid_request_error","param":null,"code":"length"}}'
+            )
+            assert (await ask(place))[1] == COMMENT + event + b"\n\n"
+            assert b"board rock2 answered with status 400" in (await ask(place))[1]
+            assert (await ask(place))[1] == COMMENT + TOKEN + LAST
+            assert b"no board finished this request" in (await ask(place))[1]
+
+    visiting(visit)
+
+
 def test_an_answer_that_is_no_stream_is_whole_or_asked_for_again(tmp_path: Path) -> None:
     head = HEAD.replace(b"transfer-encoding: chunked", b"content-length: 9") % (JSON, b"rock1")
     lasting = b'{"a": "' + b"x" * (17 << 20) + b'"}'

@@ -35,6 +35,7 @@ _REFUSALS = {
     ),
 }
 _MOST_NAMES = 12
+_LIMIT_BYTES = 1 << 17  # of a head, as HAProxy's tune.bufsize
 
 
 @contextlib.asynccontextmanager
@@ -53,7 +54,7 @@ async def answering_at(socket: Path, states: States) -> AsyncIterator[None]:
         finally:
             writer.close()
 
-    server = await asyncio.start_unix_server(serve, str(socket), backlog=2048)
+    server = await asyncio.start_unix_server(serve, str(socket), limit=_LIMIT_BYTES, backlog=2048)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,6 +54,13 @@ class Control:
                     writer.close()
         except (OSError, TimeoutError) as error:
             raise ControlError(f"{command.partition(' ')[0]}: {error}") from error
+
+    async def worker(self) -> str:
+        """The number of the process that answers; after a reload it is another one. Raises ControlError."""
+        number = re.search(r"^Pid: (\d+)", await self.ask("show info"), re.MULTILINE)
+        if number is None:
+            raise ControlError("show info: no Pid")
+        return number[1]
 
     async def order(self, commands: Sequence[str]) -> None:
         """Raises ControlError where one of them is refused."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ from trilithon.fleet.boards import FleetBoard
 from trilithon.fleet.relay import BOARD_HEADER
 from trilithon.fleet.state import BoardState, plain_name
 
-__all__ = ["Door", "HaproxyFiles", "Share", "find_haproxy", "shares"]
+__all__ = ["KEY_REQUIRED", "Door", "HaproxyFiles", "Share", "find_haproxy", "shares"]
+
+KEY_REQUIRED = "required"
+"""Beside the hashes of keys: HAProxy looks it up, so that the first key counts without a reload."""
 
 _PROGRAM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin")
 _MOST_WEIGHT = 256  # HAProxy's
@@ -31,11 +35,11 @@ _PATHS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """Where clients come in: `descriptors` are listening sockets that HAProxy inherits, `certificate` a file with the
-    certificate and its key, or None for plain HTTP."""
+    certificate and its key, or None for plain HTTP. `no_key`: none is asked for, whichever keys there are."""
 
     descriptors: Sequence[int]
     certificate: Path | None = None
-    needs_key: bool = False
+    no_key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +99,35 @@ class HaproxyFiles:
     def admin(self) -> Path:
         return self.folder / "admin.sock"
 
-    def write_keys(self, clients: Mapping[str, str]) -> None:
-        """SHA-256 of each client's key, and the client's name."""
-        self._write("keys.map", "".join(f"{digest} {name}\n" for digest, name in clients.items()))
+    @property
+    def keys(self) -> Path:
+        return self.folder / "keys.map"
 
-    def write(self, boards: Sequence[FleetBoard], keys: Mapping[str, str], parts: Sequence[Share], door: Door) -> None:
-        """Everything but the keys of clients. `keys` are those of boards, by name."""
+    def write_keys(self, clients: Mapping[str, str]) -> None:
+        """SHA-256 of each client's key, and the client's name; KEY_REQUIRED where requests without a key are refused.
+        Raises OSError."""
+        self._write(self.keys.name, "".join(f"{digest} {name}\n" for digest, name in clients.items()))
+
+    def write(
+        self,
+        boards: Sequence[FleetBoard],
+        keys: Mapping[str, str],
+        parts: Sequence[Share],
+        door: Door,
+        health_seconds: float = 0.6,
+    ) -> None:
+        """Everything but the keys of clients. `keys` are those of boards, by name; a board that takes longer than
+        `health_seconds` for its health is down. Raises OSError."""
         names = {part.model: part.backend for part in parts}
         self._write("paths.lst", "".join(f"{path}\n" for path in _PATHS))
         self._write("models.map", "".join(f"{name} {names[model]}\n" for model in names for name in _spellings(model)))
         pieces = [self._common(door)]
         pieces += [_backend(backend, model, parts, self.folder) for model, backend in names.items()]
-        pieces += [_listener(board, keys.get(board.name, ""), self.folder) for board in boards]
+        pieces += [_listener(board, keys.get(board.name, ""), self.folder, health_seconds) for board in boards]
         self._write("haproxy.cfg", "\n".join(pieces))
 
     def check(self, program: str, descriptors: Sequence[int] = ()) -> None:
-        """Raises TrilithonError with HAProxy's words."""
+        """Raises OSError, and TrilithonError with HAProxy's words."""
         words = [program, "-c", "-f", str(self.configuration)]
         done = subprocess.run(words, capture_output=True, text=True, check=False, pass_fds=tuple(descriptors))
         if done.returncode:
@@ -121,10 +138,9 @@ class HaproxyFiles:
 
     def _common(self, door: Door) -> str:
         tls = f" ssl crt {_quoted(door.certificate)} alpn http/1.1" if door.certificate else ""
-        needs = "  http-request set-header x-trilithon-refusal key if !{ var(txn.client) -m found } !{ path / /health }"
         text = files("trilithon.fleet").joinpath("haproxy.cfg").read_text(encoding="utf-8")
         text = text.replace("<BIND>", "\n".join(f"  bind fd@{number}{tls}" for number in door.descriptors))
-        return text.replace("<KEYS>", needs if door.needs_key else "").replace("<FOLDER>", str(self.folder))
+        return text.replace("<KEY_REQUIRED>", KEY_REQUIRED).replace("<FOLDER>", str(self.folder))
 
     def _write(self, name: str, text: str) -> None:
         replace_file(self.folder / name, text, mode=0o600)
@@ -148,7 +164,7 @@ def _backend(backend: str, model: str, parts: Sequence[Share], folder: Path) -> 
     return "\n".join(lines) + "\n"
 
 
-def _listener(board: FleetBoard, key: str, folder: Path) -> str:
+def _listener(board: FleetBoard, key: str, folder: Path, health_seconds: float) -> str:
     host, port = board.address
     named = f"[{host}]" if ":" in host else host
     tls = ""
@@ -175,7 +191,7 @@ def _listener(board: FleetBoard, key: str, folder: Path) -> str:
         "  retries 0\n"
         "  option httpchk\n"
         f"  http-check send meth GET uri /health hdr host {named}:{port}\n"
-        "  timeout check 600ms\n"
+        f"  timeout check {round(health_seconds * 1000)}ms\n"
         f"  server board {named}:{port} check inter 400ms fastinter 50ms downinter 1s fall 2 rise 2"
         f" observe layer4 error-limit 1 on-error mark-down init-addr last,libc,none{tls}\n"
     )
@@ -187,4 +203,5 @@ def _spellings(model: str) -> tuple[str, ...]:
 
 
 def _quoted(path: Path | None) -> str:
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Within double quotes HAProxy puts in the environment's variables, too."""
+    return '"' + re.sub(r'(["$\\])', r"\\\1", str(path)) + '"'

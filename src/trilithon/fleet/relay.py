@@ -6,6 +6,7 @@ does not answer, HAProxy leaves it out, and streams break off without the event.
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -227,7 +228,9 @@ class _RelayedStream:
         self._board = head.get(BOARD_HEADER)
         if head.status == 200 and is_stream(head.get("content-type")):
             return await self.copy(answer, head)
-        await self._tell(_problem_of(head.status))
+        if not self._board and head.status in _BROKEN_OFF and self._request.is_repeatable:
+            return False
+        await self._tell(await _board_problem(answer, head) if self._board else _problem_of(head.status))
         return True
 
     async def _send(self, events: bytes) -> None:
@@ -260,6 +263,24 @@ def _problem_of(status: int) -> Problem:
         return _LOST
     message = "no board can take this request now: all are down, drained or busy; see: trilithon fleet list"
     return Problem(message=message, status=503, kind="overloaded_error", retry_after_seconds=5)
+
+
+async def _board_problem(answer: asyncio.StreamReader, head: Head) -> Problem:
+    """What a board says in place of a stream, in any API's words."""
+    text, error = b"", None
+    with contextlib.suppress(Broken, ValueError, KeyError, TypeError):
+        async for piece in content(answer, head):
+            text += piece
+            if len(text) > _LIMIT_BYTES:
+                break
+        error = json.loads(text)["error"]
+    fields = error if isinstance(error, dict) else {"message": error}
+    return Problem(
+        message=str(fields.get("message") or f"board {head.get(BOARD_HEADER)} answered with status {head.status}"),
+        status=head.status,
+        kind=str(fields.get("type") or "server_error"),
+        code=str(fields.get("code") or ""),
+    )
 
 
 async def _read_request(reader: asyncio.StreamReader) -> _Request:

@@ -1,8 +1,11 @@
 """`trilithon fleet` on the command line: boards added, listed, drained and removed, and the gateway as a process."""
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,14 +76,26 @@ def test_a_gateway_for_other_machines_needs_keys(trilithon: Program, served: Any
 def test_the_gateway_as_a_process(trilithon: Program, served: Any, home: Path, haproxy: str) -> None:
     trilithon("fleet", "add", f"rock1={served.url}")
     add_key(Configuration(data=home / "data" / "trilithon", cache=home), "ann")
-    command = [sys.executable, "-m", "trilithon.cli", "fleet", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as gateway:
-        try:
-            assert gateway.stderr is not None
-            assert "the gateway serves 1 model of 1 board at http://127.0.0.1:" in gateway.stderr.readline()
-        finally:
-            gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(60) == 0
+    command = [sys.executable, "-m", "trilithon.cli", "fleet", "serve", "--port", "0", "--drain", "10m"]
+    for ending, code in (([signal.SIGTERM], 0), ([signal.SIGINT, signal.SIGTERM], 130)):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        gateway = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+        signal.signal(signal.SIGHUP, before)
+        with gateway, contextlib.ExitStack() as held:
+            try:
+                assert gateway.stderr is not None
+                line = gateway.stderr.readline()
+                assert "the gateway serves 1 model of 1 board at http://127.0.0.1:" in line
+                (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{gateway.pid}/status").read_text())
+                assert int(ignored, 16) & 1
+                if code:  # one request was answered, and the next one is on its way when it is to end
+                    client = held.enter_context(socket.create_connection(("127.0.0.1", int(line.rpartition(":")[2]))))
+                    client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET")
+                    assert client.recv(1 << 16)
+            finally:
+                for number in ending:
+                    gateway.send_signal(number)
+            assert gateway.wait(60) == code
 
 
 def test_a_batch_is_answered_and_goes_on_where_it_was_stopped(trilithon: Program, served: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from trilithon.fleet.boards import FleetBoard, add_board, keep_key, parse_board
 from trilithon.fleet.gateway import Gateway, GatewayTimes
@@ -20,7 +22,7 @@ from trilithon.fleet.haproxy import Door
 from trilithon.serve.access.keys import add_key
 from trilithon.settings import Configuration
 
-__all__ = ["LiveBoard", "add_all", "gateway_of", "until"]
+__all__ = ["LiveBoard", "add_all", "certificate", "gateway_of", "until"]
 
 _THEIRS = ("TRILITHON_", "OLLAMA_", "HF_")
 
@@ -90,17 +92,28 @@ def add_all(configuration: Configuration, boards: list[LiveBoard]) -> list[Fleet
 
 @contextlib.asynccontextmanager
 async def gateway_of(
-    configuration: Configuration, program: str, times: GatewayTimes | None = None, *, needs_key: bool = False
+    configuration: Configuration, program: str, times: GatewayTimes | None = None
 ) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
     """With a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as listening, tempfile.TemporaryDirectory() as folder:
-        door = Door(descriptors=(listening.fileno(),), needs_key=needs_key)
+        door = Door(descriptors=(listening.fileno(),))
         gateway = Gateway(configuration, Path(folder), program, door, times)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with gateway.running() as feeding, httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
             yield gateway, http
             if feeding.done():
                 feeding.result()
+
+
+def certificate(path: Path) -> None:
+    """An authority's, at this path alone."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing")
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [*words, "-keyout", "/dev/null", "-out", str(path), "-subj", "/CN=ca"], capture_output=True, check=True
+    )
+    path.chmod(0o600)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["serve_command"]
 
 _PORT = 11436
+_STOPPED = 130
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -38,7 +39,7 @@ def serve_command(
     """Serve the boards' models at one address, with HAProxy.
 
     Clients show keys of this machine (trilithon key add NAME), boards get their own. Ctrl-C or SIGTERM waits for
-    running answers."""
+    running answers; a second one stops at once."""
     import logging
     import sys
 
@@ -54,14 +55,13 @@ def serve_command(
     known = named_boards(configuration)
     times = GatewayTimes(drain_seconds=parse_duration(drain_text, name="--drain"))
     program = find_haproxy()
-    has_keys = bool(client_keys(configuration))
-    _require_safe_bind(host, has_keys=has_keys, no_key=no_key)
+    _require_safe_bind(host, has_keys=bool(client_keys(configuration)), no_key=no_key)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     with _listening(host, port) as sockets, _folder() as folder:
         door = Door(
             descriptors=tuple(listener.fileno() for listener in sockets),
             certificate=_joined(folder, tls_cert, tls_key),
-            needs_key=has_keys and not no_key,
+            no_key=no_key,
         )
         gateway = Gateway(configuration, folder, program, door, times)
         _run(gateway, sockets, len(known), tls=tls_cert is not None)
@@ -76,8 +76,17 @@ def _run(gateway: "Gateway", sockets: "list[socket]", boards: int, *, tls: bool)
     async def run() -> None:
         ending = asyncio.Event()
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            if ending.is_set():
+                task.cancel()
+            ending.set()
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, ending.set)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+                loop.add_signal_handler(number, end)
         async with gateway.running() as feeding:
             url = url_of(sockets[0], tls=tls)
             models = {model.name for state in gateway.states.values() for model in state.models}
@@ -97,7 +106,10 @@ def _run(gateway: "Gateway", sockets: "list[socket]", boards: int, *, tls: bool)
             if feeding.done():
                 feeding.result()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        raise SystemExit(_STOPPED) from None
 
 
 def _require_safe_bind(host: str, *, has_keys: bool, no_key: bool) -> None:
