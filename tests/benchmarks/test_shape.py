@@ -241,7 +241,7 @@ def test_faults(home: Path) -> None:
     """Nothing here is a matter of speed: every bound holds on any machine."""
     result = measured("faults", "--requests", "60", "--clients", "8", "--requests-per-kill", "15")
     assert result["figures"]["requests tried"] == 60
-    assert result["figures"]["engines killed or stopped"] >= 2
+    assert result["figures"]["engines killed or stopped"] >= 1  # one for each 15 whole answers, of which some come late
     assert [bound for bound in result["bounds"] if not bound["holds"]] == []
     assert len(result["bounds"]) == 5
 

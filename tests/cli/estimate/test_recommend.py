@@ -22,7 +22,8 @@ def test_every_candidate_is_a_known_model() -> None:
         assert (candidate.quality is None) == (candidate.benchmark is None)
 
 
-def test_a_model_without_a_figure_comes_last_and_says_so() -> None:
+def test_a_model_without_a_figure_comes_last_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
     rows = recommended(chips()["RK3588"], task="chat", room=8 << 30, least=5, context=4096, shift={})
     plain = replace(rows[0], candidate=replace(rows[0].candidate, quality=None, benchmark=None))
     order = ranked([plain, *rows[1:]])
