@@ -32,3 +32,7 @@ def test_what_a_gateway_has_to_know(serve: Serve, tiny: Path, tmp_path: Path) ->
     assert [
         row["is_loaded"] for row in server.http.get("/api/plans").json()["models"] if row["name"] == "tiny:latest"
     ] == [True]
+    server.service.shelf.configuration.data.mkdir(parents=True, exist_ok=True)
+    server.service.shelf.configuration.results_database.write_bytes(b"no database, but longer than its header" * 9)
+    rows = {row["name"]: row for row in server.http.get("/api/plans").json()["models"]}
+    assert (rows["tiny:latest"]["refusal"], rows["tiny:latest"]["tokens_per_second"]) == ("", None)

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from trilithon import __version__
-from trilithon.errors import ModelError
+from trilithon.errors import ModelError, StoreError
 from trilithon.results.speeds import last_speeds
 from trilithon.serve.catalog.catalog import CatalogEntry
 from trilithon.serve.http.dialects import service_of
@@ -37,8 +37,11 @@ def _row(service: Service, entry: CatalogEntry, loaded: set[str]) -> dict[str, A
     row["is_loaded"] = str(entry.manifest.name) in loaded
     try:
         outlook = shelf.outlook(entry)
-    except ModelError as error:  # one file that is broken is not the end of the list
+    except (ModelError, StoreError) as error:  # one file that is broken is not the end of the list
         return row | {"refusal": str(error)}
-    speeds = last_speeds(shelf.configuration.results_database, outlook.file.sha256, outlook.placement, shelf.board)
+    try:
+        speeds = last_speeds(shelf.configuration.results_database, outlook.file.sha256, outlook.placement, shelf.board)
+    except StoreError:  # told by the doctor and the pages; the model answers without it
+        speeds = None
     row |= {"placement": outlook.placement, "is_planned": outlook.plan is not None, "refusal": outlook.refusal}
     return row | ({"tokens_per_second": speeds.decode, "prefill_tokens_per_second": speeds.prefill} if speeds else {})
