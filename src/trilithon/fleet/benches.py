@@ -53,6 +53,7 @@ class _Running:
         self._command = command
         self._watch = watch
         self._number: int | None = None
+        self._has_begun = False
         self._last: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread(target=self._read, name=f"bench on {board.name}")
@@ -103,13 +104,14 @@ class _Running:
         elif isinstance(step.get("campaign"), int):
             self._number = step["campaign"]
         elif isinstance(step.get("text"), str):
+            self._has_begun = True
             done, planned = step.get("runs_done"), step.get("runs_planned")
             self._watch(self._board.name, f"{step['text']} ({done}/{planned})")
 
     def _ended(self, code: int) -> BoardBench:
         if self._number is None:
             reason = (self._last or [f"ssh: exit code {code}"])[-1].removeprefix("error: ")
-            if code != _CONNECTION_LOST:
+            if code != _CONNECTION_LOST or not self._has_begun:
                 raise TrilithonError(reason)
             command = f"ssh {shlex.quote(self._board.ssh)} trilithon bench --resume"
             raise TrilithonError("{reason}; go on there with: {command}", reason=reason, command=command)
