@@ -34,7 +34,8 @@ KEY_VARIABLE = "TRILITHON_BOARD_KEY"
 """The key of a board that is being added."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*")
+# Labels of 1 to 63 characters: RFC 1035, 2.3.4.
+_HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*(?<!-)|[0-9a-f:]*:[0-9a-f:.]*")
 # The gateway writes it into HAProxy's configuration, where other characters have a meaning.
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{8,256}")
 _SSH = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9\[][A-Za-z0-9.:_\]-]*")

@@ -45,10 +45,13 @@ def run_there(board: FleetBoard, *command: str) -> str:
 
 
 def make_board_key(board: FleetBoard) -> str:
-    """A key of the board for this machine's gateway alone. Raises TrilithonError."""
+    """A key of the board for this machine's gateway alone. It replaces the one that an earlier `fleet add` made there:
+    only its hash was kept. Raises TrilithonError."""
     name = f"gateway-{socket.gethostname().partition('.')[0] or 'here'}-{board.name}"
-    output = run_there(board, "trilithon", "key", "add", name, "--scope", "gateway", "--json")
     try:
-        return str(json.loads(output)["key"])
+        known = json.loads(run_there(board, "trilithon", "key", "list", "--json"))
+        if any(key["name"] == name for key in known):
+            run_there(board, "trilithon", "key", "rm", name)
+        return str(json.loads(run_there(board, "trilithon", "key", "add", name, "--scope", "gateway", "--json"))["key"])
     except (ValueError, TypeError, LookupError) as error:
         raise TrilithonError("ssh {ssh}: trilithon key add printed no key", ssh=board.ssh) from error

@@ -13,7 +13,16 @@ from typing import Any
 from trilithon.errors import TrilithonError, UserError
 from trilithon.fleet.boards import FleetBoard, board_key
 
-__all__ = ["BoardModel", "BoardState", "BoardUnreachable", "ask_board", "connect", "plain_name", "states_of"]
+__all__ = [
+    "BoardModel",
+    "BoardState",
+    "BoardUnreachable",
+    "ask_board",
+    "connect",
+    "plain_name",
+    "require_server",
+    "states_of",
+]
 
 _MOST_BYTES = 8 << 20
 _SECONDS = 5.0
@@ -100,6 +109,12 @@ def ask_board(board: FleetBoard, key: str, seconds: float = _SECONDS) -> BoardSt
         slots=max(1, min(64, _count(plans.get("slots")))),
         models=models,
     )
+
+
+def require_server(board: FleetBoard) -> None:
+    """Ask what needs no key. Raises BoardUnreachable."""
+    if not _BoardClient(board, "", _SECONDS).get("/health"):
+        raise BoardUnreachable("is no Trilithon server; name the address of a trilithon serve")
 
 
 def states_of(known: Sequence[FleetBoard]) -> list[BoardState]:

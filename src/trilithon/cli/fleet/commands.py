@@ -69,10 +69,12 @@ def add(
     for known in boards(configuration):  # before a key is made
         if new.name == known.name or new.url == known.url:
             add_board(configuration, new)
-    new, key = _with_key(new, key_file)
     try:
+        new, key = _with_key(new, key_file)
         state = ask_board(new, key)
     except BoardUnreachable as problem:
+        if key_file is None and new.key_file:
+            Path(new.key_file).unlink(missing_ok=True)
         raise TrilithonError("board {name} {problem}", name=new.name, problem=problem) from problem
     add_board(configuration, new)
     _print([new], [state], as_json=as_json)
@@ -84,13 +86,17 @@ def _with_key(board: "FleetBoard", key_file: Path | None) -> "tuple[FleetBoard, 
 
     from trilithon.fleet.boards import KEY_VARIABLE, board_key, keep_key
     from trilithon.fleet.over_ssh import make_board_key
+    from trilithon.fleet.state import require_server
     from trilithon.settings import load_configuration
 
     if key_file is not None:
         board = replace(board, key_file=str(key_file.absolute()))
-    elif key := os.environ.get(KEY_VARIABLE, "") or (make_board_key(board) if board.ssh else ""):
-        board = keep_key(load_configuration(), board, key)
-    return board, board_key(board)
+        return board, board_key(board)
+    key = os.environ.get(KEY_VARIABLE, "")
+    if board.ssh and not key:
+        require_server(board)  # before a key is made there
+        key = make_board_key(board)
+    return (keep_key(load_configuration(), board, key) if key else board), key
 
 
 @fleet.command("list")
