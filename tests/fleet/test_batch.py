@@ -1,6 +1,7 @@
 """A batch over boards of which some fail: no line is lost, none is asked for ever, and the whole ends."""
 
 import json
+import resource
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trilithon.errors import UserError
 from trilithon.fleet.batch import BatchOutcome, answer_lines, read_lines
 from trilithon.fleet.boards import FleetBoard
 from trilithon.fleet.state import BoardModel, BoardState
@@ -58,7 +60,7 @@ def asked(tmp_path: Path, boards: list[Board], *models: str) -> tuple[BatchOutco
     return outcome, [json.loads(line) for line in output.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("status", [0, 500, 503])
+@pytest.mark.parametrize("status", [0, 401, 404, 408, 429, 500, 503])
 def test_what_one_board_fails_with_another_answers(tmp_path: Path, board: object, status: int) -> None:
     boards = [board("bad", status, "m", slots=2), board("good", 200, "m:latest", slots=2)]  # type: ignore[operator]
     outcome, rows = asked(tmp_path, boards, *["m"] * 12)
@@ -80,3 +82,41 @@ def test_a_refusal_is_an_answer_and_no_reason_to_ask_another_board(tmp_path: Pat
     outcome, rows = asked(tmp_path, [board("one", 400, "m"), board("two", 400, "m")], "m", "m")  # type: ignore[operator]
     assert outcome == BatchOutcome(refused=2)
     assert [row["status"] for row in rows] == [400, 400]
+
+
+def test_half_a_character_in_a_line_is_no_reason_to_lose_it(tmp_path: Path, board: object) -> None:
+    (tmp_path / "file").write_text(r'{"custom_id": "\ud800", "body": {"messages": [], "model": "m"}}')
+    outcome = answer_lines(read_lines(tmp_path / "file"), tmp_path / "answers", [board("one", 200, "m")], print)  # type: ignore[operator]
+    assert outcome == BatchOutcome(answered=1)
+    assert json.loads((tmp_path / "answers").read_text())["custom_id"] == "\ud800"
+
+
+def test_a_full_disk_ends_the_whole(tmp_path: Path, board: object) -> None:
+    (tmp_path / "file").write_text('{"messages": [], "model": "m"}\n' * 8)
+    lines = read_lines(tmp_path / "file")
+    boards = [board(name, 200, "m", slots=2) for name in ("one", "two")]  # type: ignore[operator]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(UserError, match="answers: File too large"):
+            answer_lines(lines, tmp_path / "answers", boards, lambda *_: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert answer_lines(lines, tmp_path / "answers", boards, lambda *_: None) == BatchOutcome(answered=8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"messages": [], "model": "m"}',
+        '{"messages": [], "model": "m"}\n{"line": 1, "of"',
+        '{"line": 1, "of": "x"}\n{"messages": []}',
+        '{"line": 1, "of": []}\n{"line": 1',
+        "notes",
+    ],
+)
+def test_a_file_with_anything_but_answers_stays_as_it_is(tmp_path: Path, board: object, content: str) -> None:
+    (tmp_path / "answers").write_text(content)
+    with pytest.raises(UserError, match="is no file of answers"):
+        asked(tmp_path, [board("one", 200, "m")], "m")  # type: ignore[operator]
+    assert (tmp_path / "answers").read_text() == content

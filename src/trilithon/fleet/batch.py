@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from trilithon.errors import UserError
 from trilithon.fleet.boards import FleetBoard
 from trilithon.fleet.state import BoardState, BoardUnreachable, connect, plain_name
+from trilithon.language import Message
 
 __all__ = ["BatchLine", "BatchOutcome", "answer_lines", "read_lines"]
 
@@ -23,6 +24,10 @@ _MOST_FAILURES = 3  # of one board in a row
 # An answer that is not streamed is silent until it is whole; the board knows when its engine hangs.
 _PATIENCE_SECONDS = 3600.0
 _DIGITS = 16
+# They are about the board, not about the line: no key, no such model, too busy. Another board may answer.
+_OF_THE_BOARD = frozenset({401, 403, 404, 408, 429})
+_HEAD = b'{"line":'
+"""Of each answer."""
 
 
 @dataclass(slots=True)
@@ -71,7 +76,7 @@ def answer_lines(
     tell: Callable[[int, int], None],
 ) -> BatchOutcome:
     """Append the answers to `output`, in the order in which they come. `boards` are with their keys. Raises UserError
-    for a model that no board has."""
+    for a model that no board has, and where the answers cannot be written."""
     known = {plain_name(model.name) for _, _, state in boards for model in state.models if not model.refusal}
     for line in lines:
         if line.model not in known:
@@ -82,22 +87,31 @@ def answer_lines(
             )
     answered = _answered(output)
     left = [line for line in lines if (line.number, line.identity) not in answered]
-    with output.open("a", encoding="utf-8") as file:
-        work = _BatchQueue(left, len(lines) - len(left), file, tell)
-        threads = [
-            threading.Thread(target=work.serve, args=board, name=f"{board[0].name}-{slot}")
-            for board in boards
-            if not board[0].drained
-            for slot in range(board[2].slots)
-        ]
+    try:
+        with output.open("a", encoding="utf-8") as file:
+            return _all_answered(_BatchQueue(left, len(lines) - len(left), file, tell), boards)
+    except OSError as error:
+        raise UserError("{path}: {reason}", path=output, reason=error.strerror or error) from error
+
+
+def _all_answered(work: "_BatchQueue", boards: Sequence[tuple[FleetBoard, str, BoardState]]) -> BatchOutcome:
+    """Raises OSError where an answer could not be written."""
+    threads = [
+        threading.Thread(target=work.serve, args=board, name=f"{board[0].name}-{slot}")
+        for board in boards
+        if not board[0].drained
+        for slot in range(board[2].slots)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
         for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            work.stop()
-        work.give_up()
+            thread.join()
+    finally:
+        work.stop()
+    if work.write_error is not None:
+        raise work.write_error
+    work.give_up()
     return work.outcome
 
 
@@ -106,6 +120,7 @@ class _BatchQueue:
 
     def __init__(self, lines: Sequence[BatchLine], before: int, file: TextIO, tell: Callable[[int, int], None]):
         self.outcome = BatchOutcome(answered=before)
+        self.write_error: OSError | None = None
         self._left = list(lines)
         self._total = before + len(lines)
         self._running = 0
@@ -125,9 +140,10 @@ class _BatchQueue:
         while failures < _MOST_FAILURES and (line := self._next(board.name, models)) is not None:
             try:
                 status, body = _ask(board, key, line.body)
-                failures = 0 if status < 500 else failures + 1
-                problem = "" if status < 500 else f"status {status}: {json.dumps(body)[:300]}"
-            except (OSError, http.client.HTTPException, BoardUnreachable, ValueError) as error:
+                is_final = status == 200 or (400 <= status < 500 and status not in _OF_THE_BOARD)
+                failures = 0 if is_final else failures + 1
+                problem = "" if is_final else f"status {status}: {json.dumps(body)[:300]}"
+            except (OSError, http.client.HTTPException, BoardUnreachable, ValueError, RecursionError) as error:
                 status, body, problem = 0, None, str(error) or type(error).__name__
                 failures += 1
             self._note(line, board.name, status, body, problem)
@@ -153,25 +169,35 @@ class _BatchQueue:
             return None
 
     def _note(self, line: BatchLine, board: str, status: int, body: Any, problem: str) -> None:
+        """An answer that cannot be written ends the whole."""
         with self._changed:
             self._running -= 1
-            if problem:
-                line.tried, line.problem = (*line.tried, board), f"board {board}: {problem}"
-                if len(line.tried) < _MOST_TRIES:
-                    self._left.insert(0, line)
-                else:
-                    self._write(line, {"error": line.problem})
-                    self.outcome.failed += 1
-            else:
-                self._write(line, {"board": board, "status": status, "body": body})
-                self.outcome.answered += status < 400
-                self.outcome.refused += status >= 400
-            self._changed.notify_all()
+            if self._stopped:  # and the file may be closed
+                return
+            try:
+                self._keep(line, board, status, body, problem)
+            except OSError as error:
+                self.write_error, self._stopped = error, True
+            finally:
+                self._changed.notify_all()
             self._tell(self.outcome.answered, self._total)
+
+    def _keep(self, line: BatchLine, board: str, status: int, body: Any, problem: str) -> None:
+        if problem:
+            line.tried, line.problem = (*line.tried, board), f"board {board}: {problem}"
+            if len(line.tried) < _MOST_TRIES:
+                self._left.insert(0, line)
+                return
+            self._write(line, {"error": line.problem})
+            self.outcome.failed += 1
+        else:
+            self._write(line, {"board": board, "status": status, "body": body})
+            self.outcome.answered += status < 400
+            self.outcome.refused += status >= 400
 
     def _write(self, line: BatchLine, result: Mapping[str, Any]) -> None:
         head = {"line": line.number, "of": line.identity} | ({"custom_id": line.custom_id} if line.custom_id else {})
-        self._file.write(json.dumps({**head, **result}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps({**head, **result}) + "\n")  # ASCII: half a surrogate pair has no UTF-8
         self._file.flush()
 
 
@@ -211,18 +237,23 @@ def _line(path: Path, number: int, text: str, model: str) -> BatchLine:
 
 
 def _answered(output: Path) -> set[tuple[int, str]]:
-    """The lines that have an answer. Half a line at the end, of a run that was killed, is cut off."""
+    """The lines that have an answer. Half a line at the end, of a run that was killed, is cut off. Raises UserError
+    for a file with anything else in it, and changes nothing then."""
     if not output.exists():
         return set()
     try:
         content = output.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
+        rest = content[len(whole) :]
+        entries = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        statuses = {(entry["line"], entry["of"]): entry.get("status") for entry in entries}
+        if not (rest.startswith(_HEAD) or _HEAD.startswith(rest)):
+            raise ValueError(Message("its last line is no answer"))
+        if rest:
             with output.open("r+b") as file:
                 file.truncate(len(whole))
-        entries = [json.loads(line) for line in whole.splitlines() if line.strip()]
-        return {(entry["line"], entry["of"]) for entry in entries if entry.get("status") == 200}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {key for key, status in statuses.items() if status == 200}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             "{path} is no file of answers ({reason}); name another one with -o", path=output, reason=error
         ) from error

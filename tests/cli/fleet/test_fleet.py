@@ -20,6 +20,12 @@ from trilithon.settings import Configuration
 
 Program = Callable[..., Any]
 
+# ssh(1): the words after the host are a command for the user's shell there; here that user has another folder.
+SSH = """#!/bin/sh
+while [ "$1" != -- ]; do shift; done
+XDG_DATA_HOME={folder}/data exec sh -c "$3"
+"""
+
 
 def test_boards_are_added_listed_drained_and_removed(
     trilithon: Program, served: Any, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -52,6 +58,8 @@ def test_boards_are_added_listed_drained_and_removed(
     [
         (("add", "rock1=http://127.0.0.1:9"), 1, "does not answer at http://127.0.0.1:9: Connection refused"),
         (("add", "rock1"), 2, "NAME=https://HOST:PORT"),
+        (("add", "r=https://a..b:1"), 2, "is no address of a board"),
+        (("add", f"r=https://{'a' * 64}.b:1"), 2, "is no address of a board"),
         (("add", "r=http://10.0.0.1:9"), 2, "--private-network"),
         (("serve",), 2, "there are no boards yet"),
         (("serve", "--tls-cert", "FILE"), 2, "--tls-cert and --tls-key go together"),
@@ -64,6 +72,29 @@ def test_errors_are_one_line(trilithon: Program, tmp_path: Path, words: tuple[st
     done = trilithon("fleet", *(str(tmp_path / "file") if word == "FILE" else word for word in words))
     assert (done.code, text in done.stderr) == (code, True), done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow  # five processes
+def test_a_key_is_made_over_ssh_where_a_server_answers_and_replaces_its_predecessor(
+    trilithon: Program, served: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path))
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    key_file, words = home / "data/trilithon/fleet/rock1.key", ("fleet", "add", f"rock1={served.url}", "--ssh", "a@b")
+    assert trilithon("fleet", "add", "rock1=http://127.0.0.1:9", "--ssh", "a@b").code == 1
+    assert not (tmp_path / "data").exists()
+    assert trilithon(*words).code == 0
+    key = key_file.read_text()
+    assert trilithon("fleet", "rm", "rock1").code == 0
+    again = trilithon(*words)
+    assert again.code == 0, again.stderr
+    assert key_file.read_text() != key
+    assert len(json.loads((tmp_path / "data/trilithon/keys.json").read_text())) == 1
+    assert trilithon("fleet", "rm", "rock1").code == 0
+    monkeypatch.setenv("TRILITHON_BOARD_KEY", "trl-a-key-that-nobody-asks-for")
+    assert trilithon("fleet", "add", "rock1=http://127.0.0.1:9").code == 1
+    assert not key_file.exists()
 
 
 def test_a_gateway_for_other_machines_needs_keys(trilithon: Program, served: Any) -> None:
@@ -106,7 +137,7 @@ def test_a_batch_is_answered_and_goes_on_where_it_was_stopped(trilithon: Program
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     assert "model is missing" in trilithon("fleet", "ask", file).stderr
     done = trilithon("fleet", "ask", file, "--model", "tiny", "--json")
-    assert (done.code, "1 lines have no answer" in done.stderr) == (1, True)
+    assert (done.code, "1 line has no answer" in done.stderr) == (1, True)
     assert json.loads(done.stdout) == {"answered": 2, "refused": 1, "failed": 0, "output": str(answers)}
     rows = {row["line"]: row for row in map(json.loads, answers.read_text().splitlines())}
     assert [(rows[number]["board"], rows[number]["status"]) for number in (1, 2, 3)] == [
@@ -125,6 +156,13 @@ def test_a_batch_is_answered_and_goes_on_where_it_was_stopped(trilithon: Program
     assert (done.code, json.loads(done.stdout)["answered"]) == (0, 3)
     assert len(answers.read_text().splitlines()) == 4
     assert trilithon("fleet", "ask", file, "--model", "tiny").stderr == ""
+    before = file.read_text()
+    answers.unlink()
+    answers.symlink_to(file)
+    for words in ((), ("-o", file)):
+        refused = trilithon("fleet", "ask", file, "--model", "tiny", *words)
+        assert (refused.code, "is the file of the questions" in refused.stderr) == (2, True)
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from trilithon.cli.output import say, shown
-from trilithon.errors import TrilithonError
+from trilithon.errors import TrilithonError, UserError
 from trilithon.language import Message
 
 # Anything heavier is imported when the command runs: `trilithon --help` has to answer within 0.2 s.
@@ -33,6 +33,8 @@ def ask_command(file: Path, output: Path | None, model: str, as_json: bool) -> N
     lines = read_lines(file, model)
     known = named_boards(load_configuration())
     answers = output or file.with_name(f"{file.stem}.answers.jsonl")
+    if answers.exists() and answers.samefile(file):
+        raise UserError("{path} is the file of the questions; name another one with -o", path=answers)
     boards = []
     for board, state in zip(known, states_of(known), strict=True):
         if state.problem:
@@ -43,8 +45,7 @@ def ask_command(file: Path, output: Path | None, model: str, as_json: bool) -> N
     def tell(done: int, total: int) -> None:
         say(f"{done}/{total}", err=True)
 
-    words = f"stopped; what was answered is kept in {answers}. Go on with the same command"
-    with stoppable(words):
+    with stoppable(Message("stopped; what was answered is kept in {path}. Go on with the same command", path=answers)):
         outcome = answer_lines(lines, answers, boards, tell)
     counts = {"answered": outcome.answered, "refused": outcome.refused, "failed": outcome.failed}
     if as_json:
@@ -52,8 +53,10 @@ def ask_command(file: Path, output: Path | None, model: str, as_json: bool) -> N
     else:
         say(answers)
     if outcome.refused or outcome.failed:
-        raise TrilithonError(
-            "{count} lines have no answer; the reasons are in {path}",
+        text = Message(
+            "{count} line has no answer; the reasons are in {path}",
+            plural="{count} lines have no answer; the reasons are in {path}",
             count=outcome.refused + outcome.failed,
             path=answers,
         )
+        raise TrilithonError(text)
