@@ -23,6 +23,7 @@ _MOST_TRIES = 3
 _MOST_FAILURES = 3  # of one board in a row
 # An answer that is not streamed is silent until it is whole; the board knows when its engine hangs.
 _PATIENCE_SECONDS = 3600.0
+_LOOK_SECONDS = 0.5
 _DIGITS = 16
 # They are about the board, not about the line: no key, no such model, too busy. Another board may answer.
 _OF_THE_BOARD = frozenset({401, 403, 404, 408, 429})
@@ -97,7 +98,8 @@ def answer_lines(
 def _all_answered(work: "_BatchQueue", boards: Sequence[tuple[FleetBoard, str, BoardState]]) -> BatchOutcome:
     """Raises OSError where an answer could not be written."""
     threads = [
-        threading.Thread(target=work.serve, args=board, name=f"{board[0].name}-{slot}")
+        # At Ctrl-C, and where nothing can be written, requests that still run are left: they may take an hour.
+        threading.Thread(target=work.serve, args=board, name=f"{board[0].name}-{slot}", daemon=True)
         for board in boards
         if not board[0].drained
         for slot in range(board[2].slots)
@@ -106,7 +108,8 @@ def _all_answered(work: "_BatchQueue", boards: Sequence[tuple[FleetBoard, str, B
         thread.start()
     try:
         for thread in threads:
-            thread.join()
+            while thread.is_alive() and work.write_error is None:
+                thread.join(_LOOK_SECONDS)
     finally:
         work.stop()
     if work.write_error is not None:
