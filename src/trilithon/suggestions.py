@@ -7,11 +7,12 @@ from trilithon.language import Message, listed
 __all__ = ["alternatives", "similar_names"]
 
 _MOST_LISTED = 16
+_MOST_READ = 40  # nobody reads more names in an error
 
 
 def alternatives(word: str, known: Iterable[str]) -> Message:
     """ "there are cpu, gpu; did you mean gpu?"; the end of a message that refuses `word`. A long list of names is left
-    out where one of them is similar."""
+    out where one of them is similar, and cut where it is very long."""
     names = list(dict.fromkeys(known))
     if not names:
         return Message("there are none")
@@ -20,6 +21,9 @@ def alternatives(word: str, known: Iterable[str]) -> Message:
         return Message("did you mean {name}?", name=near[0])
     if near:
         return Message("there are {names}; did you mean {name}?", names=listed(names), name=near[0])
+    if len(names) > _MOST_READ:
+        first, rest = names[:_MOST_LISTED], len(names) - _MOST_LISTED
+        return Message("there are {names} and {count} more", names=listed(first), count=str(rest))
     return Message("there are {names}", names=listed(names))
 
 

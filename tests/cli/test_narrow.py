@@ -1,13 +1,7 @@
 """A terminal of 60 columns: no table and no message breaks a word. One with ASCII alone: no sign that it lacks."""
 
-import fcntl
 import json
-import os
 import re
-import struct
-import sys
-import termios
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +9,7 @@ from typing import Any
 
 import pytest
 from board_tree import plant_tree
+from one_terminal import one_terminal
 from standin_web import WebStandIn, as_json
 
 from trilithon.cli.main import run
@@ -37,34 +32,11 @@ COMMANDS = (
 
 @contextmanager
 def terminal(columns: int) -> Iterator[list[str]]:
-    """stdout and stderr on a terminal; its lines are in the list afterwards, without colours."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    pieces: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while piece := os.read(master, 65536):
-                pieces.append(piece)
-        except OSError:  # the other end is closed
-            pass
-
-    reader = threading.Thread(target=read)
+    """Its lines are in the list afterwards, without colours."""
     lines: list[str] = []
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        os.fdopen(slave, "w", encoding="utf-8", errors="replace") as stream,
-        Path(os.devnull).open() as nothing,
-    ):
-        patch.setattr(sys, "stdin", nothing)
-        patch.setattr(sys, "stdout", stream)
-        patch.setattr(sys, "stderr", stream)
-        patch.setenv("COLUMNS", str(columns))  # rich and click ask for it
-        reader.start()
+    with one_terminal(columns) as shown:
         yield lines
-    reader.join()
-    os.close(master)
-    lines += re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", b"".join(pieces).decode()).replace("\r", "").splitlines()
+    lines += re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown[0]).replace("\r", "").splitlines()
 
 
 @pytest.fixture

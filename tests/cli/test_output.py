@@ -2,9 +2,6 @@
 
 import ast
 import json
-import os
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from one_terminal import one_terminal
 from other_ggufs import write_gguf
 from parsed_source import parsed
 from standin_hub import HubRepository, HubStandIn
@@ -37,34 +35,11 @@ WRITERS = (".echo", ".secho", ".echo_via_pager", ".confirm", ".prompt", ".stdout
 
 @contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """stdout and stderr on one terminal. What it got is in the list afterwards."""
-    master, slave = os.openpty()
-    pieces: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while piece := os.read(master, 65536):
-                pieces.append(piece)
-        except OSError:  # the other end is closed
-            pass
-
-    reader = threading.Thread(target=read)
-    shown: list[str] = []
-    with (
-        monkeypatch.context() as patch,
-        os.fdopen(slave, "w", encoding="utf-8", errors="replace") as stream,
-        Path(os.devnull).open() as nothing,
-    ):
-        patch.setattr(sys, "stdin", nothing)
-        patch.setattr(sys, "stdout", stream)
-        patch.setattr(sys, "stderr", stream)
+    """With colours. What it got is in the list afterwards."""
+    with monkeypatch.context() as patch, one_terminal() as shown:
         patch.setenv("TERM", "xterm-256color")
         patch.delenv("NO_COLOR", raising=False)
-        reader.start()
         yield shown
-    reader.join()
-    os.close(master)
-    shown.append(b"".join(pieces).decode("utf-8", "surrogateescape"))
 
 
 def leaves(command: click.Command = main, *path: str) -> list[str]:
